@@ -1,0 +1,1 @@
+//! Raw flags → validated configuration.

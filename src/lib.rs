@@ -1,0 +1,22 @@
+//! A Group Workload Manager (GWM): it tells load balancers, all the time, how much work each server can take.
+//!
+//! The protocol is SASP v1 (RFC 4678). Layers, each knowing only those above it in this list:
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | [`sasp`] | bytes ↔ messages: no I/O, no state |
+//! | [`session`] | one connection's rules: which frame is a request, which is refused, which ends the connection |
+//! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push to whom and when |
+//! | [`runtime`] | sockets, cores, clocks: the only module that names glommio |
+//! | [`client`] | a blocking SASP client for load balancers and members |
+//! | [`config`], [`limits`] | validated settings; every cap in one place |
+//! | [`cli`] | one file a command |
+
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod coordinator;
+pub mod limits;
+pub mod runtime;
+pub mod sasp;
+pub mod session;

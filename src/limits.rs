@@ -1,0 +1,32 @@
+//! Every cap on what a peer can make the server hold, in one place, with the relations between them checked
+//! at compile time. The adjustable ones are the upper ends of flags (see [`crate::config`]).
+
+/// Longest LB UID in bytes (RFC 4678 section 4.4: 1 to 64).
+pub const LB_UID_BYTES: usize = 64;
+
+/// Longest group name in bytes: its length is one byte on the wire.
+pub const GROUP_NAME_BYTES: usize = u8::MAX as usize;
+
+/// Longest member label in bytes: its length is one byte on the wire.
+pub const LABEL_BYTES: usize = u8::MAX as usize;
+
+/// Most groups that one message, and so one load balancer, can have: a count of 16 bits.
+pub const GROUPS_PER_LB: u32 = u16::MAX as u32;
+
+/// Most members that one group can have: a count of 16 bits.
+pub const MEMBERS_PER_GROUP: u32 = u16::MAX as u32;
+
+/// Most memberships in the whole server: all of them in one load balancer's hands still make a message
+/// whose length fits the header's signed 32 bits.
+pub const MEMBERSHIPS: u32 = 7_000_000;
+
+/// Bytes of one weight entry with the longest label: Member Data and Weight Entry.
+const ENTRY_BYTES_MAX: u64 = 24 + LABEL_BYTES as u64 + 8;
+
+/// Bytes of one group's own part with the longest names: Group of Weight Entry Data and Group Data.
+const GROUP_BYTES_MAX: u64 = 6 + 6 + LB_UID_BYTES as u64 + GROUP_NAME_BYTES as u64;
+
+/// The largest message that one load balancer's tables can become.
+const MESSAGE_BYTES_MAX: u64 = 13 + 9 + GROUPS_PER_LB as u64 * GROUP_BYTES_MAX + MEMBERSHIPS as u64 * ENTRY_BYTES_MAX;
+
+const _: () = assert!(MESSAGE_BYTES_MAX <= i32::MAX as u64);

@@ -1,0 +1,473 @@
+//! What messages are made of: endpoints, members, groups, and the lists of them that borrow from a frame.
+//!
+//! Struct fields stand in wire order. Lists are checked as a whole when the message is decoded; iterating them
+//! parses again, item by item, and allocates nothing.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use super::{
+    code::{ComponentType, EntryFlags, MemberFlags},
+    reader::{DecodeError, Reader},
+    writer::Sink,
+};
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// A member's identity: a system (protocol 0, port 0) or an application on it.
+///
+/// The address is the wire's 16 bytes, an IPv4 address being 12 zero bytes and its own 4; identity is exactly
+/// these bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// IP protocol number; 0 for a whole system.
+    pub protocol: u8,
+    /// Port; 0 for a whole system.
+    pub port: u16,
+    /// IPv6 address, or IPv4-compatible IPv6 address.
+    pub address: [u8; 16],
+}
+
+impl Endpoint {
+    /// The endpoint of an application, or of a system with `protocol` and `port` 0.
+    pub fn new(address: IpAddr, protocol: u8, port: u16) -> Endpoint {
+        let address = match address {
+            IpAddr::V4(v4) => {
+                let mut bytes = [0; 16];
+                bytes[12..].copy_from_slice(&v4.octets());
+                bytes
+            }
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        Endpoint { protocol, port, address }
+    }
+
+    /// The address as people read it: 12 zero bytes mean IPv4, but `::` and `::1` stay IPv6.
+    pub fn ip(&self) -> IpAddr {
+        let number = u128::from_be_bytes(self.address);
+        match u32::try_from(number) {
+            Ok(v4) if v4 > 1 => Ipv4Addr::from(v4).into(),
+            _ => Ipv6Addr::from(number).into(),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    /// `10.0.0.1:80` for TCP, `[2001:db8::1]:53/udp`, `10.0.0.1:7/132` for other protocols, `10.0.0.1` for a system.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.protocol == 0 && self.port == 0 {
+            return write!(f, "{}", self.ip());
+        }
+        write!(f, "{}", SocketAddr::new(self.ip(), self.port))?;
+        match self.protocol {
+            TCP => Ok(()),
+            UDP => f.write_str("/udp"),
+            other => write!(f, "/{other}"),
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Bytes that are text as a rule, shown with whatever is not printable escaped (`\xFF`, `\n`, `\\`).
+pub struct Escaped<'a>(pub &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                match character {
+                    '\\' => f.write_str("\\\\")?,
+                    plain if !plain.is_control() => write!(f, "{plain}")?,
+                    control => write!(f, "{}", control.escape_default())?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02X}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Member Data (0x3010, RFC 4678 section 4.6): who a member is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MemberData<'a> {
+    /// Protocol, port and address.
+    pub endpoint: Endpoint,
+    /// Opaque to the GWM, at most 255 bytes, not part of the identity.
+    pub label: &'a [u8],
+}
+
+impl fmt::Debug for MemberData<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} \"{}\"", self.endpoint, Escaped(self.label))
+    }
+}
+
+/// Group Data (0x3011, RFC 4678 section 4.7): whose group, and its name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupData<'a> {
+    /// The load balancer's UID; 1 to 64 bytes where it is valid, up to 255 on the wire.
+    pub lb_uid: &'a [u8],
+    /// The group's name; empty for "all groups" where a request allows that.
+    pub name: &'a [u8],
+}
+
+impl fmt::Debug for GroupData<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", Escaped(self.lb_uid), Escaped(self.name))
+    }
+}
+
+/// Weight Entry (0x3012, RFC 4678 section 4.8): what the GWM says of a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct WeightEntry {
+    /// The member's opaque state.
+    pub state: u8,
+    /// Contact, quiesced, registered by the LB, confident.
+    pub flags: EntryFlags,
+    /// Relative share of the work, 0 to 65535.
+    pub weight: u16,
+}
+
+impl WeightEntry {
+    /// The four bytes of the wire.
+    pub const fn to_bytes(self) -> [u8; 4] {
+        let [high, low] = self.weight.to_be_bytes();
+        [self.state, self.flags.0, high, low]
+    }
+
+    /// From the four bytes of the wire.
+    pub const fn from_bytes([state, flags, high, low]: [u8; 4]) -> WeightEntry {
+        WeightEntry { state, flags: EntryFlags(flags), weight: u16::from_be_bytes([high, low]) }
+    }
+}
+
+/// A member with its Weight Entry, as Get Weights Reply and Send Weights list them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightedMember<'a> {
+    /// Who.
+    pub member: MemberData<'a>,
+    /// What the GWM says.
+    pub entry: WeightEntry,
+}
+
+/// A member with its Member State Instance (0x3013, RFC 4678 section 4.9), as Set Member State lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MemberState<'a> {
+    /// Who.
+    pub member: MemberData<'a>,
+    /// The opaque state to store.
+    pub state: u8,
+    /// Whether to quiesce.
+    pub flags: MemberFlags,
+}
+
+/// What a group lists: Member Data alone, or with a Weight Entry or a Member State Instance.
+pub trait Entry<'a>: Copy + fmt::Debug + sealed::Wire<'a> {
+    /// The group component that lists such entries.
+    const GROUP: ComponentType;
+    /// The member that the entry is about.
+    fn member(&self) -> MemberData<'a>;
+}
+
+pub(crate) mod sealed {
+    use super::{DecodeError, Reader, Sink};
+
+    /// Reads and writes one entry.
+    pub trait Wire<'a>: Sized {
+        fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError>;
+        fn write(&self, sink: &mut Sink<'_>);
+    }
+}
+use sealed::Wire;
+
+impl<'a> Entry<'a> for MemberData<'a> {
+    const GROUP: ComponentType = ComponentType::GROUP_OF_MEMBER_DATA;
+
+    fn member(&self) -> MemberData<'a> {
+        *self
+    }
+}
+
+impl<'a> Wire<'a> for MemberData<'a> {
+    #[inline]
+    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let start = reader.offset();
+        let mut fields = reader.variable(ComponentType::MEMBER_DATA)?;
+        let protocol = fields.u8("protocol")?;
+        let port = fields.u16("port")?;
+        let address = fields.array("address")?;
+        let label_length = fields.u8("label length")?;
+        let label = fields.take(label_length.into(), "label")?;
+        fields.end_of(ComponentType::MEMBER_DATA, start)?;
+        Ok(MemberData { endpoint: Endpoint { protocol, port, address }, label })
+    }
+
+    fn write(&self, sink: &mut Sink<'_>) {
+        sink.type_and_length(ComponentType::MEMBER_DATA, 24 + self.label.len());
+        sink.bytes(&[self.endpoint.protocol]);
+        sink.u16(self.endpoint.port);
+        sink.bytes(&self.endpoint.address);
+        sink.short(self.label, "label");
+    }
+}
+
+impl<'a> Entry<'a> for WeightedMember<'a> {
+    const GROUP: ComponentType = ComponentType::GROUP_OF_WEIGHT_ENTRY_DATA;
+
+    fn member(&self) -> MemberData<'a> {
+        self.member
+    }
+}
+
+impl<'a> Wire<'a> for WeightedMember<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let member = MemberData::read(reader)?;
+        let entry = WeightEntry::from_bytes(reader.fixed(ComponentType::WEIGHT_ENTRY)?);
+        Ok(WeightedMember { member, entry })
+    }
+
+    fn write(&self, sink: &mut Sink<'_>) {
+        self.member.write(sink);
+        sink.type_and_length(ComponentType::WEIGHT_ENTRY, 8);
+        sink.bytes(&self.entry.to_bytes());
+    }
+}
+
+impl<'a> Entry<'a> for MemberState<'a> {
+    const GROUP: ComponentType = ComponentType::GROUP_OF_MEMBER_STATE_DATA;
+
+    fn member(&self) -> MemberData<'a> {
+        self.member
+    }
+}
+
+impl<'a> Wire<'a> for MemberState<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let member = MemberData::read(reader)?;
+        let [state, flags] = reader.fixed(ComponentType::MEMBER_STATE_INSTANCE)?;
+        Ok(MemberState { member, state, flags: MemberFlags(flags) })
+    }
+
+    fn write(&self, sink: &mut Sink<'_>) {
+        self.member.write(sink);
+        sink.type_and_length(ComponentType::MEMBER_STATE_INSTANCE, 6);
+        sink.bytes(&[self.state, self.flags.0]);
+    }
+}
+
+impl<'a> Wire<'a> for GroupData<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let start = reader.offset();
+        let mut fields = reader.variable(ComponentType::GROUP_DATA)?;
+        let uid_length = fields.u8("LB UID length")?;
+        let lb_uid = fields.take(uid_length.into(), "LB UID")?;
+        let name_length = fields.u8("group name length")?;
+        let name = fields.take(name_length.into(), "group name")?;
+        fields.end_of(ComponentType::GROUP_DATA, start)?;
+        Ok(GroupData { lb_uid, name })
+    }
+
+    fn write(&self, sink: &mut Sink<'_>) {
+        sink.type_and_length(ComponentType::GROUP_DATA, 6 + self.lb_uid.len() + self.name.len());
+        sink.short(self.lb_uid, "LB UID");
+        sink.short(self.name, "group name");
+    }
+}
+
+/// `count` items that stand one after the other, known to parse.
+struct Items<'a, T> {
+    count: u16,
+    reader: Reader<'a>,
+    items: PhantomData<T>,
+}
+
+impl<'a, T> Items<'a, T> {
+    fn new(count: u16, reader: Reader<'a>) -> Items<'a, T> {
+        Items { count, reader, items: PhantomData }
+    }
+}
+
+impl<T> Clone for Items<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Items<'_, T> {}
+
+impl<'a, T: Wire<'a>> Iterator for Items<'a, T> {
+    type Item = T;
+
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        self.count = self.count.checked_sub(1)?;
+        T::read(&mut self.reader).ok()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.count.into(), Some(self.count.into()))
+    }
+}
+
+/// One group of a message: its name and its entries.
+#[derive(Clone, Copy)]
+pub struct Group<'a, T> {
+    /// Whose group, and its name.
+    pub data: GroupData<'a>,
+    items: Items<'a, T>,
+}
+
+impl<'a, T: Entry<'a>> Group<'a, T> {
+    /// How many entries the group lists.
+    pub fn count(&self) -> u16 {
+        self.items.count
+    }
+
+    /// The entries in wire order.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = T> + use<'a, T> {
+        self.items
+    }
+
+    /// Reads the group's own components, not its entries.
+    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let count = u16::from_be_bytes(reader.fixed(T::GROUP)?);
+        let data = GroupData::read(reader)?;
+        Ok(Group { data, items: Items::new(count, *reader) })
+    }
+}
+
+impl<'a, T: Wire<'a>> ExactSizeIterator for Items<'a, T> {}
+
+impl<'a, T: Entry<'a>> fmt::Debug for Group<'a, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} ", self.data)?;
+        f.debug_list().entries(self.entries()).finish()
+    }
+}
+
+/// The groups of a message, in wire order.
+#[derive(Clone, Copy)]
+pub struct Groups<'a, T> {
+    count: u16,
+    reader: Reader<'a>,
+    items: PhantomData<T>,
+}
+
+impl<'a, T: Entry<'a>> Groups<'a, T> {
+    /// How many groups are left.
+    pub fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// Takes `count` groups from the reader, checking every byte of them.
+    pub(crate) fn check(count: u16, reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let groups = Groups { count, reader: *reader, items: PhantomData };
+        for _ in 0..count {
+            let group = Group::<T>::read(reader)?;
+            for _ in 0..group.count() {
+                T::read(reader)?;
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Takes what was checked before.
+    pub(crate) fn trust(count: u16, reader: Reader<'a>) -> Self {
+        Groups { count, reader, items: PhantomData }
+    }
+}
+
+impl<'a, T: Entry<'a>> IntoIterator for Groups<'a, T> {
+    type Item = Group<'a, T>;
+    type IntoIter = GroupsIter<'a, T>;
+
+    fn into_iter(self) -> GroupsIter<'a, T> {
+        GroupsIter { left: self.count, entries: Items::new(0, self.reader) }
+    }
+}
+
+/// Iterates [`Groups`]. The entries of a group are passed over only when the next group is asked for.
+pub struct GroupsIter<'a, T> {
+    left: u16,
+    entries: Items<'a, T>,
+}
+
+impl<'a, T: Entry<'a>> Iterator for GroupsIter<'a, T> {
+    type Item = Group<'a, T>;
+
+    fn next(&mut self) -> Option<Group<'a, T>> {
+        self.left = self.left.checked_sub(1)?;
+        self.entries.by_ref().for_each(drop);
+        let group = Group::read(&mut self.entries.reader).ok()?;
+        self.entries = group.items;
+        Some(group)
+    }
+}
+
+impl<'a, T: Entry<'a>> fmt::Debug for Groups<'a, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(*self).finish()
+    }
+}
+
+impl<'a, T: Entry<'a>> PartialEq for Groups<'a, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.count == other.count && self.reader.rest() == other.reader.rest()
+    }
+}
+
+/// The group names of a Get Weights request, in wire order.
+#[derive(Clone, Copy)]
+pub struct GroupNames<'a> {
+    items: Items<'a, GroupData<'a>>,
+}
+
+impl<'a> GroupNames<'a> {
+    /// How many names there are.
+    pub fn count(&self) -> u16 {
+        self.items.count
+    }
+
+    pub(crate) fn check(count: u16, reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let names = GroupNames::trust(count, *reader);
+        for _ in 0..count {
+            GroupData::read(reader)?;
+        }
+        Ok(names)
+    }
+
+    pub(crate) fn trust(count: u16, reader: Reader<'a>) -> Self {
+        GroupNames { items: Items::new(count, reader) }
+    }
+
+    /// The names in wire order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = GroupData<'a>> + use<'a> {
+        self.items
+    }
+}
+
+impl fmt::Debug for GroupNames<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl PartialEq for GroupNames<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.items.count == other.items.count && self.items.reader.rest() == other.items.reader.rest()
+    }
+}

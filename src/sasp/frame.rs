@@ -1,0 +1,126 @@
+//! Cuts a byte stream into frames by the header's length, whatever the splits; refuses what breaks the framing.
+
+use std::fmt;
+
+use super::{
+    code::ComponentType,
+    message::{HEADER_BYTES, MESSAGE_BYTES_MIN},
+};
+
+/// The stream can not be followed any further: the next message's start is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// The first TLV is not a SASP header.
+    NotAHeader(ComponentType),
+    /// The header's own length is not 13.
+    HeaderLength(u16),
+    /// The message length is negative or under 17 bytes.
+    MessageTooShort(i32),
+    /// The message length is over the receiver's maximum.
+    MessageTooLong {
+        /// What the header states.
+        stated: i32,
+        /// The receiver's maximum.
+        max: u32,
+    },
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::NotAHeader(found) => {
+                write!(f, "the message begins with type 0x{:04X}, not with a SASP header (0x2010)", found.0)
+            }
+            FrameError::HeaderLength(found) => write!(f, "the SASP header states length {found}, not 13"),
+            FrameError::MessageTooShort(stated) => {
+                write!(f, "the header states a message of {stated} bytes, the shortest has {MESSAGE_BYTES_MIN}")
+            }
+            FrameError::MessageTooLong { stated, max } => {
+                write!(f, "the header states a message of {stated} bytes, at most {max} are taken")
+            }
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+/// The length of the message at the front of `bytes`, once its header is there; faults show as soon as
+/// the bytes that make them have arrived.
+pub fn message_length(bytes: &[u8], max: u32) -> Result<Option<usize>, FrameError> {
+    if let Some(kind) = bytes.first_chunk().map(|kind| ComponentType(u16::from_be_bytes(*kind))) {
+        if kind != ComponentType::HEADER {
+            return Err(FrameError::NotAHeader(kind));
+        }
+    }
+    if let Some([_, _, l0, l1]) = bytes.first_chunk() {
+        let length = u16::from_be_bytes([*l0, *l1]);
+        if usize::from(length) != HEADER_BYTES {
+            return Err(FrameError::HeaderLength(length));
+        }
+    }
+    let Some(&[_, _, _, _, _, l0, l1, l2, l3]) = bytes.first_chunk() else { return Ok(None) };
+    let stated = i32::from_be_bytes([l0, l1, l2, l3]);
+    match u32::try_from(stated) {
+        Ok(length) if length > max => Err(FrameError::MessageTooLong { stated, max }),
+        Ok(length) if length as usize >= MESSAGE_BYTES_MIN => Ok(Some(length as usize)),
+        _ => Err(FrameError::MessageTooShort(stated)),
+    }
+}
+
+/// An incremental framer. It holds the bytes of one partial message at most, and nothing between messages: a
+/// frame that arrives whole is not copied.
+#[derive(Debug)]
+pub struct Framer {
+    max: u32,
+    partial: Vec<u8>,
+}
+
+impl Framer {
+    /// A framer that takes messages of at most `max` bytes.
+    pub fn new(max: u32) -> Framer {
+        Framer { max, partial: Vec::new() }
+    }
+
+    /// The next frame from `input`, which is advanced past what was used; `None` when it takes more bytes, all
+    /// of `input` having been kept. After an error the stream is of no more use.
+    ///
+    /// Call it until it gives `None`, then again when more bytes are there. The frame lives until the next call.
+    pub fn next<'f>(&'f mut self, input: &mut &'f [u8]) -> Result<Option<&'f [u8]>, FrameError> {
+        if self.complete() {
+            self.partial = Vec::new();
+        }
+        if self.partial.is_empty() {
+            if let Some(length) = message_length(input, self.max)? {
+                if let Some((frame, rest)) = input.split_at_checked(length) {
+                    *input = rest;
+                    return Ok(Some(frame));
+                }
+            }
+        }
+        loop {
+            let wanted = match message_length(&self.partial, self.max)? {
+                Some(length) => length - self.partial.len(),
+                None => (HEADER_BYTES - 4) - self.partial.len(),
+            };
+            if wanted == 0 {
+                return Ok(Some(&self.partial));
+            }
+            if input.is_empty() {
+                return Ok(None);
+            }
+            let (taken, rest) = input.split_at(wanted.min(input.len()));
+            self.partial.extend_from_slice(taken);
+            *input = rest;
+        }
+    }
+
+    /// Bytes held of a message that is not complete.
+    pub fn buffered(&self) -> usize {
+        if self.complete() { 0 } else { self.partial.len() }
+    }
+
+    /// Whether the frame given last was put together here, and so is still here.
+    fn complete(&self) -> bool {
+        matches!(message_length(&self.partial, self.max), Ok(Some(length)) if length == self.partial.len())
+    }
+}

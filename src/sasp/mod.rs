@@ -1,0 +1,52 @@
+//! SASP v1 (RFC 4678 with its errata): bytes ↔ messages, both directions, without I/O or state.
+//!
+//! [`Framer`] cuts a byte stream into frames; [`Message::decode`] checks one frame from the first byte to the
+//! last and gives a [`Message`] that borrows from it; [`Writer`] appends a message to a buffer in one pass.
+//!
+//! A message is the 13-byte header, one message component, and the groups that it announces:
+//!
+//! ```
+//! use gwm::sasp::{Endpoint, EntryFlags, GroupData, MemberData, Message, WeightEntry, WeightedMember, Writer};
+//!
+//! let web1 = MemberData { endpoint: Endpoint::new("10.0.0.1".parse()?, 6, 80), label: b"" };
+//! let entry = WeightEntry { state: 0, flags: EntryFlags::CONTACT | EntryFlags::CONFIDENT, weight: 40 };
+//!
+//! let mut bytes = Vec::new();
+//! let mut writer = Writer::send_weights(&mut bytes);
+//! writer.group(GroupData { lb_uid: b"LB1", name: b"FARM1" });
+//! writer.entry(&WeightedMember { member: web1, entry });
+//! writer.finish()?;
+//!
+//! let (header, message) = Message::decode(&bytes)?;
+//! assert_eq!(header.length as usize, bytes.len());
+//! let Message::SendWeights(push) = message else { panic!("not a Send Weights") };
+//! for group in push.groups {
+//!     for weighted in group.entries() {
+//!         println!("{} has weight {}", weighted.member.endpoint, weighted.entry.weight);
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod code;
+pub mod component;
+pub mod frame;
+pub mod message;
+mod reader;
+pub mod writer;
+
+pub use code::{ComponentType, EntryFlags, Health, LbFlags, MemberFlags, Reason, ReturnCode, SenderFlags};
+pub use component::{
+    Endpoint, Entry, Escaped, Group, GroupData, GroupNames, Groups, MemberData, MemberState, WeightEntry,
+    WeightedMember,
+};
+pub use frame::{FrameError, Framer};
+pub use message::{Header, Message};
+pub use reader::{DecodeError, Fault};
+pub use writer::{EncodeError, Writer};
+
+/// The one version of the protocol that exists.
+pub const VERSION: u8 = 1;
+
+/// The TCP port that IANA assigns to SASP.
+pub const PORT: u16 = 3860;

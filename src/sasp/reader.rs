@@ -1,0 +1,198 @@
+//! The one bounded reader that touches a peer's bytes, and what it can find wrong with them.
+
+use std::fmt;
+
+use super::code::ComponentType;
+
+/// What is wrong with a message, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeError {
+    /// Bytes from the start of the message to the field at fault.
+    pub offset: usize,
+    /// The fault and the offending value.
+    pub fault: Fault,
+}
+
+/// A fault of a message's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A field or component runs past the end of what contains it.
+    PastEnd {
+        /// The field or component.
+        what: &'static str,
+        /// Bytes that it takes.
+        needed: usize,
+        /// Bytes that are there.
+        left: usize,
+    },
+    /// Another component is due here.
+    Type {
+        /// The component that is due.
+        expected: ComponentType,
+        /// The type that is there.
+        found: ComponentType,
+    },
+    /// A TLV's length does not agree with its type.
+    Length {
+        /// The component.
+        component: ComponentType,
+        /// The length that its type and inner lengths make.
+        expected: usize,
+        /// The length that it states.
+        found: u16,
+    },
+    /// The message component is none of the eleven.
+    UnknownMessage(ComponentType),
+    /// The header states another length than the frame has.
+    MessageLength {
+        /// What the header states.
+        stated: i32,
+        /// Bytes of the frame.
+        actual: usize,
+    },
+    /// Not version 1.
+    Version(u8),
+    /// Bytes follow the last component.
+    Leftover(usize),
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at byte {}: ", self.offset)?;
+        match self.fault {
+            Fault::PastEnd { what, needed, left } => {
+                write!(f, "{what} takes {needed} bytes, but {left} are left")
+            }
+            Fault::Type { expected, found } => {
+                write!(f, "expected {expected} (0x{:04X}), found type 0x{:04X}", expected.0, found.0)?;
+                found.name().map_or(Ok(()), |name| write!(f, " ({name})"))
+            }
+            Fault::Length { component, expected, found } => {
+                write!(f, "{component} states length {found}, its fields make {expected}")
+            }
+            Fault::UnknownMessage(found) => write!(f, "0x{:04X} is not a SASP message type", found.0),
+            Fault::MessageLength { stated, actual } => {
+                write!(f, "the header states a message of {stated} bytes, this one has {actual}")
+            }
+            Fault::Version(version) => write!(f, "version {version}, only version 1 exists"),
+            Fault::Leftover(bytes) => write!(f, "{bytes} bytes left over after the last component"),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// Reads big-endian fields from the front of `bytes`; knows how far from the message's start it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    bytes: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8], offset: usize) -> Reader<'a> {
+        Reader { bytes, offset }
+    }
+
+    /// Bytes from the message's start to the next field.
+    pub(crate) fn offset(&self) -> usize {
+        self.offset
+    }
+
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    #[inline]
+    pub(crate) fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
+        match self.bytes.split_at_checked(count) {
+            Some((taken, rest)) => {
+                self.bytes = rest;
+                self.offset += count;
+                Ok(taken)
+            }
+            None => Err(self.error(Fault::PastEnd { what, needed: count, left: self.bytes.len() })),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], DecodeError> {
+        match self.bytes.split_first_chunk::<N>() {
+            Some((taken, rest)) => {
+                self.bytes = rest;
+                self.offset += N;
+                Ok(*taken)
+            }
+            None => Err(self.error(Fault::PastEnd { what, needed: N, left: self.bytes.len() })),
+        }
+    }
+
+    pub(crate) fn u8(&mut self, what: &'static str) -> Result<u8, DecodeError> {
+        self.array(what).map(|[byte]| byte)
+    }
+
+    pub(crate) fn u16(&mut self, what: &'static str) -> Result<u16, DecodeError> {
+        self.array(what).map(u16::from_be_bytes)
+    }
+
+    /// The fixed fields, after type and length, of the component that must be next: `FIELDS` bytes, which its
+    /// stated length must agree with.
+    #[inline]
+    pub(crate) fn fixed<const FIELDS: usize>(&mut self, expected: ComponentType) -> Result<[u8; FIELDS], DecodeError> {
+        let start = self.offset;
+        let length = self.type_and_length(expected)?;
+        if usize::from(length) != FIELDS + 4 {
+            let fault = Fault::Length { component: expected, expected: FIELDS + 4, found: length };
+            return Err(DecodeError { offset: start + 2, fault });
+        }
+        self.array(component_name(expected))
+    }
+
+    /// A reader of the fields of the component that must be next; [`Reader::end_of`] must end it.
+    #[inline]
+    pub(crate) fn variable(&mut self, expected: ComponentType) -> Result<Reader<'a>, DecodeError> {
+        let start = self.offset;
+        let length = self.type_and_length(expected)?;
+        let Some(fields) = usize::from(length).checked_sub(4) else {
+            let fault = Fault::Length { component: expected, expected: 4, found: length };
+            return Err(DecodeError { offset: start + 2, fault });
+        };
+        let offset = self.offset;
+        Ok(Reader { bytes: self.take(fields, component_name(expected))?, offset })
+    }
+
+    /// Ends a component that [`Reader::variable`] opened: bytes that no field claims make its length wrong.
+    #[inline]
+    pub(crate) fn end_of(self, component: ComponentType, start: usize) -> Result<(), DecodeError> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let expected = self.offset - start;
+        let found = (expected + self.bytes.len()) as u16; // it came from a 16-bit length
+        Err(DecodeError { offset: start + 2, fault: Fault::Length { component, expected, found } })
+    }
+
+    /// Ends the message.
+    pub(crate) fn finish(self) -> Result<(), DecodeError> {
+        if self.bytes.is_empty() { Ok(()) } else { Err(self.error(Fault::Leftover(self.bytes.len()))) }
+    }
+
+    #[inline]
+    fn type_and_length(&mut self, expected: ComponentType) -> Result<u16, DecodeError> {
+        let start = self.offset;
+        let [t0, t1, l0, l1] = self.array(component_name(expected))?;
+        let found = ComponentType(u16::from_be_bytes([t0, t1]));
+        if found != expected {
+            return Err(DecodeError { offset: start, fault: Fault::Type { expected, found } });
+        }
+        Ok(u16::from_be_bytes([l0, l1]))
+    }
+
+    pub(crate) fn error(&self, fault: Fault) -> DecodeError {
+        DecodeError { offset: self.offset, fault }
+    }
+}
+
+fn component_name(component: ComponentType) -> &'static str {
+    component.name().unwrap_or("component")
+}

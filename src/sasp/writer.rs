@@ -1,0 +1,264 @@
+//! Appends messages to a buffer in one pass; counts and the message length are patched at the end.
+
+use std::{fmt, marker::PhantomData};
+
+use super::{
+    VERSION,
+    code::{ComponentType, Health, LbFlags, Reason, ReturnCode, SenderFlags},
+    component::{Entry, GroupData, MemberData, MemberState, WeightedMember, sealed::Wire},
+};
+
+/// What the caller asked for does not fit the wire format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncodeError {
+    /// A UID, name or label of over 255 bytes.
+    TooLong {
+        /// Which.
+        what: &'static str,
+        /// Its bytes.
+        bytes: usize,
+    },
+    /// Over 65535 groups, or members of a group.
+    TooMany {
+        /// Which.
+        what: &'static str,
+    },
+    /// Over 2,147,483,647 bytes.
+    MessageLength(usize),
+    /// An entry before the first group.
+    NoGroup,
+}
+
+impl fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EncodeError::TooLong { what, bytes } => write!(f, "{what} of {bytes} bytes: at most 255 fit"),
+            EncodeError::TooMany { what } => write!(f, "more than 65535 {what}"),
+            EncodeError::MessageLength(bytes) => {
+                write!(f, "a message of {bytes} bytes: at most {} fit", i32::MAX)
+            }
+            EncodeError::NoGroup => f.write_str("a member without a group"),
+        }
+    }
+}
+
+impl std::error::Error for EncodeError {}
+
+/// The buffer, and the first misuse of it.
+#[derive(Debug)]
+pub struct Sink<'b> {
+    out: &'b mut Vec<u8>,
+    error: Option<EncodeError>,
+}
+
+impl Sink<'_> {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn u16(&mut self, value: u16) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    pub(crate) fn type_and_length(&mut self, component: ComponentType, length: usize) {
+        self.u16(component.0);
+        self.u16(length as u16); // exact unless `short` reports what is too long
+    }
+
+    /// A byte of length and so many bytes.
+    pub(crate) fn short(&mut self, bytes: &[u8], what: &'static str) {
+        match u8::try_from(bytes.len()) {
+            Ok(length) => {
+                self.bytes(&[length]);
+                self.bytes(bytes);
+            }
+            Err(_) => self.fail(EncodeError::TooLong { what, bytes: bytes.len() }),
+        }
+    }
+
+    fn fail(&mut self, error: EncodeError) {
+        self.error.get_or_insert(error);
+    }
+
+    fn patch<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        self.out[at..at + N].copy_from_slice(&bytes); // positions that this module has written
+    }
+}
+
+/// Appends one message to a buffer. `T` is what its groups list.
+///
+/// Misuse (a label of 300 bytes, 70,000 members) is remembered; [`Writer::finish`] reports it and takes the
+/// message back.
+#[derive(Debug)]
+#[must_use = "a message ends with `finish`"]
+pub struct Writer<'b, T> {
+    sink: Sink<'b>,
+    start: usize,
+    groups: u32,
+    groups_at: usize,
+    entries: u32,
+    entries_at: usize,
+    lists: PhantomData<T>,
+}
+
+/// Bytes of the header.
+const HEADER_BYTES: usize = 13;
+
+impl<'b, T> Writer<'b, T> {
+    /// Begins a message; `fields` are those of its message component that stand before the group count.
+    fn begin(out: &'b mut Vec<u8>, id: u32, message: ComponentType, fields: &[u8]) -> Self {
+        let start = out.len();
+        let mut sink = Sink { out, error: None };
+        sink.type_and_length(ComponentType::HEADER, HEADER_BYTES);
+        sink.bytes(&[VERSION, 0, 0, 0, 0]);
+        sink.bytes(&id.to_be_bytes());
+        sink.type_and_length(message, 4 + fields.len() + 2);
+        sink.bytes(fields);
+        let groups_at = sink.out.len();
+        sink.u16(0);
+        Writer { sink, start, groups: 0, groups_at, entries: 0, entries_at: 0, lists: PhantomData }
+    }
+
+    /// Ends the message: patches counts and length. On an error the buffer is as it was before the message.
+    pub fn finish(mut self) -> Result<(), EncodeError> {
+        self.end_group();
+        let length = self.sink.out.len() - self.start;
+        match (u16::try_from(self.groups), i32::try_from(length)) {
+            (Err(_), _) => self.sink.fail(EncodeError::TooMany { what: "groups" }),
+            (_, Err(_)) => self.sink.fail(EncodeError::MessageLength(length)),
+            (Ok(groups), Ok(length)) => {
+                self.sink.patch(self.groups_at, groups.to_be_bytes());
+                self.sink.patch(self.start + 5, length.to_be_bytes());
+            }
+        }
+        match self.sink.error {
+            None => Ok(()),
+            Some(error) => {
+                self.sink.out.truncate(self.start);
+                Err(error)
+            }
+        }
+    }
+
+    fn end_group(&mut self) {
+        if self.entries_at == 0 {
+            return;
+        }
+        match u16::try_from(self.entries) {
+            Ok(entries) => self.sink.patch(self.entries_at, entries.to_be_bytes()),
+            Err(_) => self.sink.fail(EncodeError::TooMany { what: "members in a group" }),
+        }
+    }
+}
+
+impl<'b> Writer<'b, MemberData<'_>> {
+    /// Begins a Registration Request.
+    pub fn registration_request(out: &'b mut Vec<u8>, id: u32, flags: SenderFlags) -> Self {
+        Writer::begin(out, id, ComponentType::REGISTRATION_REQUEST, &[flags.0])
+    }
+
+    /// Begins a Deregistration Request.
+    pub fn deregistration_request(out: &'b mut Vec<u8>, id: u32, flags: SenderFlags, reason: Reason) -> Self {
+        Writer::begin(out, id, ComponentType::DEREGISTRATION_REQUEST, &[flags.0, reason.0])
+    }
+}
+
+impl<'b> Writer<'b, MemberState<'_>> {
+    /// Begins a Set Member State Request.
+    pub fn set_member_state_request(out: &'b mut Vec<u8>, id: u32, flags: SenderFlags) -> Self {
+        Writer::begin(out, id, ComponentType::SET_MEMBER_STATE_REQUEST, &[flags.0])
+    }
+}
+
+impl<'b> Writer<'b, WeightedMember<'_>> {
+    /// Begins a Get Weights Reply.
+    pub fn get_weights_reply(out: &'b mut Vec<u8>, id: u32, code: ReturnCode, interval_seconds: u16) -> Self {
+        let [high, low] = interval_seconds.to_be_bytes();
+        Writer::begin(out, id, ComponentType::GET_WEIGHTS_REPLY, &[code.0, high, low])
+    }
+
+    /// Begins a Send Weights, whose message id is 0.
+    pub fn send_weights(out: &'b mut Vec<u8>) -> Self {
+        Writer::begin(out, 0, ComponentType::SEND_WEIGHTS, &[])
+    }
+
+    /// A whole group that was encoded before: Group of Weight Entry Data with the right count, Group Data, entries.
+    pub(crate) fn encoded_group(&mut self, group: &[u8]) {
+        self.sink.bytes(group);
+        self.groups += 1;
+    }
+}
+
+impl<'b> Writer<'b, GroupData<'_>> {
+    /// Begins a Get Weights Request, which lists names instead of groups.
+    pub fn get_weights_request(out: &'b mut Vec<u8>, id: u32) -> Self {
+        Writer::begin(out, id, ComponentType::GET_WEIGHTS_REQUEST, &[])
+    }
+
+    /// Appends a group's name; an empty one asks for all groups.
+    pub fn name(&mut self, data: GroupData<'_>) {
+        data.write(&mut self.sink);
+        self.groups += 1;
+    }
+}
+
+impl<'b, 'a, T: Entry<'a>> Writer<'b, T> {
+    /// Begins a group; the entries that follow are its.
+    pub fn group(&mut self, data: GroupData<'_>) {
+        self.end_group();
+        self.sink.type_and_length(T::GROUP, 6);
+        self.entries_at = self.sink.out.len();
+        self.entries = 0;
+        self.sink.u16(0);
+        data.write(&mut self.sink);
+        self.groups += 1;
+    }
+
+    /// Appends an entry to the group begun last.
+    #[inline]
+    pub fn entry(&mut self, entry: &T) {
+        if self.entries_at == 0 {
+            self.sink.fail(EncodeError::NoGroup);
+        }
+        entry.write(&mut self.sink);
+        self.entries += 1;
+    }
+}
+
+/// Appends a Set LB State Request.
+pub fn set_lb_state_request(
+    out: &mut Vec<u8>,
+    id: u32,
+    lb_uid: &[u8],
+    health: Health,
+    flags: LbFlags,
+) -> Result<(), EncodeError> {
+    let start = out.len();
+    let mut sink = Sink { out, error: None };
+    sink.type_and_length(ComponentType::HEADER, HEADER_BYTES);
+    sink.bytes(&[VERSION]);
+    sink.bytes(&((HEADER_BYTES + 7 + lb_uid.len()) as u32).to_be_bytes()); // exact: `short` takes at most 255
+    sink.bytes(&id.to_be_bytes());
+    sink.type_and_length(ComponentType::SET_LB_STATE_REQUEST, 7 + lb_uid.len());
+    sink.short(lb_uid, "LB UID");
+    sink.bytes(&[health.0, flags.0]);
+    match sink.error {
+        None => Ok(()),
+        Some(error) => {
+            out.truncate(start);
+            Err(error)
+        }
+    }
+}
+
+/// Appends a reply that is a return code alone: all but Get Weights Reply. `reply` is the reply's own type,
+/// which is not checked, because a request of an unknown type has a reply too.
+pub fn reply(out: &mut Vec<u8>, id: u32, reply: ComponentType, code: ReturnCode) {
+    let mut sink = Sink { out, error: None };
+    sink.type_and_length(ComponentType::HEADER, HEADER_BYTES);
+    sink.bytes(&[VERSION]);
+    sink.bytes(&((HEADER_BYTES + 5) as u32).to_be_bytes());
+    sink.bytes(&id.to_be_bytes());
+    sink.type_and_length(reply, 5);
+    sink.bytes(&[code.0]);
+}
