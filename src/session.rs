@@ -1,5 +1,5 @@
 //! One connection's rules for a whole frame, apart from any table: is it a request for the coordinator, is it
-//! refused at once, or does it end the connection (RFC 4678 sections 4 and 9.2)?
+//! refused at once, or does it end the connection?
 
 use std::fmt;
 
@@ -36,7 +36,7 @@ pub fn judge<'a>(frame: &'a [u8], poll_interval_seconds: u16, reply: &mut Vec<u8
         }
         Ok((_, message)) => DecodeError {
             offset: crate::sasp::message::HEADER_BYTES,
-            fault: Fault::UnknownMessage(message.component_type()),
+            fault: Fault::NotARequest(message.component_type()),
         },
         Err(error) => error,
     };

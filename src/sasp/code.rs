@@ -139,7 +139,7 @@ impl ComponentType {
 }
 
 wire_code! {
-    /// The one verdict that a reply carries (RFC 4678 section 5).
+    /// The one verdict that a reply carries.
     ReturnCode(u8) "2" {
         /// The request was done.
         SUCCESSFUL = 0x00, "successful";
@@ -171,7 +171,7 @@ wire_code! {
 }
 
 wire_code! {
-    /// Why members were deregistered (RFC 4678 section 5.3); 0x80 to 0xFF are the vendor's.
+    /// Why members were deregistered; 0x80 to 0xFF are the vendor's.
     Reason(u8) "2" {
         /// No reason given.
         NONE = 0x00, "none given";

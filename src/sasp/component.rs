@@ -80,7 +80,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// Bytes that are text as a rule, shown with whatever is not printable escaped (`\xFF`, `\n`, `\\`).
+/// Bytes that are text as a rule, shown with whatever is not printable escaped (`\xFF`, `\n`, `\\`, `\"`).
 pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
@@ -88,9 +88,8 @@ impl fmt::Display for Escaped<'_> {
         for chunk in self.0.utf8_chunks() {
             for character in chunk.valid().chars() {
                 match character {
-                    '\\' => f.write_str("\\\\")?,
-                    plain if !plain.is_control() => write!(f, "{plain}")?,
-                    control => write!(f, "{}", control.escape_default())?,
+                    '\'' => f.write_str("'")?,
+                    other => write!(f, "{}", other.escape_debug())?, // bidirectional controls are escaped too
                 }
             }
             for byte in chunk.invalid() {
@@ -101,7 +100,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Member Data (0x3010, RFC 4678 section 4.6): who a member is.
+/// Member Data (0x3010): who a member is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MemberData<'a> {
     /// Protocol, port and address.
@@ -116,7 +115,7 @@ impl fmt::Debug for MemberData<'_> {
     }
 }
 
-/// Group Data (0x3011, RFC 4678 section 4.7): whose group, and its name.
+/// Group Data (0x3011): whose group, and its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupData<'a> {
     /// The load balancer's UID; 1 to 64 bytes where it is valid, up to 255 on the wire.
@@ -131,7 +130,7 @@ impl fmt::Debug for GroupData<'_> {
     }
 }
 
-/// Weight Entry (0x3012, RFC 4678 section 4.8): what the GWM says of a member.
+/// Weight Entry (0x3012): what the GWM says of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct WeightEntry {
     /// The member's opaque state.
@@ -164,7 +163,7 @@ pub struct WeightedMember<'a> {
     pub entry: WeightEntry,
 }
 
-/// A member with its Member State Instance (0x3013, RFC 4678 section 4.9), as Set Member State lists them.
+/// A member with its Member State Instance (0x3013), as Set Member State lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MemberState<'a> {
     /// Who.
@@ -206,7 +205,7 @@ impl<'a> Wire<'a> for MemberData<'a> {
     #[inline]
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let start = reader.offset();
-        let mut fields = reader.variable(ComponentType::MEMBER_DATA)?;
+        let mut fields = reader.variable(ComponentType::MEMBER_DATA, 24)?;
         let protocol = fields.u8("protocol")?;
         let port = fields.u16("port")?;
         let address = fields.array("address")?;
@@ -272,7 +271,7 @@ impl<'a> Wire<'a> for MemberState<'a> {
 impl<'a> Wire<'a> for GroupData<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let start = reader.offset();
-        let mut fields = reader.variable(ComponentType::GROUP_DATA)?;
+        let mut fields = reader.variable(ComponentType::GROUP_DATA, 6)?;
         let uid_length = fields.u8("LB UID length")?;
         let lb_uid = fields.take(uid_length.into(), "LB UID")?;
         let name_length = fields.u8("group name length")?;
@@ -315,7 +314,11 @@ impl<'a, T: Wire<'a>> Iterator for Items<'a, T> {
     #[inline]
     fn next(&mut self) -> Option<T> {
         self.count = self.count.checked_sub(1)?;
-        T::read(&mut self.reader).ok()
+        let item = T::read(&mut self.reader).ok();
+        if item.is_none() {
+            self.count = 0; // only of a list that nobody checked: what follows the fault has no known start
+        }
+        item
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -368,7 +371,7 @@ pub struct Groups<'a, T> {
 }
 
 impl<'a, T: Entry<'a>> Groups<'a, T> {
-    /// How many groups are left.
+    /// How many groups there are.
     pub fn count(&self) -> u16 {
         self.count
     }
@@ -396,7 +399,7 @@ impl<'a, T: Entry<'a>> IntoIterator for Groups<'a, T> {
     type IntoIter = GroupsIter<'a, T>;
 
     fn into_iter(self) -> GroupsIter<'a, T> {
-        GroupsIter { left: self.count, entries: Items::new(0, self.reader) }
+        GroupsIter { left: self.count, entries: Items::new(0, self.reader), entries_in_group: 0 }
     }
 }
 
@@ -404,6 +407,7 @@ impl<'a, T: Entry<'a>> IntoIterator for Groups<'a, T> {
 pub struct GroupsIter<'a, T> {
     left: u16,
     entries: Items<'a, T>,
+    entries_in_group: u16,
 }
 
 impl<'a, T: Entry<'a>> Iterator for GroupsIter<'a, T> {
@@ -411,9 +415,13 @@ impl<'a, T: Entry<'a>> Iterator for GroupsIter<'a, T> {
 
     fn next(&mut self) -> Option<Group<'a, T>> {
         self.left = self.left.checked_sub(1)?;
-        self.entries.by_ref().for_each(drop);
-        let group = Group::read(&mut self.entries.reader).ok()?;
+        let whole = self.entries.by_ref().count() == usize::from(self.entries_in_group);
+        let Some(group) = Group::read(&mut self.entries.reader).ok().filter(|_| whole) else {
+            self.left = 0; // only of a list that nobody checked
+            return None;
+        };
         self.entries = group.items;
+        self.entries_in_group = group.count();
         Some(group)
     }
 }

@@ -44,6 +44,17 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
+impl FrameError {
+    /// Bytes from the start of the message to the field at fault.
+    pub const fn offset(self) -> usize {
+        match self {
+            FrameError::NotAHeader(_) => 0,
+            FrameError::HeaderLength(_) => 2,
+            FrameError::MessageTooShort(_) | FrameError::MessageTooLong { .. } => 5,
+        }
+    }
+}
+
 /// The length of the message at the front of `bytes`, once its header is there; faults show as soon as
 /// the bytes that make them have arrived.
 pub fn message_length(bytes: &[u8], max: u32) -> Result<Option<usize>, FrameError> {
@@ -85,7 +96,7 @@ impl Framer {
     /// of `input` having been kept. After an error the stream is of no more use.
     ///
     /// Call it until it gives `None`, then again when more bytes are there. The frame lives until the next call.
-    pub fn next<'f>(&'f mut self, input: &mut &'f [u8]) -> Result<Option<&'f [u8]>, FrameError> {
+    pub fn next<'f, 'i: 'f>(&'f mut self, input: &mut &'i [u8]) -> Result<Option<&'f [u8]>, FrameError> {
         if self.complete() {
             self.partial = Vec::new();
         }

@@ -1,4 +1,4 @@
-//! The header and the eleven messages (RFC 4678 sections 4.1 and 5).
+//! The header and the eleven messages (RFC 4678 sections 4 and 7).
 
 use super::{
     VERSION,
@@ -207,7 +207,7 @@ impl<'a> Message<'a> {
             }
             ComponentType::SET_LB_STATE_REQUEST => {
                 let at = reader.offset();
-                let mut fields = reader.variable(message)?;
+                let mut fields = reader.variable(message, 7)?;
                 let uid_length = fields.u8("LB UID length")?;
                 let lb_uid = fields.take(uid_length.into(), "LB UID")?;
                 let health = Health(fields.u8("health")?);
@@ -245,8 +245,8 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Appends the message to `out` with this id (Send Weights always has 0). Of a decoded message: the same
-    /// bytes again.
+    /// Appends the message to `out` with this id (0 for Send Weights). Of a decoded message and its header's id: the
+    /// same bytes again.
     pub fn encode(&self, id: u32, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match self {
             Message::RegistrationRequest(m) => write_groups(Writer::registration_request(out, id, m.flags), m.groups),
@@ -261,7 +261,7 @@ impl<'a> Message<'a> {
             Message::GetWeightsReply(m) => {
                 write_groups(Writer::get_weights_reply(out, id, m.code, m.interval_seconds), m.groups)
             }
-            Message::SendWeights(m) => write_groups(Writer::send_weights(out), m.groups),
+            Message::SendWeights(m) => write_groups(Writer::send_weights_again(out, id), m.groups),
             Message::SetLbStateRequest(m) => writer::set_lb_state_request(out, id, m.lb_uid, m.health, m.flags),
             Message::SetMemberStateRequest(m) => {
                 write_groups(Writer::set_member_state_request(out, id, m.flags), m.groups)

@@ -32,17 +32,19 @@ pub enum Fault {
         /// The type that is there.
         found: ComponentType,
     },
-    /// A TLV's length does not agree with its type.
+    /// A TLV's length does not agree with its type and inner lengths.
     Length {
         /// The component.
         component: ComponentType,
-        /// The length that its type and inner lengths make.
+        /// The length that its fields take; where it is too short for any, the least that they take.
         expected: usize,
         /// The length that it states.
         found: u16,
     },
     /// The message component is none of the eleven.
     UnknownMessage(ComponentType),
+    /// A message of a known type that nobody sends to a GWM.
+    NotARequest(ComponentType),
     /// The header states another length than the frame has.
     MessageLength {
         /// What the header states.
@@ -60,22 +62,26 @@ impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "at byte {}: ", self.offset)?;
         match self.fault {
+            Fault::PastEnd { what, left: 0, .. } => write!(f, "{what} is due, but nothing is left"),
             Fault::PastEnd { what, needed, left } => {
-                write!(f, "{what} takes {needed} bytes, but {left} are left")
+                write!(f, "{what} takes {needed} more byte{}, but only {left} left", if needed == 1 { "" } else { "s" })
             }
             Fault::Type { expected, found } => {
                 write!(f, "expected {expected} (0x{:04X}), found type 0x{:04X}", expected.0, found.0)?;
                 found.name().map_or(Ok(()), |name| write!(f, " ({name})"))
             }
             Fault::Length { component, expected, found } => {
-                write!(f, "{component} states length {found}, its fields make {expected}")
+                write!(f, "{component} states length {found}, but its fields take {expected}")
             }
             Fault::UnknownMessage(found) => write!(f, "0x{:04X} is not a SASP message type", found.0),
+            Fault::NotARequest(found) => write!(f, "{found} (0x{:04X}) is not a request", found.0),
             Fault::MessageLength { stated, actual } => {
                 write!(f, "the header states a message of {stated} bytes, this one has {actual}")
             }
             Fault::Version(version) => write!(f, "version {version}, only version 1 exists"),
-            Fault::Leftover(bytes) => write!(f, "{bytes} bytes left over after the last component"),
+            Fault::Leftover(bytes) => {
+                write!(f, "{bytes} byte{} left over after the last component", if bytes == 1 { "" } else { "s" })
+            }
         }
     }
 }
@@ -148,17 +154,18 @@ impl<'a> Reader<'a> {
         self.array(component_name(expected))
     }
 
-    /// A reader of the fields of the component that must be next; [`Reader::end_of`] must end it.
+    /// A reader of the fields of the component that must be next, at least `least` long with type and length;
+    /// [`Reader::end_of`] must end it.
     #[inline]
-    pub(crate) fn variable(&mut self, expected: ComponentType) -> Result<Reader<'a>, DecodeError> {
+    pub(crate) fn variable(&mut self, expected: ComponentType, least: u16) -> Result<Reader<'a>, DecodeError> {
         let start = self.offset;
         let length = self.type_and_length(expected)?;
-        let Some(fields) = usize::from(length).checked_sub(4) else {
-            let fault = Fault::Length { component: expected, expected: 4, found: length };
+        if length < least {
+            let fault = Fault::Length { component: expected, expected: least.into(), found: length };
             return Err(DecodeError { offset: start + 2, fault });
-        };
+        }
         let offset = self.offset;
-        Ok(Reader { bytes: self.take(fields, component_name(expected))?, offset })
+        Ok(Reader { bytes: self.take(usize::from(length) - 4, component_name(expected))?, offset })
     }
 
     /// Ends a component that [`Reader::variable`] opened: bytes that no field claims make its length wrong.

@@ -6,6 +6,7 @@ use super::{
     VERSION,
     code::{ComponentType, Health, LbFlags, Reason, ReturnCode, SenderFlags},
     component::{Entry, GroupData, MemberData, MemberState, WeightedMember, sealed::Wire},
+    message::HEADER_BYTES,
 };
 
 /// What the caller asked for does not fit the wire format.
@@ -101,9 +102,6 @@ pub struct Writer<'b, T> {
     lists: PhantomData<T>,
 }
 
-/// Bytes of the header.
-const HEADER_BYTES: usize = 13;
-
 impl<'b, T> Writer<'b, T> {
     /// Begins a message; `fields` are those of its message component that stand before the group count.
     fn begin(out: &'b mut Vec<u8>, id: u32, message: ComponentType, fields: &[u8]) -> Self {
@@ -179,11 +177,18 @@ impl<'b> Writer<'b, WeightedMember<'_>> {
 
     /// Begins a Send Weights, whose message id is 0.
     pub fn send_weights(out: &'b mut Vec<u8>) -> Self {
-        Writer::begin(out, 0, ComponentType::SEND_WEIGHTS, &[])
+        Writer::send_weights_again(out, 0)
+    }
+
+    /// Begins a Send Weights that had this id when it was received: another sender's need not be 0.
+    pub(super) fn send_weights_again(out: &'b mut Vec<u8>, id: u32) -> Self {
+        Writer::begin(out, id, ComponentType::SEND_WEIGHTS, &[])
     }
 
     /// A whole group that was encoded before: Group of Weight Entry Data with the right count, Group Data, entries.
     pub(crate) fn encoded_group(&mut self, group: &[u8]) {
+        self.end_group();
+        self.entries_at = 0; // an entry after it has no group
         self.sink.bytes(group);
         self.groups += 1;
     }
