@@ -4,9 +4,26 @@
 //! A deterministic state machine: it does no I/O, reads no clock, holds no lock, draws no random number.
 //! Events and the time come in through its methods, messages go out through an [`Outbox`].
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+mod endpoints;
+mod group;
+mod load_balancer;
+mod pushes;
+mod requests;
+mod tables;
 
-use crate::sasp::{Endpoint, Message};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    net::IpAddr,
+    time::Duration,
+};
+
+use crate::{
+    sasp::{Endpoint, EntryFlags, Message, ReturnCode},
+    session,
+};
+use load_balancer::{LbId, Timer};
+use tables::Tables;
 
 /// A point in time, in nanoseconds since the process's own zero; never decreases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +89,10 @@ pub struct Settings {
     pub push_window: Duration,
     /// From one full refresh of a push LB to the next.
     pub push_refresh: Duration,
+    /// The most load balancers, connected or held; a new one beyond them gets 0x11.
+    pub max_load_balancers: u32,
+    /// The most groups in all.
+    pub max_groups: u32,
     /// The most groups that one LB may have.
     pub max_groups_per_lb: u32,
     /// The most members that one group may have.
@@ -82,6 +103,8 @@ pub struct Settings {
     pub weight_max: u16,
     /// Weights fixed by the operator (`--members`), for endpoints that nothing monitors.
     pub fixed: HashMap<Endpoint, u16>,
+    /// A random number, so that peers can not choose names that collide in the tables.
+    pub hash_seed: u64,
 }
 
 /// What the coordinator holds, for logs and later metrics.
@@ -97,19 +120,66 @@ pub struct Totals {
     pub endpoints: usize,
 }
 
+/// What the coordinator knows of a connection.
+#[derive(Clone, Debug, Default)]
+struct Connection {
+    generation: u32,
+    open: bool,
+    /// The LB that it is bound to.
+    lb: Option<LbId>,
+    /// Its LB moved to another connection: it speaks for no LB any more.
+    superseded: bool,
+    /// A message was committed to it that was not delivered yet.
+    in_flight: bool,
+}
+
+/// An entry of the timer queue; the LB's [`load_balancer::Deadline`] says whether it still counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Alarm {
+    at: Time,
+    serial: u64,
+    lb: LbId,
+    timer: Timer,
+}
+
+/// How many memberships of expired LBs one [`Coordinator::poll`] drops before it gives others their turn.
+const DROPS_PER_POLL: u32 = 10_000;
+
 /// The state machine.
-pub struct Coordinator {}
+pub struct Coordinator {
+    settings: Settings,
+    tables: Tables,
+    /// By shard and slot.
+    connections: Vec<Vec<Connection>>,
+    /// At most one entry for each LB and timer.
+    alarms: BinaryHeap<Reverse<Alarm>>,
+    /// By shard: LBs, with their serial, whose push is due and whose connection has nothing in flight.
+    ready: Vec<VecDeque<(LbId, u64)>>,
+    /// Buffers that pushes and replies reuse.
+    scratch: pushes::Scratch,
+}
 
 impl Coordinator {
     /// An empty coordinator for `shards` shards.
     pub fn new(settings: Settings, shards: u16) -> Coordinator {
-        let _ = (settings, shards);
-        Coordinator {}
+        Coordinator {
+            tables: Tables::new(settings.hash_seed),
+            settings,
+            connections: vec![Vec::new(); shards.into()],
+            alarms: BinaryHeap::new(),
+            ready: vec![VecDeque::new(); shards.into()],
+            scratch: pushes::Scratch::default(),
+        }
     }
 
     /// A connection was accepted. Its slot is not in use.
-    pub fn opened(&mut self, connection: ConnectionId, peer: IpAddr) {
-        let _ = (connection, peer);
+    pub fn opened(&mut self, connection: ConnectionId, _peer: IpAddr) {
+        let slots = &mut self.connections[usize::from(connection.shard)];
+        let slot = connection.slot as usize;
+        if slots.len() <= slot {
+            slots.resize_with(slot + 1, Connection::default);
+        }
+        slots[slot] = Connection { generation: connection.generation, open: true, ..Connection::default() };
     }
 
     /// A well-formed request arrived (`id` from its header); exactly one reply is committed before this
@@ -122,37 +192,150 @@ impl Coordinator {
         message: &Message<'_>,
         out: &mut impl Outbox,
     ) {
-        let _ = (now, connection, id, message, out);
+        if self.connection(connection).is_none() {
+            return; // the shard reported its end before
+        }
+        let result = match message {
+            Message::RegistrationRequest(request) => self.register(now, connection, request, out),
+            Message::DeregistrationRequest(request) => self.deregister(now, connection, request, out),
+            Message::GetWeightsRequest(request) => self.get_weights(now, connection, id, request, out),
+            Message::SetLbStateRequest(request) => self.set_lb_state(now, connection, request, out),
+            Message::SetMemberStateRequest(request) => self.set_member_state(now, connection, request, out),
+            _ => Err(ReturnCode::NOT_UNDERSTOOD), // the session lets only requests through
+        };
+        let code = match result {
+            Ok(requests::Done::Code) => ReturnCode::SUCCESSFUL,
+            Ok(requests::Done::Replied) => return,
+            Err(code) => code,
+        };
+        let buffer = out.buffer(connection.shard);
+        let start = buffer.len();
+        let reply = message.component_type().reply().unwrap_or(message.component_type());
+        session::refuse(id, reply, code, self.settings.poll_interval_seconds, buffer);
+        self.commit(connection, start, Kind::Reply, out);
     }
 
     /// All messages that were committed to this connection have been handed to its socket.
-    pub fn delivered(&mut self, now: Time, connection: ConnectionId) {
-        let _ = (now, connection);
+    pub fn delivered(&mut self, _now: Time, connection: ConnectionId) {
+        let Some(known) = self.connection(connection) else { return };
+        known.in_flight = false;
+        if let Some(lb) = known.lb {
+            self.make_ready(lb);
+        }
     }
 
     /// The connection has ended; its slot may be used again. Messages committed to it since are dropped by the shard.
     pub fn closed(&mut self, now: Time, connection: ConnectionId) {
-        let _ = (now, connection);
+        let Some(known) = self.connection(connection) else { return };
+        known.open = false;
+        if let Some(lb) = known.lb.take() {
+            self.tables.detach(lb);
+            self.set_deadline(lb, Timer::Hold, now + self.settings.hold_time);
+        }
     }
 
     /// Replaces the operator's fixed weights.
     pub fn set_fixed(&mut self, now: Time, fixed: HashMap<Endpoint, u16>) {
-        let _ = (now, fixed);
+        let old = std::mem::replace(&mut self.settings.fixed, fixed);
+        let new = &self.settings.fixed;
+        let mut changed: Vec<Endpoint> =
+            old.keys().chain(new.keys()).filter(|&endpoint| old.get(endpoint) != new.get(endpoint)).copied().collect();
+        changed.sort_unstable(); // the order of a hash map is not the same in two runs
+        for endpoint in changed {
+            let Some(id) = self.tables.endpoints.find(&endpoint) else { continue };
+            let verdict = self.settings.verdict(&endpoint);
+            if self.tables.endpoints.set_verdict(id, verdict) {
+                for place in 0..self.tables.endpoints.groups(id).len() {
+                    let group = self.tables.endpoints.groups(id)[place];
+                    self.mark(now, group, Some(id));
+                }
+            }
+        }
     }
 
     /// Does what is due at `now`: windows, refreshes, hold times; commits pushes while shards have room.
     /// Call it after every batch of events and at [`Coordinator::next_deadline`].
     pub fn poll(&mut self, now: Time, out: &mut impl Outbox) {
-        let _ = (now, out);
+        let before = self.tables.memberships;
+        while before - self.tables.memberships < DROPS_PER_POLL {
+            let Some(&Reverse(alarm)) = self.alarms.peek().filter(|alarm| alarm.0.at <= now) else { break };
+            self.alarms.pop();
+            let Some(lb) = self.tables.lbs.get_mut(alarm.lb as usize) else { continue };
+            if lb.serial != alarm.serial {
+                continue;
+            }
+            let deadline = lb.deadline(alarm.timer);
+            deadline.queued = false;
+            match deadline.at {
+                None => {}
+                Some(at) if at > now => self.set_deadline(alarm.lb, alarm.timer, at),
+                Some(at) => {
+                    deadline.at = None;
+                    self.alarm(now, at, alarm.lb, alarm.timer);
+                }
+            }
+        }
+        self.flush(now, out);
     }
 
-    /// When [`Coordinator::poll`] has something to do next; `None` while only an event can change that.
+    /// When [`Coordinator::poll`] has something to do next, perhaps early; `None` while only an event can change that.
     pub fn next_deadline(&self) -> Option<Time> {
-        None
+        self.alarms.peek().map(|alarm| alarm.0.at)
     }
 
     /// What is held now.
     pub fn totals(&self) -> Totals {
-        Totals::default()
+        self.tables.totals()
+    }
+
+    fn alarm(&mut self, now: Time, at: Time, lb: LbId, timer: Timer) {
+        match timer {
+            Timer::Window => self.make_due(lb),
+            Timer::Refresh => {
+                let period = u64::try_from(self.settings.push_refresh.as_nanos()).unwrap_or(u64::MAX).max(1);
+                let missed = (now.0 - at.0) / period;
+                self.set_deadline(lb, timer, Time(at.0.saturating_add(period.saturating_mul(missed + 1))));
+                let known = &mut self.tables.lbs[lb as usize];
+                if !known.delta() {
+                    known.all = true;
+                    known.deadline(Timer::Window).at = None; // the refresh carries what the window collected
+                    self.make_due(lb);
+                }
+            }
+            Timer::Hold => self.tables.drop_lb(lb),
+        }
+    }
+
+    fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let known = self.connections.get_mut(usize::from(id.shard))?.get_mut(id.slot as usize)?;
+        (known.open && known.generation == id.generation).then_some(known)
+    }
+
+    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind, out: &mut impl Outbox) {
+        if let Some(known) = self.connection(connection) {
+            known.in_flight = true;
+        }
+        out.commit(connection, start, kind);
+    }
+
+    fn set_deadline(&mut self, lb: LbId, timer: Timer, at: Time) {
+        let known = &mut self.tables.lbs[lb as usize];
+        let serial = known.serial;
+        let deadline = known.deadline(timer);
+        deadline.at = Some(at);
+        if !deadline.queued {
+            deadline.queued = true;
+            self.alarms.push(Reverse(Alarm { at, serial, lb, timer }));
+        }
+    }
+}
+
+impl Settings {
+    /// What is said of an endpoint that nothing monitors.
+    fn verdict(&self, endpoint: &Endpoint) -> endpoints::Verdict {
+        match self.fixed.get(endpoint) {
+            Some(&weight) => endpoints::Verdict { flags: EntryFlags::CONTACT | EntryFlags::CONFIDENT, weight },
+            None => endpoints::Verdict { flags: EntryFlags::CONTACT, weight: self.weight_max },
+        }
     }
 }

@@ -267,3 +267,20 @@ pub fn reply(out: &mut Vec<u8>, id: u32, reply: ComponentType, code: ReturnCode)
     sink.type_and_length(reply, 5);
     sink.bytes(&[code.0]);
 }
+
+/// Appends what a group of weights has before its entries, with a count of 0. A UID or name that is too long is
+/// a bug of the caller, whose own came from the wire.
+pub(crate) fn weight_group_prefix(out: &mut Vec<u8>, data: GroupData<'_>) {
+    let mut sink = Sink { out, error: None };
+    sink.type_and_length(ComponentType::GROUP_OF_WEIGHT_ENTRY_DATA, 6);
+    sink.u16(0);
+    data.write(&mut sink);
+    debug_assert_eq!(sink.error, None);
+}
+
+/// Appends one entry of a group of weights. A label that is too long is a bug of the caller, as above.
+pub(crate) fn weighted_member(out: &mut Vec<u8>, member: &WeightedMember<'_>) {
+    let mut sink = Sink { out, error: None };
+    member.write(&mut sink);
+    debug_assert_eq!(sink.error, None);
+}

@@ -1,0 +1,400 @@
+//! One group of one load balancer: its members in the order of their registration, and its encoded image.
+//!
+//! The image is the group as it stands in a message: Group of Weight Entry Data, Group Data, then Member Data and
+//! Weight Entry of each member. The four value bytes of a Weight Entry in it are those that were last sent on the
+//! LB's connection; so the image is at once what a push copies and the no-change/no-send memory.
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashTable;
+
+use super::{
+    endpoints::{EndpointId, Verdict},
+    load_balancer::LbId,
+};
+use crate::sasp::{Endpoint, EntryFlags, GroupData, MemberData, WeightEntry, WeightedMember, writer};
+
+/// Names a group while it exists.
+pub(super) type GroupId = u32;
+
+/// Where the group's entry count stands in its image.
+const COUNT_AT: usize = 4;
+
+/// Where the LB UID's length stands in the image: behind two types and lengths and the count.
+const UID_LENGTH_AT: usize = 10;
+
+/// Bytes of an entry whose label is empty.
+const ENTRY_BYTES: usize = 32;
+
+/// Groups of up to so many slots are searched from end to end instead of by index.
+const SCAN_SLOTS: usize = 16;
+
+/// The endpoint of a slot whose member has left.
+const VACANT: EndpointId = EndpointId::MAX;
+
+/// A membership: what this group's LB or the member said about one endpoint. 16 bytes.
+struct Slot {
+    endpoint: EndpointId,
+    /// This group's place in the endpoint's list of groups.
+    place: u32,
+    /// Where the image has the entry's four value bytes; the entry begins where the slot before ends.
+    value_at: u32,
+    state: u8,
+    bits: u8,
+}
+
+/// The member is quiesced.
+const QUIESCED: u8 = 1;
+/// The LB registered the member.
+const BY_LB: u8 = 2;
+/// The image's value bytes were sent on the connection of the group's epoch.
+const SENT: u8 = 4;
+
+impl Slot {
+    #[inline]
+    fn entry(&self, verdict: Verdict) -> WeightEntry {
+        let quiesced = self.bits & QUIESCED != 0;
+        WeightEntry {
+            state: self.state,
+            flags: verdict
+                .flags
+                .with(EntryFlags::QUIESCED, quiesced)
+                .with(EntryFlags::REGISTERED_BY_LB, self.bits & BY_LB != 0),
+            weight: if quiesced { 0 } else { verdict.weight },
+        }
+    }
+}
+
+/// The last word about a membership that ended without the LB's own request.
+struct Farewell {
+    /// Grows from one to the next.
+    order: u64,
+    encoded: Box<[u8]>,
+}
+
+pub(super) struct Group {
+    pub(super) lb: LbId,
+    /// Groups are listed in the order of this number, which grows with every group created.
+    pub(super) order: u64,
+    /// Its LB's list of changed groups has it.
+    pub(super) queued: bool,
+    /// Any entry may have changed, not only those touched.
+    whole: bool,
+    /// Taken out of its LB's tables; it exists while the LB has yet to hear of that.
+    pub(super) removed: bool,
+    /// It was in a message on the connection of the epoch.
+    told: bool,
+    /// The set of members is the one that the connection of the epoch was told last.
+    listed: bool,
+    /// Which connection of the LB `SENT`, `told`, `listed` and the farewells are about.
+    epoch: u32,
+    /// Members: slots that are not vacant.
+    live: u32,
+    /// Where the image's entries begin.
+    entries_at: u32,
+    /// Endpoints whose entry may have changed since the last push, some perhaps twice, some perhaps gone.
+    touched: Vec<EndpointId>,
+    farewells: BTreeMap<Endpoint, Farewell>,
+    farewells_ever: u64,
+    image: Vec<u8>,
+    slots: Vec<Slot>,
+    /// Slots by endpoint, once there are more than [`SCAN_SLOTS`].
+    index: HashTable<u32>,
+}
+
+impl Group {
+    pub(super) fn new(lb: LbId, order: u64, epoch: u32, data: GroupData<'_>) -> Group {
+        let mut image = Vec::new();
+        writer::weight_group_prefix(&mut image, data);
+        Group {
+            lb,
+            order,
+            queued: false,
+            whole: false,
+            removed: false,
+            told: false,
+            listed: false,
+            epoch,
+            live: 0,
+            entries_at: image.len() as u32,
+            touched: Vec::new(),
+            farewells: BTreeMap::new(),
+            farewells_ever: 0,
+            image,
+            slots: Vec::new(),
+            index: HashTable::new(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &[u8] {
+        let uid_length = usize::from(self.image[UID_LENGTH_AT]);
+        &self.image[UID_LENGTH_AT + 1 + uid_length + 1..self.entries_at as usize]
+    }
+
+    /// How many members it has.
+    pub(super) fn len(&self) -> u32 {
+        self.live
+    }
+
+    /// Whether the LB was told of this group on its connection of this epoch.
+    pub(super) fn was_told(&self, epoch: u32) -> bool {
+        self.epoch == epoch && self.told
+    }
+
+    /// Whether farewells did not fit into the last message.
+    pub(super) fn owes(&self) -> bool {
+        !self.farewells.is_empty()
+    }
+
+    /// Makes room for so many new members; exactly, where the group is new.
+    pub(super) fn reserve(&mut self, members: usize) {
+        if self.slots.is_empty() {
+            self.slots.reserve_exact(members);
+            self.image.reserve_exact(members * ENTRY_BYTES);
+        }
+    }
+
+    /// Adds a member that is not in the group, as its last.
+    pub(super) fn add(&mut self, endpoint: EndpointId, member: MemberData<'_>, place: u32, by_lb: bool) {
+        writer::weighted_member(&mut self.image, &WeightedMember { member, entry: WeightEntry::default() });
+        let value_at = self.image.len() as u32 - 4;
+        let bits = if by_lb { BY_LB } else { 0 };
+        self.slots.push(Slot { endpoint, place, value_at, state: 0, bits });
+        self.live += 1;
+        self.listed = false;
+        self.farewells.remove(&member.endpoint);
+        if self.slots.len() == SCAN_SLOTS + 1 {
+            self.rebuild_index();
+        } else if self.slots.len() > SCAN_SLOTS {
+            let slots = &self.slots;
+            let slot = slots.len() as u32 - 1;
+            self.index.insert_unique(spread(endpoint), slot, |&slot| spread(slots[slot as usize].endpoint));
+        }
+    }
+
+    pub(super) fn contains(&self, endpoint: EndpointId) -> bool {
+        self.find(endpoint).is_some()
+    }
+
+    /// Removes a member; gives the place that it had in its endpoint's list. With `farewell`, an LB that was
+    /// told of the member on the connection of `epoch` is told once more.
+    pub(super) fn remove(&mut self, id: EndpointId, endpoint: Endpoint, farewell: bool, epoch: u32) -> Option<u32> {
+        let found = self.find(id)?;
+        self.begin(epoch);
+        let start = self.entry_start(found);
+        let slot = &mut self.slots[found];
+        if farewell && slot.bits & SENT != 0 {
+            let mut encoded = Box::<[u8]>::from(&self.image[start..slot.value_at as usize + 4]);
+            let last = slot.entry(Verdict { flags: EntryFlags::CONFIDENT, weight: 0 });
+            let value_at = encoded.len() - 4;
+            encoded[value_at..].copy_from_slice(&last.to_bytes());
+            self.farewells_ever += 1;
+            self.farewells.insert(endpoint, Farewell { order: self.farewells_ever, encoded });
+        }
+        if self.slots.len() > SCAN_SLOTS {
+            if let Ok(entry) = self.index.find_entry(spread(id), |&slot| slot as usize == found) {
+                entry.remove();
+            }
+        }
+        let slot = &mut self.slots[found];
+        slot.endpoint = VACANT;
+        let place = slot.place;
+        self.live -= 1;
+        self.listed = false;
+        // A vacant slot costs what it costs to pass over it; compacting at half keeps that, and removing, cheap.
+        if self.slots.len() > 2 * self.live as usize + SCAN_SLOTS || self.live == 0 {
+            self.compact();
+        }
+        Some(place)
+    }
+
+    /// The members' endpoints and places, for taking the group apart.
+    pub(super) fn members(&self) -> impl Iterator<Item = (EndpointId, u32)> {
+        self.slots.iter().filter(|slot| slot.endpoint != VACANT).map(|slot| (slot.endpoint, slot.place))
+    }
+
+    /// The endpoint's list of groups has this group at another place now.
+    pub(super) fn moved(&mut self, endpoint: EndpointId, place: u32) {
+        if let Some(slot) = self.find(endpoint) {
+            self.slots[slot].place = place;
+        }
+    }
+
+    /// Sets a member's opaque state and quiesce; says whether that changed anything.
+    pub(super) fn set_state(&mut self, endpoint: EndpointId, state: u8, quiesce: bool) -> bool {
+        let Some(slot) = self.find(endpoint) else { return false };
+        let slot = &mut self.slots[slot];
+        let bits = if quiesce { slot.bits | QUIESCED } else { slot.bits & !QUIESCED };
+        let changed = (slot.state, slot.bits) != (state, bits);
+        (slot.state, slot.bits) = (state, bits);
+        changed
+    }
+
+    /// Notes that the entry of `endpoint` may have changed, or, with `None`, the whole group. Gives whether
+    /// further notes before the next push would add nothing.
+    #[inline]
+    pub(super) fn touch(&mut self, endpoint: Option<EndpointId>, delta: bool) -> bool {
+        match endpoint {
+            Some(endpoint) if delta && self.touched.len() < SCAN_SLOTS.max(self.slots.len() / 16) => {
+                self.touched.push(endpoint);
+            }
+            _ => {
+                self.whole = true;
+                self.touched.clear();
+            }
+        }
+        self.whole
+    }
+
+    /// Forgets what was noted: it is being sent, or the LB is not pushed to.
+    pub(super) fn settle(&mut self) {
+        self.queued = false;
+        self.whole = false;
+        self.touched.clear();
+    }
+
+    /// The group for a message that lists all members, and whether it differs from what was last sent; it
+    /// counts as sent.
+    pub(super) fn full(&mut self, epoch: u32, verdicts: &[Verdict]) -> (&[u8], bool) {
+        self.begin(epoch);
+        if self.slots.len() > self.live as usize {
+            self.compact();
+        }
+        let mut changed = !self.listed;
+        for slot in &mut self.slots {
+            let value = slot.entry(verdicts[slot.endpoint as usize]).to_bytes();
+            let at = slot.value_at as usize;
+            let sent = &mut self.image[at..at + 4];
+            changed |= slot.bits & SENT == 0 || sent != value;
+            sent.copy_from_slice(&value);
+            slot.bits |= SENT;
+        }
+        (self.told, self.listed) = (true, true);
+        self.farewells.clear();
+        self.image[COUNT_AT..COUNT_AT + 2].copy_from_slice(&(self.live as u16).to_be_bytes());
+        (&self.image, changed)
+    }
+
+    /// Puts the group into `out` with the members whose entry was not sent yet or has changed, and farewells;
+    /// they count as sent. Looks at all members, or at those touched only. Gives how many entries that are.
+    pub(super) fn delta(&mut self, epoch: u32, verdicts: &[Verdict], all: bool, out: &mut Vec<u8>) -> u32 {
+        self.begin(epoch);
+        out.clear();
+        out.extend_from_slice(&self.image[..self.entries_at as usize]);
+        let mut count = 0;
+        if all || self.whole {
+            for slot in 0..self.slots.len() {
+                count += u32::from(self.say(slot, verdicts, out));
+            }
+        } else {
+            let mut slots: Vec<usize> = self.touched.iter().filter_map(|&endpoint| self.find(endpoint)).collect();
+            slots.sort_unstable();
+            slots.dedup();
+            for slot in slots {
+                count += u32::from(self.say(slot, verdicts, out));
+            }
+        }
+        count += self.say_farewells(u32::from(u16::MAX) - count, out);
+        self.told = true;
+        self.listed |= count > 0;
+        out[COUNT_AT..COUNT_AT + 2].copy_from_slice(&(count as u16).to_be_bytes());
+        count
+    }
+
+    /// Appends farewells in their order, as many as fit; gives how many.
+    fn say_farewells(&mut self, room: u32, out: &mut Vec<u8>) -> u32 {
+        if self.farewells.is_empty() {
+            return 0;
+        }
+        let mut farewells: Vec<_> = std::mem::take(&mut self.farewells).into_iter().collect();
+        farewells.sort_unstable_by_key(|(_, farewell)| farewell.order);
+        let later = farewells.split_off(farewells.len().min(room as usize));
+        farewells.iter().for_each(|(_, farewell)| out.extend_from_slice(&farewell.encoded));
+        self.farewells.extend(later);
+        farewells.len() as u32
+    }
+
+    /// Appends the slot's entry if it differs from what was last sent.
+    fn say(&mut self, slot: usize, verdicts: &[Verdict], out: &mut Vec<u8>) -> bool {
+        let start = self.entry_start(slot);
+        let slot = &mut self.slots[slot];
+        if slot.endpoint == VACANT {
+            return false;
+        }
+        let value = slot.entry(verdicts[slot.endpoint as usize]).to_bytes();
+        let end = slot.value_at as usize + 4;
+        let sent = &mut self.image[end - 4..end];
+        if slot.bits & SENT != 0 && sent == value {
+            return false;
+        }
+        sent.copy_from_slice(&value);
+        slot.bits |= SENT;
+        out.extend_from_slice(&self.image[start..end]);
+        true
+    }
+
+    /// On a new connection nothing was sent yet.
+    fn begin(&mut self, epoch: u32) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            (self.told, self.listed) = (false, false);
+            self.farewells.clear();
+            self.slots.iter_mut().for_each(|slot| slot.bits &= !SENT);
+        }
+    }
+
+    fn find(&self, endpoint: EndpointId) -> Option<usize> {
+        if self.slots.len() <= SCAN_SLOTS {
+            return self.slots.iter().position(|slot| slot.endpoint == endpoint);
+        }
+        let found = self.index.find(spread(endpoint), |&slot| self.slots[slot as usize].endpoint == endpoint);
+        found.map(|&slot| slot as usize)
+    }
+
+    fn entry_start(&self, slot: usize) -> usize {
+        match slot.checked_sub(1) {
+            Some(before) => self.slots[before].value_at as usize + 4,
+            None => self.entries_at as usize,
+        }
+    }
+
+    /// Closes the gaps of vacant slots, in the slots and in the image.
+    fn compact(&mut self) {
+        let (mut from, mut to) = (self.entries_at as usize, self.entries_at as usize);
+        for slot in &mut self.slots {
+            let end = slot.value_at as usize + 4;
+            if slot.endpoint != VACANT {
+                self.image.copy_within(from..end, to);
+                to += end - from;
+                slot.value_at = to as u32 - 4;
+            }
+            from = end;
+        }
+        self.image.truncate(to);
+        self.slots.retain(|slot| slot.endpoint != VACANT);
+        if self.slots.len() * 4 < self.slots.capacity() {
+            self.image.shrink_to_fit();
+            self.slots.shrink_to_fit();
+        }
+        self.rebuild_index();
+    }
+
+    fn rebuild_index(&mut self) {
+        let slots = &self.slots;
+        if slots.len() <= SCAN_SLOTS {
+            self.index = HashTable::new();
+            return;
+        }
+        self.index.clear();
+        for (slot, occupant) in slots.iter().enumerate().filter(|(_, slot)| slot.endpoint != VACANT) {
+            self.index
+                .insert_unique(spread(occupant.endpoint), slot as u32, |&slot| spread(slots[slot as usize].endpoint));
+        }
+    }
+}
+
+/// A hash of an endpoint's id, which peers can not choose.
+fn spread(endpoint: EndpointId) -> u64 {
+    let product = u64::from(endpoint).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    product ^ (product >> 32)
+}

@@ -1,0 +1,162 @@
+//! What to push to whom and when: marks, windows, the due LBs of each shard, and the building of a push.
+
+use super::{
+    ConnectionId, Coordinator, Kind, Outbox, Time,
+    endpoints::EndpointId,
+    group::GroupId,
+    load_balancer::{LbId, Timer},
+    tables::Tables,
+};
+use crate::sasp::Writer;
+
+/// Buffers that live longer than one message, so that no message allocates.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// The groups of one message, in the order in which they are listed.
+    pub(super) listing: Vec<GroupId>,
+    /// One group, encoded.
+    pub(super) group: Vec<u8>,
+}
+
+impl Tables {
+    /// Puts all of the LB's groups into `listing`, in the order of their registration; with `ghosts` also those
+    /// that members removed and that the LB has yet to hear of.
+    pub(super) fn list_all(&self, lb: LbId, ghosts: bool, listing: &mut Vec<GroupId>) {
+        let known = &self.lbs[lb as usize];
+        listing.clear();
+        listing.extend(&known.groups);
+        if ghosts && !known.ghosts.is_empty() {
+            listing.extend(&known.ghosts);
+            self.sort(listing);
+        }
+    }
+
+    fn sort(&self, listing: &mut [GroupId]) {
+        listing.sort_unstable_by_key(|&group| self.groups[group as usize].order);
+    }
+}
+
+impl Coordinator {
+    /// Notes that something in the group may have changed for its LB: one endpoint's entry, or anything (`None`).
+    /// Opens the LB's push window if none is open.
+    #[inline]
+    pub(super) fn mark(&mut self, now: Time, group: GroupId, endpoint: Option<EndpointId>) {
+        if self.tables.muted[group as usize] {
+            return;
+        }
+        let known = &mut self.tables.groups[group as usize];
+        let lb = known.lb;
+        let owner = &mut self.tables.lbs[lb as usize];
+        self.tables.muted[group as usize] = known.touch(endpoint, owner.delta());
+        if !known.queued {
+            known.queued = true;
+            owner.changed.push(group);
+        }
+        self.open_window(now, lb);
+    }
+
+    /// Push was turned on, or an LB that had it on is bound again: after the window it gets everything.
+    pub(super) fn start_pushing(&mut self, now: Time, lb: LbId) {
+        self.tables.lbs[lb as usize].all = true;
+        self.open_window(now, lb);
+        self.set_deadline(lb, Timer::Refresh, now + self.settings.push_refresh);
+    }
+
+    fn open_window(&mut self, now: Time, lb: LbId) {
+        let known = &mut self.tables.lbs[lb as usize];
+        if !known.due && known.deadline(Timer::Window).at.is_none() {
+            self.set_deadline(lb, Timer::Window, now + self.settings.push_window);
+        }
+    }
+
+    /// The LB's push is to go out as soon as nothing is in flight to it.
+    pub(super) fn make_due(&mut self, lb: LbId) {
+        self.tables.lbs[lb as usize].due = true;
+        self.make_ready(lb);
+    }
+
+    /// Puts a due LB into its shard's list, unless it is there or a message is in flight to it.
+    pub(super) fn make_ready(&mut self, lb: LbId) {
+        let known = &self.tables.lbs[lb as usize];
+        let (due, ready, serial) = (known.due, known.ready, known.serial);
+        let Some(connection) = known.connection.filter(|_| due && !ready) else { return };
+        if self.connection(connection).is_some_and(|connection| !connection.in_flight) {
+            self.tables.lbs[lb as usize].ready = true;
+            self.ready[usize::from(connection.shard)].push_back((lb, serial));
+        }
+    }
+
+    /// Builds the pushes that are due, as far as the shards have room.
+    pub(super) fn flush(&mut self, now: Time, out: &mut impl Outbox) {
+        for shard in 0..self.ready.len() {
+            while !self.ready[shard].is_empty() && out.has_room(shard as u16) {
+                let Some((lb, serial)) = self.ready[shard].pop_front() else { break };
+                let Some(known) = self.tables.lbs.get_mut(lb as usize).filter(|known| known.serial == serial) else {
+                    continue;
+                };
+                known.ready = false;
+                let Some(connection) = known.connection.filter(|_| known.due) else { continue };
+                if usize::from(connection.shard) != shard {
+                    self.make_ready(lb); // it has moved since
+                } else if self.connection(connection).is_some_and(|connection| !connection.in_flight) {
+                    self.push(now, lb, connection, out);
+                }
+            }
+        }
+    }
+
+    /// Builds the LB's push, if there is anything to say.
+    fn push(&mut self, now: Time, lb: LbId, connection: ConnectionId, out: &mut impl Outbox) {
+        let mut listing = std::mem::take(&mut self.scratch.listing);
+        let known = &mut self.tables.lbs[lb as usize];
+        let (delta, all, epoch) = (known.delta(), known.all, known.epoch);
+        (known.all, known.due) = (false, false);
+        if all {
+            known.changed.clear();
+            self.tables.list_all(lb, true, &mut listing);
+        } else {
+            listing.clear();
+            listing.append(&mut known.changed);
+            listing.extend(&known.ghosts);
+            self.tables.sort(&mut listing);
+        }
+        let buffer = out.buffer(connection.shard);
+        let start = buffer.len();
+        let mut message = Writer::send_weights(buffer);
+        let mut groups = 0;
+        for &id in &listing {
+            let group = &mut self.tables.groups[id as usize];
+            let verdicts = self.tables.endpoints.verdicts();
+            if delta {
+                if group.delta(epoch, verdicts, all, &mut self.scratch.group) > 0 {
+                    message.encoded_group(&self.scratch.group);
+                    groups += 1;
+                }
+            } else {
+                let (image, changed) = group.full(epoch, verdicts);
+                if changed || all {
+                    message.encoded_group(image);
+                    groups += 1;
+                }
+            }
+            group.settle();
+            self.tables.muted[id as usize] = group.removed;
+        }
+        if groups > 0 {
+            message.finish().expect("the limits keep every LB's tables within one message");
+            self.commit(connection, start, Kind::Push, out);
+        } else {
+            buffer.truncate(start);
+        }
+        // More farewells than one group of a message can list are for the next push.
+        let mut owes = self.tables.settle_ghosts(lb);
+        for &id in &listing {
+            owes |= self.tables.groups.get(id as usize).is_some_and(|group| delta && group.owes());
+        }
+        if owes {
+            self.tables.lbs[lb as usize].all = true;
+            self.open_window(now, lb);
+        }
+        self.scratch.listing = listing;
+    }
+}

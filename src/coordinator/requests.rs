@@ -1,0 +1,435 @@
+//! Every request: the checks in the order of the return codes, each over the whole message before the next, then
+//! the change, all or nothing.
+
+use foldhash::fast::FixedState;
+use hashbrown::{HashMap, HashSet};
+
+use super::{
+    CloseReason, ConnectionId, Coordinator, Kind, Outbox, Time,
+    group::GroupId,
+    load_balancer::{LbId, Timer},
+};
+use crate::{
+    limits,
+    sasp::{
+        Endpoint, Entry, GroupData, Groups, LbFlags, MemberFlags, ReturnCode, SenderFlags, Writer,
+        message::{
+            DeregistrationRequest, GetWeightsRequest, RegistrationRequest, SetLbStateRequest, SetMemberStateRequest,
+        },
+    },
+};
+
+/// How a request that was done is answered.
+pub(super) enum Done {
+    /// By a reply that is yet to be written: a return code.
+    Code,
+    /// The reply was committed.
+    Replied,
+}
+
+type Result = std::result::Result<Done, ReturnCode>;
+
+/// A group that a request names, looked up once.
+struct Target {
+    lb: LbId,
+    /// `None` while it does not exist.
+    group: Option<GroupId>,
+    /// The first target of the request that names the same group, perhaps this one.
+    first: usize,
+}
+
+impl Coordinator {
+    pub(super) fn register(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        request: &RegistrationRequest<'_>,
+        out: &mut impl Outbox,
+    ) -> Result {
+        let names = names(request.groups);
+        check_uids(&names)?;
+        check_group_names(&names)?;
+        self.admit(now, connection, request.flags, &names, true, out)?;
+        let mut targets = self.targets(&names);
+        check_duplicate_members(request.groups, &targets, self.tables.hasher())?;
+        for (group, target) in request.groups.into_iter().zip(&targets) {
+            let Some(id) = target.group else { continue };
+            for member in group.entries() {
+                let known = self.tables.endpoints.find(&member.endpoint);
+                if known.is_some_and(|endpoint| self.tables.groups[id as usize].contains(endpoint)) {
+                    return Err(ReturnCode::ALREADY_REGISTERED);
+                }
+            }
+        }
+        self.check_limits(request.groups, &targets)?;
+
+        let by_lb = request.flags.contains(SenderFlags::LOAD_BALANCER);
+        for (at, group) in request.groups.into_iter().enumerate() {
+            let first = targets[at].first;
+            let id = match targets[first].group {
+                Some(id) => id,
+                None => {
+                    let id = self.tables.create_group(targets[at].lb, group.data);
+                    targets[first].group = Some(id);
+                    self.mark(now, id, None);
+                    id
+                }
+            };
+            self.tables.groups[id as usize].reserve(group.count().into());
+            for member in group.entries() {
+                let endpoint =
+                    self.tables.endpoints.intern(member.endpoint, || self.settings.verdict(&member.endpoint));
+                let place = self.tables.endpoints.link(endpoint, id);
+                self.tables.groups[id as usize].add(endpoint, member, place, by_lb);
+                self.tables.memberships += 1;
+                self.mark(now, id, Some(endpoint));
+            }
+        }
+        Ok(Done::Code)
+    }
+
+    pub(super) fn deregister(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        request: &DeregistrationRequest<'_>,
+        out: &mut impl Outbox,
+    ) -> Result {
+        let names = names(request.groups);
+        check_uids(&names)?;
+        if request.groups.into_iter().any(|group| group.data.name.is_empty() && group.count() > 0) {
+            return Err(ReturnCode::NOT_UNDERSTOOD);
+        }
+        self.admit(now, connection, request.flags, &names, false, out)?;
+        let targets = self.targets(&names);
+        check_overlapping_removals(request, &targets, self.tables.hasher())?;
+        check_duplicate_members(request.groups, &targets, self.tables.hasher())?;
+        if names.iter().zip(&targets).any(|(name, target)| !name.name.is_empty() && target.group.is_none()) {
+            return Err(ReturnCode::UNKNOWN_GROUP);
+        }
+        for (group, target) in request.groups.into_iter().zip(&targets) {
+            let Some(id) = target.group else { continue };
+            for member in group.entries() {
+                let known = self.tables.endpoints.find(&member.endpoint);
+                if !known.is_some_and(|endpoint| self.tables.groups[id as usize].contains(endpoint)) {
+                    return Err(ReturnCode::NOT_REGISTERED);
+                }
+            }
+        }
+
+        let farewell = !request.flags.contains(SenderFlags::LOAD_BALANCER);
+        let mut doomed: Vec<GroupId> = Vec::new();
+        for (group, target) in request.groups.into_iter().zip(&targets) {
+            match target.group {
+                None => doomed.extend(&self.tables.lbs[target.lb as usize].groups),
+                Some(id) if group.count() == 0 => doomed.push(id),
+                Some(id) => {
+                    for member in group.entries() {
+                        let Some(endpoint) = self.tables.endpoints.find(&member.endpoint) else { continue };
+                        self.tables.remove_member(id, endpoint, farewell);
+                        self.mark(now, id, Some(endpoint));
+                    }
+                }
+            }
+        }
+        if farewell {
+            doomed.iter().for_each(|&group| self.mark(now, group, None));
+        }
+        self.tables.remove_groups(&doomed, farewell);
+        if !farewell {
+            // The LB that removes all its groups does not need to hear what members removed before.
+            for (_, target) in names.iter().zip(&targets).filter(|(name, _)| name.name.is_empty()) {
+                self.tables.drop_ghosts(target.lb);
+            }
+        }
+        Ok(Done::Code)
+    }
+
+    pub(super) fn get_weights(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        id: u32,
+        request: &GetWeightsRequest<'_>,
+        out: &mut impl Outbox,
+    ) -> Result {
+        let names: Vec<GroupData<'_>> = request.groups.iter().collect();
+        check_uids(&names)?;
+        self.admit(now, connection, SenderFlags::LOAD_BALANCER, &names, false, out)?;
+        let targets = self.targets(&names);
+        let all = names.iter().any(|name| name.name.is_empty());
+        if all && names.len() > 1 || targets.iter().enumerate().any(|(at, target)| target.first != at) {
+            return Err(ReturnCode::DUPLICATE_GROUP);
+        }
+        if !all && targets.iter().any(|target| target.group.is_none()) {
+            return Err(ReturnCode::UNKNOWN_GROUP);
+        }
+
+        let mut listing = std::mem::take(&mut self.scratch.listing);
+        listing.clear();
+        listing.extend(targets.iter().filter_map(|target| target.group));
+        let delta = targets.first().is_some_and(|target| self.tables.lbs[target.lb as usize].delta());
+        if let Some(lb) = targets.first().filter(|_| all).map(|target| target.lb) {
+            self.tables.list_all(lb, delta, &mut listing);
+        }
+        let buffer = out.buffer(connection.shard);
+        let start = buffer.len();
+        let interval = self.settings.poll_interval_seconds;
+        let mut reply = Writer::get_weights_reply(buffer, id, ReturnCode::SUCCESSFUL, interval);
+        for &group in &listing {
+            let group = &mut self.tables.groups[group as usize];
+            let epoch = self.tables.lbs[group.lb as usize].epoch;
+            let verdicts = self.tables.endpoints.verdicts();
+            if delta {
+                group.delta(epoch, verdicts, true, &mut self.scratch.group);
+                reply.encoded_group(&self.scratch.group);
+            } else {
+                reply.encoded_group(group.full(epoch, verdicts).0);
+            }
+        }
+        reply.finish().expect("the limits keep every LB's tables within one message");
+        self.scratch.listing = listing;
+        if let Some(target) = targets.first().filter(|_| all) {
+            if delta {
+                self.tables.settle_ghosts(target.lb);
+            } else {
+                self.tables.drop_ghosts(target.lb);
+            }
+        }
+        self.commit(connection, start, Kind::Reply, out);
+        Ok(Done::Replied)
+    }
+
+    pub(super) fn set_lb_state(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        request: &SetLbStateRequest<'_>,
+        out: &mut impl Outbox,
+    ) -> Result {
+        let name = GroupData { lb_uid: request.lb_uid, name: b"" };
+        check_uids(&[name])?;
+        self.admit(now, connection, SenderFlags::LOAD_BALANCER, &[name], true, out)?;
+        let Some(lb) = self.tables.find_lb(request.lb_uid) else { return Err(ReturnCode::NOT_ACCEPTED) };
+        let known = &mut self.tables.lbs[lb as usize];
+        known.health = request.health;
+        let pushed = known.pushing();
+        known.flags = request.flags;
+        match (pushed, known.pushing()) {
+            (false, true) => self.start_pushing(now, lb),
+            (true, false) => self.tables.stop_pushing(lb),
+            _ => {}
+        }
+        Ok(Done::Code)
+    }
+
+    pub(super) fn set_member_state(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        request: &SetMemberStateRequest<'_>,
+        out: &mut impl Outbox,
+    ) -> Result {
+        let names = names(request.groups);
+        check_uids(&names)?;
+        check_group_names(&names)?;
+        self.admit(now, connection, request.flags, &names, false, out)?;
+        let targets = self.targets(&names);
+        if targets.iter().enumerate().any(|(at, target)| target.first != at) {
+            return Err(ReturnCode::DUPLICATE_GROUP);
+        }
+        check_duplicate_members(request.groups, &targets, self.tables.hasher())?;
+        if targets.iter().any(|target| target.group.is_none()) {
+            return Err(ReturnCode::UNKNOWN_GROUP);
+        }
+        let mut found = Vec::with_capacity(request.groups.into_iter().map(|group| usize::from(group.count())).sum());
+        for (group, target) in request.groups.into_iter().zip(&targets) {
+            let Some(id) = target.group else { continue };
+            for instance in group.entries() {
+                match self.tables.endpoints.find(&instance.member.endpoint) {
+                    Some(endpoint) if self.tables.groups[id as usize].contains(endpoint) => {
+                        found.push((id, endpoint, instance.state, instance.flags.contains(MemberFlags::QUIESCE)));
+                    }
+                    _ => return Err(ReturnCode::NOT_REGISTERED),
+                }
+            }
+        }
+        for (group, endpoint, state, quiesce) in found {
+            if self.tables.groups[group as usize].set_state(endpoint, state, quiesce) {
+                self.mark(now, group, Some(endpoint));
+            }
+        }
+        Ok(Done::Code)
+    }
+
+    /// The sender's rights, and an LB's binding (section 4 of the protocol page). With `creates` the message is
+    /// one by which an LB contacts the GWM.
+    fn admit(
+        &mut self,
+        now: Time,
+        connection: ConnectionId,
+        flags: SenderFlags,
+        names: &[GroupData<'_>],
+        creates: bool,
+        out: &mut impl Outbox,
+    ) -> std::result::Result<(), ReturnCode> {
+        let Some(first) = names.first() else { return Ok(()) };
+        if !flags.contains(SenderFlags::LOAD_BALANCER) {
+            let mut trusted = true;
+            let mut last: Option<&[u8]> = None;
+            for name in names {
+                if last.replace(name.lb_uid) == Some(name.lb_uid) {
+                    continue;
+                }
+                let lb = self.tables.find_lb(name.lb_uid).ok_or(ReturnCode::LB_NOT_CONTACTED)?;
+                trusted &= self.tables.lbs[lb as usize].flags.contains(LbFlags::TRUST);
+            }
+            return if trusted { Ok(()) } else { Err(ReturnCode::NOT_ACCEPTED) };
+        }
+        if names.iter().any(|name| name.lb_uid != first.lb_uid) {
+            return Err(ReturnCode::NOT_ACCEPTED);
+        }
+        let Some(known) = self.connection(connection) else { return Err(ReturnCode::NOT_ACCEPTED) };
+        if let Some(bound) = known.lb {
+            let same = *self.tables.lbs[bound as usize].uid == *first.lb_uid;
+            return if same { Ok(()) } else { Err(ReturnCode::NOT_ACCEPTED) };
+        }
+        if known.superseded {
+            return Err(ReturnCode::NOT_ACCEPTED);
+        }
+        let lb = match self.tables.find_lb(first.lb_uid) {
+            Some(lb) => lb,
+            None if !creates => return Err(ReturnCode::UNKNOWN_LB_UID),
+            None if self.tables.lbs.len() >= self.settings.max_load_balancers as usize => {
+                return Err(ReturnCode::NOT_ACCEPTED);
+            }
+            None => self.tables.create_lb(first.lb_uid),
+        };
+        self.bind(now, connection, lb, out);
+        Ok(())
+    }
+
+    /// Makes the connection the LB's; an older one is closed.
+    fn bind(&mut self, now: Time, connection: ConnectionId, lb: LbId, out: &mut impl Outbox) {
+        if let Some(old) = self.tables.lbs[lb as usize].connection {
+            self.tables.detach(lb);
+            if let Some(known) = self.connection(old) {
+                (known.lb, known.superseded) = (None, true);
+            }
+            out.close(old, CloseReason::TakenOver);
+        }
+        if let Some(known) = self.connection(connection) {
+            known.lb = Some(lb);
+        }
+        let known = &mut self.tables.lbs[lb as usize];
+        known.deadline(Timer::Hold).at = None;
+        known.connection = Some(connection);
+        known.epoch = known.epoch.wrapping_add(1);
+        if known.pushing() {
+            self.start_pushing(now, lb);
+        }
+    }
+
+    fn targets(&self, names: &[GroupData<'_>]) -> Vec<Target> {
+        let mut targets: Vec<Target> = Vec::with_capacity(names.len());
+        let mut firsts: HashMap<GroupData<'_>, usize, FixedState> = HashMap::with_hasher(self.tables.hasher());
+        for (at, name) in names.iter().enumerate() {
+            let lb = match at.checked_sub(1) {
+                Some(before) if names[before].lb_uid == name.lb_uid => targets[before].lb,
+                _ => self.tables.find_lb(name.lb_uid).expect("`admit` has seen every LB of the message"),
+            };
+            let first = if names.len() == 1 { 0 } else { *firsts.entry(*name).or_insert(at) };
+            targets.push(Target { lb, group: self.tables.find_group(lb, name.name), first });
+        }
+        targets
+    }
+
+    /// The GWM's own limits, on what would be if the request were done.
+    fn check_limits<'a, T: Entry<'a>>(
+        &self,
+        groups: Groups<'a, T>,
+        targets: &[Target],
+    ) -> std::result::Result<(), ReturnCode> {
+        let mut members = 0u64;
+        let mut created = 0u64;
+        let mut created_by_lb: HashMap<LbId, u64, FixedState> = HashMap::with_hasher(self.tables.hasher());
+        let mut added: HashMap<usize, u64, FixedState> = HashMap::with_hasher(self.tables.hasher());
+        for (at, (group, target)) in groups.into_iter().zip(targets).enumerate() {
+            members += u64::from(group.count());
+            *added.entry(target.first).or_insert(0) += u64::from(group.count());
+            if target.group.is_none() && target.first == at {
+                created += 1;
+                *created_by_lb.entry(target.lb).or_insert(0) += 1;
+            }
+        }
+        let too_many_members = added.iter().any(|(&first, &added)| {
+            let existing = targets[first].group.map_or(0, |group| self.tables.groups[group as usize].len());
+            u64::from(existing) + added > self.settings.max_members_per_group.into()
+        });
+        let too_many_groups = created_by_lb.iter().any(|(&lb, &created)| {
+            let existing = self.tables.lbs[lb as usize].groups.len() as u64;
+            existing + created > self.settings.max_groups_per_lb.into()
+        });
+        let full = u64::from(self.tables.memberships) + members > self.settings.max_memberships.into()
+            || self.tables.totals().groups as u64 + created > self.settings.max_groups.into();
+        if too_many_members || too_many_groups || full { Err(ReturnCode::INVALID_GROUP) } else { Ok(()) }
+    }
+}
+
+fn names<'a, T: Entry<'a>>(groups: Groups<'a, T>) -> Vec<GroupData<'a>> {
+    groups.into_iter().map(|group| group.data).collect()
+}
+
+fn check_uids(names: &[GroupData<'_>]) -> std::result::Result<(), ReturnCode> {
+    let valid = |name: &GroupData<'_>| (1..=limits::LB_UID_BYTES).contains(&name.lb_uid.len());
+    if names.iter().all(valid) { Ok(()) } else { Err(ReturnCode::LB_UID_SIZE) }
+}
+
+fn check_group_names(names: &[GroupData<'_>]) -> std::result::Result<(), ReturnCode> {
+    if names.iter().any(|name| name.name.is_empty()) { Err(ReturnCode::GROUP_NAME_SIZE) } else { Ok(()) }
+}
+
+/// The same member twice in the same group, also when the group is repeated.
+fn check_duplicate_members<'a, T: Entry<'a>>(
+    groups: Groups<'a, T>,
+    targets: &[Target],
+    hasher: FixedState,
+) -> std::result::Result<(), ReturnCode> {
+    let members = groups.into_iter().map(|group| usize::from(group.count())).sum();
+    if members < 2 {
+        return Ok(());
+    }
+    let mut seen: HashSet<(usize, Endpoint), FixedState> = HashSet::with_capacity_and_hasher(members, hasher);
+    for (group, target) in groups.into_iter().zip(targets) {
+        for entry in group.entries() {
+            if !seen.insert((target.first, entry.member().endpoint)) {
+                return Err(ReturnCode::DUPLICATE_MEMBER);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A group that is removed whole and named again, or a removal of all groups that is not alone for its LB.
+fn check_overlapping_removals(
+    request: &DeregistrationRequest<'_>,
+    targets: &[Target],
+    hasher: FixedState,
+) -> std::result::Result<(), ReturnCode> {
+    if targets.len() < 2 {
+        return Ok(());
+    }
+    let mut named_by_lb: HashMap<LbId, u32, FixedState> = HashMap::with_hasher(hasher.clone());
+    let mut named: HashMap<usize, u32, FixedState> = HashMap::with_hasher(hasher);
+    for target in targets {
+        *named_by_lb.entry(target.lb).or_insert(0) += 1;
+        *named.entry(target.first).or_insert(0) += 1;
+    }
+    for (group, target) in request.groups.into_iter().zip(targets) {
+        let alone = if group.data.name.is_empty() { named_by_lb[&target.lb] == 1 } else { named[&target.first] == 1 };
+        if group.count() == 0 && !alone {
+            return Err(ReturnCode::DUPLICATE_GROUP);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! Load balancers, groups, memberships and endpoints, and the indexes between them: adding, finding, removing.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::{
+    Totals,
+    endpoints::{EndpointId, Endpoints},
+    group::{Group, GroupId},
+    load_balancer::{LbId, LoadBalancer, Timer},
+};
+use crate::sasp::GroupData;
+
+pub(super) struct Tables {
+    hasher: FixedState,
+    pub(super) lbs: Slab<LoadBalancer>,
+    by_uid: HashTable<LbId>,
+    pub(super) groups: Slab<Group>,
+    /// Groups that are not removed, by LB and name.
+    by_name: HashTable<GroupId>,
+    /// By group, apart from the groups: whether a change in it needs no note, because its LB is not pushed to or
+    /// the next push looks at all of it anyway. A weight change reads this of every group that it concerns.
+    pub(super) muted: Vec<bool>,
+    pub(super) endpoints: Endpoints,
+    pub(super) memberships: u32,
+    next_serial: u64,
+}
+
+impl Tables {
+    pub(super) fn new(seed: u64) -> Tables {
+        let hasher = FixedState::with_seed(seed);
+        Tables {
+            hasher: hasher.clone(),
+            lbs: Slab::new(),
+            by_uid: HashTable::new(),
+            groups: Slab::new(),
+            by_name: HashTable::new(),
+            muted: Vec::new(),
+            endpoints: Endpoints::new(hasher),
+            memberships: 0,
+            next_serial: 0,
+        }
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        Totals {
+            load_balancers: self.lbs.len(),
+            groups: self.by_name.len(),
+            memberships: self.memberships as usize,
+            endpoints: self.endpoints.len(),
+        }
+    }
+
+    pub(super) fn find_lb(&self, uid: &[u8]) -> Option<LbId> {
+        self.by_uid.find(self.hasher.hash_one(uid), |&lb| *self.lbs[lb as usize].uid == *uid).copied()
+    }
+
+    pub(super) fn create_lb(&mut self, uid: &[u8]) -> LbId {
+        self.next_serial += 1;
+        let lb = self.lbs.insert(LoadBalancer::new(uid, self.next_serial)) as LbId;
+        let Tables { hasher, lbs, by_uid, .. } = self;
+        by_uid.insert_unique(hasher.hash_one(uid), lb, |&lb| hasher.hash_one(&*lbs[lb as usize].uid));
+        lb
+    }
+
+    pub(super) fn drop_lb(&mut self, lb: LbId) {
+        let groups = self.lbs[lb as usize].groups.clone();
+        self.remove_groups(&groups, false);
+        self.drop_ghosts(lb);
+        let hash = self.hasher.hash_one(&*self.lbs[lb as usize].uid);
+        if let Ok(entry) = self.by_uid.find_entry(hash, |&other| other == lb) {
+            entry.remove();
+        }
+        self.lbs.remove(lb as usize);
+    }
+
+    /// The LB's connection has ended or moved: nothing is pushed to it, and what was sent counts no more.
+    pub(super) fn detach(&mut self, lb: LbId) {
+        self.lbs[lb as usize].connection = None;
+        self.stop_pushing(lb);
+        self.drop_ghosts(lb);
+    }
+
+    /// Forgets what the LB's next push was to carry.
+    pub(super) fn stop_pushing(&mut self, lb: LbId) {
+        let known = &mut self.lbs[lb as usize];
+        known.changed.clear();
+        (known.all, known.due) = (false, false);
+        known.deadline(Timer::Window).at = None;
+        known.deadline(Timer::Refresh).at = None;
+        for &group in known.groups.iter().chain(&known.ghosts) {
+            self.groups[group as usize].settle();
+            self.muted[group as usize] = true;
+        }
+    }
+
+    pub(super) fn find_group(&self, lb: LbId, name: &[u8]) -> Option<GroupId> {
+        let found = self.by_name.find(self.hash_name(lb, name), |&group| {
+            let group = &self.groups[group as usize];
+            group.lb == lb && group.name() == name
+        });
+        found.copied()
+    }
+
+    /// Creates a group that the LB does not have, as its last.
+    pub(super) fn create_group(&mut self, lb: LbId, data: GroupData<'_>) -> GroupId {
+        self.next_serial += 1;
+        let known = &mut self.lbs[lb as usize];
+        let groups = &mut self.groups;
+        let ghost = known.ghosts.iter().position(|&ghost| groups[ghost as usize].name() == data.name);
+        let group = match ghost {
+            // The LB has yet to hear that it was removed: it goes on as the same group.
+            Some(ghost) => {
+                let group = known.ghosts.remove(ghost);
+                let revived = &mut groups[group as usize];
+                (revived.removed, revived.order) = (false, self.next_serial);
+                group
+            }
+            None => groups.insert(Group::new(lb, self.next_serial, known.epoch, data)) as GroupId,
+        };
+        known.groups.push(group);
+        if self.muted.len() <= group as usize {
+            self.muted.resize(group as usize + 1, true);
+        }
+        self.muted[group as usize] = !known.pushing() || known.all;
+        let hash = self.hash_name(lb, data.name);
+        let Tables { hasher, groups, by_name, .. } = self;
+        by_name.insert_unique(hash, group, |&group| {
+            let group = &groups[group as usize];
+            hasher.hash_one((group.lb, group.name()))
+        });
+        group
+    }
+
+    /// Takes a member out of a group; says whether it was there. With `farewell` its LB may have to hear of that.
+    pub(super) fn remove_member(&mut self, group: GroupId, endpoint: EndpointId, farewell: bool) -> bool {
+        let known = &mut self.groups[group as usize];
+        let epoch = self.lbs[known.lb as usize].epoch;
+        let Some(place) = known.remove(endpoint, self.endpoints.endpoint(endpoint), farewell, epoch) else {
+            return false;
+        };
+        self.unlink(endpoint, place);
+        true
+    }
+
+    /// Takes groups out of the tables, and their members. With `farewell` (it was not the LB's own request)
+    /// those that the LB was told of stay as its ghosts until it has heard of that.
+    pub(super) fn remove_groups(&mut self, doomed: &[GroupId], farewell: bool) {
+        let mut owners: Vec<LbId> = Vec::new();
+        let mut ended: Vec<GroupId> = Vec::with_capacity(doomed.len());
+        for &group in doomed {
+            let lb = self.groups[group as usize].lb;
+            if owners.last() != Some(&lb) {
+                owners.push(lb);
+            }
+            let known = &mut self.lbs[lb as usize];
+            let ghost = farewell && known.connection.is_some() && self.groups[group as usize].was_told(known.epoch);
+            if ghost {
+                known.ghosts.push(group);
+                for (endpoint, _) in self.groups[group as usize].members().collect::<Vec<_>>() {
+                    self.remove_member(group, endpoint, true);
+                }
+                self.groups[group as usize].settle();
+            } else {
+                ended.push(group);
+                for (endpoint, place) in self.groups[group as usize].members().collect::<Vec<_>>() {
+                    self.unlink(endpoint, place);
+                }
+            }
+            let hash = self.hash_name(lb, self.groups[group as usize].name());
+            if let Ok(entry) = self.by_name.find_entry(hash, |&other| other == group) {
+                entry.remove();
+            }
+            self.groups[group as usize].removed = true;
+            self.muted[group as usize] = true;
+        }
+        owners.sort_unstable();
+        owners.dedup();
+        for lb in owners {
+            let Tables { lbs, groups, .. } = self;
+            let known = &mut lbs[lb as usize];
+            known.groups.retain(|&group| !groups[group as usize].removed);
+            known.changed.retain(|&group| !groups[group as usize].removed);
+        }
+        for group in ended {
+            self.groups.remove(group as usize);
+        }
+    }
+
+    /// Forgets the groups that the LB has heard the end of, or is not to hear of any more.
+    pub(super) fn drop_ghosts(&mut self, lb: LbId) {
+        for group in self.lbs[lb as usize].ghosts.drain(..) {
+            self.groups.remove(group as usize);
+        }
+    }
+
+    /// Forgets the ghosts of which the LB has heard everything; says whether some are left.
+    pub(super) fn settle_ghosts(&mut self, lb: LbId) -> bool {
+        let Tables { lbs, groups, .. } = self;
+        let ghosts = &mut lbs[lb as usize].ghosts;
+        ghosts.retain(|&ghost| {
+            let owes = groups[ghost as usize].owes();
+            if !owes {
+                groups.remove(ghost as usize);
+            }
+            owes
+        });
+        !ghosts.is_empty()
+    }
+
+    /// For a request's own tables.
+    pub(super) fn hasher(&self) -> FixedState {
+        self.hasher.clone()
+    }
+
+    fn unlink(&mut self, endpoint: EndpointId, place: u32) {
+        self.memberships -= 1;
+        if let Some(moved) = self.endpoints.unlink(endpoint, place) {
+            self.groups[moved as usize].moved(endpoint, place);
+        }
+    }
+
+    fn hash_name(&self, lb: LbId, name: &[u8]) -> u64 {
+        self.hasher.hash_one((lb, name))
+    }
+}
