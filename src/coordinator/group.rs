@@ -191,10 +191,10 @@ impl Group {
             self.farewells_ever += 1;
             self.farewells.insert(endpoint, Farewell { order: self.farewells_ever, encoded });
         }
-        if self.slots.len() > SCAN_SLOTS {
-            if let Ok(entry) = self.index.find_entry(spread(id), |&slot| slot as usize == found) {
-                entry.remove();
-            }
+        if self.slots.len() > SCAN_SLOTS
+            && let Ok(entry) = self.index.find_entry(spread(id), |&slot| slot as usize == found)
+        {
+            entry.remove();
         }
         let slot = &mut self.slots[found];
         slot.endpoint = VACANT;
