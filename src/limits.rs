@@ -20,6 +20,9 @@ pub const MEMBERS_PER_GROUP: u32 = u16::MAX as u32;
 /// whose length fits the header's signed 32 bits.
 pub const MEMBERSHIPS: u32 = 7_000_000;
 
+/// Longest message that `gwm decode` puts together; a longer one is taken for a fault of the input.
+pub const DECODE_MESSAGE_BYTES: u32 = 64 << 20;
+
 /// Bytes of one weight entry with the longest label: Member Data and Weight Entry.
 const ENTRY_BYTES_MAX: u64 = 24 + LABEL_BYTES as u64 + 8;
 

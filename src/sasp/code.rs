@@ -62,6 +62,11 @@ macro_rules! wire_flags {
                 if on { $type(self.0 | other.0) } else { $type(self.0 & !other.0) }
             }
 
+            /// The bits that are set although RFC 4678 reserves them.
+            pub const fn reserved(self) -> u8 {
+                self.0 & !(0 $(| 1 << $bit)*)
+            }
+
             /// The names of the bits that are set, reserved bits left out.
             pub fn names(self) -> impl Iterator<Item = &'static str> {
                 [$(($type::$constant, $name)),*].into_iter().filter(move |(bit, _)| self.contains(*bit)).map(|(_, name)| name)
@@ -73,6 +78,26 @@ macro_rules! wire_flags {
 
             fn bitor(self, other: $type) -> $type {
                 $type(self.0 | other.0)
+            }
+        }
+
+        impl fmt::Display for $type {
+            /// Number and names: `0x8D (contact, registered-by-lb, confident, reserved 0x80)`, or `0x00` alone.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "0x{:02X}", self.0)?;
+                let mut before = " (";
+                for name in self.names() {
+                    write!(f, "{before}{name}")?;
+                    before = ", ";
+                }
+                match self.reserved() {
+                    0 => {}
+                    bits => {
+                        write!(f, "{before}reserved 0x{bits:02X}")?;
+                        before = ", ";
+                    }
+                }
+                f.write_str(if before == ", " { ")" } else { "" })
             }
         }
 

@@ -314,9 +314,11 @@ impl<'a, T: Wire<'a>> Iterator for Items<'a, T> {
     #[inline]
     fn next(&mut self) -> Option<T> {
         self.count = self.count.checked_sub(1)?;
+        let start = self.reader;
         let item = T::read(&mut self.reader).ok();
         if item.is_none() {
-            self.count = 0; // only of a list that nobody checked: what follows the fault has no known start
+            // Only of a list that nobody checked: what follows the fault has no known start.
+            (self.count, self.reader) = (0, start);
         }
         item
     }
@@ -343,6 +345,15 @@ impl<'a, T: Entry<'a>> Group<'a, T> {
     /// The entries in wire order.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = T> + use<'a, T> {
         self.items
+    }
+
+    /// Of a list that ends before a fault: the member, if it is what follows the member that is broken.
+    pub(super) fn member_before_fault(&self) -> Option<MemberData<'a>> {
+        let mut items = self.items;
+        if items.by_ref().count() == usize::from(self.items.count) {
+            return None;
+        }
+        MemberData::read(&mut items.reader).ok()
     }
 
     /// Reads the group's own components, not its entries.

@@ -58,10 +58,10 @@ impl FrameError {
 /// The length of the message at the front of `bytes`, once its header is there; faults show as soon as
 /// the bytes that make them have arrived.
 pub fn message_length(bytes: &[u8], max: u32) -> Result<Option<usize>, FrameError> {
-    if let Some(kind) = bytes.first_chunk().map(|kind| ComponentType(u16::from_be_bytes(*kind))) {
-        if kind != ComponentType::HEADER {
-            return Err(FrameError::NotAHeader(kind));
-        }
+    if let Some(kind) = bytes.first_chunk().map(|kind| ComponentType(u16::from_be_bytes(*kind)))
+        && kind != ComponentType::HEADER
+    {
+        return Err(FrameError::NotAHeader(kind));
     }
     if let Some([_, _, l0, l1]) = bytes.first_chunk() {
         let length = u16::from_be_bytes([*l0, *l1]);
@@ -100,13 +100,12 @@ impl Framer {
         if self.complete() {
             self.partial = Vec::new();
         }
-        if self.partial.is_empty() {
-            if let Some(length) = message_length(input, self.max)? {
-                if let Some((frame, rest)) = input.split_at_checked(length) {
-                    *input = rest;
-                    return Ok(Some(frame));
-                }
-            }
+        if self.partial.is_empty()
+            && let Some(length) = message_length(input, self.max)?
+            && let Some((frame, rest)) = input.split_at_checked(length)
+        {
+            *input = rest;
+            return Ok(Some(frame));
         }
         loop {
             let wanted = match message_length(&self.partial, self.max)? {

@@ -145,14 +145,27 @@ impl<'a> Message<'a> {
     /// frame the lists may end early; nothing worse.
     pub fn decode_trusted(frame: &'a [u8]) -> Result<(Header, Message<'a>), DecodeError> {
         let (header, mut reader) = Message::header(frame)?;
-        let message = Message::body(
-            &mut reader,
+        let message = Message::body_unchecked(&mut reader)?;
+        Ok((header, message))
+    }
+
+    /// What can still be read of a frame that [`Message::decode`] refuses: its header, and its message, whose lists
+    /// end before the fault.
+    pub fn decode_broken(frame: &'a [u8]) -> (Option<Header>, Option<Message<'a>>) {
+        let mut reader = Reader::new(frame, 0);
+        let Ok(header) = Header::take(&mut reader) else { return (None, None) };
+        let message = if header.version == VERSION { Message::body_unchecked(&mut reader).ok() } else { None };
+        (Some(header), message)
+    }
+
+    fn body_unchecked(reader: &mut Reader<'a>) -> Result<Message<'a>, DecodeError> {
+        Message::body(
+            reader,
             |count, reader| Ok(Groups::trust(count, *reader)),
             |count, reader| Ok(Groups::trust(count, *reader)),
             |count, reader| Ok(Groups::trust(count, *reader)),
             |count, reader| Ok(GroupNames::trust(count, *reader)),
-        )?;
-        Ok((header, message))
+        )
     }
 
     fn header(frame: &'a [u8]) -> Result<(Header, Reader<'a>), DecodeError> {

@@ -30,6 +30,7 @@
 
 pub mod code;
 pub mod component;
+pub mod dump;
 pub mod frame;
 pub mod message;
 mod reader;
@@ -40,6 +41,7 @@ pub use component::{
     Endpoint, Entry, Escaped, Group, GroupData, GroupNames, Groups, MemberData, MemberState, WeightEntry,
     WeightedMember,
 };
+pub use dump::{Dump, Summary};
 pub use frame::{FrameError, Framer};
 pub use message::{Header, Message};
 pub use reader::{DecodeError, Fault};

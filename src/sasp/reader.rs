@@ -60,8 +60,13 @@ pub enum Fault {
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at byte {}: ", self.offset)?;
-        match self.fault {
+        write!(f, "at byte {}: {}", self.offset, self.fault)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
             Fault::PastEnd { what, left: 0, .. } => write!(f, "{what} is due, but nothing is left"),
             Fault::PastEnd { what, needed, left } => {
                 write!(f, "{what} takes {needed} more byte{}, but only {left} left", if needed == 1 { "" } else { "s" })

@@ -1,0 +1,118 @@
+//! Follows one stream of SASP bytes: cuts it into messages, and finds the next message where bytes are
+//! missing or are not SASP.
+
+use crate::sasp::{ComponentType, FrameError, frame};
+
+/// What a stream holds, with the offset from its first byte.
+#[derive(Debug)]
+pub(super) enum Event<'a> {
+    /// A whole message, well framed.
+    Message { offset: u64, frame: &'a [u8] },
+    /// Bytes that can not be a message; those that follow are searched for the next one.
+    Unframed { offset: u64, bytes: &'a [u8], error: FrameError },
+    /// A message that ends too soon: the stream ends, or bytes of it are missing. Never empty.
+    Cut { offset: u64, bytes: &'a [u8] },
+    /// Bytes that were passed over up to the next message.
+    Skipped { offset: u64, bytes: u64 },
+    /// Bytes that the stream had, but the capture has not.
+    Missing { offset: u64, bytes: u64 },
+}
+
+/// How every message of version 1 begins: type and length of the header, and the version.
+const BEGINNING: [u8; 5] = [0x20, 0x10, 0x00, 0x0D, 0x01];
+
+/// One stream. It holds the bytes of one incomplete message at most.
+#[derive(Debug)]
+pub(super) struct Stream {
+    max: u32,
+    held: Vec<u8>,
+    /// Offset of the first byte held.
+    offset: u64,
+    /// Bytes passed over so far, while the next message's beginning is being searched for.
+    seeking: Option<u64>,
+}
+
+impl Stream {
+    /// A stream whose first byte is the first of a message, or not (`midway`).
+    pub(super) fn new(max: u32, midway: bool) -> Stream {
+        Stream { max, held: Vec::new(), offset: 0, seeking: midway.then_some(0) }
+    }
+
+    /// Bytes held.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// More bytes of the stream.
+    pub(super) fn feed(&mut self, bytes: &[u8], sink: &mut impl FnMut(Event<'_>)) {
+        self.held.extend_from_slice(bytes);
+        let mut used = 0;
+        loop {
+            let rest = &self.held[used..];
+            let offset = self.offset + used as u64;
+            if let Some(skipped) = self.seeking {
+                let found = rest.windows(BEGINNING.len()).position(|window| window == BEGINNING);
+                let passed = found.unwrap_or(rest.len().saturating_sub(BEGINNING.len() - 1));
+                let skipped = skipped + passed as u64;
+                used += passed;
+                self.seeking = Some(skipped);
+                if found.is_none() {
+                    break;
+                }
+                if skipped > 0 {
+                    sink(Event::Skipped { offset: offset + passed as u64 - skipped, bytes: skipped });
+                }
+                self.seeking = None;
+                continue;
+            }
+            match frame::message_length(rest, self.max) {
+                Ok(Some(length)) if length <= rest.len() => {
+                    sink(Event::Message { offset, frame: &rest[..length] });
+                    used += length;
+                }
+                Ok(_) => break,
+                Err(error) => {
+                    sink(Event::Unframed { offset, bytes: rest, error });
+                    used += 1; // the search must not find the same beginning again
+                    self.seeking = Some(1);
+                }
+            }
+        }
+        self.held.drain(..used);
+        self.offset += used as u64;
+        if self.held.is_empty() {
+            self.held = Vec::new();
+        }
+    }
+
+    /// So many bytes of the stream are not there.
+    pub(super) fn missing(&mut self, bytes: u64, sink: &mut impl FnMut(Event<'_>)) {
+        self.end(sink);
+        sink(Event::Missing { offset: self.offset, bytes });
+        self.offset += bytes;
+        self.seeking = Some(0);
+    }
+
+    /// The stream ends here, or breaks off.
+    pub(super) fn end(&mut self, sink: &mut impl FnMut(Event<'_>)) {
+        let held = std::mem::take(&mut self.held);
+        match self.seeking.take() {
+            None if held.is_empty() => {}
+            None => sink(Event::Cut { offset: self.offset, bytes: &held }),
+            Some(skipped) => {
+                let skipped = skipped + held.len() as u64;
+                self.offset += held.len() as u64;
+                if skipped > 0 {
+                    sink(Event::Skipped { offset: self.offset - skipped, bytes: skipped });
+                }
+                return;
+            }
+        }
+        self.offset += held.len() as u64;
+    }
+}
+
+/// Whether bytes that are not SASP look like TLS instead.
+pub(super) fn looks_like_tls(error: FrameError) -> bool {
+    matches!(error, FrameError::NotAHeader(ComponentType(0x1403 | 0x1503 | 0x1603 | 0x1703)))
+}

@@ -1,0 +1,442 @@
+//! Messages as people and scripts read them: many lines, one line, JSON; and the bytes around a fault.
+//!
+//! All of them take a message whose lists end early ([`Message::decode_broken`]) and show what there is.
+
+use std::{fmt, net::IpAddr};
+
+use serde::{Serialize, Serializer};
+
+use super::{
+    code::{ComponentType, EntryFlags, LbFlags, MemberFlags, Reason, ReturnCode, SenderFlags},
+    component::{Entry, Escaped, GroupData, GroupNames, Groups, MemberData, MemberState, WeightedMember},
+    message::{Header, Message},
+};
+
+/// A whole message: `Display` gives several lines without a final line break, `Serialize` one flat object.
+///
+/// ```
+/// use gwm::sasp::{Dump, Message};
+///
+/// let bytes = b"\x20\x10\x00\x0D\x01\x00\x00\x00\x12\x00\x00\x00\x07\x10\x15\x00\x05\x40";
+/// let (header, message) = Message::decode(bytes)?;
+/// assert_eq!(
+///     Dump(&header, &message).to_string(),
+///     "Registration Reply (0x1015), id 0x00000007, version 1, 18 bytes\n  \
+///      return code: 0x40 (member already registered)"
+/// );
+/// # Ok::<(), gwm::sasp::DecodeError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Dump<'m, 'a>(pub &'m Header, pub &'m Message<'a>);
+
+impl fmt::Display for Dump<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Dump(header, message) = self;
+        let kind = message.component_type();
+        write!(f, "{kind} (0x{:04X}), {}", kind.0, HeaderText(header))?;
+        match message {
+            Message::RegistrationRequest(m) => {
+                write_sender(f, m.flags)?;
+                write_groups(f, m.groups)
+            }
+            Message::DeregistrationRequest(m) => {
+                write_sender(f, m.flags)?;
+                write!(f, "\n  reason: 0x{:02X} ({})", m.reason.0, reason_name(m.reason))?;
+                write_groups(f, m.groups)
+            }
+            Message::GetWeightsRequest(m) => write_names(f, m.groups),
+            Message::GetWeightsReply(m) => {
+                write_return_code(f, m.code)?;
+                write!(f, "\n  interval: {} s", m.interval_seconds)?;
+                write_groups(f, m.groups)
+            }
+            Message::SendWeights(m) => write_groups(f, m.groups),
+            Message::SetLbStateRequest(m) => {
+                write!(f, "\n  LB UID: \"{}\"", Escaped(m.lb_uid))?;
+                write!(f, "\n  health: 0x{:02X} ({})", m.health.0, health_name(m.health.0))?;
+                write!(f, "\n  flags: {}", m.flags)
+            }
+            Message::SetMemberStateRequest(m) => {
+                write_sender(f, m.flags)?;
+                write_groups(f, m.groups)
+            }
+            Message::RegistrationReply(code)
+            | Message::DeregistrationReply(code)
+            | Message::SetLbStateReply(code)
+            | Message::SetMemberStateReply(code) => write_return_code(f, *code),
+        }
+    }
+}
+
+/// A header alone, for a message of which nothing else can be read: `id 0x00000007, version 1, 18 bytes`.
+#[derive(Clone, Copy, Debug)]
+pub struct HeaderText<'m>(pub &'m Header);
+
+impl fmt::Display for HeaderText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "id 0x{:08X}, version {}, {} bytes", self.0.id, self.0.version, self.0.length)
+    }
+}
+
+/// A message in one line, for logs: what it is, its id and verdict, and how much it lists.
+#[derive(Clone, Copy, Debug)]
+pub struct Summary<'m, 'a>(pub &'m Header, pub &'m Message<'a>);
+
+impl fmt::Display for Summary<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary(header, message) = self;
+        write!(f, "{} id 0x{:08X}", message.component_type(), header.id)?;
+        match message {
+            Message::RegistrationRequest(m) => {
+                write!(f, " from {}: ", sender_name(m.flags))?;
+                write_counts(f, m.groups)
+            }
+            Message::DeregistrationRequest(m) => {
+                write!(f, " from {}, reason 0x{:02X}: ", sender_name(m.flags), m.reason.0)?;
+                write_counts(f, m.groups)
+            }
+            Message::GetWeightsRequest(m) => write!(f, ": {}", Count(m.groups.count().into(), "group")),
+            Message::GetWeightsReply(m) => {
+                write!(f, ": {}, ", CodeText(m.code))?;
+                write_counts(f, m.groups)
+            }
+            Message::SendWeights(m) => {
+                f.write_str(": ")?;
+                write_counts(f, m.groups)
+            }
+            Message::SetLbStateRequest(m) => {
+                write!(f, ": LB \"{}\", health 0x{:02X}, flags {}", Escaped(m.lb_uid), m.health.0, m.flags)
+            }
+            Message::SetMemberStateRequest(m) => {
+                write!(f, " from {}: ", sender_name(m.flags))?;
+                write_counts(f, m.groups)
+            }
+            Message::RegistrationReply(code)
+            | Message::DeregistrationReply(code)
+            | Message::SetLbStateReply(code)
+            | Message::SetMemberStateReply(code) => write!(f, ": {}", CodeText(*code)),
+        }
+    }
+}
+
+/// The rows of `bytes` around `offset`, 16 bytes a row, and a marker under the byte there.
+#[derive(Clone, Copy, Debug)]
+pub struct Excerpt<'a> {
+    /// The message, or what there is of it.
+    pub bytes: &'a [u8],
+    /// The byte to mark; the end of the bytes where something is missing.
+    pub offset: usize,
+}
+
+impl fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const ROW: usize = 16;
+        let marked = self.offset / ROW;
+        for row in marked.saturating_sub(1)..=marked + 1 {
+            let bytes = self.bytes.get(row * ROW..).unwrap_or_default();
+            let bytes = bytes.get(..ROW).unwrap_or(bytes);
+            if bytes.is_empty() && row != marked {
+                continue;
+            }
+            write!(f, "  0x{:04X} ", row * ROW)?;
+            bytes.iter().try_for_each(|byte| write!(f, " {byte:02X}"))?;
+            write!(f, "{:1$}  ", "", (ROW - bytes.len()) * 3)?;
+            let plain = |byte: &u8| if (b' '..=b'~').contains(byte) { char::from(*byte) } else { '.' };
+            bytes.iter().map(plain).try_for_each(|shown| write!(f, "{shown}"))?;
+            writeln!(f)?;
+            if row == marked {
+                writeln!(f, "{:1$}^^", "", 10 + self.offset % ROW * 3)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_sender(f: &mut fmt::Formatter<'_>, flags: SenderFlags) -> fmt::Result {
+    write!(f, "\n  sender: {}\n  flags: {flags}", sender_name(flags))
+}
+
+fn sender_name(flags: SenderFlags) -> &'static str {
+    if flags.contains(SenderFlags::LOAD_BALANCER) { "load balancer" } else { "member" }
+}
+
+fn write_return_code(f: &mut fmt::Formatter<'_>, code: ReturnCode) -> fmt::Result {
+    write!(f, "\n  return code: {}", CodeText(code))
+}
+
+/// Number and name.
+struct CodeText(ReturnCode);
+
+impl fmt::Display for CodeText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "0x{:02X} ({})", self.0.0, self.0.name().unwrap_or("unknown"))
+    }
+}
+
+fn reason_name(reason: Reason) -> &'static str {
+    reason.name().unwrap_or(if reason.0 >= 0x80 { "vendor's own" } else { "unknown" })
+}
+
+fn health_name(health: u8) -> &'static str {
+    match health {
+        0 => "worst",
+        0x7F => "best",
+        0x80.. => "reserved",
+        _ => "0x00 is worst, 0x7F best",
+    }
+}
+
+/// `1 group`, `2 groups`.
+struct Count(u64, &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+fn write_counts<'a, T: Entry<'a>>(f: &mut fmt::Formatter<'_>, groups: Groups<'a, T>) -> fmt::Result {
+    let members = groups.into_iter().map(|group| u64::from(group.count())).sum();
+    write!(f, "{}, {}", Count(groups.count().into(), "group"), Count(members, "member"))
+}
+
+fn write_names(f: &mut fmt::Formatter<'_>, names: GroupNames<'_>) -> fmt::Result {
+    write!(f, "\n  groups: {}", names.count())?;
+    names.iter().try_for_each(|name| write_group(f, name))
+}
+
+fn write_groups<'a, T: Shown<'a>>(f: &mut fmt::Formatter<'_>, groups: Groups<'a, T>) -> fmt::Result {
+    write!(f, "\n  groups: {}", groups.count())?;
+    for group in groups {
+        write_group(f, group.data)?;
+        write!(f, ": {}", Count(group.count().into(), "member"))?;
+        group.entries().try_for_each(|entry| {
+            write_member(f, entry.member())?;
+            entry.write_rest(f)
+        })?;
+        if let Some(member) = group.member_before_fault() {
+            write_member(f, member)?;
+            f.write_str(": broken")?;
+        }
+    }
+    Ok(())
+}
+
+fn write_member(f: &mut fmt::Formatter<'_>, member: MemberData<'_>) -> fmt::Result {
+    write!(f, "\n    {}", member.endpoint)?;
+    if !member.label.is_empty() {
+        write!(f, " \"{}\"", Escaped(member.label))?;
+    }
+    Ok(())
+}
+
+fn write_group(f: &mut fmt::Formatter<'_>, data: GroupData<'_>) -> fmt::Result {
+    write!(f, "\n  group \"{}\" of LB \"{}\"", Escaped(data.name), Escaped(data.lb_uid))
+}
+
+/// What an entry says beyond its member.
+trait Shown<'a>: Entry<'a> {
+    fn write_rest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+    fn add_json(&self, json: &mut MemberJson);
+}
+
+impl<'a> Shown<'a> for MemberData<'a> {
+    fn write_rest(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+
+    fn add_json(&self, _: &mut MemberJson) {}
+}
+
+impl<'a> Shown<'a> for WeightedMember<'a> {
+    fn write_rest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entry = self.entry;
+        write!(f, ": weight {}, state 0x{:02X}, flags {}", entry.weight, entry.state, entry.flags)
+    }
+
+    fn add_json(&self, json: &mut MemberJson) {
+        json.state = Some(self.entry.state);
+        json.flags = Some(self.entry.flags.into());
+        json.weight = Some(self.entry.weight);
+    }
+}
+
+impl<'a> Shown<'a> for MemberState<'a> {
+    fn write_rest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, ": state 0x{:02X}, flags {}", self.state, self.flags)
+    }
+
+    fn add_json(&self, json: &mut MemberJson) {
+        json.state = Some(self.state);
+        json.flags = Some(self.flags.into());
+    }
+}
+
+impl Serialize for Dump<'_, '_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Dump(header, message) = self;
+        let mut json = MessageJson::new(header, message.component_type());
+        match message {
+            Message::RegistrationRequest(m) => {
+                json.flags = Some(m.flags.into());
+                json.groups = Some(groups_json(m.groups));
+            }
+            Message::DeregistrationRequest(m) => {
+                json.flags = Some(m.flags.into());
+                json.reason = Some(CodeJson { code: m.reason.0, name: m.reason.name() });
+                json.groups = Some(groups_json(m.groups));
+            }
+            Message::GetWeightsRequest(m) => {
+                json.groups = Some(m.groups.iter().map(|name| GroupJson::new(name, None)).collect());
+            }
+            Message::GetWeightsReply(m) => {
+                json.return_code = Some(m.code.into());
+                json.interval_seconds = Some(m.interval_seconds);
+                json.groups = Some(groups_json(m.groups));
+            }
+            Message::SendWeights(m) => json.groups = Some(groups_json(m.groups)),
+            Message::SetLbStateRequest(m) => {
+                json.lb_uid = Some(Escaped(m.lb_uid).to_string());
+                json.health = Some(m.health.0);
+                json.flags = Some(m.flags.into());
+            }
+            Message::SetMemberStateRequest(m) => {
+                json.flags = Some(m.flags.into());
+                json.groups = Some(groups_json(m.groups));
+            }
+            Message::RegistrationReply(code)
+            | Message::DeregistrationReply(code)
+            | Message::SetLbStateReply(code)
+            | Message::SetMemberStateReply(code) => json.return_code = Some((*code).into()),
+        }
+        json.serialize(serializer)
+    }
+}
+
+/// The object of one message: fields that its type has not are left out. Strings are escaped as [`Escaped`] does.
+#[derive(Serialize)]
+struct MessageJson {
+    message: &'static str,
+    message_type: u16,
+    version: u8,
+    id: u32,
+    length: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    return_code: Option<CodeJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval_seconds: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lb_uid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flags: Option<FlagsJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<CodeJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<GroupJson>>,
+}
+
+impl MessageJson {
+    fn new(header: &Header, kind: ComponentType) -> MessageJson {
+        MessageJson {
+            message: kind.name().expect("a decoded message has one of the eleven types"),
+            message_type: kind.0,
+            version: header.version,
+            id: header.id,
+            length: header.length,
+            return_code: None,
+            interval_seconds: None,
+            lb_uid: None,
+            health: None,
+            flags: None,
+            reason: None,
+            groups: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct CodeJson {
+    code: u8,
+    name: Option<&'static str>,
+}
+
+impl From<ReturnCode> for CodeJson {
+    fn from(code: ReturnCode) -> CodeJson {
+        CodeJson { code: code.0, name: code.name() }
+    }
+}
+
+#[derive(Serialize)]
+struct FlagsJson {
+    value: u8,
+    names: Vec<&'static str>,
+}
+
+macro_rules! flags_json {
+    ($($type:ident)*) => {
+        $(impl From<$type> for FlagsJson {
+            fn from(flags: $type) -> FlagsJson {
+                FlagsJson { value: flags.0, names: flags.names().collect() }
+            }
+        })*
+    };
+}
+
+flags_json!(SenderFlags LbFlags MemberFlags EntryFlags);
+
+#[derive(Serialize)]
+struct GroupJson {
+    lb_uid: String,
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<Vec<MemberJson>>,
+}
+
+impl GroupJson {
+    fn new(data: GroupData<'_>, members: Option<Vec<MemberJson>>) -> GroupJson {
+        GroupJson { lb_uid: Escaped(data.lb_uid).to_string(), name: Escaped(data.name).to_string(), members }
+    }
+}
+
+#[derive(Serialize)]
+struct MemberJson {
+    endpoint: String,
+    address: IpAddr,
+    protocol: u8,
+    port: u16,
+    label: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flags: Option<FlagsJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u16>,
+}
+
+fn groups_json<'a, T: Shown<'a>>(groups: Groups<'a, T>) -> Vec<GroupJson> {
+    let members = |entry: T| {
+        let MemberData { endpoint, label } = entry.member();
+        let mut json = MemberJson {
+            endpoint: endpoint.to_string(),
+            address: endpoint.ip(),
+            protocol: endpoint.protocol,
+            port: endpoint.port,
+            label: Escaped(label).to_string(),
+            state: None,
+            flags: None,
+            weight: None,
+        };
+        entry.add_json(&mut json);
+        json
+    };
+    // Not `Vec::with_capacity(count)`: a broken message's counts are only what a peer says.
+    let mut list = Vec::new();
+    for group in groups {
+        let mut entries = Vec::new();
+        group.entries().for_each(|entry| entries.push(members(entry)));
+        list.push(GroupJson::new(group.data, Some(entries)));
+    }
+    list
+}
