@@ -33,3 +33,10 @@ const GROUP_BYTES_MAX: u64 = 6 + 6 + LB_UID_BYTES as u64 + GROUP_NAME_BYTES as u
 const MESSAGE_BYTES_MAX: u64 = 13 + 9 + GROUPS_PER_LB as u64 * GROUP_BYTES_MAX + MEMBERSHIPS as u64 * ENTRY_BYTES_MAX;
 
 const _: () = assert!(MESSAGE_BYTES_MAX <= i32::MAX as u64);
+
+/// The largest message that the client takes from a GWM; its buffer grows with what arrives, not with what a
+/// header promises.
+pub const CLIENT_MESSAGE_BYTES: u32 = 256 * 1024 * 1024;
+
+/// The most bytes of pushes that the client keeps while it waits for a reply.
+pub const CLIENT_BACKLOG_BYTES: usize = CLIENT_MESSAGE_BYTES as usize;

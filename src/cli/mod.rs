@@ -6,9 +6,13 @@ use clap::{Parser, Subcommand};
 
 pub mod decode;
 pub mod demo;
+mod groups;
 pub mod lb;
 pub mod member;
 pub mod serve;
+mod session;
+mod table;
+mod target;
 
 /// Group Workload Manager: tells load balancers how much work each server can take (SASP, RFC 4678).
 #[derive(Parser)]

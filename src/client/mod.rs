@@ -1,1 +1,433 @@
-//! Blocking SASP client.
+//! A blocking SASP client for load balancers and members.
+//!
+//! One thread, one connection, requests one after the other. A GWM may push weights at any time, so pushes that
+//! arrive before a reply are kept, in order, for [`Client::next_push`] and [`Client::receive`]. [`Weights`] is
+//! the table that an LB builds from what it is sent.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use gwm::{client::Client, sasp::{Endpoint, GroupData, Health, LbFlags, MemberData, SenderFlags}};
+//!
+//! let mut client = Client::connect("127.0.0.1:3860", Duration::from_secs(5))?;
+//! let farm = GroupData { lb_uid: b"LB1", name: b"FARM1" };
+//! let web1 = MemberData { endpoint: Endpoint::new([10, 0, 0, 1].into(), 6, 80), label: b"" };
+//! client.register(SenderFlags::LOAD_BALANCER, [(farm, [web1])])?;
+//! client.set_lb_state(b"LB1", Health::BEST, LbFlags::PUSH)?;
+//! while let Some(push) = client.next_push(Duration::from_secs(60))? {
+//!     println!("{:?}", push.groups);
+//! }
+//! # Ok::<(), gwm::client::Error>(())
+//! ```
+
+mod error;
+mod weights;
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Write},
+    net::{TcpStream, ToSocketAddrs},
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+pub use error::{Error, ErrorKind};
+pub use weights::{GroupWeights, MemberWeight, Source, Weights};
+
+use crate::{
+    limits,
+    sasp::{
+        ComponentType, EncodeError, GroupData, Header, Health, LbFlags, MemberData, MemberState, Message, Reason,
+        ReturnCode, SenderFlags, Writer,
+        frame::message_length,
+        message::{GetWeightsReply, SendWeights},
+        writer,
+    },
+};
+
+/// What carries the bytes: a TCP stream, or something on top of one.
+pub trait Transport: Read + Write + Send {
+    /// How long the next reads may block; never zero.
+    fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()>;
+    /// How long the next writes may block; never zero.
+    fn set_write_timeout(&mut self, timeout: Duration) -> io::Result<()>;
+}
+
+impl Transport for TcpStream {
+    fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        TcpStream::set_read_timeout(self, Some(timeout))
+    }
+
+    fn set_write_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        TcpStream::set_write_timeout(self, Some(timeout))
+    }
+}
+
+/// Least room for one read.
+const READ_BYTES: usize = 16 * 1024;
+
+/// A connection to a GWM.
+pub struct Client {
+    gwm: String,
+    transport: Box<dyn Transport>,
+    timeout: Duration,
+    next_id: u32,
+    output: Vec<u8>,
+    /// Received bytes are `input[start..end]`; those before `start` belong to the message given last.
+    input: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Whole Send Weights messages that came before a reply.
+    pushes: VecDeque<Vec<u8>>,
+    pushes_bytes: usize,
+    /// The one of `pushes` that was given last.
+    push: Vec<u8>,
+}
+
+impl Client {
+    /// Connects over plain TCP to `gwm`, a `host:port`, trying each of the host's addresses. `timeout` bounds
+    /// connecting (all addresses together), and later each request with its reply.
+    pub fn connect(gwm: &str, timeout: Duration) -> Result<Client, Error> {
+        let failed = |kind| Error { gwm: gwm.to_owned(), kind };
+        let deadline = Instant::now() + timeout;
+        let addresses =
+            gwm.to_socket_addrs().map_err(|error| failed(ErrorKind::Io { doing: "resolve its name", error }))?;
+        let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let mut last = ErrorKind::Io { doing: "resolve its name", error: none };
+        for address in addresses {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                last = ErrorKind::TimedOut { doing: "connect", after: timeout };
+                break;
+            }
+            match TcpStream::connect_timeout(&address, left).and_then(prepare) {
+                Ok(stream) => return Ok(Client::over(Box::new(stream), gwm, timeout)),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    last = ErrorKind::TimedOut { doing: "connect", after: timeout };
+                }
+                Err(error) => last = ErrorKind::Io { doing: "connect", error },
+            }
+        }
+        Err(failed(last))
+    }
+
+    /// A client over a transport that is connected already; `gwm` names the peer in errors.
+    pub fn over(transport: Box<dyn Transport>, gwm: &str, timeout: Duration) -> Client {
+        Client {
+            gwm: gwm.to_owned(),
+            transport,
+            timeout,
+            next_id: 1,
+            output: Vec::new(),
+            input: Vec::new(),
+            start: 0,
+            end: 0,
+            pushes: VecDeque::new(),
+            pushes_bytes: 0,
+            push: Vec::new(),
+        }
+    }
+
+    /// Registers members; a group without members is created empty.
+    pub fn register<'a, M>(
+        &mut self,
+        sender: SenderFlags,
+        groups: impl IntoIterator<Item = (GroupData<'a>, M)>,
+    ) -> Result<(), Error>
+    where
+        M: IntoIterator<Item = MemberData<'a>>,
+    {
+        self.exchange_for_code(|out, id| write_groups(Writer::registration_request(out, id, sender), groups))
+    }
+
+    /// Deregisters members; a group without members is removed whole, one without a name means all groups.
+    pub fn deregister<'a, M>(
+        &mut self,
+        sender: SenderFlags,
+        reason: Reason,
+        groups: impl IntoIterator<Item = (GroupData<'a>, M)>,
+    ) -> Result<(), Error>
+    where
+        M: IntoIterator<Item = MemberData<'a>>,
+    {
+        self.exchange_for_code(|out, id| write_groups(Writer::deregistration_request(out, id, sender, reason), groups))
+    }
+
+    /// Sets quiesce and opaque state of members, both at once.
+    pub fn set_member_state<'a, M>(
+        &mut self,
+        sender: SenderFlags,
+        groups: impl IntoIterator<Item = (GroupData<'a>, M)>,
+    ) -> Result<(), Error>
+    where
+        M: IntoIterator<Item = MemberState<'a>>,
+    {
+        self.exchange_for_code(|out, id| write_groups(Writer::set_member_state_request(out, id, sender), groups))
+    }
+
+    /// Sets the LB's health and its three flags.
+    pub fn set_lb_state(&mut self, lb_uid: &[u8], health: Health, flags: LbFlags) -> Result<(), Error> {
+        self.exchange_for_code(|out, id| writer::set_lb_state_request(out, id, lb_uid, health, flags))
+    }
+
+    /// Asks for the weights of groups; one without a name means all groups.
+    ///
+    /// Pushes that [`Client::next_push`] gives afterwards may be older than this reply. An LB that uses both
+    /// sends its request with [`Client::send`] and takes what comes, in order, with [`Client::receive`].
+    pub fn get_weights<'a>(
+        &mut self,
+        names: impl IntoIterator<Item = GroupData<'a>>,
+    ) -> Result<GetWeightsReply<'_>, Error> {
+        let frame = self.exchange(|out, id| {
+            let mut writer = Writer::get_weights_request(out, id);
+            names.into_iter().for_each(|name| writer.name(name));
+            writer.finish()
+        })?;
+        match decode(&self.gwm, &self.input[frame])? {
+            (_, Message::GetWeightsReply(reply)) if reply.code == ReturnCode::SUCCESSFUL => Ok(reply),
+            (_, Message::GetWeightsReply(reply)) => {
+                let kind = ErrorKind::Refused { request: ComponentType::GET_WEIGHTS_REQUEST, code: reply.code };
+                Err(Error { gwm: self.gwm.clone(), kind })
+            }
+            (header, other) => Err(unexpected(&self.gwm, header.id, other.component_type())),
+        }
+    }
+
+    /// Sends any request and gives its reply, whatever code that carries.
+    pub fn request(&mut self, request: &Message<'_>) -> Result<Message<'_>, Error> {
+        let frame = self.exchange(|out, id| request.encode(id, out))?;
+        Ok(decode(&self.gwm, &self.input[frame])?.1)
+    }
+
+    /// Waits for the next push, at most so long; `None` when none came. Part of a message is kept for the next call.
+    pub fn next_push(&mut self, timeout: Duration) -> Result<Option<SendWeights<'_>>, Error> {
+        match self.receive_as(timeout)? {
+            None => Ok(None),
+            Some((_, Message::SendWeights(push), _)) => Ok(Some(push)),
+            Some((header, other, gwm)) => Err(unexpected(gwm, header.id, other.component_type())),
+        }
+    }
+
+    /// Sends any request without waiting for the reply, and gives its id, which the reply will have.
+    pub fn send(&mut self, request: &Message<'_>) -> Result<u32, Error> {
+        self.send_with(|out, id| request.encode(id, out))
+    }
+
+    /// [`Client::send`] of what `encode` appends, a request with the id that it is given (see [`Writer`]).
+    pub fn send_with(
+        &mut self,
+        encode: impl FnOnce(&mut Vec<u8>, u32) -> Result<(), EncodeError>,
+    ) -> Result<u32, Error> {
+        let id = self.next_id;
+        self.next_id = id.checked_add(1).unwrap_or(1); // 0 is the pushes'
+        self.output.clear();
+        encode(&mut self.output, id).map_err(|error| self.error(ErrorKind::Encode(error)))?;
+        self.flush_output()?;
+        Ok(id)
+    }
+
+    /// Waits for the next message of any kind, at most so long, and gives it with its id; messages come in the
+    /// order of their arrival. `None` when none came.
+    pub fn receive(&mut self, timeout: Duration) -> Result<Option<(u32, Message<'_>)>, Error> {
+        Ok(self.receive_as(timeout)?.map(|(header, message, _)| (header.id, message)))
+    }
+
+    /// [`Client::receive`], with the GWM's name for an error about the message.
+    fn receive_as(&mut self, timeout: Duration) -> Result<Option<(Header, Message<'_>, &str)>, Error> {
+        let frame = match self.pushes.pop_front() {
+            Some(push) => {
+                self.pushes_bytes -= push.len();
+                self.push = push;
+                &self.push[..]
+            }
+            None => match self.next_frame(Instant::now() + timeout)? {
+                Some(frame) => &self.input[frame],
+                None => return Ok(None),
+            },
+        };
+        decode(&self.gwm, frame).map(|(header, message)| Some((header, message, &self.gwm[..])))
+    }
+
+    /// A request whose reply is a return code alone.
+    fn exchange_for_code(
+        &mut self,
+        encode: impl FnOnce(&mut Vec<u8>, u32) -> Result<(), EncodeError>,
+    ) -> Result<(), Error> {
+        let frame = self.exchange(encode)?;
+        let (header, reply) = decode(&self.gwm, &self.input[frame])?;
+        let (request, code) = match reply {
+            Message::RegistrationReply(code) => (ComponentType::REGISTRATION_REQUEST, code),
+            Message::DeregistrationReply(code) => (ComponentType::DEREGISTRATION_REQUEST, code),
+            Message::SetLbStateReply(code) => (ComponentType::SET_LB_STATE_REQUEST, code),
+            Message::SetMemberStateReply(code) => (ComponentType::SET_MEMBER_STATE_REQUEST, code),
+            other => return Err(unexpected(&self.gwm, header.id, other.component_type())),
+        };
+        if code == ReturnCode::SUCCESSFUL {
+            return Ok(());
+        }
+        Err(self.error(ErrorKind::Refused { request, code }))
+    }
+
+    /// Sends a request and waits for the message with its id; pushes that come first are put aside. Gives where
+    /// in `input` the reply is.
+    fn exchange(
+        &mut self,
+        encode: impl FnOnce(&mut Vec<u8>, u32) -> Result<(), EncodeError>,
+    ) -> Result<Range<usize>, Error> {
+        let id = self.send_with(encode)?;
+        let request = Header::read(&self.output).map_or(ComponentType(0), |(_, request)| request);
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let Some(frame) = self.next_frame(deadline)? else {
+                return Err(self.error(ErrorKind::TimedOut { doing: "get its reply", after: self.timeout }));
+            };
+            let (header, message) = Header::read(&self.input[frame.clone()]).map_err(|e| self.broken(e))?;
+            if message == ComponentType::SEND_WEIGHTS {
+                self.put_aside(frame)?;
+            } else if header.id == id && request.reply() == Some(message) {
+                return Ok(frame);
+            } else {
+                return Err(unexpected(&self.gwm, header.id, message));
+            }
+        }
+    }
+
+    fn put_aside(&mut self, frame: Range<usize>) -> Result<(), Error> {
+        self.pushes_bytes += frame.len();
+        if self.pushes_bytes > limits::CLIENT_BACKLOG_BYTES {
+            return Err(self.error(ErrorKind::Backlog { max_bytes: limits::CLIENT_BACKLOG_BYTES }));
+        }
+        self.pushes.push_back(self.input[frame].to_vec());
+        Ok(())
+    }
+
+    fn flush_output(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + self.timeout;
+        let mut sent = 0;
+        while sent < self.output.len() {
+            let timed_out = ErrorKind::TimedOut { doing: "send", after: self.timeout };
+            let Some(left) = time_left(deadline) else { return Err(self.error(timed_out)) };
+            self.transport.set_write_timeout(left).map_err(|error| self.io("send", error))?;
+            match self.transport.write(&self.output[sent..]) {
+                Ok(0) => return Err(self.io("send", io::ErrorKind::WriteZero.into())),
+                Ok(written) => sent += written,
+                Err(error) if is_retry(&error) => {}
+                Err(error) if is_end(&error) => return Err(self.error(ErrorKind::Closed { unfinished_bytes: 0 })),
+                Err(error) => return Err(self.io("send", error)),
+            }
+        }
+        self.transport.flush().map_err(|error| self.io("send", error))
+    }
+
+    /// Where in `input` the next whole frame is; it stays there until the next call. `None` at the deadline.
+    fn next_frame(&mut self, deadline: Instant) -> Result<Option<Range<usize>>, Error> {
+        loop {
+            let length = message_length(&self.input[self.start..self.end], limits::CLIENT_MESSAGE_BYTES)
+                .map_err(|error| self.error(ErrorKind::Framing(error)))?;
+            if let Some(length) = length.filter(|length| *length <= self.end - self.start) {
+                let frame = self.start..self.start + length;
+                self.start = frame.end;
+                return Ok(Some(frame));
+            }
+            if !self.fill(deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads what there is; `false` at the deadline.
+    fn fill(&mut self, deadline: Instant) -> Result<bool, Error> {
+        if self.start > 0 {
+            self.input.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.input.len() - self.end < READ_BYTES {
+            // Grows with what has arrived, never with what a header promises.
+            self.input.resize((self.end * 2).max(self.end + READ_BYTES), 0);
+        }
+        // What has arrived already is taken whatever the deadline: hence a read of at least a moment.
+        let mut left = time_left(deadline).unwrap_or(MOMENT);
+        loop {
+            self.transport.set_read_timeout(left).map_err(|error| self.io("receive", error))?;
+            match self.transport.read(&mut self.input[self.end..]) {
+                Ok(0) => return Err(self.error(ErrorKind::Closed { unfinished_bytes: self.end })),
+                Ok(read) => {
+                    self.end += read;
+                    return Ok(true);
+                }
+                Err(error) if is_end(&error) => {
+                    return Err(self.error(ErrorKind::Closed { unfinished_bytes: self.end }));
+                }
+                Err(error) if is_retry(&error) => match time_left(deadline) {
+                    Some(rest) => left = rest,
+                    None => return Ok(false),
+                },
+                Err(error) => return Err(self.io("receive", error)),
+            }
+        }
+    }
+
+    /// An error of this connection.
+    pub(crate) fn error(&self, kind: ErrorKind) -> Error {
+        Error { gwm: self.gwm.clone(), kind }
+    }
+
+    fn io(&self, doing: &'static str, error: io::Error) -> Error {
+        self.error(ErrorKind::Io { doing, error })
+    }
+
+    fn broken(&self, error: crate::sasp::DecodeError) -> Error {
+        self.error(ErrorKind::Decode(error))
+    }
+}
+
+/// The shortest time that a socket can be told to wait.
+const MOMENT: Duration = Duration::from_millis(1);
+
+fn time_left(deadline: Instant) -> Option<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    (!left.is_zero()).then(|| left.max(MOMENT))
+}
+
+fn is_retry(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}
+
+/// Whether the peer has ended the connection: it was killed, or closed with bytes of ours unread.
+fn is_end(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+fn decode<'f>(gwm: &str, frame: &'f [u8]) -> Result<(Header, Message<'f>), Error> {
+    Message::decode(frame).map_err(|error| Error { gwm: gwm.to_owned(), kind: ErrorKind::Decode(error) })
+}
+
+fn unexpected(gwm: &str, id: u32, message: ComponentType) -> Error {
+    Error { gwm: gwm.to_owned(), kind: ErrorKind::Unexpected { message, id } }
+}
+
+/// Requests are small and waited for; and a push LB must notice a GWM whose machine has gone without a word.
+fn prepare(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
+}
+
+fn write_groups<'a, T, M>(
+    mut writer: Writer<'_, T>,
+    groups: impl IntoIterator<Item = (GroupData<'a>, M)>,
+) -> Result<(), EncodeError>
+where
+    T: crate::sasp::Entry<'a>,
+    M: IntoIterator<Item = T>,
+{
+    for (data, members) in groups {
+        writer.group(data);
+        members.into_iter().for_each(|member| writer.entry(&member));
+    }
+    writer.finish()
+}

@@ -1,0 +1,359 @@
+//! Groups and members as people write them: on the command line and in TOML files.
+
+use std::{collections::HashMap, fs, net::IpAddr, net::SocketAddr, path::Path};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::{
+    limits,
+    sasp::{
+        Endpoint, GroupData, MemberData,
+        component::{TCP, UDP},
+    },
+};
+
+/// A group and its members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GroupSpec {
+    /// The LB that it belongs to, where the file says so.
+    pub(crate) lb: Option<String>,
+    /// Its name; 1 to 255 bytes.
+    pub(crate) name: String,
+    /// Its members, each endpoint once.
+    pub(crate) members: Vec<MemberSpec>,
+}
+
+/// A member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MemberSpec {
+    /// Who.
+    pub(crate) endpoint: Endpoint,
+    /// At most 255 bytes.
+    pub(crate) label: String,
+}
+
+impl GroupSpec {
+    /// As the wire names it; `lb` where the file does not say whose it is.
+    pub(crate) fn data<'a>(&'a self, lb: &'a str) -> GroupData<'a> {
+        GroupData { lb_uid: self.lb.as_deref().unwrap_or(lb).as_bytes(), name: self.name.as_bytes() }
+    }
+}
+
+impl MemberSpec {
+    /// As the wire names it.
+    pub(crate) fn data(&self) -> MemberData<'_> {
+        MemberData { endpoint: self.endpoint, label: self.label.as_bytes() }
+    }
+}
+
+/// `web=10.0.0.1:80,[2001:db8::1]:8080/udp,10.0.0.9`; `web` alone has no members.
+pub(crate) fn group(text: &str) -> Result<GroupSpec, String> {
+    let (name, list) = text.split_once('=').unwrap_or((text, ""));
+    let mut group = GroupSpec { lb: None, name: group_name(name)?, members: Vec::new() };
+    for member in list.split(',').filter(|_| !list.is_empty()) {
+        let endpoint = endpoint(member.trim())?;
+        if group.members.iter().any(|known| known.endpoint == endpoint) {
+            return Err(format!("{endpoint} stands twice in group {name}"));
+        }
+        group.members.push(MemberSpec { endpoint, label: String::new() });
+    }
+    Ok(group)
+}
+
+/// A group's name: 1 to 255 bytes.
+pub(crate) fn group_name(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("a group name is missing: NAME=MEMBER,… is due".into()),
+        1..=limits::GROUP_NAME_BYTES => Ok(text.to_owned()),
+        bytes => Err(format!("a group name of {bytes} bytes: at most {} fit", limits::GROUP_NAME_BYTES)),
+    }
+}
+
+/// A label: at most 255 bytes.
+pub(crate) fn label(text: &str) -> Result<String, String> {
+    match text.len() {
+        0..=limits::LABEL_BYTES => Ok(text.to_owned()),
+        bytes => Err(format!("a label of {bytes} bytes: at most {} fit", limits::LABEL_BYTES)),
+    }
+}
+
+/// A member: `10.0.0.1:80` (TCP), `[2001:db8::1]:53/udp`, `10.0.0.1:7/132` (any IP protocol number), or a
+/// whole system: `10.0.0.1`.
+pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let due = "ADDRESS, ADDRESS:PORT or ADDRESS:PORT/PROTOCOL is due, an IPv6 address with a port in [ ]";
+    let (place, protocol_name) = match text.split_once('/') {
+        Some((place, name)) => (place, Some(name)),
+        None => (text, None),
+    };
+    let bare = place.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(place);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        if bare.len() != place.len() && ip.is_ipv4() {
+            return Err(format!("`{text}`: only an IPv6 address stands in [ ]"));
+        }
+        return match protocol_name {
+            None => Ok(Endpoint::new(ip, 0, 0)),
+            Some(_) => Err(format!("`{text}` has a protocol but no port; a whole system has neither")),
+        };
+    }
+    let Ok(place) = place.parse::<SocketAddr>() else { return Err(format!("`{text}` is not a member: {due}")) };
+    Ok(Endpoint::new(place.ip(), protocol(protocol_name.unwrap_or("tcp"))?, place.port()))
+}
+
+/// `tcp`, `udp`, or an IP protocol number.
+pub(crate) fn protocol(name: &str) -> Result<u8, String> {
+    match name {
+        "tcp" => Ok(TCP),
+        "udp" => Ok(UDP),
+        number => number.parse().map_err(|_| format!("`{number}` is not a protocol: tcp, udp or 0 to 255")),
+    }
+}
+
+/// What the file holds, as it stands there.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    group: Vec<FileGroup>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileGroup {
+    lb: Option<Spanned<String>>,
+    name: Spanned<String>,
+    #[serde(default)]
+    member: Vec<Spanned<FileMember>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileMember {
+    address: String,
+    protocol: Option<FileProtocol>,
+    port: Option<u16>,
+    #[serde(default)]
+    label: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a protocol is \"tcp\", \"udp\" or a number from 0 to 255")]
+enum FileProtocol {
+    Number(u8),
+    Name(String),
+}
+
+/// Reads a file of groups; `lb_allowed` says whether they may name their LB. An error has file and line.
+pub(crate) fn read_file(path: &Path, lb_allowed: bool) -> Result<Vec<GroupSpec>, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("can not read {}: {error}", path.display()))?;
+    parse_file(&text, lb_allowed).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn parse_file(text: &str, lb_allowed: bool) -> Result<Vec<GroupSpec>, String> {
+    let at = |offset: usize| format!("line {}", text[..offset.min(text.len())].matches('\n').count() + 1);
+    let file: File = toml::from_str(text).map_err(|error| match error.span() {
+        Some(span) => format!("{}: {}", at(span.start), error.message()),
+        None => error.message().to_owned(),
+    })?;
+    let mut groups = Vec::new();
+    for entry in file.group {
+        let place = at(entry.name.span().start);
+        let here = |error: String| format!("{place}: {error}");
+        let lb = match entry.lb {
+            None => None,
+            Some(lb) if !lb_allowed => {
+                return Err(format!("{}: `lb` is for files of `gwm member`", at(lb.span().start)));
+            }
+            Some(lb) => Some(super::target::lb_uid(lb.get_ref()).map_err(here)?),
+        };
+        let mut group = GroupSpec { lb, name: group_name(entry.name.get_ref()).map_err(here)?, members: Vec::new() };
+        for member in entry.member {
+            let place = at(member.span().start);
+            let member = member_spec(member.into_inner()).map_err(|error| format!("{place}: {error}"))?;
+            if group.members.iter().any(|known| known.endpoint == member.endpoint) {
+                return Err(format!("{place}: {} stands twice in group {}", member.endpoint, group.name));
+            }
+            group.members.push(member);
+        }
+        groups.push(group);
+    }
+    Ok(groups)
+}
+
+fn member_spec(member: FileMember) -> Result<MemberSpec, String> {
+    let ip: IpAddr = member.address.parse().map_err(|_| format!("`{}` is not an IP address", member.address))?;
+    let protocol = match member.protocol {
+        None => None,
+        Some(FileProtocol::Number(number)) => Some(number),
+        Some(FileProtocol::Name(name)) => Some(protocol(&name)?),
+    };
+    let endpoint = match (protocol, member.port) {
+        (None | Some(0), None) => Endpoint::new(ip, 0, 0),
+        (Some(_), None) => return Err("a member with a protocol needs a port; a whole system has neither".into()),
+        (protocol, Some(port)) => Endpoint::new(ip, protocol.unwrap_or(TCP), port),
+    };
+    Ok(MemberSpec { endpoint, label: label(&member.label)? })
+}
+
+/// Groups from flags and file together; a group may stand only once for each LB.
+pub(crate) fn combine(flags: &[GroupSpec], file: Option<&Path>, lb_allowed: bool) -> Result<Vec<GroupSpec>, String> {
+    let mut groups = flags.to_vec();
+    if let Some(path) = file {
+        groups.extend(read_file(path, lb_allowed)?);
+    }
+    let mut seen = HashMap::new();
+    for group in &groups {
+        if seen.insert((&group.lb, &group.name), ()).is_some() {
+            return Err(format!("group {} is given twice", group.name));
+        }
+    }
+    Ok(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn members_are_read_as_they_are_shown() {
+        for (text, meant) in [
+            ("10.0.0.1:80", Endpoint::new(ip("10.0.0.1"), 6, 80)),
+            ("10.0.0.1:80/tcp", Endpoint::new(ip("10.0.0.1"), 6, 80)),
+            ("[2001:db8::1]:8080/udp", Endpoint::new(ip("2001:db8::1"), 17, 8080)),
+            ("10.0.0.1:7/132", Endpoint::new(ip("10.0.0.1"), 132, 7)),
+            ("10.0.0.1:0", Endpoint::new(ip("10.0.0.1"), 6, 0)),
+            ("10.0.0.1:9/0", Endpoint::new(ip("10.0.0.1"), 0, 9)),
+            ("10.0.0.9", Endpoint::new(ip("10.0.0.9"), 0, 0)),
+            ("2001:db8::9", Endpoint::new(ip("2001:db8::9"), 0, 0)),
+            ("[2001:db8::9]", Endpoint::new(ip("2001:db8::9"), 0, 0)),
+            ("::1", Endpoint::new(ip("::1"), 0, 0)),
+        ] {
+            assert_eq!(endpoint(text), Ok(meant), "{text}");
+            assert_eq!(endpoint(&meant.to_string()), Ok(meant), "shown as {meant}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_member_is_refused() {
+        for bad in [
+            "",
+            "web",
+            "10.0.0",
+            "10.0.0.1:",
+            "10.0.0.1:65536",
+            "10.0.0.1:-1",
+            "10.0.0.1/tcp",
+            "10.0.0.1:80/",
+            "10.0.0.1:80/256",
+            "10.0.0.1:80/TCPX",
+            "10.0.0.1:80/tcp/udp",
+            "2001:db8::1:80:90:1:2:3:4",
+            "[2001:db8::1",
+            "[10.0.0.1]",
+            "[10.0.0.1]:80",
+            "10.0.0.1:80 ",
+        ] {
+            assert!(endpoint(bad).is_err(), "`{bad}` is taken for {:?}", endpoint(bad));
+        }
+    }
+
+    #[test]
+    fn a_group_lists_its_members() {
+        let web = group("web=10.0.0.1:80,[2001:db8::1]:8080/udp, 10.0.0.9").unwrap();
+        assert_eq!(web.name, "web");
+        let endpoints: Vec<_> = web.members.iter().map(|member| member.endpoint.to_string()).collect();
+        assert_eq!(endpoints, ["10.0.0.1:80", "[2001:db8::1]:8080/udp", "10.0.0.9"]);
+        assert_eq!(group("web").unwrap().members, []);
+        assert_eq!(group("web=").unwrap().members, []);
+        for bad in ["", "=10.0.0.1", "web=,", "web=10.0.0.1,", "web=10.0.0.1:80,10.0.0.1:80/tcp"] {
+            assert!(group(bad).is_err(), "{bad}");
+        }
+        assert!(group(&"x".repeat(255)).is_ok() && group(&"x".repeat(256)).is_err());
+    }
+
+    #[test]
+    fn a_file_lists_groups_with_labels() {
+        let text = r#"
+            [[group]]
+            name = "web"
+            [[group.member]]
+            address = "10.0.0.1"
+            port = 80
+            label = "web-1"
+            [[group.member]]
+            address = "2001:db8::1"
+            protocol = "udp"
+            port = 53
+            [[group.member]]
+            address = "10.0.0.9"
+            [[group.member]]
+            address = "10.0.0.9"
+            protocol = 132
+            port = 7
+
+            [[group]]
+            lb = "LB2"
+            name = "empty"
+        "#;
+        let groups = parse_file(text, true).unwrap();
+        let shown: Vec<_> = groups[0].members.iter().map(|m| (m.endpoint.to_string(), m.label.as_str())).collect();
+        assert_eq!(
+            shown,
+            [
+                ("10.0.0.1:80".to_owned(), "web-1"),
+                ("[2001:db8::1]:53/udp".to_owned(), ""),
+                ("10.0.0.9".to_owned(), ""),
+                ("10.0.0.9:7/132".to_owned(), ""),
+            ]
+        );
+        assert_eq!((groups[1].lb.as_deref(), &groups[1].name[..], groups[1].members.len()), (Some("LB2"), "empty", 0));
+        assert_eq!(groups[1].data("LB1").lb_uid, b"LB2");
+        assert_eq!(groups[0].data("LB1").lb_uid, b"LB1");
+        assert_eq!(parse_file(text, false).unwrap_err(), "line 20: `lb` is for files of `gwm member`");
+    }
+
+    #[test]
+    fn a_fault_of_a_file_has_its_line() {
+        let cases = [
+            ("[[group]]\nname = \"web\"\ncolour = 1\n", "line 3: unknown field `colour`"),
+            ("[[groups]]\nname = \"web\"\n", "line 1: unknown field `groups`"),
+            ("[[group]]\n", "line 1: missing field `name`"),
+            ("[[group]]\nname = \"\"\n", "line 2: a group name is missing"),
+            ("[[group]]\nname = 7\n", "line 2: invalid type"),
+            ("[[group]]\nname = \"w\"\n[[group.member]]\nadress = \"10.0.0.1\"\n", "line 4: unknown field `adress`"),
+            ("[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0\"\n", "line 3: `10.0.0` is not an IP"),
+            (
+                "[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0.1\"\nport = 70000\n",
+                "line 5: invalid value",
+            ),
+            (
+                "[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0.1\"\nprotocol = \"tcp\"\n",
+                "line 3: a member with a protocol needs a port",
+            ),
+            (
+                "[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0.1\"\nprotocol = 256\nport = 1\n",
+                "line 5: a protocol is",
+            ),
+            (
+                "[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0.1\"\n[[group.member]]\naddress = \"10.0.0.1\"\n",
+                "line 5: 10.0.0.1 stands twice in group w",
+            ),
+            ("[[group]\n", "line 1: "),
+        ];
+        for (text, expected) in cases {
+            let error = parse_file(text, true).unwrap_err();
+            assert!(error.starts_with(expected), "{text:?} gives {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_stands_once() {
+        let web = group("web").unwrap();
+        assert!(combine(&[web.clone(), web.clone()], None, false).is_err());
+        assert!(combine(&[web.clone(), GroupSpec { lb: Some("LB2".into()), ..web }], None, true).is_ok());
+    }
+}

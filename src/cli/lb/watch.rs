@@ -1,0 +1,257 @@
+//! `gwm lb watch`: a session that is kept, and what it shows.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    io::{self, IsTerminal, Write},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::Serialize;
+
+use super::{GroupArgs, Wanted};
+use crate::{
+    cli::{
+        session::{Session, Wishes},
+        table::{self, JsonGroup, Screen},
+        target::{self, Failure, HOUR, Target},
+    },
+    client::{Error, Weights},
+    sasp::Health,
+};
+
+/// What stands below the flags in `--help`.
+pub(super) const HELP: &str = "\
+On a terminal the weights are a table, redrawn in place, until Ctrl-C (exit status 0). SHARE is the part of new \
+work that weights and flags mean within the group; \"-\" when the GWM is confident of no member, for then an LB \
+uses its own means.
+
+Otherwise, or with --json, one JSON object a line:
+  {event: \"connected\", time, gwm, lb}
+  {event: \"weights\", time, gwm, lb, source: \"push\" or \"get-weights\", groups}
+  {event: \"lost\", time, gwm, lb, error, retry_seconds}
+time is RFC 3339 in UTC. groups is the whole picture, not the change: a list of {group: text, members: list}; each \
+member is {member: text as in --group, address: text, protocol: number, port: number, label: text, weight: 0-65535, \
+share_percent: 0-100 or null, contact, confident, quiesced, registered_by_lb: true or false, state: 0-255}. Names and \
+labels that are not printable UTF-8 are escaped (\\xFF, \\n, \\\\).
+
+What is known of the weights belongs to the connection: when that is lost it is dropped, and a new one begins with \
+Get Weights. Groups that the GWM still holds are taken over, what it lacks is registered; nothing is deregistered.";
+
+/// Flags of `gwm lb watch`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    groups: GroupArgs,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Ask with Get Weights, at the interval that the GWM's reply names, instead of being sent weights
+    #[arg(long, env = "GWM_POLL", value_parser = clap::builder::FalseyValueParser::new())]
+    poll: bool,
+    /// Wait before connecting again, and up to a tenth more at random: 1s to 1h. RFC 4678 (section 9.2) asks for
+    /// at least 20 s, so that LBs do not storm a GWM that comes back
+    #[arg(long, env = "GWM_RETRY", value_name = "DURATION", default_value = "20s",
+          value_parser = |text: &str| target::duration(text, Duration::from_secs(1)..=HOUR))]
+    retry: Duration,
+    /// End after so many times that weights were shown: 1 to 4294967295 [default: never]
+    #[arg(long, env = "GWM_UPDATES", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    updates: Option<u32>,
+    /// Print JSON lines on a terminal too
+    #[arg(long, env = "GWM_JSON", value_parser = clap::builder::FalseyValueParser::new())]
+    json: bool,
+}
+
+/// The line that carries weights.
+#[derive(Serialize)]
+pub(super) struct WeightsEvent<'a> {
+    pub(super) event: &'static str,
+    pub(super) time: String,
+    pub(super) gwm: &'a str,
+    pub(super) lb: &'a str,
+    pub(super) source: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) interval_seconds: Option<u16>,
+    pub(super) groups: Vec<JsonGroup>,
+}
+
+/// The lines that carry none.
+#[derive(Serialize)]
+struct Event<'a> {
+    event: &'static str,
+    time: String,
+    gwm: &'a str,
+    lb: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_seconds: Option<f64>,
+}
+
+/// The time of an event.
+pub(super) fn now() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+/// One line of JSON.
+pub(super) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("these types have only text keys and plain values")
+}
+
+pub(super) fn run(target: &Target, uid: String, args: Args) -> Result<(), Failure> {
+    let wishes = Wishes {
+        groups: args.groups.read()?,
+        health: Health(args.wanted.health),
+        flags: args.wanted.flags(!args.poll),
+        uid,
+    };
+    let live = !args.json && io::stdout().is_terminal();
+    table::end_on_signal(live)?;
+    let screen = if live { Some(Screen::enter()?) } else { None };
+    let mut view = View {
+        target,
+        uid: &wishes.uid,
+        mode: if args.poll { "polled" } else { "pushed" },
+        screen,
+        updates: 0,
+        stop_after: args.updates,
+        last: Instant::now(),
+    };
+    loop {
+        let error = match session(target, &wishes, args.poll, &mut view) {
+            Ok(()) => return Ok(()),
+            Err(End::Output(error)) => return Err(error.into()),
+            Err(End::Session(error)) if error.is_transient() => error,
+            Err(End::Session(error)) => return Err(error.into()),
+        };
+        view.wait(&error, args.retry + jitter(args.retry))?;
+    }
+}
+
+enum End {
+    Session(Error),
+    Output(io::Error),
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> End {
+        End::Session(error)
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> End {
+        End::Output(error)
+    }
+}
+
+/// One connection; `Ok` when enough has been shown.
+fn session(target: &Target, wishes: &Wishes, poll: bool, view: &mut View<'_>) -> Result<(), End> {
+    let mut session = Session::open(target, wishes)?;
+    view.connected()?;
+    let mut enough = view.show(session.weights(), "get-weights")?;
+    let mut asked = Instant::now();
+    while !enough {
+        let until_poll = (asked + session.interval()).saturating_duration_since(Instant::now());
+        // A poller listens too: so it notices a close at once, not at the next question.
+        if session.next_push(if poll { TICK.min(until_poll) } else { TICK })? {
+            enough = view.show(session.weights(), "push")?;
+        } else if poll && asked.elapsed() >= session.interval() {
+            session.refresh()?;
+            asked = Instant::now();
+            enough = view.show(session.weights(), "get-weights")?;
+        } else {
+            view.tick(session.weights())?;
+        }
+    }
+    Ok(())
+}
+
+/// How often the live view's clock moves.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Up to a tenth of the wait.
+fn jitter(wait: Duration) -> Duration {
+    // The hasher's keys are the standard library's random numbers.
+    let random = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
+    wait.mul_f64(random * 0.1)
+}
+
+struct View<'a> {
+    target: &'a Target,
+    uid: &'a str,
+    mode: &'static str,
+    screen: Option<Screen>,
+    updates: u32,
+    stop_after: Option<u32>,
+    last: Instant,
+}
+
+impl View<'_> {
+    fn event(&self, event: &'static str, error: Option<String>, retry_seconds: Option<f64>) -> io::Result<()> {
+        let event = Event { event, time: now(), gwm: &self.target.gwm, lb: self.uid, error, retry_seconds };
+        line(&to_json(&event))
+    }
+
+    fn connected(&mut self) -> io::Result<()> {
+        match self.screen {
+            Some(_) => Ok(()),
+            None => self.event("connected", None, None),
+        }
+    }
+
+    /// Shows new weights; whether that was enough.
+    fn show(&mut self, weights: &Weights, source: &'static str) -> io::Result<bool> {
+        self.updates = self.updates.saturating_add(1);
+        self.last = Instant::now();
+        if self.screen.is_some() {
+            self.tick(weights)?;
+        } else {
+            line(&to_json(&WeightsEvent {
+                event: "weights",
+                time: now(),
+                gwm: &self.target.gwm,
+                lb: self.uid,
+                source,
+                interval_seconds: None,
+                groups: table::json(weights),
+            }))?;
+        }
+        Ok(self.stop_after.is_some_and(|enough| self.updates >= enough))
+    }
+
+    /// Draws the live view with the time that it is now.
+    fn tick(&mut self, weights: &Weights) -> io::Result<()> {
+        let age = self.last.elapsed().as_secs();
+        let (mode, updates) = (self.mode, self.updates);
+        self.draw(format!("{mode}, update {updates}, {age} s ago"), weights)
+    }
+
+    fn draw(&mut self, status: String, weights: &Weights) -> io::Result<()> {
+        let Some(screen) = &mut self.screen else { return Ok(()) };
+        let mut lines = vec![format!("{} at {}: {status}  (Ctrl-C ends)", self.uid, self.target.gwm), String::new()];
+        lines.extend(table::lines(weights));
+        screen.draw(&lines)
+    }
+
+    /// Tells why there is no session and waits.
+    fn wait(&mut self, error: &Error, wait: Duration) -> io::Result<()> {
+        let until = Instant::now() + wait;
+        if self.screen.is_none() {
+            self.event("lost", Some(error.to_string()), Some((wait.as_secs_f64() * 10.0).round() / 10.0))?;
+        }
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.draw(format!("{}; next try in {} s", error.kind, left.as_secs() + 1), &Weights::default())?;
+            thread::sleep(left.min(TICK));
+        }
+    }
+}
+
+fn line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}

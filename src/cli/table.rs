@@ -1,0 +1,225 @@
+//! Weights for people (a table, live on a terminal) and for programs (JSON).
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
+
+use crossterm::{
+    cursor::{Hide, MoveTo, Show},
+    execute, queue,
+    style::Print,
+    terminal::{self, Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen},
+};
+use serde::Serialize;
+
+use crate::{
+    client::{GroupWeights, MemberWeight, Weights},
+    sasp::{EntryFlags, Escaped},
+};
+
+const TITLES: [&str; 9] = ["GROUP", "MEMBER", "LABEL", "WEIGHT", "SHARE", "CONTACT", "CONFIDENT", "QUIESCED", "STATE"];
+
+/// Columns of figures, which stand to the right.
+const RIGHT: [bool; 9] = [false, false, false, true, true, false, false, false, false];
+
+/// The table, a line each, the titles first.
+pub(crate) fn lines(weights: &Weights) -> Vec<String> {
+    let mut rows = vec![TITLES.map(str::to_owned)];
+    for group in weights.groups() {
+        let name = Escaped(group.name()).to_string();
+        let shares = group.shares();
+        if group.members().is_empty() {
+            let mut row = [const { String::new() }; 9];
+            row[0] = name.clone();
+            row[1] = "(no members)".into();
+            rows.push(row);
+        }
+        for (at, member) in group.members().iter().enumerate() {
+            let flag = |flag| if member.entry.flags.contains(flag) { "yes" } else { "no" }.to_owned();
+            rows.push([
+                name.clone(),
+                member.endpoint.to_string(),
+                Escaped(&member.label).to_string(),
+                member.entry.weight.to_string(),
+                shares.as_ref().map_or("-".into(), |shares| format!("{:.1} %", shares[at] * 100.0)),
+                flag(EntryFlags::CONTACT),
+                flag(EntryFlags::CONFIDENT),
+                flag(EntryFlags::QUIESCED),
+                format!("0x{:02X}", member.entry.state),
+            ]);
+        }
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 9] = std::array::from_fn(width);
+    let line = |row: &[String; 9]| {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            let _ = match RIGHT[column] {
+                true => write!(line, "{cell:>width$}  "),
+                false => write!(line, "{cell:<width$}  "),
+            };
+        }
+        line.truncate(line.trim_end().len());
+        line
+    };
+    rows.iter().map(line).collect()
+}
+
+/// A group in JSON.
+#[derive(Serialize)]
+pub(crate) struct JsonGroup {
+    group: String,
+    members: Vec<JsonMember>,
+}
+
+#[derive(Serialize)]
+struct JsonMember {
+    member: String,
+    address: String,
+    protocol: u8,
+    port: u16,
+    label: String,
+    weight: u16,
+    share_percent: Option<f64>,
+    contact: bool,
+    confident: bool,
+    quiesced: bool,
+    registered_by_lb: bool,
+    state: u8,
+}
+
+/// The table for programs.
+pub(crate) fn json(weights: &Weights) -> Vec<JsonGroup> {
+    let member = |member: &MemberWeight, share_percent| JsonMember {
+        member: member.endpoint.to_string(),
+        address: member.endpoint.ip().to_string(),
+        protocol: member.endpoint.protocol,
+        port: member.endpoint.port,
+        label: Escaped(&member.label).to_string(),
+        weight: member.entry.weight,
+        share_percent,
+        contact: member.entry.flags.contains(EntryFlags::CONTACT),
+        confident: member.entry.flags.contains(EntryFlags::CONFIDENT),
+        quiesced: member.entry.flags.contains(EntryFlags::QUIESCED),
+        registered_by_lb: member.entry.flags.contains(EntryFlags::REGISTERED_BY_LB),
+        state: member.entry.state,
+    };
+    let group = |group: &GroupWeights| {
+        let shares = group.shares();
+        let percent = |at: usize| shares.as_ref().map(|shares| (shares[at] * 1000.0).round() / 10.0);
+        JsonGroup {
+            group: Escaped(group.name()).to_string(),
+            members: group.members().iter().enumerate().map(|(at, known)| member(known, percent(at))).collect(),
+        }
+    };
+    weights.groups().iter().map(group).collect()
+}
+
+/// The terminal, given back as it was when this is dropped or when [`end_on_signal`] ends the process.
+pub(crate) struct Screen(());
+
+impl Screen {
+    /// Takes the terminal.
+    pub(crate) fn enter() -> io::Result<Screen> {
+        execute!(io::stdout().lock(), EnterAlternateScreen, Hide)?;
+        Ok(Screen(()))
+    }
+
+    /// Shows these lines from the top, in one write; what does not fit is cut off.
+    pub(crate) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
+        let (columns, rows) = terminal::size().unwrap_or((80, 24));
+        let mut frame = Vec::new();
+        for (row, line) in (0..rows).zip(lines) {
+            let line: String = line.chars().take(columns.into()).collect();
+            queue!(frame, MoveTo(0, row), Print(line), Clear(ClearType::UntilNewLine))?;
+        }
+        if lines.len() < usize::from(rows) {
+            queue!(frame, MoveTo(0, lines.len() as u16), Clear(ClearType::FromCursorDown))?; // fits: under `rows`
+        }
+        let mut out = io::stdout().lock();
+        out.write_all(&frame)?;
+        out.flush()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = restore(&mut io::stdout().lock()); // a terminal that is gone needs nothing
+    }
+}
+
+fn restore(out: &mut impl Write) -> io::Result<()> {
+    execute!(out, Show, LeaveAlternateScreen)
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP end the process with status 0, the terminal restored if `screen`.
+pub(crate) fn end_on_signal(screen: bool) -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            // Held to the end, so that nothing is drawn after the terminal is restored.
+            let mut out = io::stdout().lock();
+            if screen {
+                let _ = restore(&mut out);
+            }
+            std::process::exit(0);
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        client::Source,
+        sasp::{Endpoint, GroupData, MemberData, Message, WeightEntry, WeightedMember, Writer},
+    };
+
+    fn weights() -> Weights {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::send_weights(&mut bytes);
+        writer.group(GroupData { lb_uid: b"LB1", name: b"web" });
+        for (host, label, flags, weight) in
+            [(1, &b"web-1"[..], 0x0D, 40), (2, b"\xFFx", 0x09, 20), (3, b"", 0x0F, 0), (4, b"", 0x08, 0)]
+        {
+            let member = MemberData { endpoint: Endpoint::new([10, 0, 0, host].into(), 6, 80), label };
+            let entry = WeightEntry { state: host, flags: EntryFlags(flags), weight };
+            writer.entry(&WeightedMember { member, entry });
+        }
+        writer.group(GroupData { lb_uid: b"LB1", name: b"empty" });
+        writer.finish().unwrap();
+        let Ok((_, Message::SendWeights(push))) = Message::decode(&bytes) else { panic!() };
+        let mut weights = Weights::default();
+        weights.apply(push.groups, Source::Push, false);
+        weights
+    }
+
+    #[test]
+    fn the_table_shows_every_column() {
+        let expected = [
+            "GROUP  MEMBER        LABEL  WEIGHT   SHARE  CONTACT  CONFIDENT  QUIESCED  STATE",
+            "web    10.0.0.1:80   web-1      40  66.7 %  yes      yes        no        0x01",
+            "web    10.0.0.2:80   \\xFFx      20  33.3 %  yes      yes        no        0x02",
+            "web    10.0.0.3:80               0   0.0 %  yes      yes        yes       0x03",
+            "web    10.0.0.4:80               0   0.0 %  no       yes        no        0x04",
+            "empty  (no members)",
+        ];
+        assert_eq!(lines(&weights()), expected);
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let json = serde_json::to_value(json(&weights())).unwrap();
+        let expected = serde_json::json!({
+            "member": "10.0.0.2:80", "address": "10.0.0.2", "protocol": 6, "port": 80, "label": "\\xFFx",
+            "weight": 20, "share_percent": 33.3, "contact": true, "confident": true, "quiesced": false,
+            "registered_by_lb": false, "state": 2,
+        });
+        assert_eq!(json[0]["members"][1], expected);
+        assert_eq!(json[1], serde_json::json!({"group": "empty", "members": []}));
+    }
+}
