@@ -11,11 +11,13 @@
 //! | [`client`] | a blocking SASP client for load balancers and members |
 //! | [`config`], [`limits`] | validated settings; every cap in one place |
 //! | [`cli`] | one file a command |
+//! | [`fuzz`] | entry points for fuzzers, run by the test suite too |
 
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod coordinator;
+pub mod fuzz;
 pub mod limits;
 pub mod runtime;
 pub mod sasp;

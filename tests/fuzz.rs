@@ -1,0 +1,237 @@
+//! A short seeded run of every fuzz entry point.
+//!
+//! `GWM_FUZZ_ITERATIONS` makes it longer; a failure prints its seed, and `GWM_FUZZ_SEED` runs that one alone.
+
+mod captures;
+
+use std::{env, panic};
+
+use captures::{ACK, Capture, FIN, RST, SYN};
+use fastrand::Rng;
+use gwm::{
+    fuzz,
+    sasp::{
+        ComponentType, Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Message,
+        Reason, ReturnCode, SenderFlags, WeightEntry, WeightedMember, Writer, writer,
+    },
+};
+
+/// Runs `entry` on what `input` makes of seeds.
+fn run(iterations: u64, entry: fn(&[u8]), input: fn(&mut Rng) -> Vec<u8>) {
+    let number = |name: &str| env::var(name).ok().map(|value| value.parse::<u64>().expect(name));
+    let iterations = number("GWM_FUZZ_ITERATIONS").unwrap_or(iterations);
+    let seeds = match number("GWM_FUZZ_SEED") {
+        Some(seed) => vec![seed],
+        None => {
+            let first = fastrand::u64(..u64::MAX - iterations);
+            (first..first + iterations).collect()
+        }
+    };
+    for seed in seeds {
+        let data = input(&mut Rng::with_seed(seed));
+        if let Err(fault) = panic::catch_unwind(|| entry(&data)) {
+            eprintln!("seed {seed} (run again with GWM_FUZZ_SEED={seed}), input {data:02X?}");
+            panic::resume_unwind(fault);
+        }
+    }
+}
+
+fn bytes(rng: &mut Rng, max: usize) -> Vec<u8> {
+    let length = rng.usize(..=max);
+    (0..length).map(|_| rng.u8(..)).collect()
+}
+
+/// A well-formed message of any kind.
+fn message(rng: &mut Rng) -> Vec<u8> {
+    let mut out = Vec::new();
+    let id = rng.u32(..);
+    match rng.u8(..11) {
+        0 => groups(rng, Writer::registration_request(&mut out, id, SenderFlags(id as u8)), |_, member| member),
+        1 => {
+            let writer = Writer::deregistration_request(&mut out, id, SenderFlags(id as u8), Reason(rng.u8(..)));
+            groups(rng, writer, |_, member| member);
+        }
+        2 => {
+            let mut writer = Writer::get_weights_request(&mut out, id);
+            for _ in 0..rng.usize(..4) {
+                writer.name(GroupData { lb_uid: &bytes(rng, 5), name: &bytes(rng, 5) });
+            }
+            writer.finish().unwrap();
+        }
+        3 => groups(rng, Writer::get_weights_reply(&mut out, id, ReturnCode(0), id as u16), weighted),
+        4 => groups(rng, Writer::send_weights(&mut out), weighted),
+        5 => {
+            let (uid, health, flags) = (bytes(rng, 70), Health(rng.u8(..)), LbFlags(rng.u8(..)));
+            writer::set_lb_state_request(&mut out, id, &uid, health, flags).unwrap();
+        }
+        6 => {
+            let writer = Writer::set_member_state_request(&mut out, id, SenderFlags(id as u8));
+            groups(rng, writer, |rng, member| MemberState {
+                member,
+                state: rng.u8(..),
+                flags: MemberFlags(rng.u8(..)),
+            });
+        }
+        other => {
+            let kinds = [0x1015, 0x1025, 0x1055, 0x1065];
+            writer::reply(&mut out, id, ComponentType(kinds[usize::from(other) - 7]), ReturnCode(rng.u8(..)));
+        }
+    }
+    out
+}
+
+fn weighted<'a>(rng: &mut Rng, member: MemberData<'a>) -> WeightedMember<'a> {
+    let entry = WeightEntry { state: rng.u8(..), flags: EntryFlags(rng.u8(..)), weight: rng.u16(..) };
+    WeightedMember { member, entry }
+}
+
+/// Fills in a few groups. `'static`: labels come from a fixed text.
+fn groups<T: gwm::sasp::Entry<'static>>(
+    rng: &mut Rng,
+    mut writer: Writer<'_, T>,
+    entry: fn(&mut Rng, MemberData<'static>) -> T,
+) {
+    const LABELS: &[u8] = b"label \xFF\\\"\n\xE2\x80\xAE~";
+    for _ in 0..rng.usize(..4) {
+        writer.group(GroupData { lb_uid: &bytes(rng, 5), name: &bytes(rng, 5) });
+        for _ in 0..rng.usize(..5) {
+            let mut address = [0; 16];
+            let zeros = if rng.bool() { 12 } else { 0 };
+            rng.fill(&mut address[zeros..]);
+            let endpoint = Endpoint { protocol: rng.u8(..), port: rng.u16(..), address };
+            let label = &LABELS[..rng.usize(..=LABELS.len())];
+            writer.entry(&entry(rng, MemberData { endpoint, label }));
+        }
+    }
+    writer.finish().unwrap();
+}
+
+/// Up to a few changes: a bit, a byte, a 16-bit number, a piece cut out, doubled or put in.
+fn mutate(rng: &mut Rng, data: &mut Vec<u8>) {
+    for _ in 0..rng.usize(..4) {
+        let at = rng.usize(..=data.len());
+        let end = (at + rng.usize(..20)).min(data.len());
+        match rng.u8(..6) {
+            0 => data
+                .get_mut(at..)
+                .and_then(|rest| rest.first_mut())
+                .into_iter()
+                .for_each(|byte| *byte ^= 1 << rng.u8(..8)),
+            1 => data.get_mut(at..).and_then(|rest| rest.first_mut()).into_iter().for_each(|byte| *byte = rng.u8(..)),
+            2 => {
+                let number = rng.choice([0_u16, 1, 4, 5, 24, 255, 256, 0x7FFF, 0xFFFF, 0x3010, 0x4011]).unwrap();
+                if let Some(place) = data.get_mut(at..at + 2) {
+                    place.copy_from_slice(&number.to_be_bytes());
+                }
+            }
+            3 => drop(data.drain(at..end)),
+            4 => {
+                let piece = data[at..end].to_vec();
+                data.splice(at..at, piece);
+            }
+            _ => drop(data.splice(at..end, bytes(rng, 8))),
+        }
+    }
+}
+
+/// One message, mutated; half the time its header states the right length all the same.
+fn broken_message(rng: &mut Rng) -> Vec<u8> {
+    let mut data = message(rng);
+    mutate(rng, &mut data);
+    let length = (data.len() as u32).to_be_bytes();
+    if let (true, Some(stated)) = (rng.bool(), data.get_mut(5..9)) {
+        stated.copy_from_slice(&length);
+    }
+    data
+}
+
+fn stream(rng: &mut Rng) -> Vec<u8> {
+    let mut data: Vec<u8> = (0..rng.usize(..5)).flat_map(|_| message(rng)).collect();
+    if rng.bool() {
+        mutate(rng, &mut data);
+    }
+    data
+}
+
+#[test]
+fn framer() {
+    run(5_000, fuzz::framer, |rng| [vec![rng.u8(..30), rng.u8(..)], stream(rng)].concat());
+}
+
+#[test]
+fn decoder() {
+    run(30_000, fuzz::decoder, broken_message);
+    run(5_000, fuzz::decoder, |rng| bytes(rng, 100));
+    run(5_000, fuzz::decoder, |rng| {
+        let data = message(rng);
+        Message::decode(&data).expect("the generator makes well-formed messages");
+        data
+    });
+}
+
+#[test]
+fn session() {
+    run(30_000, fuzz::session, broken_message);
+    run(5_000, fuzz::session, |rng| bytes(rng, 40));
+}
+
+/// A stream as hexadecimal text, raw, or in TCP segments that are lost, doubled, cut and out of order.
+fn capture(rng: &mut Rng) -> Vec<u8> {
+    let stream = stream(rng);
+    let mut data = match rng.u8(..4) {
+        0 => stream,
+        1 => stream
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<Vec<_>>()
+            .join(rng.choice(["", " ", ":"]).unwrap())
+            .into(),
+        _ => segments(rng, &stream),
+    };
+    if rng.u8(..4) == 0 {
+        mutate(rng, &mut data);
+    }
+    data.insert(0, rng.u8(..));
+    data
+}
+
+fn segments(rng: &mut Rng, stream: &[u8]) -> Vec<u8> {
+    let (client, server) = ("10.0.0.1:5000".parse().unwrap(), "10.0.0.2:3860".parse().unwrap());
+    let first = if rng.bool() { rng.u32(..) } else { u32::MAX - rng.u32(..100) };
+    let mut capture = Capture::new();
+    if rng.bool() {
+        capture.segment(client, server, (first.wrapping_sub(1), 0), SYN, &[]);
+    }
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    while at < stream.len() {
+        let end = (at + rng.usize(1..60)).min(stream.len());
+        pieces.push(at..(end + rng.usize(..3)).min(stream.len()));
+        if rng.u8(..8) == 0 {
+            pieces.push(at..end);
+        }
+        at = if rng.u8(..16) == 0 { end + 3 } else { end };
+    }
+    for _ in 0..rng.usize(..3) {
+        if pieces.len() > 1 {
+            let (one, other) = (rng.usize(..pieces.len()), rng.usize(..pieces.len()));
+            pieces.swap(one, other);
+        }
+    }
+    for piece in pieces {
+        let number = first.wrapping_add(piece.start as u32);
+        let flags = if rng.u8(..30) == 0 { ACK | FIN } else { ACK };
+        capture.segment(client, server, (number, 7), flags, &stream[piece]);
+        if rng.bool() {
+            let acknowledged = first.wrapping_add(rng.u32(..=stream.len() as u32));
+            let flags = if rng.u8(..50) == 0 { RST } else { ACK };
+            capture.segment(server, client, (7, acknowledged), flags, &[]);
+        }
+    }
+    capture.bytes
+}
+
+#[test]
+fn decode_command() {
+    run(3_000, fuzz::decode_command, capture);
+}
