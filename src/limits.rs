@@ -40,3 +40,32 @@ pub const CLIENT_MESSAGE_BYTES: u32 = 256 * 1024 * 1024;
 
 /// The most bytes of pushes that the client keeps while it waits for a reply.
 pub const CLIENT_BACKLOG_BYTES: usize = CLIENT_MESSAGE_BYTES as usize;
+
+/// The longest message that can be configured to be taken, in bytes: far over what a load balancer needs to
+/// register all its groups at once.
+pub const MESSAGE_BYTES_TAKEN: u32 = 256 << 20;
+
+const _: () = assert!(MESSAGE_BYTES_TAKEN as u64 <= i32::MAX as u64);
+
+/// The most connections that can be configured: slots are numbered with 32 bits, and the sweep for timeouts
+/// visits each of them a few times a second.
+pub const CONNECTIONS: u32 = 1_000_000;
+
+/// Bytes that one read takes from a socket; also the most that a connection can have received beyond the
+/// request that is under way.
+pub const READ_BYTES: usize = 16 << 10;
+
+/// Bytes after which a batch between cores is sent; one message more may be in it.
+pub const BATCH_BYTES: usize = 512 << 10;
+
+/// Entries after which a batch between cores is sent.
+pub const BATCH_ENTRIES: usize = 1024;
+
+/// Batches of one direction between a shard and the coordinator.
+pub const BATCHES: usize = 4;
+
+/// Bytes read and thrown away after the server has ended its side of a connection.
+pub const LINGER_BYTES: usize = 1 << 20;
+
+/// Connections accepted in one go, before others get their turn.
+pub const ACCEPT_BURST: usize = 256;

@@ -1,12 +1,41 @@
-//! `gwm serve`.
+//! `gwm serve`: checks flags and machine, then hands over to the runtime.
 
 use std::process::ExitCode;
 
-/// Flags of `gwm serve`.
-#[derive(clap::Args)]
-pub struct Args {}
+use crate::{
+    config::{Config, ConfigError},
+    runtime,
+};
 
-/// Runs `gwm serve`.
-pub fn run(_args: Args) -> ExitCode {
+/// Flags of `gwm serve`.
+pub use crate::config::Flags as Args;
+
+/// Runs `gwm serve`: exit status 2 for flags that do not go together, 1 for a failure, 0 after a stop.
+pub fn run(args: Args) -> ExitCode {
+    let config = match Config::new(&args, &runtime::host()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("gwm: {error}");
+            return ExitCode::from(if matches!(error, ConfigError::Usage(_)) { 2 } else { 1 });
+        }
+    };
+    if let Err(error) = runtime::prepare(&config) {
+        return failure(&error);
+    }
+    if args.check {
+        println!("gwm: the configuration is valid");
+        return ExitCode::SUCCESS;
+    }
+    let logging = runtime::start_logging(args.log_level, args.log_format);
+    let result = runtime::serve(config);
+    drop(logging);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure(&error),
+    }
+}
+
+fn failure(error: &str) -> ExitCode {
+    eprintln!("gwm: {error}");
     ExitCode::FAILURE
 }

@@ -1,1 +1,22 @@
-//! The daemon: the only module that knows glommio.
+//! The daemon: sockets, cores and clocks. The only module that knows glommio.
+//!
+//! The main thread ([`serve`]) binds, starts the executors and waits for signals. Each shard owns its connections,
+//! the coordinator's task owns the state machine, and the [`mesh`] joins them.
+
+mod connection;
+mod core;
+mod daemon;
+mod environment;
+pub mod executor;
+mod link;
+mod listener;
+mod log;
+pub mod mesh;
+mod shard;
+mod shared;
+mod sys;
+mod throttle;
+
+pub use daemon::serve;
+pub use environment::{host, prepare};
+pub use log::start as start_logging;

@@ -1,0 +1,285 @@
+//! The daemon as a whole: listeners, executors, signals, and the stop. This is the main thread's work.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crossbeam_queue::ArrayQueue;
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use super::{
+    core::{self, Control, Port},
+    executor, listener,
+    mesh::{Bell, pipe},
+    shard::{self, Plan},
+    shared::{Budget, Cause, Clock, Counters, Shared},
+};
+use crate::{
+    config::{Config, members},
+    coordinator::Totals,
+    limits,
+};
+
+/// How long the stop may take in all.
+const STOP: Duration = Duration::from_secs(4);
+
+/// What the main thread waits for.
+enum Event {
+    Ready,
+    Signal(i32),
+    /// A thread has ended, one way or another.
+    Ended,
+}
+
+/// Tells the main thread that the thread that owns it has ended, also by a panic.
+struct Obituary(mpsc::Sender<Event>);
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        // Nobody listens any more if the main thread gave up waiting.
+        let _ = self.0.send(Event::Ended);
+    }
+}
+
+/// The running executors.
+struct Threads {
+    coordinator: JoinHandle<Result<Totals, String>>,
+    shards: Vec<JoinHandle<Result<(), String>>>,
+}
+
+/// Serves until a signal asks to stop; an error is one line for the operator.
+pub fn serve(config: Config) -> Result<(), String> {
+    let (events, inbox) = mpsc::channel();
+    watch_signals(events.clone()).map_err(|error| format!("can not watch for signals: {error}"))?;
+
+    let shards = config.shard_cpus.len();
+    let mut addresses = Vec::new();
+    let mut listeners: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
+    for address in &config.listen {
+        let (bound, sockets) = listener::bind(*address, shards, config.connections.keepalive)
+            .map_err(|error| bind_failed(*address, &error))?;
+        addresses.push(bound);
+        listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push(socket));
+    }
+
+    let shared = Arc::new(Shared {
+        clock: Clock::new(),
+        connections: Budget::new(u64::from(config.connections.max)),
+        buffered: Budget::new(config.connections.max_buffered_bytes),
+        draining: AtomicBool::new(false),
+    });
+    let control =
+        Arc::new(Control { fixed: ArrayQueue::new(1), stop: AtomicBool::new(false), bell: Arc::new(Bell::default()) });
+    let counters: Vec<Arc<Counters>> = (0..shards).map(|_| Arc::default()).collect();
+    let bells: Vec<Arc<Bell>> = (0..shards).map(|_| Arc::default()).collect();
+    let failed = |error: io::Error| format!("can not start a thread: {error}");
+
+    let mut ports = Vec::new();
+    let mut handles = Vec::new();
+    for (index, listeners) in listeners.into_iter().enumerate() {
+        let bell = bells.get(index).expect("there is a bell a shard").clone();
+        let (up_sender, up_receiver) = pipe(limits::BATCHES, bell.clone(), control.bell.clone());
+        let (down_sender, down_receiver) = pipe(limits::BATCHES, control.bell.clone(), bell.clone());
+        ports.push(Port::new(up_receiver, down_sender));
+        let plan = Plan {
+            index: u16::try_from(index).expect("there are at most 256 shards"),
+            limits: config.connections.clone(),
+            listeners,
+            shared: shared.clone(),
+            counters: counters.get(index).expect("there are counters for each shard").clone(),
+            bell,
+            up: up_sender,
+            down: down_receiver,
+        };
+        let (cpu, events) = (config.shard_cpus.get(index).copied(), events.clone());
+        let obituary = Obituary(events.clone());
+        let handle = executor::spawn(&format!("shard-{index}"), cpu, config.spin, move || async move {
+            let _obituary = obituary;
+            shard::run(plan, || drop(events.send(Event::Ready))).await;
+        });
+        handles.push(handle.map_err(failed)?);
+    }
+    let coordinator = {
+        let (settings, control, clock) = (config.settings.clone(), control.clone(), shared.clock);
+        let (events, obituary) = (events.clone(), Obituary(events.clone()));
+        executor::spawn("coordinator", Some(config.coordinator_cpu), config.spin, move || async move {
+            let _obituary = obituary;
+            core::run(settings, ports, control, clock, || drop(events.send(Event::Ready))).await
+        })
+        .map_err(failed)?
+    };
+    let threads = Threads { coordinator, shards: handles };
+
+    let mut starting = shards + 1;
+    loop {
+        match inbox.recv().expect("this thread has a sender too") {
+            Event::Ready => {
+                starting -= 1;
+                if starting == 0 {
+                    announce(&addresses, &config);
+                }
+            }
+            Event::Signal(SIGHUP) => reload(&config, &control),
+            Event::Signal(_) => break,
+            Event::Ended => return Err(threads.autopsy()),
+        }
+    }
+    stop(threads, &inbox, &shared, &control, &bells, &counters)
+}
+
+/// Lets the shards drain, then ends the coordinator.
+fn stop(
+    threads: Threads,
+    inbox: &mpsc::Receiver<Event>,
+    shared: &Shared,
+    control: &Control,
+    bells: &[Arc<Bell>],
+    counters: &[Arc<Counters>],
+) -> Result<(), String> {
+    tracing::info!("stopping: listeners are closed, requests under way are answered");
+    let deadline = Instant::now() + STOP;
+    shared.draining.store(true, Ordering::Release);
+    bells.iter().for_each(|bell| bell.ring());
+    let mut running = threads.shards.len() + 1;
+    while running > 0 {
+        match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::Ended) => running -= 1,
+            Ok(_) => {}
+            Err(_) => return Err(format!("{running} threads did not stop in time")),
+        }
+        if running == 1 {
+            control.stop.store(true, Ordering::Release);
+            control.bell.ring();
+        }
+    }
+    for shard in threads.shards {
+        joined(shard)?;
+    }
+    let totals = joined(threads.coordinator)?;
+    let sum = |read: fn(&Counters) -> u64| counters.iter().map(|counters| read(counters)).sum::<u64>();
+    tracing::info!(
+        accepted = sum(|c| c.accepted.load(Ordering::Relaxed)),
+        requests = sum(|c| c.requests.load(Ordering::Relaxed)),
+        refused = sum(|c| c.refused.load(Ordering::Relaxed)),
+        sent = sum(|c| c.sent.load(Ordering::Relaxed)),
+        delayed = sum(|c| c.delayed.load(Ordering::Relaxed)),
+        load_balancers = totals.load_balancers,
+        groups = totals.groups,
+        memberships = totals.memberships,
+        "stopped"
+    );
+    for (at, cause) in Cause::ALL.iter().enumerate() {
+        let closed: u64 = counters.iter().filter_map(|c| c.closed.get(at)).map(|c| c.load(Ordering::Relaxed)).sum();
+        if closed > 0 {
+            tracing::info!(connections = closed, "closed: {}", cause.text());
+        }
+    }
+    Ok(())
+}
+
+impl Threads {
+    /// Why a thread ended that should not have: the first one that has something to say.
+    fn autopsy(self) -> String {
+        // The others run on, and end with the process.
+        let mut ended = Vec::new();
+        while ended.is_empty() {
+            // The obituary comes a moment before the thread's end.
+            std::thread::yield_now();
+            ended.extend(self.shards.iter().filter(|shard| shard.is_finished()).map(|shard| shard.thread().id()));
+            if self.coordinator.is_finished() {
+                return joined(self.coordinator).err().unwrap_or_else(|| "the coordinator ended".into());
+            }
+        }
+        let first = self.shards.into_iter().find(|shard| ended.contains(&shard.thread().id()));
+        first.and_then(|shard| joined(shard).err()).unwrap_or_else(|| "a shard ended".into())
+    }
+}
+
+/// A thread's result; a panic becomes an error.
+fn joined<T>(thread: JoinHandle<Result<T, String>>) -> Result<T, String> {
+    let name = thread.thread().name().unwrap_or("a thread").to_owned();
+    match thread.join() {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            Err(format!("{name} failed, which is a fault of gwm itself (please report it): {text}"))
+        }
+    }
+}
+
+fn announce(addresses: &[SocketAddr], config: &Config) {
+    let mut out = io::stdout().lock();
+    for address in addresses {
+        // Nobody has to read this.
+        let _ = writeln!(out, "gwm: listening on {address} (plain)");
+    }
+    let _ = out.flush();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        coordinator_core = config.coordinator_cpu,
+        shard_cores = ?config.shard_cpus,
+        max_connections = config.connections.max,
+        fixed_members = config.settings.fixed.len(),
+        "serving"
+    );
+}
+
+fn reload(config: &Config, control: &Control) {
+    let Some(path) = &config.members else {
+        tracing::info!("SIGHUP: there is no --members file to read again");
+        return;
+    };
+    match members::read(path, config.settings.weight_max) {
+        Ok(fixed) => {
+            tracing::info!(members = fixed.len(), "SIGHUP: {} is in force", path.display());
+            control.fixed.force_push(fixed);
+            control.bell.ring();
+        }
+        Err(error) => tracing::error!("SIGHUP: the old members stay in force: {error}"),
+    }
+}
+
+/// Forwards signals. The second one that asks to stop ends the process here and now, whatever the others do.
+fn watch_signals(events: mpsc::Sender<Event>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut stopping = false;
+        for signal in signals.forever() {
+            if signal != SIGHUP && std::mem::replace(&mut stopping, true) {
+                eprintln!("gwm: second signal: stopped at once");
+                std::process::exit(1);
+            }
+            if events.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn bind_failed(address: SocketAddr, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let port = address.port();
+            format!("another process has the port: stop it (`ss -ltnp sport = {port}` shows it), or choose another")
+        }
+        io::ErrorKind::PermissionDenied => {
+            "a port under 1024 takes the capability CAP_NET_BIND_SERVICE: give it, or choose another".into()
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine does not have the address: choose one that it has".into(),
+        _ => "choose another".into(),
+    };
+    format!("can not listen on {address} ({error}): {remedy} with --listen")
+}

@@ -1,0 +1,90 @@
+//! Executors, and every way around a fault of glommio 0.9.0 that concerns them.
+//!
+//! - Between polling for I/O and running tasks it can come to believe that nothing is runnable, and park: when the
+//!   preemption timer fires there, or a wake of a latency-sensitive queue. So that timer is set to an hour, there
+//!   is only the default queue, which is not latency-sensitive, and fairness is each task's own business: it does
+//!   a bounded piece of work (about [`TURN`]) and then awaits I/O, a bell or [`turn`]. `tests/stall.rs` keeps watch.
+//!   Beyond that, every executor of the daemon has a timer that ends a sleep after [`HEARTBEAT`] at most.
+//! - The memory locked for a process's rings is given back some time after its end, and counted per user: a daemon
+//!   that is restarted may have to ask more than once.
+//! - By default an executor takes 10 MiB for file I/O, which nothing here does.
+
+use std::{
+    future::Future,
+    io,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, timer::Timer};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// How long a task may work before it lets the reactor turn.
+pub const TURN: Duration = Duration::from_micros(500);
+
+/// The longest sleep of an executor of the daemon.
+pub const HEARTBEAT: Duration = Duration::from_millis(250);
+
+/// How long building an executor is tried again.
+const BUILD_RETRIES: Duration = Duration::from_secs(3);
+
+/// Runs a future on an executor on its own thread, pinned to a core if one is given. An error is the machine's
+/// refusal, in words; a panic shows when the thread is joined.
+pub fn spawn<F, T>(
+    name: &str,
+    cpu: Option<usize>,
+    spin: Duration,
+    main: impl FnOnce() -> F + Send + 'static,
+) -> io::Result<JoinHandle<Result<T, String>>>
+where
+    F: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    let label: Arc<str> = name.into();
+    thread::Builder::new().name(name.into()).spawn(move || {
+        if let Some(cpu) = cpu {
+            let mut set = CpuSet::new();
+            set.set(cpu);
+            // Not being pinned costs speed, not correctness: a core may have been taken away since the start.
+            if let Err(error) = sched_setaffinity(None, &set) {
+                tracing::warn!("{label} is not pinned to core {cpu}: {error}");
+            }
+        }
+        Ok(build(&label, spin)?.run(main()))
+    })
+}
+
+fn build(name: &str, spin: Duration) -> Result<LocalExecutor, String> {
+    let start = Instant::now();
+    loop {
+        let built = LocalExecutorBuilder::new(Placement::Unbound)
+            .name(name)
+            .io_memory(64 << 10)
+            .ring_depth(512)
+            .preempt_timer(Duration::from_secs(3600))
+            .spin_before_park(spin)
+            .make();
+        match built {
+            Ok(executor) => return Ok(executor),
+            Err(_) if start.elapsed() < BUILD_RETRIES => thread::sleep(Duration::from_millis(50)),
+            Err(error) => {
+                return Err(format!(
+                    "can not set up io_uring for {name}: {error}; if it is about memory, raise the limit of locked \
+                     memory (ulimit -l, LimitMEMLOCK= in a systemd unit, --ulimit memlock=-1 in a container)"
+                ));
+            }
+        }
+    }
+}
+
+/// Lets the reactor turn: I/O is polled, wakes from other cores arrive, other tasks run. (A task that merely
+/// yields is run again before any of that.)
+pub async fn turn() {
+    Timer::new(Duration::from_micros(1)).await;
+}
+
+/// Waits; wakes end in time even if everything else stands still.
+pub async fn sleep(time: Duration) {
+    Timer::new(time).await;
+}

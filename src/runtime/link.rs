@@ -1,0 +1,125 @@
+//! What travels between a shard and the coordinator, and the shard's end of the way up.
+
+use std::{collections::VecDeque, net::IpAddr, ops::Range, sync::Arc, task::Waker};
+
+use super::mesh::{Bell, Sender};
+use crate::coordinator::{CloseReason, Kind};
+
+/// A connection of the shard at the other end of the pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// Where it stands in the shard's table.
+    pub(super) index: u32,
+    /// Which of the connections that stood there it is.
+    pub(super) generation: u32,
+}
+
+/// Shard to coordinator.
+#[derive(Clone, Debug)]
+pub(super) enum Up {
+    /// A connection was accepted.
+    Opened(IpAddr),
+    /// A well-formed request: this range of the batch's bytes.
+    Request(Range<usize>),
+    /// So many messages that their batch's return did not acknowledge are with the socket now.
+    Delivered(u32),
+    /// The connection is gone.
+    Closed,
+}
+
+/// Coordinator to shard.
+#[derive(Debug)]
+pub(super) struct Down {
+    /// Whom it is for.
+    pub(super) slot: Slot,
+    /// What to do.
+    pub(super) order: Order,
+    /// Set by the shard if the socket did not take all of the message: an [`Up::Delivered`] follows.
+    pub(super) unfinished: bool,
+}
+
+/// What a shard is to do for a connection.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Write this range of the batch's bytes.
+    Write(Kind, Range<usize>),
+    /// Flush and close.
+    Close(CloseReason),
+}
+
+/// The shard's end of the way up. What must not be lost and can not wait at its source (a connection that ends)
+/// is kept here while there is no room: at most two entries a connection.
+pub(super) struct Uplink {
+    sender: Sender<(Slot, Up)>,
+    bell: Arc<Bell>,
+    kept: VecDeque<(Slot, Up)>,
+    waiting: Vec<Waker>,
+}
+
+impl Uplink {
+    /// `bell` is that of the task that calls [`Uplink::turn`].
+    pub(super) fn new(sender: Sender<(Slot, Up)>, bell: Arc<Bell>) -> Uplink {
+        Uplink { sender, bell, kept: VecDeque::new(), waiting: Vec::new() }
+    }
+
+    /// Whether an opened connection or a request can be sent; if not, `waker` is woken when it is worth another try.
+    pub(super) fn has_room(&mut self, waker: &Waker) -> bool {
+        if self.kept.is_empty() && self.sender.has_room() {
+            return true;
+        }
+        self.waiting.push(waker.clone());
+        false
+    }
+
+    /// Sends an accepted connection; there was room.
+    pub(super) fn opened(&mut self, slot: Slot, peer: IpAddr) {
+        self.push(slot, Up::Opened(peer));
+    }
+
+    /// Sends a request; there was room.
+    pub(super) fn request(&mut self, slot: Slot, frame: &[u8]) {
+        let bytes = self.sender.bytes();
+        let start = bytes.len();
+        bytes.extend_from_slice(frame);
+        let range = start..bytes.len();
+        self.push(slot, Up::Request(range));
+    }
+
+    /// Acknowledges messages.
+    pub(super) fn delivered(&mut self, slot: Slot, messages: u32) {
+        self.push(slot, Up::Delivered(messages));
+    }
+
+    /// Tells of a connection's end.
+    pub(super) fn closed(&mut self, slot: Slot) {
+        self.push(slot, Up::Closed);
+    }
+
+    fn push(&mut self, slot: Slot, up: Up) {
+        match self.kept.is_empty() && self.sender.has_room() {
+            true => self.sender.push((slot, up)),
+            false => self.kept.push_back((slot, up)),
+        }
+        self.bell.ring();
+    }
+
+    /// Whether [`Uplink::turn`] has something to do.
+    pub(super) fn is_due(&self) -> bool {
+        self.sender.is_due() || self.sender.has_returned()
+    }
+
+    /// Takes back batches, sends what is there, and wakes those who wait for room.
+    pub(super) fn turn(&mut self) {
+        while let Some(batch) = self.sender.reclaim() {
+            self.sender.recycle(batch);
+        }
+        while self.sender.has_room() {
+            let Some(entry) = self.kept.pop_front() else { break };
+            self.sender.push(entry);
+        }
+        self.sender.flush();
+        if !self.waiting.is_empty() && self.sender.has_room() {
+            self.waiting.drain(..).for_each(Waker::wake);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Listening sockets: bound for every shard before serving starts, then drained in bursts.
+
+use std::{io, net::SocketAddr, os::fd::OwnedFd, pin::Pin, rc::Rc, task::Poll, time::Duration};
+
+use futures_lite::AsyncRead;
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, acceptfrom_with},
+};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use super::{executor, shard::Shard, sys};
+use crate::limits;
+
+/// Connections that the kernel completes ahead of us; it cuts this to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// How much a socket buffers beyond what the peer has room for. Without it the kernel would queue megabytes of
+/// weights for a peer that reads slowly, all of them stale by the time they are read.
+const UNSENT_BYTES: u32 = 128 << 10;
+
+/// How soon a full server, or one without file descriptors, looks again.
+const FULL_TICK: Duration = Duration::from_millis(20);
+
+/// Binds one listening socket a shard; the address has the port that was chosen for port 0.
+pub(super) fn bind(
+    address: SocketAddr,
+    shards: usize,
+    keepalive: Option<Duration>,
+) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    // The first socket is bound as if it were the only one: with SO_REUSEPORT from the start, a second daemon of
+    // the same user would silently get a part of the first one's connections.
+    let first = socket(address, keepalive)?;
+    first.bind(&address.into())?;
+    first.set_reuse_port(true)?;
+    let bound = first.local_addr()?.as_socket().expect("an IP socket has an IP address");
+    let mut sockets = vec![first];
+    for _ in 1..shards {
+        let other = socket(address, keepalive)?;
+        other.set_reuse_port(true)?;
+        other.bind(&bound.into())?;
+        sockets.push(other);
+    }
+    for socket in &sockets {
+        socket.listen(BACKLOG)?;
+    }
+    Ok((bound, sockets.into_iter().map(OwnedFd::from).collect()))
+}
+
+/// Accepted connections inherit all of these options, which saves a few system calls for each.
+fn socket(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    if let Some(idle) = keepalive {
+        let interval = (idle / 3).max(Duration::from_secs(1));
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(3))?;
+    }
+    Ok(socket)
+}
+
+/// Accepts while the server has room; until then connections wait in the backlog. Runs until it is dropped.
+pub(super) async fn accept(shard: Rc<Shard>, listener: OwnedFd) {
+    let mut complained = false;
+    loop {
+        if let Err(error) = readable(&shard, &listener).await {
+            tracing::error!(shard = shard.index, "can not wait for connections: {error}");
+            executor::sleep(FULL_TICK).await;
+            continue;
+        }
+        match burst(&shard, &listener).await {
+            Burst::Drained => {}
+            Burst::Full => executor::sleep(FULL_TICK).await,
+            Burst::Failed(error) => {
+                if !std::mem::replace(&mut complained, true) {
+                    tracing::error!(shard = shard.index, "can not accept connections, trying again: {error}");
+                }
+                executor::sleep(FULL_TICK).await;
+                continue;
+            }
+        }
+        complained = false;
+    }
+}
+
+enum Burst {
+    Drained,
+    Full,
+    Failed(Errno),
+}
+
+async fn burst(shard: &Rc<Shard>, listener: &OwnedFd) -> Burst {
+    for _ in 0..limits::ACCEPT_BURST {
+        std::future::poll_fn(|cx| match shard.uplink.borrow_mut().has_room(cx.waker()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+        if !shard.shared.connections.take(1) {
+            return Burst::Full;
+        }
+        match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((socket, peer)) => {
+                // A peer without an IP address does not exist on an IP socket.
+                match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
+                    Some(peer) => shard.admit(socket, peer),
+                    None => shard.shared.connections.give(1),
+                }
+            }
+            Err(error) => {
+                shard.shared.connections.give(1);
+                match error {
+                    // The peer was gone before it was accepted; the others were not.
+                    Errno::CONNABORTED | Errno::INTR | Errno::PROTO => {}
+                    Errno::AGAIN => return Burst::Drained,
+                    error => return Burst::Failed(error),
+                }
+            }
+        }
+    }
+    executor::turn().await;
+    Burst::Drained
+}
+
+/// Waits until a listener has a connection, without accepting it: whether there is room is asked first.
+///
+/// glommio can only be asked to accept, or to read. A stream over the listener waits for the descriptor to be
+/// readable, then reads and fails, because nothing can be read from a listener: that failure is the news.
+async fn readable(shard: &Rc<Shard>, listener: &OwnedFd) -> io::Result<()> {
+    let mut probe = sys::adopt(listener.try_clone()?);
+    std::future::poll_fn(|cx| {
+        let mut scratch = shard.scratch.borrow_mut();
+        Pin::new(&mut probe).poll_read(cx, &mut scratch).map(|_| ())
+    })
+    .await;
+    Ok(())
+}

@@ -1,0 +1,310 @@
+//! What joins a shard with the coordinator: one pipe of reusable batches in each direction, and a bell for each end.
+//!
+//! A [`pipe`] has a fixed number of batches, which travel full one way and empty the other, so a receiver that
+//! falls behind leaves its sender without a batch to fill, and the sender stops taking work: nothing is dropped and
+//! nothing grows. Batching comes by itself: a batch is sent at the end of its sender's turn while the receiver has
+//! taken all that was sent before, and otherwise when it is full or when one comes back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering, fence},
+    },
+    task::{Context, Poll},
+};
+
+use atomic_waker::AtomicWaker;
+use crossbeam_queue::ArrayQueue;
+use crossbeam_utils::CachePadded;
+
+use crate::limits;
+
+/// Wakes one task on one executor, from any core, and only if it sleeps: a waker's reference count has 16 bits in
+/// glommio, so a wake for each message would end in a panic, and it would cost a system call each.
+#[derive(Debug, Default)]
+pub struct Bell {
+    asleep: CachePadded<AtomicBool>,
+    waker: AtomicWaker,
+}
+
+impl Bell {
+    /// Wakes the task if it sleeps. What it is to see must have been written before.
+    pub fn ring(&self) {
+        // Pairs with the fence in `poll`: of the task's "I sleep" and the caller's work, one side sees the other.
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
+    /// Ready once `has_work` says so; asked again after every ring. One task may wait at a bell.
+    pub fn poll(&self, cx: &mut Context<'_>, mut has_work: impl FnMut() -> bool) -> Poll<()> {
+        if has_work() {
+            return Poll::Ready(());
+        }
+        self.waker.register(cx.waker());
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if has_work() {
+            self.asleep.store(false, Ordering::Relaxed);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Waits until `has_work` says so.
+    pub async fn wait(&self, mut has_work: impl FnMut() -> bool) {
+        std::future::poll_fn(|cx| self.poll(cx, &mut has_work)).await;
+    }
+}
+
+/// Messages on their way: entries, and the bytes that these refer to.
+#[derive(Debug)]
+pub struct Batch<E> {
+    /// The bytes of all messages.
+    pub bytes: Vec<u8>,
+    /// The messages, in order.
+    pub entries: Vec<E>,
+}
+
+/// The way that batches go between two ends.
+#[derive(Debug)]
+struct Track<E> {
+    full: ArrayQueue<Box<Batch<E>>>,
+    empty: ArrayQueue<Box<Batch<E>>>,
+}
+
+/// The end that fills batches.
+#[derive(Debug)]
+pub struct Sender<E> {
+    track: Arc<Track<E>>,
+    receiver: Arc<Bell>,
+    open: Option<Box<Batch<E>>>,
+    spare: Vec<Box<Batch<E>>>,
+}
+
+/// The end that empties batches.
+#[derive(Debug)]
+pub struct Receiver<E> {
+    track: Arc<Track<E>>,
+    sender: Arc<Bell>,
+}
+
+/// A pipe with this many batches, between the tasks that wait at these bells.
+pub fn pipe<E>(batches: usize, sender: Arc<Bell>, receiver: Arc<Bell>) -> (Sender<E>, Receiver<E>) {
+    let track = Arc::new(Track { full: ArrayQueue::new(batches), empty: ArrayQueue::new(batches) });
+    let spare = (0..batches).map(|_| Box::new(Batch { bytes: Vec::new(), entries: Vec::new() })).collect();
+    (Sender { track: track.clone(), receiver, open: None, spare }, Receiver { track, sender })
+}
+
+impl<E> Sender<E> {
+    /// Whether there is room for a message, of any size. [`Sender::reclaim`] brings more.
+    pub fn has_room(&self) -> bool {
+        // A batch that is open is not full: it is sent when it becomes so.
+        self.open.is_some() || !self.spare.is_empty()
+    }
+
+    /// The bytes to append to; they stay where they are until [`Sender::push`].
+    ///
+    /// # Panics
+    /// If there is no room.
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.open().bytes
+    }
+
+    /// Appends a message's entry, and sends the batch if that fills it.
+    ///
+    /// # Panics
+    /// If there is no room.
+    pub fn push(&mut self, entry: E) {
+        let open = self.open();
+        open.entries.push(entry);
+        if open.bytes.len() >= limits::BATCH_BYTES || open.entries.len() >= limits::BATCH_ENTRIES {
+            self.send();
+        }
+    }
+
+    fn open(&mut self) -> &mut Batch<E> {
+        let Sender { open, spare, .. } = self;
+        open.get_or_insert_with(|| spare.pop().expect("the caller has seen that there is room"))
+    }
+
+    /// Whether [`Sender::flush`] would send something now.
+    pub fn is_due(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| !open.entries.is_empty()) && self.track.full.is_empty()
+    }
+
+    /// Sends what has been appended, unless the receiver still has earlier batches to take: then it is sent when
+    /// one comes back.
+    pub fn flush(&mut self) {
+        if self.is_due() {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.track.full.push(open).map_err(|_| ()).expect("the queue holds as many batches as there are");
+            self.receiver.ring();
+        }
+    }
+
+    /// Whether [`Sender::reclaim`] has a batch.
+    pub fn has_returned(&self) -> bool {
+        !self.track.empty.is_empty()
+    }
+
+    /// A batch that the receiver is done with, as it left it; give it to [`Sender::recycle`].
+    pub fn reclaim(&mut self) -> Option<Box<Batch<E>>> {
+        self.track.empty.pop()
+    }
+
+    /// Makes a batch ready to be filled again.
+    pub fn recycle(&mut self, mut batch: Box<Batch<E>>) {
+        batch.bytes.clear();
+        batch.entries.clear();
+        // One huge message must not keep its memory for ever.
+        batch.bytes.shrink_to(2 * limits::BATCH_BYTES);
+        self.spare.push(batch);
+    }
+}
+
+impl<E> Receiver<E> {
+    /// Whether [`Receiver::receive`] has a batch.
+    pub fn has_batch(&self) -> bool {
+        !self.track.full.is_empty()
+    }
+
+    /// The oldest batch.
+    pub fn receive(&mut self) -> Option<Box<Batch<E>>> {
+        self.track.full.pop()
+    }
+
+    /// Returns a batch to its sender, entries and all.
+    pub fn give_back(&mut self, batch: Box<Batch<E>>) {
+        self.track.empty.push(batch).map_err(|_| ()).expect("the queue holds as many batches as there are");
+        self.sender.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use futures_lite::future::block_on;
+
+    use super::*;
+
+    fn ends(batches: usize) -> (Sender<u64>, Receiver<u64>, Arc<Bell>, Arc<Bell>) {
+        let (here, there) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+        let (sender, receiver) = pipe(batches, here.clone(), there.clone());
+        (sender, receiver, here, there)
+    }
+
+    #[test]
+    fn without_batches_there_is_no_room_until_one_comes_back() {
+        let (mut sender, mut receiver, ..) = ends(2);
+        for message in 0..2 * limits::BATCH_ENTRIES {
+            assert!(sender.has_room());
+            sender.push(message as u64);
+        }
+        assert!(!sender.has_room(), "both batches are full and not taken");
+
+        let batch = receiver.receive().unwrap();
+        assert!(!sender.has_room() && !sender.has_returned(), "taken is not given back");
+        receiver.give_back(batch);
+        assert!(sender.has_returned());
+        let batch = sender.reclaim().unwrap();
+        assert_eq!(batch.entries.len(), limits::BATCH_ENTRIES, "it comes back as the receiver left it");
+        sender.recycle(batch);
+        assert!(sender.has_room());
+        assert!(sender.bytes().is_empty());
+    }
+
+    #[test]
+    fn a_batch_waits_while_the_receiver_has_others_to_take() {
+        let (mut sender, mut receiver, ..) = ends(3);
+        assert!(!sender.is_due(), "nothing to send");
+        sender.push(1);
+        sender.flush();
+        sender.push(2);
+        sender.flush();
+        sender.push(3);
+        assert!(!sender.is_due());
+        assert_eq!(receiver.receive().unwrap().entries, [1]);
+        assert!(sender.is_due(), "all that was sent has been taken");
+        sender.flush();
+        assert_eq!(receiver.receive().unwrap().entries, [2, 3]);
+    }
+
+    #[test]
+    fn a_full_batch_does_not_wait() {
+        let (mut sender, mut receiver, ..) = ends(3);
+        sender.push(1);
+        sender.flush();
+        sender.bytes().resize(limits::BATCH_BYTES, 0);
+        sender.push(2);
+        assert_eq!(receiver.receive().unwrap().entries, [1]);
+        assert_eq!(receiver.receive().unwrap().entries, [2]);
+    }
+
+    #[test]
+    fn a_huge_message_does_not_keep_its_memory() {
+        let (mut sender, mut receiver, ..) = ends(1);
+        sender.bytes().resize(64 << 20, 1);
+        sender.push(1);
+        let batch = receiver.receive().unwrap();
+        receiver.give_back(batch);
+        let batch = sender.reclaim().unwrap();
+        sender.recycle(batch);
+        assert!(sender.bytes().capacity() <= 2 * limits::BATCH_BYTES);
+    }
+
+    /// Everything arrives, once and in order, and both ends sleep and wake all the time; a wake that is lost hangs
+    /// the test.
+    #[test]
+    fn order_and_wakes_survive_two_threads() {
+        const MESSAGES: u64 = 300_000;
+        let (mut sender, mut receiver, here, there) = ends(2);
+        let producer = thread::spawn(move || {
+            let mut next = 0;
+            while next < MESSAGES {
+                block_on(here.wait(|| {
+                    while let Some(batch) = sender.reclaim() {
+                        sender.recycle(batch);
+                    }
+                    sender.has_room()
+                }));
+                // An odd number, so that batches end in the middle of things.
+                for _ in 0..7.min(MESSAGES - next) {
+                    sender.bytes().extend_from_slice(&next.to_be_bytes());
+                    sender.push(next);
+                    next += 1;
+                    if !sender.has_room() {
+                        break;
+                    }
+                }
+                sender.flush();
+            }
+            block_on(here.wait(|| {
+                while let Some(batch) = sender.reclaim() {
+                    sender.recycle(batch);
+                }
+                sender.flush();
+                sender.open.as_ref().is_none_or(|open| open.entries.is_empty())
+            }));
+        });
+        let mut expected = 0;
+        while expected < MESSAGES {
+            block_on(there.wait(|| receiver.has_batch()));
+            let batch = receiver.receive().unwrap();
+            assert_eq!(batch.bytes.len(), batch.entries.len() * 8);
+            for (entry, bytes) in batch.entries.iter().zip(batch.bytes.chunks_exact(8)) {
+                assert_eq!((*entry, bytes), (expected, &expected.to_be_bytes()[..]));
+                expected += 1;
+            }
+            receiver.give_back(batch);
+        }
+        producer.join().unwrap();
+    }
+}

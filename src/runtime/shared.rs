@@ -1,0 +1,153 @@
+//! What all threads of the daemon share: a clock, a few counters, and whether it drains.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    time::Instant,
+};
+
+use crossbeam_utils::CachePadded;
+
+use crate::coordinator::Time;
+
+/// The process's clock: [`Time`] since its making.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock(Instant);
+
+impl Clock {
+    pub(super) fn new() -> Clock {
+        Clock(Instant::now())
+    }
+
+    pub(super) fn now(&self) -> Time {
+        Time(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// A number of things with an upper end, taken and given back by every shard.
+#[derive(Debug)]
+pub(super) struct Budget {
+    used: CachePadded<AtomicU64>,
+    max: u64,
+}
+
+impl Budget {
+    pub(super) fn new(max: u64) -> Budget {
+        Budget { used: CachePadded::new(AtomicU64::new(0)), max }
+    }
+
+    /// Takes `amount` if that much is left.
+    pub(super) fn take(&self, amount: u64) -> bool {
+        let before = self.used.fetch_add(amount, Ordering::Relaxed);
+        let fits = before.saturating_add(amount) <= self.max;
+        if !fits {
+            self.give(amount);
+        }
+        fits
+    }
+
+    /// Gives back what was taken.
+    pub(super) fn give(&self, amount: u64) {
+        self.used.fetch_sub(amount, Ordering::Relaxed);
+    }
+}
+
+/// What the shards have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) clock: Clock,
+    /// Connections.
+    pub(super) connections: Budget,
+    /// Bytes of unfinished messages.
+    pub(super) buffered: Budget,
+    /// Set once: listeners close, connections end as soon as nothing is under way.
+    pub(super) draining: AtomicBool,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Cause {
+    /// The peer closed its side.
+    PeerClosed,
+    /// The connection broke: reset, keepalive.
+    Failed,
+    /// The peer's bytes are not framed as SASP.
+    Framing,
+    /// A message that has no reply.
+    NoReply,
+    /// Another connection speaks for the same load balancer.
+    TakenOver,
+    /// Bytes for the peer were not taken for too long.
+    Stalled,
+    /// The first message took too long.
+    FirstMessageTimeout,
+    /// A later message took too long.
+    MessageTimeout,
+    /// All unfinished messages together were too long.
+    BufferedBytes,
+    /// The server stops.
+    Draining,
+    /// A fault of the server itself.
+    Panicked,
+}
+
+/// Number of [`Cause`]s.
+pub(super) const CAUSES: usize = Cause::Panicked as usize + 1;
+
+impl Cause {
+    /// Every cause, in order.
+    pub(super) const ALL: [Cause; CAUSES] = [
+        Cause::PeerClosed,
+        Cause::Failed,
+        Cause::Framing,
+        Cause::NoReply,
+        Cause::TakenOver,
+        Cause::Stalled,
+        Cause::FirstMessageTimeout,
+        Cause::MessageTimeout,
+        Cause::BufferedBytes,
+        Cause::Draining,
+        Cause::Panicked,
+    ];
+
+    /// The cause in words, for logs.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Cause::PeerClosed => "the peer closed it",
+            Cause::Failed => "it broke",
+            Cause::Framing => "the bytes are not SASP",
+            Cause::NoReply => "a message that is not a request",
+            Cause::TakenOver => "another connection speaks for the same load balancer",
+            Cause::Stalled => "the peer took nothing for --stall-timeout",
+            Cause::FirstMessageTimeout => "no whole message within --first-message-timeout",
+            Cause::MessageTimeout => "a message was not whole within --message-timeout",
+            Cause::BufferedBytes => "unfinished messages would exceed --max-buffered-bytes",
+            Cause::Draining => "the server stops",
+            Cause::Panicked => "a fault of gwm itself: please report it",
+        }
+    }
+}
+
+/// What one shard counts. Only that shard writes.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    /// Connections accepted.
+    pub(super) accepted: AtomicU64,
+    /// Requests sent to the coordinator.
+    pub(super) requests: AtomicU64,
+    /// Requests refused by the shard itself.
+    pub(super) refused: AtomicU64,
+    /// Messages handed to sockets whole at once.
+    pub(super) sent: AtomicU64,
+    /// Messages that a socket did not take at once.
+    pub(super) delayed: AtomicU64,
+    /// Connections ended, by cause.
+    pub(super) closed: [AtomicU64; CAUSES],
+    /// Connections now.
+    pub(super) open: AtomicU32,
+}
+
+/// Counts one.
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

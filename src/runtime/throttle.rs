@@ -1,0 +1,58 @@
+//! Keeps logs readable under attack: a few lines a second for each cause, then one line that says how many more.
+
+use std::time::Duration;
+
+use crate::coordinator::Time;
+
+/// Lines for one cause within [`WINDOW`].
+const LINES: u32 = 5;
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// The line budget of one cause.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Throttle {
+    until: Time,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl Throttle {
+    /// Whether to write a line now.
+    pub(super) fn allows(&mut self, now: Time) -> bool {
+        if now >= self.until {
+            self.until = now + WINDOW;
+            self.lines = 0;
+        }
+        if self.lines == LINES {
+            self.suppressed += 1;
+            return false;
+        }
+        self.lines += 1;
+        true
+    }
+
+    /// Once a window has ended: how many lines were not written in it, if any.
+    pub(super) fn suppressed(&mut self, now: Time) -> Option<u64> {
+        if now < self.until || self.suppressed == 0 {
+            return None;
+        }
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_lines_then_a_number() {
+        let mut throttle = Throttle::default();
+        let at = |seconds| Time::default() + Duration::from_secs(seconds);
+        let written = (0..100).filter(|_| throttle.allows(at(1))).count();
+        assert_eq!(written, LINES as usize);
+        assert_eq!(throttle.suppressed(at(1)), None, "the window has not ended");
+        assert_eq!(throttle.suppressed(at(2)), Some(100 - u64::from(LINES)));
+        assert_eq!(throttle.suppressed(at(2)), None);
+        assert!(throttle.allows(at(2)));
+    }
+}
