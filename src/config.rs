@@ -3,7 +3,13 @@
 //! A flag's definition, range, default and help text stand in [`Flags`]; parsing has no side effect. [`Config::new`]
 //! checks what only shows when flags meet each other or the machine, and says what to change.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    hash::{BuildHasher, Hasher, RandomState},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 
@@ -106,6 +112,16 @@ pub struct Flags {
     #[arg(long, env = "GWM_MAX_CONNECTIONS", value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=limits::CONNECTIONS as i64))]
     pub max_connections: Option<u32>,
+
+    /// Load balancers, connected or within hold time, 1 to 1000000; a new one beyond them is not accepted
+    #[arg(long, env = "GWM_MAX_LOAD_BALANCERS", value_name = "N", default_value = "16384",
+        value_parser = clap::value_parser!(u32).range(1..=limits::LOAD_BALANCERS as i64))]
+    pub max_load_balancers: u32,
+
+    /// Groups of all load balancers together, 1 to 7000000
+    #[arg(long, env = "GWM_MAX_GROUPS", value_name = "N", default_value = "262144",
+        value_parser = clap::value_parser!(u32).range(1..=limits::GROUPS as i64))]
+    pub max_groups: u32,
 
     /// Groups that one load balancer may have, 1 to 65535
     #[arg(long, env = "GWM_MAX_GROUPS_PER_LB", value_name = "N", default_value = "1024",
@@ -314,11 +330,15 @@ impl Config {
                 poll_interval_seconds,
                 push_window: flags.push_window,
                 push_refresh: flags.push_refresh,
+                max_load_balancers: flags.max_load_balancers,
+                max_groups: flags.max_groups,
                 max_groups_per_lb: flags.max_groups_per_lb,
                 max_members_per_group: flags.max_members_per_group,
                 max_memberships: flags.max_memberships,
                 weight_max: flags.weight_max,
                 fixed,
+                // std's hash maps start from the system's randomness, which is all that is needed here.
+                hash_seed: RandomState::new().build_hasher().finish(),
             },
             members: flags.members.clone(),
         })

@@ -20,6 +20,12 @@ pub const MEMBERS_PER_GROUP: u32 = u16::MAX as u32;
 /// whose length fits the header's signed 32 bits.
 pub const MEMBERSHIPS: u32 = 7_000_000;
 
+/// Most load balancers that can be configured.
+pub const LOAD_BALANCERS: u32 = 1_000_000;
+
+/// Most groups that can be configured: one a membership.
+pub const GROUPS: u32 = MEMBERSHIPS;
+
 /// Longest message that `gwm decode` puts together; a longer one is taken for a fault of the input.
 pub const DECODE_MESSAGE_BYTES: u32 = 64 << 20;
 
