@@ -1,12 +1,402 @@
-//! `gwm demo`.
+//! `gwm demo`: a real daemon, members whose weights move, and a load balancer that follows.
 
-use std::process::ExitCode;
+use std::{
+    collections::VecDeque,
+    env, fs,
+    io::{self, BufRead, BufReader, IsTerminal, Write},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{self, Child, Command, ExitCode, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    groups::{self, GroupSpec},
+    session::{Session, Wishes},
+    table::{self, Screen},
+    target::{self, Failure, Target},
+};
+use crate::{
+    client::{Client, Weights},
+    sasp::{
+        Endpoint, EntryFlags, Escaped, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Reason,
+        SenderFlags, component::UDP,
+    },
+};
 
 /// Flags of `gwm demo`.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// End by itself after so many seconds: 1 to 86400 [default: at Ctrl-C]
+    #[arg(long, env = "GWM_SECONDS", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=86400))]
+    seconds: Option<u32>,
+    /// Time from one event of the story to the next: 100ms to 1m
+    #[arg(long, env = "GWM_PACE", value_name = "DURATION", default_value = "2s",
+          value_parser = |text: &str| target::duration(text, Duration::from_millis(100)..=Duration::from_secs(60)))]
+    pace: Duration,
+}
 
 /// Runs `gwm demo`.
-pub fn run(_args: Args) -> ExitCode {
-    ExitCode::FAILURE
+pub fn run(args: Args) -> ExitCode {
+    target::finish(play(&args))
+}
+
+/// How long a signal may go unnoticed.
+const ATTENTION: Duration = Duration::from_millis(100);
+
+fn play(args: &Args) -> Result<(), Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, stop.clone()).map_err(|error| failed("can not catch signals", &error))?;
+    }
+    let end = args.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+    let stopped = || stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
+    let Some(mut daemon) = Daemon::start(&FIRST_WEIGHTS, &stopped)? else { return Ok(()) };
+    let outcome = follow(args, &mut daemon, &stopped);
+    // What the daemon said is worth reading only if something went wrong; its file goes with it.
+    match outcome {
+        Err(Failure::Failed(message)) => Err(Failure::Failed(format!("{message}{}", daemon.last_words()))),
+        other => other,
+    }
+}
+
+fn follow(args: &Args, daemon: &mut Daemon, stopped: &dyn Fn() -> bool) -> Result<(), Failure> {
+    let target = Target { gwm: daemon.address.clone(), timeout: Duration::from_secs(5) };
+    let wishes = Wishes {
+        uid: LB.into(),
+        groups: vec![group("web"), group("dns=192.0.2.53:53/udp,[2001:db8::53]:53/udp")],
+        health: Health::BEST,
+        flags: LbFlags::PUSH | LbFlags::TRUST,
+    };
+    let mut session = Session::open(&target, &wishes)?;
+    let mut members = target.connect()?;
+    let mut view = View::new(&target)?;
+    view.tell(&format!("A GWM listens on {}. Load balancer {LB} asks it to push, trusts its members,", target.gwm))?;
+    view.tell("  and registers two name servers (group dns) and an empty group (web).")?;
+    view.show(session.weights())?;
+    let mut events = 0;
+    let mut next_event = Instant::now() + args.pace;
+    while !stopped() {
+        if Instant::now() >= next_event {
+            view.tell(&event(events, daemon, &mut members)?)?;
+            events += 1;
+            next_event = Instant::now() + args.pace;
+        }
+        let wait = next_event.saturating_duration_since(Instant::now()).min(ATTENTION);
+        if session.next_push(wait)? {
+            view.show(session.weights())?;
+        }
+    }
+    Ok(())
+}
+
+const LB: &str = "DEMO";
+
+/// The web servers that register themselves; 192.0.2.0/24 is for documentation, and nothing connects to it.
+const WEB: [(&str, [u8; 4]); 3] = [("web-1", [192, 0, 2, 1]), ("web-2", [192, 0, 2, 2]), ("web-3", [192, 0, 2, 3])];
+
+/// The operator's weights: the web servers', then the name servers'. A web server with none is not in the file.
+type FixedWeights = ([Option<u16>; 3], [u16; 2]);
+
+const FIRST_WEIGHTS: FixedWeights = ([None; 3], [50, 50]);
+
+/// The events that come once, before those that come round.
+const OPENING: usize = 3;
+
+/// The events that come round.
+const ROUND: usize = 9;
+
+/// Makes the story's next event happen and tells it.
+fn event(number: usize, daemon: &mut Daemon, members: &mut Client) -> Result<String, Failure> {
+    let (w, n) = (Some, [50, 50]);
+    let told = match if number < OPENING { number } else { OPENING + (number - OPENING) % ROUND } {
+        0 => {
+            members.register(SenderFlags::NONE, [(WEB_GROUP, [web(0), web(1)])])?;
+            "web-1 and web-2 register themselves. No operator has vouched for them: not CONFIDENT, no shares."
+        }
+        1 => {
+            daemon.set_weights(&([w(40), w(20), w(20)], n))?;
+            "The operator's file gives them weights, 40 and 20, and the daemon rereads it (SIGHUP)."
+        }
+        2 => {
+            members.register(SenderFlags::NONE, [(WEB_GROUP, [web(2)])])?;
+            "web-3 registers itself, and gets its share."
+        }
+        3 => {
+            daemon.set_weights(&([w(40), w(10), w(20)], n))?;
+            "web-2 is busy: its weight falls to 10."
+        }
+        4 => {
+            daemon.set_weights(&([w(40), w(5), w(20)], n))?;
+            "web-2 is busier: 5."
+        }
+        5 => {
+            set_state(members, 0, 0, MemberFlags::QUIESCE)?;
+            "web-1 is to be maintained and quiesces: weight 0, it finishes the work that it has."
+        }
+        6 => {
+            members.deregister(SenderFlags::NONE, Reason::PURPOSEFUL, [(WEB_GROUP, [web(0)])])?;
+            "web-1 has finished and leaves the group."
+        }
+        7 => {
+            daemon.set_weights(&([w(40), w(20), w(30)], n))?;
+            "web-2 has recovered (20), web-3 got more memory (30)."
+        }
+        8 => {
+            members.register(SenderFlags::NONE, [(WEB_GROUP, [web(0)])])?;
+            "web-1 comes back from maintenance and registers itself again."
+        }
+        9 => {
+            daemon.set_weights(&([w(40), w(20), w(30)], [80, 20]))?;
+            "The first name server moves to a bigger machine: 80 to 20."
+        }
+        10 => {
+            set_state(members, 2, 0x2A, MemberFlags::NONE)?;
+            "web-3 sets its opaque state to 0x2A: its load balancer will know what that means."
+        }
+        _ => {
+            set_state(members, 2, 0, MemberFlags::NONE)?;
+            daemon.set_weights(&([w(40), w(20), w(20)], n))?;
+            "Everything is as it was; the story begins again."
+        }
+    };
+    Ok(told.to_owned())
+}
+
+const WEB_GROUP: GroupData<'static> = GroupData { lb_uid: LB.as_bytes(), name: b"web" };
+
+fn web(at: usize) -> MemberData<'static> {
+    let (label, address) = WEB[at];
+    MemberData { endpoint: Endpoint::new(address.into(), 6, 80), label: label.as_bytes() }
+}
+
+fn set_state(members: &mut Client, at: usize, state: u8, flags: MemberFlags) -> Result<(), Failure> {
+    let state = MemberState { member: web(at), state, flags };
+    Ok(members.set_member_state(SenderFlags::NONE, [(WEB_GROUP, [state])])?)
+}
+
+fn group(text: &str) -> GroupSpec {
+    groups::group(text).expect("the demonstration's own groups are well written")
+}
+
+/// The daemon, its temporary directory and its file of weights; all end with this.
+struct Daemon {
+    child: Child,
+    directory: PathBuf,
+    address: String,
+}
+
+impl Daemon {
+    /// Starts the daemon and waits until it listens; `None` when `stopped` came first.
+    fn start(weights: &FixedWeights, stopped: &dyn Fn() -> bool) -> Result<Option<Daemon>, Failure> {
+        let directory = temporary_directory()?;
+        let child = write_weights(&directory, weights).and_then(|()| spawn(&directory));
+        let child = match child {
+            Ok(child) => child,
+            Err(error) => {
+                let _ = fs::remove_dir_all(&directory); // the first error is the one to tell
+                return Err(error);
+            }
+        };
+        let mut daemon = Daemon { child, directory, address: String::new() };
+        let stdout = daemon.child.stdout.take().expect("it was spawned with a pipe");
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            // Reads on when nobody listens any more, so that the daemon never waits for us.
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            match lines.recv_timeout(ATTENTION) {
+                Ok(line) => {
+                    if let Some(address) = line.strip_prefix("gwm: listening on ") {
+                        daemon.address = address.split(' ').next().unwrap_or(address).to_owned();
+                        return Ok(Some(daemon));
+                    }
+                }
+                Err(_) if stopped() => return Ok(None),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+                Err(_) => return Err(Failure::Failed(format!("the daemon does not start{}", daemon.last_words()))),
+            }
+        }
+    }
+
+    /// Rewrites the file of weights and has the daemon reread it.
+    fn set_weights(&mut self, weights: &FixedWeights) -> Result<(), Failure> {
+        write_weights(&self.directory, weights)?;
+        kill_process(Pid::from_child(&self.child), Signal::HUP)
+            .map_err(|error| failed("can not signal the daemon", &error.into()))
+    }
+
+    /// What the daemon wrote to stderr last, as an addition to an error.
+    fn last_words(&self) -> String {
+        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(5)..];
+        if last.is_empty() { String::new() } else { format!("; the daemon says:\n{}", last.join("\n")) }
+    }
+}
+
+impl Drop for Daemon {
+    /// Stops the daemon, by force if it takes longer than it promises, and removes its files.
+    fn drop(&mut self) {
+        // Errors here have no remedy: a process that is gone, a directory that someone else removed.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let deadline = Instant::now() + Duration::from_secs(6);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() >= deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn spawn(directory: &Path) -> Result<Child, Failure> {
+    let program = env::current_exe().map_err(|error| failed("can not find this program", &error))?;
+    let log = fs::File::create(directory.join("log")).map_err(|error| failed("can not write the log", &error))?;
+    let mut command = Command::new(&program);
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--members"])
+        .arg(directory.join("members.toml"));
+    // The demonstration is the same for everyone, whatever the environment says to a daemon in earnest.
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GWM_")) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    // In a group of its own a terminal's Ctrl-C reaches only us, who then stop it in order.
+    command.process_group(0);
+    command.spawn().map_err(|error| failed(&format!("can not run {}", program.display()), &error))
+}
+
+fn temporary_directory() -> Result<PathBuf, Failure> {
+    let mut last = None;
+    for attempt in 0..100 {
+        let path = env::temp_dir().join(format!("gwm-demo-{}-{attempt}", process::id()));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) => last = Some(failed(&format!("can not create {}", path.display()), &error)),
+        }
+    }
+    Err(last.expect("it was tried"))
+}
+
+/// Writes the daemon's file of weights beside the old one and puts it in its place, so that it is never half there.
+fn write_weights(directory: &Path, (web, dns): &FixedWeights) -> Result<(), Failure> {
+    let mut text = String::new();
+    let mut add = |address: &str, protocol: u8, port: u16, weight: u16| {
+        text += &format!(
+            "[[member]]\naddress = \"{address}\"\nprotocol = {protocol}\nport = {port}\nweight = {weight}\nmonitor = \"none\"\n\n"
+        );
+    };
+    for ((_, [a, b, c, d]), weight) in WEB.iter().zip(web) {
+        if let Some(weight) = weight {
+            add(&format!("{a}.{b}.{c}.{d}"), 6, 80, *weight);
+        }
+    }
+    for (address, weight) in ["192.0.2.53", "2001:db8::53"].into_iter().zip(dns) {
+        add(address, UDP, 53, *weight);
+    }
+    let (new, file) = (directory.join("members.new"), directory.join("members.toml"));
+    fs::write(&new, text)
+        .and_then(|()| fs::rename(&new, &file))
+        .map_err(|error| failed(&format!("can not write {}", file.display()), &error))
+}
+
+fn failed(what: &str, error: &io::Error) -> Failure {
+    Failure::Failed(format!("{what}: {error}"))
+}
+
+/// How many lines of the story a terminal keeps in view.
+const STORY_LINES: usize = 8;
+
+/// The story and the table: live on a terminal, otherwise line by line.
+struct View {
+    title: String,
+    screen: Option<Screen>,
+    story: VecDeque<String>,
+    table: Vec<String>,
+    printed: Vec<String>,
+}
+
+impl View {
+    fn new(target: &Target) -> Result<View, Failure> {
+        let screen = if io::stdout().is_terminal() { Some(Screen::enter()?) } else { None };
+        let title = format!("{LB} at {}, weights as they are pushed  (Ctrl-C ends)", target.gwm);
+        Ok(View { title, screen, story: VecDeque::new(), table: Vec::new(), printed: Vec::new() })
+    }
+
+    fn tell(&mut self, line: &str) -> io::Result<()> {
+        if self.screen.is_none() {
+            return print(line);
+        }
+        self.story.push_back(line.to_owned());
+        if self.story.len() > STORY_LINES {
+            self.story.pop_front();
+        }
+        self.draw()
+    }
+
+    fn show(&mut self, weights: &Weights) -> io::Result<()> {
+        if self.screen.is_some() {
+            self.table = table::lines(weights);
+            return self.draw();
+        }
+        let lines = summary(weights);
+        if lines != self.printed {
+            lines.iter().try_for_each(|line| print(line))?;
+            self.printed = lines;
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self) -> io::Result<()> {
+        let Some(screen) = &mut self.screen else { return Ok(()) };
+        let mut lines = vec![self.title.clone(), String::new()];
+        lines.extend(self.table.iter().cloned());
+        lines.push(String::new());
+        lines.extend(self.story.iter().cloned());
+        screen.draw(&lines)
+    }
+}
+
+/// A line a group: `    web: web-1 40 (66.7 %), web-2 20 (33.3 %)`.
+fn summary(weights: &Weights) -> Vec<String> {
+    let line = |group: &crate::client::GroupWeights| {
+        let shares = group.shares();
+        let member = |(at, member): (usize, &crate::client::MemberWeight)| {
+            let name = match &member.label[..] {
+                [] => member.endpoint.to_string(),
+                label => Escaped(label).to_string(),
+            };
+            let quiesced = if member.entry.flags.contains(EntryFlags::QUIESCED) { ", quiesced" } else { "" };
+            let state =
+                if member.entry.state == 0 { String::new() } else { format!(", state 0x{:02X}", member.entry.state) };
+            let share = shares.as_ref().map_or("not confident".into(), |shares| format!("{:.1} %", shares[at] * 100.0));
+            format!("{name} {} ({share}{quiesced}{state})", member.entry.weight)
+        };
+        let members: Vec<String> = group.members().iter().enumerate().map(member).collect();
+        let members = if members.is_empty() { "no members".to_owned() } else { members.join(", ") };
+        format!("    {}: {members}", Escaped(group.name()))
+    };
+    weights.groups().iter().map(line).collect()
+}
+
+fn print(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
 }
