@@ -30,6 +30,11 @@ connects again. What a command does lasts beyond its connection for the GWM's ho
 
 Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
 
+/// The same in short, for each command.
+const ONE_SHOT: &str = "\
+This connects as the LB of --uid and so takes over from any other connection of it, which the GWM closes \
+(see `gwm lb --help`). Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
+
 /// Flags of `gwm lb`.
 #[derive(clap::Args)]
 #[command(after_help = TAKEOVER)]
@@ -49,16 +54,22 @@ enum Command {
     #[command(after_help = watch::HELP)]
     Watch(watch::Args),
     /// Show the weights once
+    #[command(after_help = ONE_SHOT)]
     Weights(WeightsArgs),
     /// Register groups and members
+    #[command(after_help = ONE_SHOT)]
     Register(GroupArgs),
     /// Deregister members, whole groups or everything
+    #[command(after_help = ONE_SHOT)]
     Deregister(DeregisterArgs),
     /// Set the LB's own state: health, push, trust, no-change
+    #[command(after_help = ONE_SHOT)]
     State(StateArgs),
     /// Quiesce members: they get weight 0 until resumed
+    #[command(after_help = ONE_SHOT)]
     Quiesce(QuiesceArgs),
     /// Resume quiesced members
+    #[command(after_help = ONE_SHOT)]
     Resume(QuiesceArgs),
 }
 
