@@ -69,6 +69,8 @@ impl Slot {
 struct Farewell {
     /// Grows from one to the next.
     order: u64,
+    /// The member is registered again, and the LB not told of that: then it needs to hear only what is now.
+    replaced: bool,
     encoded: Box<[u8]>,
 }
 
@@ -84,7 +86,8 @@ pub(super) struct Group {
     pub(super) removed: bool,
     /// It was in a message on the connection of the epoch.
     told: bool,
-    /// The set of members is the one that the connection of the epoch was told last.
+    /// The connection of the epoch was told of the group since the last member that it knew left; whether it
+    /// was told of each member, `SENT` says.
     listed: bool,
     /// Which connection of the LB `SENT`, `told`, `listed` and the farewells are about.
     epoch: u32,
@@ -161,8 +164,9 @@ impl Group {
         let bits = if by_lb { BY_LB } else { 0 };
         self.slots.push(Slot { endpoint, place, value_at, state: 0, bits });
         self.live += 1;
-        self.listed = false;
-        self.farewells.remove(&member.endpoint);
+        if let Some(farewell) = self.farewells.get_mut(&member.endpoint) {
+            farewell.replaced = true;
+        }
         if self.slots.len() == SCAN_SLOTS + 1 {
             self.rebuild_index();
         } else if self.slots.len() > SCAN_SLOTS {
@@ -189,7 +193,9 @@ impl Group {
             let value_at = encoded.len() - 4;
             encoded[value_at..].copy_from_slice(&last.to_bytes());
             self.farewells_ever += 1;
-            self.farewells.insert(endpoint, Farewell { order: self.farewells_ever, encoded });
+            self.farewells.insert(endpoint, Farewell { order: self.farewells_ever, replaced: false, encoded });
+        } else if let Some(farewell) = self.farewells.get_mut(&endpoint) {
+            farewell.replaced = false;
         }
         if self.slots.len() > SCAN_SLOTS
             && let Ok(entry) = self.index.find_entry(spread(id), |&slot| slot as usize == found)
@@ -200,7 +206,7 @@ impl Group {
         slot.endpoint = VACANT;
         let place = slot.place;
         self.live -= 1;
-        self.listed = false;
+        self.listed &= slot.bits & SENT == 0; // of one that was never sent, the LB knows nothing
         // A vacant slot costs what it costs to pass over it; compacting at half keeps that, and removing, cheap.
         if self.slots.len() > 2 * self.live as usize + SCAN_SLOTS || self.live == 0 {
             self.compact();
@@ -295,7 +301,7 @@ impl Group {
             }
         }
         count += self.say_farewells(u32::from(u16::MAX) - count, out);
-        self.told = true;
+        self.told |= count > 0;
         self.listed |= count > 0;
         out[COUNT_AT..COUNT_AT + 2].copy_from_slice(&(count as u16).to_be_bytes());
         count
@@ -307,6 +313,7 @@ impl Group {
             return 0;
         }
         let mut farewells: Vec<_> = std::mem::take(&mut self.farewells).into_iter().collect();
+        farewells.retain(|(_, farewell)| !farewell.replaced);
         farewells.sort_unstable_by_key(|(_, farewell)| farewell.order);
         let later = farewells.split_off(farewells.len().min(room as usize));
         farewells.iter().for_each(|(_, farewell)| out.extend_from_slice(&farewell.encoded));

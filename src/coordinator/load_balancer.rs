@@ -46,7 +46,7 @@ pub(super) struct LoadBalancer {
     pub(super) all: bool,
     /// A push waits for the message in flight to be delivered or for room in the shard's batches.
     pub(super) due: bool,
-    /// The shard's list of due LBs has it.
+    /// The shard's list of due LBs has it with its present connection.
     pub(super) ready: bool,
     pub(super) deadlines: [Deadline; 3],
 }

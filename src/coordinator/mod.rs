@@ -153,8 +153,8 @@ pub struct Coordinator {
     connections: Vec<Vec<Connection>>,
     /// At most one entry for each LB and timer.
     alarms: BinaryHeap<Reverse<Alarm>>,
-    /// By shard: LBs, with their serial, whose push is due and whose connection has nothing in flight.
-    ready: Vec<VecDeque<(LbId, u64)>>,
+    /// By shard: LBs, with their connection, whose push is due and which have nothing in flight.
+    ready: Vec<VecDeque<(LbId, ConnectionId)>>,
     /// Buffers that pushes and replies reuse.
     scratch: pushes::Scratch,
 }

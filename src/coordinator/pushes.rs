@@ -4,7 +4,7 @@ use super::{
     ConnectionId, Coordinator, Kind, Outbox, Time,
     endpoints::EndpointId,
     group::GroupId,
-    load_balancer::{LbId, Timer},
+    load_balancer::{LbId, LoadBalancer, Timer},
     tables::Tables,
 };
 use crate::sasp::Writer;
@@ -78,11 +78,11 @@ impl Coordinator {
     /// Puts a due LB into its shard's list, unless it is there or a message is in flight to it.
     pub(super) fn make_ready(&mut self, lb: LbId) {
         let known = &self.tables.lbs[lb as usize];
-        let (due, ready, serial) = (known.due, known.ready, known.serial);
+        let (due, ready) = (known.due, known.ready);
         let Some(connection) = known.connection.filter(|_| due && !ready) else { return };
         if self.connection(connection).is_some_and(|connection| !connection.in_flight) {
             self.tables.lbs[lb as usize].ready = true;
-            self.ready[usize::from(connection.shard)].push_back((lb, serial));
+            self.ready[usize::from(connection.shard)].push_back((lb, connection));
         }
     }
 
@@ -90,15 +90,13 @@ impl Coordinator {
     pub(super) fn flush(&mut self, now: Time, out: &mut impl Outbox) {
         for shard in 0..self.ready.len() {
             while !self.ready[shard].is_empty() && out.has_room(shard as u16) {
-                let Some((lb, serial)) = self.ready[shard].pop_front() else { break };
-                let Some(known) = self.tables.lbs.get_mut(lb as usize).filter(|known| known.serial == serial) else {
-                    continue;
+                let Some((lb, connection)) = self.ready[shard].pop_front() else { break };
+                let here = |known: &&mut LoadBalancer| known.connection == Some(connection);
+                let Some(known) = self.tables.lbs.get_mut(lb as usize).filter(here) else {
+                    continue; // it has moved or gone since
                 };
                 known.ready = false;
-                let Some(connection) = known.connection.filter(|_| known.due) else { continue };
-                if usize::from(connection.shard) != shard {
-                    self.make_ready(lb); // it has moved since
-                } else if self.connection(connection).is_some_and(|connection| !connection.in_flight) {
+                if known.due && self.connection(connection).is_some_and(|connection| !connection.in_flight) {
                     self.push(now, lb, connection, out);
                 }
             }

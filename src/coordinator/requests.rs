@@ -181,8 +181,10 @@ impl Coordinator {
             let epoch = self.tables.lbs[group.lb as usize].epoch;
             let verdicts = self.tables.endpoints.verdicts();
             if delta {
-                group.delta(epoch, verdicts, true, &mut self.scratch.group);
-                reply.encoded_group(&self.scratch.group);
+                // A group that a member removed is there for its farewells alone.
+                if group.delta(epoch, verdicts, true, &mut self.scratch.group) > 0 || !group.removed {
+                    reply.encoded_group(&self.scratch.group);
+                }
             } else {
                 reply.encoded_group(group.full(epoch, verdicts).0);
             }

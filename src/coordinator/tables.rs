@@ -79,7 +79,8 @@ impl Tables {
 
     /// The LB's connection has ended or moved: nothing is pushed to it, and what was sent counts no more.
     pub(super) fn detach(&mut self, lb: LbId) {
-        self.lbs[lb as usize].connection = None;
+        let known = &mut self.lbs[lb as usize];
+        (known.connection, known.ready) = (None, false);
         self.stop_pushing(lb);
         self.drop_ghosts(lb);
     }

@@ -1,0 +1,301 @@
+//! The coordinator against a model that is slow and obviously right: the same random events go to both, and
+//! every reply, push, close, total and deadline must be the same.
+//!
+//! `GWM_MODEL_STEPS` sets the number of steps in all; `GWM_MODEL_SEED` replays one seed, which a failure prints.
+
+#[path = "coordinator_model/generator.rs"]
+mod generator;
+#[path = "coordinator_model/model.rs"]
+mod model;
+#[path = "coordinator_model/outbox.rs"]
+mod outbox;
+#[path = "coordinator_model/wire.rs"]
+mod wire;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use fastrand::Rng;
+use generator::chance;
+use gwm::{
+    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Settings, Time},
+    sasp::{Endpoint, Message},
+};
+use model::Model;
+use outbox::{Recorder, Sent};
+
+const SHARDS: u16 = 4;
+const CONNECTIONS: usize = 9;
+const STEPS_PER_SEED: u64 = 4_000;
+const STEPS: u64 = 160_000;
+const EVENTS_SHOWN: usize = 40;
+
+/// How often each return code was given, by reply type, and the rarer events.
+#[derive(Default)]
+struct Seen {
+    codes: BTreeMap<(u16, u8), u64>,
+    events: BTreeMap<&'static str, u64>,
+}
+
+#[test]
+fn the_coordinator_does_what_the_model_does() {
+    let steps = number("GWM_MODEL_STEPS");
+    let mut seen = Seen::default();
+    if let Some(seed) = number("GWM_MODEL_SEED") {
+        Run::new(seed).steps(steps.unwrap_or(STEPS_PER_SEED), &mut seen);
+        return;
+    }
+    let seeds = steps.unwrap_or(STEPS).div_ceil(STEPS_PER_SEED);
+    for seed in 0..seeds {
+        Run::new(seed).steps(STEPS_PER_SEED, &mut seen);
+    }
+    println!("{:X?} {:?}", seen.codes, seen.events);
+    if steps.is_none() {
+        seen.everything();
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
+
+impl Seen {
+    /// A driver that stopped reaching a rule would prove nothing about it.
+    fn everything(&self) {
+        let table = [
+            (0x1015, &[0x00, 0x11, 0x40, 0x44, 0x45, 0x50, 0x51, 0x61][..]),
+            (0x1025, &[0x00, 0x10, 0x11, 0x41, 0x42, 0x43, 0x44, 0x46, 0x51, 0x61]),
+            (0x1035, &[0x00, 0x11, 0x42, 0x43, 0x46, 0x51]),
+            (0x1055, &[0x00, 0x11, 0x51]),
+            (0x1065, &[0x00, 0x11, 0x41, 0x42, 0x43, 0x44, 0x46, 0x50, 0x51, 0x61]),
+        ];
+        for (reply, codes) in table {
+            for code in codes {
+                assert!(self.codes.contains_key(&(reply, *code)), "reply 0x{reply:04X} never had code 0x{code:02X}");
+            }
+        }
+        for event in [
+            "takeover",
+            "held state taken up",
+            "hold time over",
+            "push",
+            "push of changes",
+            "farewell pushed",
+            "empty group pushed",
+            "window without a push",
+            "push waits for delivery",
+            "push waits for room",
+        ] {
+            assert!(self.events.get(event).is_some_and(|&times| times >= 20), "hardly ever: {event}");
+        }
+    }
+}
+
+/// One seed's coordinator and model, side by side.
+struct Run {
+    seed: u64,
+    step: u64,
+    rng: Rng,
+    now: u64,
+    real: Coordinator,
+    model: Model,
+    outbox: Recorder,
+    /// Slots by shard, with the generation that was there last.
+    slots: BTreeMap<(u16, u32), u32>,
+    last_id: u32,
+    log: VecDeque<String>,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the last events, times in nanoseconds:");
+            self.log.iter().for_each(|line| eprintln!("  {line}"));
+            eprintln!("GWM_MODEL_SEED={} GWM_MODEL_STEPS={} replays this", self.seed, self.step);
+        }
+    }
+}
+
+impl Run {
+    fn new(seed: u64) -> Run {
+        let mut rng = Rng::with_seed(seed);
+        let settings = Settings {
+            hold_time: Duration::from_nanos([40, 300][rng.usize(..2)]),
+            poll_interval_seconds: rng.u16(..),
+            push_window: Duration::from_nanos([0, 1, 10, 10, 10][rng.usize(..5)]),
+            push_refresh: Duration::from_nanos([3, 70, 200, 1_000_000][rng.usize(..4)]),
+            max_load_balancers: [3, 100][rng.usize(..2)],
+            max_groups: [5, 100][rng.usize(..2)],
+            max_groups_per_lb: [2, 3, 100][rng.usize(..3)],
+            max_members_per_group: [2, 4, 100][rng.usize(..3)],
+            max_memberships: [8, 12, 100][rng.usize(..3)],
+            weight_max: rng.u16(1..),
+            fixed: fixed(&mut rng),
+            hash_seed: rng.u64(..),
+        };
+        let mut run = Run {
+            seed,
+            step: 0,
+            rng,
+            now: 0,
+            real: Coordinator::new(settings.clone(), SHARDS),
+            model: Model::new(settings.clone()),
+            outbox: Recorder::default(),
+            slots: BTreeMap::new(),
+            last_id: 0,
+            log: VecDeque::new(),
+        };
+        run.log(format!("{settings:?}"));
+        run
+    }
+
+    fn steps(&mut self, steps: u64, seen: &mut Seen) {
+        for _ in 0..steps {
+            self.step += 1;
+            match self.rng.u8(0..100) {
+                0..4 => self.open(),
+                4..7 => self.close(),
+                7..9 => self.set_fixed(),
+                9..28 => self.deliver(),
+                28..52 => self.advance_and_poll(),
+                _ => self.request(seen),
+            }
+            assert_eq!(self.real.totals(), self.model.totals());
+        }
+        for (event, times) in &self.model.seen {
+            *seen.events.entry(event).or_default() += times;
+        }
+    }
+
+    fn open(&mut self) {
+        if self.model.connections.len() == CONNECTIONS {
+            return;
+        }
+        let shard = self.rng.u16(..SHARDS);
+        let open = |slot| self.model.connections.iter().any(|c| (c.id.shard, c.id.slot) == (shard, slot));
+        let slot = (0..).find(|&slot| !open(slot)).expect("there are few connections");
+        let generation = self.slots.entry((shard, slot)).and_modify(|generation| *generation += 1).or_insert(0);
+        let id = ConnectionId { shard, slot, generation: *generation };
+        self.log(format!("{} opened", name(id)));
+        self.real.opened(id, Ipv4Addr::LOCALHOST.into());
+        self.model.opened(id);
+    }
+
+    fn close(&mut self) {
+        let replaced = self.model.connections.iter().find(|connection| connection.replaced).map(|c| c.id);
+        let Some(id) = replaced.filter(|_| chance(&mut self.rng, 70)).or_else(|| self.any_connection()) else { return };
+        self.log(format!("{} closed", name(id)));
+        self.real.closed(Time(self.now), id);
+        self.model.closed(self.now, id);
+    }
+
+    fn set_fixed(&mut self) {
+        let fixed = fixed(&mut self.rng);
+        self.log(format!("fixed {fixed:?}"));
+        self.real.set_fixed(Time(self.now), fixed.clone());
+        self.model.set_fixed(self.now, fixed);
+    }
+
+    fn deliver(&mut self) {
+        let waiting: Vec<_> = self.model.connections.iter().filter(|c| c.in_flight).map(|c| c.id).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let id = waiting[self.rng.usize(..waiting.len())];
+        self.log(format!("{} delivered", name(id)));
+        self.real.delivered(Time(self.now), id);
+        self.model.delivered(id);
+    }
+
+    fn advance_and_poll(&mut self) {
+        let due = self.model.next_due().unwrap_or(self.now + 1).max(self.now);
+        self.now = match self.rng.u8(0..100) {
+            0..40 => self.now + self.rng.u64(0..4),
+            40..75 => self.now + self.rng.u64(0..15),
+            75..85 => due,
+            85..95 => due.saturating_sub(1).max(self.now),
+            _ => self.now + self.rng.u64(0..150),
+        };
+        let room: Vec<bool> = (0..SHARDS).map(|_| chance(&mut self.rng, 85)).collect();
+        self.outbox.room = (0..SHARDS).filter(|&shard| !room[usize::from(shard)]).map(|shard| (shard, 0)).collect();
+        self.log(format!("poll, room {room:?}"));
+        self.real.poll(Time(self.now), &mut self.outbox);
+        let (pushes, closes) = self.outbox.take();
+        let mut expected = self.model.poll(self.now, |id| room[usize::from(id.shard)]);
+        assert_eq!(closes, [], "a poll closes nothing");
+        assert!(pushes.iter().all(|sent| sent.kind == Kind::Push), "{pushes:?}");
+        let mut pushes: Vec<_> = pushes.into_iter().map(|sent| (sent.connection, sent.bytes)).collect();
+        let key = |push: &(ConnectionId, Vec<u8>)| (push.0.shard, push.0.slot);
+        pushes.sort_by_key(key);
+        expected.sort_by_key(key);
+        for (id, bytes) in &pushes {
+            self.log(format!("  push to {}: {}", name(*id), wire::show(bytes)));
+        }
+        if pushes != expected {
+            let shown = |list: &[(ConnectionId, Vec<u8>)]| {
+                list.iter().map(|(id, bytes)| format!("\n  {}: {}", name(*id), wire::show(bytes))).collect::<String>()
+            };
+            panic!("pushed:{}\nexpected:{}", shown(&pushes), shown(&expected));
+        }
+        self.check_deadline();
+    }
+
+    /// The coordinator may wake for nothing, but not late, and never at once again.
+    fn check_deadline(&self) {
+        let deadline = self.real.next_deadline().map(|time| time.0);
+        if let Some(due) = self.model.next_due() {
+            assert!(deadline.is_some_and(|deadline| deadline <= due), "deadline {deadline:?}, due {due}");
+        }
+        assert!(deadline.is_none_or(|deadline| deadline > self.now), "deadline {deadline:?} right after the poll");
+    }
+
+    fn request(&mut self, seen: &mut Seen) {
+        let Some(id) = self.any_connection() else { return };
+        // As a rule the shard has written the last reply before it reads the next request.
+        if chance(&mut self.rng, 80) && self.model.connection(id).in_flight {
+            self.real.delivered(Time(self.now), id);
+            self.model.delivered(id);
+        }
+        let request = generator::request(&mut self.rng, &self.model, id);
+        self.last_id = self.last_id.wrapping_add(0x0100_0193);
+        self.log(format!("{} {request}", name(id)));
+        let bytes = request.bytes(self.last_id);
+        let (header, message) = Message::decode(&bytes).expect("the generator's requests are well-formed");
+        self.real.request(Time(self.now), id, header.id, &message, &mut self.outbox);
+        let (replies, closes) = self.outbox.take();
+        let (reply, expected_closes) = self.model.request(self.now, id, self.last_id, &request);
+        if let [Sent { bytes, .. }] = &replies[..] {
+            self.log(format!("  {}", wire::show(bytes)));
+            assert_eq!(wire::show(bytes), wire::show(&reply), "reply");
+        }
+        assert_eq!(replies, [Sent { connection: id, kind: Kind::Reply, bytes: reply.clone() }]);
+        let expected_closes: Vec<_> = expected_closes.into_iter().map(|id| (id, CloseReason::TakenOver)).collect();
+        assert_eq!(closes, expected_closes);
+        *seen.codes.entry((request.reply_type(), reply[17])).or_default() += 1;
+    }
+
+    fn any_connection(&mut self) -> Option<ConnectionId> {
+        let connections = &self.model.connections;
+        (!connections.is_empty()).then(|| connections[self.rng.usize(..connections.len())].id)
+    }
+
+    fn log(&mut self, line: String) {
+        if self.log.len() > EVENTS_SHOWN {
+            self.log.remove(1); // the first line has the settings
+        }
+        self.log.push_back(format!("{:6} t={} {line}", self.step, self.now));
+    }
+}
+
+fn name(id: ConnectionId) -> String {
+    format!("#{}.{}.{}", id.shard, id.slot, id.generation)
+}
+
+fn fixed(rng: &mut Rng) -> HashMap<Endpoint, u16> {
+    let listed = generator::ENDPOINTS.iter().filter(|_| chance(rng, 40)).map(|name| wire::endpoint(name));
+    listed.collect::<Vec<_>>().into_iter().map(|endpoint| (endpoint, [0, 1, 40, 0xFFFF][rng.usize(..4)])).collect()
+}

@@ -1,0 +1,658 @@
+//! The coordinator's rules once more, written to be read beside the protocol page: plain lists, everything
+//! recomputed at every step. Numbers in brackets are the page's sections.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gwm::{
+    coordinator::{ConnectionId, Settings, Totals},
+    sasp::Endpoint,
+};
+
+use crate::wire::{self, Listed, Named, Request, Weights};
+
+pub(crate) type Code = u8;
+type Bytes = Vec<u8>;
+
+pub(crate) struct Model {
+    pub(crate) settings: Settings,
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) lbs: BTreeMap<Bytes, Lb>,
+    /// Numbers groups and memberships, so that one that was removed and made anew is another one.
+    last_id: u64,
+    /// How often the rarer things happened, for the driver to see that they did.
+    pub(crate) seen: BTreeMap<&'static str, u64>,
+}
+
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) bound: Option<Bytes>,
+    /// Another connection took its LB over; it is about to be closed.
+    pub(crate) replaced: bool,
+    /// Something committed to it has not been delivered.
+    pub(crate) in_flight: bool,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Lb {
+    pub(crate) flags: u8,
+    pub(crate) groups: Vec<Group>,
+    /// The bound connection and what goes with it, or else the end of the hold time.
+    pub(crate) session: Option<Session>,
+    pub(crate) expires: Option<u64>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Group {
+    id: u64,
+    /// When it was registered, compared with others.
+    order: u64,
+    pub(crate) name: Bytes,
+    pub(crate) members: Vec<Membership>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Membership {
+    id: u64,
+    pub(crate) endpoint: Endpoint,
+    label: Bytes,
+    by_lb: bool,
+    state: u8,
+    quiesced: bool,
+}
+
+/// What is remembered per connection of an LB.
+#[derive(Clone)]
+pub(crate) struct Session {
+    pub(crate) connection: ConnectionId,
+    /// Entries as last sent, by membership.
+    sent: BTreeMap<u64, [u8; 4]>,
+    /// The members that the LB was last shown, by group.
+    shown: BTreeMap<u64, BTreeSet<u64>>,
+    farewells: Vec<Farewell>,
+    /// Groups that a member removed whole and that the LB had been shown, until it hears of that.
+    gone: Vec<Group>,
+    /// The end of the window that is open, or a time that has passed while the push waits.
+    window: Option<u64>,
+    /// The groups in which something changed since it opened.
+    changed: BTreeSet<u64>,
+    /// The window's push is of all groups.
+    full: bool,
+    next_refresh: Option<u64>,
+    /// A push is due that found no room.
+    no_room: bool,
+}
+
+/// A membership that a member ended, still to be told.
+#[derive(Clone)]
+struct Farewell {
+    group: Bytes,
+    endpoint: Endpoint,
+    label: Bytes,
+    entry: [u8; 4],
+}
+
+/// What an LB could be told now: by UID and the group's number, every membership's number and entry, with the
+/// weight that quiescing hides.
+type View = BTreeMap<Bytes, BTreeMap<u64, Vec<(u64, [u8; 4], u16)>>>;
+
+impl Model {
+    pub(crate) fn new(settings: Settings) -> Model {
+        Model { settings, connections: Vec::new(), lbs: BTreeMap::new(), last_id: 0, seen: BTreeMap::new() }
+    }
+
+    pub(crate) fn opened(&mut self, id: ConnectionId) {
+        self.connections.push(Connection { id, bound: None, replaced: false, in_flight: false });
+    }
+
+    pub(crate) fn closed(&mut self, now: u64, id: ConnectionId) {
+        self.connections.retain(|connection| connection.id != id);
+        let hold_time = nanoseconds(self.settings.hold_time);
+        for lb in self.lbs.values_mut() {
+            if lb.session.as_ref().is_some_and(|session| session.connection == id) {
+                lb.session = None;
+                lb.expires = Some(now + hold_time);
+            }
+        }
+    }
+
+    pub(crate) fn delivered(&mut self, id: ConnectionId) {
+        self.connection(id).in_flight = false;
+    }
+
+    pub(crate) fn set_fixed(&mut self, now: u64, fixed: std::collections::HashMap<Endpoint, u16>) {
+        let before = self.view();
+        self.settings.fixed = fixed;
+        self.open_windows(now, &before, false);
+    }
+
+    /// The reply, and the connections to close.
+    pub(crate) fn request(
+        &mut self,
+        now: u64,
+        on: ConnectionId,
+        id: u32,
+        request: &Request,
+    ) -> (Bytes, Vec<ConnectionId>) {
+        let before = self.view();
+        let mut closes = Vec::new();
+        let verdict = self.judge(now, on, request, &mut closes);
+        let groups = match verdict {
+            Ok(()) => self.apply(now, request),
+            Err(_) => Vec::new(),
+        };
+        self.open_windows(now, &before, request.from_lb());
+        self.connection(on).in_flight = true;
+        let code = verdict.err().unwrap_or(0);
+        let reply = match request {
+            Request::GetWeights { .. } => {
+                wire::get_weights_reply(id, code, self.settings.poll_interval_seconds, &groups)
+            }
+            _ => wire::simple_reply(id, request.reply_type(), code),
+        };
+        (reply, closes)
+    }
+
+    /// The page's steps in their order [3]; binds the connection between the sixth and the seventh [4].
+    fn judge(
+        &mut self,
+        now: u64,
+        on: ConnectionId,
+        request: &Request,
+        closes: &mut Vec<ConnectionId>,
+    ) -> Result<(), Code> {
+        if request.uids().is_empty() {
+            return Ok(()); // no group, nothing to do and nobody to be
+        }
+        check_uid_sizes(request)?;
+        check_name_sizes(request)?;
+        self.check_rights(on, request)?;
+        self.check_lb_known(request)?;
+        if request.from_lb() {
+            self.bind(now, on, request.uids()[0], closes);
+        }
+        check_duplicate_groups(request)?;
+        check_duplicate_members(request)?;
+        self.check_groups_known(request)?;
+        self.check_members(request)?;
+        self.check_limits(request)
+    }
+
+    /// Step 5.
+    fn check_rights(&self, on: ConnectionId, request: &Request) -> Result<(), Code> {
+        let uids = request.uids();
+        if request.from_lb() {
+            let connection = self.connections.iter().find(|connection| connection.id == on).expect("it is open");
+            let same = uids.iter().all(|uid| uid == &uids[0]);
+            let own = connection.bound.as_ref().is_none_or(|bound| bound == uids[0]);
+            let creates = matches!(request, Request::Register { .. } | Request::SetLbState { .. });
+            let room = self.lbs.len() < self.settings.max_load_balancers as usize;
+            let welcome = !creates || room || self.lbs.contains_key(uids[0]);
+            return if same && own && !connection.replaced && welcome { Ok(()) } else { Err(0x11) };
+        }
+        if !uids.iter().all(|&uid| self.lbs.contains_key(uid)) {
+            return Err(0x61);
+        }
+        if !uids.iter().all(|&uid| self.lbs[uid].flags & wire::TRUST != 0) {
+            return Err(0x11);
+        }
+        Ok(())
+    }
+
+    /// Step 6: Registration and Set LB State are how an LB becomes known.
+    fn check_lb_known(&self, request: &Request) -> Result<(), Code> {
+        match request {
+            Request::Register { .. } | Request::SetLbState { .. } => Ok(()),
+            _ if request.uids().iter().all(|&uid| self.lbs.contains_key(uid)) => Ok(()),
+            _ => Err(0x43),
+        }
+    }
+
+    fn bind(&mut self, now: u64, on: ConnectionId, uid: &[u8], closes: &mut Vec<ConnectionId>) {
+        if self.connection(on).bound.is_some() {
+            return;
+        }
+        self.connection(on).bound = Some(uid.to_vec());
+        let lb = self.lbs.entry(uid.to_vec()).or_default();
+        if lb.expires.take().is_some() {
+            *self.seen.entry("held state taken up").or_default() += 1;
+        }
+        let before = lb.session.replace(Session {
+            connection: on,
+            sent: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            farewells: Vec::new(),
+            gone: Vec::new(),
+            window: None,
+            changed: BTreeSet::new(),
+            full: false,
+            next_refresh: None,
+            no_room: false,
+        });
+        if lb.flags & wire::PUSH != 0 {
+            lb.start_push(now, &self.settings);
+        }
+        if let Some(before) = before {
+            *self.seen.entry("takeover").or_default() += 1;
+            closes.push(before.connection);
+            let old = self.connection(before.connection);
+            old.bound = None;
+            old.replaced = true;
+        }
+    }
+
+    /// Step 8.
+    fn check_groups_known(&self, request: &Request) -> Result<(), Code> {
+        if matches!(request, Request::Register { .. }) {
+            return Ok(());
+        }
+        let unknown = |group: &Named| !group.name.is_empty() && self.group(group).is_none();
+        if request.groups().iter().any(unknown) { Err(0x42) } else { Ok(()) }
+    }
+
+    /// Step 9.
+    fn check_members(&self, request: &Request) -> Result<(), Code> {
+        for named in request.groups() {
+            for item in &named.items {
+                let there = self
+                    .group(named)
+                    .is_some_and(|group| group.members.iter().any(|member| member.endpoint == item.endpoint));
+                match request {
+                    Request::Register { .. } if there => return Err(0x40),
+                    Request::Deregister { .. } | Request::SetMemberState { .. } if !there => return Err(0x41),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Step 10: the tables as they would be.
+    fn check_limits(&self, request: &Request) -> Result<(), Code> {
+        let Request::Register { groups, .. } = request else { return Ok(()) };
+        let mut after = self.lbs.clone();
+        register(&mut after, groups, request.from_lb(), &mut 0);
+        let over = |count: usize, limit: u32| count > limit as usize;
+        let settings = &self.settings;
+        let members: usize = after.values().flat_map(|lb| &lb.groups).map(|group| group.members.len()).sum();
+        let bad = over(members, settings.max_memberships)
+            || over(after.values().map(|lb| lb.groups.len()).sum(), settings.max_groups)
+            || after.values().any(|lb| over(lb.groups.len(), settings.max_groups_per_lb))
+            || after
+                .values()
+                .flat_map(|lb| &lb.groups)
+                .any(|group| over(group.members.len(), settings.max_members_per_group));
+        if bad { Err(0x45) } else { Ok(()) }
+    }
+
+    /// Does what was found good; of Get Weights, the groups of the reply.
+    fn apply(&mut self, now: u64, request: &Request) -> Vec<Weights> {
+        let from_lb = request.from_lb();
+        match request {
+            Request::Register { groups, .. } => register(&mut self.lbs, groups, from_lb, &mut self.last_id),
+            Request::Deregister { groups, .. } => {
+                for named in groups {
+                    deregister(self.lbs.get_mut(&named.uid).expect("step 6"), named, from_lb);
+                }
+            }
+            Request::SetMemberState { groups, .. } => {
+                for named in groups {
+                    let lb = self.lbs.get_mut(&named.uid).expect("step 6");
+                    let group = lb.groups.iter_mut().find(|group| group.name == named.name).expect("step 8");
+                    for item in &named.items {
+                        let member =
+                            group.members.iter_mut().find(|member| member.endpoint == item.endpoint).expect("step 9");
+                        member.state = item.state;
+                        member.quiesced = item.flags & 1 != 0;
+                    }
+                }
+            }
+            Request::SetLbState { uid, flags, .. } => {
+                let lb = self.lbs.get_mut(uid).expect("bound");
+                let (before, after) = (lb.flags & wire::PUSH, flags & wire::PUSH);
+                lb.flags = *flags;
+                if before == 0 && after != 0 {
+                    lb.start_push(now, &self.settings);
+                } else if after == 0 {
+                    lb.stop_push();
+                }
+            }
+            Request::GetWeights { groups } => {
+                let Some(first) = groups.first() else { return Vec::new() };
+                let lb = self.lbs.get_mut(&first.uid).expect("step 6");
+                let delta = lb.flags & wire::NO_CHANGE != 0;
+                let wanted: Vec<Bytes> = if first.name.is_empty() {
+                    lb.all_names()
+                } else {
+                    groups.iter().map(|group| group.name.clone()).collect()
+                };
+                let mut reply: Vec<Weights> =
+                    wanted.iter().map(|name| lb.tell(&first.uid, name, delta, &self.settings)).collect();
+                // A group that is gone is there for its farewells alone.
+                reply.retain(|group| !group.entries.is_empty() || lb.group(&group.name).is_some());
+                if first.name.is_empty() {
+                    lb.session.as_mut().expect("bound").gone.clear();
+                }
+                return reply;
+            }
+        }
+        Vec::new()
+    }
+
+    /// What is due at `now`; `room` says whether a connection's shard takes a push. The pushes in any order.
+    pub(crate) fn poll(&mut self, now: u64, room: impl Fn(ConnectionId) -> bool) -> Vec<(ConnectionId, Bytes)> {
+        let known = self.lbs.len();
+        self.lbs.retain(|_, lb| lb.expires.is_none_or(|expires| expires > now));
+        *self.seen.entry("hold time over").or_default() += (known - self.lbs.len()) as u64;
+
+        let period = nanoseconds(self.settings.push_refresh);
+        let mut pushes = Vec::new();
+        for (uid, lb) in &mut self.lbs {
+            let delta = lb.flags & wire::NO_CHANGE != 0;
+            let Some(session) = &mut lb.session else { continue };
+            while let Some(next) = session.next_refresh.filter(|&next| next <= now) {
+                session.next_refresh = Some(next + period);
+                if !delta {
+                    // It carries what the window has collected.
+                    (session.full, session.window) = (true, Some(now));
+                }
+            }
+            if session.window.is_none_or(|end| end > now) {
+                continue;
+            }
+            let connection = self.connections.iter_mut().find(|c| c.id == session.connection).expect("it is open");
+            if connection.in_flight {
+                *self.seen.entry("push waits for delivery").or_default() += 1;
+                continue;
+            }
+            session.no_room = !room(connection.id);
+            if session.no_room {
+                *self.seen.entry("push waits for room").or_default() += 1;
+                continue;
+            }
+            let (all, changed) = (session.full, std::mem::take(&mut session.changed));
+            (session.window, session.full) = (None, false);
+            let mut groups = Vec::new();
+            for name in lb.all_names() {
+                let group = lb.shown_group(&name).expect("just listed");
+                let looked_at = all || changed.contains(&group.id) || lb.group(&name).is_none();
+                let differs = delta || all || lb.has_changed(group, &self.settings);
+                if looked_at && differs {
+                    groups.push(lb.tell(uid, &name, delta, &self.settings));
+                }
+            }
+            lb.session.as_mut().expect("bound").gone.clear();
+            if delta {
+                groups.retain(|group| !group.entries.is_empty());
+                if groups.iter().any(|group| group.entries.iter().any(|listed| listed.entry[1] & 1 == 0)) {
+                    *self.seen.entry("farewell pushed").or_default() += 1;
+                }
+            }
+            if !groups.is_empty() {
+                *self.seen.entry(if delta { "push of changes" } else { "push" }).or_default() += 1;
+                if groups.iter().any(|group| group.entries.is_empty()) {
+                    *self.seen.entry("empty group pushed").or_default() += 1;
+                }
+                connection.in_flight = true;
+                pushes.push((connection.id, wire::send_weights(&groups)));
+            } else {
+                *self.seen.entry("window without a push").or_default() += 1;
+            }
+        }
+        pushes
+    }
+
+    /// The next time at which a poll has something to do, if no event comes before.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        let mut due = Vec::new();
+        for lb in self.lbs.values() {
+            due.extend(lb.expires);
+            let Some(session) = &lb.session else { continue };
+            let in_flight = self.connections.iter().any(|c| c.id == session.connection && c.in_flight);
+            if !in_flight && !session.no_room {
+                due.extend(session.window);
+                if lb.flags & wire::NO_CHANGE == 0 {
+                    due.extend(session.next_refresh);
+                }
+            }
+        }
+        due.into_iter().min()
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let groups = || self.lbs.values().flat_map(|lb| &lb.groups);
+        let members = || groups().flat_map(|group| &group.members);
+        Totals {
+            load_balancers: self.lbs.len(),
+            groups: groups().count(),
+            memberships: members().count(),
+            endpoints: members().map(|member| member.endpoint).collect::<BTreeSet<_>>().len(),
+        }
+    }
+
+    pub(crate) fn connection(&mut self, id: ConnectionId) -> &mut Connection {
+        self.connections.iter_mut().find(|connection| connection.id == id).expect("it is open")
+    }
+
+    fn group(&self, named: &Named) -> Option<&Group> {
+        self.lbs.get(&named.uid)?.group(&named.name)
+    }
+
+    fn view(&self) -> View {
+        let shown = |member: &Membership| (member.id, entry(member, &self.settings), weight(member, &self.settings));
+        let members = |group: &Group| group.members.iter().map(shown).collect();
+        let groups = |lb: &Lb| lb.groups.iter().map(|group| (group.id, members(group))).collect();
+        self.lbs.iter().map(|(uid, lb)| (uid.clone(), groups(lb))).collect()
+    }
+
+    /// A change opens the window of every push LB that it concerns, unless one is open [4]. A group that the LB
+    /// itself removed is no change: there is nothing to tell it.
+    fn open_windows(&mut self, now: u64, before: &View, by_lb: bool) {
+        let after = self.view();
+        let none = BTreeMap::new();
+        for (uid, lb) in &mut self.lbs {
+            let Some(session) = lb.session.as_mut().filter(|_| lb.flags & wire::PUSH != 0) else { continue };
+            let (before, after) = (before.get(uid).unwrap_or(&none), &after[uid]);
+            let changed: Vec<u64> = after.keys().filter(|id| before.get(id) != after.get(id)).copied().collect();
+            let removed = before.keys().any(|id| !after.contains_key(id));
+            if !changed.is_empty() || removed && !by_lb {
+                session.window.get_or_insert(now + nanoseconds(self.settings.push_window));
+            }
+            session.changed.extend(changed);
+        }
+    }
+}
+
+impl Lb {
+    pub(crate) fn group(&self, name: &[u8]) -> Option<&Group> {
+        self.groups.iter().find(|group| group.name == name)
+    }
+
+    fn start_push(&mut self, now: u64, settings: &Settings) {
+        let session = self.session.as_mut().expect("only a bound LB says so");
+        session.window = Some(now + nanoseconds(settings.push_window));
+        session.full = true;
+        session.next_refresh = Some(now + nanoseconds(settings.push_refresh));
+    }
+
+    fn stop_push(&mut self) {
+        let session = self.session.as_mut().expect("only a bound LB says so");
+        (session.window, session.full, session.next_refresh) = (None, false, None);
+        session.changed.clear();
+    }
+
+    /// A group that is there, or is gone and the LB has yet to hear of that.
+    fn shown_group(&self, name: &[u8]) -> Option<&Group> {
+        let gone = self.session.iter().flat_map(|session| &session.gone);
+        self.groups.iter().chain(gone).find(|group| group.name == name)
+    }
+
+    /// All of these, in the order of their registration.
+    fn all_names(&self) -> Vec<Bytes> {
+        let gone = self.session.iter().flat_map(|session| &session.gone);
+        let mut groups: Vec<&Group> = self.groups.iter().chain(gone).collect();
+        groups.sort_by_key(|group| group.order);
+        groups.into_iter().map(|group| group.name.clone()).collect()
+    }
+
+    fn has_changed(&self, group: &Group, settings: &Settings) -> bool {
+        let session = self.session.as_ref().expect("bound");
+        let members: BTreeSet<u64> = group.members.iter().map(|member| member.id).collect();
+        session.shown.get(&group.id) != Some(&members)
+            || group.members.iter().any(|member| session.sent.get(&member.id) != Some(&entry(member, settings)))
+    }
+
+    /// What a message says of one group; it counts as sent.
+    fn tell(&mut self, uid: &[u8], name: &[u8], delta: bool, settings: &Settings) -> Weights {
+        let group = self.shown_group(name).expect("step 8").clone();
+        let session = self.session.as_mut().expect("bound");
+        let mut entries = Vec::new();
+        for member in &group.members {
+            let entry = entry(member, settings);
+            let before = session.sent.insert(member.id, entry);
+            if !delta || before != Some(entry) {
+                entries.push(Listed { endpoint: member.endpoint, label: member.label.clone(), entry });
+            }
+        }
+        for farewell in session.farewells.extract_if(.., |farewell| farewell.group == name) {
+            // Registered again, the member is listed as what it is now.
+            let back = group.members.iter().any(|member| member.endpoint == farewell.endpoint);
+            if delta && !back {
+                entries.push(Listed { endpoint: farewell.endpoint, label: farewell.label, entry: farewell.entry });
+            }
+        }
+        if !delta || !entries.is_empty() {
+            session.shown.insert(group.id, group.members.iter().map(|member| member.id).collect());
+        }
+        Weights { uid: uid.to_vec(), name: name.to_vec(), entries }
+    }
+}
+
+/// Step 3.
+fn check_uid_sizes(request: &Request) -> Result<(), Code> {
+    if request.uids().iter().all(|uid| (1..=64).contains(&uid.len())) { Ok(()) } else { Err(0x51) }
+}
+
+/// Step 4.
+fn check_name_sizes(request: &Request) -> Result<(), Code> {
+    for group in request.groups() {
+        match request {
+            Request::Register { .. } | Request::SetMemberState { .. } if group.name.is_empty() => return Err(0x50),
+            Request::Deregister { .. } if group.name.is_empty() && !group.items.is_empty() => return Err(0x10),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Step 7, first half.
+fn check_duplicate_groups(request: &Request) -> Result<(), Code> {
+    let groups = request.groups();
+    for (i, one) in groups.iter().enumerate() {
+        for (j, other) in groups.iter().enumerate() {
+            if i == j || one.uid != other.uid {
+                continue;
+            }
+            let bad = match request {
+                Request::GetWeights { .. } => one.name.is_empty() || one.name == other.name,
+                Request::SetMemberState { .. } => one.name == other.name,
+                Request::Deregister { .. } => one.name.is_empty() || (one.items.is_empty() && one.name == other.name),
+                Request::Register { .. } | Request::SetLbState { .. } => false,
+            };
+            if bad {
+                return Err(0x46);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Step 7, second half.
+fn check_duplicate_members(request: &Request) -> Result<(), Code> {
+    let mut named = BTreeSet::new();
+    for group in request.groups() {
+        for item in &group.items {
+            if !named.insert((&group.uid, &group.name, item.endpoint)) {
+                return Err(0x44);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn register(lbs: &mut BTreeMap<Bytes, Lb>, groups: &[Named], by_lb: bool, last_id: &mut u64) {
+    let mut next = || {
+        *last_id += 1;
+        *last_id
+    };
+    for named in groups {
+        let lb = lbs.get_mut(&named.uid).expect("bound, or a member's and known");
+        if lb.group(&named.name).is_none() {
+            let gone = lb.session.as_mut().and_then(|session| {
+                let at = session.gone.iter().position(|group| group.name == named.name)?;
+                Some(session.gone.remove(at))
+            });
+            // To an LB that never heard that it was gone it is the same group.
+            let id = gone.map_or_else(&mut next, |group| group.id);
+            lb.groups.push(Group { id, order: next(), name: named.name.clone(), members: Vec::new() });
+        }
+        let group = lb.groups.iter_mut().find(|group| group.name == named.name).expect("just made");
+        for item in &named.items {
+            let (endpoint, label) = (item.endpoint, item.label.clone());
+            group.members.push(Membership { id: next(), endpoint, label, by_lb, state: 0, quiesced: false });
+        }
+    }
+}
+
+fn deregister(lb: &mut Lb, named: &Named, from_lb: bool) {
+    let all_groups = named.name.is_empty();
+    let whole_group = named.items.is_empty();
+    let mut ended = Vec::new();
+    for group in lb.groups.iter_mut().filter(|group| all_groups || group.name == named.name) {
+        if whole_group {
+            ended.extend(group.members.drain(..).map(|member| (group.name.clone(), member)));
+        }
+        for item in &named.items {
+            let at = group.members.iter().position(|member| member.endpoint == item.endpoint).expect("step 9");
+            ended.push((group.name.clone(), group.members.remove(at)));
+        }
+    }
+    let mut removed = Vec::new();
+    if whole_group {
+        removed.extend(lb.groups.extract_if(.., |group| all_groups || group.name == named.name));
+    }
+    let Some(session) = &mut lb.session else { return };
+    if from_lb {
+        if all_groups {
+            session.gone.clear();
+        }
+        if whole_group {
+            session.farewells.retain(|farewell| !all_groups && farewell.group != named.name);
+        }
+        return;
+    }
+    for (group, member) in ended {
+        if session.sent.contains_key(&member.id) {
+            let (quiesced, by_lb, confident) = (u8::from(member.quiesced) << 1, u8::from(member.by_lb) << 2, 8);
+            let entry = [member.state, quiesced | by_lb | confident, 0, 0];
+            session.farewells.push(Farewell { group, endpoint: member.endpoint, label: member.label, entry });
+        }
+    }
+    session.gone.extend(removed.into_iter().filter(|group| session.shown.contains_key(&group.id)));
+}
+
+/// The weight entry [5]: nothing monitors yet, so a weight is the operator's or unknown.
+fn entry(member: &Membership, settings: &Settings) -> [u8; 4] {
+    let fixed = settings.fixed.contains_key(&member.endpoint);
+    let weight = if member.quiesced { 0 } else { weight(member, settings) };
+    let flags = 1 | u8::from(member.quiesced) << 1 | u8::from(member.by_lb) << 2 | u8::from(fixed) << 3;
+    let [high, low] = weight.to_be_bytes();
+    [member.state, flags, high, low]
+}
+
+fn weight(member: &Membership, settings: &Settings) -> u16 {
+    settings.fixed.get(&member.endpoint).copied().unwrap_or(settings.weight_max)
+}
+
+fn nanoseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).expect("a test's durations are short")
+}

@@ -1,0 +1,75 @@
+//! An outbox that keeps what the coordinator commits, and has room where the test says so.
+
+use std::collections::BTreeMap;
+
+use gwm::coordinator::{CloseReason, ConnectionId, Kind, Outbox};
+
+/// One committed message.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sent {
+    pub(crate) connection: ConnectionId,
+    pub(crate) kind: Kind,
+    pub(crate) bytes: Vec<u8>,
+}
+
+#[derive(Default)]
+pub(crate) struct Recorder {
+    /// How many more pushes a shard takes; no bound where nothing is said.
+    pub(crate) room: BTreeMap<u16, usize>,
+    buffers: BTreeMap<u16, Vec<u8>>,
+    /// Bytes of each shard's buffer that belong to committed messages.
+    committed: BTreeMap<u16, usize>,
+    sent: Vec<Sent>,
+    closes: Vec<(ConnectionId, CloseReason)>,
+}
+
+impl Recorder {
+    /// What was committed since the last call. Nothing may be left behind in a buffer.
+    pub(crate) fn take(&mut self) -> (Vec<Sent>, Vec<(ConnectionId, CloseReason)>) {
+        for (shard, buffer) in &self.buffers {
+            let committed = self.committed.get(shard).copied().unwrap_or(0);
+            assert_eq!(buffer.len(), committed, "shard {shard}: bytes that belong to no message");
+        }
+        (std::mem::take(&mut self.sent), std::mem::take(&mut self.closes))
+    }
+}
+
+impl Outbox for Recorder {
+    fn has_room(&self, shard: u16) -> bool {
+        self.room.get(&shard).is_none_or(|&left| left > 0)
+    }
+
+    fn buffer(&mut self, shard: u16) -> &mut Vec<u8> {
+        self.buffers.entry(shard).or_default()
+    }
+
+    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind) {
+        let shard = connection.shard;
+        let committed = self.committed.entry(shard).or_default();
+        assert_eq!(start, *committed, "a message begins where the last one ended");
+        let buffer = self.buffers.entry(shard).or_default();
+        let bytes = buffer[start..].to_vec();
+        *committed = buffer.len();
+        if kind == Kind::Push {
+            assert!(self.has_room(shard), "a push to a shard that has no room");
+            if let Some(left) = self.room.get_mut(&shard) {
+                *left -= 1;
+            }
+        }
+        // The shard takes its buffer away now and then; what is in it is not the coordinator's to keep.
+        if buffer_is_full(self.buffers[&shard].len()) {
+            self.buffers.insert(shard, Vec::new());
+            self.committed.insert(shard, 0);
+        }
+        self.sent.push(Sent { connection, kind, bytes });
+    }
+
+    fn close(&mut self, connection: ConnectionId, reason: CloseReason) {
+        self.closes.push((connection, reason));
+    }
+}
+
+/// Small, so that a message often has others before it in the buffer, and often none.
+fn buffer_is_full(bytes: usize) -> bool {
+    bytes > 1000
+}

@@ -1,0 +1,250 @@
+//! No-change/no-send: what is remembered per connection, and the last word about members that left.
+
+use crate::rig::{NOTHING, Rig, WINDOW};
+
+/// LB1 on connection 0 with these flags and G[a b] and H[c], all of it sent.
+fn told(flags: &str) -> Rig {
+    let mut rig = Rig::new();
+    let lb = rig.lb("LB1", flags);
+    rig.ok(lb, "lb register LB1/G a b + LB1/H c");
+    assert_eq!(rig.ask(lb, "get LB1/"), "00 LB1/G[a 00/05/100 b 00/05/100] LB1/H[c 00/05/100]");
+    rig.after(WINDOW);
+    rig
+}
+
+#[test]
+fn get_weights_leaves_out_what_has_not_changed() {
+    let mut rig = told("nochange");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[]");
+    rig.ok(0, "lb set LB1/G b=01");
+    assert_eq!(rig.ask(0, "get LB1/H"), "00 LB1/H[]");
+    assert_eq!(rig.ask(0, "get LB1/H + LB1/G"), "00 LB1/H[] LB1/G[b 01/05/100]");
+    assert_eq!(rig.ask(0, "get LB1/G"), "00 LB1/G[]");
+    rig.ok(0, "lb register LB1/G d");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[d 00/05/100] LB1/H[]");
+}
+
+#[test]
+fn state_flags_and_weight_are_all_changes() {
+    let mut rig = told("nochange");
+    for (request, entry) in [("lb set LB1/H c=01", "01/05/100"), ("lb set LB1/H c=01q", "01/07/0")] {
+        rig.ok(0, request);
+        assert_eq!(rig.ask(0, "get LB1/"), format!("00 LB1/G[] LB1/H[c {entry}]"));
+    }
+    rig.set_fixed(&[("a", 100)]); // the confident flag
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[a 00/0D/100] LB1/H[]");
+    rig.set_fixed(&[("a", 99)]); // the weight
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[a 00/0D/99] LB1/H[]");
+}
+
+#[test]
+fn what_was_sent_with_the_flag_off_is_remembered_too() {
+    let mut rig = told("");
+    rig.ok(0, "lb set LB1/G a=01");
+    rig.ok(0, "state LB1 7F nochange");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[a 01/05/100] LB1/H[]");
+    rig.ok(0, "state LB1 7F");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[a 01/05/100 b 00/05/100] LB1/H[c 00/05/100]");
+}
+
+#[test]
+fn pushes_and_replies_share_the_memory() {
+    let mut rig = told("push nochange");
+    rig.ok(0, "lb set LB1/G a=01");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 01/05/100]"]);
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[]");
+    rig.ok(0, "lb set LB1/G a=02 b=02");
+    assert_eq!(rig.ask(0, "get LB1/G"), "00 LB1/G[a 02/05/100 b 02/05/100]");
+    rig.ok(0, "lb set LB1/G b=03");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 03/05/100]"]);
+}
+
+#[test]
+fn a_refused_get_weights_is_not_remembered() {
+    let mut rig = told("nochange");
+    rig.ok(0, "lb set LB1/G a=01");
+    assert_eq!(rig.ask(0, "get LB1/G + LB1/X"), "42");
+    assert_eq!(rig.ask(0, "get LB1/G"), "00 LB1/G[a 01/05/100]");
+}
+
+#[test]
+fn the_first_weights_on_a_new_connection_are_complete() {
+    let mut rig = told("push nochange");
+    rig.ok(0, "lb set LB1/G b=01");
+    let new = rig.open();
+    assert_eq!(rig.ask(new, "get LB1/G"), "00 LB1/G[a 00/05/100 b 01/05/100]");
+    assert_eq!(rig.after(WINDOW), ["#1 LB1/H[c 00/05/100]"]); // what that left
+    rig.closed(new);
+    let third = rig.open();
+    assert_eq!(rig.ask(third, "get LB1/"), "00 LB1/G[a 00/05/100 b 01/05/100] LB1/H[c 00/05/100]");
+}
+
+#[test]
+fn a_value_that_came_back_is_unchanged() {
+    let mut rig = told("push nochange");
+    rig.ok(0, "lb set LB1/G a=01");
+    rig.ok(0, "lb set LB1/G a=00 b=05");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 05/05/100]"]);
+    rig.ok(0, "lb set LB1/G a=01");
+    rig.ok(0, "lb set LB1/G a=00");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[]");
+}
+
+#[test]
+fn a_push_leaves_out_members_and_groups_with_nothing_to_say() {
+    let mut rig = told("push nochange");
+    rig.ok(0, "lb set LB1/H c=01");
+    rig.ok(0, "lb register LB1/I");
+    rig.ok(0, "lb deregister LB1/G b"); // the LB knows
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/H[c 01/05/100]"]);
+    rig.ok(0, "lb register LB1/J");
+    rig.ok(0, "lb deregister LB1/H c");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+}
+
+#[test]
+fn the_flag_itself_is_no_reason_to_push() {
+    let mut rig = told("push");
+    rig.ok(0, "state LB1 7F push nochange");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+    rig.ok(0, "state LB1 7F push");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+}
+
+#[test]
+fn turning_push_on_sends_a_delta_only_lb_what_it_has_not_seen() {
+    let mut rig = told("nochange");
+    rig.ok(0, "lb register LB1/G d");
+    rig.ok(0, "lb set LB1/H c=01");
+    rig.ok(0, "state LB1 7F push nochange");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[d 00/05/100] LB1/H[c 01/05/100]"]);
+}
+
+#[test]
+fn a_member_that_left_by_itself_is_sent_once_more() {
+    let mut rig = Rig::new();
+    let lb = rig.lb("LB1", "push trust nochange");
+    rig.ok(lb, "lb register LB1/G a:label b");
+    rig.ok(lb, "member register LB1/G c");
+    rig.ok(lb, "lb set LB1/G a=32 c=0Aq");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a:label 32/05/100 b 00/05/100 c 0A/03/0]"]);
+    rig.ok(lb, "member deregister LB1/G c:other");
+    rig.ok(lb, "member deregister LB1/G a");
+    rig.ok(lb, "lb set LB1/G b=01");
+    // Contact off, confident on, weight 0; else as it was. After the members, in the order of leaving.
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 01/05/100 c 0A/0A/0 a:label 32/0C/0]"]);
+    rig.ok(lb, "lb set LB1/G b=02");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 02/05/100]"]);
+}
+
+#[test]
+fn get_weights_says_it_too() {
+    let mut rig = told("trust nochange");
+    rig.ok(0, "member deregister LB1/G a + LB1/H c");
+    assert_eq!(rig.ask(0, "get LB1/G"), "00 LB1/G[a 00/0C/0]");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[c 00/0C/0]");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[]");
+}
+
+#[test]
+fn a_member_that_was_never_sent_leaves_without_a_word() {
+    let mut rig = told("push trust nochange");
+    rig.ok(0, "member register LB1/G d");
+    rig.ok(0, "member deregister LB1/G d");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[]");
+}
+
+#[test]
+fn a_member_that_left_before_the_connection_was_never_sent_on_it() {
+    let mut rig = told("push trust nochange");
+    rig.ok(0, "member deregister LB1/G a");
+    let new = rig.open();
+    assert_eq!(rig.ask(new, "get LB1/"), "00 LB1/G[b 00/05/100] LB1/H[c 00/05/100]");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+}
+
+#[test]
+fn a_member_that_the_lb_removed_is_not_sent_again() {
+    let mut rig = told("push nochange");
+    rig.ok(0, "lb deregister LB1/G a");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[]");
+}
+
+#[test]
+fn nothing_is_said_of_a_group_that_the_lb_removed_meanwhile() {
+    for removal in ["lb deregister LB1/G", "lb deregister LB1/"] {
+        let mut rig = told("push trust nochange");
+        rig.ok(0, "member deregister LB1/G a");
+        rig.ok(0, removal);
+        assert_eq!(rig.after(WINDOW), NOTHING);
+        rig.ok(0, "lb register LB1/G d");
+        assert_eq!(rig.after(WINDOW), ["#0 LB1/G[d 00/05/100]"]);
+    }
+}
+
+#[test]
+fn members_of_a_group_that_a_member_removed_are_sent_once_more() {
+    let mut rig = told("push trust nochange");
+    rig.ok(0, "member deregister LB1/G");
+    rig.ok(0, "lb set LB1/H c=01");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0 b 00/0C/0] LB1/H[c 01/05/100]"]);
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/H[]");
+    rig.ok(0, "member deregister LB1/");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/H[c 01/0C/0]");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+    assert_eq!(rig.ask(0, "get LB1/"), "00");
+}
+
+#[test]
+fn a_member_that_came_back_is_listed_as_it_is() {
+    let mut rig = told("push trust nochange");
+    rig.ok(0, "member deregister LB1/G a");
+    rig.ok(0, "member register LB1/G a");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/01/100]"]);
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[]");
+}
+
+#[test]
+fn a_member_that_came_back_and_left_again_unheard_of_is_sent_once_more() {
+    let mut rig = told("push trust nochange");
+    rig.ok(0, "member deregister LB1/G a");
+    rig.ok(0, "member register LB1/G a:new");
+    rig.ok(0, "member deregister LB1/G a");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0]"]); // or the LB would use it for ever
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[]");
+}
+
+#[test]
+fn the_same_in_a_group_that_was_removed_and_is_back() {
+    let mut rig = told("push trust nochange");
+    rig.ok(0, "member deregister LB1/G");
+    rig.ok(0, "member register LB1/G b");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 00/01/100 a 00/0C/0]"]);
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/H[] LB1/G[]"); // registered anew, so last
+}
+
+#[test]
+fn a_full_listing_says_that_a_member_left() {
+    let mut rig = told("trust");
+    rig.ok(0, "member deregister LB1/G a");
+    assert_eq!(rig.ask(0, "get LB1/G"), "00 LB1/G[b 00/05/100]");
+    rig.ok(0, "state LB1 7F trust nochange");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[]");
+}
+
+#[test]
+fn a_member_that_left_before_the_flag_was_set_is_sent_once_more() {
+    let mut rig = told("trust");
+    rig.ok(0, "member deregister LB1/G a");
+    rig.ok(0, "state LB1 7F trust nochange");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[a 00/0C/0] LB1/H[]");
+}
+
+#[test]
+fn without_the_flag_nobody_is_sent_once_more() {
+    let mut rig = told("push trust");
+    rig.ok(0, "member deregister LB1/G a");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 00/05/100]"]);
+}

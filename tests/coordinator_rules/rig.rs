@@ -1,0 +1,181 @@
+//! A coordinator with a clock that the test moves. Requests and what comes back are written as in
+//! [`crate::wire::parse`] and [`crate::wire::show`].
+
+use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
+
+use gwm::{
+    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Settings, Time, Totals},
+    sasp::{Endpoint, Message},
+};
+
+use crate::{
+    outbox::Recorder,
+    wire::{self, Request},
+};
+
+/// The push window of [`settings`], in the clock's nanoseconds.
+pub(crate) const WINDOW: u64 = 10;
+/// Its hold time.
+pub(crate) const HOLD: u64 = 1000;
+/// What [`Rig::after`] gives when no push was sent.
+pub(crate) const NOTHING: [&str; 0] = [];
+
+/// Limits, and the time to the next refresh, are out of the way.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        hold_time: Duration::from_nanos(HOLD),
+        poll_interval_seconds: 64,
+        push_window: Duration::from_nanos(WINDOW),
+        push_refresh: Duration::from_secs(1),
+        max_load_balancers: 100,
+        max_groups: 1000,
+        max_groups_per_lb: 100,
+        max_members_per_group: 100,
+        max_memberships: 1000,
+        weight_max: 100,
+        fixed: HashMap::new(),
+        hash_seed: 1,
+    }
+}
+
+/// Fixed weights by the endpoints' short names.
+pub(crate) fn fixed(weights: &[(&str, u16)]) -> HashMap<Endpoint, u16> {
+    weights.iter().map(|(name, weight)| (wire::endpoint(name), *weight)).collect()
+}
+
+/// A connection, in the order of [`Rig::open`].
+pub(crate) type Peer = usize;
+
+pub(crate) struct Rig {
+    coordinator: Coordinator,
+    now: u64,
+    /// Room for pushes, by shard.
+    pub(crate) outbox: Recorder,
+    peers: Vec<ConnectionId>,
+    /// Connections that the coordinator has asked to close.
+    closes: Vec<Peer>,
+    /// Whether the peers take every message at once.
+    pub(crate) reading: bool,
+    last_id: u32,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Rig {
+        Rig::with(settings())
+    }
+
+    pub(crate) fn with(settings: Settings) -> Rig {
+        Rig {
+            coordinator: Coordinator::new(settings, 4),
+            now: 0,
+            outbox: Recorder::default(),
+            peers: Vec::new(),
+            closes: Vec::new(),
+            reading: true,
+            last_id: 0,
+        }
+    }
+
+    /// A new connection, on the next shard in turn.
+    pub(crate) fn open(&mut self) -> Peer {
+        let peer = self.peers.len();
+        let number = u32::try_from(peer).expect("a test has few connections");
+        let id = ConnectionId { shard: (number % 4) as u16, slot: number / 4, generation: 7 };
+        self.coordinator.opened(id, Ipv4Addr::LOCALHOST.into());
+        self.peers.push(id);
+        peer
+    }
+
+    pub(crate) fn closed(&mut self, peer: Peer) {
+        self.coordinator.closed(Time(self.now), self.peers[peer]);
+    }
+
+    /// A new connection of the LB, after Set LB State with these flags.
+    pub(crate) fn lb(&mut self, uid: &str, flags: &str) -> Peer {
+        let peer = self.open();
+        self.ok(peer, format!("state {uid} 7F {flags}").trim());
+        peer
+    }
+
+    /// The reply's bytes to one request.
+    pub(crate) fn reply(&mut self, peer: Peer, request: &Request) -> Vec<u8> {
+        self.last_id += 0x0123_4567;
+        let bytes = request.bytes(self.last_id);
+        let (header, message) = Message::decode(&bytes).expect("a test's requests are well-formed");
+        let id = self.peers[peer];
+        self.coordinator.request(Time(self.now), id, header.id, &message, &mut self.outbox);
+        let (mut sent, closes) = self.outbox.take();
+        for (id, reason) in closes {
+            assert_eq!(reason, CloseReason::TakenOver);
+            self.closes.push(self.peer(id));
+        }
+        assert_eq!(sent.len(), 1, "one reply");
+        let reply = sent.remove(0);
+        assert_eq!((reply.connection, reply.kind), (id, Kind::Reply));
+        assert_eq!(reply.bytes[9..13], self.last_id.to_be_bytes(), "the request's id");
+        assert_eq!(reply.bytes[13..15], request.reply_type().to_be_bytes(), "the reply's type");
+        if self.reading {
+            self.delivered(peer);
+        }
+        reply.bytes
+    }
+
+    /// The reply to one request, in short.
+    pub(crate) fn ask(&mut self, peer: Peer, request: &str) -> String {
+        wire::show(&self.reply(peer, &wire::parse(request)))
+    }
+
+    /// One request that must succeed.
+    #[track_caller]
+    pub(crate) fn ok(&mut self, peer: Peer, request: &str) {
+        assert_eq!(self.ask(peer, request), "00", "{request}");
+    }
+
+    pub(crate) fn delivered(&mut self, peer: Peer) {
+        self.coordinator.delivered(Time(self.now), self.peers[peer]);
+    }
+
+    pub(crate) fn set_fixed(&mut self, weights: &[(&str, u16)]) {
+        self.coordinator.set_fixed(Time(self.now), fixed(weights));
+    }
+
+    /// Lets the time pass, then polls once: the pushes, each with the number of its connection.
+    pub(crate) fn after(&mut self, time: u64) -> Vec<String> {
+        self.now += time;
+        self.coordinator.poll(Time(self.now), &mut self.outbox);
+        let (sent, closes) = self.outbox.take();
+        assert_eq!(closes, []);
+        let mut pushes = Vec::new();
+        for push in sent {
+            assert_eq!(push.kind, Kind::Push);
+            assert_eq!(push.bytes[9..13], [0; 4], "a push has id 0");
+            let peer = self.peer(push.connection);
+            pushes.push(format!("#{peer} {}", wire::show(&push.bytes)));
+            if self.reading {
+                self.delivered(peer);
+            }
+        }
+        pushes.sort();
+        pushes
+    }
+
+    /// The connections that the coordinator asked to close since the last call.
+    pub(crate) fn closes(&mut self) -> Vec<Peer> {
+        std::mem::take(&mut self.closes)
+    }
+
+    /// How long until the coordinator wants to be polled.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        self.coordinator.next_deadline().map(|time| time.0 - self.now)
+    }
+
+    /// Load balancers, groups, memberships, endpoints.
+    pub(crate) fn totals(&self) -> [usize; 4] {
+        let Totals { load_balancers, groups, memberships, endpoints } = self.coordinator.totals();
+        [load_balancers, groups, memberships, endpoints]
+    }
+
+    fn peer(&self, id: ConnectionId) -> Peer {
+        self.peers.iter().position(|&peer| peer == id).expect("only connections that were opened")
+    }
+}
