@@ -55,7 +55,7 @@ fn plain() -> impl Strategy<Value = Plain> {
             groups
         }),
         vec((text(255), text(255)), 0..9).prop_map(|names| Plain::GetWeights { names }),
-        (any::<u8>(), any::<u16>(), listed(weight.clone())).prop_map(|(code, interval, groups)| Plain::Weights {
+        (any::<u8>(), any::<u16>(), listed(weight)).prop_map(|(code, interval, groups)| Plain::Weights {
             code,
             interval,
             groups

@@ -249,6 +249,11 @@ impl<W: Write> Printer<W> {
     }
 }
 
+/// `1 byte`, `2 bytes`.
+fn count(bytes: u64) -> String {
+    format!("{bytes} byte{}", if bytes == 1 { "" } else { "s" })
+}
+
 /// What one event says.
 struct Entry<'a> {
     seen: Option<Seen>,
@@ -279,8 +284,8 @@ impl<'a> Entry<'a> {
             },
             Event::Cut { offset, bytes } => {
                 let text = match frame::message_length(bytes, u32::MAX) {
-                    Ok(Some(length)) => format!("the message states {length} bytes, only {} are there", bytes.len()),
-                    _ => format!("only {} bytes of a header are there", bytes.len()),
+                    Ok(Some(length)) => format!("the message states {length} bytes, {} of them are there", bytes.len()),
+                    _ => format!("only {} of the header's 13 bytes are there", bytes.len()),
                 };
                 Entry::broken(seen, offset, bytes, text, bytes.len())
             }
@@ -289,9 +294,9 @@ impl<'a> Entry<'a> {
                 Entry::broken(seen, offset, bytes, format!("{error}{hint}"), error.offset())
             }
             Event::Skipped { offset, bytes } => {
-                fault(offset, format!("{bytes} bytes passed over in search of the next message"))
+                fault(offset, format!("passed over in search of the next message: {}", count(bytes)))
             }
-            Event::Missing { offset, bytes } => fault(offset, format!("{bytes} bytes are missing in the capture")),
+            Event::Missing { offset, bytes } => fault(offset, format!("missing in the capture: {}", count(bytes))),
         }
     }
 
