@@ -74,7 +74,11 @@ pub(crate) fn message(kind: &str, members: u32) -> Vec<u8> {
 /// Visits every entry, as whoever takes the message does.
 fn walk(message: &Message<'_>) -> usize {
     fn entries<'a, T: gwm::sasp::Entry<'a>>(groups: gwm::sasp::Groups<'a, T>) -> usize {
-        groups.into_iter().flat_map(|group| group.entries()).map(|entry| black_box(entry.member()).label.len() + 1).sum()
+        groups
+            .into_iter()
+            .flat_map(|group| group.entries())
+            .map(|entry| black_box(entry.member()).label.len() + 1)
+            .sum()
     }
     match message {
         Message::RegistrationRequest(m) => entries(m.groups),
