@@ -3,7 +3,7 @@
 
 use gwm::sasp::{
     ComponentType, DecodeError, Dump, Endpoint, EntryFlags, Fault, FrameError, Framer, GroupData, Groups, Health,
-    LbFlags, MemberData, MemberFlags, MemberState, Message, Reason, ReturnCode, SenderFlags, WeightEntry,
+    LbFlags, MemberData, MemberFlags, MemberState, Message, Reason, ReturnCode, SenderFlags, Summary, WeightEntry,
     WeightedMember, Writer, frame, writer,
 };
 
@@ -546,4 +546,79 @@ fn unknown_codes_and_reserved_bits_are_kept_and_shown() {
     assert_eq!(format!("{:?}", Reason(0x80)), "Reason(0x80 unknown)");
     assert!(LbFlags(0xFF).contains(LbFlags::TRUST));
     assert_eq!(LbFlags(0xFF).with(LbFlags::TRUST, false), LbFlags(0xFD));
+}
+
+#[test]
+fn dumps_show_every_field_with_its_name() {
+    let shown = |kind| {
+        let bytes = literal(kind);
+        let (header, message) = Message::decode(&bytes).unwrap();
+        (Dump(&header, &message).to_string(), Summary(&header, &message).to_string())
+    };
+    let (dump, summary) = shown(ComponentType::REGISTRATION_REQUEST);
+    assert_eq!(
+        dump,
+        "Registration Request (0x1010), id 0x00000001, version 1, 110 bytes\n  sender: load balancer\n  \
+         flags: 0x01 (load-balancer)\n  groups: 2\n  group \"FARM1\" of LB \"LB1\": 2 members\n    10.10.10.1:80\n    \
+         [2001:db8::1]:53/udp \"dns\"\n  group \"GRP2\" of LB \"LB1\": 0 members"
+    );
+    assert_eq!(summary, "Registration Request id 0x00000001 from load balancer: 2 groups, 2 members");
+
+    let (dump, summary) = shown(ComponentType::DEREGISTRATION_REQUEST);
+    assert_eq!(
+        dump,
+        "Deregistration Request (0x1020), id 0x00000002, version 1, 70 bytes\n  sender: member\n  flags: 0x00\n  \
+         reason: 0x80 (vendor's own)\n  groups: 1\n  group \"WWW\" of LB \"LB1\": 1 member\n    \
+         192.168.0.1 \"é\\\"\\0\\\\\\xFF\\n\""
+    );
+    assert_eq!(summary, "Deregistration Request id 0x00000002 from member, reason 0x80: 1 group, 1 member");
+
+    let (dump, summary) = shown(ComponentType::GET_WEIGHTS_REQUEST);
+    assert_eq!(
+        dump,
+        "Get Weights Request (0x1030), id 0x00000003, version 1, 42 bytes\n  groups: 2\n  \
+         group \"FARM1\" of LB \"LB1\"\n  group \"\" of LB \"LB1\""
+    );
+    assert_eq!(summary, "Get Weights Request id 0x00000003: 2 groups");
+
+    let (dump, summary) = shown(ComponentType::SET_LB_STATE_REQUEST);
+    assert_eq!(
+        dump,
+        "Set LB State Request (0x1050), id 0x00000004, version 1, 23 bytes\n  LB UID: \"LB1\"\n  \
+         health: 0x7F (best)\n  flags: 0x05 (push, no-change-no-send)"
+    );
+    assert_eq!(
+        summary,
+        "Set LB State Request id 0x00000004: LB \"LB1\", health 0x7F, flags 0x05 (push, no-change-no-send)"
+    );
+
+    let (dump, summary) = shown(ComponentType::SET_MEMBER_STATE_REQUEST);
+    assert!(dump.ends_with("1 member\n    10.10.10.3:80: state 0x0A, flags 0x01 (quiesce)"), "{dump}");
+    assert_eq!(summary, "Set Member State Request id 0x00000005 from load balancer: 1 group, 1 member");
+
+    let (dump, summary) = shown(ComponentType::SET_MEMBER_STATE_REPLY);
+    assert!(dump.ends_with("18 bytes\n  return code: 0x99 (unknown)"), "{dump}");
+    assert_eq!(summary, "Set Member State Reply id 0x00000005: 0x99 (unknown)");
+
+    let (_, summary) = shown(ComponentType::GET_WEIGHTS_REPLY);
+    assert_eq!(summary, "Get Weights Reply id 0x32000000: 0x00 (successful), 1 group, 2 members");
+    let (_, summary) = shown(ComponentType::SEND_WEIGHTS);
+    assert_eq!(summary, "Send Weights id 0x00000000: 1 group, 1 member");
+}
+
+#[test]
+fn every_prefix_of_a_message_is_shown_as_far_as_it_goes() {
+    let whole = literal(ComponentType::GET_WEIGHTS_REPLY);
+    for length in 0..whole.len() {
+        let (header, message) = Message::decode_broken(&whole[..length]);
+        assert_eq!((header.is_some(), message.is_some()), (length >= 13, length >= 22), "{length}");
+        let Some(Message::GetWeightsReply(reply)) = message else { continue };
+        let groups = list(reply.groups);
+        assert_eq!(groups.len(), usize::from(length >= 42), "{length}");
+        let members: usize = groups.iter().map(|(_, members)| members.len()).sum();
+        assert_eq!(members, usize::from(length >= 74), "{length}");
+        let shown = Dump(&header.unwrap(), &Message::GetWeightsReply(reply)).to_string();
+        let broken = (66..74).contains(&length) || (98..106).contains(&length);
+        assert_eq!(shown.ends_with(": broken"), broken, "{length}: {shown}");
+    }
 }

@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use captures::{ACK, Capture, FIN, RST, SYN, ethernet};
+use captures::{ACK, Capture, FIN, RST, SYN, enhanced_packet, ethernet, pcapng_start};
 
 /// Three messages, 18, 23 and 18 bytes.
 const REPLY: &[u8] = b"\x20\x10\0\x0D\x01\0\0\0\x12\0\0\0\x07\x10\x15\0\x05\x40";
@@ -201,8 +201,7 @@ fn segments_are_put_together_whatever_their_order() {
         capture.segment(client(), server(), (number, 1), ACK, &stream[range]);
     };
     for order in [
-        &[0..59][..],
-        &[0..10, 10..30, 30..59],
+        &[0..10, 10..30, 30..59][..],
         &[30..59, 10..30, 0..10],
         &[10..30, 0..10, 0..10, 5..40, 30..59, 0..59],
         &[20..25, 15..40, 39..59, 0..59],
@@ -290,13 +289,6 @@ fn both_directions_several_connections_and_ports_used_again() {
     assert_eq!((run.status, run.out, &*run.err), (0, expected, ""));
 }
 
-/// A pcapng block.
-fn block(kind: u32, body: &[u8]) -> Vec<u8> {
-    let padded = body.len().next_multiple_of(4);
-    let length = (12 + padded as u32).to_le_bytes();
-    [&kind.to_le_bytes()[..], &length, body, &vec![0; padded - body.len()], &length].concat()
-}
-
 #[test]
 fn pcapng_link_types_and_truncated_files() {
     let packet = ethernet(client(), server(), (1, 1), ACK, REPLY);
@@ -306,22 +298,13 @@ fn pcapng_link_types_and_truncated_files() {
     let loopback = [&[2, 0, 0, 0], ip].concat();
     let text = format!("10.0.0.1:5000 > 10.0.0.2:3860 at byte 0: {REPLY_TEXT}");
     for (link, data) in [(1_u16, &packet[..]), (101, ip), (113, &cooked), (276, &cooked2), (0, &loopback)] {
-        let header = block(0x0A0D_0D0A, b"\x4D\x3C\x2B\x1A\x01\0\0\0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF");
-        // Nanoseconds (option 9).
-        let interface = [&link.to_le_bytes()[..], &[0, 0, 0, 0, 4, 0, 9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0]].concat();
-        let time = 1_767_225_600_000_001_000_u64;
-        let mut body = 0_u32.to_le_bytes().to_vec();
-        body.extend(((time >> 32) as u32).to_le_bytes());
-        body.extend((time as u32).to_le_bytes());
-        body.extend((data.len() as u32).to_le_bytes());
-        body.extend((data.len() as u32).to_le_bytes());
-        body.extend(data);
-        let file = [header, block(1, &interface), block(6, &body)].concat();
+        let packet = enhanced_packet(1_767_225_600_000_001_000, data);
+        let file = [&pcapng_start(link)[..], &packet].concat();
         let run = gwm(&[], &file);
         let expected = format!("2026-01-01T00:00:00.000001Z {text}");
         assert_eq!((run.status, &run.out, &*run.err), (0, &expected, ""), "link type {link}");
 
-        let run = gwm(&[], &[&file[..], &block(6, &body)[..40]].concat());
+        let run = gwm(&[], &[&file[..], &packet[..40]].concat());
         assert_eq!((run.status, &run.out), (1, &expected));
         assert_eq!(run.err, "gwm decode: standard input: the file ends inside a block\n");
     }

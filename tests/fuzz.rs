@@ -228,7 +228,7 @@ fn segments(rng: &mut Rng, stream: &[u8]) -> Vec<u8> {
             capture.segment(server, client, (7, acknowledged), flags, &[]);
         }
     }
-    capture.bytes
+    if rng.bool() { capture.bytes } else { capture.pcapng() }
 }
 
 #[test]

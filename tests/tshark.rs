@@ -37,11 +37,14 @@ fn member(last: u8) -> MemberData<'static> {
 const WEB: GroupData<'_> = GroupData { lb_uid: b"LB1", name: b"web" };
 const DNS: GroupData<'_> = GroupData { lb_uid: b"LB1", name: b"nameservers" };
 
+/// A field of tshark's, and its values.
+type FieldValue = (&'static str, &'static str);
+
 /// Every kind of message, and what tshark must say of it: field and values, first the types of all its TLVs.
-fn messages() -> Vec<(Vec<u8>, Vec<(&'static str, &'static str)>)> {
+fn messages() -> Vec<(Vec<u8>, Vec<FieldValue>)> {
     let v6 = MemberData { endpoint: Endpoint::new("2001:db8::1".parse().unwrap(), 17, 53), label: b"" };
     let mut list = Vec::new();
-    let mut add = |write: &dyn Fn(&mut Vec<u8>), expected: &[(&'static str, &'static str)]| {
+    let mut add = |write: &dyn Fn(&mut Vec<u8>), expected: &[FieldValue]| {
         let mut bytes = Vec::new();
         write(&mut bytes);
         list.push((bytes, expected.to_vec()));

@@ -12,7 +12,7 @@ pub(crate) const ACK: u8 = 0x10;
 /// A pcap file in the making; packets are one millisecond apart, from 2026-01-01T00:00:00Z on.
 pub(crate) struct Capture {
     pub(crate) bytes: Vec<u8>,
-    packets: u32,
+    packets: Vec<Vec<u8>>,
 }
 
 impl Capture {
@@ -22,18 +22,24 @@ impl Capture {
         bytes.extend([0; 8]); // time zone, accuracy
         bytes.extend(262_144_u32.to_le_bytes()); // longest packet
         bytes.extend(1_u32.to_le_bytes()); // Ethernet
-        Capture { bytes, packets: 0 }
+        Capture { bytes, packets: Vec::new() }
     }
 
     /// One TCP segment.
     pub(crate) fn segment(&mut self, from: SocketAddr, to: SocketAddr, numbers: (u32, u32), flags: u8, payload: &[u8]) {
         let packet = ethernet(from, to, numbers, flags, payload);
         self.bytes.extend(1_767_225_600_u32.to_le_bytes());
-        self.bytes.extend((self.packets * 1000).to_le_bytes());
+        self.bytes.extend((self.packets.len() as u32 * 1000).to_le_bytes());
         self.bytes.extend((packet.len() as u32).to_le_bytes());
         self.bytes.extend((packet.len() as u32).to_le_bytes());
-        self.bytes.extend(packet);
-        self.packets += 1;
+        self.bytes.extend(&packet);
+        self.packets.push(packet);
+    }
+
+    /// The same packets as a pcapng file.
+    pub(crate) fn pcapng(&self) -> Vec<u8> {
+        let packets = self.packets.iter().flat_map(|packet| enhanced_packet(0, packet));
+        pcapng_start(1).into_iter().chain(packets).collect()
     }
 
     /// A connection's opening, then one segment per payload, all from the client.
@@ -48,6 +54,32 @@ impl Capture {
         }
         capture
     }
+}
+
+/// A pcapng file's section header, and an interface of this link type with times in nanoseconds.
+pub(crate) fn pcapng_start(link: u16) -> Vec<u8> {
+    let header = block(0x0A0D_0D0A, b"\x4D\x3C\x2B\x1A\x01\0\0\0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF");
+    let options = [9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0];
+    let interface = block(1, &[&link.to_le_bytes()[..], &[0, 0, 0, 0, 4, 0], &options].concat());
+    [header, interface].concat()
+}
+
+/// A pcapng packet with a time in the interface's units.
+pub(crate) fn enhanced_packet(time: u64, data: &[u8]) -> Vec<u8> {
+    let mut body = 0_u32.to_le_bytes().to_vec();
+    body.extend(((time >> 32) as u32).to_le_bytes());
+    body.extend((time as u32).to_le_bytes());
+    body.extend((data.len() as u32).to_le_bytes());
+    body.extend((data.len() as u32).to_le_bytes());
+    body.extend(data);
+    block(6, &body)
+}
+
+/// A pcapng block.
+fn block(kind: u32, body: &[u8]) -> Vec<u8> {
+    let padded = body.len().next_multiple_of(4);
+    let length = (12 + padded as u32).to_le_bytes();
+    [&kind.to_le_bytes()[..], &length, body, &vec![0; padded - body.len()], &length].concat()
 }
 
 /// One Ethernet frame with a TCP segment.
