@@ -3,6 +3,8 @@
 //!
 //! `GWM_MODEL_STEPS` sets the number of steps in all; `GWM_MODEL_SEED` replays one seed, which a failure prints.
 
+#[path = "coordinator_model/checks.rs"]
+mod checks;
 #[path = "coordinator_model/generator.rs"]
 mod generator;
 #[path = "coordinator_model/model.rs"]
@@ -19,7 +21,7 @@ use std::{
 };
 
 use fastrand::Rng;
-use generator::chance;
+use generator::{Universe, chance};
 use gwm::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Settings, Time},
     sasp::{Endpoint, Message},
@@ -79,6 +81,7 @@ impl Seen {
             }
         }
         for event in [
+            "large group",
             "takeover",
             "held state taken up",
             "hold time over",
@@ -100,6 +103,7 @@ struct Run {
     seed: u64,
     step: u64,
     rng: Rng,
+    universe: Universe,
     now: u64,
     real: Coordinator,
     model: Model,
@@ -123,6 +127,8 @@ impl Drop for Run {
 impl Run {
     fn new(seed: u64) -> Run {
         let mut rng = Rng::with_seed(seed);
+        let wide = seed % 4 == 3;
+        let universe = if wide { Universe::wide() } else { Universe::narrow() };
         let settings = Settings {
             hold_time: Duration::from_nanos([40, 300][rng.usize(..2)]),
             poll_interval_seconds: rng.u16(..),
@@ -131,16 +137,17 @@ impl Run {
             max_load_balancers: [3, 100][rng.usize(..2)],
             max_groups: [5, 100][rng.usize(..2)],
             max_groups_per_lb: [2, 3, 100][rng.usize(..3)],
-            max_members_per_group: [2, 4, 100][rng.usize(..3)],
-            max_memberships: [8, 12, 100][rng.usize(..3)],
+            max_members_per_group: if wide { 50 } else { [2, 4, 100][rng.usize(..3)] },
+            max_memberships: if wide { 300 } else { [8, 12, 100][rng.usize(..3)] },
             weight_max: rng.u16(1..),
-            fixed: fixed(&mut rng),
+            fixed: fixed(&mut rng, &universe),
             hash_seed: rng.u64(..),
         };
         let mut run = Run {
             seed,
             step: 0,
             rng,
+            universe,
             now: 0,
             real: Coordinator::new(settings.clone(), SHARDS),
             model: Model::new(settings.clone()),
@@ -165,6 +172,8 @@ impl Run {
                 _ => self.request(seen),
             }
             assert_eq!(self.real.totals(), self.model.totals());
+            let large = self.model.lbs.values().flat_map(|lb| &lb.groups).any(|group| group.members.len() > 20);
+            *seen.events.entry("large group").or_default() += u64::from(large);
         }
         for (event, times) in &self.model.seen {
             *seen.events.entry(event).or_default() += times;
@@ -194,7 +203,7 @@ impl Run {
     }
 
     fn set_fixed(&mut self) {
-        let fixed = fixed(&mut self.rng);
+        let fixed = fixed(&mut self.rng, &self.universe);
         self.log(format!("fixed {fixed:?}"));
         self.real.set_fixed(Time(self.now), fixed.clone());
         self.model.set_fixed(self.now, fixed);
@@ -260,7 +269,7 @@ impl Run {
             self.real.delivered(Time(self.now), id);
             self.model.delivered(id);
         }
-        let request = generator::request(&mut self.rng, &self.model, id);
+        let request = generator::request(&mut self.rng, &self.universe, &self.model, id);
         self.last_id = self.last_id.wrapping_add(0x0100_0193);
         self.log(format!("{} {request}", name(id)));
         let bytes = request.bytes(self.last_id);
@@ -295,7 +304,12 @@ fn name(id: ConnectionId) -> String {
     format!("#{}.{}.{}", id.shard, id.slot, id.generation)
 }
 
-fn fixed(rng: &mut Rng) -> HashMap<Endpoint, u16> {
-    let listed = generator::ENDPOINTS.iter().filter(|_| chance(rng, 40)).map(|name| wire::endpoint(name));
-    listed.collect::<Vec<_>>().into_iter().map(|endpoint| (endpoint, [0, 1, 40, 0xFFFF][rng.usize(..4)])).collect()
+fn fixed(rng: &mut Rng, universe: &Universe) -> HashMap<Endpoint, u16> {
+    let mut fixed = HashMap::new();
+    for endpoint in &universe.endpoints {
+        if chance(rng, 40) {
+            fixed.insert(*endpoint, [0, 1, 40, 0xFFFF][rng.usize(..4)]);
+        }
+    }
+    fixed
 }

@@ -1,33 +1,61 @@
 //! Random requests in a universe so small that they meet each other, most of them nearly right.
 
+use std::collections::HashSet;
+
 use fastrand::Rng;
-use gwm::coordinator::ConnectionId;
+use gwm::{coordinator::ConnectionId, sasp::Endpoint};
 
 use crate::{
     model::Model,
     wire::{Item, LB, NO_CHANGE, Named, PUSH, Request, TRUST, endpoint},
 };
 
-pub(crate) const ENDPOINTS: [&str; 6] = ["a", "b", "c", "d", "a/udp", "a/sys"];
+/// What requests are made of.
+pub(crate) struct Universe {
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// The most members that a request lists in a group.
+    items: usize,
+}
+
+impl Universe {
+    /// Few endpoints, so that requests meet each other.
+    pub(crate) fn narrow() -> Universe {
+        Universe { endpoints: ["a", "b", "c", "d", "a/udp", "a/sys"].map(endpoint).into(), items: 3 }
+    }
+
+    /// Enough for groups that are too large to be searched from end to end.
+    pub(crate) fn wide() -> Universe {
+        let names = ('a'..='x').flat_map(|letter| ["", "/udp", "/0", "/sys"].map(|kind| format!("{letter}{kind}")));
+        Universe { endpoints: names.map(|name| endpoint(&name)).collect(), items: 25 }
+    }
+}
+
 const UIDS: [&str; 4] = ["LB1", "LB2", "LB3", "LB4"];
 const NAMES: [&str; 3] = ["G", "H", "I"];
 
 /// A request that may come on this connection.
-pub(crate) fn request(rng: &mut Rng, model: &Model, on: ConnectionId) -> Request {
+pub(crate) fn request(rng: &mut Rng, universe: &Universe, model: &Model, on: ConnectionId) -> Request {
     let connection = model.connections.iter().find(|connection| connection.id == on).expect("it is open");
-    let from_lb = chance(rng, 65);
+    // Takeovers are frequent enough without more.
+    let from_lb = chance(rng, if connection.bound.is_some() { 70 } else { 25 });
     let bound = connection.bound.clone().filter(|_| chance(rng, 95));
     let uid = match bound {
         Some(bound) if from_lb => bound,
         _ => uid(rng),
     };
     let reserved = if chance(rng, 20) { rng.u8(..) & !LB } else { 0 };
-    let flags = u8::from(from_lb) * LB | reserved;
+    let flags = (u8::from(from_lb) * LB) | reserved;
     match rng.u8(0..100) {
-        0..28 => Request::Register { flags, groups: groups(rng, &uid, |rng, uid| to_register(rng, model, uid)) },
+        0..28 => {
+            Request::Register { flags, groups: groups(rng, &uid, |rng, uid| to_register(rng, universe, model, uid)) }
+        }
         28..44 => {
             let reason = if chance(rng, 20) { rng.u8(..) } else { 0 };
-            Request::Deregister { flags, reason, groups: groups(rng, &uid, |rng, uid| to_deregister(rng, model, uid)) }
+            Request::Deregister {
+                flags,
+                reason,
+                groups: groups(rng, &uid, |rng, uid| to_deregister(rng, universe, model, uid)),
+            }
         }
         44..66 => Request::GetWeights { groups: groups(rng, &uid, |rng, _| (name_or_all(rng, 35), Vec::new())) },
         66..76 => {
@@ -36,7 +64,7 @@ pub(crate) fn request(rng: &mut Rng, model: &Model, on: ConnectionId) -> Request
             let reserved = if chance(rng, 10) { rng.u8(..) & !7 } else { 0 };
             Request::SetLbState { uid, health: rng.u8(..), flags: lb_flags | reserved }
         }
-        _ => Request::SetMemberState { flags, groups: groups(rng, &uid, |rng, uid| to_set(rng, model, uid)) },
+        _ => Request::SetMemberState { flags, groups: groups(rng, &uid, |rng, uid| to_set(rng, universe, model, uid)) },
     }
 }
 
@@ -55,26 +83,26 @@ fn groups(rng: &mut Rng, uid: &[u8], content: impl Fn(&mut Rng, &[u8]) -> (Vec<u
     groups.collect()
 }
 
-fn to_register(rng: &mut Rng, model: &Model, uid: &[u8]) -> (Vec<u8>, Vec<Item>) {
+fn to_register(rng: &mut Rng, universe: &Universe, model: &Model, uid: &[u8]) -> (Vec<u8>, Vec<Item>) {
     let name = name_or_all(rng, 1);
     let there = members(model, uid, &name);
-    let mut items = items(rng);
+    let mut items = items(rng, universe);
     if chance(rng, 75) {
         items.retain(|item| !there.contains(&item.endpoint));
     }
     (name, items)
 }
 
-fn to_deregister(rng: &mut Rng, model: &Model, uid: &[u8]) -> (Vec<u8>, Vec<Item>) {
+fn to_deregister(rng: &mut Rng, universe: &Universe, model: &Model, uid: &[u8]) -> (Vec<u8>, Vec<Item>) {
     let name = name_or_all(rng, 8);
-    let items = if chance(rng, 15) { Vec::new() } else { items(rng) };
+    let items = if chance(rng, 15) { Vec::new() } else { items(rng, universe) };
     let items = if name.is_empty() && chance(rng, 85) { Vec::new() } else { known(rng, model, uid, &name, items) };
     (name, items)
 }
 
-fn to_set(rng: &mut Rng, model: &Model, uid: &[u8]) -> (Vec<u8>, Vec<Item>) {
+fn to_set(rng: &mut Rng, universe: &Universe, model: &Model, uid: &[u8]) -> (Vec<u8>, Vec<Item>) {
     let name = name_or_all(rng, 1);
-    let items = items(rng);
+    let items = items(rng, universe);
     let items = known(rng, model, uid, &name, items);
     (name, items)
 }
@@ -83,25 +111,29 @@ fn to_set(rng: &mut Rng, model: &Model, uid: &[u8]) -> (Vec<u8>, Vec<Item>) {
 fn known(rng: &mut Rng, model: &Model, uid: &[u8], name: &[u8], mut items: Vec<Item>) -> Vec<Item> {
     let there = members(model, uid, name);
     if !there.is_empty() && chance(rng, 85) {
-        items.iter_mut().for_each(|item| item.endpoint = there[rng.usize(..there.len())]);
+        let mut there = there;
+        rng.shuffle(&mut there);
+        // Past the last one they repeat, now and then.
+        items.truncate(there.len() + usize::from(chance(rng, 20)));
+        items.iter_mut().zip(there.iter().cycle()).for_each(|(item, there)| item.endpoint = *there);
     }
     items
 }
 
-fn members(model: &Model, uid: &[u8], name: &[u8]) -> Vec<gwm::sasp::Endpoint> {
+fn members(model: &Model, uid: &[u8], name: &[u8]) -> Vec<Endpoint> {
     let group = model.lbs.get(uid).and_then(|lb| lb.group(name));
     group.map_or(Vec::new(), |group| group.members.iter().map(|member| member.endpoint).collect())
 }
 
-fn items(rng: &mut Rng) -> Vec<Item> {
+fn items(rng: &mut Rng, universe: &Universe) -> Vec<Item> {
     let count = match rng.u8(0..100) {
         0..10 => 0,
         10..65 => 1,
         65..88 => 2,
-        _ => 3,
+        _ => rng.usize(3..=universe.items),
     };
     let items = (0..count).map(|_| Item {
-        endpoint: endpoint(ENDPOINTS[rng.usize(..ENDPOINTS.len())]),
+        endpoint: universe.endpoints[rng.usize(..universe.endpoints.len())],
         label: match rng.u8(0..4) {
             0 => b"label".to_vec(),
             1 => b"\xFF\0".to_vec(),
@@ -111,7 +143,12 @@ fn items(rng: &mut Rng) -> Vec<Item> {
         state: [0, 0, 1, 0xFF][rng.usize(..4)],
         flags: u8::from(chance(rng, 30)) | if chance(rng, 10) { rng.u8(..) & !1 } else { 0 },
     });
-    items.collect()
+    let mut items: Vec<Item> = items.collect();
+    if chance(rng, 80) {
+        let mut seen = HashSet::new();
+        items.retain(|item| seen.insert(item.endpoint));
+    }
+    items
 }
 
 fn uid(rng: &mut Rng) -> Vec<u8> {

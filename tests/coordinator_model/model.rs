@@ -8,7 +8,10 @@ use gwm::{
     sasp::Endpoint,
 };
 
-use crate::wire::{self, Listed, Named, Request, Weights};
+use crate::{
+    checks,
+    wire::{self, Listed, Named, Request, Weights},
+};
 
 pub(crate) type Code = u8;
 type Bytes = Vec<u8>;
@@ -140,7 +143,7 @@ impl Model {
             Ok(()) => self.apply(now, request),
             Err(_) => Vec::new(),
         };
-        self.open_windows(now, &before, request.from_lb());
+        self.open_windows(now, &before, request.sender_is_lb());
         self.connection(on).in_flight = true;
         let code = verdict.err().unwrap_or(0);
         let reply = match request {
@@ -163,15 +166,15 @@ impl Model {
         if request.uids().is_empty() {
             return Ok(()); // no group, nothing to do and nobody to be
         }
-        check_uid_sizes(request)?;
-        check_name_sizes(request)?;
+        checks::uid_sizes(request)?;
+        checks::name_sizes(request)?;
         self.check_rights(on, request)?;
         self.check_lb_known(request)?;
-        if request.from_lb() {
+        if request.sender_is_lb() {
             self.bind(now, on, request.uids()[0], closes);
         }
-        check_duplicate_groups(request)?;
-        check_duplicate_members(request)?;
+        checks::duplicate_groups(request)?;
+        checks::duplicate_members(request)?;
         self.check_groups_known(request)?;
         self.check_members(request)?;
         self.check_limits(request)
@@ -180,7 +183,7 @@ impl Model {
     /// Step 5.
     fn check_rights(&self, on: ConnectionId, request: &Request) -> Result<(), Code> {
         let uids = request.uids();
-        if request.from_lb() {
+        if request.sender_is_lb() {
             let connection = self.connections.iter().find(|connection| connection.id == on).expect("it is open");
             let same = uids.iter().all(|uid| uid == &uids[0]);
             let own = connection.bound.as_ref().is_none_or(|bound| bound == uids[0]);
@@ -270,7 +273,7 @@ impl Model {
     fn check_limits(&self, request: &Request) -> Result<(), Code> {
         let Request::Register { groups, .. } = request else { return Ok(()) };
         let mut after = self.lbs.clone();
-        register(&mut after, groups, request.from_lb(), &mut 0);
+        register(&mut after, groups, request.sender_is_lb(), &mut 0);
         let over = |count: usize, limit: u32| count > limit as usize;
         let settings = &self.settings;
         let members: usize = after.values().flat_map(|lb| &lb.groups).map(|group| group.members.len()).sum();
@@ -286,7 +289,7 @@ impl Model {
 
     /// Does what was found good; of Get Weights, the groups of the reply.
     fn apply(&mut self, now: u64, request: &Request) -> Vec<Weights> {
-        let from_lb = request.from_lb();
+        let from_lb = request.sender_is_lb();
         match request {
             Request::Register { groups, .. } => register(&mut self.lbs, groups, from_lb, &mut self.last_id),
             Request::Deregister { groups, .. } => {
@@ -525,58 +528,6 @@ impl Lb {
         }
         Weights { uid: uid.to_vec(), name: name.to_vec(), entries }
     }
-}
-
-/// Step 3.
-fn check_uid_sizes(request: &Request) -> Result<(), Code> {
-    if request.uids().iter().all(|uid| (1..=64).contains(&uid.len())) { Ok(()) } else { Err(0x51) }
-}
-
-/// Step 4.
-fn check_name_sizes(request: &Request) -> Result<(), Code> {
-    for group in request.groups() {
-        match request {
-            Request::Register { .. } | Request::SetMemberState { .. } if group.name.is_empty() => return Err(0x50),
-            Request::Deregister { .. } if group.name.is_empty() && !group.items.is_empty() => return Err(0x10),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Step 7, first half.
-fn check_duplicate_groups(request: &Request) -> Result<(), Code> {
-    let groups = request.groups();
-    for (i, one) in groups.iter().enumerate() {
-        for (j, other) in groups.iter().enumerate() {
-            if i == j || one.uid != other.uid {
-                continue;
-            }
-            let bad = match request {
-                Request::GetWeights { .. } => one.name.is_empty() || one.name == other.name,
-                Request::SetMemberState { .. } => one.name == other.name,
-                Request::Deregister { .. } => one.name.is_empty() || (one.items.is_empty() && one.name == other.name),
-                Request::Register { .. } | Request::SetLbState { .. } => false,
-            };
-            if bad {
-                return Err(0x46);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Step 7, second half.
-fn check_duplicate_members(request: &Request) -> Result<(), Code> {
-    let mut named = BTreeSet::new();
-    for group in request.groups() {
-        for item in &group.items {
-            if !named.insert((&group.uid, &group.name, item.endpoint)) {
-                return Err(0x44);
-            }
-        }
-    }
-    Ok(())
 }
 
 fn register(lbs: &mut BTreeMap<Bytes, Lb>, groups: &[Named], by_lb: bool, last_id: &mut u64) {

@@ -59,7 +59,7 @@ impl Request {
         }
     }
 
-    pub(crate) fn from_lb(&self) -> bool {
+    pub(crate) fn sender_is_lb(&self) -> bool {
         match self {
             Request::Register { flags, .. }
             | Request::Deregister { flags, .. }
@@ -271,7 +271,7 @@ fn parse_item(word: &str) -> Item {
 
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sender = if self.from_lb() { "lb" } else { "member" };
+        let sender = if self.sender_is_lb() { "lb" } else { "member" };
         match self {
             Request::Register { .. } => write!(f, "{sender} register")?,
             Request::Deregister { .. } => write!(f, "{sender} deregister")?,
