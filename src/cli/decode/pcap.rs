@@ -455,3 +455,50 @@ impl Direction {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_arrives_ahead_is_bounded_however_small_the_pieces() {
+        let mut direction = Direction::new(0, 1 << 20, false);
+        let mut missing = 0;
+        for number in 0..100_000 {
+            direction.segment(1 + 2 * number, b"x", false, &mut |event| match event {
+                Event::Missing { bytes, .. } => missing += bytes,
+                Event::Skipped { .. } => {}
+                other => panic!("{other:?}"),
+            });
+            assert!(direction.held() <= OUT_OF_ORDER_BYTES + 4); // and the start of a header, searched for
+        }
+        assert!(missing > 0);
+        direction.close(&mut |event| {
+            if let Event::Missing { bytes, .. } = event {
+                missing += bytes;
+            }
+        });
+        assert_eq!((missing, direction.held()), (100_000, 0));
+    }
+
+    #[test]
+    fn the_number_of_directions_is_bounded_and_what_they_hold_is_accounted() {
+        let mut flows = Flows { port: 3860, max: 1 << 20, directions: HashMap::new(), held: 0, packets: 0 };
+        let mut cut = 0;
+        let mut sink = |_: Seen, event: Event<'_>| cut += u64::from(matches!(event, Event::Cut { .. }));
+        let connections = DIRECTIONS as u32 + 1000;
+        for number in 0..connections {
+            // A SYN that carries the first five bytes of a header.
+            let mut tcp = vec![0x10, 0x00, 0x0F, 0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x02, 0, 0, 0, 0, 0, 0];
+            tcp.extend([0x20, 0x10, 0x00, 0x0D, 0x01]);
+            let tcp = TcpSlice::from_slice(&tcp).unwrap();
+            let (from, to) = (number.to_be_bytes(), [10, 0, 0, 1]);
+            flows.packet(None, from.into(), to.into(), &tcp, &mut sink);
+            assert!(flows.directions.len() <= DIRECTIONS);
+        }
+        assert_eq!(flows.held, 5 * flows.directions.len());
+        flows.end(&mut sink);
+        assert_eq!((flows.held, flows.directions.len()), (0, 0));
+        assert_eq!(cut, u64::from(connections));
+    }
+}
