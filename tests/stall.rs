@@ -17,7 +17,7 @@ use gwm::runtime::{
 };
 
 /// Messages that go there and back in one storm.
-const ROUND_TRIPS: u64 = 20_000;
+const ROUND_TRIPS: u64 = 50_000;
 
 /// Far more than a storm takes on the slowest machine; an executor that hangs makes no progress in any time.
 const WITHOUT_PROGRESS: Duration = Duration::from_secs(60);

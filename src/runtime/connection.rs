@@ -198,7 +198,7 @@ impl Connection {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
                 Err(error) => {
-                    shard.note(Cause::Framing, self.peer, &error);
+                    shard.note(Cause::Framing, self.peer, Some(&error));
                     self.stage = Stage::Flushing(Cause::Framing);
                     break;
                 }
@@ -222,7 +222,7 @@ impl Connection {
                     }
                 }
                 Verdict::Close(why) => {
-                    shard.note(Cause::NoReply, self.peer, &why);
+                    shard.note(Cause::NoReply, self.peer, Some(&why));
                     self.stage = Stage::Flushing(Cause::NoReply);
                     break;
                 }

@@ -45,14 +45,16 @@ pub(super) struct Control {
     pub(super) bell: Arc<Bell>,
 }
 
+type UpBatch = Batch<(Slot, Up)>;
+
 /// One shard's pipes, seen from the coordinator.
 pub(super) struct Port {
     up: Receiver<(Slot, Up)>,
     down: Sender<Down>,
     /// A batch that is not finished, and how many of its entries are.
-    inbox: Option<(Box<Batch<(Slot, Up)>>, usize)>,
+    inbox: Option<(UpBatch, usize)>,
     /// Batches that are: given back after the replies to them are sent, so that one wake serves both.
-    finished: Vec<Box<Batch<(Slot, Up)>>>,
+    finished: Vec<UpBatch>,
     /// Closes that found no room.
     closes: VecDeque<(Slot, CloseReason)>,
     /// By slot.
@@ -303,13 +305,14 @@ impl Core {
     }
 }
 
-/// A timer that is built anew only for another time.
+/// A timer that is built anew only for an earlier time: to wake once too often costs less than to arm it each time.
 #[derive(Default)]
 struct Alarm(Option<(Time, Timer)>);
 
 impl Alarm {
+    /// Arms the timer for `until` or earlier.
     fn set(&mut self, now: Time, until: Time) {
-        if self.0.as_ref().is_none_or(|(at, _)| *at != until) {
+        if self.0.as_ref().is_none_or(|(at, _)| *at > until) {
             self.0 = Some((until, Timer::new(Duration::from_nanos(until.0 - now.0))));
         }
     }
@@ -321,5 +324,115 @@ impl Alarm {
             self.0 = None;
         }
         fired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sasp::{Health, LbFlags, writer};
+
+    const SLOT: Slot = Slot { index: 3, generation: 7 };
+
+    /// A core with one shard, and the shard's ends of the pipes, each with this many batches.
+    fn core(batches: usize) -> (Core, Sender<(Slot, Up)>, Receiver<Down>) {
+        let bell = Arc::new(Bell::default());
+        let (up, inbox) = super::super::mesh::pipe(batches, bell.clone(), bell.clone());
+        let (outbox, down) = super::super::mesh::pipe(batches, bell.clone(), bell.clone());
+        let settings = Settings {
+            hold_time: Duration::from_secs(60),
+            poll_interval_seconds: 64,
+            push_window: Duration::ZERO,
+            push_refresh: Duration::from_secs(60),
+            max_load_balancers: 10,
+            max_groups: 10,
+            max_groups_per_lb: 10,
+            max_members_per_group: 10,
+            max_memberships: 10,
+            weight_max: 100,
+            fixed: HashMap::new(),
+            hash_seed: 1,
+        };
+        let control = Arc::new(Control { fixed: ArrayQueue::new(1), stop: AtomicBool::new(false), bell });
+        let coordinator = Coordinator::new(settings, 1);
+        let ports = Ports(vec![Port::new(inbox, outbox)]);
+        (Core { coordinator, ports, control, clock: Clock::new() }, up, down)
+    }
+
+    fn request(up: &mut Sender<(Slot, Up)>, id: u32) {
+        let start = up.bytes().len();
+        writer::set_lb_state_request(up.bytes(), id, b"LB1", Health::BEST, LbFlags::NONE).expect("a short UID");
+        let range = start..up.bytes().len();
+        up.push((SLOT, Up::Request(range)));
+    }
+
+    fn reply_ids(batch: &Batch<Down>) -> Vec<u32> {
+        let id = |down: &Down| match &down.order {
+            Order::Write(Kind::Reply, range) => Message::decode(&batch.bytes[range.clone()]).expect("a message").0.id,
+            other => panic!("{other:?}"),
+        };
+        batch.entries.iter().map(id).collect()
+    }
+
+    #[test]
+    fn a_request_waits_until_there_is_room_for_its_reply() {
+        let (mut core, mut up, mut down) = core(1);
+        up.push((SLOT, Up::Opened("127.0.0.1".parse().unwrap())));
+        request(&mut up, 1);
+        up.flush();
+        assert!(core.ports.0[0].has_work());
+        assert!(!core.turn());
+        let first = down.receive().expect("the reply");
+        assert_eq!(reply_ids(&first), [1]);
+
+        // The only batch is with the shard: nothing can be answered, and there is no point in trying.
+        let back = up.reclaim().expect("all of it was taken");
+        up.recycle(back);
+        request(&mut up, 2);
+        request(&mut up, 3);
+        up.flush();
+        assert!(!core.turn() && !core.ports.0[0].has_work());
+        assert!(!up.has_returned(), "the requests are not taken");
+
+        down.give_back(first);
+        assert!(core.ports.0[0].has_work());
+        core.turn();
+        assert_eq!(reply_ids(&down.receive().expect("the replies")), [2, 3]);
+        assert!(up.has_returned());
+    }
+
+    #[test]
+    fn a_connection_is_settled_when_everything_on_its_way_has_arrived() {
+        let (mut core, ..) = core(2);
+        let other = Slot { generation: 8, ..SLOT };
+        core.ports.0[0].open(SLOT);
+        for _ in 0..3 {
+            let start = core.ports.buffer(0).len();
+            core.ports.commit(connection(0, SLOT), start, Kind::Push);
+        }
+        let port = &mut core.ports.0[0];
+        assert!(!port.settle(SLOT, 1));
+        assert!(!port.settle(other, 2), "another connection in the same slot");
+        assert!(port.settle(SLOT, 2));
+
+        port.open(other);
+        assert!(!port.settle(SLOT, 1), "what is left of the slot's last connection");
+    }
+
+    #[test]
+    fn a_close_is_never_lost() {
+        let (mut core, _up, mut down) = core(1);
+        core.ports.0[0].open(SLOT);
+        let start = core.ports.buffer(0).len();
+        core.ports.commit(connection(0, SLOT), start, Kind::Push);
+        core.turn();
+        core.ports.close(connection(0, SLOT), CloseReason::TakenOver);
+        core.turn();
+        let batch = down.receive().expect("the push");
+        assert!(matches!(batch.entries[..], [Down { order: Order::Write(..), .. }]));
+        down.give_back(batch);
+        core.turn();
+        let batch = down.receive().expect("the close");
+        assert!(matches!(batch.entries[..], [Down { slot: SLOT, order: Order::Close(_), .. }]));
     }
 }

@@ -123,3 +123,35 @@ impl Uplink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::{limits, runtime::mesh::pipe};
+
+    #[test]
+    fn ends_of_connections_wait_for_room_in_their_order() {
+        let bell = Arc::new(Bell::default());
+        let (sender, mut receiver) = pipe(1, bell.clone(), bell.clone());
+        let mut uplink = Uplink::new(sender, bell);
+        let slot = |index| Slot { index, generation: 0 };
+        for index in 0..limits::BATCH_ENTRIES as u32 {
+            assert!(uplink.has_room(Waker::noop()));
+            uplink.request(slot(index), b"x");
+        }
+        assert!(!uplink.has_room(Waker::noop()), "the only batch is on its way");
+        uplink.delivered(slot(1), 2);
+        uplink.closed(slot(1));
+        uplink.turn();
+
+        let batch = receiver.receive().expect("the full batch");
+        assert!(matches!(batch.entries.last(), Some((_, Up::Request(range))) if range.end == limits::BATCH_ENTRIES));
+        receiver.give_back(batch);
+        assert!(uplink.is_due());
+        uplink.turn();
+        let batch = receiver.receive().expect("what was kept");
+        assert!(matches!(batch.entries[..], [(_, Up::Delivered(2)), (Slot { index: 1, .. }, Up::Closed)]));
+    }
+}

@@ -70,8 +70,8 @@ pub struct Batch<E> {
 /// The way that batches go between two ends.
 #[derive(Debug)]
 struct Track<E> {
-    full: ArrayQueue<Box<Batch<E>>>,
-    empty: ArrayQueue<Box<Batch<E>>>,
+    full: ArrayQueue<Batch<E>>,
+    empty: ArrayQueue<Batch<E>>,
 }
 
 /// The end that fills batches.
@@ -79,8 +79,8 @@ struct Track<E> {
 pub struct Sender<E> {
     track: Arc<Track<E>>,
     receiver: Arc<Bell>,
-    open: Option<Box<Batch<E>>>,
-    spare: Vec<Box<Batch<E>>>,
+    open: Option<Batch<E>>,
+    spare: Vec<Batch<E>>,
 }
 
 /// The end that empties batches.
@@ -93,7 +93,7 @@ pub struct Receiver<E> {
 /// A pipe with this many batches, between the tasks that wait at these bells.
 pub fn pipe<E>(batches: usize, sender: Arc<Bell>, receiver: Arc<Bell>) -> (Sender<E>, Receiver<E>) {
     let track = Arc::new(Track { full: ArrayQueue::new(batches), empty: ArrayQueue::new(batches) });
-    let spare = (0..batches).map(|_| Box::new(Batch { bytes: Vec::new(), entries: Vec::new() })).collect();
+    let spare = (0..batches).map(|_| Batch { bytes: Vec::new(), entries: Vec::new() }).collect();
     (Sender { track: track.clone(), receiver, open: None, spare }, Receiver { track, sender })
 }
 
@@ -155,12 +155,12 @@ impl<E> Sender<E> {
     }
 
     /// A batch that the receiver is done with, as it left it; give it to [`Sender::recycle`].
-    pub fn reclaim(&mut self) -> Option<Box<Batch<E>>> {
+    pub fn reclaim(&mut self) -> Option<Batch<E>> {
         self.track.empty.pop()
     }
 
     /// Makes a batch ready to be filled again.
-    pub fn recycle(&mut self, mut batch: Box<Batch<E>>) {
+    pub fn recycle(&mut self, mut batch: Batch<E>) {
         batch.bytes.clear();
         batch.entries.clear();
         // One huge message must not keep its memory for ever.
@@ -176,12 +176,12 @@ impl<E> Receiver<E> {
     }
 
     /// The oldest batch.
-    pub fn receive(&mut self) -> Option<Box<Batch<E>>> {
+    pub fn receive(&mut self) -> Option<Batch<E>> {
         self.track.full.pop()
     }
 
     /// Returns a batch to its sender, entries and all.
-    pub fn give_back(&mut self, batch: Box<Batch<E>>) {
+    pub fn give_back(&mut self, batch: Batch<E>) {
         self.track.empty.push(batch).map_err(|_| ()).expect("the queue holds as many batches as there are");
         self.sender.ring();
     }

@@ -272,23 +272,29 @@ impl Shard {
             count(counter);
         }
         match cause {
-            Cause::PeerClosed | Cause::Failed | Cause::Draining | Cause::TakenOver => {
+            Cause::PeerClosed | Cause::Failed | Cause::Draining => {
                 tracing::debug!(peer = %connection.peer, shard = self.index, "disconnected: {}", cause.text());
             }
             // Told when it was seen.
             Cause::Framing | Cause::NoReply => {}
-            _ => self.note(cause, connection.peer, &""),
+            _ => self.note(cause, connection.peer, None),
         }
         // The task ends itself when it finds its connection gone.
         connection.wake();
     }
 
     /// Logs why a peer is disconnected, within reason.
-    pub(super) fn note(&self, cause: Cause, peer: SocketAddr, detail: &dyn fmt::Display) {
+    pub(super) fn note(&self, cause: Cause, peer: SocketAddr, detail: Option<&dyn fmt::Display>) {
         let mut throttles = self.throttles.borrow_mut();
         let Some(throttle) = throttles.get_mut(cause as usize) else { return };
-        if throttle.allows(self.shared.clock.now()) {
-            tracing::warn!(%peer, shard = self.index, %detail, "closing: {}", cause.text());
+        if !throttle.allows(self.shared.clock.now()) {
+            return;
+        }
+        let detail = detail.map(tracing::field::display);
+        if cause == Cause::TakenOver {
+            tracing::info!(%peer, shard = self.index, detail, "closed: {}", cause.text());
+        } else {
+            tracing::warn!(%peer, shard = self.index, detail, "closed: {}", cause.text());
         }
     }
 
