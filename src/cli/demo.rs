@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     env, fs,
     io::{self, BufRead, BufReader, IsTerminal, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{self, Child, Command, ExitCode, Stdio},
@@ -19,7 +20,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
-    groups::{self, GroupSpec},
+    groups::{GroupSpec, MemberSpec},
     session::{Session, Wishes},
     table::{self, Screen},
     target::{self, Failure, Target},
@@ -28,7 +29,8 @@ use crate::{
     client::{Client, Weights},
     sasp::{
         Endpoint, EntryFlags, Escaped, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Reason,
-        SenderFlags, component::UDP,
+        SenderFlags,
+        component::{TCP, UDP},
     },
 };
 
@@ -72,7 +74,10 @@ fn follow(args: &Args, daemon: &mut Daemon, stopped: &dyn Fn() -> bool) -> Resul
     let target = Target { gwm: daemon.address.clone(), timeout: Duration::from_secs(5) };
     let wishes = Wishes {
         uid: LB.into(),
-        groups: vec![group("web"), group("dns=192.0.2.53:53/udp,[2001:db8::53]:53/udp")],
+        groups: vec![
+            GroupSpec { name: "web".into(), ..GroupSpec::default() },
+            GroupSpec { name: "dns".into(), members: DNS.map(name_server).to_vec(), ..GroupSpec::default() },
+        ],
         health: Health::BEST,
         flags: LbFlags::PUSH | LbFlags::TRUST,
     };
@@ -83,14 +88,21 @@ fn follow(args: &Args, daemon: &mut Daemon, stopped: &dyn Fn() -> bool) -> Resul
     view.tell("  and registers two name servers (group dns) and an empty group (web).")?;
     view.show(session.weights())?;
     let mut events = 0;
+    let mut before = Weights::default();
     let mut next_event = Instant::now() + args.pace;
     while !stopped() {
-        if Instant::now() >= next_event {
-            view.tell(&event(events, daemon, &mut members)?)?;
+        let now = Instant::now();
+        // An event waits until the load balancer has seen what the one before it changed: so the story is true
+        // on a busy machine too.
+        if now >= next_event && *session.weights() != before {
+            before = session.weights().clone();
+            view.tell(event(events, daemon, &mut members)?)?;
             events += 1;
-            next_event = Instant::now() + args.pace;
+            next_event = now + args.pace;
+        } else if now >= next_event + PATIENCE {
+            return Err(Failure::Failed(format!("nothing was pushed {} s after the last event", PATIENCE.as_secs())));
         }
-        let wait = next_event.saturating_duration_since(Instant::now()).min(ATTENTION);
+        let wait = if now < next_event { (next_event - now).min(ATTENTION) } else { ATTENTION };
         if session.next_push(wait)? {
             view.show(session.weights())?;
         }
@@ -98,10 +110,23 @@ fn follow(args: &Args, daemon: &mut Daemon, stopped: &dyn Fn() -> bool) -> Resul
     Ok(())
 }
 
+/// How long the daemon may take to push what an event changed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 const LB: &str = "DEMO";
 
-/// The web servers that register themselves; 192.0.2.0/24 is for documentation, and nothing connects to it.
-const WEB: [(&str, [u8; 4]); 3] = [("web-1", [192, 0, 2, 1]), ("web-2", [192, 0, 2, 2]), ("web-3", [192, 0, 2, 3])];
+/// The web servers, which register themselves. These addresses are for documentation; nothing connects to them.
+const WEB: [(&str, IpAddr); 3] = [
+    ("web-1", IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
+    ("web-2", IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2))),
+    ("web-3", IpAddr::V4(Ipv4Addr::new(192, 0, 2, 3))),
+];
+
+/// The name servers, which the load balancer registers.
+const DNS: [(&str, IpAddr); 2] = [
+    ("ns-1", IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53))),
+    ("ns-2", IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x53))),
+];
 
 /// The operator's weights: the web servers', then the name servers'. A web server with none is not in the file.
 type FixedWeights = ([Option<u16>; 3], [u16; 2]);
@@ -112,10 +137,10 @@ const FIRST_WEIGHTS: FixedWeights = ([None; 3], [50, 50]);
 const OPENING: usize = 3;
 
 /// The events that come round.
-const ROUND: usize = 9;
+const ROUND: usize = 10;
 
-/// Makes the story's next event happen and tells it.
-fn event(number: usize, daemon: &mut Daemon, members: &mut Client) -> Result<String, Failure> {
+/// Makes the story's next event happen and tells it. Each changes what the load balancer sees.
+fn event(number: usize, daemon: &mut Daemon, members: &mut Client) -> Result<&'static str, Failure> {
     let (w, n) = (Some, [50, 50]);
     let told = match if number < OPENING { number } else { OPENING + (number - OPENING) % ROUND } {
         0 => {
@@ -162,20 +187,23 @@ fn event(number: usize, daemon: &mut Daemon, members: &mut Client) -> Result<Str
             set_state(members, 2, 0x2A, MemberFlags::NONE)?;
             "web-3 sets its opaque state to 0x2A: its load balancer will know what that means."
         }
-        _ => {
+        11 => {
             set_state(members, 2, 0, MemberFlags::NONE)?;
+            "web-3 clears its state."
+        }
+        _ => {
             daemon.set_weights(&([w(40), w(20), w(20)], n))?;
-            "Everything is as it was; the story begins again."
+            "The weights are as they were at first; the story begins again."
         }
     };
-    Ok(told.to_owned())
+    Ok(told)
 }
 
 const WEB_GROUP: GroupData<'static> = GroupData { lb_uid: LB.as_bytes(), name: b"web" };
 
 fn web(at: usize) -> MemberData<'static> {
     let (label, address) = WEB[at];
-    MemberData { endpoint: Endpoint::new(address.into(), 6, 80), label: label.as_bytes() }
+    MemberData { endpoint: Endpoint::new(address, TCP, 80), label: label.as_bytes() }
 }
 
 fn set_state(members: &mut Client, at: usize, state: u8, flags: MemberFlags) -> Result<(), Failure> {
@@ -183,8 +211,8 @@ fn set_state(members: &mut Client, at: usize, state: u8, flags: MemberFlags) -> 
     Ok(members.set_member_state(SenderFlags::NONE, [(WEB_GROUP, [state])])?)
 }
 
-fn group(text: &str) -> GroupSpec {
-    groups::group(text).expect("the demonstration's own groups are well written")
+fn name_server((label, address): (&str, IpAddr)) -> MemberSpec {
+    MemberSpec { endpoint: Endpoint::new(address, UDP, 53), label: label.into() }
 }
 
 /// The daemon, its temporary directory and its file of weights; all end with this.
@@ -297,17 +325,16 @@ fn temporary_directory() -> Result<PathBuf, Failure> {
 /// Writes the daemon's file of weights beside the old one and puts it in its place, so that it is never half there.
 fn write_weights(directory: &Path, (web, dns): &FixedWeights) -> Result<(), Failure> {
     let mut text = String::new();
-    let mut add = |address: &str, protocol: u8, port: u16, weight: u16| {
-        text += &format!(
-            "[[member]]\naddress = \"{address}\"\nprotocol = {protocol}\nport = {port}\nweight = {weight}\nmonitor = \"none\"\n\n"
-        );
+    let mut add = |address: IpAddr, protocol: u8, port: u16, weight: u16| {
+        text += &format!("[[member]]\naddress = \"{address}\"\nprotocol = {protocol}\nport = {port}\n");
+        text += &format!("weight = {weight}\nmonitor = \"none\"\n\n");
     };
-    for ((_, [a, b, c, d]), weight) in WEB.iter().zip(web) {
+    for ((_, address), weight) in WEB.into_iter().zip(web) {
         if let Some(weight) = weight {
-            add(&format!("{a}.{b}.{c}.{d}"), 6, 80, *weight);
+            add(address, TCP, 80, *weight);
         }
     }
-    for (address, weight) in ["192.0.2.53", "2001:db8::53"].into_iter().zip(dns) {
+    for ((_, address), weight) in DNS.into_iter().zip(dns) {
         add(address, UDP, 53, *weight);
     }
     let (new, file) = (directory.join("members.new"), directory.join("members.toml"));
@@ -329,6 +356,7 @@ struct View {
     screen: Option<Screen>,
     story: VecDeque<String>,
     table: Vec<String>,
+    /// Lines of the summary that stand already; only others are printed.
     printed: Vec<String>,
 }
 
@@ -356,10 +384,8 @@ impl View {
             return self.draw();
         }
         let lines = summary(weights);
-        if lines != self.printed {
-            lines.iter().try_for_each(|line| print(line))?;
-            self.printed = lines;
-        }
+        lines.iter().filter(|line| !self.printed.contains(line)).try_for_each(|line| print(line))?;
+        self.printed = lines;
         Ok(())
     }
 
