@@ -211,13 +211,13 @@ impl Run {
 
     fn deliver(&mut self) {
         let waiting: Vec<_> = self.model.connections.iter().filter(|c| c.in_flight).map(|c| c.id).collect();
-        if waiting.is_empty() {
-            return;
+        for id in waiting {
+            if chance(&mut self.rng, 60) {
+                self.log(format!("{} delivered", name(id)));
+                self.real.delivered(Time(self.now), id);
+                self.model.delivered(id);
+            }
         }
-        let id = waiting[self.rng.usize(..waiting.len())];
-        self.log(format!("{} delivered", name(id)));
-        self.real.delivered(Time(self.now), id);
-        self.model.delivered(id);
     }
 
     fn advance_and_poll(&mut self) {

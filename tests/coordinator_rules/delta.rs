@@ -198,6 +198,15 @@ fn members_of_a_group_that_a_member_removed_are_sent_once_more() {
 }
 
 #[test]
+fn nothing_is_said_of_groups_that_a_member_removed_before_the_lb_removed_all() {
+    let mut rig = told("push trust nochange");
+    rig.ok(0, "member deregister LB1/G");
+    rig.ok(0, "lb deregister LB1/");
+    assert_eq!(rig.ask(0, "get LB1/"), "00");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+}
+
+#[test]
 fn a_member_that_came_back_is_listed_as_it_is() {
     let mut rig = told("push trust nochange");
     rig.ok(0, "member deregister LB1/G a");

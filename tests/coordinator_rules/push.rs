@@ -278,7 +278,9 @@ fn a_refresh_carries_what_the_window_has_collected() {
     rig.after(85);
     rig.ok(0, "lb set LB1/G a=01");
     assert_eq!(rig.after(5), ["#0 LB1/G[a 01/05/100] LB1/H[]"]);
-    assert_eq!(rig.after(WINDOW), NOTHING);
+    rig.ok(0, "lb set LB1/G a=02"); // opens a window of its own
+    assert_eq!(rig.after(WINDOW - 1), NOTHING);
+    assert_eq!(rig.after(1), ["#0 LB1/G[a 02/05/100]"]);
 }
 
 #[test]
