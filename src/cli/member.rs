@@ -84,13 +84,13 @@ struct Who {
     /// The group's name: 1 to 255 bytes
     #[arg(long, env = "GWM_MEMBER_GROUP", value_name = "NAME", value_parser = groups::group_name, conflicts_with = "file")]
     group: Option<String>,
-    /// The member: IP:PORT (TCP), [IPv6]:PORT/udp, IP:PORT/NUMBER (IP protocol 0 to 255), or IP alone: a whole system
+    /// The member: IP:PORT (TCP), `[IPv6]:PORT/udp`, IP:PORT/NUMBER (IP protocol 0 to 255), or IP alone: a whole system
     #[arg(long, env = "GWM_MEMBER", value_name = "MEMBER", value_parser = groups::endpoint, conflicts_with = "file")]
     member: Option<Endpoint>,
     /// A label for the member, which the GWM hands on to the load balancer: at most 255 bytes
     #[arg(long, env = "GWM_LABEL", value_name = "TEXT", value_parser = groups::label, conflicts_with = "file")]
     label: Option<String>,
-    /// A TOML file of members instead: [[group]] (lb, name) and, below each, [[group.member]] (address, protocol,
+    /// A TOML file of members instead: `[[group]]` (lb, name) and, below each, `[[group.member]]` (address, protocol,
     /// port, label; without protocol and port a whole system)
     #[arg(long, env = "GWM_FILE", value_name = "FILE")]
     file: Option<PathBuf>,

@@ -19,7 +19,7 @@ use crate::{
 /// Where the GWM is.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Target {
-    /// The GWM: HOST:PORT, IPv4:PORT or [IPv6]:PORT; without a port, 3860
+    /// The GWM: HOST:PORT, IPv4:PORT or `[IPv6]:PORT`; without a port, 3860
     #[arg(long, env = "GWM_GWM", value_name = "ADDR", default_value = "127.0.0.1:3860", value_parser = address, global = true)]
     pub(crate) gwm: String,
     /// Longest wait for a connection, and for a reply: 10ms to 1h

@@ -76,11 +76,11 @@ enum Command {
 /// Which groups and members.
 #[derive(clap::Args)]
 pub(super) struct GroupArgs {
-    /// A group and its members; repeatable (GWM_GROUP holds one). A member is IP:PORT (TCP), [IPv6]:PORT/udp,
+    /// A group and its members; repeatable (GWM_GROUP holds one). A member is IP:PORT (TCP), `[IPv6]:PORT/udp`,
     /// IP:PORT/NUMBER (IP protocol 0 to 255), or IP alone: a whole system
     #[arg(long = "group", env = "GWM_GROUP", value_name = "NAME[=MEMBER,…]", value_parser = groups::group)]
     group: Vec<GroupSpec>,
-    /// A TOML file with [[group]] (name) and, below each, [[group.member]] (address, protocol, port, label;
+    /// A TOML file with `[[group]]` (name) and, below each, `[[group.member]]` (address, protocol, port, label;
     /// without protocol and port a whole system)
     #[arg(long, env = "GWM_GROUPS", value_name = "FILE")]
     groups: Option<PathBuf>,
