@@ -1,0 +1,205 @@
+//! `gwm serve` as a command: help, exit status, and the one line that says what to do.
+
+use std::process::Output;
+
+use crate::harness::{Daemon, TempFile, command, finish, run};
+
+/// Every flag that `gwm serve` must have, with its default, or `None` for one that has none.
+const FLAGS: [(&str, Option<&str>); 24] = [
+    ("--listen", Some("127.0.0.1:3860")),
+    ("--shards", Some("usable cores less one, at least 1")),
+    ("--cpus", Some("all that this process may use")),
+    ("--spin", Some("0s")),
+    ("--hold-time", Some("10m")),
+    ("--poll-interval", Some("60s")),
+    ("--push-window", Some("100ms")),
+    ("--push-refresh", Some("5m")),
+    ("--stall-timeout", Some("30s")),
+    ("--first-message-timeout", Some("30s")),
+    ("--message-timeout", Some("30s")),
+    ("--keepalive", Some("60s")),
+    ("--max-message-bytes", Some("1048576")),
+    ("--max-buffered-bytes", Some("268435456")),
+    ("--max-connections", Some("16384")),
+    ("--max-groups-per-lb", Some("1024")),
+    ("--max-members-per-group", Some("65535")),
+    ("--max-memberships", Some("1000000")),
+    ("--weight-max", Some("100")),
+    ("--members", None),
+    ("--probe", Some("off")),
+    ("--log-level", Some("info")),
+    ("--log-format", Some("text")),
+    ("--check", None),
+];
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The exit status and stderr, which must be one line that begins with the program's name.
+fn failure(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+    assert_eq!(text.lines().count(), 1, "{arguments:?}: {text}");
+    assert!(text.starts_with("gwm: "), "{arguments:?}: {text}");
+    assert_eq!(output.stdout, b"", "{arguments:?}");
+    text
+}
+
+#[test]
+fn help_lists_every_flag_with_its_default_and_variable() {
+    let output = run(&["serve", "--help"]);
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).expect("help is text");
+    // What is said of a flag: from its own line to the next flag's, on one line.
+    let said = |flag: &str| {
+        let mut lines = help.lines().skip_while(|line| {
+            let line = line.trim_start();
+            !line.starts_with(flag) || line[flag.len()..].starts_with('-')
+        });
+        let first = lines.next().unwrap_or_else(|| panic!("{flag} is not in the help"));
+        let rest = lines.take_while(|line| !line.trim_start().starts_with("--"));
+        [first].into_iter().chain(rest).map(str::trim).collect::<Vec<_>>().join(" ")
+    };
+    for (flag, default) in FLAGS {
+        let said = said(flag);
+        let variable = format!("GWM_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+        assert!(said.contains(&variable), "{flag} has no {variable}: {said}");
+        if let Some(default) = default {
+            let at = said.find("[default: ").unwrap_or_else(|| panic!("{flag} shows no default: {said}"));
+            assert!(said[at..].contains(default), "{flag} has another default: {said}");
+        }
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_name_the_flag() {
+    let cases: &[&[&str]] = &[
+        &["--no-such-flag"],
+        &["--shards", "0"],
+        &["--shards", "x"],
+        &["--hold-time", "5"],
+        &["--push-window", "61s"],
+        &["--poll-interval", "1500ms"],
+        &["--stall-timeout", "1ms"],
+        &["--first-message-timeout", "0s"],
+        &["--max-message-bytes", "10"],
+        &["--max-connections", "0"],
+        &["--max-groups-per-lb", "65536"],
+        &["--max-members-per-group", "65536"],
+        &["--max-memberships", "0"],
+        &["--weight-max", "65536"],
+        &["--listen", "nonsense"],
+        &["--cpus", "3-1"],
+        &["--cpus", "60000"],
+        &["--spin=10us", "--cpus", "0"],
+        &["--push-refresh", "1s", "--push-window", "2s"],
+        &["--probe", "tcp"],
+        &["--log-level", "loud"],
+        &["--log-format", "xml"],
+    ];
+    for case in cases {
+        let arguments: Vec<&str> = ["serve", "--check"].iter().chain(*case).copied().collect();
+        let output = run(&arguments);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{case:?}: {text}");
+        let flag = case[0].split('=').next().expect("split gives at least one part");
+        assert!(text.contains(flag), "{case:?}: {text}");
+        assert_eq!(output.stdout, b"", "{case:?}");
+    }
+    assert_eq!(run(&[]).status.code(), Some(2), "a command is needed");
+    assert_eq!(run(&["dance"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_environment_is_the_fallback_of_flags() {
+    let mut from_environment = command(&["serve", "--check"]);
+    from_environment.env("GWM_SHARDS", "0");
+    let output = finish(from_environment.spawn().expect("the binary starts"));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let mut overridden = command(&["serve", "--check", "--shards", "1"]);
+    overridden.env("GWM_SHARDS", "0");
+    let output = finish(overridden.spawn().expect("the binary starts"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn a_port_that_is_taken_is_one_line_with_the_remedy() {
+    // Also by another gwm of the same user: sharing the port would give each a part of the connections.
+    let daemon = Daemon::start(&["--shards", "2"]);
+    let taken = daemon.address().to_string();
+    for shards in ["1", "2"] {
+        let text = failure(&["serve", "--listen", &taken, "--shards", shards]);
+        assert!(text.contains(&taken) && text.contains("--listen"), "{text}");
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = listener.local_addr().expect("it is bound").to_string();
+    let text = failure(&["serve", "--listen", "127.0.0.1:0", "--listen", &taken]);
+    assert!(text.contains(&taken), "{text}");
+    // An address that this machine does not have.
+    let text = failure(&["serve", "--listen", "192.0.2.1:0"]);
+    assert!(text.contains("192.0.2.1"), "{text}");
+    daemon.stop();
+}
+
+#[test]
+fn more_connections_than_file_descriptors_are_refused_at_start() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let Some(limit) = limit.filter(|&limit| limit < 1_000_000) else { return }; // more than the flag's range
+    let text = failure(&["serve", "--listen", "127.0.0.1:0", "--max-connections", &limit.to_string()]);
+    assert!(text.contains("--max-connections") && text.contains(&limit.to_string()), "{text}");
+}
+
+#[test]
+fn a_bad_members_file_is_named_with_the_line() {
+    let good = "[[member]]\naddress = \"10.0.0.1\"\nport = 80\nweight = 1\nmonitor = \"none\"\n";
+    for (text, line) in [
+        (format!("{good}colour = 1\n"), 6),
+        (good.replace("monitor", "watch"), 5),
+        (good.replace("weight = 1", "weight = -1"), 4),
+        (good.replace("10.0.0.1", "web1"), 2),
+        (format!("{good}\n{good}"), 7),
+        (format!("{good}[["), 6),
+    ] {
+        let file = TempFile::new("bad.toml", text);
+        let place = format!("{}:{line}:", file.path());
+        let at_start = failure(&["serve", "--listen", "127.0.0.1:0", "--members", file.path()]);
+        assert!(at_start.contains(&place), "{place} is not in {at_start}");
+        let at_check = failure(&["serve", "--check", "--members", file.path()]);
+        assert!(at_check.contains(&place), "{place} is not in {at_check}");
+    }
+    let text = failure(&["serve", "--check", "--members", "/nonexistent/members.toml"]);
+    assert!(text.contains("/nonexistent/members.toml"), "{text}");
+    let file = TempFile::new("binary.toml", [0xFF, 0xFE, 0x00]);
+    let text = failure(&["serve", "--check", "--members", file.path()]);
+    assert!(text.contains(file.path()), "{text}");
+}
+
+#[test]
+fn check_says_that_all_is_well_and_does_not_serve() {
+    let file = TempFile::new("good.toml", "[[member]]\naddress = \"10.0.0.1\"\nweight = 1\nmonitor = \"none\"\n");
+    let daemon = Daemon::start(&[]);
+    // Even where a daemon serves already: that is when a new configuration is checked.
+    let address = daemon.address().to_string();
+    let output = run(&["serve", "--check", "--listen", &address, "--members", file.path()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("listening"));
+    daemon.stop();
+}
+
+#[test]
+fn json_log_lines_are_json() {
+    let daemon = Daemon::start(&["--log-format", "json"]);
+    let mut peer = daemon.connect();
+    peer.send(&[0xFF; 20]);
+    peer.expect_end();
+    daemon.wait_for_log(&["127.0.0.1:"]);
+    let log = daemon.log();
+    let whole = log.rfind('\n').expect("at least one line was written");
+    for line in log[..whole].lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(value.is_object(), "{line}");
+    }
+    daemon.stop();
+}

@@ -1,0 +1,132 @@
+//! The limits that flags set.
+
+use std::io::{ErrorKind, Read};
+
+use gwm::sasp::{LbFlags, ReturnCode};
+
+use crate::{
+    harness::{Daemon, LB, MEMBER, Peer, until},
+    wire,
+};
+
+const OK: ReturnCode = ReturnCode::SUCCESSFUL;
+const A: &str = "10.0.0.1:80";
+const B: &str = "10.0.0.2:80";
+const C: &str = "10.0.0.3:80";
+
+/// Connections over the limit wait unaccepted, and are served when others leave.
+#[test]
+fn connections_over_the_limit_wait_for_their_turn() {
+    for shards in ["1", "2"] {
+        let daemon = Daemon::start(&["--max-connections", "3", "--shards", shards]);
+        let idle = daemon.sockets();
+        let uids = ["LB1", "LB2", "LB3"];
+        let mut served: Vec<Peer> = uids.iter().map(|_| daemon.connect()).collect();
+        for (peer, uid) in served.iter_mut().zip(uids) {
+            assert_eq!(peer.set_lb(uid, LbFlags::NONE), OK);
+        }
+        let mut waiting: Vec<Peer> = (0..5).map(|_| daemon.connect()).collect();
+        for (number, peer) in waiting.iter_mut().enumerate() {
+            peer.send(&wire::lb_state(number as u32, &format!("LATE{number}"), 0, LbFlags::NONE));
+        }
+        for _ in 0..100 {
+            for (peer, uid) in served.iter_mut().zip(uids) {
+                assert_eq!(peer.set_lb(uid, LbFlags::NONE), OK);
+            }
+        }
+        assert_eq!(daemon.sockets(), idle + 3);
+        for peer in &mut waiting {
+            peer.stream().set_nonblocking(true).expect("a socket option");
+            let error = peer.stream().read(&mut [0; 1]).expect_err("no connection over the limit is served");
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            peer.stream().set_nonblocking(false).expect("a socket option");
+        }
+        // One leaves, one is served, one by one; which of them is the kernel's choice where there are two shards.
+        let mut left = waiting;
+        while !left.is_empty() {
+            served.pop();
+            let mut answered = None;
+            until("a waiting connection is served", || {
+                answered = left.iter().position(|peer| {
+                    peer.stream().set_nonblocking(true).expect("a socket option");
+                    let there = peer.stream().peek(&mut [0; 1]);
+                    peer.stream().set_nonblocking(false).expect("a socket option");
+                    there.is_ok()
+                });
+                answered.is_some()
+            });
+            let mut peer = left.swap_remove(answered.expect("it was just found"));
+            assert_eq!(wire::code(&peer.receive()), OK);
+            assert!(daemon.sockets() <= idle + 3);
+            served.push(peer);
+        }
+        daemon.stop();
+    }
+}
+
+#[test]
+fn groups_of_one_lb_are_limited() {
+    let daemon = Daemon::start(&["--max-groups-per-lb", "2"]);
+    let (mut lb, mut other) = (daemon.connect(), daemon.connect());
+    let three = wire::registration(1, LB, &[("LB1", "G", &[A]), ("LB1", "H", &[A]), ("LB1", "I", &[A])]);
+    assert_eq!(wire::code(&lb.ask(&three)), ReturnCode::INVALID_GROUP);
+    assert_eq!(lb.get_weights("LB1", &[""]), "", "a refusal leaves nothing");
+    let repeated = wire::registration(2, LB, &[("LB1", "G", &[A]), ("LB1", "H", &[A]), ("LB1", "G", &[B])]);
+    assert_eq!(wire::code(&lb.ask(&repeated)), OK);
+    assert_eq!(lb.register(LB, "LB1", "I", &[]), ReturnCode::INVALID_GROUP);
+    assert_eq!(lb.register(LB, "LB1", "H", &[B]), OK);
+    assert_eq!(other.register(LB, "LB2", "I", &[A]), OK);
+    assert_eq!(lb.deregister(LB, "LB1", "H", &[]), OK);
+    assert_eq!(lb.register(LB, "LB1", "I", &[A]), OK);
+}
+
+#[test]
+fn members_of_one_group_are_limited() {
+    let daemon = Daemon::start(&["--max-members-per-group", "2"]);
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, "LB1", "G", &[A, B, C]), ReturnCode::INVALID_GROUP);
+    assert_eq!(lb.register(LB, "LB1", "G", &[A, B]), OK);
+    assert_eq!(lb.register(LB, "LB1", "G", &[C]), ReturnCode::INVALID_GROUP);
+    assert_eq!(lb.register(LB, "LB1", "G", &[A]), ReturnCode::ALREADY_REGISTERED, "an earlier code is decisive");
+    assert_eq!(lb.register(LB, "LB1", "H", &[A, C]), OK);
+    assert_eq!(lb.deregister(LB, "LB1", "G", &[A]), OK);
+    assert_eq!(lb.register(LB, "LB1", "G", &[C]), OK);
+    assert_eq!(lb.set_lb("LB1", LbFlags::TRUST), OK);
+    let mut member = daemon.connect();
+    assert_eq!(member.register(MEMBER, "LB1", "G", &[A]), ReturnCode::INVALID_GROUP);
+}
+
+#[test]
+fn memberships_of_all_are_limited() {
+    let daemon = Daemon::start(&["--max-memberships", "3", "--hold-time", "0s"]);
+    let (mut lb, mut other) = (daemon.connect(), daemon.connect());
+    assert_eq!(lb.register(LB, "LB1", "G", &[A, B]), OK);
+    assert_eq!(other.register(LB, "LB2", "G", &[A, B]), ReturnCode::INVALID_GROUP);
+    assert_eq!(other.register(LB, "LB2", "G", &[A]), OK);
+    assert_eq!(other.register(LB, "LB2", "G", &[B]), ReturnCode::INVALID_GROUP);
+    drop(lb);
+    until("the other LB's members are dropped", || match other.register(LB, "LB2", "G", &[B, C]) {
+        ReturnCode::SUCCESSFUL => true,
+        ReturnCode::INVALID_GROUP => false,
+        unexpected => panic!("a registration got {unexpected:?}"),
+    });
+    assert_eq!(other.register(LB, "LB2", "H", &[A]), ReturnCode::INVALID_GROUP);
+}
+
+#[test]
+fn a_message_may_have_as_many_bytes_as_the_flag_says() {
+    let daemon = Daemon::start(&["--max-message-bytes", "1024"]);
+    // 20 bytes, 6 and 10 of the group, 24 of each member: 41 of them make 1020, and labels the rest.
+    let members: Vec<String> = (1..=41).map(|member| format!("10.0.0.{member}:80")).collect();
+    let request = |first_label: &str| {
+        let first = format!("{} {first_label}", members[0]);
+        let members: Vec<&str> = [first.as_str()].into_iter().chain(members[1..].iter().map(String::as_str)).collect();
+        wire::registration(1, LB, &[("LB1", "G", &members)])
+    };
+    let largest = request("1234");
+    assert_eq!(largest.len(), 1024);
+    let mut lb = daemon.connect();
+    assert_eq!(wire::code(&lb.ask(&largest)), OK);
+    lb.send(&request("12345"));
+    lb.expect_end();
+}

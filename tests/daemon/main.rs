@@ -1,0 +1,22 @@
+//! The real `gwm serve` as a spawned process: every rule that crosses a socket, the limits of what peers can do to
+//! it, and its behaviour as a process.
+//!
+//! No test waits by sleeping for a fixed time, and none asserts a duration: it waits for a condition, and
+//! [`harness::PATIENCE`] only tells a hang from slowness.
+
+mod command_line;
+mod framing;
+mod harness;
+mod hostile;
+mod limits;
+mod members_file;
+mod mutations;
+mod placement;
+mod pushes;
+mod requests;
+mod sessions;
+mod signals;
+mod slow_readers;
+mod thousands;
+mod tshark;
+mod wire;

@@ -1,0 +1,104 @@
+//! Listeners, shards and cores.
+
+use std::net::SocketAddr;
+
+use gwm::sasp::{LbFlags, ReturnCode};
+
+use crate::harness::{Daemon, LB, MEMBER, Peer, until};
+
+const OK: ReturnCode = ReturnCode::SUCCESSFUL;
+const A: &str = "10.0.0.1:80";
+
+/// Connections enough that both of two shards have some: the kernel spreads them by their ports.
+const CONNECTIONS: usize = 24;
+
+#[test]
+fn several_listeners_of_both_families_serve_the_same_tables() {
+    let daemon = Daemon::start(&["--listen", "[::1]:0", "--listen", "127.0.0.1:0", "--listen", "127.0.0.2:0"]);
+    let [six, four, another] = daemon.addresses() else { panic!("three listeners: {:?}", daemon.addresses()) };
+    assert!(six.is_ipv6() && four.is_ipv4());
+    assert_eq!(another.ip(), SocketAddr::from(([127, 0, 0, 2], 0)).ip());
+    let mut lb = Peer::connect(*six);
+    assert_eq!(lb.set_lb("LB1", LbFlags::TRUST), OK);
+    let (mut first, mut second) = (Peer::connect(*four), Peer::connect(*another));
+    assert_eq!(first.register(MEMBER, "LB1", "G", &[A]), OK);
+    assert_eq!(second.register(MEMBER, "LB1", "G", &["[2001:db8::1]:80"]), OK);
+    let weights = "LB1/G [10.0.0.1:80 00/01/100, [2001:db8::1]:80 00/01/100]";
+    assert_eq!(lb.get_weights("LB1", &[""]), weights);
+    let mut lb = Peer::connect(*four);
+    assert_eq!(lb.get_weights("LB1", &[""]), weights);
+    daemon.stop();
+}
+
+#[test]
+fn an_lb_can_move_between_shards() {
+    let daemon = Daemon::start(&["--shards", "2", "--push-window", "1ms"]);
+    let idle = daemon.sockets();
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, "LB1", "G", &[A]), OK);
+    assert_eq!(lb.set_lb("LB1", LbFlags::PUSH), OK);
+    for round in 0..CONNECTIONS as u8 {
+        assert_eq!(lb.set_member(LB, ("LB1", "G", A), round + 1, false), OK);
+        lb.push_until(&format!("LB1/G [10.0.0.1:80 {:02X}/05/100]", round + 1));
+        let mut new = daemon.connect();
+        assert_eq!(new.get_weights("LB1", &["G"]), format!("LB1/G [10.0.0.1:80 {:02X}/05/100]", round + 1));
+        lb.expect_end();
+        lb = new;
+    }
+    until("one connection is left", || daemon.sockets() == idle + 1);
+    daemon.stop();
+}
+
+/// After the reply to Set Member State, whoever asked, every Get Weights shows it, whichever shard serves it.
+#[test]
+fn what_was_acknowledged_is_seen_through_every_shard() {
+    let daemon = Daemon::start(&["--shards", "2"]);
+    let mut lbs: Vec<(String, Peer)> =
+        (0..CONNECTIONS).map(|number| (format!("LB{number}"), daemon.connect())).collect();
+    for (uid, lb) in &mut lbs {
+        assert_eq!(lb.register(LB, uid, "G", &[A]), OK);
+        assert_eq!(lb.set_lb(uid, LbFlags::TRUST), OK);
+    }
+    let mut members: Vec<Peer> = (0..CONNECTIONS).map(|_| daemon.connect()).collect();
+    for round in 0..40 * CONNECTIONS {
+        let (uid, lb) = &mut lbs[round % CONNECTIONS];
+        let member = &mut members[(round * 7 + round / CONNECTIONS) % CONNECTIONS];
+        let state = (round % 251) as u8;
+        assert_eq!(member.set_member(MEMBER, (uid, "G", A), state, false), OK);
+        assert_eq!(lb.get_weights(uid, &["G"]), format!("{uid}/G [10.0.0.1:80 {state:02X}/05/100]"));
+    }
+    daemon.stop();
+}
+
+/// Coordinator and shard share the one core that they are given.
+#[test]
+fn one_core_is_enough() {
+    let cores = rustix::thread::sched_getaffinity(None).expect("a process has cores");
+    let core = (0..rustix::thread::CpuSet::MAX_CPU).find(|&core| cores.is_set(core)).expect("at least one");
+    let daemon = Daemon::start(&["--cpus", &core.to_string(), "--push-window", "1ms"]);
+    let mut lb = daemon.connect();
+    assert_eq!(lb.set_lb("LB1", LbFlags::PUSH | LbFlags::TRUST), OK);
+    let mut member = daemon.connect();
+    assert_eq!(member.register(MEMBER, "LB1", "G", &[A]), OK);
+    assert_eq!(lb.push(), "LB1/G [10.0.0.1:80 00/01/100]");
+    for state in 1..=200u8 {
+        assert_eq!(member.set_member(MEMBER, ("LB1", "G", A), state, false), OK);
+        assert_eq!(lb.push(), format!("LB1/G [10.0.0.1:80 {state:02X}/01/100]"));
+    }
+    daemon.stop();
+}
+
+/// Polling before sleeping is a matter of speed alone.
+#[test]
+fn spinning_changes_nothing_but_speed() {
+    let daemon = Daemon::start(&["--spin=50us", "--push-window", "0s"]);
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, "LB1", "G", &[A]), OK);
+    assert_eq!(lb.set_lb("LB1", LbFlags::PUSH), OK);
+    assert_eq!(lb.push(), "LB1/G [10.0.0.1:80 00/05/100]");
+    for state in 1..=100u8 {
+        assert_eq!(lb.set_member(LB, ("LB1", "G", A), state, false), OK);
+        assert_eq!(lb.push(), format!("LB1/G [10.0.0.1:80 {state:02X}/05/100]"));
+    }
+    daemon.stop();
+}

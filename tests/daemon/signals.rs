@@ -1,0 +1,116 @@
+//! How the daemon stops.
+
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream},
+};
+
+use gwm::sasp::{LbFlags, ReturnCode};
+use rustix::process::Signal;
+
+use crate::{
+    harness::{Daemon, LB, Peer, until},
+    wire,
+};
+
+const OK: ReturnCode = ReturnCode::SUCCESSFUL;
+
+fn expect_refused(address: SocketAddr) {
+    let error = TcpStream::connect(address).expect_err("nobody listens any more");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+/// An LB that was pushed more than sockets hold and reads nothing of it.
+fn unread(daemon: &Daemon) -> Peer {
+    let members: Vec<String> =
+        (0..2000).map(|m| format!("10.1.{}.{}:80 {}", m / 256, m % 256, "l".repeat(255))).collect();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, "SLOW", "G", &members), OK);
+    let requests: Vec<u8> = (0..200).flat_map(|id| wire::get_weights(id, &[("SLOW", "G")])).collect();
+    lb.send(&requests);
+    lb
+}
+
+#[test]
+fn sigterm_and_sigint_flush_replies_and_end_connections_gracefully() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut daemon = Daemon::start(&["--shards", "2"]);
+        let mut peers: Vec<Peer> = (0..50).map(|_| daemon.connect()).collect();
+        for (number, peer) in peers.iter_mut().enumerate() {
+            assert_eq!(peer.register(LB, &format!("LB{number}"), "G", &["10.0.0.1:80"]), OK);
+        }
+        // What was sent before the signal is answered; the first reply says that the daemon has begun to read.
+        for (number, peer) in peers.iter_mut().enumerate() {
+            let uid = format!("LB{number}");
+            let requests: Vec<u8> = (0..20).flat_map(|id| wire::get_weights(id, &[(&uid, "G")])).collect();
+            peer.send(&requests);
+        }
+        daemon.signal(signal);
+        for (number, peer) in peers.iter_mut().enumerate() {
+            for id in 0..20u32 {
+                let reply = peer.receive();
+                assert_eq!(reply[9..13], id.to_be_bytes());
+                assert_eq!(wire::show(&reply), format!("LB{number}/G [10.0.0.1:80 00/05/100]"));
+            }
+            peer.expect_end();
+        }
+        drop(peers);
+        assert_eq!(daemon.wait().code(), Some(0), "{signal:?}");
+        expect_refused(daemon.address());
+    }
+}
+
+/// Neither a peer that takes nothing nor one that says nothing holds the stop up, whatever its own time limits.
+#[test]
+fn no_peer_can_hold_the_stop_up() {
+    let mut daemon = Daemon::start(&["--stall-timeout", "1h", "--first-message-timeout", "1h"]);
+    let slow = unread(&daemon);
+    let silent = daemon.connect();
+    let mut half = daemon.connect();
+    half.send(&wire::get_weights(1, &[("LB1", "G")])[..20]);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    drop((slow, silent, half));
+}
+
+/// A stop that has something to wait for ends at once when it is asked for again.
+#[test]
+fn a_second_signal_stops_at_once() {
+    let mut daemon = Daemon::start(&["--stall-timeout", "1h"]);
+    let mut other = daemon.connect();
+    assert_eq!(other.set_lb("LB1", LbFlags::NONE), OK);
+    let slow = unread(&daemon);
+    daemon.signal(Signal::TERM);
+    other.expect_end(); // it is stopping now
+    daemon.signal(Signal::INT);
+    assert_eq!(daemon.wait().code(), Some(1));
+    daemon.wait_for_log(&["second signal"]);
+    drop(slow);
+}
+
+#[test]
+fn a_stopped_daemon_can_be_started_again_on_its_port() {
+    let first = Daemon::start(&[]);
+    let address = first.address();
+    let mut lb = first.connect();
+    assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
+    first.stop();
+    lb.expect_end();
+    let second = Daemon::start(&["--listen", &address.to_string()]);
+    assert_eq!(second.address(), address);
+    let mut lb = second.connect();
+    assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
+    second.stop();
+}
+
+/// Stopping before any connection was made, and at any time after the start.
+#[test]
+fn an_idle_daemon_stops() {
+    for _ in 0..5 {
+        let mut daemon = Daemon::start(&["--shards", "2"]);
+        until("it serves", || daemon.sockets() > 0);
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+    }
+}

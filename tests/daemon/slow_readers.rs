@@ -1,0 +1,179 @@
+//! Load balancers that do not take what they are sent.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use gwm::sasp::{LbFlags, ReturnCode};
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    harness::{Daemon, LB, MEMBER, PATIENCE, Peer, until},
+    wire,
+};
+
+const OK: ReturnCode = ReturnCode::SUCCESSFUL;
+
+/// Members of the group whose weights make about 570,000 bytes.
+const MEMBERS: usize = 2000;
+
+/// What the daemon may grow by while a reader is slow: far less than the messages that it did not take.
+const GROWTH_KIB: u64 = 24 * 1024;
+
+/// A connection with a small receive buffer, so that little is on its way.
+fn narrow(address: SocketAddr) -> Peer {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(16 * 1024).expect("a socket option");
+    socket.connect(&address.into()).expect("the daemon accepts");
+    Peer::from(TcpStream::from(socket))
+}
+
+/// `10.1.x.y:80` with the longest label.
+fn wide_members() -> Vec<String> {
+    (0..MEMBERS).map(|member| format!("10.1.{}.{}:80 {}", member / 256, member % 256, "l".repeat(255))).collect()
+}
+
+/// An LB that is pushed a large group, by a connection that has read nothing but the replies; and one that reads.
+fn slow_and_witness(daemon: &Daemon) -> (Peer, Peer) {
+    let members = wide_members();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let mut slow = narrow(daemon.address());
+    assert_eq!(slow.register(LB, "SLOW", "G", &members), OK);
+    assert_eq!(slow.set_lb("SLOW", LbFlags::PUSH | LbFlags::TRUST), OK);
+    let mut witness = daemon.connect();
+    assert_eq!(witness.register(LB, "FAST", "G", &["10.0.0.1:80"]), OK);
+    assert_eq!(witness.set_lb("FAST", LbFlags::PUSH | LbFlags::TRUST), OK);
+    assert_eq!(witness.push(), "FAST/G [10.0.0.1:80 00/05/100]");
+    (slow, witness)
+}
+
+/// Changes both LBs' groups by one request, and waits until the witness was pushed the change: so there was a
+/// push to make for the slow one as well.
+fn change(member: &mut Peer, witness: &mut Peer, round: u8) {
+    let request = wire::member_state(
+        round.into(),
+        MEMBER,
+        &[("SLOW", "G", &[("10.1.0.0:80", round, false)]), ("FAST", "G", &[("10.0.0.1:80", round, false)])],
+    );
+    assert_eq!(wire::code(&member.ask(&request)), OK);
+    assert_eq!(witness.push(), format!("FAST/G [10.0.0.1:80 {round:02X}/05/100]"));
+}
+
+#[test]
+fn a_slow_reader_gets_the_newest_state_and_no_backlog() {
+    const ROUNDS: u8 = 200;
+    let daemon = Daemon::start_alone(&["--push-window", "1ms", "--stall-timeout", "1h"]);
+    let (mut slow, mut witness) = slow_and_witness(&daemon);
+    let mut member = daemon.connect();
+    (1..=20).for_each(|round| change(&mut member, &mut witness, round));
+    let before = daemon.resident_kib();
+    (21..=ROUNDS).for_each(|round| change(&mut member, &mut witness, round));
+    let after = daemon.resident_kib();
+    assert!(after < before + GROWTH_KIB, "{before} KiB grew to {after} KiB");
+
+    let newest = format!("10.1.0.0:80 {} {ROUNDS:02X}/05/100", "l".repeat(255));
+    let mut pushes = 1;
+    while !slow.push().contains(&newest) {
+        pushes += 1;
+    }
+    // What fits the sockets' buffers, one in flight, and the newest: a fraction of the rounds.
+    assert!(pushes < usize::from(ROUNDS) / 4, "{pushes} pushes");
+    // It reads again, so it is as good as anyone.
+    change(&mut member, &mut witness, 1);
+    assert!(slow.push().contains(&newest.replace("C8/05", "01/05")));
+    daemon.stop();
+}
+
+#[test]
+fn a_stalled_reader_is_dropped_and_its_state_held() {
+    let daemon = Daemon::start(&["--push-window", "1ms", "--stall-timeout", "100ms"]);
+    let (slow, mut witness) = slow_and_witness(&daemon);
+    let mut member = daemon.connect();
+    let mut round = 1u8;
+    change(&mut member, &mut witness, round);
+    let connected = daemon.sockets();
+    let start = Instant::now();
+    while daemon.sockets() == connected {
+        round = round.wrapping_add(1);
+        change(&mut member, &mut witness, round);
+        assert!(start.elapsed() < PATIENCE, "a stalled reader stays");
+    }
+    assert_eq!(daemon.sockets(), connected - 1);
+    change(&mut member, &mut witness, 0xEE);
+    drop(slow);
+    let mut slow = daemon.connect();
+    let weights = slow.get_weights("SLOW", &["G"]);
+    assert_eq!(weights.matches(" 00/05/100").count(), MEMBERS - 1);
+    assert!(weights.contains(" EE/05/100"));
+    assert!(slow.push().contains(" EE/05/100"), "push is still on");
+    daemon.stop();
+}
+
+/// While a reply can not be written the connection is not read, so requests without end are no memory.
+#[test]
+fn a_peer_that_reads_no_replies_is_not_read() {
+    let daemon = Daemon::start_alone(&["--stall-timeout", "1h"]);
+    let members = wide_members();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let mut peer = narrow(daemon.address());
+    assert_eq!(peer.register(LB, "LB1", "G", &members), OK);
+    let before = daemon.resident_kib();
+    let mut requests = Vec::new();
+    let mut sent = 0;
+    let mut id = 100;
+    peer.stream().set_nonblocking(true).expect("a socket option");
+    let mut full_since = None::<Instant>;
+    // Full is: it has not taken a byte for a while. That it would later take one more is no harm.
+    while full_since.is_none_or(|since| since.elapsed() < Duration::from_millis(300)) {
+        if sent == requests.len() {
+            id += 1;
+            requests.extend(wire::get_weights(id, &[("LB1", "G")]));
+        }
+        match peer.stream().write(&requests[sent..]) {
+            Ok(count) => (sent, full_since) = (sent + count, None),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                full_since.get_or_insert_with(Instant::now);
+                std::thread::yield_now();
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert!(sent < 64 << 20, "the daemon reads requests without end");
+    }
+    let after = daemon.resident_kib();
+    assert!(after < before + GROWTH_KIB, "{before} KiB grew to {after} KiB");
+
+    // Others are served meanwhile; then it reads, and its replies are there in order.
+    let mut other = daemon.connect();
+    assert_eq!(other.set_lb("LB2", LbFlags::NONE), OK);
+    peer.stream().set_nonblocking(false).expect("a socket option");
+    for id in 0..50u32 {
+        let reply = peer.receive();
+        assert_eq!(reply[9..13], (101 + id).to_be_bytes());
+        assert_eq!(wire::show(&reply).matches(" 00/05/100").count(), MEMBERS);
+    }
+    daemon.stop();
+}
+
+/// A peer that goes away without reading costs nothing after it.
+#[test]
+fn a_peer_that_resets_in_the_middle_of_a_message_leaves_nothing() {
+    let daemon = Daemon::start(&["--push-window", "1ms", "--stall-timeout", "1h"]);
+    let idle = daemon.sockets();
+    for _ in 0..5 {
+        let (slow, mut witness) = slow_and_witness(&daemon);
+        let mut member = daemon.connect();
+        (1..=5).for_each(|round| change(&mut member, &mut witness, round));
+        slow.stream().read_exact(&mut [0; 100]).expect("the push has begun");
+        // Unread bytes make the kernel send a reset.
+        drop((slow, witness, member));
+        until("the daemon lets go of the connections", || daemon.sockets() == idle);
+        for uid in ["SLOW", "FAST"] {
+            let mut lb = daemon.connect();
+            assert_eq!(lb.deregister(LB, uid, "", &[]), OK);
+        }
+        until("the daemon lets go of the connections", || daemon.sockets() == idle);
+    }
+    daemon.stop();
+}
