@@ -257,3 +257,22 @@ fn without_the_flag_nobody_is_sent_once_more() {
     rig.ok(0, "member deregister LB1/G a");
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 00/05/100]"]);
 }
+
+#[test]
+fn an_emptied_group_that_a_member_removed_is_not_listed() {
+    let mut rig = told("trust nochange");
+    rig.ok(0, "lb deregister LB1/G a b");
+    rig.ok(0, "member deregister LB1/G");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/H[]");
+}
+
+#[test]
+fn a_group_that_a_member_removed_while_the_lb_was_away_is_not_listed() {
+    let mut rig = told("push trust");
+    rig.closed(0);
+    let member = rig.open();
+    rig.ok(member, "member deregister LB1/G");
+    let new = rig.open();
+    rig.ok(new, "lb set LB1/H");
+    assert_eq!(rig.after(WINDOW), ["#2 LB1/H[c 00/05/100]"]);
+}
