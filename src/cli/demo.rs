@@ -84,8 +84,8 @@ fn follow(args: &Args, daemon: &mut Daemon, stopped: &dyn Fn() -> bool) -> Resul
     let mut session = Session::open(&target, &wishes)?;
     let mut members = target.connect()?;
     let mut view = View::new(&target)?;
-    view.tell(&format!("A GWM listens on {}. Load balancer {LB} asks it to push, trusts its members,", target.gwm))?;
-    view.tell("  and registers two name servers (group dns) and an empty group (web).")?;
+    view.tell(&format!("A GWM listens on {}. Load balancer {LB} asks it to push weights,", target.gwm))?;
+    view.tell("  trusts its members, and registers two name servers (dns) and an empty group (web).")?;
     view.show(session.weights())?;
     let mut events = 0;
     let mut before = Weights::default();
@@ -125,7 +125,7 @@ const WEB: [(&str, IpAddr); 3] = [
 /// The name servers, which the load balancer registers.
 const DNS: [(&str, IpAddr); 2] = [
     ("ns-1", IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53))),
-    ("ns-2", IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x53))),
+    ("ns-2", IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 5))),
 ];
 
 /// The operator's weights: the web servers', then the name servers'. A web server with none is not in the file.
@@ -145,11 +145,11 @@ fn event(number: usize, daemon: &mut Daemon, members: &mut Client) -> Result<&'s
     let told = match if number < OPENING { number } else { OPENING + (number - OPENING) % ROUND } {
         0 => {
             members.register(SenderFlags::NONE, [(WEB_GROUP, [web(0), web(1)])])?;
-            "web-1 and web-2 register themselves. No operator has vouched for them: not CONFIDENT, no shares."
+            "web-1 and web-2 register themselves. Nobody vouches for them: not CONFIDENT."
         }
         1 => {
             daemon.set_weights(&([w(40), w(20), w(20)], n))?;
-            "The operator's file gives them weights, 40 and 20, and the daemon rereads it (SIGHUP)."
+            "The operator's file gives them weights, 40 and 20; the daemon rereads it."
         }
         2 => {
             members.register(SenderFlags::NONE, [(WEB_GROUP, [web(2)])])?;
@@ -165,7 +165,7 @@ fn event(number: usize, daemon: &mut Daemon, members: &mut Client) -> Result<&'s
         }
         5 => {
             set_state(members, 0, 0, MemberFlags::QUIESCE)?;
-            "web-1 is to be maintained and quiesces: weight 0, it finishes the work that it has."
+            "web-1 quiesces before maintenance: weight 0, it finishes the work that it has."
         }
         6 => {
             members.deregister(SenderFlags::NONE, Reason::PURPOSEFUL, [(WEB_GROUP, [web(0)])])?;
@@ -185,7 +185,7 @@ fn event(number: usize, daemon: &mut Daemon, members: &mut Client) -> Result<&'s
         }
         10 => {
             set_state(members, 2, 0x2A, MemberFlags::NONE)?;
-            "web-3 sets its opaque state to 0x2A: its load balancer will know what that means."
+            "web-3 sets its opaque state to 0x2A: the load balancer knows what that means."
         }
         11 => {
             set_state(members, 2, 0, MemberFlags::NONE)?;
@@ -379,8 +379,8 @@ impl View {
     }
 
     fn show(&mut self, weights: &Weights) -> io::Result<()> {
-        if self.screen.is_some() {
-            self.table = table::lines(weights);
+        if let Some(screen) = &self.screen {
+            self.table = table::lines(weights, screen.size().0);
             return self.draw();
         }
         let lines = summary(weights);
@@ -394,7 +394,9 @@ impl View {
         let mut lines = vec![self.title.clone(), String::new()];
         lines.extend(self.table.iter().cloned());
         lines.push(String::new());
-        lines.extend(self.story.iter().cloned());
+        // On a low terminal the newest of the story, if anything.
+        let room = screen.size().1.saturating_sub(lines.len()).min(self.story.len());
+        lines.extend(self.story.iter().skip(self.story.len() - room).cloned());
         screen.draw(&lines)
     }
 }

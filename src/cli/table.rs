@@ -23,8 +23,8 @@ const TITLES: [&str; 9] = ["GROUP", "MEMBER", "LABEL", "WEIGHT", "SHARE", "CONTA
 /// Columns of figures, which stand to the right.
 const RIGHT: [bool; 9] = [false, false, false, true, true, false, false, false, false];
 
-/// The table, a line each, the titles first.
-pub(crate) fn lines(weights: &Weights) -> Vec<String> {
+/// The table, a line each, the titles first; columns stand closer where that makes them fit `width` columns.
+pub(crate) fn lines(weights: &Weights, width: usize) -> Vec<String> {
     let mut rows = vec![TITLES.map(str::to_owned)];
     for group in weights.groups() {
         let name = Escaped(group.name()).to_string();
@@ -50,15 +50,16 @@ pub(crate) fn lines(weights: &Weights) -> Vec<String> {
             ]);
         }
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 9] = std::array::from_fn(width);
+    let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 9] = std::array::from_fn(widest);
+    let gap = if widths.iter().sum::<usize>() + 2 * (widths.len() - 1) > width { " " } else { "  " };
     let line = |row: &[String; 9]| {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
             let width = widths[column];
             let _ = match RIGHT[column] {
-                true => write!(line, "{cell:>width$}  "),
-                false => write!(line, "{cell:<width$}  "),
+                true => write!(line, "{cell:>width$}{gap}"),
+                false => write!(line, "{cell:<width$}{gap}"),
             };
         }
         line.truncate(line.trim_end().len());
@@ -127,16 +128,25 @@ impl Screen {
         Ok(Screen(()))
     }
 
+    /// Columns and rows.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        match terminal::size() {
+            Ok((columns, rows)) if columns > 0 && rows > 0 => (columns.into(), rows.into()),
+            _ => (80, 24), // a terminal that does not know its size says 0
+        }
+    }
+
     /// Shows these lines from the top, in one write; what does not fit is cut off.
     pub(crate) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
-        let (columns, rows) = terminal::size().unwrap_or((80, 24));
+        let (columns, rows) = self.size();
         let mut frame = Vec::new();
-        for (row, line) in (0..rows).zip(lines) {
-            let line: String = line.chars().take(columns.into()).collect();
-            queue!(frame, MoveTo(0, row), Print(line), Clear(ClearType::UntilNewLine))?;
+        for (row, line) in (0..).zip(lines.iter().take(rows)) {
+            let line: String = line.chars().take(columns).collect();
+            // Cleared first: a line as wide as the terminal leaves the cursor on its last character.
+            queue!(frame, MoveTo(0, row), Clear(ClearType::CurrentLine), Print(line))?;
         }
-        if lines.len() < usize::from(rows) {
-            queue!(frame, MoveTo(0, lines.len() as u16), Clear(ClearType::FromCursorDown))?; // fits: under `rows`
+        if lines.len() < rows {
+            queue!(frame, MoveTo(0, lines.len() as u16), Clear(ClearType::FromCursorDown))?; // fits: rows come as 16 bits
         }
         let mut out = io::stdout().lock();
         out.write_all(&frame)?;
@@ -208,7 +218,8 @@ mod tests {
             "web    10.0.0.4:80               0   0.0 %  no       yes        no        0x04",
             "empty  (no members)",
         ];
-        assert_eq!(lines(&weights()), expected);
+        assert_eq!(lines(&weights(), 79), expected);
+        assert_eq!(lines(&weights(), 78)[1], "web   10.0.0.1:80  web-1     40 66.7 % yes     yes       no       0x01");
     }
 
     #[test]

@@ -209,7 +209,7 @@ fn show(target: &Target, uid: &str, args: WeightsArgs) -> Result<(), Failure> {
         };
         writeln!(out, "{}", watch::to_json(&event))?;
     } else {
-        for line in table::lines(&weights) {
+        for line in table::lines(&weights, usize::MAX) {
             writeln!(out, "{line}")?;
         }
     }

@@ -229,7 +229,7 @@ impl View<'_> {
     fn draw(&mut self, status: String, weights: &Weights) -> io::Result<()> {
         let Some(screen) = &mut self.screen else { return Ok(()) };
         let mut lines = vec![format!("{} at {}: {status}  (Ctrl-C ends)", self.uid, self.target.gwm), String::new()];
-        lines.extend(table::lines(weights));
+        lines.extend(table::lines(weights, screen.size().0));
         screen.draw(&lines)
     }
 
