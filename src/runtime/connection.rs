@@ -33,7 +33,7 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Reads and writes in one step, before the reactor has its turn.
-const STEP_CALLS: u32 = 16;
+const STEP_CALLS: u32 = 8;
 
 /// An accepted connection.
 pub(super) struct Connection {
@@ -187,9 +187,12 @@ impl Connection {
         }
     }
 
-    /// Takes frames until one is a request, which goes to the coordinator; what follows it is kept.
+    /// Takes frames until one is a request, which goes to the coordinator; what follows it is kept. Refusals are
+    /// written together at the end: a peer can make a thousand of them with one read.
     fn take_frames(&mut self, bytes: &[u8], shard: &Shard) -> Option<Cause> {
         let was_inside = self.framer.buffered() > 0;
+        let mut refusals = shard.reply.borrow_mut();
+        refusals.clear();
         let mut frames = 0u32;
         let mut input = bytes;
         loop {
@@ -206,9 +209,7 @@ impl Connection {
             let left = view.len();
             frames += 1;
             self.greeted = true;
-            let mut reply = shard.reply.borrow_mut();
-            reply.clear();
-            match judge(frame, shard.limits.poll_interval_seconds, &mut reply) {
+            match judge(frame, shard.limits.poll_interval_seconds, &mut refusals) {
                 Verdict::Request(..) => {
                     shard.uplink.borrow_mut().request(self.slot, frame);
                     count(&shard.counters.requests);
@@ -217,9 +218,6 @@ impl Connection {
                 Verdict::Refused(error) => {
                     count(&shard.counters.refused);
                     tracing::trace!(peer = %self.peer, "refused: {error}");
-                    if let Err(error) = self.send(&reply, shard) {
-                        return Some(broken(&error));
-                    }
                 }
                 Verdict::Close(why) => {
                     shard.note(Cause::NoReply, self.peer, Some(&why));
@@ -228,13 +226,16 @@ impl Connection {
                 }
             }
             input = input.get(input.len() - left..).expect("what is left was there before");
-            if self.under_way || !self.owed.is_empty() {
+            if self.under_way {
                 self.rest = input.to_vec();
-                if self.framer.buffered() == 0 {
-                    // Lets go of a message that was put together in the framer: the frame has been copied.
-                    let _ = self.framer.next(&mut &[][..]);
-                }
+                // Lets go of a message that was put together in the framer: it has been copied.
+                let _ = self.framer.next(&mut &[][..]);
                 break;
+            }
+        }
+        if !refusals.is_empty() {
+            if let Err(error) = self.send(&refusals, shard) {
+                return Some(broken(&error));
             }
         }
         let inside = self.framer.buffered() > 0;
