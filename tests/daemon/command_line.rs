@@ -5,7 +5,7 @@ use std::process::Output;
 use crate::harness::{Daemon, TempFile, command, finish, run};
 
 /// Every flag that `gwm serve` must have, with its default, or `None` for one that has none.
-const FLAGS: [(&str, Option<&str>); 24] = [
+const FLAGS: [(&str, Option<&str>); 26] = [
     ("--listen", Some("127.0.0.1:3860")),
     ("--shards", Some("usable cores less one, at least 1")),
     ("--cpus", Some("all that this process may use")),
@@ -21,6 +21,8 @@ const FLAGS: [(&str, Option<&str>); 24] = [
     ("--max-message-bytes", Some("1048576")),
     ("--max-buffered-bytes", Some("268435456")),
     ("--max-connections", Some("16384")),
+    ("--max-load-balancers", Some("16384")),
+    ("--max-groups", Some("262144")),
     ("--max-groups-per-lb", Some("1024")),
     ("--max-members-per-group", Some("65535")),
     ("--max-memberships", Some("1000000")),

@@ -171,7 +171,7 @@ fn unfinished_messages_have_one_budget() {
 /// Peers that connect and leave at once, with and without a word, thousands of times, leave nothing.
 #[test]
 fn coming_and_going_leaves_nothing() {
-    const ROUNDS: usize = 5000;
+    const ROUNDS: usize = 20_000;
     let daemon = Daemon::start(&["--hold-time", "0s", "--log-level", "warn"]);
     let idle = daemon.sockets();
     let round = |number: usize| {
@@ -191,7 +191,7 @@ fn coming_and_going_leaves_nothing() {
     (0..ROUNDS).for_each(round);
     until("every connection is let go of", || daemon.sockets() == idle);
     let after = daemon.resident_kib();
-    assert!(after < before + 2048, "{before} KiB grew to {after} KiB");
+    assert!(after < before + 6 * 1024, "{before} KiB grew to {after} KiB");
     let mut lb = daemon.connect();
     assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
     daemon.stop();

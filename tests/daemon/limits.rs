@@ -114,6 +114,66 @@ fn memberships_of_all_are_limited() {
 }
 
 #[test]
+fn load_balancers_and_groups_of_all_are_limited() {
+    let daemon = Daemon::start(&["--max-load-balancers", "2", "--max-groups", "3", "--hold-time", "0s"]);
+    let (mut first, mut second, mut third) = (daemon.connect(), daemon.connect(), daemon.connect());
+    assert_eq!(first.register(LB, "LB1", "G", &[A]), OK);
+    assert_eq!(second.set_lb("LB2", LbFlags::NONE), OK);
+    assert_eq!(third.set_lb("LB3", LbFlags::NONE), ReturnCode::NOT_ACCEPTED);
+    let three = wire::registration(9, LB, &[("LB2", "G", &[A]), ("LB2", "H", &[A]), ("LB2", "I", &[])]);
+    assert_eq!(wire::code(&second.ask(&three)), ReturnCode::INVALID_GROUP);
+    let two = wire::registration(9, LB, &[("LB2", "G", &[A]), ("LB2", "H", &[A]), ("LB2", "G", &[B])]);
+    assert_eq!(wire::code(&second.ask(&two)), OK);
+    drop(first);
+    until("the first LB is dropped", || match third.register(LB, "LB3", "G", &[A]) {
+        ReturnCode::SUCCESSFUL => true,
+        ReturnCode::NOT_ACCEPTED => false,
+        // Known already, while the groups of the first one are there still.
+        ReturnCode::INVALID_GROUP => false,
+        unexpected => panic!("a registration got {unexpected:?}"),
+    });
+    assert_eq!(third.register(LB, "LB3", "H", &[A]), ReturnCode::INVALID_GROUP);
+}
+
+/// As many members as one group can have, with labels: a message of 17 MB in, and one of 18 MB out.
+#[test]
+fn the_largest_group_comes_and_goes_in_one_message() {
+    const MEMBERS: usize = 65535;
+    let daemon = Daemon::start_alone(&["--max-message-bytes", "20000000", "--push-window", "1ms"]);
+    let members: Vec<String> = (0..MEMBERS).map(|m| format!("10.5.{}.{}:80 {:240}", m / 256, m % 256, m)).collect();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, "LB1", "G", &members), OK);
+    let all: Vec<String> = members.iter().map(|member| format!("{member} 00/05/100")).collect();
+    let expected = format!("LB1/G [{}]", all.join(", "));
+    assert!(lb.get_weights("LB1", &["G"]) == expected, "the reply differs");
+    assert_eq!(lb.set_lb("LB1", LbFlags::PUSH), OK);
+    assert!(lb.push() == expected, "the push differs");
+    assert_eq!(lb.register(LB, "LB1", "G", &["10.6.0.0:80"]), ReturnCode::INVALID_GROUP);
+    assert_eq!(lb.deregister(LB, "LB1", "G", &members[1..]), OK);
+    assert_eq!(lb.push(), format!("LB1/G [{}]", all[0]));
+    daemon.stop();
+}
+
+/// The kernel keeps a keepalive timer (2 in the column `tr`) for idle connections, unless the flag turns it off.
+#[test]
+fn idle_connections_have_keepalive_probes() {
+    for (keepalive, timer) in [("60s", "02:"), ("0s", "00:")] {
+        let daemon = Daemon::start(&["--keepalive", keepalive]);
+        let mut lb = daemon.connect();
+        assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
+        let ours = format!("0100007F:{:04X}", daemon.address().port());
+        let theirs = format!("0100007F:{:04X}", lb.stream().local_addr().expect("it is bound").port());
+        until("the connection has the timer that the flag asks for", || {
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("a Linux system");
+            let line = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let mut line = line.filter(|line| line.get(1) == Some(&&*ours) && line.get(2) == Some(&&*theirs));
+            line.next().is_some_and(|line| line.get(5).is_some_and(|found| found.starts_with(timer)))
+        });
+    }
+}
+
+#[test]
 fn a_message_may_have_as_many_bytes_as_the_flag_says() {
     let daemon = Daemon::start(&["--max-message-bytes", "1024"]);
     // 20 bytes, 6 and 10 of the group, 24 of each member: 41 of them make 1020, and labels the rest.

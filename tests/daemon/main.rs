@@ -5,6 +5,7 @@
 //! [`harness::PATIENCE`] only tells a hang from slowness.
 
 mod command_line;
+mod concurrency;
 mod framing;
 mod harness;
 mod hostile;
