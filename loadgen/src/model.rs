@@ -1,0 +1,152 @@
+//! What load balancers must be told: names and members of a run, their weights tick by tick, and the check of every
+//! byte that arrives against them.
+
+mod ticks;
+mod versions;
+
+use std::net::Ipv4Addr;
+
+use gwm::sasp::{
+    Endpoint, GroupData, Health, LbFlags, MemberData, Message, SenderFlags, Writer, writer::set_lb_state_request,
+};
+
+pub(crate) use ticks::{Change, Ticks, Told};
+pub(crate) use versions::Versions;
+
+use crate::options::Shape;
+
+/// The port of every member.
+const PORT: u16 = 80;
+/// TCP.
+const PROTOCOL: u8 = 6;
+
+/// Bytes of every UID of a run: with one length, messages differ between load balancers in the UID's bytes only.
+pub(crate) const UID_BYTES: usize = 9;
+
+/// The UID of a load balancer.
+pub(crate) fn uid(lb: u32) -> [u8; UID_BYTES] {
+    let mut uid = *b"LB0000000";
+    let mut rest = lb;
+    for digit in uid.iter_mut().skip(2).rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    uid
+}
+
+/// The name of a load balancer's group.
+pub(crate) fn group_name(group: u32) -> String {
+    format!("FARM{group:03}")
+}
+
+impl Shape {
+    /// The farm of a load balancer.
+    pub(crate) fn farm(&self, lb: u32) -> u32 {
+        lb % self.farms
+    }
+
+    /// Members of a farm, group by group.
+    pub(crate) fn farm_members(&self) -> u32 {
+        self.groups * self.members
+    }
+
+    /// The `member`th member of a farm.
+    pub(crate) fn endpoint(&self, farm: u32, member: u32) -> Endpoint {
+        // Up to 16 million members in 10.0.0.0/8; limits keep the product below.
+        let number = farm * self.farm_members() + member + 1;
+        Endpoint::new(Ipv4Addr::from(0x0A00_0000 | number).into(), PROTOCOL, PORT)
+    }
+
+    /// Members of all farms.
+    pub(crate) fn all_members(&self) -> u64 {
+        u64::from(self.farms) * u64::from(self.farm_members())
+    }
+
+    /// Memberships of all load balancers.
+    pub(crate) fn memberships(&self) -> u64 {
+        u64::from(self.lbs) * u64::from(self.farm_members())
+    }
+
+    /// What can not be played.
+    pub(crate) fn check(&self) -> crate::Result<()> {
+        if self.all_members() >= 1 << 24 {
+            return Err(format!("{} members in all: at most 16,777,215 have an address", self.all_members()));
+        }
+        Ok(())
+    }
+
+    /// The load balancer's registration of all its groups.
+    pub(crate) fn registration(&self, lb: u32, id: u32, out: &mut Vec<u8>) {
+        let mut writer = Writer::registration_request(out, id, SenderFlags::LOAD_BALANCER);
+        let (uid, farm) = (uid(lb), self.farm(lb));
+        for group in 0..self.groups {
+            writer.group(GroupData { lb_uid: &uid, name: group_name(group).as_bytes() });
+            for member in group * self.members..(group + 1) * self.members {
+                writer.entry(&MemberData { endpoint: self.endpoint(farm, member), label: b"" });
+            }
+        }
+        writer.finish().expect("the flags' ranges fit the wire");
+    }
+}
+
+/// The load balancer's Set LB State.
+pub(crate) fn lb_state(lb: u32, id: u32, flags: LbFlags, out: &mut Vec<u8>) {
+    set_lb_state_request(out, id, &uid(lb), Health(0x7F), flags).expect("a UID of 9 bytes fits");
+}
+
+/// The load balancer's request for all weights.
+pub(crate) fn get_weights(lb: u32, id: u32, out: &mut Vec<u8>) {
+    let mut writer = Writer::get_weights_request(out, id);
+    writer.name(GroupData { lb_uid: &uid(lb), name: b"" });
+    writer.finish().expect("a UID of 9 bytes fits");
+}
+
+/// Says how bytes differ from what they should be.
+pub(crate) fn difference(found: &[u8], expected: &[u8]) -> String {
+    let at = found.iter().zip(expected).position(|(found, expected)| found != expected);
+    let at = at.unwrap_or(found.len().min(expected.len()));
+    let show = |bytes: &[u8]| match Message::decode(bytes) {
+        Ok((header, message)) => {
+            let text = format!("id {} {message:?}", header.id);
+            let mut short: String = text.chars().take(600).collect();
+            if short.len() < text.len() {
+                short += " …";
+            }
+            short
+        }
+        Err(error) => format!("not a message: {error}"),
+    };
+    format!(
+        "{} bytes, {} expected, the first difference at byte {at}\n  received: {}\n  expected: {}",
+        found.len(),
+        expected.len(),
+        show(found),
+        show(expected)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uids_have_one_length_and_differ() {
+        assert_eq!(&uid(0), b"LB0000000");
+        assert_eq!(&uid(1_234_567), b"LB1234567");
+        assert_ne!(uid(10), uid(100));
+    }
+
+    #[test]
+    fn members_of_farms_do_not_meet() {
+        let shape = Shape { lbs: 4, groups: 2, members: 3, farms: 2 };
+        let mut all: Vec<_> = (0..2).flat_map(|farm| (0..6).map(move |m| shape.endpoint(farm, m))).collect();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 12);
+        assert_eq!(shape.endpoint(0, 0).to_string(), "10.0.0.1:80");
+        let mut bytes = Vec::new();
+        shape.registration(3, 7, &mut bytes);
+        let (_, Message::RegistrationRequest(request)) = Message::decode(&bytes).unwrap() else { panic!() };
+        assert_eq!(request.groups.into_iter().map(|group| group.count()).collect::<Vec<_>>(), [3, 3]);
+    }
+}

@@ -1,0 +1,91 @@
+//! Flags that every workload has.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+
+/// What is measured.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "What is measured")]
+pub(crate) struct ServerOptions {
+    /// Start this command for the run, and stop it at the end; flags that the workload needs are added to it
+    /// [default: the gwm beside this program, `gwm serve`]
+    #[arg(long, value_name = "COMMAND", conflicts_with = "connect")]
+    pub(crate) spawn: Option<String>,
+
+    /// Use the server that runs at this address. Nobody else may use it at the same time
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) connect: Option<SocketAddr>,
+
+    /// The process of the server at --connect, for its CPU, memory and context switches
+    #[arg(long, value_name = "PID", requires = "connect")]
+    pub(crate) pid: Option<u32>,
+
+    /// The members file of the server at --connect: it is overwritten
+    #[arg(long, value_name = "FILE", requires = "pid")]
+    pub(crate) operator_file: Option<PathBuf>,
+
+    /// The push window of a server that is started
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub(crate) push_window: String,
+}
+
+/// How it is measured, and where the results go.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Common {
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+
+    /// Run the floor beside it: the same bytes from bare loops; and print the ratio
+    #[arg(long, help_heading = "Method")]
+    pub(crate) floor: bool,
+
+    /// Runs, each with a fresh server (and, with --floor, a run of the floor after each)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Method")]
+    pub(crate) pairs: u32,
+
+    /// Threads of the player
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Method")]
+    pub(crate) threads: u16,
+
+    /// What random choices grow from: the same seed makes the same run
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Method")]
+    pub(crate) seed: u64,
+
+    /// The longest wait for anything that has to happen
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration, help_heading = "Method")]
+    pub(crate) timeout: Duration,
+
+    /// Write the results as JSON to a file, or to standard output in place of the table (`-`)
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) json: Option<PathBuf>,
+
+    /// Write the latencies as a log of HDR histograms, one line for each histogram of each run
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) hdr_out: Option<PathBuf>,
+
+    /// No progress on the terminal
+    #[arg(long, help_heading = "Output")]
+    pub(crate) quiet: bool,
+}
+
+/// The load balancers of a run, and what they register.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Load balancers")]
+pub(crate) struct Shape {
+    /// Load balancers
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) lbs: u32,
+
+    /// Groups of each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) groups: u32,
+
+    /// Members of each group
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) members: u32,
+
+    /// Farms: load balancers of the same farm have the same members, those of another have others
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) farms: u32,
+}

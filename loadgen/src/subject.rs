@@ -1,0 +1,240 @@
+//! What is measured, as a process: `gwm serve` started for the purpose or already running, or the floor.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    Result, floor,
+    options::ServerOptions,
+    process::{Memory, Usage},
+};
+
+/// How long a server may take to start, and to stop.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A process to connect to.
+pub(crate) struct Subject {
+    pub(crate) address: SocketAddr,
+    pid: Option<u32>,
+    child: Option<Child>,
+    /// Held open: the floor ends with its standard input, and a server that prints must not find a closed pipe.
+    input: Option<ChildStdin>,
+    _output: Option<BufReader<ChildStdout>>,
+    /// The operator's file that it was started with.
+    operator_file: Option<PathBuf>,
+    directory: Option<PathBuf>,
+}
+
+/// How a workload wants a server that is started for it; a flag that the command names already is left as it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wishes {
+    /// Flag and value.
+    pub(crate) flags: Vec<(&'static str, String)>,
+    /// The operator's file, if it needs one.
+    pub(crate) operator_file: Option<String>,
+}
+
+impl Subject {
+    /// Starts the server, or finds the one that runs.
+    pub(crate) fn server(options: &ServerOptions, wishes: &Wishes) -> Result<Subject> {
+        if let Some(address) = options.connect {
+            if let (Some(path), Some(text)) = (&options.operator_file, &wishes.operator_file) {
+                replace(path, text)?;
+            }
+            let subject = Subject {
+                address,
+                pid: options.pid,
+                child: None,
+                input: None,
+                _output: None,
+                operator_file: options.operator_file.clone(),
+                directory: None,
+            };
+            if wishes.operator_file.is_some() {
+                subject.reload()?;
+            }
+            return Ok(subject);
+        }
+        let command = match &options.spawn {
+            Some(command) => command.clone(),
+            None => format!("'{}' serve", beside("gwm")?.display()),
+        };
+        let directory = std::env::temp_dir().join(format!("gwm-loadgen-{}-{}", std::process::id(), unique()));
+        fs::create_dir(&directory).map_err(|error| format!("can not make {}: {error}", directory.display()))?;
+        let mut line = format!("exec {command}");
+        let mut add = |flag: &str, value: &str| {
+            if !command.contains(&format!("{flag} ")) && !command.contains(&format!("{flag}=")) {
+                line += &format!(" {flag} '{value}'");
+            }
+        };
+        add("--listen", "127.0.0.1:0");
+        add("--log-level", "warn");
+        // Nothing but what the workload does may cause a push.
+        add("--push-refresh", "24h");
+        wishes.flags.iter().for_each(|(flag, value)| add(flag, value));
+        let operator_file = match &wishes.operator_file {
+            Some(text) => {
+                let path = directory.join("members.toml");
+                replace(&path, text)?;
+                add("--members", &path.display().to_string());
+                Some(path)
+            }
+            None => None,
+        };
+        let mut child = Command::new("sh");
+        child.arg("-c").arg(&line).stdin(Stdio::null());
+        let mut subject = start(child, &line)?;
+        (subject.operator_file, subject.directory) = (operator_file, Some(directory));
+        Ok(subject)
+    }
+
+    /// Starts the floor: this program's own bare loops in a process of their own.
+    pub(crate) fn floor() -> Result<Subject> {
+        let own = std::env::current_exe().map_err(|error| format!("can not find this program: {error}"))?;
+        let mut child = Command::new(&own);
+        child.arg(floor::COMMAND).stdin(Stdio::piped());
+        start(child, floor::COMMAND)
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// What it has used up to now.
+    pub(crate) fn usage(&self) -> Result<Option<Usage>> {
+        self.pid.map(Usage::of).transpose()
+    }
+
+    /// Its memory now.
+    pub(crate) fn memory(&self) -> Result<Option<Memory>> {
+        self.pid.map(Memory::of).transpose()
+    }
+
+    /// Gives the server a new operator's file.
+    pub(crate) fn operate(&self, text: &str) -> Result<()> {
+        let path = self.operator_file.as_deref().ok_or(
+            "changes by the operator need --spawn, or --connect with --pid and the server's --members file as \
+             --operator-file",
+        )?;
+        replace(path, text)?;
+        self.reload()
+    }
+
+    fn reload(&self) -> Result<()> {
+        let pid = self.pid.and_then(|pid| Pid::from_raw(pid as i32));
+        let pid = pid.ok_or("telling the server to read its members file again needs --pid")?;
+        kill_process(pid, Signal::HUP).map_err(|error| format!("can not signal the server: {error}"))
+    }
+
+    /// Sends the floor a command.
+    pub(crate) fn tell(&mut self, order: floor::Order, bytes: &[u8]) -> Result<()> {
+        let input = self.input.as_mut().ok_or("only the floor takes commands")?;
+        floor::write(input, order, bytes).map_err(|error| format!("the floor has ended: {error}"))
+    }
+
+    /// Stops what was started; an end other than in peace is an error.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        self.input = None;
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        if self.directory.is_some()
+            && let Some(pid) = Pid::from_raw(child.id() as i32)
+        {
+            kill_process(pid, Signal::TERM).map_err(|error| format!("can not stop the server: {error}"))?;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match child.try_wait().map_err(|error| format!("can not wait for the server: {error}"))? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(format!("the server ended with {status}")),
+                None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+                None => {
+                    self.child = Some(child); // killed when dropped
+                    return Err("the server did not stop".into());
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // The run has failed already; this only leaves nothing behind.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if let Some(directory) = &self.directory {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+/// Starts a process and reads where it listens from its standard output.
+fn start(mut command: Command, shown: &str) -> Result<Subject> {
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().map_err(|error| format!("can not start `{shown}`: {error}"))?;
+    let pid = child.id();
+    let input = child.stdin.take();
+    let output = child.stdout.take().map(BufReader::new);
+    let mut subject = Subject {
+        address: SocketAddr::from(([0, 0, 0, 0], 0)),
+        pid: Some(pid),
+        child: Some(child),
+        input,
+        _output: None,
+        operator_file: None,
+        directory: None,
+    };
+    let mut output = output.ok_or("the server has no standard output")?;
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let read = output.read_line(&mut line).map_err(|error| format!("can not read what `{shown}` says: {error}"))?;
+        if read == 0 {
+            return Err(format!("`{shown}` ended before it said where it listens"));
+        }
+        if let Some(rest) = line.split("listening on ").nth(1) {
+            let word = rest.split_whitespace().next().unwrap_or_default();
+            subject.address = word.parse().map_err(|_| format!("`{shown}` says \"{}\": no address", line.trim()))?;
+            subject._output = Some(output);
+            return Ok(subject);
+        }
+    }
+}
+
+/// Another program in this program's folder, or, for a test's build, in the one above.
+pub(crate) fn beside(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().map_err(|error| format!("can not find this program: {error}"))?;
+    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        let folder = own.parent().unwrap_or(Path::new("."));
+        format!("there is no {name} in {}: build it (cargo build), or say which with --spawn", folder.display())
+    })
+}
+
+/// Replaces a file at once: a reader sees the old one or the new one.
+fn replace(path: &Path, text: &str) -> Result<()> {
+    let new = path.with_extension("new");
+    let write = || {
+        let mut file = fs::File::create(&new)?;
+        file.write_all(text.as_bytes())?;
+        drop(file);
+        fs::rename(&new, path)
+    };
+    write().map_err(|error| format!("can not write {}: {error}", path.display()))
+}
+
+fn unique() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

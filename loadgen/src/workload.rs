@@ -1,0 +1,100 @@
+//! The workloads, one file each, and how each is run: a server's run, the floor's run, and so on in turn.
+
+pub(crate) mod fanout;
+
+use std::{io::IsTerminal, io::Write};
+
+use gwm::sasp::{ComponentType, ReturnCode, writer};
+use serde_json::Value;
+
+use crate::{
+    Result,
+    options::{Common, Shape},
+    report::{FLOOR, Report, SERVER, Sample},
+};
+
+/// Who takes the workload in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The GWM.
+    Server,
+    /// The bare loops.
+    Floor,
+}
+
+/// One workload with its parameters.
+pub(crate) trait Workload {
+    /// Its name.
+    const NAME: &'static str;
+
+    /// Its parameters, in a line for people.
+    fn title(&self) -> String;
+
+    /// Its parameters, for programs.
+    fn parameters(&self) -> Value;
+
+    /// One run, from starting what is measured to its end. Anything wrong in what was received is an error.
+    fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample>;
+}
+
+/// Runs a workload as often as the flags ask for and writes the report.
+pub(crate) fn run<W: Workload>(workload: &W, common: &Common) -> Result<()> {
+    let mut report =
+        Report { workload: W::NAME, title: workload.title(), parameters: workload.parameters(), runs: Vec::new() };
+    for pair in 1..=common.pairs {
+        for (side, name) in [(Side::Server, SERVER), (Side::Floor, FLOOR)] {
+            if side == Side::Floor && !common.floor {
+                continue;
+            }
+            let progress = Progress::new(common, format!("{} {name} {pair}/{}", W::NAME, common.pairs));
+            let sample = workload.run(common, side, &progress).map_err(|error| format!("{name}: {error}"))?;
+            report.runs.push((name, sample));
+        }
+    }
+    report.write(common)
+}
+
+/// How far a run is, on a terminal.
+pub(crate) struct Progress {
+    label: String,
+    shown: bool,
+}
+
+impl Progress {
+    /// Shows nothing unless standard error is a terminal.
+    pub(crate) fn new(common: &Common, label: String) -> Progress {
+        Progress { label, shown: !common.quiet && std::io::stderr().is_terminal() }
+    }
+
+    /// Replaces the line.
+    pub(crate) fn show(&self, what: &str, done: u64, of: u64) {
+        if self.shown {
+            // A terminal that is gone is no reason to stop measuring.
+            let _ = write!(std::io::stderr(), "\r\x1b[K{}: {what} {done} of {of}", self.label);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// Flags that give a server room for these load balancers.
+fn room_for(shape: &Shape, common: &Common) -> Vec<(&'static str, String)> {
+    vec![
+        ("--push-window", common.server.push_window.clone()),
+        ("--max-memberships", shape.memberships().clamp(1_000_000, 7_000_000).to_string()),
+        ("--max-groups-per-lb", shape.groups.max(1024).to_string()),
+    ]
+}
+
+/// The floor's answer to a Set LB State, by which a connection shows that it is accepted.
+fn set_up_answer() -> Vec<u8> {
+    let mut answer = Vec::new();
+    writer::reply(&mut answer, 0, ComponentType::SET_LB_STATE_REPLY, ReturnCode::SUCCESSFUL);
+    answer
+}

@@ -1,0 +1,505 @@
+//! `fanout`: many load balancers, every one pushed what changed in its farm, tick by tick.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, ValueEnum};
+use gwm::sasp::{GroupData, LbFlags, MemberData, MemberFlags, MemberState, Reason, SenderFlags, Writer};
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use super::{Progress, Side, Workload};
+use crate::{
+    Result,
+    actor::{Actor, Incoming, expect_success, sort},
+    floor,
+    model::{Change, Ticks, Told, Versions, group_name, lb_state, uid},
+    options::{Common, Shape},
+    player::{Gate, Order, Player, Received, Seat, Stage, turn},
+    process::Usage,
+    report::{Sample, Unit, latencies},
+    subject::{Subject, Wishes},
+};
+
+/// Load balancers that connect and register at a time.
+const SETTING_UP: usize = 512;
+
+/// Connections of members, of each seat.
+const SENDERS: u32 = 16;
+
+/// Load balancers that one Set Member State speaks for: so it stays below the server's default message limit.
+const LBS_A_MESSAGE: usize = 8000;
+
+/// Who changes what is pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ChangeBy {
+    /// The operator: a new members file and SIGHUP.
+    Operator,
+    /// The members themselves: Set Member State.
+    Member,
+}
+
+/// Flags of `fanout`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Fanout {
+    #[command(flatten)]
+    pub(crate) common: Common,
+
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+
+    /// Ticks that are measured
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Changes")]
+    ticks: u64,
+
+    /// Ticks before those
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Changes")]
+    warmup: u64,
+
+    /// The part of the members that changes in a tick, in percent, above 0 and up to 100; at least one changes
+    #[arg(long, value_name = "PERCENT", default_value_t = 100.0, value_parser = percent, help_heading = "Changes")]
+    share: f64,
+
+    /// Who changes them
+    #[arg(long, value_enum, default_value_t = ChangeBy::Operator, help_heading = "Changes")]
+    change_by: ChangeBy,
+
+    /// Ticks per second, whether or not the one before has arrived everywhere (an open loop: latencies count from
+    /// when a tick was due) [default: each tick when the one before has arrived everywhere]
+    #[arg(long, value_name = "TICKS", value_parser = positive, help_heading = "Changes")]
+    rate: Option<f64>,
+
+    /// The load balancers set no-change/no-send: they are sent only what changed
+    #[arg(long, help_heading = "Load balancers")]
+    no_change: bool,
+}
+
+pub(super) fn percent(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|value| *value > 0.0 && *value <= 100.0).ok_or_else(|| "not above 0 and up to 100".into())
+}
+
+pub(super) fn positive(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|value: &f64| *value > 0.0 && value.is_finite()).ok_or_else(|| "not above 0".into())
+}
+
+/// The weights that a server says unless told otherwise: what `gwm serve --weight-max` has by default.
+pub(super) const WEIGHT_MAX: u16 = 100;
+
+/// What every seat has to know.
+#[derive(Clone)]
+struct Plan {
+    to: std::net::SocketAddr,
+    shape: Shape,
+    change: Change,
+    change_by: ChangeBy,
+    no_change: bool,
+    side: Side,
+    /// Ticks that are not measured.
+    warmup: u64,
+    /// The server goes on after the run: leave nothing behind.
+    deregister: bool,
+}
+
+/// What a seat counted of the measured ticks.
+struct Counted {
+    messages: u64,
+    bytes: u64,
+    refreshes: u64,
+    requests: u64,
+    receipt: Histogram<u64>,
+}
+
+impl Workload for Fanout {
+    const NAME: &'static str = "fanout";
+
+    fn title(&self) -> String {
+        let Shape { lbs, groups, members, .. } = self.shape;
+        format!("{lbs} LBs × {groups} × {members} members, {} % change per tick, {} ticks", self.share, self.ticks)
+    }
+
+    fn parameters(&self) -> Value {
+        let Shape { lbs, groups, members, farms } = self.shape;
+        json!({
+            "lbs": lbs, "groups": groups, "members": members, "farms": farms, "share_percent": self.share,
+            "ticks": self.ticks, "warmup": self.warmup, "no_change": self.no_change, "rate": self.rate,
+            "change_by": format!("{:?}", self.change_by).to_lowercase(), "seed": self.common.seed,
+            "threads": self.common.threads, "push_window": self.common.server.push_window,
+        })
+    }
+
+    fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample> {
+        let shape = self.shape;
+        shape.check()?;
+        let change = Change { share: self.share / 100.0, weight_max: WEIGHT_MAX, seed: common.seed };
+        let change_by = if side == Side::Floor { ChangeBy::Operator } else { self.change_by };
+        let mut ticks = Ticks::new(shape, change, self.no_change);
+        let mut wishes = Wishes::default();
+        if change_by == ChangeBy::Operator {
+            wishes.operator_file = Some(ticks.operator_file(0)?);
+        }
+        wishes.flags = super::room_for(&shape, common);
+        let mut subject = match side {
+            Side::Server => Subject::server(&common.server, &wishes)?,
+            Side::Floor => Subject::floor()?,
+        };
+        if side == Side::Floor {
+            subject.tell(floor::Order::Answer, &super::set_up_answer())?;
+        }
+        let plan = Plan {
+            to: subject.address,
+            shape,
+            change,
+            change_by,
+            no_change: self.no_change,
+            side,
+            warmup: self.warmup,
+            deregister: side == Side::Server && common.server.connect.is_some(),
+        };
+        let all = self.warmup + self.ticks;
+        let lbs = u64::from(shape.lbs);
+        let stage = Arc::new(Stage::new(all));
+        let mut player = Player::start(common.threads.into(), &stage, move |seat| play(seat, plan.clone()))?;
+        stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
+
+        let mut begin = (Instant::now(), subject.usage()?, Usage::own()?);
+        let epoch = stage.now();
+        for tick in 1..=all {
+            let step = self.step(&mut ticks, &mut subject, side, change_by, tick)?;
+            if tick == self.warmup + 1 {
+                if self.rate.is_some() {
+                    // What is under way from the ticks before is not to be counted with these.
+                    stage.wait(lbs * tick, common.timeout, "warm up", |_| {})?;
+                }
+                begin = (Instant::now(), subject.usage()?, Usage::own()?);
+            }
+            let due = match self.rate {
+                Some(rate) => epoch + (tick as f64 * 1e9 / rate) as u64,
+                None => stage.now(),
+            };
+            std::thread::sleep(Duration::from_nanos(due.saturating_sub(stage.now())));
+            stage.announce(tick, due);
+            match step {
+                Step::File(text) => subject.operate(&text)?,
+                Step::Floor(bytes) => subject.tell(floor::Order::Send, &bytes)?,
+                Step::Members => player.order(Order::Tick(tick)),
+            }
+            progress.show("tick", tick, all);
+            if self.rate.is_none() {
+                stage.wait(lbs * (tick + 1), common.timeout, "pushes of a tick", |_| {})?;
+            }
+        }
+        stage.wait(lbs * (all + 1), common.timeout, "pushes of all ticks", |_| {})?;
+        let wall = begin.0.elapsed();
+        let (used, own) = (subject.usage()?, Usage::own()?.since(&begin.2));
+        let memory = subject.memory()?;
+        stage.end();
+        let counted = player.stop()?;
+        subject.stop()?;
+
+        let mut sample = Sample::default();
+        let sum = |of: fn(&Counted) -> u64| counted.iter().map(of).sum::<u64>();
+        let (messages, bytes) = (sum(|c| c.messages), sum(|c| c.bytes));
+        if sum(|c| c.refreshes) > 0 && common.server.connect.is_none() {
+            return Err(format!("{} pushes said nothing new", sum(|c| c.refreshes)));
+        }
+        sample.add("messages", messages as f64, Unit::Count);
+        sample.add("bytes per message", bytes as f64 / messages.max(1) as f64, Unit::Bytes);
+        sample.add("pushes that said nothing new", sum(|c| c.refreshes) as f64, Unit::Count);
+        if change_by == ChangeBy::Member {
+            sample.add("Set Member State requests", sum(|c| c.requests) as f64, Unit::Count);
+        }
+        sample.add("messages per second", messages as f64 / wall.as_secs_f64(), Unit::PerSecond);
+        if let (Some(before), Some(after)) = (&begin.1, &used) {
+            sample.add_usage(&after.since(before), wall, "message", messages);
+        }
+        sample.add("player's CPU per message", own.cpu_ns as f64 / messages.max(1) as f64, Unit::Nanoseconds);
+        let mut receipt = latencies();
+        for seat in &counted {
+            receipt.add(&seat.receipt).map_err(|error| format!("histograms do not add up: {error}"))?;
+        }
+        sample.add_latencies("change to receipt", receipt);
+        if let Some(memory) = memory {
+            sample.add_memory(memory);
+        }
+        Ok(sample)
+    }
+}
+
+/// What makes a tick happen.
+enum Step {
+    File(String),
+    Floor(Vec<u8>),
+    Members,
+}
+
+impl Fanout {
+    /// Prepares a tick before its time is taken.
+    fn step(
+        &self,
+        ticks: &mut Ticks,
+        subject: &mut Subject,
+        side: Side,
+        change_by: ChangeBy,
+        tick: u64,
+    ) -> Result<Step> {
+        let _ = subject;
+        Ok(match (side, change_by) {
+            (Side::Floor, _) => {
+                let message = ticks.push(0, Some(tick - 1), tick)?;
+                Step::Floor(message.ok_or("a tick without a change")?.to_vec())
+            }
+            (Side::Server, ChangeBy::Operator) => Step::File(ticks.operator_file(tick)?),
+            (Side::Server, ChangeBy::Member) => Step::Members,
+        })
+    }
+}
+
+/// A seat's own state.
+struct Local {
+    plan: Plan,
+    stage: Arc<Stage>,
+    gate: Gate,
+    ticks: RefCell<Ticks>,
+    counted: RefCell<Counted>,
+}
+
+/// A load balancer.
+struct Lb {
+    number: u32,
+    actor: Actor,
+    knows: RefCell<Knows>,
+    gone: Cell<bool>,
+}
+
+/// What a load balancer knows.
+enum Knows {
+    Tick(Option<u64>),
+    Versions(Versions),
+}
+
+async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
+    let local = Rc::new(Local {
+        stage: seat.stage.clone(),
+        gate: Gate::new(SETTING_UP / seat.count),
+        ticks: RefCell::new(Ticks::new(plan.shape, plan.change, plan.no_change)),
+        counted: RefCell::new(Counted { messages: 0, bytes: 0, refreshes: 0, requests: 0, receipt: latencies() }),
+        plan,
+    });
+    let plan = &local.plan;
+    let (mut lbs, mut tasks) = (Vec::new(), Vec::new());
+    for number in seat.share(plan.shape.lbs) {
+        local.gate.enter().await;
+        let lb = Rc::new(Lb {
+            number,
+            actor: Actor::open(plan.to, number, &seat.scratch)?,
+            knows: RefCell::new(match plan.change_by {
+                ChangeBy::Operator => Knows::Tick(None),
+                ChangeBy::Member => Knows::Versions(Versions::new(number, &plan.shape, plan.no_change)),
+            }),
+            gone: Cell::new(false),
+        });
+        lbs.push(lb.clone());
+        let local = local.clone();
+        tasks.push(
+            glommio::spawn_local(async move {
+                if let Err(error) = local.live(&lb).await {
+                    local.stage.fail(error);
+                }
+            })
+            .detach(),
+        );
+    }
+    let mut senders = Vec::new();
+    if plan.change_by == ChangeBy::Member {
+        for number in 0..SENDERS {
+            senders.push(Rc::new(Actor::open(plan.to, plan.shape.lbs + number, &seat.scratch)?));
+        }
+    }
+    loop {
+        match seat.order().await {
+            Order::Tick(tick) => local.change(&lbs, &senders, tick).await?,
+            Order::Stop => break,
+            Order::Go => {}
+        }
+    }
+    for lb in &lbs {
+        if plan.deregister && !lb.gone.get() {
+            lb.actor.connection.send(&deregistration(lb.number)).await?;
+        } else {
+            lb.actor.connection.hang_up();
+        }
+    }
+    for task in tasks {
+        task.await;
+    }
+    drop(lbs);
+    let local = Rc::into_inner(local).ok_or("a load balancer is still at work")?;
+    Ok(local.counted.into_inner())
+}
+
+/// A request that removes everything of the load balancer.
+fn deregistration(lb: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer =
+        Writer::deregistration_request(&mut bytes, u32::MAX, SenderFlags::LOAD_BALANCER, Reason::PURPOSEFUL);
+    writer.group(GroupData { lb_uid: &uid(lb), name: b"" });
+    writer.finish().expect("a UID of 9 bytes fits");
+    bytes
+}
+
+impl Local {
+    /// A load balancer's life: registers, then takes pushes.
+    async fn live(&self, lb: &Lb) -> Result<()> {
+        let named = |error| format!("LB {}: {error}", lb.number);
+        self.set_up(lb).await.map_err(named)?;
+        self.gate.leave();
+        if self.plan.side == Side::Floor {
+            *lb.knows.borrow_mut() = Knows::Tick(Some(0));
+            self.stage.did(1);
+        }
+        let mut reads = 0u32;
+        loop {
+            let received = lb.actor.connection.receive(|frame| self.take(lb, frame)).await.map_err(named)?;
+            if lb.gone.get() {
+                lb.actor.connection.hang_up();
+                return Ok(());
+            }
+            match received {
+                Received::Closed if self.stage.ended() => return Ok(()),
+                Received::Closed => return Err(named("closed by the server".into())),
+                Received::Bytes(_) => reads += 1,
+            }
+            if reads.is_multiple_of(16) {
+                turn().await;
+            }
+        }
+    }
+
+    async fn set_up(&self, lb: &Lb) -> Result<()> {
+        let mut request = Vec::new();
+        if self.plan.side == Side::Server {
+            self.plan.shape.registration(lb.number, lb.actor.id(), &mut request);
+            lb.actor.ask(&request, |frame| self.push(lb, frame)).await?;
+            request.clear();
+        }
+        let flags = LbFlags::PUSH
+            .with(LbFlags::TRUST, self.plan.change_by == ChangeBy::Member)
+            .with(LbFlags::NO_CHANGE_NO_SEND, self.plan.no_change);
+        lb_state(lb.number, lb.actor.id(), flags, &mut request);
+        lb.actor.ask(&request, |frame| self.push(lb, frame)).await
+    }
+
+    fn take(&self, lb: &Lb, frame: &[u8]) -> Result<()> {
+        match sort(frame)? {
+            Incoming::Push(_) if self.stage.ended() => Ok(()),
+            Incoming::Push(frame) => self.push(lb, frame),
+            Incoming::Reply(u32::MAX, kind, frame) if self.stage.ended() => {
+                lb.gone.set(true);
+                expect_success(u32::MAX, kind, frame)
+            }
+            Incoming::Reply(id, kind, _) => Err(format!("{kind} {id}, which nobody asked for")),
+        }
+    }
+
+    /// Takes a push: every byte of it is checked.
+    fn push(&self, lb: &Lb, frame: &[u8]) -> Result<()> {
+        let latest = self.stage.tick();
+        let now = self.stage.now();
+        match &mut *lb.knows.borrow_mut() {
+            Knows::Tick(at) => {
+                // The floor sends everyone the first one's bytes.
+                let addressee = if self.plan.side == Side::Floor { 0 } else { lb.number };
+                match self.ticks.borrow_mut().judge(addressee, *at, latest, frame)? {
+                    Told::Again => self.counted.borrow_mut().refreshes += 1,
+                    Told::Tick(to) => {
+                        let first = at.map_or(0, |at| at + 1);
+                        self.count(first..=to, frame.len(), now);
+                        *at = Some(to);
+                        self.stage.did(to + 1 - first);
+                    }
+                }
+            }
+            Knows::Versions(versions) => {
+                let begun = versions.begun();
+                versions.push(&self.plan.shape, WEIGHT_MAX, frame, |_, _, _| {})?;
+                let complete = versions.complete();
+                // A tick's messages are all of its pushes; its latency is that of the one that completes it.
+                self.count(latest..=latest, frame.len(), if complete { now } else { 0 });
+                if complete || !begun {
+                    self.stage.did(1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a message that tells these ticks; `now` 0 means that more of them is to come.
+    fn count(&self, ticks: std::ops::RangeInclusive<u64>, bytes: usize, now: u64) {
+        if *ticks.end() <= self.plan.warmup {
+            return;
+        }
+        let mut counted = self.counted.borrow_mut();
+        counted.messages += 1;
+        counted.bytes += bytes as u64;
+        for tick in ticks {
+            if now > 0 && tick > self.plan.warmup {
+                counted.receipt.saturating_record(now.saturating_sub(self.stage.due(tick)).max(1));
+            }
+        }
+    }
+
+    /// The members that change in this tick say so, each for all load balancers of this seat.
+    async fn change(self: &Rc<Self>, lbs: &[Rc<Lb>], senders: &[Rc<Actor>], tick: u64) -> Result<()> {
+        let shape = self.plan.shape;
+        let mut work = vec![Vec::new(); senders.len()];
+        for member in Ticks::changed(&shape, &self.plan.change, tick) {
+            let mut states = Vec::with_capacity(lbs.len());
+            for lb in lbs {
+                if let Knows::Versions(versions) = &mut *lb.knows.borrow_mut() {
+                    states.push((lb.number, versions.request(member)));
+                }
+            }
+            for some in states.chunks(LBS_A_MESSAGE) {
+                let sender = member as usize % senders.len();
+                let mut bytes = Vec::new();
+                let id = senders[sender].id();
+                let mut writer = Writer::set_member_state_request(&mut bytes, id, SenderFlags::NONE);
+                for &(lb, state) in some {
+                    let group = group_name(member / shape.members);
+                    writer.group(GroupData { lb_uid: &uid(lb), name: group.as_bytes() });
+                    let endpoint = shape.endpoint(shape.farm(lb), member);
+                    let member = MemberData { endpoint, label: b"" };
+                    writer.entry(&MemberState { member, state, flags: MemberFlags::NONE });
+                }
+                writer.finish().expect("the flags' ranges fit the wire");
+                work[sender].push(bytes);
+            }
+        }
+        let tasks: Vec<_> = work
+            .into_iter()
+            .zip(senders)
+            .map(|(requests, sender)| {
+                let sender = sender.clone();
+                glommio::spawn_local(async move {
+                    for request in &requests {
+                        sender.ask(request, |_| Err("a push to a member".into())).await?;
+                    }
+                    Ok(requests.len() as u64)
+                })
+                .detach()
+            })
+            .collect();
+        for task in tasks {
+            let requests =
+                task.await.ok_or("a task was cancelled")?.map_err(|error: String| format!("member: {error}"))?;
+            if tick > self.plan.warmup {
+                self.counted.borrow_mut().requests += requests;
+            }
+        }
+        Ok(())
+    }
+}
