@@ -33,7 +33,8 @@ const ID_AT: std::ops::Range<usize> = HEADER_BYTES - 4..HEADER_BYTES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Order {
-    /// Answer every message with these bytes from now on, the message's id put into their header.
+    /// Answer every message with these bytes from now on, the message's id put into their header. The floor says a
+    /// line when it has taken this order, and the next.
     Answer = 1,
     /// Answer every message with these bytes as they are, whatever its id: a push.
     Push = 2,
@@ -105,6 +106,8 @@ fn serve() -> io::Result<()> {
                     } else {
                         floor.push = head[0] == Order::Push as u8;
                         floor.answer = bytes;
+                        writeln!(stdout, "floor: taken")?;
+                        stdout.flush()?;
                     }
                 }
                 connection => floor.readable(connection as usize)?,

@@ -1,6 +1,7 @@
 //! `gwm-loadgen`: plays load balancers and members against `gwm serve`, checks every byte, and measures.
 
 mod actor;
+mod crowd;
 mod floor;
 mod model;
 mod options;
@@ -13,6 +14,8 @@ mod workload;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use workload::Side;
 
 /// What went wrong, in words for the person at the terminal.
 type Result<T> = std::result::Result<T, String>;
@@ -31,14 +34,46 @@ enum Command {
     /// Weights change in a part of the members, tick by tick, and every load balancer is pushed what changed
     Fanout(workload::fanout::Fanout),
 
+    /// Members change one at a time, at a rate: from a change to its receipt by the load balancer
+    Propagate(workload::propagate::Propagate),
+    /// Load balancers ask and are answered
+    Poll(workload::poll::Poll),
+    /// Every load balancer connects and registers at once
+    Register(workload::register::Register),
+    /// Load balancers only stay: memory of connections and memberships
+    Idle(workload::idle::Idle),
+    /// The machine's limit alone: a workload's bytes from bare loops
+    #[command(subcommand)]
+    Floor(Floor),
+
     /// The floor's own process
     #[command(name = floor::COMMAND, hide = true)]
     FloorProcess,
 }
 
+#[derive(Subcommand)]
+enum Floor {
+    /// Every tick's messages from a bare loop of non-blocking sends
+    Fanout(workload::fanout::Fanout),
+    /// A push in answer to every request, from a bare epoll loop
+    Propagate(workload::propagate::Propagate),
+    /// A reply to every request, from a bare epoll loop
+    Poll(workload::poll::Poll),
+    /// A reply to each one's registration, from a bare epoll loop, and a push to all
+    Register(workload::register::Register),
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().workload {
-        Command::Fanout(fanout) => workload::run(&fanout, &fanout.common),
+        Command::Fanout(fanout) => workload::run(&fanout, &fanout.common, Side::Server),
+        Command::Propagate(propagate) => workload::run(&propagate, &propagate.common, Side::Server),
+        Command::Poll(poll) => workload::run(&poll, &poll.common, Side::Server),
+        Command::Register(register) => workload::run(&register, &register.common, Side::Server),
+        Command::Idle(idle) => workload::run(&idle, &idle.common, Side::Server),
+        Command::Floor(Floor::Fanout(fanout)) => workload::run(&fanout, &fanout.common, Side::Floor),
+        Command::Floor(Floor::Propagate(propagate)) => workload::run(&propagate, &propagate.common, Side::Floor),
+        Command::Floor(Floor::Poll(poll)) => workload::run(&poll, &poll.common, Side::Floor),
+        Command::Floor(Floor::Register(register)) => workload::run(&register, &register.common, Side::Floor),
         Command::FloorProcess => floor::run(),
     };
     match result {

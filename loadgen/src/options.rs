@@ -30,6 +30,13 @@ pub(crate) struct ServerOptions {
     pub(crate) push_window: String,
 }
 
+impl ServerOptions {
+    /// Whether the server has an operator's file of our making.
+    pub(crate) fn lists_members(&self) -> bool {
+        self.connect.is_none() || self.operator_file.is_some()
+    }
+}
+
 /// How it is measured, and where the results go.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {

@@ -80,6 +80,20 @@ pub(crate) fn latencies() -> Histogram<u64> {
     Histogram::new(3).expect("three digits are in the range of 0 to 5")
 }
 
+/// Records a latency in nanoseconds.
+pub(crate) fn record(histogram: &mut Histogram<u64>, latency: u64) {
+    histogram.record(latency.max(1)).expect("a histogram without an end takes every value");
+}
+
+/// Adds up the histograms of several seats.
+pub(crate) fn sum<'a>(histograms: impl IntoIterator<Item = &'a Histogram<u64>>) -> Histogram<u64> {
+    let mut sum = latencies();
+    for histogram in histograms {
+        sum.add(histogram).expect("a histogram without an end takes every other");
+    }
+    sum
+}
+
 impl Sample {
     /// Adds a number.
     pub(crate) fn add(&mut self, name: impl Into<String>, value: f64, unit: Unit) {

@@ -27,7 +27,7 @@ pub(crate) struct Subject {
     child: Option<Child>,
     /// Held open: the floor ends with its standard input, and a server that prints must not find a closed pipe.
     input: Option<ChildStdin>,
-    _output: Option<BufReader<ChildStdout>>,
+    output: Option<BufReader<ChildStdout>>,
     /// The operator's file that it was started with.
     operator_file: Option<PathBuf>,
     directory: Option<PathBuf>,
@@ -54,7 +54,7 @@ impl Subject {
                 pid: options.pid,
                 child: None,
                 input: None,
-                _output: None,
+                output: None,
                 operator_file: options.operator_file.clone(),
                 directory: None,
             };
@@ -135,10 +135,17 @@ impl Subject {
         kill_process(pid, Signal::HUP).map_err(|error| format!("can not signal the server: {error}"))
     }
 
-    /// Sends the floor a command.
+    /// Gives the floor an order; what it is to answer, it knows when this returns.
     pub(crate) fn tell(&mut self, order: floor::Order, bytes: &[u8]) -> Result<()> {
-        let input = self.input.as_mut().ok_or("only the floor takes commands")?;
-        floor::write(input, order, bytes).map_err(|error| format!("the floor has ended: {error}"))
+        let (Some(input), Some(output)) = (&mut self.input, &mut self.output) else {
+            return Err("only the floor takes orders".into());
+        };
+        let ended = |error| format!("the floor has ended: {error}");
+        floor::write(input, order, bytes).map_err(ended)?;
+        if order != floor::Order::Send && output.read_line(&mut String::new()).map_err(ended)? == 0 {
+            return Err("the floor has ended".into());
+        }
+        Ok(())
     }
 
     /// Stops what was started; an end other than in peace is an error.
@@ -190,7 +197,7 @@ fn start(mut command: Command, shown: &str) -> Result<Subject> {
         pid: Some(pid),
         child: Some(child),
         input,
-        _output: None,
+        output: None,
         operator_file: None,
         directory: None,
     };
@@ -205,7 +212,7 @@ fn start(mut command: Command, shown: &str) -> Result<Subject> {
         if let Some(rest) = line.split("listening on ").nth(1) {
             let word = rest.split_whitespace().next().unwrap_or_default();
             subject.address = word.parse().map_err(|_| format!("`{shown}` says \"{}\": no address", line.trim()))?;
-            subject._output = Some(output);
+            subject.output = Some(output);
             return Ok(subject);
         }
     }

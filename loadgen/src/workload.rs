@@ -1,6 +1,10 @@
 //! The workloads, one file each, and how each is run: a server's run, the floor's run, and so on in turn.
 
 pub(crate) mod fanout;
+pub(crate) mod idle;
+pub(crate) mod poll;
+pub(crate) mod propagate;
+pub(crate) mod register;
 
 use std::{io::IsTerminal, io::Write};
 
@@ -37,13 +41,14 @@ pub(crate) trait Workload {
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample>;
 }
 
-/// Runs a workload as often as the flags ask for and writes the report.
-pub(crate) fn run<W: Workload>(workload: &W, common: &Common) -> Result<()> {
+/// Runs a workload against one side, and with `--floor` against the floor too, as often as the flags ask for, and
+/// writes the report.
+pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Result<()> {
     let mut report =
         Report { workload: W::NAME, title: workload.title(), parameters: workload.parameters(), runs: Vec::new() };
     for pair in 1..=common.pairs {
         for (side, name) in [(Side::Server, SERVER), (Side::Floor, FLOOR)] {
-            if side == Side::Floor && !common.floor {
+            if side != of && !(side == Side::Floor && common.floor) {
                 continue;
             }
             let progress = Progress::new(common, format!("{} {name} {pair}/{}", W::NAME, common.pairs));

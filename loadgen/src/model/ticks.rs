@@ -4,9 +4,12 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt::Write,
+    ops::Range,
 };
 
-use gwm::sasp::{EntryFlags, GroupData, MemberData, ReturnCode, WeightEntry, WeightedMember, Writer};
+use gwm::sasp::{
+    EntryFlags, GroupData, MemberData, ReturnCode, WeightEntry, WeightedMember, Writer, message::HEADER_BYTES,
+};
 
 use super::{UID_BYTES, difference, group_name, uid};
 use crate::{Result, options::Shape};
@@ -17,6 +20,12 @@ const TICKS_KEPT: usize = 4096;
 /// Messages that are kept for comparing: a few for each pair of ticks under way.
 const TEMPLATES_KEPT: usize = 256;
 
+/// Where a message has its id.
+const ID_AT: Range<usize> = HEADER_BYTES - 4..HEADER_BYTES;
+
+/// Where a Get Weights Reply has its interval: behind type, length and return code.
+const INTERVAL_AT: Range<usize> = HEADER_BYTES + 5..HEADER_BYTES + 7;
+
 /// What a tick changes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Change {
@@ -25,6 +34,8 @@ pub(crate) struct Change {
     /// The highest weight, at least 2.
     pub(crate) weight_max: u16,
     pub(crate) seed: u64,
+    /// The server has an operator's file with the members; else it knows nothing of them, and no tick changes that.
+    pub(crate) listed: bool,
 }
 
 /// What a push came to.
@@ -67,15 +78,30 @@ pub(crate) struct Ticks {
     first: u64,
     /// By farm, the tick that the load balancer knows, and the one that the message tells.
     templates: HashMap<(u32, Option<u64>, u64), Option<Template>>,
+    replies: HashMap<(u32, Option<u64>, u64), Template>,
 }
 
 impl Ticks {
     pub(crate) fn new(shape: Shape, change: Change, delta: bool) -> Ticks {
         let mut random = fastrand::Rng::with_seed(change.seed);
-        let flags = EntryFlags::CONTACT | EntryFlags::REGISTERED_BY_LB | EntryFlags::CONFIDENT;
-        let entry = |_| WeightEntry { state: 0, flags, weight: random.u16(1..=change.weight_max) };
+        let flags = EntryFlags::CONTACT | EntryFlags::REGISTERED_BY_LB;
+        let entry = |_| match change.listed {
+            true => {
+                let weight = random.u16(1..=change.weight_max);
+                WeightEntry { state: 0, flags: flags | EntryFlags::CONFIDENT, weight }
+            }
+            false => WeightEntry { state: 0, flags, weight: change.weight_max },
+        };
         let image = (0..shape.farm_members()).map(entry).collect();
-        Ticks { shape, change, delta, images: VecDeque::from([image]), first: 0, templates: HashMap::new() }
+        Ticks {
+            shape,
+            change,
+            delta,
+            images: VecDeque::from([image]),
+            first: 0,
+            templates: HashMap::new(),
+            replies: HashMap::new(),
+        }
     }
 
     /// The members of a farm that change in this tick.
@@ -167,17 +193,49 @@ impl Ticks {
     }
 
     /// The reply to a Get Weights for all groups at a tick; with no-change/no-send on, of what `known` differs in.
-    pub(crate) fn reply(&mut self, lb: u32, id: u32, interval: u16, known: Option<u64>, tick: u64) -> Result<Vec<u8>> {
-        let (shape, delta) = (self.shape, self.delta);
-        let old = known.filter(|_| delta).map(|known| self.image(known).cloned()).transpose()?;
+    pub(crate) fn reply(&mut self, lb: u32, id: u32, interval: u16, known: Option<u64>, tick: u64) -> Result<&[u8]> {
+        let known = known.filter(|_| self.delta);
+        let key = (self.shape.farm(lb), known, tick);
+        if !self.replies.contains_key(&key) {
+            if self.replies.len() >= TEMPLATES_KEPT {
+                self.replies.clear();
+            }
+            let bytes = self.build_reply(lb, known, tick, |_| 0)?;
+            self.replies.insert(key, Template::new(bytes, &uid(lb)));
+        }
+        let template = self.replies.get_mut(&key).expect("just put there");
+        template.bytes[ID_AT].copy_from_slice(&id.to_be_bytes());
+        template.bytes[INTERVAL_AT].copy_from_slice(&interval.to_be_bytes());
+        Ok(template.address(&uid(lb)))
+    }
+
+    /// Like [`Ticks::reply`], complete, with the opaque state that each member was given.
+    pub(crate) fn reply_with_states(
+        &mut self,
+        lb: u32,
+        id: u32,
+        interval: u16,
+        tick: u64,
+        state: impl Fn(u32) -> u8,
+    ) -> Result<Vec<u8>> {
+        let mut bytes = self.build_reply(lb, None, tick, state)?;
+        bytes[ID_AT].copy_from_slice(&id.to_be_bytes());
+        bytes[INTERVAL_AT].copy_from_slice(&interval.to_be_bytes());
+        Ok(bytes)
+    }
+
+    fn build_reply(&mut self, lb: u32, known: Option<u64>, tick: u64, state: impl Fn(u32) -> u8) -> Result<Vec<u8>> {
+        let shape = self.shape;
+        let old = known.map(|known| self.image(known).cloned()).transpose()?;
         let new = self.image(tick)?;
         let mut bytes = Vec::new();
-        let mut writer = Writer::get_weights_reply(&mut bytes, id, ReturnCode::SUCCESSFUL, interval);
+        let mut writer = Writer::get_weights_reply(&mut bytes, 0, ReturnCode::SUCCESSFUL, 0);
         for group in 0..shape.groups {
             writer.group(GroupData { lb_uid: &uid(lb), name: group_name(group).as_bytes() });
             for member in group * shape.members..(group + 1) * shape.members {
                 if old.as_ref().is_none_or(|old| old[member as usize] != new[member as usize]) {
-                    writer.entry(&weighted(&shape, lb, member, new[member as usize]));
+                    let entry = WeightEntry { state: state(member), ..new[member as usize] };
+                    writer.entry(&weighted(&shape, lb, member, entry));
                 }
             }
         }
@@ -194,7 +252,8 @@ impl Ticks {
                 return Ok(Told::Tick(to));
             }
         }
-        if let Some(at) = at
+        if !self.delta
+            && let Some(at) = at
             && self.push(lb, None, at)?.is_some_and(|expected| expected == frame)
         {
             return Ok(Told::Again);
@@ -219,7 +278,7 @@ mod tests {
     const SHAPE: Shape = Shape { lbs: 3, groups: 2, members: 50, farms: 1 };
 
     fn ticks(share: f64, delta: bool) -> Ticks {
-        Ticks::new(SHAPE, Change { share, weight_max: 100, seed: 7 }, delta)
+        Ticks::new(SHAPE, Change { share, weight_max: 100, seed: 7, listed: true }, delta)
     }
 
     #[test]
@@ -245,7 +304,9 @@ mod tests {
             assert_eq!(model.judge(2, Some(3), 9, &bytes), Ok(Told::Tick(5)), "merged ticks");
             assert!(model.judge(1, Some(3), 9, &bytes).is_err(), "another load balancer's");
             assert!(model.judge(2, Some(3), 4, &bytes).is_err(), "from the future");
-            assert!(model.judge(2, Some(5), 9, &bytes).is_err(), "once more, out of order");
+            let again = model.judge(2, Some(5), 9, &bytes);
+            assert!(!matches!(again, Ok(Told::Tick(_))), "once more, out of order: {again:?}");
+            assert_eq!(again.is_err(), delta, "a full refresh is no fault, a delta that says nothing new is");
             for at in 0..bytes.len() {
                 let mut wrong = bytes.clone();
                 wrong[at] ^= 1;
@@ -265,7 +326,7 @@ mod tests {
 
     #[test]
     fn replies_list_all_groups() {
-        let reply = ticks(0.5, true).reply(1, 9, 60, Some(2), 2).unwrap();
+        let reply = ticks(0.5, true).reply(1, 9, 60, Some(2), 2).unwrap().to_vec();
         let (header, gwm::sasp::Message::GetWeightsReply(reply)) = gwm::sasp::Message::decode(&reply).unwrap() else {
             panic!()
         };

@@ -96,11 +96,6 @@ impl Connection {
     pub(crate) fn hang_up(&self) {
         sys::hang_up(&self.stream.borrow());
     }
-
-    /// Makes the end of this connection look like a crash.
-    pub(crate) fn reset_on_close(&self) -> Result<()> {
-        sys::reset_on_close(&self.stream.borrow()).map_err(broken)
-    }
 }
 
 fn broken(error: std::io::Error) -> String {

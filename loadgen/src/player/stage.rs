@@ -16,6 +16,9 @@ const FAILURES_KEPT: usize = 5;
 /// How often the conductor looks although nobody called.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// The same while the measured time passes.
+const GLANCE: Duration = Duration::from_millis(200);
+
 /// Shared by the threads of one run.
 pub(crate) struct Stage {
     start: Instant,
@@ -107,9 +110,21 @@ impl Stage {
         }
     }
 
-    /// Fails if anything failed.
-    pub(crate) fn check(&self) -> Result<()> {
-        if self.failed.load(Ordering::Acquire) { Err(self.verdict(self.lock())) } else { Ok(()) }
+    /// Waits for this long; a failure ends it with an error. `show` sees how much is done every now and then.
+    pub(crate) fn pass(&self, time: Duration, mut show: impl FnMut(u64)) -> Result<()> {
+        let deadline = Instant::now() + time;
+        loop {
+            let guard = self.lock();
+            if self.failed.load(Ordering::Acquire) {
+                return Err(self.verdict(guard));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            show(self.done());
+            drop(self.call.wait_timeout(guard, left.min(GLANCE)));
+        }
     }
 
     /// Notes a failure, which ends the run.

@@ -67,10 +67,3 @@ pub(super) fn hang_up(stream: &TcpStream) {
     // A socket that can not be shut down is gone already.
     let _ = shutdown(socket, Shutdown::Both);
 }
-
-/// Lets the next close reset the connection instead of ending it: how a peer that crashes looks.
-pub(super) fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
-    // SAFETY: the descriptor is open for as long as the stream is borrowed.
-    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-    socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO))
-}

@@ -1,32 +1,30 @@
 //! `fanout`: many load balancers, every one pushed what changed in its farm, tick by tick.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use clap::{Args, ValueEnum};
-use gwm::sasp::{GroupData, LbFlags, MemberData, MemberFlags, MemberState, Reason, SenderFlags, Writer};
+use gwm::sasp::{GroupData, LbFlags, MemberData, MemberFlags, MemberState, SenderFlags, Writer};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::{Progress, Side, Workload};
 use crate::{
     Result,
-    actor::{Actor, Incoming, expect_success, sort},
+    actor::Actor,
+    crowd::{Crowd, JOINING, Lb},
     floor,
-    model::{Change, Ticks, Told, Versions, group_name, lb_state, uid},
+    model::{Change, Ticks, Told, Versions, group_name, uid},
     options::{Common, Shape},
-    player::{Gate, Order, Player, Received, Seat, Stage, turn},
+    player::{Gate, Order, Player, Seat, Stage},
     process::Usage,
-    report::{Sample, Unit, latencies},
+    report::{Sample, Unit, latencies, record, sum},
     subject::{Subject, Wishes},
 };
-
-/// Load balancers that connect and register at a time.
-const SETTING_UP: usize = 512;
 
 /// Connections of members, of each seat.
 const SENDERS: u32 = 16;
@@ -92,16 +90,12 @@ pub(super) const WEIGHT_MAX: u16 = 100;
 /// What every seat has to know.
 #[derive(Clone)]
 struct Plan {
-    to: std::net::SocketAddr,
-    shape: Shape,
+    crowd: Crowd,
     change: Change,
     change_by: ChangeBy,
     no_change: bool,
-    side: Side,
     /// Ticks that are not measured.
     warmup: u64,
-    /// The server goes on after the run: leave nothing behind.
-    deregister: bool,
 }
 
 /// What a seat counted of the measured ticks.
@@ -134,7 +128,7 @@ impl Workload for Fanout {
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample> {
         let shape = self.shape;
         shape.check()?;
-        let change = Change { share: self.share / 100.0, weight_max: WEIGHT_MAX, seed: common.seed };
+        let change = Change { share: self.share / 100.0, weight_max: WEIGHT_MAX, seed: common.seed, listed: true };
         let change_by = if side == Side::Floor { ChangeBy::Operator } else { self.change_by };
         let mut ticks = Ticks::new(shape, change, self.no_change);
         let mut wishes = Wishes::default();
@@ -150,14 +144,11 @@ impl Workload for Fanout {
             subject.tell(floor::Order::Answer, &super::set_up_answer())?;
         }
         let plan = Plan {
-            to: subject.address,
-            shape,
+            crowd: Crowd::new(&subject, common, shape, side),
             change,
             change_by,
             no_change: self.no_change,
-            side,
             warmup: self.warmup,
-            deregister: side == Side::Server && common.server.connect.is_some(),
         };
         let all = self.warmup + self.ticks;
         let lbs = u64::from(shape.lbs);
@@ -168,7 +159,7 @@ impl Workload for Fanout {
         let mut begin = (Instant::now(), subject.usage()?, Usage::own()?);
         let epoch = stage.now();
         for tick in 1..=all {
-            let step = self.step(&mut ticks, &mut subject, side, change_by, tick)?;
+            let step = Step::prepare(&mut ticks, side, change_by, tick)?;
             if tick == self.warmup + 1 {
                 if self.rate.is_some() {
                     // What is under way from the ticks before is not to be counted with these.
@@ -201,27 +192,23 @@ impl Workload for Fanout {
         subject.stop()?;
 
         let mut sample = Sample::default();
-        let sum = |of: fn(&Counted) -> u64| counted.iter().map(of).sum::<u64>();
-        let (messages, bytes) = (sum(|c| c.messages), sum(|c| c.bytes));
-        if sum(|c| c.refreshes) > 0 && common.server.connect.is_none() {
-            return Err(format!("{} pushes said nothing new", sum(|c| c.refreshes)));
+        let total = |of: fn(&Counted) -> u64| counted.iter().map(of).sum::<u64>();
+        let (messages, bytes) = (total(|c| c.messages), total(|c| c.bytes));
+        if total(|c| c.refreshes) > 0 && common.server.connect.is_none() {
+            return Err(format!("{} pushes said nothing new", total(|c| c.refreshes)));
         }
         sample.add("messages", messages as f64, Unit::Count);
         sample.add("bytes per message", bytes as f64 / messages.max(1) as f64, Unit::Bytes);
-        sample.add("pushes that said nothing new", sum(|c| c.refreshes) as f64, Unit::Count);
+        sample.add("pushes that said nothing new", total(|c| c.refreshes) as f64, Unit::Count);
         if change_by == ChangeBy::Member {
-            sample.add("Set Member State requests", sum(|c| c.requests) as f64, Unit::Count);
+            sample.add("Set Member State requests", total(|c| c.requests) as f64, Unit::Count);
         }
         sample.add("messages per second", messages as f64 / wall.as_secs_f64(), Unit::PerSecond);
         if let (Some(before), Some(after)) = (&begin.1, &used) {
             sample.add_usage(&after.since(before), wall, "message", messages);
         }
         sample.add("player's CPU per message", own.cpu_ns as f64 / messages.max(1) as f64, Unit::Nanoseconds);
-        let mut receipt = latencies();
-        for seat in &counted {
-            receipt.add(&seat.receipt).map_err(|error| format!("histograms do not add up: {error}"))?;
-        }
-        sample.add_latencies("change to receipt", receipt);
+        sample.add_latencies("change to receipt", sum(counted.iter().map(|seat| &seat.receipt)));
         if let Some(memory) = memory {
             sample.add_memory(memory);
         }
@@ -236,17 +223,9 @@ enum Step {
     Members,
 }
 
-impl Fanout {
+impl Step {
     /// Prepares a tick before its time is taken.
-    fn step(
-        &self,
-        ticks: &mut Ticks,
-        subject: &mut Subject,
-        side: Side,
-        change_by: ChangeBy,
-        tick: u64,
-    ) -> Result<Step> {
-        let _ = subject;
+    fn prepare(ticks: &mut Ticks, side: Side, change_by: ChangeBy, tick: u64) -> Result<Step> {
         Ok(match (side, change_by) {
             (Side::Floor, _) => {
                 let message = ticks.push(0, Some(tick - 1), tick)?;
@@ -262,17 +241,8 @@ impl Fanout {
 struct Local {
     plan: Plan,
     stage: Arc<Stage>,
-    gate: Gate,
     ticks: RefCell<Ticks>,
     counted: RefCell<Counted>,
-}
-
-/// A load balancer.
-struct Lb {
-    number: u32,
-    actor: Actor,
-    knows: RefCell<Knows>,
-    gone: Cell<bool>,
 }
 
 /// What a load balancer knows.
@@ -284,135 +254,62 @@ enum Knows {
 async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
     let local = Rc::new(Local {
         stage: seat.stage.clone(),
-        gate: Gate::new(SETTING_UP / seat.count),
-        ticks: RefCell::new(Ticks::new(plan.shape, plan.change, plan.no_change)),
+        ticks: RefCell::new(Ticks::new(plan.crowd.shape, plan.change, plan.no_change)),
         counted: RefCell::new(Counted { messages: 0, bytes: 0, refreshes: 0, requests: 0, receipt: latencies() }),
         plan,
     });
-    let plan = &local.plan;
-    let (mut lbs, mut tasks) = (Vec::new(), Vec::new());
-    for number in seat.share(plan.shape.lbs) {
-        local.gate.enter().await;
-        let lb = Rc::new(Lb {
-            number,
-            actor: Actor::open(plan.to, number, &seat.scratch)?,
-            knows: RefCell::new(match plan.change_by {
-                ChangeBy::Operator => Knows::Tick(None),
-                ChangeBy::Member => Knows::Versions(Versions::new(number, &plan.shape, plan.no_change)),
-            }),
-            gone: Cell::new(false),
-        });
-        lbs.push(lb.clone());
+    let (crowd, change_by) = (local.plan.crowd, local.plan.change_by);
+    let knows = |number| match change_by {
+        ChangeBy::Operator => Knows::Tick(None),
+        ChangeBy::Member => Knows::Versions(Versions::new(number, &crowd.shape, local.plan.no_change)),
+    };
+    let live = |lb: Rc<Lb<Knows>>, gate: Rc<Gate>| {
         let local = local.clone();
-        tasks.push(
-            glommio::spawn_local(async move {
-                if let Err(error) = local.live(&lb).await {
-                    local.stage.fail(error);
-                }
-            })
-            .detach(),
-        );
-    }
+        async move { local.live(&lb, &gate).await }
+    };
+    let members = crowd.gather(&seat, JOINING, knows, live).await?;
     let mut senders = Vec::new();
-    if plan.change_by == ChangeBy::Member {
+    if change_by == ChangeBy::Member {
         for number in 0..SENDERS {
-            senders.push(Rc::new(Actor::open(plan.to, plan.shape.lbs + number, &seat.scratch)?));
+            senders.push(Rc::new(Actor::open(crowd.to, crowd.shape.lbs + number, &seat.scratch)?));
         }
     }
     loop {
         match seat.order().await {
-            Order::Tick(tick) => local.change(&lbs, &senders, tick).await?,
+            Order::Tick(tick) => local.change(&members.lbs, &senders, tick).await?,
             Order::Stop => break,
             Order::Go => {}
         }
     }
-    for lb in &lbs {
-        if plan.deregister && !lb.gone.get() {
-            lb.actor.connection.send(&deregistration(lb.number)).await?;
-        } else {
-            lb.actor.connection.hang_up();
-        }
-    }
-    for task in tasks {
-        task.await;
-    }
-    drop(lbs);
+    crowd.leave(members).await?;
     let local = Rc::into_inner(local).ok_or("a load balancer is still at work")?;
     Ok(local.counted.into_inner())
 }
 
-/// A request that removes everything of the load balancer.
-fn deregistration(lb: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut writer =
-        Writer::deregistration_request(&mut bytes, u32::MAX, SenderFlags::LOAD_BALANCER, Reason::PURPOSEFUL);
-    writer.group(GroupData { lb_uid: &uid(lb), name: b"" });
-    writer.finish().expect("a UID of 9 bytes fits");
-    bytes
-}
-
 impl Local {
     /// A load balancer's life: registers, then takes pushes.
-    async fn live(&self, lb: &Lb) -> Result<()> {
-        let named = |error| format!("LB {}: {error}", lb.number);
-        self.set_up(lb).await.map_err(named)?;
-        self.gate.leave();
-        if self.plan.side == Side::Floor {
-            *lb.knows.borrow_mut() = Knows::Tick(Some(0));
-            self.stage.did(1);
-        }
-        let mut reads = 0u32;
-        loop {
-            let received = lb.actor.connection.receive(|frame| self.take(lb, frame)).await.map_err(named)?;
-            if lb.gone.get() {
-                lb.actor.connection.hang_up();
-                return Ok(());
-            }
-            match received {
-                Received::Closed if self.stage.ended() => return Ok(()),
-                Received::Closed => return Err(named("closed by the server".into())),
-                Received::Bytes(_) => reads += 1,
-            }
-            if reads.is_multiple_of(16) {
-                turn().await;
-            }
-        }
-    }
-
-    async fn set_up(&self, lb: &Lb) -> Result<()> {
-        let mut request = Vec::new();
-        if self.plan.side == Side::Server {
-            self.plan.shape.registration(lb.number, lb.actor.id(), &mut request);
-            lb.actor.ask(&request, |frame| self.push(lb, frame)).await?;
-            request.clear();
-        }
+    async fn live(&self, lb: &Lb<Knows>, gate: &Gate) -> Result<()> {
+        let crowd = &self.plan.crowd;
         let flags = LbFlags::PUSH
             .with(LbFlags::TRUST, self.plan.change_by == ChangeBy::Member)
             .with(LbFlags::NO_CHANGE_NO_SEND, self.plan.no_change);
-        lb_state(lb.number, lb.actor.id(), flags, &mut request);
-        lb.actor.ask(&request, |frame| self.push(lb, frame)).await
-    }
-
-    fn take(&self, lb: &Lb, frame: &[u8]) -> Result<()> {
-        match sort(frame)? {
-            Incoming::Push(_) if self.stage.ended() => Ok(()),
-            Incoming::Push(frame) => self.push(lb, frame),
-            Incoming::Reply(u32::MAX, kind, frame) if self.stage.ended() => {
-                lb.gone.set(true);
-                expect_success(u32::MAX, kind, frame)
-            }
-            Incoming::Reply(id, kind, _) => Err(format!("{kind} {id}, which nobody asked for")),
+        crowd.join(lb, flags, |frame| self.push(lb, frame)).await?;
+        gate.leave();
+        if crowd.side == Side::Floor {
+            *lb.knows.borrow_mut() = Knows::Tick(Some(0));
+            self.stage.did(1);
         }
+        crowd.listen(&self.stage, lb, |frame| self.push(lb, frame)).await
     }
 
     /// Takes a push: every byte of it is checked.
-    fn push(&self, lb: &Lb, frame: &[u8]) -> Result<()> {
+    fn push(&self, lb: &Lb<Knows>, frame: &[u8]) -> Result<()> {
         let latest = self.stage.tick();
         let now = self.stage.now();
         match &mut *lb.knows.borrow_mut() {
             Knows::Tick(at) => {
                 // The floor sends everyone the first one's bytes.
-                let addressee = if self.plan.side == Side::Floor { 0 } else { lb.number };
+                let addressee = if self.plan.crowd.side == Side::Floor { 0 } else { lb.number };
                 match self.ticks.borrow_mut().judge(addressee, *at, latest, frame)? {
                     Told::Again => self.counted.borrow_mut().refreshes += 1,
                     Told::Tick(to) => {
@@ -425,7 +322,7 @@ impl Local {
             }
             Knows::Versions(versions) => {
                 let begun = versions.begun();
-                versions.push(&self.plan.shape, WEIGHT_MAX, frame, |_, _, _| {})?;
+                versions.push(&self.plan.crowd.shape, WEIGHT_MAX, frame, |_, _, _| {})?;
                 let complete = versions.complete();
                 // A tick's messages are all of its pushes; its latency is that of the one that completes it.
                 self.count(latest..=latest, frame.len(), if complete { now } else { 0 });
@@ -447,14 +344,14 @@ impl Local {
         counted.bytes += bytes as u64;
         for tick in ticks {
             if now > 0 && tick > self.plan.warmup {
-                counted.receipt.saturating_record(now.saturating_sub(self.stage.due(tick)).max(1));
+                record(&mut counted.receipt, now.saturating_sub(self.stage.due(tick)));
             }
         }
     }
 
     /// The members that change in this tick say so, each for all load balancers of this seat.
-    async fn change(self: &Rc<Self>, lbs: &[Rc<Lb>], senders: &[Rc<Actor>], tick: u64) -> Result<()> {
-        let shape = self.plan.shape;
+    async fn change(self: &Rc<Self>, lbs: &[Rc<Lb<Knows>>], senders: &[Rc<Actor>], tick: u64) -> Result<()> {
+        let shape = self.plan.crowd.shape;
         let mut work = vec![Vec::new(); senders.len()];
         for member in Ticks::changed(&shape, &self.plan.change, tick) {
             let mut states = Vec::with_capacity(lbs.len());

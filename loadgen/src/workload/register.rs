@@ -1,0 +1,206 @@
+//! `register`: every load balancer connects and registers at once, as after a restart of the GWM.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+
+use clap::Args;
+use gwm::sasp::{ComponentType, LbFlags, ReturnCode, writer};
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use super::{Progress, Side, Workload};
+use crate::{
+    Result,
+    crowd::{Crowd, Lb},
+    floor,
+    model::{Change, Ticks, Told},
+    options::{Common, Shape},
+    player::{Gate, Order, Player, Seat, Stage},
+    process::Usage,
+    report::{Sample, Unit, latencies, record, sum},
+    subject::{Subject, Wishes},
+};
+
+/// Flags of `register`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Register {
+    #[command(flatten)]
+    pub(crate) common: Common,
+
+    #[command(flatten)]
+    shape: Shape,
+
+    /// Load balancers that are between connecting and their first weights at a time [default: all of them]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Load balancers")]
+    at_once: Option<u32>,
+}
+
+#[derive(Clone)]
+struct Plan {
+    crowd: Crowd,
+    change: Change,
+    at_once: usize,
+}
+
+/// When each load balancer of a seat was so far, since the run's beginning.
+struct Counted {
+    registered: Histogram<u64>,
+    acknowledged: Histogram<u64>,
+    right: Histogram<u64>,
+}
+
+impl Workload for Register {
+    const NAME: &'static str = "register";
+
+    fn title(&self) -> String {
+        let Shape { lbs, groups, members, .. } = self.shape;
+        format!("{lbs} LBs × {groups} × {members} members, all at once")
+    }
+
+    fn parameters(&self) -> Value {
+        let Shape { lbs, groups, members, farms } = self.shape;
+        json!({
+            "lbs": lbs, "groups": groups, "members": members, "farms": farms, "at_once": self.at_once,
+            "seed": self.common.seed, "threads": self.common.threads, "push_window": self.common.server.push_window,
+        })
+    }
+
+    fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample> {
+        let shape = self.shape;
+        shape.check()?;
+        let listed = common.server.lists_members();
+        let change = Change { share: 1.0, weight_max: super::fanout::WEIGHT_MAX, seed: common.seed, listed };
+        let mut ticks = Ticks::new(shape, change, false);
+        let wishes = Wishes {
+            flags: super::room_for(&shape, common),
+            operator_file: listed.then(|| ticks.operator_file(0)).transpose()?,
+        };
+        let mut subject = match side {
+            Side::Server => Subject::server(&common.server, &wishes)?,
+            Side::Floor => Subject::floor()?,
+        };
+        if side == Side::Floor {
+            // It answers both requests alike, and pushes once everyone has asked.
+            let mut answer = Vec::new();
+            writer::reply(&mut answer, 0, ComponentType::REGISTRATION_REPLY, ReturnCode::SUCCESSFUL);
+            subject.tell(floor::Order::Answer, &answer)?;
+        }
+        let plan = Plan {
+            crowd: Crowd::new(&subject, common, shape, side),
+            change,
+            at_once: self.at_once.unwrap_or(shape.lbs) as usize,
+        };
+        let lbs = u64::from(shape.lbs);
+        let stage = Arc::new(Stage::new(0));
+        let (before, memory) = (subject.usage()?, subject.memory()?);
+        let own = Usage::own()?;
+        let begin = stage.now();
+        stage.announce(0, begin);
+        let player = Player::start(common.threads.into(), &stage, move |seat| play(seat, plan.clone()))?;
+        if side == Side::Floor {
+            stage.wait(lbs, common.timeout, "floor answers", |done| progress.show("LBs served", done, lbs))?;
+            let push = ticks.push(0, None, 0)?.ok_or("nothing to register")?.to_vec();
+            subject.tell(floor::Order::Send, &push)?;
+        }
+        stage.wait(2 * lbs, common.timeout, "acknowledged and pushed", |done| {
+            progress.show("LBs with right weights", done.saturating_sub(lbs).min(done / 2), lbs);
+        })?;
+        let wall = Duration::from_nanos(stage.now() - begin);
+        let used = subject.usage()?;
+        let own = Usage::own()?.since(&own);
+        let memory_after = subject.memory()?;
+        stage.end();
+        let counted = player.stop()?;
+        subject.stop()?;
+
+        let memberships = shape.memberships();
+        let mut sample = Sample::default();
+        sample.add("memberships", memberships as f64, Unit::Count);
+        let acknowledged = sum(counted.iter().map(|seat| &seat.acknowledged));
+        sample.add_time("until all are acknowledged", Duration::from_nanos(acknowledged.max()));
+        sample.add_time("until all weights are right", wall);
+        if let (Some(before), Some(after)) = (&before, &used) {
+            let used = after.since(before);
+            sample.add_usage(&used, wall, "membership", memberships);
+            sample.add("CPU per LB", used.cpu_ns as f64 / lbs as f64, Unit::Nanoseconds);
+        }
+        sample.add("player's CPU per LB", own.cpu_ns as f64 / lbs as f64, Unit::Nanoseconds);
+        if let (Some(before), Some(after)) = (memory, memory_after) {
+            let grown = after.anonymous.saturating_sub(before.anonymous);
+            sample.add("anonymous memory per membership", grown as f64 / memberships as f64, Unit::Bytes);
+            sample.add_memory(after);
+        }
+        sample.add_latencies("start to registered", sum(counted.iter().map(|seat| &seat.registered)));
+        sample.add_latencies("start to acknowledged", acknowledged);
+        sample.add_latencies("start to right weights", sum(counted.iter().map(|seat| &seat.right)));
+        Ok(sample)
+    }
+}
+
+struct Local {
+    plan: Plan,
+    stage: Arc<Stage>,
+    ticks: RefCell<Ticks>,
+    counted: RefCell<Counted>,
+}
+
+/// Whether the load balancer has its weights.
+type Knows = bool;
+
+async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
+    let local = Rc::new(Local {
+        stage: seat.stage.clone(),
+        ticks: RefCell::new(Ticks::new(plan.crowd.shape, plan.change, false)),
+        counted: RefCell::new(Counted { registered: latencies(), acknowledged: latencies(), right: latencies() }),
+        plan,
+    });
+    let crowd = local.plan.crowd;
+    let live = |lb: Rc<Lb<Knows>>, gate: Rc<Gate>| {
+        let local = local.clone();
+        async move { local.live(&lb, &gate).await }
+    };
+    let members = crowd.gather(&seat, local.plan.at_once, |_| false, live).await?;
+    while seat.order().await != Order::Stop {}
+    crowd.leave(members).await?;
+    let local = Rc::into_inner(local).ok_or("a load balancer is still at work")?;
+    Ok(local.counted.into_inner())
+}
+
+impl Local {
+    async fn live(&self, lb: &Lb<Knows>, gate: &Gate) -> Result<()> {
+        let crowd = &self.plan.crowd;
+        let push = |frame: &[u8]| self.push(lb, frame, gate);
+        crowd.register(lb, push).await?;
+        record(&mut self.counted.borrow_mut().registered, self.since_start());
+        if crowd.side == Side::Server {
+            crowd.set_state(lb, LbFlags::PUSH, push).await?;
+        }
+        record(&mut self.counted.borrow_mut().acknowledged, self.since_start());
+        self.stage.did(1);
+        if crowd.side == Side::Floor {
+            gate.leave();
+        }
+        crowd.listen(&self.stage, lb, push).await
+    }
+
+    fn since_start(&self) -> u64 {
+        self.stage.now().saturating_sub(self.stage.due(0))
+    }
+
+    /// Takes the one push that is due; every byte of it is checked.
+    fn push(&self, lb: &Lb<Knows>, frame: &[u8], gate: &Gate) -> Result<()> {
+        let floor = self.plan.crowd.side == Side::Floor;
+        if lb.knows.replace(true) {
+            return Err("a push although nothing has changed".into());
+        }
+        let told = self.ticks.borrow_mut().judge(if floor { 0 } else { lb.number }, None, 0, frame)?;
+        if told != Told::Tick(0) {
+            return Err(format!("the first push is {told:?}"));
+        }
+        record(&mut self.counted.borrow_mut().right, self.since_start());
+        self.stage.did(1);
+        if !floor {
+            gate.leave();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! Every workload, small, against the real daemon: so that none of them rots. Each checks every byte that it
+//! receives; what is checked here is that it found nothing wrong and counted what was to be counted.
+
+use std::{collections::HashMap, fs, path::PathBuf, process::Command};
+
+use serde_json::Value;
+
+/// Runs the load generator, and gives its JSON.
+fn run(line: &str) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_gwm-loadgen"))
+        .args(line.split_whitespace())
+        .args(["--json", "-"])
+        .output()
+        .expect("the load generator starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "gwm-loadgen {line}: {}\n{stderr}", output.status);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("gwm-loadgen {line}: {error}\n{stderr}"))
+}
+
+/// The numbers of one side's first run.
+fn metrics(report: &Value, side: &str) -> HashMap<String, f64> {
+    let run = report["runs"].as_array().unwrap().iter().find(|run| run["side"] == side).expect("a run of this side");
+    run["metrics"].as_object().unwrap().iter().map(|(name, value)| (name.clone(), value.as_f64().unwrap())).collect()
+}
+
+fn temporary(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("gwm-loadgen-test-{}-{name}", std::process::id()))
+}
+
+#[test]
+fn fanout_by_the_operator_beside_the_floor() {
+    let report = run("fanout --lbs 40 --groups 2 --members 10 --ticks 5 --warmup 1 --floor --pairs 2");
+    for side in ["server", "floor"] {
+        let metrics = metrics(&report, side);
+        assert_eq!(metrics["messages"], 200.0, "{side}");
+        assert!(metrics["CPU per message"] > 0.0 && metrics["change to receipt p50"] > 0.0, "{side}");
+    }
+    assert_eq!(metrics(&report, "server")["bytes per message"], metrics(&report, "floor")["bytes per message"]);
+    assert!(report["summary"].as_array().unwrap().iter().any(|row| {
+        row["name"] == "CPU per message"
+            && row["over_floor"]["server"]["median"].as_f64().is_some_and(|ratio| ratio > 0.0)
+    }));
+}
+
+#[test]
+fn fanout_of_deltas_by_members() {
+    let report = run("fanout --lbs 30 --members 50 --share 4 --no-change --change-by member --ticks 4 --threads 2");
+    let metrics = metrics(&report, "server");
+    // Two members change, one after the other: one message tells both, or two messages one each.
+    assert!((120.0..=240.0).contains(&metrics["messages"]), "{metrics:?}");
+    assert_eq!(metrics["Set Member State requests"], 4.0 * 2.0 * 2.0, "two members speak to each seat's");
+}
+
+#[test]
+fn fanout_in_an_open_loop_with_farms() {
+    let report = run("fanout --lbs 20 --members 5 --farms 4 --ticks 20 --rate 200 --floor");
+    let messages = metrics(&report, "server")["messages"];
+    assert!((20.0..=400.0).contains(&messages), "{messages}: ticks may merge, all arrive");
+}
+
+#[test]
+fn propagate_beside_the_floor() {
+    let line = "propagate --lbs 20 --members 5 --rate 500 --senders 4 --duration 300ms --warmup 50ms --floor";
+    for line in [line.to_owned(), format!("{line} --no-change --threads 2")] {
+        let report = run(&line);
+        for side in ["server", "floor"] {
+            let metrics = metrics(&report, side);
+            assert!(metrics["changes"] > 0.0 && metrics["change due to receipt p99"] > 0.0, "{line}: {metrics:?}");
+        }
+    }
+}
+
+#[test]
+fn poll_beside_the_floor() {
+    for what in ["", "--no-change", "--rate 500", "--request set-member-state"] {
+        let report =
+            run(&format!("poll --lbs 20 --groups 2 --members 5 --duration 200ms --warmup 50ms --floor {what}"));
+        for side in ["server", "floor"] {
+            let metrics = metrics(&report, side);
+            assert!(metrics["requests"] > 0.0 && metrics["request to reply p50"] > 0.0, "{what}: {metrics:?}");
+        }
+    }
+}
+
+#[test]
+fn register_beside_the_floor_and_the_histogram_log() {
+    let log = temporary("register.hdr");
+    let report = run(&format!("register --lbs 50 --groups 3 --members 4 --floor --hdr-out {}", log.display()));
+    let metrics = metrics(&report, "server");
+    assert_eq!(metrics["memberships"], 600.0);
+    assert!(metrics["until all are acknowledged"] <= metrics["until all weights are right"]);
+    let text = fs::read_to_string(&log).unwrap();
+    fs::remove_file(&log).unwrap();
+    let intervals: Vec<&str> = text.lines().filter(|line| line.starts_with("Tag=")).collect();
+    assert!(intervals.iter().any(|line| line.starts_with("Tag=server:start_to_right_weights,")), "{text}");
+    assert!(intervals.iter().any(|line| line.starts_with("Tag=floor:")), "{text}");
+}
+
+#[test]
+fn idle_tells_memory() {
+    let metrics = metrics(&run("idle --lbs 50 --members 20 --duration 100ms"), "server");
+    assert!(metrics["memory, resident"] > metrics["memory, anonymous"]);
+    assert!(metrics.contains_key("anonymous memory per membership"));
+}
+
+#[test]
+fn the_floor_alone() {
+    let report = run("floor fanout --lbs 10 --members 3 --ticks 2");
+    assert_eq!(report["runs"].as_array().unwrap().len(), 1);
+    assert_eq!(metrics(&report, "floor")["messages"], 20.0);
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let fails = |line: &str, status: i32, part: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_gwm-loadgen")).args(line.split_whitespace()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{line}: {stderr}");
+        assert!(stderr.contains(part), "{line}: {stderr}");
+    };
+    fails("fanout --spawn false", 1, "ended before it said where it listens");
+    fails("fanout --share 0", 2, "not above 0");
+    fails("fanout --spawn x --connect 127.0.0.1:1", 2, "cannot be used with");
+    fails("register --lbs 1 --members 1 --connect 127.0.0.1:1", 1, "refused");
+}
