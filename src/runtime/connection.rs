@@ -171,12 +171,18 @@ impl Connection {
             return Poll::Ready(self.take_frames(&rest, shard));
         }
         let mut scratch = shard.scratch.borrow_mut();
-        match Pin::new(&mut self.stream).poll_read(cx, &mut scratch) {
-            // What had arrived before the stop has been read: the rest of the world waits outside.
-            Poll::Pending if shard.shared.draining.load(Ordering::Relaxed) => {
-                self.stage = Stage::Flushing(Cause::Draining);
-                Poll::Ready(None)
+        let mut read = Pin::new(&mut self.stream).poll_read(cx, &mut scratch);
+        if read.is_pending() && shard.shared.draining.load(Ordering::Relaxed) {
+            // What had arrived before the stop is answered still; the connection ends when there is nothing more.
+            match sys::receive_now(&self.stream, &mut scratch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stage = Stage::Flushing(Cause::Draining);
+                    return Poll::Ready(None);
+                }
+                received => read = Poll::Ready(received),
             }
+        }
+        match read {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0)) => Poll::Ready(Some(Cause::PeerClosed)),
             Poll::Ready(Ok(length)) => {
@@ -233,10 +239,10 @@ impl Connection {
                 break;
             }
         }
-        if !refusals.is_empty() {
-            if let Err(error) = self.send(&refusals, shard) {
-                return Some(broken(&error));
-            }
+        if !refusals.is_empty()
+            && let Err(error) = self.send(&refusals, shard)
+        {
+            return Some(broken(&error));
         }
         let inside = self.framer.buffered() > 0;
         if inside && self.greeted && (!was_inside || frames > 0) {

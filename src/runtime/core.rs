@@ -1,9 +1,10 @@
 //! The coordinator's task: it feeds the state machine with what the shards report, and carries its messages back.
 //!
 //! A turn takes acknowledgements, then requests from all shards in turn, then lets the coordinator do what is due,
-//! and sends. It ends after [`TURN`] even if there is more.
+//! and sends. Requests and pushes have a [`TURN`] each, even if there is more.
 
 use std::{
+    cell::Cell,
     collections::{HashMap, VecDeque},
     future::Future,
     pin::Pin,
@@ -116,17 +117,32 @@ impl Port {
 }
 
 /// Where the coordinator's messages go.
-struct Ports(Vec<Port>);
+struct Ports {
+    list: Vec<Port>,
+    /// When pushes have to stop in this turn, which is also when there is no room for more.
+    pushes_until: Instant,
+    /// Whether they had to.
+    cut_short: Cell<bool>,
+}
 
 impl Ports {
+    fn new(list: Vec<Port>) -> Ports {
+        Ports { list, pushes_until: Instant::now(), cut_short: Cell::new(false) }
+    }
+
     fn port(&mut self, shard: u16) -> &mut Port {
-        self.0.get_mut(usize::from(shard)).expect("the coordinator names shards that it was told of")
+        self.list.get_mut(usize::from(shard)).expect("the coordinator names shards that it was told of")
     }
 }
 
 impl Outbox for Ports {
     fn has_room(&self, shard: u16) -> bool {
-        self.0.get(usize::from(shard)).is_some_and(|port| port.down.has_room())
+        let room = self.list.get(usize::from(shard)).is_some_and(|port| port.down.has_room());
+        if room && Instant::now() >= self.pushes_until {
+            self.cut_short.set(true);
+            return false;
+        }
+        room
     }
 
     fn buffer(&mut self, shard: u16) -> &mut Vec<u8> {
@@ -174,7 +190,7 @@ pub(super) async fn run(
     ready: impl FnOnce(),
 ) -> Totals {
     let shards = u16::try_from(ports.len()).expect("there are at most 256 shards");
-    let mut core = Core { coordinator: Coordinator::new(settings, shards), ports: Ports(ports), control, clock };
+    let mut core = Core { coordinator: Coordinator::new(settings, shards), ports: Ports::new(ports), control, clock };
     ready();
     let mut alarm = Alarm::default();
     while !core.control.stop.load(Ordering::Acquire) {
@@ -196,18 +212,19 @@ impl Core {
             self.coordinator.set_fixed(self.clock.now(), fixed);
         }
         let mut more = false;
-        for shard in 0..self.ports.0.len() {
+        for shard in 0..self.ports.list.len() {
             // A time slice for each, so that one shard's flood is not another's silence.
-            let slice = TURN * (shard as u32 + 1) / self.ports.0.len() as u32;
+            let slice = TURN * (shard as u32 + 1) / self.ports.list.len() as u32;
             more |= self.take_requests(shard, || start.elapsed() >= slice);
         }
+        self.ports.pushes_until = Instant::now() + TURN;
         self.coordinator.poll(self.clock.now(), &mut self.ports);
-        self.ports.0.iter_mut().for_each(Port::flush);
-        more
+        self.ports.list.iter_mut().for_each(Port::flush);
+        more | self.ports.cut_short.take()
     }
 
     fn take_acknowledgements(&mut self) {
-        for (shard, port) in self.ports.0.iter_mut().enumerate() {
+        for (shard, port) in self.ports.list.iter_mut().enumerate() {
             while let Some(batch) = port.down.reclaim() {
                 let now = self.clock.now();
                 for down in &batch.entries {
@@ -224,7 +241,7 @@ impl Core {
     /// take at once.
     fn take_requests(&mut self, shard: usize, time_is_up: impl Fn() -> bool) -> bool {
         loop {
-            let port = self.ports.0.get_mut(shard).expect("the shard exists");
+            let port = self.ports.list.get_mut(shard).expect("the shard exists");
             let received = port.inbox.take().or_else(|| port.up.receive().map(|batch| (batch, 0)));
             let Some((batch, mut done)) = received else { return false };
             let mut room = true;
@@ -241,7 +258,7 @@ impl Core {
                     break;
                 }
             }
-            let port = self.ports.0.get_mut(shard).expect("the shard exists");
+            let port = self.ports.list.get_mut(shard).expect("the shard exists");
             if done < batch.entries.len() {
                 port.inbox = Some((batch, done));
                 return room;
@@ -256,7 +273,7 @@ impl Core {
     /// Takes one entry; false, and nothing done, if there is no room for its reply.
     fn take(&mut self, now: Time, shard: usize, slot: Slot, up: &Up, bytes: &[u8]) -> bool {
         let id = connection(shard, slot);
-        let port = self.ports.0.get_mut(shard).expect("the shard exists");
+        let port = self.ports.list.get_mut(shard).expect("the shard exists");
         match up {
             Up::Opened(peer) => {
                 port.open(slot);
@@ -291,10 +308,10 @@ impl Core {
         let longest = now + HEARTBEAT;
         let until = self.coordinator.next_deadline().map_or(longest, |deadline| deadline.min(longest));
         alarm.set(now, until.max(now + SLEEP_MIN));
-        let (control, ports) = (&self.control, &self.ports);
+        let (control, ports) = (&self.control, &self.ports.list);
         std::future::poll_fn(|cx| {
             let work = || {
-                ports.0.iter().any(Port::has_work) || !control.fixed.is_empty() || control.stop.load(Ordering::Acquire)
+                ports.iter().any(Port::has_work) || !control.fixed.is_empty() || control.stop.load(Ordering::Acquire)
             };
             if control.bell.poll(cx, work).is_ready() || alarm.poll(cx).is_ready() {
                 return Poll::Ready(());
@@ -355,7 +372,7 @@ mod tests {
         };
         let control = Arc::new(Control { fixed: ArrayQueue::new(1), stop: AtomicBool::new(false), bell });
         let coordinator = Coordinator::new(settings, 1);
-        let ports = Ports(vec![Port::new(inbox, outbox)]);
+        let ports = Ports::new(vec![Port::new(inbox, outbox)]);
         (Core { coordinator, ports, control, clock: Clock::new() }, up, down)
     }
 
@@ -380,7 +397,7 @@ mod tests {
         up.push((SLOT, Up::Opened("127.0.0.1".parse().unwrap())));
         request(&mut up, 1);
         up.flush();
-        assert!(core.ports.0[0].has_work());
+        assert!(core.ports.list[0].has_work());
         assert!(!core.turn());
         let first = down.receive().expect("the reply");
         assert_eq!(reply_ids(&first), [1]);
@@ -391,11 +408,11 @@ mod tests {
         request(&mut up, 2);
         request(&mut up, 3);
         up.flush();
-        assert!(!core.turn() && !core.ports.0[0].has_work());
+        assert!(!core.turn() && !core.ports.list[0].has_work());
         assert!(!up.has_returned(), "the requests are not taken");
 
         down.give_back(first);
-        assert!(core.ports.0[0].has_work());
+        assert!(core.ports.list[0].has_work());
         core.turn();
         assert_eq!(reply_ids(&down.receive().expect("the replies")), [2, 3]);
         assert!(up.has_returned());
@@ -405,12 +422,12 @@ mod tests {
     fn a_connection_is_settled_when_everything_on_its_way_has_arrived() {
         let (mut core, ..) = core(2);
         let other = Slot { generation: 8, ..SLOT };
-        core.ports.0[0].open(SLOT);
+        core.ports.list[0].open(SLOT);
         for _ in 0..3 {
             let start = core.ports.buffer(0).len();
             core.ports.commit(connection(0, SLOT), start, Kind::Push);
         }
-        let port = &mut core.ports.0[0];
+        let port = &mut core.ports.list[0];
         assert!(!port.settle(SLOT, 1));
         assert!(!port.settle(other, 2), "another connection in the same slot");
         assert!(port.settle(SLOT, 2));
@@ -422,7 +439,7 @@ mod tests {
     #[test]
     fn a_close_is_never_lost() {
         let (mut core, _up, mut down) = core(1);
-        core.ports.0[0].open(SLOT);
+        core.ports.list[0].open(SLOT);
         let start = core.ports.buffer(0).len();
         core.ports.commit(connection(0, SLOT), start, Kind::Push);
         core.turn();

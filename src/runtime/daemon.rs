@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// How long the stop may take in all.
-const STOP: Duration = Duration::from_secs(4);
+const STOP: Duration = Duration::from_millis(4500);
 
 /// What the main thread waits for.
 enum Event {

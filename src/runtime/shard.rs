@@ -6,16 +6,18 @@
 use std::{
     cell::{Cell, RefCell},
     fmt,
+    future::Future,
     net::SocketAddr,
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     task::Poll,
     time::{Duration, Instant},
 };
 
-use glommio::Task;
+use glommio::{Task, timer::Timer};
 
 use super::{
     connection::{Connection, Step},
@@ -34,10 +36,7 @@ use crate::{
 };
 
 /// How long connections have to end once the server stops.
-const DRAIN: Duration = Duration::from_secs(3);
-
-/// How often the main task looks while the shard drains.
-const DRAIN_TICK: Duration = Duration::from_millis(5);
+const DRAIN: Duration = Duration::from_millis(2500);
 
 /// Slots swept before the reactor has its turn.
 const SWEEP_CHUNK: usize = 4096;
@@ -73,8 +72,10 @@ pub(super) struct Shard {
     throttles: RefCell<[Throttle; CAUSES]>,
     /// The tasks that accept; dropping them closes their listeners.
     accepting: RefCell<Vec<Task<()>>>,
-    /// Whether connections have been told that the server stops.
-    told: Cell<bool>,
+    /// By when connections have to end, once they have been told that the server stops.
+    stop_by: Cell<Option<Time>>,
+    /// Rung when that may have come about.
+    stopped: Bell,
 }
 
 /// The connections, by slot.
@@ -139,7 +140,8 @@ pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
         table: RefCell::default(),
         throttles: RefCell::default(),
         accepting: RefCell::default(),
-        told: Cell::new(false),
+        stop_by: Cell::default(),
+        stopped: Bell::default(),
     });
     let mesh = glommio::spawn_local(mesh(shard.clone(), plan.down));
     for listener in plan.listeners {
@@ -175,27 +177,30 @@ async fn sweep(shard: &Rc<Shard>) {
     let limits = &shard.limits;
     let shortest = limits.stall_timeout.min(limits.first_message_timeout).min(limits.message_timeout);
     let tick = (shortest / 4).clamp(Duration::from_millis(10), executor::HEARTBEAT);
-    let mut drained_by = None;
     loop {
-        let draining = shard.shared.draining.load(Ordering::Relaxed);
-        executor::sleep(if draining { DRAIN_TICK } else { tick }).await;
         let now = shard.shared.clock.now();
+        let stop_by = shard.stop_by.get();
+        let pause = stop_by.map_or(tick, |by| tick.min(Duration::from_nanos(by.0.saturating_sub(now.0))));
+        let mut timer = Timer::new(pause);
+        std::future::poll_fn(|cx| match shard.stopped.poll(cx, || shard.has_drained()) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => Pin::new(&mut timer).poll(cx).map(|_| ()),
+        })
+        .await;
+        if shard.has_drained() {
+            return;
+        }
+        let now = shard.shared.clock.now();
+        if stop_by.is_some_and(|by| now >= by) {
+            let open = shard.table.borrow().open;
+            tracing::warn!(shard = shard.index, "stopping with {open} connections that did not end in time");
+            return;
+        }
         let mut from = 0;
         while shard.sweep_some(now, &mut from) {
             executor::turn().await;
         }
         shard.report_suppressed(now);
-        if draining {
-            let deadline = *drained_by.get_or_insert(now + DRAIN);
-            let open = shard.table.borrow().open;
-            if open == 0 {
-                return;
-            }
-            if now >= deadline {
-                tracing::warn!(shard = shard.index, "stopping with {open} connections that did not end in time");
-                return;
-            }
-        }
     }
 }
 
@@ -281,6 +286,7 @@ impl Shard {
         }
         // The task ends itself when it finds its connection gone.
         connection.wake();
+        self.stopped.ring();
     }
 
     /// Logs why a peer is disconnected, within reason.
@@ -300,19 +306,27 @@ impl Shard {
 
     fn report_suppressed(&self, now: Time) {
         for (cause, throttle) in Cause::ALL.iter().zip(self.throttles.borrow_mut().iter_mut()) {
-            if let Some(lines) = throttle.suppressed(now) {
-                tracing::warn!(shard = self.index, "{lines} more connections closed like this: {}", cause.text());
+            let Some(lines) = throttle.suppressed(now) else { continue };
+            if *cause == Cause::TakenOver {
+                tracing::info!(shard = self.index, "{lines} more closed: {}", cause.text());
+            } else {
+                tracing::warn!(shard = self.index, "{lines} more closed: {}", cause.text());
             }
         }
     }
 
+    fn has_drained(&self) -> bool {
+        self.stop_by.get().is_some() && self.table.borrow().open == 0
+    }
+
     fn stop_is_news(&self) -> bool {
-        !self.told.get() && self.shared.draining.load(Ordering::Relaxed)
+        self.stop_by.get().is_none() && self.shared.draining.load(Ordering::Relaxed)
     }
 
     fn tell_stop(&self) {
-        self.told.set(true);
+        self.stop_by.set(Some(self.shared.clock.now() + DRAIN));
         self.accepting.take();
+        self.stopped.ring();
         for row in &self.table.borrow().rows {
             if let Some(connection) = &row.connection {
                 connection.wake();

@@ -9,7 +9,7 @@ use std::{
 use glommio::net::TcpStream;
 use rustix::{
     io_uring::{io_uring_params, io_uring_setup},
-    net::{SendFlags, send},
+    net::{RecvFlags, SendFlags, recv, send},
 };
 
 /// Makes a socket a stream of the executor that calls this, which must happen at once: glommio's own half-way
@@ -31,6 +31,14 @@ pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
             Ok(sent) => return Ok(sent),
         }
     }
+}
+
+/// Reads what has arrived. The stream's own `poll_read` does not look again while it waits to be told.
+pub(super) fn receive_now(stream: &TcpStream, bytes: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the descriptor is open for as long as the stream is borrowed.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    let (received, _) = recv(socket, bytes, RecvFlags::DONTWAIT)?;
+    Ok(received)
 }
 
 /// Whether the kernel gives this process an io_uring; glommio panics where it does not.
