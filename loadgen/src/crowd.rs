@@ -69,7 +69,7 @@ impl Crowd {
     ) -> Result<Members<T>> {
         let gate = Rc::new(Gate::new(at_once / seat.count));
         let mut members = Members { lbs: Vec::new(), tasks: Vec::new() };
-        for number in seat.share(self.shape.lbs) {
+        for number in seat.share(self.shape.lbs).map(|number| self.shape.first_lb + number) {
             gate.enter().await;
             let actor = Actor::open(self.to, number, &seat.scratch)?;
             let lb = Rc::new(Lb { number, actor, knows: RefCell::new(knows(number)), gone: Cell::new(false) });

@@ -40,6 +40,10 @@ enum Command {
     Poll(workload::poll::Poll),
     /// Every load balancer connects and registers at once
     Register(workload::register::Register),
+    /// Members and load balancers come, go and crash; every load balancer holds the right weights all the time
+    Churn(workload::churn::Churn),
+    /// All of these at the same time, for soak runs
+    Mixed(workload::mixed::Mixed),
     /// Load balancers only stay: memory of connections and memberships
     Idle(workload::idle::Idle),
     /// The machine's limit alone: a workload's bytes from bare loops
@@ -69,6 +73,8 @@ fn main() -> ExitCode {
         Command::Propagate(propagate) => workload::run(&propagate, &propagate.common, Side::Server),
         Command::Poll(poll) => workload::run(&poll, &poll.common, Side::Server),
         Command::Register(register) => workload::run(&register, &register.common, Side::Server),
+        Command::Churn(churn) => workload::run(&churn, &churn.common, Side::Server),
+        Command::Mixed(mixed) => workload::run(&mixed, &mixed.common, Side::Server),
         Command::Idle(idle) => workload::run(&idle, &idle.common, Side::Server),
         Command::Floor(Floor::Fanout(fanout)) => workload::run(&fanout, &fanout.common, Side::Floor),
         Command::Floor(Floor::Propagate(propagate)) => workload::run(&propagate, &propagate.common, Side::Floor),

@@ -1,6 +1,7 @@
 //! What load balancers must be told: names and members of a run, their weights tick by tick, and the check of every
 //! byte that arrives against them.
 
+mod tables;
 mod ticks;
 mod versions;
 
@@ -10,6 +11,7 @@ use gwm::sasp::{
     Endpoint, GroupData, Health, LbFlags, MemberData, Message, SenderFlags, Writer, writer::set_lb_state_request,
 };
 
+pub(crate) use tables::{Groups, Membership, Tables};
 pub(crate) use ticks::{Change, Ticks, Told};
 pub(crate) use versions::Versions;
 
@@ -53,7 +55,7 @@ impl Shape {
     /// The `member`th member of a farm.
     pub(crate) fn endpoint(&self, farm: u32, member: u32) -> Endpoint {
         // Up to 16 million members in 10.0.0.0/8; limits keep the product below.
-        let number = farm * self.farm_members() + member + 1;
+        let number = self.first_member + farm * self.farm_members() + member + 1;
         Endpoint::new(Ipv4Addr::from(0x0A00_0000 | number).into(), PROTOCOL, PORT)
     }
 
@@ -69,7 +71,7 @@ impl Shape {
 
     /// What can not be played.
     pub(crate) fn check(&self) -> crate::Result<()> {
-        if self.all_members() >= 1 << 24 {
+        if u64::from(self.first_member) + self.all_members() >= 1 << 24 {
             return Err(format!("{} members in all: at most 16,777,215 have an address", self.all_members()));
         }
         Ok(())
@@ -138,7 +140,7 @@ mod tests {
 
     #[test]
     fn members_of_farms_do_not_meet() {
-        let shape = Shape { lbs: 4, groups: 2, members: 3, farms: 2 };
+        let shape = Shape { lbs: 4, groups: 2, members: 3, farms: 2, first_lb: 0, first_member: 0 };
         let mut all: Vec<_> = (0..2).flat_map(|farm| (0..6).map(move |m| shape.endpoint(farm, m))).collect();
         all.sort();
         all.dedup();

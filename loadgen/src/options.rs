@@ -95,4 +95,12 @@ pub(crate) struct Shape {
     /// Farms: load balancers of the same farm have the same members, those of another have others
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) farms: u32,
+
+    /// The number of the first load balancer, where several workloads share a server.
+    #[arg(skip)]
+    pub(crate) first_lb: u32,
+
+    /// The number of the first member.
+    #[arg(skip)]
+    pub(crate) first_member: u32,
 }

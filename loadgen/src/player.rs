@@ -103,14 +103,14 @@ impl<T: Send + 'static> Player<T> {
             let thread = std::thread::Builder::new()
                 .name(format!("seat-{index}"))
                 .spawn(move || {
-                    let running = stage.clone();
+                    let running = Running(stage.clone());
                     let result = build(index)?.run(async move {
                         let bell = sys::adopt(ear).map_err(|error| format!("can not adopt a socket: {error}"))?;
                         let (bell, scratch) = (RefCell::new(bell), Scratch::new());
                         main(Seat { index, count: seats, stage, scratch, bell, orders: received }).await
                     });
                     if let Err(error) = &result {
-                        running.fail(error.clone());
+                        running.0.fail(error.clone());
                     }
                     result
                 })
@@ -136,6 +136,17 @@ impl<T: Send + 'static> Player<T> {
             reports.push(thread.join().map_err(|_| "a thread of the player panicked".to_owned())??);
         }
         Ok(reports)
+    }
+}
+
+/// Tells the conductor of a seat that panics, which ends its executor.
+struct Running(Arc<Stage>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("a thread of the player panicked".into());
+        }
     }
 }
 

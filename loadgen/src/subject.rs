@@ -20,6 +20,9 @@ use crate::{
 /// How long a server may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a server is given to read its members file again before load balancers register.
+const REREADING: Duration = Duration::from_secs(1);
+
 /// A process to connect to.
 pub(crate) struct Subject {
     pub(crate) address: SocketAddr,
@@ -46,9 +49,6 @@ impl Subject {
     /// Starts the server, or finds the one that runs.
     pub(crate) fn server(options: &ServerOptions, wishes: &Wishes) -> Result<Subject> {
         if let Some(address) = options.connect {
-            if let (Some(path), Some(text)) = (&options.operator_file, &wishes.operator_file) {
-                replace(path, text)?;
-            }
             let subject = Subject {
                 address,
                 pid: options.pid,
@@ -58,8 +58,12 @@ impl Subject {
                 operator_file: options.operator_file.clone(),
                 directory: None,
             };
-            if wishes.operator_file.is_some() {
-                subject.reload()?;
+            if let (Some(path), Some(text)) = (&options.operator_file, &wishes.operator_file)
+                && fs::read_to_string(path).ok().as_ref() != Some(text)
+            {
+                subject.operate(text)?;
+                // Nothing tells when a server that runs has read its file again.
+                std::thread::sleep(REREADING);
             }
             return Ok(subject);
         }
@@ -107,6 +111,11 @@ impl Subject {
     /// Its process.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.pid
+    }
+
+    /// The operator's file that it reads.
+    pub(crate) fn operator_file(&self) -> Option<&Path> {
+        self.operator_file.as_deref()
     }
 
     /// What it has used up to now.

@@ -1,7 +1,9 @@
 //! The workloads, one file each, and how each is run: a server's run, the floor's run, and so on in turn.
 
+pub(crate) mod churn;
 pub(crate) mod fanout;
 pub(crate) mod idle;
+pub(crate) mod mixed;
 pub(crate) mod poll;
 pub(crate) mod propagate;
 pub(crate) mod register;
@@ -94,6 +96,8 @@ fn room_for(shape: &Shape, common: &Common) -> Vec<(&'static str, String)> {
         ("--push-window", common.server.push_window.clone()),
         ("--max-memberships", shape.memberships().clamp(1_000_000, 7_000_000).to_string()),
         ("--max-groups-per-lb", shape.groups.max(1024).to_string()),
+        // Members of a workload may have nothing to say for long.
+        ("--first-message-timeout", "1h".into()),
     ]
 }
 

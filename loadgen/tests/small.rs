@@ -97,6 +97,27 @@ fn register_beside_the_floor_and_the_histogram_log() {
 }
 
 #[test]
+fn churn_ends_with_right_tables() {
+    for window in ["0s", "5ms"] {
+        let line = "churn --lbs 20 --groups 3 --members 6 --duration 1s --lb-crashes 20 --member-crashes 20";
+        let metrics =
+            metrics(&run(&format!("{line} --lb-restarts 20 --takeovers 20 --push-window {window}")), "server");
+        assert_eq!(metrics["LBs with right tables in the end"], 20.0);
+        for what in ["members came or went", "states set", "LBs crashed", "LBs restarted", "LBs taken over"] {
+            assert!(metrics[what] > 0.0, "{what}: {metrics:?}");
+        }
+    }
+}
+
+#[test]
+fn all_at_the_same_time() {
+    let metrics = metrics(&run("mixed --lbs 10 --members 5 --duration 1s"), "server");
+    for what in ["fanout by the operator: messages", "poll: requests", "propagate: changes", "churn: pushes checked"] {
+        assert!(metrics[what] > 0.0, "{what}: {metrics:?}");
+    }
+}
+
+#[test]
 fn idle_tells_memory() {
     let metrics = metrics(&run("idle --lbs 50 --members 20 --duration 100ms"), "server");
     assert!(metrics["memory, resident"] > metrics["memory, anonymous"]);

@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape { lbs: 1, groups: 2, members: 3, farms: 1 };
+    const SHAPE: Shape = Shape { lbs: 1, groups: 2, members: 3, farms: 1, first_lb: 0, first_member: 0 };
 
     fn push(lb: u32, groups: &[(u32, &[(u32, u32)])]) -> Vec<u8> {
         let mut bytes = Vec::new();

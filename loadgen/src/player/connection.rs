@@ -96,6 +96,11 @@ impl Connection {
     pub(crate) fn hang_up(&self) {
         sys::hang_up(&self.stream.borrow());
     }
+
+    /// Ends the connection by a reset, as a peer that crashes does; whoever reads it is woken.
+    pub(crate) fn crash(&self) -> Result<()> {
+        sys::crash(&self.stream.borrow()).map_err(broken)
+    }
 }
 
 fn broken(error: std::io::Error) -> String {

@@ -67,3 +67,13 @@ pub(super) fn hang_up(stream: &TcpStream) {
     // A socket that can not be shut down is gone already.
     let _ = shutdown(socket, Shutdown::Both);
 }
+
+/// Resets the connection: the address of no family, given to connect, makes a socket forget its peer, which a TCP
+/// socket that is not to linger tells it by a reset. (Closing would do too, but whoever reads holds the stream.)
+pub(super) fn crash(stream: &TcpStream) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as the stream is borrowed.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO))?;
+    rustix::net::connect_unspec(socket)?;
+    Ok(())
+}

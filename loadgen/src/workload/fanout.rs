@@ -116,7 +116,7 @@ impl Workload for Fanout {
     }
 
     fn parameters(&self) -> Value {
-        let Shape { lbs, groups, members, farms } = self.shape;
+        let Shape { lbs, groups, members, farms, .. } = self.shape;
         json!({
             "lbs": lbs, "groups": groups, "members": members, "farms": farms, "share_percent": self.share,
             "ticks": self.ticks, "warmup": self.warmup, "no_change": self.no_change, "rate": self.rate,
@@ -128,7 +128,7 @@ impl Workload for Fanout {
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample> {
         let shape = self.shape;
         shape.check()?;
-        let change = Change { share: self.share / 100.0, weight_max: WEIGHT_MAX, seed: common.seed, listed: true };
+        let change = self.change(common.seed);
         let change_by = if side == Side::Floor { ChangeBy::Operator } else { self.change_by };
         let mut ticks = Ticks::new(shape, change, self.no_change);
         let mut wishes = Wishes::default();
@@ -213,6 +213,17 @@ impl Workload for Fanout {
             sample.add_memory(memory);
         }
         Ok(sample)
+    }
+}
+
+impl Fanout {
+    /// The operator's file that it begins with.
+    pub(super) fn first_file(&self, seed: u64) -> Result<String> {
+        Ticks::new(self.shape, self.change(seed), self.no_change).operator_file(0)
+    }
+
+    fn change(&self, seed: u64) -> Change {
+        Change { share: self.share / 100.0, weight_max: WEIGHT_MAX, seed, listed: true }
     }
 }
 

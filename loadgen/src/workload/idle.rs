@@ -39,12 +39,12 @@ impl Workload for Idle {
     const NAME: &'static str = "idle";
 
     fn title(&self) -> String {
-        let Shape { lbs, groups, members, farms } = self.shape;
+        let Shape { lbs, groups, members, farms, .. } = self.shape;
         format!("{lbs} LBs × {groups} × {members} members of {farms} farms for {:?}", self.duration)
     }
 
     fn parameters(&self) -> Value {
-        let Shape { lbs, groups, members, farms } = self.shape;
+        let Shape { lbs, groups, members, farms, .. } = self.shape;
         json!({
             "lbs": lbs, "groups": groups, "members": members, "farms": farms,
             "duration_seconds": self.duration.as_secs_f64(), "threads": self.common.threads,

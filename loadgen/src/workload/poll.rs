@@ -44,7 +44,7 @@ pub(crate) struct Poll {
     pub(crate) common: Common,
 
     #[command(flatten)]
-    shape: Shape,
+    pub(crate) shape: Shape,
 
     /// What they ask for
     #[arg(long, value_enum, default_value_t = Request::GetWeights, help_heading = "Requests")]
@@ -107,7 +107,7 @@ impl Workload for Poll {
     }
 
     fn parameters(&self) -> Value {
-        let Shape { lbs, groups, members, farms } = self.shape;
+        let Shape { lbs, groups, members, farms, .. } = self.shape;
         json!({
             "lbs": lbs, "groups": groups, "members": members, "farms": farms, "rate": self.rate,
             "request": format!("{:?}", self.request), "no_change": self.no_change,
@@ -267,7 +267,7 @@ impl Local {
         if let Some(pause) = self.plan.pause {
             // All of them spread evenly over the time between two requests of one.
             let pause = pause.as_nanos() as u64;
-            due += pause * u64::from(lb.number) / u64::from(self.plan.crowd.shape.lbs);
+            due += pause * u64::from(lb.number - self.plan.crowd.shape.first_lb) / u64::from(self.plan.crowd.shape.lbs);
         }
         let mut rounds = 0u32;
         while self.stage.tick() < OVER {

@@ -44,7 +44,7 @@ pub(crate) struct Propagate {
     pub(crate) common: Common,
 
     #[command(flatten)]
-    shape: Shape,
+    pub(crate) shape: Shape,
 
     /// Changes per second, whether or not those before have arrived (an open loop)
     #[arg(long, value_name = "CHANGES", default_value = "10000", value_parser = positive, help_heading = "Changes")]
@@ -100,7 +100,7 @@ impl Workload for Propagate {
     }
 
     fn parameters(&self) -> Value {
-        let Shape { lbs, groups, members, farms } = self.shape;
+        let Shape { lbs, groups, members, farms, .. } = self.shape;
         json!({
             "lbs": lbs, "groups": groups, "members": members, "farms": farms, "rate": self.rate,
             "senders": self.senders, "no_change": self.no_change, "duration_seconds": self.duration.as_secs_f64(),

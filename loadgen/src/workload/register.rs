@@ -27,7 +27,7 @@ pub(crate) struct Register {
     pub(crate) common: Common,
 
     #[command(flatten)]
-    shape: Shape,
+    pub(crate) shape: Shape,
 
     /// Load balancers that are between connecting and their first weights at a time [default: all of them]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Load balancers")]
@@ -57,7 +57,7 @@ impl Workload for Register {
     }
 
     fn parameters(&self) -> Value {
-        let Shape { lbs, groups, members, farms } = self.shape;
+        let Shape { lbs, groups, members, farms, .. } = self.shape;
         json!({
             "lbs": lbs, "groups": groups, "members": members, "farms": farms, "at_once": self.at_once,
             "seed": self.common.seed, "threads": self.common.threads, "push_window": self.common.server.push_window,

@@ -1,0 +1,597 @@
+//! `churn`: members and load balancers come, go and crash, and every load balancer must hold the right weights all the
+//! time and in the end.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use gwm::sasp::{GroupData, Header, LbFlags, MemberData, MemberFlags, MemberState, Reason, SenderFlags, Writer};
+use serde_json::{Value, json};
+
+use super::{Progress, Side, Workload, fanout::WEIGHT_MAX};
+use crate::{
+    Result,
+    actor::{Actor, Incoming, expect_success, sort},
+    model::{Groups, Membership, Tables, get_weights, group_name, lb_state, uid},
+    options::{Common, Shape},
+    player::{Gate, Order, Player, Received, Seat, Stage, sleep},
+    process::Usage,
+    report::{Sample, Unit},
+    subject::{Subject, Wishes},
+};
+
+/// How often it is looked whether a reply or a push has come, where nobody calls.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// How often a load balancer looks whether the run is over.
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// Flags of `churn`. Rates are of all load balancers together.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Churn {
+    #[command(flatten)]
+    pub(crate) common: Common,
+
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+
+    /// Members that register or deregister themselves, per second
+    #[arg(long, value_name = "RATE", default_value_t = 1000.0, value_parser = rate, help_heading = "Events")]
+    members_come_and_go: f64,
+
+    /// Members that load balancers register or deregister, per second
+    #[arg(long, value_name = "RATE", default_value_t = 200.0, value_parser = rate, help_heading = "Events")]
+    lbs_change_members: f64,
+
+    /// States and quiesces, by members and by load balancers, per second
+    #[arg(long, value_name = "RATE", default_value_t = 1000.0, value_parser = rate, help_heading = "Events")]
+    states: f64,
+
+    /// Members that crash and come back, per second; their registrations stay
+    #[arg(long, value_name = "RATE", default_value_t = 50.0, value_parser = rate, help_heading = "Events")]
+    member_crashes: f64,
+
+    /// Load balancers that crash and come back within the hold time, per second
+    #[arg(long, value_name = "RATE", default_value_t = 50.0, value_parser = rate, help_heading = "Events")]
+    lb_crashes: f64,
+
+    /// Load balancers that leave with all their groups and come back with new ones, per second
+    #[arg(long, value_name = "RATE", default_value_t = 20.0, value_parser = rate, help_heading = "Events")]
+    lb_restarts: f64,
+
+    /// Load balancers that take over from their own older connection, per second
+    #[arg(long, value_name = "RATE", default_value_t = 20.0, value_parser = rate, help_heading = "Events")]
+    takeovers: f64,
+
+    /// How long all this goes on
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "Events")]
+    pub(crate) duration: Duration,
+}
+
+fn rate(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|rate: &f64| *rate >= 0.0 && rate.is_finite()).ok_or_else(|| "not 0 or above".into())
+}
+
+/// What happens to a load balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    MemberComesOrGoes,
+    LbChangesMember,
+    State,
+    MemberCrash,
+    LbCrash,
+    LbRestart,
+    Takeover,
+}
+
+const EVENTS: [(Event, &str); 7] = [
+    (Event::MemberComesOrGoes, "members came or went"),
+    (Event::LbChangesMember, "members registered or deregistered by LBs"),
+    (Event::State, "states set"),
+    (Event::MemberCrash, "members crashed"),
+    (Event::LbCrash, "LBs crashed"),
+    (Event::LbRestart, "LBs restarted"),
+    (Event::Takeover, "LBs taken over"),
+];
+
+impl Churn {
+    fn rates(&self) -> [f64; EVENTS.len()] {
+        [
+            self.members_come_and_go,
+            self.lbs_change_members,
+            self.states,
+            self.member_crashes,
+            self.lb_crashes,
+            self.lb_restarts,
+            self.takeovers,
+        ]
+    }
+}
+
+#[derive(Clone)]
+struct Plan {
+    to: std::net::SocketAddr,
+    shape: Shape,
+    seed: u64,
+    rates: [f64; EVENTS.len()],
+    /// The server goes on after the run: leave nothing behind.
+    stays: bool,
+    /// What Get Weights replies say, if the server was started for this run.
+    interval: Option<u16>,
+}
+
+/// What a seat counted.
+#[derive(Default)]
+struct Counted {
+    events: [u64; EVENTS.len()],
+    pushes: u64,
+    replies: u64,
+}
+
+/// The Interval that a server is told to reply.
+const INTERVAL: u16 = 60;
+
+impl Workload for Churn {
+    const NAME: &'static str = "churn";
+
+    fn title(&self) -> String {
+        let Shape { lbs, groups, members, .. } = self.shape;
+        format!(
+            "{lbs} LBs × {groups} × up to {members} members, {} events/s, {:?}",
+            self.rates().iter().sum::<f64>(),
+            self.duration
+        )
+    }
+
+    fn parameters(&self) -> Value {
+        let Shape { lbs, groups, members, farms, .. } = self.shape;
+        let rates: serde_json::Map<String, Value> =
+            EVENTS.iter().zip(self.rates()).map(|((_, name), rate)| (name.to_string(), json!(rate))).collect();
+        json!({
+            "lbs": lbs, "groups": groups, "members": members, "farms": farms, "rates": rates,
+            "duration_seconds": self.duration.as_secs_f64(), "seed": self.common.seed, "threads": self.common.threads,
+            "push_window": self.common.server.push_window,
+        })
+    }
+
+    fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample> {
+        if side == Side::Floor {
+            return Err("churn has no floor: no bare loop does the same work".into());
+        }
+        let shape = self.shape;
+        shape.check()?;
+        if self.rates().iter().sum::<f64>() <= 0.0 {
+            return Err("all rates are 0: nothing is to happen".into());
+        }
+        let mut flags = super::room_for(&shape, common);
+        flags.push(("--poll-interval", format!("{INTERVAL}s")));
+        let subject = Subject::server(&common.server, &Wishes { flags, operator_file: None })?;
+        let stays = common.server.connect.is_some();
+        let plan = Plan {
+            to: subject.address,
+            shape,
+            seed: common.seed,
+            rates: self.rates(),
+            stays,
+            interval: (!stays).then_some(INTERVAL),
+        };
+        let lbs = u64::from(shape.lbs);
+        let stage = Arc::new(Stage::new(1));
+        let mut player = Player::start(common.threads.into(), &stage, move |seat| play(seat, plan.clone()))?;
+        stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
+        let memory_before = subject.memory()?;
+        let begin = (Instant::now(), subject.usage()?, Usage::own()?);
+        player.order(Order::Go);
+        let seconds = self.duration.as_secs();
+        stage.pass(self.duration, |_| progress.show("seconds", begin.0.elapsed().as_secs(), seconds))?;
+        stage.announce(1, stage.now());
+        let wall = begin.0.elapsed();
+        let (used, own) = (subject.usage()?, Usage::own()?.since(&begin.2));
+        stage.wait(2 * lbs, common.timeout, "right tables in the end", |done| {
+            progress.show("LBs checked", done.saturating_sub(lbs), lbs);
+        })?;
+        let memory = subject.memory()?;
+        stage.end();
+        let counted = player.stop()?;
+        subject.stop()?;
+
+        let mut sample = Sample::default();
+        let mut events = 0;
+        for (at, (_, name)) in EVENTS.iter().enumerate() {
+            let count: u64 = counted.iter().map(|seat| seat.events[at]).sum();
+            events += count;
+            sample.add(*name, count as f64, Unit::Count);
+        }
+        sample.add("events per second", events as f64 / wall.as_secs_f64(), Unit::PerSecond);
+        sample.add("pushes checked", counted.iter().map(|seat| seat.pushes).sum::<u64>() as f64, Unit::Count);
+        sample.add("replies checked", counted.iter().map(|seat| seat.replies).sum::<u64>() as f64, Unit::Count);
+        sample.add("LBs with right tables in the end", lbs as f64, Unit::Count);
+        if let (Some(before), Some(after)) = (&begin.1, &used) {
+            sample.add_usage(&after.since(before), wall, "event", events);
+        }
+        sample.add("player's CPU per event", own.cpu_ns as f64 / events.max(1) as f64, Unit::Nanoseconds);
+        if let (Some(before), Some(after)) = (memory_before, memory) {
+            sample.add("anonymous memory grown", after.anonymous as f64 - before.anonymous as f64, Unit::Bytes);
+            sample.add_memory(after);
+        }
+        Ok(sample)
+    }
+}
+
+/// A seat's own state.
+struct Local {
+    plan: Plan,
+    seat: Seat,
+    begun: Cell<bool>,
+    counted: RefCell<Counted>,
+}
+
+/// A load balancer's connection, and the task that reads it.
+struct Line {
+    actor: Actor,
+    /// The id of the request under way, and its reply's verdict.
+    waiting: Cell<Option<u32>>,
+    verdict: RefCell<Option<Result<()>>>,
+    /// Its end is nothing to be surprised at.
+    may_end: Cell<bool>,
+    ended: Cell<bool>,
+}
+
+/// A load balancer's life in this run.
+struct Life {
+    local: Rc<Local>,
+    lb: u32,
+    tables: Rc<RefCell<Tables>>,
+    line: Option<Rc<Line>>,
+    /// The connection that speaks for members, while there is one: it is opened when there is something to say.
+    member: Option<Actor>,
+    random: fastrand::Rng,
+    next_connection: u32,
+}
+
+async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
+    let local = Rc::new(Local { plan, seat, begun: Cell::new(false), counted: RefCell::default() });
+    let gate = Rc::new(Gate::new(crate::crowd::JOINING));
+    let mut tasks = Vec::new();
+    let shape = local.plan.shape;
+    for lb in local.seat.share(shape.lbs).map(|lb| shape.first_lb + lb) {
+        gate.enter().await;
+        let (local, gate) = (local.clone(), gate.clone());
+        tasks.push(
+            glommio::spawn_local(async move {
+                let stage = local.seat.stage.clone();
+                if let Err(error) = live(local, lb, &gate).await {
+                    stage.fail(format!("LB {lb}: {error}"));
+                }
+            })
+            .detach(),
+        );
+    }
+    loop {
+        match local.seat.order().await {
+            Order::Go => local.begun.set(true),
+            Order::Stop => break,
+            Order::Tick(_) => {}
+        }
+    }
+    for task in tasks {
+        task.await;
+    }
+    Ok(local.counted.take())
+}
+
+/// A load balancer's life: joins, has its events, is checked, leaves.
+async fn live(local: Rc<Local>, lb: u32, gate: &Gate) -> Result<()> {
+    let shape = local.plan.shape;
+    let stage = local.seat.stage.clone();
+    let random = fastrand::Rng::with_seed(local.plan.seed ^ (u64::from(lb) << 20));
+    let tables = Rc::new(RefCell::new(Tables::new(lb, shape, WEIGHT_MAX)));
+    let mut life = Life { local: local.clone(), lb, tables, line: None, member: None, random, next_connection: lb };
+    life.connect().await?;
+    life.register_anew().await?;
+    gate.leave();
+    stage.did(1);
+    while !local.begun.get() && !stage.ended() {
+        sleep(GLANCE).await;
+    }
+    // Each load balancer has its part of the events, at random times.
+    let rate = local.plan.rates.iter().sum::<f64>() / f64::from(shape.lbs);
+    let mut due = stage.now();
+    loop {
+        due += (-(1.0 - life.random.f64()).ln() / rate * 1e9) as u64;
+        while due > stage.now() && stage.tick() == 0 {
+            sleep(Duration::from_nanos(due - stage.now()).min(GLANCE)).await;
+        }
+        if stage.tick() > 0 || stage.ended() {
+            break;
+        }
+        let event = life.draw();
+        life.have(event).await.map_err(|error| format!("{event:?}: {error}"))?;
+    }
+    life.settle().await.map_err(|error| format!("in the end: {error}"))?;
+    stage.did(1);
+    while !stage.ended() {
+        sleep(GLANCE).await;
+    }
+    if local.plan.stays {
+        life.change_all(Vec::new(), Reason::PURPOSEFUL).await?;
+    }
+    life.hang_up().await;
+    if let Some(member) = life.member {
+        member.connection.hang_up();
+    }
+    Ok(())
+}
+
+impl Life {
+    fn draw(&mut self) -> Event {
+        let rates = self.local.plan.rates;
+        let mut left = self.random.f64() * rates.iter().sum::<f64>();
+        for ((event, _), rate) in EVENTS.iter().zip(rates) {
+            left -= rate;
+            if left < 0.0 {
+                return *event;
+            }
+        }
+        Event::State
+    }
+
+    async fn have(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::MemberComesOrGoes => self.come_or_go(false).await?,
+            Event::LbChangesMember => self.come_or_go(true).await?,
+            Event::State => self.set_state().await?,
+            Event::MemberCrash => {
+                if let Some(member) = self.member.take() {
+                    member.connection.crash()?;
+                }
+            }
+            Event::LbCrash => {
+                let line = self.line.take().ok_or("not connected")?;
+                line.may_end.set(true);
+                line.actor.connection.crash()?;
+                // Members go on meanwhile.
+                for _ in 0..self.random.u32(..4) {
+                    self.come_or_go(false).await?;
+                }
+                self.connect().await?;
+            }
+            Event::LbRestart => {
+                self.change_all(Vec::new(), Reason::PURPOSEFUL).await?;
+                self.hang_up().await;
+                self.connect().await?;
+                self.register_anew().await?;
+            }
+            Event::Takeover => {
+                let old = self.line.take().ok_or("not connected")?;
+                old.may_end.set(true);
+                self.connect().await?;
+                // The server closes the old one.
+                self.until(|| old.ended.get(), "the older connection's end").await?;
+            }
+        }
+        let at = EVENTS.iter().position(|(of, _)| *of == event).expect("every event is listed");
+        self.local.counted.borrow_mut().events[at] += 1;
+        Ok(())
+    }
+
+    fn open(&mut self) -> Result<Actor> {
+        self.next_connection = self.next_connection.wrapping_add(self.local.plan.shape.lbs);
+        // The number only chooses the source address: spread over those that all load balancers use.
+        let number = self.next_connection % (4 * self.local.plan.shape.lbs).max(1);
+        Actor::open(self.local.plan.to, number, &self.local.seat.scratch)
+    }
+
+    /// The connection that speaks for members.
+    fn member(&mut self) -> Result<&Actor> {
+        if self.member.is_none() {
+            self.member = Some(self.open()?);
+        }
+        self.member.as_ref().ok_or_else(|| "not connected".into())
+    }
+
+    /// A new connection, bound by Set LB State, and read from now on.
+    async fn connect(&mut self) -> Result<()> {
+        let line = Rc::new(Line {
+            actor: self.open()?,
+            waiting: Cell::new(None),
+            verdict: RefCell::default(),
+            may_end: Cell::new(false),
+            ended: Cell::new(false),
+        });
+        self.tables.borrow_mut().reconnect();
+        let (local, tables, reader, lb) = (self.local.clone(), self.tables.clone(), line.clone(), self.lb);
+        glommio::spawn_local(async move {
+            let result = reader.read(&local, &tables).await;
+            reader.ended.set(true);
+            if let Err(error) = result
+                && !reader.may_end.get()
+                && !local.seat.stage.ended()
+            {
+                local.seat.stage.fail(format!("LB {lb}: {error}"));
+            }
+        })
+        .detach();
+        self.line = Some(line);
+        let (mut request, id) = (Vec::new(), self.id());
+        lb_state(self.lb, id, LbFlags::PUSH | LbFlags::TRUST, &mut request);
+        self.ask_as_lb(&request).await
+    }
+
+    fn id(&self) -> u32 {
+        self.line.as_ref().map_or(1, |line| line.actor.id())
+    }
+
+    /// Registers new groups with some of their possible members.
+    async fn register_anew(&mut self) -> Result<()> {
+        let shape = self.local.plan.shape;
+        let mut groups: Groups = Vec::new();
+        for group in 0..shape.groups {
+            let members = (group * shape.members..(group + 1) * shape.members).filter(|_| self.random.bool());
+            let new = |member| Membership { member, state: 0, quiesced: false, by_lb: true };
+            groups.push((group, members.map(new).collect()));
+        }
+        let (mut request, uid) = (Vec::new(), uid(self.lb));
+        let mut writer = Writer::registration_request(&mut request, self.id(), SenderFlags::LOAD_BALANCER);
+        for (group, members) in &groups {
+            writer.group(GroupData { lb_uid: &uid, name: group_name(*group).as_bytes() });
+            for membership in members {
+                writer.entry(&self.member_data(membership.member));
+            }
+        }
+        writer.finish().expect("the flags' ranges fit the wire");
+        self.tables.borrow_mut().change(groups);
+        self.ask_as_lb(&request).await
+    }
+
+    fn member_data(&self, member: u32) -> MemberData<'static> {
+        let shape = &self.local.plan.shape;
+        MemberData { endpoint: shape.endpoint(shape.farm(self.lb), member), label: b"" }
+    }
+
+    /// A member registers or, if it is in its group, deregisters.
+    async fn come_or_go(&mut self, by_lb: bool) -> Result<()> {
+        let shape = self.local.plan.shape;
+        let member = self.random.u32(..shape.farm_members());
+        let number = member / shape.members;
+        let mut groups = Groups::clone(&self.tables.borrow().now());
+        let Some((_, members)) = groups.iter_mut().find(|(group, _)| *group == number) else { return Ok(()) };
+        let flags = SenderFlags::NONE.with(SenderFlags::LOAD_BALANCER, by_lb);
+        let id = if by_lb { self.id() } else { self.member()?.id() };
+        let mut request = Vec::new();
+        let there = members.iter().position(|membership| membership.member == member);
+        let mut writer = match there {
+            Some(_) => Writer::deregistration_request(&mut request, id, flags, Reason::PURPOSEFUL),
+            None => Writer::registration_request(&mut request, id, flags),
+        };
+        writer.group(GroupData { lb_uid: &uid(self.lb), name: group_name(number).as_bytes() });
+        writer.entry(&self.member_data(member));
+        writer.finish().expect("one group and one member fit");
+        match there {
+            Some(at) => {
+                members.remove(at);
+            }
+            None => members.push(Membership { member, state: 0, quiesced: false, by_lb }),
+        }
+        self.tables.borrow_mut().change(groups);
+        self.ask(&request, by_lb).await
+    }
+
+    /// A member's state and quiesce change, by itself or by its load balancer.
+    async fn set_state(&mut self) -> Result<()> {
+        let by_lb = self.random.bool();
+        let mut groups = Groups::clone(&self.tables.borrow().now());
+        let mut all: Vec<(u32, &mut Membership)> =
+            groups.iter_mut().flat_map(|(group, members)| members.iter_mut().map(|member| (*group, member))).collect();
+        if all.is_empty() {
+            return Ok(());
+        }
+        let chosen = self.random.usize(..all.len());
+        let (group, membership) = &mut all[chosen];
+        membership.state = self.random.u8(..);
+        membership.quiesced = self.random.u8(..8) == 0;
+        let flags = SenderFlags::NONE.with(SenderFlags::LOAD_BALANCER, by_lb);
+        let id = if by_lb { self.id() } else { self.member()?.id() };
+        let mut request = Vec::new();
+        let mut writer = Writer::set_member_state_request(&mut request, id, flags);
+        writer.group(GroupData { lb_uid: &uid(self.lb), name: group_name(*group).as_bytes() });
+        let flags = MemberFlags::NONE.with(MemberFlags::QUIESCE, membership.quiesced);
+        writer.entry(&MemberState { member: self.member_data(membership.member), state: membership.state, flags });
+        writer.finish().expect("one group and one member fit");
+        self.tables.borrow_mut().change(groups);
+        self.ask(&request, by_lb).await
+    }
+
+    /// Removes all groups.
+    async fn change_all(&mut self, groups: Groups, reason: Reason) -> Result<()> {
+        let mut request = Vec::new();
+        let mut writer = Writer::deregistration_request(&mut request, self.id(), SenderFlags::LOAD_BALANCER, reason);
+        writer.group(GroupData { lb_uid: &uid(self.lb), name: b"" });
+        writer.finish().expect("a UID of 9 bytes fits");
+        self.tables.borrow_mut().change(groups);
+        self.ask_as_lb(&request).await
+    }
+
+    async fn ask(&mut self, request: &[u8], by_lb: bool) -> Result<()> {
+        if by_lb {
+            return self.ask_as_lb(request).await;
+        }
+        self.local.counted.borrow_mut().replies += 1;
+        self.member()?.ask(request, |_| Err("a push to a member".into())).await
+    }
+
+    /// Sends a request of the load balancer's; the task that reads its connection sees the reply.
+    async fn ask_as_lb(&self, request: &[u8]) -> Result<()> {
+        let line = self.line.clone().ok_or("not connected")?;
+        let (header, _) = Header::read(request).map_err(|error| error.to_string())?;
+        line.waiting.set(Some(header.id));
+        line.actor.connection.send(request).await?;
+        self.until(|| line.verdict.borrow().is_some(), "a reply").await?;
+        self.local.counted.borrow_mut().replies += 1;
+        line.verdict.take().unwrap_or(Ok(()))
+    }
+
+    /// Every push has come, and Get Weights says what the model says.
+    async fn settle(&mut self) -> Result<()> {
+        let tables = self.tables.clone();
+        self.until(|| tables.borrow().complete(), "the last push").await?;
+        let (mut request, id) = (Vec::new(), self.id());
+        get_weights(self.lb, id, &mut request);
+        self.ask_as_lb(&request).await
+    }
+
+    async fn hang_up(&mut self) {
+        if let Some(line) = self.line.take() {
+            line.may_end.set(true);
+            line.actor.connection.hang_up();
+        }
+    }
+
+    /// Waits for what another task sees; the conductor's patience ends it.
+    async fn until(&self, condition: impl Fn() -> bool, what: &str) -> Result<()> {
+        while !condition() {
+            if self.local.seat.stage.ended() && !self.local.plan.stays {
+                return Err(format!("{what} is missing"));
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+}
+
+impl Line {
+    /// Reads until the end; every push is checked, and every reply.
+    async fn read(&self, local: &Local, tables: &RefCell<Tables>) -> Result<()> {
+        loop {
+            let received = self.actor.connection.receive(|frame| match sort(frame)? {
+                // What arrives on a connection that was given up may be older than what its successor was told.
+                Incoming::Push(_) if self.may_end.get() => Ok(()),
+                Incoming::Push(frame) => {
+                    local.counted.borrow_mut().pushes += 1;
+                    tables.borrow_mut().push(frame)
+                }
+                Incoming::Reply(id, kind, frame) => {
+                    if self.waiting.take() != Some(id) {
+                        return Err(format!("{kind} {id}, which nobody asked for"));
+                    }
+                    let verdict = match kind {
+                        gwm::sasp::ComponentType::GET_WEIGHTS_REPLY => {
+                            let said = frame.get(18..20).map_or(0, |said| u16::from_be_bytes([said[0], said[1]]));
+                            tables.borrow().reply(id, local.plan.interval.unwrap_or(said), frame)
+                        }
+                        _ => expect_success(id, kind, frame),
+                    };
+                    *self.verdict.borrow_mut() = Some(verdict);
+                    Ok(())
+                }
+            });
+            if received.await? == Received::Closed {
+                return Err("closed by the server".into());
+            }
+        }
+    }
+}
