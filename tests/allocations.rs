@@ -1,15 +1,21 @@
-//! The hot paths of the codec allocate nothing: encoding a push into a reused buffer, decoding and walking a
-//! registration. Counted for each thread, because tests run side by side.
+//! The hot paths allocate nothing: encoding a push into a reused buffer, decoding and walking a registration, the
+//! coordinator's building of pushes. Counted for each thread, because tests run side by side.
 
 #![allow(unsafe_code)]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
+    collections::HashMap,
+    time::Duration,
 };
 
-use gwm::sasp::{
-    Endpoint, EntryFlags, GroupData, MemberData, Message, SenderFlags, WeightEntry, WeightedMember, Writer,
+use gwm::{
+    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings, Time},
+    sasp::{
+        Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, Message, SenderFlags, WeightEntry,
+        WeightedMember, Writer, writer,
+    },
 };
 
 /// The system's allocator, counting the calls of each thread.
@@ -96,4 +102,85 @@ fn decoding_and_walking_a_registration_allocates_nothing() {
         }
     });
     assert_eq!((ports, count), (8000, 0));
+}
+
+/// Takes the coordinator's messages into one buffer, as a batch of the runtime's does.
+#[derive(Default)]
+struct Out {
+    bytes: Vec<u8>,
+    pushes: u32,
+}
+
+impl Outbox for Out {
+    fn has_room(&self, _shard: u16) -> bool {
+        true
+    }
+
+    fn buffer(&mut self, _shard: u16) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    fn commit(&mut self, _connection: ConnectionId, _start: usize, kind: Kind) {
+        self.pushes += u32::from(kind == Kind::Push);
+    }
+
+    fn close(&mut self, _connection: ConnectionId, _reason: CloseReason) {}
+}
+
+fn settings() -> Settings {
+    Settings {
+        hold_time: Duration::from_secs(60),
+        poll_interval_seconds: 60,
+        push_window: Duration::from_millis(5),
+        push_refresh: Duration::from_secs(1_000_000),
+        max_load_balancers: 100,
+        max_groups: 100,
+        max_groups_per_lb: 100,
+        max_members_per_group: 100,
+        max_memberships: 10_000,
+        weight_max: 100,
+        fixed: HashMap::new(),
+        hash_seed: 1,
+    }
+}
+
+/// How often the coordinator allocates while it builds the pushes to 20 LBs with `flags`, after `changed` of their
+/// 100 members have changed; once a few such ticks have gone by.
+fn allocations_of_a_tick(flags: LbFlags, changed: u8) -> u64 {
+    let mut coordinator = Coordinator::new(settings(), 1);
+    let (mut out, mut now) = (Out::default(), Time(0));
+    let connections: Vec<ConnectionId> = (0..20).map(|slot| ConnectionId { shard: 0, slot, generation: 1 }).collect();
+    for &connection in &connections {
+        let uid = [b'A' + connection.slot as u8];
+        coordinator.opened(connection, [127, 0, 0, 1].into());
+        let mut requests = [Vec::new(), Vec::new()];
+        let mut writer = Writer::registration_request(&mut requests[0], 1, SenderFlags::LOAD_BALANCER);
+        writer.group(GroupData { lb_uid: &uid, name: b"FARM1" });
+        (0..100).for_each(|number| writer.entry(&member(number)));
+        writer.finish().unwrap();
+        writer::set_lb_state_request(&mut requests[1], 2, &uid, Health(0x7F), flags).unwrap();
+        for request in &requests {
+            let (header, message) = Message::decode(request).unwrap();
+            coordinator.request(now, connection, header.id, &message, &mut out);
+            coordinator.delivered(now, connection);
+        }
+    }
+    let mut last = 0;
+    for tick in 1..=5 {
+        let fixed = (0..changed).map(|number| (member(number).endpoint, tick)).collect();
+        coordinator.set_fixed(now, fixed);
+        now = now + Duration::from_secs(1);
+        (out.pushes, out.bytes) = (0, Vec::with_capacity(1 << 20));
+        last = allocations(|| coordinator.poll(now, &mut out));
+        assert_eq!(out.pushes, 20);
+        connections.iter().for_each(|&connection| coordinator.delivered(now, connection));
+    }
+    last
+}
+
+#[test]
+fn a_push_of_the_coordinator_allocates_nothing() {
+    assert_eq!(allocations_of_a_tick(LbFlags::PUSH, 100), 0, "everything");
+    assert_eq!(allocations_of_a_tick(LbFlags::PUSH | LbFlags::NO_CHANGE_NO_SEND, 1), 0, "one member of 100");
+    assert_eq!(allocations_of_a_tick(LbFlags::PUSH | LbFlags::NO_CHANGE_NO_SEND, 100), 0, "all members, one by one");
 }

@@ -293,12 +293,22 @@ impl Group {
                 count += u32::from(self.say(slot, verdicts, out));
             }
         } else {
-            let mut slots: Vec<usize> = self.touched.iter().filter_map(|&endpoint| self.find(endpoint)).collect();
-            slots.sort_unstable();
-            slots.dedup();
-            for slot in slots {
-                count += u32::from(self.say(slot, verdicts, out));
+            // Endpoints become their slots where they stand, so that no push allocates.
+            let mut touched = std::mem::take(&mut self.touched);
+            touched.retain_mut(|place| match self.find(*place) {
+                Some(slot) => {
+                    *place = slot as u32;
+                    true
+                }
+                None => false,
+            });
+            touched.sort_unstable();
+            touched.dedup();
+            for &slot in &touched {
+                count += u32::from(self.say(slot as usize, verdicts, out));
             }
+            touched.clear();
+            self.touched = touched;
         }
         count += self.say_farewells(u32::from(u16::MAX) - count, out);
         self.told |= count > 0;
