@@ -5,7 +5,9 @@ mod crowd;
 mod floor;
 mod model;
 mod options;
+mod peers;
 mod player;
+mod plot;
 mod process;
 mod report;
 mod subject;
@@ -50,6 +52,11 @@ enum Command {
     #[command(subcommand)]
     Floor(Floor),
 
+    /// The same work by what people would use instead: nats-server and redis-server, as far as installed
+    Peers(peers::Peers),
+    /// Draws results as SVG
+    Plot(plot::Plot),
+
     /// The floor's own process
     #[command(name = floor::COMMAND, hide = true)]
     FloorProcess,
@@ -80,6 +87,8 @@ fn main() -> ExitCode {
         Command::Floor(Floor::Propagate(propagate)) => workload::run(&propagate, &propagate.common, Side::Floor),
         Command::Floor(Floor::Poll(poll)) => workload::run(&poll, &poll.common, Side::Floor),
         Command::Floor(Floor::Register(register)) => workload::run(&register, &register.common, Side::Floor),
+        Command::Peers(peers) => peers::run(&peers),
+        Command::Plot(plot) => plot::run(&plot),
         Command::FloorProcess => floor::run(),
     };
     match result {

@@ -146,6 +146,8 @@ pub(crate) struct Report {
     pub(crate) title: String,
     /// Its parameters, for programs.
     pub(crate) parameters: Value,
+    /// The side that the others are divided by.
+    pub(crate) base: &'static str,
     /// Runs in the order in which they were made: whose, and what.
     pub(crate) runs: Vec<(&'static str, Sample)>,
 }
@@ -173,7 +175,7 @@ impl Spread {
     }
 }
 
-/// A row of the summary: a number of one or more sides, and the ratio of each to the floor.
+/// A row of the summary: a number of one or more sides, and the ratio of each to the base.
 struct Row {
     name: String,
     unit: Unit,
@@ -206,13 +208,13 @@ impl Report {
             if rows.iter().any(|row| row.name == metric.name) {
                 continue;
             }
-            let floor = self.values(FLOOR, &metric.name);
+            let base = self.values(self.base, &metric.name);
             let mut row = Row { name: metric.name.clone(), unit: metric.unit, sides: vec![], ratios: vec![] };
             for &side in &sides {
                 let values = self.values(side, &metric.name);
-                if side != FLOOR && metric.unit != Unit::Percent && values.len() == floor.len() {
-                    let pairs = values.iter().zip(&floor).filter(|(_, floor)| **floor > 0.0);
-                    let ratio = Spread::of(pairs.map(|(value, floor)| value / floor).collect());
+                if side != self.base && metric.unit != Unit::Percent && values.len() == base.len() {
+                    let pairs = values.iter().zip(&base).filter(|(_, base)| **base > 0.0);
+                    let ratio = Spread::of(pairs.map(|(value, base)| value / base).collect());
                     row.ratios.extend(ratio.map(|ratio| (side, ratio)));
                 }
                 row.sides.extend(Spread::of(values).map(|spread| (side, spread)));
@@ -248,7 +250,7 @@ impl Report {
         lines[0].extend(sides.iter().map(|side| side.to_string()));
         let rows = self.rows();
         for side in sides.iter().filter(|side| rows.iter().any(|row| row.ratios.iter().any(|(of, _)| of == *side))) {
-            lines[0].push(format!("{side} ÷ {FLOOR}"));
+            lines[0].push(format!("{side} ÷ {}", self.base));
         }
         for row in &rows {
             let mut line = vec![row.name.clone()];
@@ -290,7 +292,7 @@ impl Report {
                 sides.extend(row.sides.iter().map(|(side, values)| (side.to_string(), spread(values))));
                 let mut ratios: Map<String, Value> = Map::new();
                 ratios.extend(row.ratios.iter().map(|(side, values)| (side.to_string(), spread(values))));
-                json!({"name": row.name, "unit": row.unit.suffix(), "sides": sides, "over_floor": ratios})
+                json!({"name": row.name, "unit": row.unit.suffix(), "sides": sides, format!("over_{}", self.base): ratios})
             })
             .collect();
         let runs: Vec<Value> = self
@@ -371,7 +373,7 @@ mod tests {
             sample.add_latencies("receipt", histogram);
             (side, sample)
         };
-        Report { workload: "fanout", title: "t".into(), parameters: json!({}), runs: values.iter().map(run).collect() }
+        Report { workload: "fanout", title: "t".into(), parameters: json!({}), base: FLOOR, runs: values.iter().map(run).collect() }
     }
 
     #[test]

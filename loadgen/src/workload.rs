@@ -47,7 +47,7 @@ pub(crate) trait Workload {
 /// writes the report.
 pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Result<()> {
     let mut report =
-        Report { workload: W::NAME, title: workload.title(), parameters: workload.parameters(), runs: Vec::new() };
+        Report { workload: W::NAME, title: workload.title(), parameters: workload.parameters(), base: FLOOR, runs: Vec::new() };
     for pair in 1..=common.pairs {
         for (side, name) in [(Side::Server, SERVER), (Side::Floor, FLOOR)] {
             if side != of && !(side == Side::Floor && common.floor) {
@@ -91,7 +91,7 @@ impl Drop for Progress {
 }
 
 /// Flags that give a server room for these load balancers.
-fn room_for(shape: &Shape, common: &Common) -> Vec<(&'static str, String)> {
+pub(crate) fn room_for(shape: &Shape, common: &Common) -> Vec<(&'static str, String)> {
     vec![
         ("--push-window", common.server.push_window.clone()),
         ("--max-memberships", shape.memberships().clamp(1_000_000, 7_000_000).to_string()),

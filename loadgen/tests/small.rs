@@ -131,6 +131,74 @@ fn the_floor_alone() {
     assert_eq!(metrics(&report, "floor")["messages"], 20.0);
 }
 
+/// Whether a program is where the load generator looks for it.
+fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/bin".into()]);
+    folders.into_iter().any(|folder| folder.join(program).is_file())
+}
+
+/// A peer does what the GWM does, byte for byte; one that is not installed is named with its package.
+#[test]
+fn peers_as_far_as_installed() {
+    let contests = [
+        ("nats-server", "peers fanout --peers nats --lbs 30 --members 10 --ticks 4 --threads 2 --pairs 2"),
+        ("redis-server", "peers fanout --peers redis --lbs 30 --members 10 --ticks 4 --share 20 --no-change --floor"),
+        ("redis-server", "peers poll --lbs 20 --members 10 --requests 30 --warmup 3 --threads 2 --floor"),
+        ("redis-server", "peers state --lbs 20 --members 10 --requests 30 --warmup 3 --floor"),
+    ];
+    for (program, line) in contests {
+        if !installed(program) {
+            let output =
+                Command::new(env!("CARGO_BIN_EXE_gwm-loadgen")).args(line.split_whitespace()).output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let peer = program.trim_end_matches("-server");
+            let expected = if line.contains(peer) { format!("apt-get install {program}") } else { "no peer".into() };
+            assert!(!output.status.success() && stderr.contains(&expected), "{line}: {stderr}");
+            continue;
+        }
+        let report = run(line);
+        let (own, other) = (metrics(&report, "server"), metrics(&report, program));
+        let (per, count) = if line.contains("fanout") { ("message", 120.0) } else { ("request", 600.0) };
+        for side in [&own, &other] {
+            assert!(side[&format!("CPU per {per}")] > 0.0, "{line}: {side:?}");
+            assert!(side[&format!("{per}s")] <= count && side[&format!("{per}s")] > 0.0, "{line}: {side:?}");
+        }
+        if per == "message" {
+            assert_eq!((own["messages"], other["messages"]), (count, count), "{line}");
+            assert_eq!(own["bytes per message"], other["bytes per message"], "{line}");
+        }
+        assert!(report["summary"].as_array().unwrap().iter().any(|row| {
+            row["name"] == format!("CPU per {per}").as_str()
+                && row["over_server"][program]["median"].as_f64().is_some_and(|ratio| ratio > 0.0)
+        }));
+    }
+}
+
+#[test]
+fn plots_are_drawn_from_results() {
+    let files = [temporary("10.json"), temporary("20.json")];
+    for (file, lbs) in files.iter().zip([10, 20]) {
+        let report = run(&format!("fanout --lbs {lbs} --members 3 --ticks 2 --floor"));
+        fs::write(file, report.to_string()).unwrap();
+    }
+    for over in [&[][..], &["--over", "lbs"]] {
+        let svg = temporary("plot.svg");
+        let output = Command::new(env!("CARGO_BIN_EXE_gwm-loadgen"))
+            .args(["plot", "--metric", "CPU per message", "--out"])
+            .arg(&svg)
+            .args(over)
+            .args(&files)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = fs::read_to_string(&svg).unwrap();
+        assert!(text.starts_with("<svg") && text.contains(">gwm<") && text.contains(">floor<"), "{text}");
+        fs::remove_file(&svg).unwrap();
+    }
+    files.iter().for_each(|file| fs::remove_file(file).unwrap());
+}
+
 #[test]
 fn what_is_wrong_is_said() {
     let fails = |line: &str, status: i32, part: &str| {

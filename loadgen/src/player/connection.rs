@@ -66,26 +66,24 @@ impl Connection {
 
     /// Waits for bytes and hands every message that they complete to `each`.
     pub(crate) async fn receive(&self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<Received> {
+        self.receive_bytes(|mut input| {
+            let mut framer = self.framer.borrow_mut();
+            while let Some(frame) = framer.next(&mut input).map_err(|error| error.to_string())? {
+                each(frame)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits for bytes and hands them to `take`.
+    pub(crate) async fn receive_bytes(&self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<Received> {
         std::future::poll_fn(|cx| {
             let mut scratch = self.scratch.0.borrow_mut();
             match Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut scratch) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Ok(0)) => Poll::Ready(Ok(Received::Closed)),
-                Poll::Ready(Ok(length)) => {
-                    let mut input = &scratch[..length];
-                    let mut framer = self.framer.borrow_mut();
-                    loop {
-                        match framer.next(&mut input) {
-                            Ok(Some(frame)) => {
-                                if let Err(error) = each(frame) {
-                                    return Poll::Ready(Err(error));
-                                }
-                            }
-                            Ok(None) => return Poll::Ready(Ok(Received::Bytes(length))),
-                            Err(error) => return Poll::Ready(Err(error.to_string())),
-                        }
-                    }
-                }
+                Poll::Ready(Ok(length)) => Poll::Ready(take(&scratch[..length]).map(|()| Received::Bytes(length))),
                 Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
             }
         })

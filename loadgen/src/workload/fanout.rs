@@ -52,31 +52,31 @@ pub(crate) struct Fanout {
 
     /// Ticks that are measured
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000_000), help_heading = "Changes")]
-    ticks: u64,
+    pub(crate) ticks: u64,
 
     /// Ticks before those
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Changes")]
-    warmup: u64,
+    pub(crate) warmup: u64,
 
     /// The part of the members that changes in a tick, in percent, above 0 and up to 100; at least one changes
     #[arg(long, value_name = "PERCENT", default_value_t = 100.0, value_parser = percent, help_heading = "Changes")]
-    share: f64,
+    pub(crate) share: f64,
 
     /// Who changes them
     #[arg(long, value_enum, default_value_t = ChangeBy::Operator, help_heading = "Changes")]
-    change_by: ChangeBy,
+    pub(crate) change_by: ChangeBy,
 
     /// Ticks per second, whether or not the one before has arrived everywhere (an open loop: latencies count from
     /// when a tick was due) [default: each tick when the one before has arrived everywhere]
     #[arg(long, value_name = "TICKS", value_parser = positive, help_heading = "Changes")]
-    rate: Option<f64>,
+    pub(crate) rate: Option<f64>,
 
     /// The load balancers set no-change/no-send: they are sent only what changed
     #[arg(long, help_heading = "Load balancers")]
-    no_change: bool,
+    pub(crate) no_change: bool,
 }
 
-pub(super) fn percent(text: &str) -> std::result::Result<f64, String> {
+pub(crate) fn percent(text: &str) -> std::result::Result<f64, String> {
     text.parse().ok().filter(|value| *value > 0.0 && *value <= 100.0).ok_or_else(|| "not above 0 and up to 100".into())
 }
 
@@ -85,7 +85,7 @@ pub(super) fn positive(text: &str) -> std::result::Result<f64, String> {
 }
 
 /// The weights that a server says unless told otherwise: what `gwm serve --weight-max` has by default.
-pub(super) const WEIGHT_MAX: u16 = 100;
+pub(crate) const WEIGHT_MAX: u16 = 100;
 
 /// What every seat has to know.
 #[derive(Clone)]
