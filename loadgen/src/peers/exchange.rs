@@ -149,7 +149,7 @@ struct Plan {
 
 impl Load {
     fn parameters(&self) -> Value {
-        let Shape { lbs, groups, members, farms } = self.shape;
+        let Shape { lbs, groups, members, farms, .. } = self.shape;
         json!({
             "connections": lbs, "groups": groups, "members": members, "farms": farms, "requests": self.requests,
             "warmup": self.warmup, "seed": self.common.seed, "threads": self.common.threads,
