@@ -373,7 +373,13 @@ mod tests {
             sample.add_latencies("receipt", histogram);
             (side, sample)
         };
-        Report { workload: "fanout", title: "t".into(), parameters: json!({}), base: FLOOR, runs: values.iter().map(run).collect() }
+        Report {
+            workload: "fanout",
+            title: "t".into(),
+            parameters: json!({}),
+            base: FLOOR,
+            runs: values.iter().map(run).collect(),
+        }
     }
 
     #[test]
