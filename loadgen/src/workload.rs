@@ -46,8 +46,13 @@ pub(crate) trait Workload {
 /// Runs a workload against one side, and with `--floor` against the floor too, as often as the flags ask for, and
 /// writes the report.
 pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Result<()> {
-    let mut report =
-        Report { workload: W::NAME, title: workload.title(), parameters: workload.parameters(), base: FLOOR, runs: Vec::new() };
+    let mut report = Report {
+        workload: W::NAME,
+        title: workload.title(),
+        parameters: workload.parameters(),
+        base: FLOOR,
+        runs: Vec::new(),
+    };
     for pair in 1..=common.pairs {
         for (side, name) in [(Side::Server, SERVER), (Side::Floor, FLOOR)] {
             if side != of && !(side == Side::Floor && common.floor) {
