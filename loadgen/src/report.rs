@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{self, Write},
     path::Path,
+    process::Command,
     time::{Duration, SystemTime},
 };
 
@@ -310,6 +311,7 @@ impl Report {
             "parameters": self.parameters,
             "command": std::env::args().collect::<Vec<_>>(),
             "version": env!("CARGO_PKG_VERSION"),
+            "commit": commit(),
             "machine": machine(),
             "summary": rows,
             "runs": runs,
@@ -340,6 +342,12 @@ impl Report {
         drop(log);
         fs::write(path, bytes).map_err(|error| failed(&error))
     }
+}
+
+/// The commit that the current folder is at, if it is a clone.
+fn commit() -> Option<String> {
+    let output = Command::new("git").args(["describe", "--always", "--dirty"]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// What the numbers were measured on.
