@@ -26,7 +26,7 @@ pub(crate) struct Stage {
     tick: AtomicU64,
     /// When each tick was due, in nanoseconds of [`Stage::now`].
     due: Vec<AtomicU64>,
-    /// Things done since the last [`Stage::take`], by whatever the workload counts.
+    /// Things done so far, by whatever the workload counts.
     done: AtomicU64,
     goal: AtomicU64,
     ended: AtomicBool,
