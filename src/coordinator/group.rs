@@ -144,9 +144,14 @@ impl Group {
         self.epoch == epoch && self.told
     }
 
-    /// Whether farewells did not fit into the last message.
-    pub(super) fn owes(&self) -> bool {
-        !self.farewells.is_empty()
+    /// How many farewells its LB has yet to hear.
+    pub(super) fn owed(&self) -> u32 {
+        self.farewells.len() as u32
+    }
+
+    /// Forgets them; gives how many.
+    pub(super) fn drop_farewells(&mut self) -> u32 {
+        std::mem::take(&mut self.farewells).len() as u32
     }
 
     /// Makes room for so many new members; exactly, where the group is new.

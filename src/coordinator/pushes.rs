@@ -125,6 +125,7 @@ impl Coordinator {
         for &id in &listing {
             let group = &mut self.tables.groups[id as usize];
             let verdicts = self.tables.endpoints.verdicts();
+            let owed = group.owed();
             if delta {
                 if group.delta(epoch, verdicts, all, &mut self.scratch.group) > 0 {
                     message.encoded_group(&self.scratch.group);
@@ -137,6 +138,7 @@ impl Coordinator {
                     groups += 1;
                 }
             }
+            self.tables.farewells -= owed - group.owed();
             group.settle();
             self.tables.muted[id as usize] = group.removed;
         }
@@ -149,7 +151,7 @@ impl Coordinator {
         // More farewells than one group of a message can list are for the next push.
         let mut owes = self.tables.settle_ghosts(lb);
         for &id in &listing {
-            owes |= self.tables.groups.get(id as usize).is_some_and(|group| delta && group.owes());
+            owes |= self.tables.groups.get(id as usize).is_some_and(|group| delta && group.owed() > 0);
         }
         if owes {
             self.tables.lbs[lb as usize].all = true;

@@ -180,6 +180,7 @@ impl Coordinator {
             let group = &mut self.tables.groups[group as usize];
             let epoch = self.tables.lbs[group.lb as usize].epoch;
             let verdicts = self.tables.endpoints.verdicts();
+            let owed = group.owed();
             if delta {
                 // A group that a member removed is there for its farewells alone.
                 if group.delta(epoch, verdicts, true, &mut self.scratch.group) > 0 || !group.removed {
@@ -188,6 +189,7 @@ impl Coordinator {
             } else {
                 reply.encoded_group(group.full(epoch, verdicts).0);
             }
+            self.tables.farewells -= owed - group.owed();
         }
         reply.finish().expect("the limits keep every LB's tables within one message");
         self.scratch.listing = listing;
@@ -346,7 +348,8 @@ impl Coordinator {
         targets
     }
 
-    /// The GWM's own limits, on what would be if the request were done.
+    /// The GWM's own limits, on what would be if the request were done. What an LB has yet to hear the end of is
+    /// still there.
     fn check_limits<'a, T: Entry<'a>>(
         &self,
         groups: Groups<'a, T>,
@@ -359,7 +362,8 @@ impl Coordinator {
         for (at, (group, target)) in groups.into_iter().zip(targets).enumerate() {
             members += u64::from(group.count());
             *added.entry(target.first).or_insert(0) += u64::from(group.count());
-            if target.group.is_none() && target.first == at {
+            let new = || self.tables.find_name(target.lb, group.data.name).is_none();
+            if target.first == at && target.group.is_none() && new() {
                 created += 1;
                 *created_by_lb.entry(target.lb).or_insert(0) += 1;
             }
@@ -369,11 +373,12 @@ impl Coordinator {
             u64::from(existing) + added > self.settings.max_members_per_group.into()
         });
         let too_many_groups = created_by_lb.iter().any(|(&lb, &created)| {
-            let existing = self.tables.lbs[lb as usize].groups.len() as u64;
-            existing + created > self.settings.max_groups_per_lb.into()
+            let known = &self.tables.lbs[lb as usize];
+            (known.groups.len() + known.ghosts.len()) as u64 + created > self.settings.max_groups_per_lb.into()
         });
-        let full = u64::from(self.tables.memberships) + members > self.settings.max_memberships.into()
-            || self.tables.totals().groups as u64 + created > self.settings.max_groups.into();
+        let held = u64::from(self.tables.memberships) + u64::from(self.tables.farewells);
+        let full = held + members > self.settings.max_memberships.into()
+            || self.tables.groups_and_ghosts() as u64 + created > self.settings.max_groups.into();
         if too_many_members || too_many_groups || full { Err(ReturnCode::INVALID_GROUP) } else { Ok(()) }
     }
 }

@@ -19,13 +19,16 @@ pub(super) struct Tables {
     pub(super) lbs: Slab<LoadBalancer>,
     by_uid: HashTable<LbId>,
     pub(super) groups: Slab<Group>,
-    /// Groups that are not removed, by LB and name.
+    /// Groups by LB and name, ghosts too: no name has both.
     by_name: HashTable<GroupId>,
     /// By group, apart from the groups: whether a change in it needs no note, because its LB is not pushed to or
     /// the next push looks at all of it anyway. A weight change reads this of every group that it concerns.
     pub(super) muted: Vec<bool>,
     pub(super) endpoints: Endpoints,
     pub(super) memberships: u32,
+    /// The farewells of all groups. They and ghosts count against the limits, or an LB that never asks would make
+    /// the server remember without end.
+    pub(super) farewells: u32,
     next_serial: u64,
 }
 
@@ -41,6 +44,7 @@ impl Tables {
             muted: Vec::new(),
             endpoints: Endpoints::new(hasher),
             memberships: 0,
+            farewells: 0,
             next_serial: 0,
         }
     }
@@ -48,7 +52,7 @@ impl Tables {
     pub(super) fn totals(&self) -> Totals {
         Totals {
             load_balancers: self.lbs.len(),
-            groups: self.by_name.len(),
+            groups: self.groups.len() - self.lbs.iter().map(|(_, lb)| lb.ghosts.len()).sum::<usize>(),
             memberships: self.memberships as usize,
             endpoints: self.endpoints.len(),
         }
@@ -83,6 +87,10 @@ impl Tables {
         (known.connection, known.ready) = (None, false);
         self.stop_pushing(lb);
         self.drop_ghosts(lb);
+        let Tables { lbs, groups, farewells, .. } = self;
+        for &group in &lbs[lb as usize].groups {
+            *farewells -= groups[group as usize].drop_farewells();
+        }
     }
 
     /// Forgets what the LB's next push was to carry.
@@ -99,6 +107,11 @@ impl Tables {
     }
 
     pub(super) fn find_group(&self, lb: LbId, name: &[u8]) -> Option<GroupId> {
+        self.find_name(lb, name).filter(|&group| !self.groups[group as usize].removed)
+    }
+
+    /// The group of that name, be it a ghost.
+    pub(super) fn find_name(&self, lb: LbId, name: &[u8]) -> Option<GroupId> {
         let found = self.by_name.find(self.hash_name(lb, name), |&group| {
             let group = &self.groups[group as usize];
             group.lb == lb && group.name() == name
@@ -109,40 +122,45 @@ impl Tables {
     /// Creates a group that the LB does not have, as its last.
     pub(super) fn create_group(&mut self, lb: LbId, data: GroupData<'_>) -> GroupId {
         self.next_serial += 1;
-        let known = &mut self.lbs[lb as usize];
-        let groups = &mut self.groups;
-        let ghost = known.ghosts.iter().position(|&ghost| groups[ghost as usize].name() == data.name);
-        let group = match ghost {
+        let group = match self.find_name(lb, data.name) {
             // The LB has yet to hear that it was removed: it goes on as the same group.
             Some(ghost) => {
-                let group = known.ghosts.remove(ghost);
-                let revived = &mut groups[group as usize];
+                let revived = &mut self.groups[ghost as usize];
                 (revived.removed, revived.order) = (false, self.next_serial);
+                self.lbs[lb as usize].ghosts.retain(|&other| other != ghost);
+                ghost
+            }
+            None => {
+                let epoch = self.lbs[lb as usize].epoch;
+                let group = self.groups.insert(Group::new(lb, self.next_serial, epoch, data)) as GroupId;
+                let hash = self.hash_name(lb, data.name);
+                let Tables { hasher, groups, by_name, .. } = self;
+                by_name.insert_unique(hash, group, |&group| {
+                    let group = &groups[group as usize];
+                    hasher.hash_one((group.lb, group.name()))
+                });
                 group
             }
-            None => groups.insert(Group::new(lb, self.next_serial, known.epoch, data)) as GroupId,
         };
+        let known = &mut self.lbs[lb as usize];
         known.groups.push(group);
         if self.muted.len() <= group as usize {
             self.muted.resize(group as usize + 1, true);
         }
         self.muted[group as usize] = !known.pushing() || known.all;
-        let hash = self.hash_name(lb, data.name);
-        let Tables { hasher, groups, by_name, .. } = self;
-        by_name.insert_unique(hash, group, |&group| {
-            let group = &groups[group as usize];
-            hasher.hash_one((group.lb, group.name()))
-        });
         group
     }
 
     /// Takes a member out of a group; says whether it was there. With `farewell` its LB may have to hear of that.
     pub(super) fn remove_member(&mut self, group: GroupId, endpoint: EndpointId, farewell: bool) -> bool {
         let known = &mut self.groups[group as usize];
-        let epoch = self.lbs[known.lb as usize].epoch;
-        let Some(place) = known.remove(endpoint, self.endpoints.endpoint(endpoint), farewell, epoch) else {
+        let owner = &self.lbs[known.lb as usize];
+        let farewell = farewell && owner.connection.is_some();
+        let owed = known.owed();
+        let Some(place) = known.remove(endpoint, self.endpoints.endpoint(endpoint), farewell, owner.epoch) else {
             return false;
         };
+        self.farewells = self.farewells - owed + known.owed();
         self.unlink(endpoint, place);
         true
     }
@@ -171,10 +189,6 @@ impl Tables {
                     self.unlink(endpoint, place);
                 }
             }
-            let hash = self.hash_name(lb, self.groups[group as usize].name());
-            if let Ok(entry) = self.by_name.find_entry(hash, |&other| other == group) {
-                entry.remove();
-            }
             self.groups[group as usize].removed = true;
             self.muted[group as usize] = true;
         }
@@ -186,30 +200,44 @@ impl Tables {
             known.groups.retain(|&group| !groups[group as usize].removed);
             known.changed.retain(|&group| !groups[group as usize].removed);
         }
-        for group in ended {
-            self.groups.remove(group as usize);
-        }
+        ended.into_iter().for_each(|group| self.forget_group(group));
     }
 
     /// Forgets the groups that the LB has heard the end of, or is not to hear of any more.
     pub(super) fn drop_ghosts(&mut self, lb: LbId) {
-        for group in self.lbs[lb as usize].ghosts.drain(..) {
-            self.groups.remove(group as usize);
+        for ghost in std::mem::take(&mut self.lbs[lb as usize].ghosts) {
+            self.forget_group(ghost);
         }
     }
 
     /// Forgets the ghosts of which the LB has heard everything; says whether some are left.
     pub(super) fn settle_ghosts(&mut self, lb: LbId) -> bool {
-        let Tables { lbs, groups, .. } = self;
-        let ghosts = &mut lbs[lb as usize].ghosts;
+        let mut ghosts = std::mem::take(&mut self.lbs[lb as usize].ghosts);
         ghosts.retain(|&ghost| {
-            let owes = groups[ghost as usize].owes();
+            let owes = self.groups[ghost as usize].owed() > 0;
             if !owes {
-                groups.remove(ghost as usize);
+                self.forget_group(ghost);
             }
             owes
         });
-        !ghosts.is_empty()
+        let left = !ghosts.is_empty();
+        self.lbs[lb as usize].ghosts = ghosts;
+        left
+    }
+
+    /// How many groups there are, ghosts too.
+    pub(super) fn groups_and_ghosts(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Ends a group that no LB lists.
+    fn forget_group(&mut self, group: GroupId) {
+        let known = &self.groups[group as usize];
+        let hash = self.hash_name(known.lb, known.name());
+        if let Ok(entry) = self.by_name.find_entry(hash, |&other| other == group) {
+            entry.remove();
+        }
+        self.farewells -= self.groups.remove(group as usize).owed();
     }
 
     /// For a request's own tables.

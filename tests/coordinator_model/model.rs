@@ -269,7 +269,7 @@ impl Model {
         Ok(())
     }
 
-    /// Step 10: the tables as they would be.
+    /// Step 10: the tables as they would be. What an LB has yet to hear the end of takes its place until then.
     fn check_limits(&self, request: &Request) -> Result<(), Code> {
         let Request::Register { groups, .. } = request else { return Ok(()) };
         let mut after = self.lbs.clone();
@@ -277,9 +277,11 @@ impl Model {
         let over = |count: usize, limit: u32| count > limit as usize;
         let settings = &self.settings;
         let members: usize = after.values().flat_map(|lb| &lb.groups).map(|group| group.members.len()).sum();
-        let bad = over(members, settings.max_memberships)
-            || over(after.values().map(|lb| lb.groups.len()).sum(), settings.max_groups)
-            || after.values().any(|lb| over(lb.groups.len(), settings.max_groups_per_lb))
+        let farewells: usize = after.values().flat_map(|lb| &lb.session).map(|session| session.farewells.len()).sum();
+        let groups = |lb: &Lb| lb.groups.len() + lb.session.as_ref().map_or(0, |session| session.gone.len());
+        let bad = over(members + farewells, settings.max_memberships)
+            || over(after.values().map(groups).sum(), settings.max_groups)
+            || after.values().any(|lb| over(groups(lb), settings.max_groups_per_lb))
             || after
                 .values()
                 .flat_map(|lb| &lb.groups)

@@ -1,6 +1,8 @@
 //! No-change/no-send: what is remembered per connection, and the last word about members that left.
 
-use crate::rig::{NOTHING, Rig, WINDOW};
+use gwm::coordinator::Settings;
+
+use crate::rig::{NOTHING, Rig, WINDOW, settings};
 
 /// LB1 on connection 0 with these flags and G[a b] and H[c], all of it sent.
 fn told(flags: &str) -> Rig {
@@ -275,4 +277,51 @@ fn a_group_that_a_member_removed_while_the_lb_was_away_is_not_listed() {
     let new = rig.open();
     rig.ok(new, "lb set LB1/H");
     assert_eq!(rig.after(WINDOW), ["#2 LB1/H[c 00/05/100]"]);
+}
+
+/// Or an LB that never asks for all its groups would make the server remember without end.
+#[test]
+fn what_the_lb_has_yet_to_hear_the_end_of_counts_against_the_limits() {
+    let mut rig = Rig::with(Settings { max_groups_per_lb: 3, max_groups: 4, max_memberships: 4, ..settings() });
+    let (lb, other) = (rig.lb("LB1", "trust nochange"), rig.lb("LB2", ""));
+    rig.ok(lb, "lb register LB1/G a b + LB1/H c");
+    assert_eq!(rig.ask(lb, "get LB1/"), "00 LB1/G[a 00/05/100 b 00/05/100] LB1/H[c 00/05/100]");
+    rig.ok(lb, "member deregister LB1/G");
+    rig.ok(lb, "lb register LB1/I");
+    assert_eq!(rig.totals(), [2, 2, 1, 1], "they are not there, however");
+    assert_eq!(rig.ask(lb, "lb register LB1/J"), "45");
+    assert_eq!(rig.ask(other, "lb register LB2/A + LB2/B"), "45");
+    rig.ok(other, "lb register LB2/A");
+    assert_eq!(rig.ask(lb, "lb register LB1/I d e"), "45");
+    rig.ok(lb, "lb register LB1/I d");
+    assert_eq!(rig.ask(lb, "lb register LB1/I e"), "45");
+    rig.ok(lb, "lb register LB1/G"); // it has its place
+    assert_eq!(rig.ask(lb, "get LB1/"), "00 LB1/H[] LB1/I[d 00/05/100] LB1/G[a 00/0C/0 b 00/0C/0]");
+    rig.ok(lb, "lb register LB1/G e f");
+}
+
+#[test]
+fn what_no_lb_is_to_hear_does_not_count() {
+    let endings: [fn(&mut Rig); 4] = [
+        |rig| rig.closed(0),
+        |rig| assert_eq!(rig.ask(0, "get LB1/G"), "00 LB1/G[a 00/0C/0 b 00/0C/0]"),
+        |rig| rig.ok(0, "lb deregister LB1/G"),
+        |rig| {
+            rig.ok(0, "state LB1 7F trust push");
+            assert_eq!(rig.after(WINDOW), ["#0 LB1/G[]"]);
+        },
+    ];
+    for end in endings {
+        let mut rig = Rig::with(Settings { max_memberships: 3, ..settings() });
+        let lb = rig.lb("LB1", "trust nochange");
+        rig.ok(lb, "lb register LB1/G a b");
+        assert_eq!(rig.ask(lb, "get LB1/"), "00 LB1/G[a 00/05/100 b 00/05/100]");
+        rig.ok(lb, "member deregister LB1/G a b");
+        let member = rig.open();
+        assert_eq!(rig.ask(member, "member register LB1/X c d"), "45");
+        end(&mut rig);
+        rig.ok(member, "member register LB1/X c d e");
+        rig.ok(member, "member deregister LB1/X c d e"); // it was not told, or is away
+        rig.ok(member, "member register LB1/X c d e");
+    }
 }
