@@ -10,7 +10,7 @@ use rustix::{
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::{executor, shard::Shard, sys};
-use crate::limits;
+use crate::{coordinator::Time, limits};
 
 /// Connections that the kernel completes ahead of us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -21,6 +21,9 @@ const UNSENT_BYTES: u32 = 128 << 10;
 
 /// How soon a full server, or one without file descriptors, looks again.
 const FULL_TICK: Duration = Duration::from_millis(20);
+
+/// How long after a line about that there is no other.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Binds one listening socket a shard; the address has the port that was chosen for port 0.
 pub(super) fn bind(
@@ -66,25 +69,22 @@ fn socket(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<Socket
 
 /// Accepts while the server has room; until then connections wait in the backlog. Runs until it is dropped.
 pub(super) async fn accept(shard: Rc<Shard>, listener: OwnedFd) {
-    let mut complained = false;
+    let mut quiet_until = Time::default();
     loop {
-        if let Err(error) = readable(&shard, &listener).await {
-            tracing::error!(shard = shard.index, "can not wait for connections: {error}");
-            executor::sleep(FULL_TICK).await;
-            continue;
+        let trouble = match readable(&shard, &listener).await {
+            Ok(()) => match burst(&shard, &listener).await {
+                Burst::Drained => continue,
+                Burst::Full => format!("--max-connections {} are open: more wait unaccepted", shard.limits.max),
+                Burst::Failed(error) => format!("can not accept connections, trying again: {error}"),
+            },
+            Err(error) => format!("can not wait for connections, trying again: {error}"),
+        };
+        let now = shard.shared.clock.now();
+        if now >= quiet_until {
+            quiet_until = now + QUIET;
+            tracing::warn!(shard = shard.index, "{trouble}");
         }
-        match burst(&shard, &listener).await {
-            Burst::Drained => {}
-            Burst::Full => executor::sleep(FULL_TICK).await,
-            Burst::Failed(error) => {
-                if !std::mem::replace(&mut complained, true) {
-                    tracing::error!(shard = shard.index, "can not accept connections, trying again: {error}");
-                }
-                executor::sleep(FULL_TICK).await;
-                continue;
-            }
-        }
-        complained = false;
+        executor::sleep(FULL_TICK).await;
     }
 }
 

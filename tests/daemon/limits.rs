@@ -35,6 +35,7 @@ fn connections_over_the_limit_wait_for_their_turn() {
             }
         }
         assert_eq!(daemon.sockets(), idle + 3);
+        daemon.wait_for_log(&["--max-connections 3 are open: more wait unaccepted"]);
         for peer in &mut waiting {
             peer.stream().set_nonblocking(true).expect("a socket option");
             let error = peer.stream().read(&mut [0; 1]).expect_err("no connection over the limit is served");
