@@ -101,8 +101,8 @@ pub struct Flags {
         value_parser = clap::value_parser!(u32).range(1024..=limits::MESSAGE_BYTES_TAKEN as i64))]
     pub max_message_bytes: u32,
 
-    /// Bytes of unfinished messages that all connections may hold together, 65536 to 1099511627776; the connection
-    /// that would exceed it is closed
+    /// Bytes of unfinished messages that all connections may hold together beyond the first 16384 of each, 65536
+    /// to 1099511627776; the connection that would exceed it is closed
     #[arg(long, env = "GWM_MAX_BUFFERED_BYTES", value_name = "BYTES", default_value = "268435456",
         value_parser = RangedU64ValueParser::<u64>::new().range(65536..=1 << 40))]
     pub max_buffered_bytes: u64,

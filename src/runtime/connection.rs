@@ -248,7 +248,8 @@ impl Connection {
         if inside && self.greeted && (!was_inside || frames > 0) {
             self.since = shard.shared.clock.now();
         }
-        let buffered = self.framer.buffered() + self.rest.len();
+        // A short message does not count: no peer is closed for it because of what others hold.
+        let buffered = (self.framer.buffered() + self.rest.len()).saturating_sub(limits::READ_BYTES);
         if !self.account(buffered, shard) {
             return Some(Cause::BufferedBytes);
         }
@@ -323,7 +324,8 @@ impl Connection {
         let finished = match self.send(message, shard) {
             Ok(finished) => finished,
             Err(_) => {
-                // The socket is broken; the next read says how.
+                // The peer lacks a message for good, whatever the next read would say.
+                self.stage = Stage::Flushing(Cause::Failed);
                 self.wake();
                 true
             }
@@ -359,7 +361,9 @@ impl Connection {
             (limits.stall_timeout, Cause::Stalled)
         } else {
             match self.stage {
-                Stage::Lingering(cause, _) | Stage::Flushing(cause) => (LINGER, cause),
+                Stage::Lingering(cause, _) => (LINGER, cause),
+                // It is about to linger; `since` is still about something else.
+                Stage::Flushing(_) => return None,
                 Stage::Open if self.under_way => return None,
                 Stage::Open if !self.greeted => (limits.first_message_timeout, Cause::FirstMessageTimeout),
                 Stage::Open if self.framer.buffered() > 0 => (limits.message_timeout, Cause::MessageTimeout),

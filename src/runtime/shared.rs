@@ -57,7 +57,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     /// Connections.
     pub(super) connections: Budget,
-    /// Bytes of unfinished messages.
+    /// Bytes of unfinished messages beyond the first [`crate::limits::READ_BYTES`] of each connection.
     pub(super) buffered: Budget,
     /// Set once: listeners close, connections end as soon as nothing is under way.
     pub(super) draining: AtomicBool,
