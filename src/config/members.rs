@@ -1,6 +1,6 @@
 //! The members file: endpoints whose weight the operator fixed. An error names the file and the line.
 
-use std::{collections::HashMap, net::IpAddr, path::Path};
+use std::{collections::HashMap, io::Read, net::IpAddr, path::Path};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -44,11 +44,14 @@ enum Monitor {
 /// Reads a members file; the error is one line for the operator.
 pub fn read(path: &Path, weight_max: u16) -> Result<HashMap<Endpoint, u16>, String> {
     let failed = |error: std::io::Error| format!("can not read the members file {}: {error}", path.display());
-    let bytes = std::fs::metadata(path).map_err(failed)?.len();
-    if bytes > FILE_BYTES {
-        return Err(format!("the members file {} has {bytes} bytes, at most {FILE_BYTES} are read", path.display()));
+    let mut text = String::new();
+    // Not the length that the file system states: a device states none, and a file can grow.
+    let bytes = std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES + 1).read_to_string(&mut text))
+        .map_err(failed)?;
+    if bytes as u64 > FILE_BYTES {
+        return Err(format!("the members file {} has more than {FILE_BYTES} bytes", path.display()));
     }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
     parse(&text, weight_max).map_err(|(line, message)| format!("{}:{line}: {message}", path.display()))
 }
 
@@ -166,5 +169,10 @@ mod tests {
     #[test]
     fn a_file_that_is_not_there_is_named() {
         assert!(read(Path::new("/nonexistent/members.toml"), 1).unwrap_err().contains("/nonexistent/members.toml"));
+    }
+
+    #[test]
+    fn a_file_without_end_is_not_read_without_end() {
+        assert!(read(Path::new("/dev/zero"), 1).unwrap_err().contains("/dev/zero has more than"));
     }
 }
