@@ -67,7 +67,7 @@ pub enum CloseReason {
 
 /// Where the coordinator's messages go: the runtime's batches, or a test's list.
 pub trait Outbox {
-    /// Whether this shard takes another push now. Replies are always taken: the caller makes room for one
+    /// Whether this shard takes another push now; it may depend on what other shards took. Replies are always taken: the caller makes room for one
     /// before it hands in a request.
     fn has_room(&self, shard: u16) -> bool;
     /// The buffer to append one message to; what it holds already is not the caller's.
@@ -155,6 +155,8 @@ pub struct Coordinator {
     alarms: BinaryHeap<Reverse<Alarm>>,
     /// By shard: LBs, with their connection, whose push is due and which have nothing in flight.
     ready: Vec<VecDeque<(LbId, ConnectionId)>>,
+    /// The shard whose pushes were built first last time.
+    first_shard: usize,
     /// Buffers that pushes and replies reuse.
     scratch: pushes::Scratch,
 }
@@ -168,6 +170,7 @@ impl Coordinator {
             connections: vec![Vec::new(); shards.into()],
             alarms: BinaryHeap::new(),
             ready: vec![VecDeque::new(); shards.into()],
+            first_shard: 0,
             scratch: pushes::Scratch::default(),
         }
     }

@@ -88,7 +88,10 @@ impl Coordinator {
 
     /// Builds the pushes that are due, as far as the shards have room.
     pub(super) fn flush(&mut self, now: Time, out: &mut impl Outbox) {
-        for shard in 0..self.ready.len() {
+        // Each time another shard is first: the room for pushes may be all shards' together.
+        self.first_shard = (self.first_shard + 1) % self.ready.len().max(1);
+        for offset in 0..self.ready.len() {
+            let shard = (self.first_shard + offset) % self.ready.len();
             while !self.ready[shard].is_empty() && out.has_room(shard as u16) {
                 let Some((lb, connection)) = self.ready[shard].pop_front() else { break };
                 let here = |known: &&mut LoadBalancer| known.connection == Some(connection);

@@ -16,6 +16,8 @@ pub(crate) struct Sent {
 pub(crate) struct Recorder {
     /// How many more pushes a shard takes; no bound where nothing is said.
     pub(crate) room: BTreeMap<u16, usize>,
+    /// How many more all of them take together, if that is bounded.
+    pub(crate) room_in_all: Option<usize>,
     buffers: BTreeMap<u16, Vec<u8>>,
     /// Bytes of each shard's buffer that belong to committed messages.
     committed: BTreeMap<u16, usize>,
@@ -36,7 +38,7 @@ impl Recorder {
 
 impl Outbox for Recorder {
     fn has_room(&self, shard: u16) -> bool {
-        self.room.get(&shard).is_none_or(|&left| left > 0)
+        self.room.get(&shard).is_none_or(|&left| left > 0) && self.room_in_all != Some(0)
     }
 
     fn buffer(&mut self, shard: u16) -> &mut Vec<u8> {
@@ -52,7 +54,7 @@ impl Outbox for Recorder {
         *committed = buffer.len();
         if kind == Kind::Push {
             assert!(self.has_room(shard), "a push to a shard that has no room");
-            if let Some(left) = self.room.get_mut(&shard) {
+            for left in self.room.get_mut(&shard).into_iter().chain(&mut self.room_in_all) {
                 *left -= 1;
             }
         }

@@ -440,3 +440,23 @@ fn fixed_weights_given_at_the_start_are_pushed() {
     rig.set_fixed(&[("a", 40)]);
     assert_eq!(rig.after(WINDOW), NOTHING);
 }
+
+#[test]
+fn a_busy_shard_does_not_keep_another_from_its_pushes() {
+    let mut rig = Rig::new();
+    for (lb, uid) in ["LB1", "LB2"].iter().enumerate() {
+        assert_eq!(rig.lb(uid, "push"), lb); // each on a shard of its own
+        rig.ok(lb, &format!("lb register {uid}/G a"));
+    }
+    assert_eq!(rig.after(WINDOW).len(), 2);
+    let mut pushed = [0, 0];
+    for state in 1..=8 {
+        rig.ok(0, &format!("lb set LB1/G a=0{state}"));
+        rig.ok(1, &format!("lb set LB2/G a=0{state}"));
+        rig.outbox.room_in_all = Some(1);
+        let pushes = rig.after(WINDOW);
+        assert_eq!(pushes.len(), 1, "{pushes:?}");
+        pushed[usize::from(pushes[0].starts_with("#1 "))] += 1;
+    }
+    assert!(pushed.iter().all(|&pushes| pushes > 0), "{pushed:?}");
+}
