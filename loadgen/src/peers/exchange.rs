@@ -29,6 +29,9 @@ use crate::{
 /// Connections that are set up at a time.
 const SETTING_UP: usize = 512;
 
+/// Replies that may take as long as `--timeout` says.
+const REPLIES_A_WAIT: u64 = 10_000;
+
 /// The message id of every request: nothing else may be under way.
 const ID: u32 = 7;
 
@@ -207,7 +210,12 @@ impl Load {
         stage.wait(connections * (1 + plan.warmup), common.timeout, "warm up", |_| {})?;
         let begin = (Instant::now(), Usage::of(pid)?, Usage::own()?, stage.done());
         let goal = connections * (1 + plan.rounds);
-        stage.wait(goal, common.timeout, "replies", |done| progress.show("replies", done, goal))?;
+        let mut next = begin.3;
+        while next < goal {
+            // Bit by bit: the longest wait is for something to happen, not for all of it.
+            next = goal.min(next + connections.max(REPLIES_A_WAIT));
+            stage.wait(next, common.timeout, "replies", |done| progress.show("replies", done, goal))?;
+        }
         let wall = begin.0.elapsed();
         let (used, own) = (Usage::of(pid)?.since(&begin.1), Usage::own()?.since(&begin.2));
         let replies = goal - begin.3;
