@@ -281,6 +281,15 @@ impl Config {
             if address.port() != 0 && flags.listen.iter().take(at).any(|other| other == address) {
                 return usage(format!("--listen {address} is given twice: give each address once"));
             }
+            let same = |other: &&SocketAddr| other.port() == address.port() && other.is_ipv4() == address.is_ipv4();
+            let wide = address.ip().is_unspecified();
+            if address.port() != 0
+                && let Some(other) = flags.listen.iter().filter(same).find(|other| wide && *other != address)
+            {
+                return usage(format!(
+                    "--listen {address} stands for every address, {other} too: leave one of them out"
+                ));
+            }
         }
         for (flag, value) in [("--poll-interval", flags.poll_interval), ("--keepalive", flags.keepalive)] {
             if value.subsec_nanos() != 0 {
@@ -506,6 +515,8 @@ mod tests {
             ("--poll-interval 1500ms", "whole number of seconds"),
             ("--keepalive 1500ms", "whole number of seconds"),
             ("--listen 127.0.0.1:1,127.0.0.1:1", "given twice"),
+            ("--listen 127.0.0.1:1,0.0.0.0:1", "0.0.0.0:1 stands for every address, 127.0.0.1:1 too"),
+            ("--listen [::]:1,[::1]:1", "[::]:1 stands for every address, [::1]:1 too"),
         ];
         for (line, expected) in cases {
             match config(line, &host(2, 1 << 20)) {
@@ -514,6 +525,7 @@ mod tests {
             }
         }
         assert!(config("--listen 127.0.0.1:0 --listen 127.0.0.1:0", &host(2, 1 << 20)).is_ok(), "two free ports");
+        assert!(config("--listen 0.0.0.0:1,[::]:1,127.0.0.1:2", &host(2, 1 << 20)).is_ok(), "nothing is meant twice");
         assert!(config("--spin --shards 1", &host(2, 1 << 20)).is_ok());
     }
 
