@@ -88,7 +88,7 @@ impl Client {
     /// connecting (all addresses together), and later each request with its reply.
     pub fn connect(gwm: &str, timeout: Duration) -> Result<Client, Error> {
         let failed = |kind| Error { gwm: gwm.to_owned(), kind };
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline(timeout);
         let addresses =
             gwm.to_socket_addrs().map_err(|error| failed(ErrorKind::Io { doing: "resolve its name", error }))?;
         let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -239,7 +239,7 @@ impl Client {
                 self.push = push;
                 &self.push[..]
             }
-            None => match self.next_frame(Instant::now() + timeout)? {
+            None => match self.next_frame(deadline(timeout))? {
                 Some(frame) => &self.input[frame],
                 None => return Ok(None),
             },
@@ -275,7 +275,7 @@ impl Client {
     ) -> Result<Range<usize>, Error> {
         let id = self.send_with(encode)?;
         let request = Header::read(&self.output).map_or(ComponentType(0), |(_, request)| request);
-        let deadline = Instant::now() + self.timeout;
+        let deadline = deadline(self.timeout);
         loop {
             let Some(frame) = self.next_frame(deadline)? else {
                 return Err(self.error(ErrorKind::TimedOut { doing: "get its reply", after: self.timeout }));
@@ -301,7 +301,7 @@ impl Client {
     }
 
     fn flush_output(&mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = deadline(self.timeout);
         let mut sent = 0;
         while sent < self.output.len() {
             let timed_out = ErrorKind::TimedOut { doing: "send", after: self.timeout };
@@ -384,6 +384,12 @@ impl Client {
 /// The shortest time that a socket can be told to wait.
 const MOMENT: Duration = Duration::from_millis(1);
 
+/// When `timeout` will have passed; one that the clock can not express is as good as a century.
+fn deadline(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 24 * 3600))
+}
+
 fn time_left(deadline: Instant) -> Option<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     (!left.is_zero()).then(|| left.max(MOMENT))
@@ -430,4 +436,14 @@ where
         members.into_iter().for_each(|member| writer.entry(&member));
     }
     writer.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_would_wait_for_ever_may_say_so() {
+        assert!(deadline(Duration::MAX) > deadline(Duration::from_secs(3600)));
+    }
 }
