@@ -67,8 +67,8 @@ pub fn serve(config: Config) -> Result<(), String> {
     let mut addresses = Vec::new();
     let mut listeners: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
     for address in &config.listen {
-        let (bound, sockets) = listener::bind(*address, shards, config.connections.keepalive)
-            .map_err(|error| bind_failed(*address, &error))?;
+        let (bound, sockets) =
+            listener::bind(*address, shards, &config.connections).map_err(|error| bind_failed(*address, &error))?;
         addresses.push(bound);
         listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push(socket));
     }

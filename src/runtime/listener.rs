@@ -10,7 +10,7 @@ use rustix::{
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::{executor, shard::Shard, sys};
-use crate::{coordinator::Time, limits};
+use crate::{config::Connections, coordinator::Time, limits};
 
 /// Connections that the kernel completes ahead of us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -26,20 +26,16 @@ const FULL_TICK: Duration = Duration::from_millis(20);
 const QUIET: Duration = Duration::from_secs(60);
 
 /// Binds one listening socket a shard; the address has the port that was chosen for port 0.
-pub(super) fn bind(
-    address: SocketAddr,
-    shards: usize,
-    keepalive: Option<Duration>,
-) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+pub(super) fn bind(address: SocketAddr, shards: usize, limits: &Connections) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
     // The first socket is bound as if it were the only one: with SO_REUSEPORT from the start, a second daemon of
     // the same user would silently get a part of the first one's connections.
-    let first = socket(address, keepalive)?;
+    let first = socket(address, limits)?;
     first.bind(&address.into())?;
     first.set_reuse_port(true)?;
     let bound = first.local_addr()?.as_socket().expect("an IP socket has an IP address");
     let mut sockets = vec![first];
     for _ in 1..shards {
-        let other = socket(address, keepalive)?;
+        let other = socket(address, limits)?;
         other.set_reuse_port(true)?;
         other.bind(&bound.into())?;
         sockets.push(other);
@@ -51,7 +47,7 @@ pub(super) fn bind(
 }
 
 /// Accepted connections inherit all of these options, which saves a few system calls for each.
-fn socket(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<Socket> {
+fn socket(address: SocketAddr, limits: &Connections) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -60,10 +56,15 @@ fn socket(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<Socket
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
-    if let Some(idle) = keepalive {
+    // A peer whose machine is gone acknowledges nothing, but as long as the socket buffers our bytes we do not see
+    // that: then the kernel ends the connection. This time rules keepalive too, which must get its three probes.
+    let mut unacknowledged = limits.stall_timeout;
+    if let Some(idle) = limits.keepalive {
         let interval = (idle / 3).max(Duration::from_secs(1));
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(3))?;
+        unacknowledged = unacknowledged.max(idle + interval * 3);
     }
+    socket.set_tcp_user_timeout(Some(unacknowledged))?;
     Ok(socket)
 }
 
@@ -139,4 +140,37 @@ async fn readable(shard: &Rc<Shard>, listener: &OwnedFd) -> io::Result<()> {
     })
     .await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn limits(stall_timeout: u64, keepalive: Option<u64>) -> Connections {
+        Connections {
+            max: 1,
+            max_message_bytes: 1024,
+            max_buffered_bytes: 65536,
+            stall_timeout: Duration::from_secs(stall_timeout),
+            first_message_timeout: Duration::from_secs(1),
+            message_timeout: Duration::from_secs(1),
+            keepalive: keepalive.map(Duration::from_secs),
+            poll_interval_seconds: 60,
+        }
+    }
+
+    #[test]
+    fn what_a_vanished_machine_does_not_acknowledge_ends_its_connection() {
+        for (stall, keepalive, seconds) in [(30, Some(60), 120), (300, Some(60), 300), (7, None, 7)] {
+            let loopback = "127.0.0.1:0".parse().expect("an address");
+            let (address, listeners) = bind(loopback, 2, &limits(stall, keepalive)).expect("loopback can be bound");
+            let _peer = TcpStream::connect(address).expect("it listens");
+            let accepted = listeners.iter().find_map(|listener| acceptfrom_with(listener, SocketFlags::CLOEXEC).ok());
+            let (socket, _) = accepted.expect("one of the listeners has the connection");
+            let timeout = Socket::from(socket).tcp_user_timeout().expect("a TCP socket");
+            assert_eq!(timeout, Some(Duration::from_secs(seconds)), "stall {stall}, keepalive {keepalive:?}");
+        }
+    }
 }
