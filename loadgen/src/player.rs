@@ -156,7 +156,7 @@ fn build(index: usize) -> Result<glommio::LocalExecutor> {
         let built = LocalExecutorBuilder::new(Placement::Unbound)
             .name(&format!("seat-{index}"))
             .io_memory(64 << 10)
-            .ring_depth(1024)
+            .ring_depth(4096) // the kernel sizes by it the table in which it finds pending polls: thousands of them here
             .preempt_timer(Duration::from_secs(3600))
             .make();
         match built {
