@@ -59,7 +59,11 @@ enum Command {
 
     /// The floor's own process
     #[command(name = floor::COMMAND, hide = true)]
-    FloorProcess,
+    FloorProcess {
+        /// Its core.
+        #[arg(long)]
+        cpu: usize,
+    },
 }
 
 #[derive(Subcommand)]
@@ -89,7 +93,7 @@ fn main() -> ExitCode {
         Command::Floor(Floor::Register(register)) => workload::run(&register, &register.common, Side::Floor),
         Command::Peers(peers) => peers::run(&peers),
         Command::Plot(plot) => plot::run(&plot),
-        Command::FloorProcess => floor::run(),
+        Command::FloorProcess { cpu } => options::pin(cpu).and_then(|()| floor::run()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,12 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
+use rustix::{
+    process::Pid,
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
+
+use crate::Result;
 
 /// What is measured.
 #[derive(Args, Clone, Debug)]
@@ -55,6 +61,15 @@ pub(crate) struct Common {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Method")]
     pub(crate) threads: u16,
 
+    /// Cores of the player's threads, in turn [default: the first usable core]. What a message costs its sender
+    /// depends on whether the receiver shares its core: on one side of a comparison as on the other
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Method")]
+    pub(crate) player_cpus: Vec<usize>,
+
+    /// Core of the floor [default: the last usable core, where `gwm serve` has a shard]
+    #[arg(long, value_name = "CORE", help_heading = "Method")]
+    pub(crate) floor_cpu: Option<usize>,
+
     /// What random choices grow from: the same seed makes the same run
     #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Method")]
     pub(crate) seed: u64,
@@ -74,6 +89,43 @@ pub(crate) struct Common {
     /// No progress on the terminal
     #[arg(long, help_heading = "Output")]
     pub(crate) quiet: bool,
+}
+
+impl Common {
+    /// The core of the player's `seat`th thread, and that of the floor.
+    pub(crate) fn cpus(&self, seat: usize) -> (usize, usize) {
+        let usable = usable_cpus();
+        let player = match self.player_cpus.as_slice() {
+            [] => usable.first().copied().unwrap_or(0),
+            cpus => cpus[seat % cpus.len()],
+        };
+        (player, self.floor_cpu.or(usable.last().copied()).unwrap_or(0))
+    }
+}
+
+/// The cores that this process may run on.
+fn usable_cpus() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(None) else { return Vec::new() };
+    (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
+}
+
+/// Lets the calling thread run on this core only.
+pub(crate) fn pin(cpu: usize) -> Result<()> {
+    pin_thread(None, cpu)
+}
+
+/// Lets a process that has just started run on this core only.
+pub(crate) fn pin_process(pid: u32, cpu: usize) -> Result<()> {
+    pin_thread(Pid::from_raw(pid as i32), cpu)
+}
+
+fn pin_thread(thread: Option<Pid>, cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(format!("there is no core {cpu}"));
+    }
+    set.set(cpu);
+    sched_setaffinity(thread, &set).map_err(|error| format!("can not run on core {cpu}: {error}"))
 }
 
 /// The load balancers of a run, and what they register.

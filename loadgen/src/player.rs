@@ -29,7 +29,10 @@ use glommio::{LocalExecutorBuilder, Placement, net::UnixStream, timer::Timer};
 pub(crate) use connection::{Connection, Received, Scratch};
 pub(crate) use stage::Stage;
 
-use crate::Result;
+use crate::{
+    Result,
+    options::{Common, pin},
+};
 
 /// How long building an executor is tried again: the kernel gives back the locked memory of a process that has
 /// ended only some time later.
@@ -88,15 +91,17 @@ pub(crate) struct Player<T> {
 impl<T: Send + 'static> Player<T> {
     /// Starts the seats; each runs `main`.
     pub(crate) fn start<F>(
-        seats: usize,
+        common: &Common,
         stage: &Arc<Stage>,
         main: impl Fn(Seat) -> F + Clone + Send + 'static,
     ) -> Result<Player<T>>
     where
         F: Future<Output = Result<T>> + 'static,
     {
+        let seats = usize::from(common.threads);
         let mut player = Player { seats: Vec::new() };
         for index in 0..seats {
+            let (cpu, _) = common.cpus(index);
             let (bell, ear) = StdUnixStream::pair().map_err(|error| format!("can not make a socket pair: {error}"))?;
             let (orders, received) = mpsc::channel();
             let (main, stage) = (main.clone(), stage.clone());
@@ -104,10 +109,13 @@ impl<T: Send + 'static> Player<T> {
                 .name(format!("seat-{index}"))
                 .spawn(move || {
                     let running = Running(stage.clone());
-                    let result = build(index)?.run(async move {
-                        let bell = sys::adopt(ear).map_err(|error| format!("can not adopt a socket: {error}"))?;
-                        let (bell, scratch) = (RefCell::new(bell), Scratch::new());
-                        main(Seat { index, count: seats, stage, scratch, bell, orders: received }).await
+                    let executor = pin(cpu).and_then(|()| build(index));
+                    let result = executor.and_then(|executor| {
+                        executor.run(async move {
+                            let bell = sys::adopt(ear).map_err(|error| format!("can not adopt a socket: {error}"))?;
+                            let (bell, scratch) = (RefCell::new(bell), Scratch::new());
+                            main(Seat { index, count: seats, stage, scratch, bell, orders: received }).await
+                        })
                     });
                     if let Err(error) = &result {
                         running.0.fail(error.clone());

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     Result, floor,
-    options::ServerOptions,
+    options::{Common, ServerOptions},
     process::{Memory, Usage},
 };
 
@@ -101,10 +101,10 @@ impl Subject {
     }
 
     /// Starts the floor: this program's own bare loops in a process of their own.
-    pub(crate) fn floor() -> Result<Subject> {
+    pub(crate) fn floor(common: &Common) -> Result<Subject> {
         let own = std::env::current_exe().map_err(|error| format!("can not find this program: {error}"))?;
         let mut child = Command::new(&own);
-        child.arg(floor::COMMAND).stdin(Stdio::piped());
+        child.args([floor::COMMAND, "--cpu", &common.cpus(0).1.to_string()]).stdin(Stdio::piped());
         start(child, floor::COMMAND)
     }
 

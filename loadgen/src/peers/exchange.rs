@@ -179,7 +179,7 @@ impl Load {
                 let wishes = Wishes { flags, operator_file };
                 Subject::server(&self.common.server, &wishes)?
             }
-            Side::Floor => Subject::floor()?,
+            Side::Floor => Subject::floor(&self.common)?,
         };
         let answerer = if side == Side::Floor { Answerer::Floor } else { Answerer::Gwm };
         let plan = plan(subject.address, answerer);
@@ -195,7 +195,7 @@ impl Load {
 
     fn redis(&self, kind: Kind, progress: &Progress) -> Result<Sample> {
         self.shape.check()?;
-        let host = Host::start(Peer::Redis)?;
+        let host = Host::start(Peer::Redis, &self.common)?;
         let sample = self.measure(self.plan(host.address, kind, Answerer::Redis), host.pid(), progress)?;
         host.stop()?;
         Ok(sample)
@@ -204,7 +204,7 @@ impl Load {
     fn measure(&self, plan: Plan, pid: u32, progress: &Progress) -> Result<Sample> {
         let (common, connections) = (&self.common, u64::from(plan.shape.lbs));
         let stage = Arc::new(Stage::new(0));
-        let mut player = Player::start(common.threads.into(), &stage, move |seat| play(seat, plan))?;
+        let mut player = Player::start(common, &stage, move |seat| play(seat, plan))?;
         stage.wait(connections, common.timeout, "set up", |done| progress.show("set up", done, connections))?;
         player.order(Order::Go);
         stage.wait(connections * (1 + plan.warmup), common.timeout, "warm up", |_| {})?;

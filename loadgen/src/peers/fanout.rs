@@ -105,7 +105,7 @@ impl Contest for PeerFanout {
     fn peer(&self, peer: Peer, progress: &Progress) -> Result<Sample> {
         let (shape, common) = (self.shape, &self.common);
         shape.check()?;
-        let host = Host::start(peer)?;
+        let host = Host::start(peer, common)?;
         let plan = Plan {
             to: host.address,
             dialect: peer.dialect(),
@@ -116,7 +116,7 @@ impl Contest for PeerFanout {
         };
         let (all, lbs) = (self.warmup + self.ticks, u64::from(shape.lbs));
         let stage = Arc::new(Stage::new(all));
-        let mut player = Player::start(common.threads.into(), &stage, move |seat| play(seat, plan.clone()))?;
+        let mut player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
         stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
         let sample = || Ok::<_, String>((Instant::now(), Usage::of(host.pid())?, Usage::own()?));
         let mut begin = sample()?;

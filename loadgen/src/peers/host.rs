@@ -13,7 +13,10 @@ use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::dialect::Dialect;
-use crate::Result;
+use crate::{
+    Result,
+    options::{Common, pin_process},
+};
 
 /// How long a server may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -94,7 +97,7 @@ pub(super) struct Host {
 
 impl Host {
     /// Starts it and waits until it accepts connections.
-    pub(super) fn start(peer: Peer) -> Result<Host> {
+    pub(super) fn start(peer: Peer, common: &Common) -> Result<Host> {
         let program = peer.find().ok_or_else(|| peer.missing())?;
         let mut last = String::new();
         for attempt in 0..TRIES {
@@ -113,6 +116,10 @@ impl Host {
                 command.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
             };
             let child = set_up().map_err(|error| format!("can not start {}: {error}", program.display()))?;
+            if peer == Peer::Redis {
+                // One thread does its work: on the core where the floor does, and a shard of `gwm serve`.
+                pin_process(child.id(), common.cpus(0).1)?;
+            }
             let mut host = Host { peer, address, child, folder };
             match host.wait_for_start() {
                 Ok(()) => return Ok(host),

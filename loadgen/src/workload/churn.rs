@@ -181,7 +181,7 @@ impl Workload for Churn {
         };
         let lbs = u64::from(shape.lbs);
         let stage = Arc::new(Stage::new(1));
-        let mut player = Player::start(common.threads.into(), &stage, move |seat| play(seat, plan.clone()))?;
+        let mut player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
         stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
         let memory_before = subject.memory()?;
         let begin = (Instant::now(), subject.usage()?, Usage::own()?);

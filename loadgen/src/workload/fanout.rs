@@ -138,7 +138,7 @@ impl Workload for Fanout {
         wishes.flags = super::room_for(&shape, common);
         let mut subject = match side {
             Side::Server => Subject::server(&common.server, &wishes)?,
-            Side::Floor => Subject::floor()?,
+            Side::Floor => Subject::floor(common)?,
         };
         if side == Side::Floor {
             subject.tell(floor::Order::Answer, &super::set_up_answer())?;
@@ -153,7 +153,7 @@ impl Workload for Fanout {
         let all = self.warmup + self.ticks;
         let lbs = u64::from(shape.lbs);
         let stage = Arc::new(Stage::new(all));
-        let mut player = Player::start(common.threads.into(), &stage, move |seat| play(seat, plan.clone()))?;
+        let mut player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
         stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
 
         let mut begin = (Instant::now(), subject.usage()?, Usage::own()?);

@@ -57,7 +57,7 @@ impl Workload for Idle {
         let wishes = Wishes { flags: super::room_for(&shape, common), operator_file: None };
         let mut subject = match side {
             Side::Server => Subject::server(&common.server, &wishes)?,
-            Side::Floor => Subject::floor()?,
+            Side::Floor => Subject::floor(common)?,
         };
         if side == Side::Floor {
             subject.tell(floor::Order::Answer, &super::set_up_answer())?;
@@ -69,7 +69,7 @@ impl Workload for Idle {
         let lbs = u64::from(shape.lbs);
         let stage = Arc::new(Stage::new(0));
         let empty = subject.memory()?.unwrap_or_default();
-        let mut player = Player::start(common.threads.into(), &stage, move |seat| play(seat, crowd))?;
+        let mut player = Player::start(common, &stage, move |seat| play(seat, crowd))?;
         stage.wait(lbs, common.timeout, "connections", |done| progress.show("LBs connected", done, lbs))?;
         let connected = subject.memory()?.unwrap_or_default();
         player.order(Order::Go);

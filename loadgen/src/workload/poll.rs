@@ -130,7 +130,7 @@ impl Workload for Poll {
         let wishes = Wishes { flags, operator_file: listed.then(|| ticks.operator_file(0)).transpose()? };
         let mut subject = match side {
             Side::Server => Subject::server(&common.server, &wishes)?,
-            Side::Floor => Subject::floor()?,
+            Side::Floor => Subject::floor(common)?,
         };
         if side == Side::Floor {
             subject.tell(floor::Order::Answer, &super::set_up_answer())?;
@@ -145,7 +145,7 @@ impl Workload for Poll {
         };
         let lbs = u64::from(shape.lbs);
         let stage = Arc::new(Stage::new(OVER));
-        let mut player = Player::start(common.threads.into(), &stage, move |seat| play(seat, plan.clone()))?;
+        let mut player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
         stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
         if side == Side::Floor {
             let mut answer = Vec::new();

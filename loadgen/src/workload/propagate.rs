@@ -116,7 +116,7 @@ impl Workload for Propagate {
         let wishes = Wishes { flags: super::room_for(&shape, common), operator_file: None };
         let mut subject = match side {
             Side::Server => Subject::server(&common.server, &wishes)?,
-            Side::Floor => Subject::floor()?,
+            Side::Floor => Subject::floor(common)?,
         };
         if side == Side::Floor {
             subject.tell(floor::Order::Answer, &super::set_up_answer())?;
@@ -132,7 +132,7 @@ impl Workload for Propagate {
         let lbs = u64::from(shape.lbs);
         let stage = Arc::new(Stage::new(OVER));
         let no_change = self.no_change;
-        let mut player = Player::start(seats.into(), &stage, move |seat| play(seat, plan.clone()))?;
+        let mut player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
         stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
         if side == Side::Floor {
             subject.tell(floor::Order::Push, &floor_push(shape, change, no_change)?)?;

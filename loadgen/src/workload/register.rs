@@ -76,7 +76,7 @@ impl Workload for Register {
         };
         let mut subject = match side {
             Side::Server => Subject::server(&common.server, &wishes)?,
-            Side::Floor => Subject::floor()?,
+            Side::Floor => Subject::floor(common)?,
         };
         if side == Side::Floor {
             // It answers both requests alike, and pushes once everyone has asked.
@@ -95,7 +95,7 @@ impl Workload for Register {
         let own = Usage::own()?;
         let begin = stage.now();
         stage.announce(0, begin);
-        let player = Player::start(common.threads.into(), &stage, move |seat| play(seat, plan.clone()))?;
+        let player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
         if side == Side::Floor {
             stage.wait(lbs, common.timeout, "floor answers", |done| progress.show("LBs served", done, lbs))?;
             let push = ticks.push(0, None, 0)?.ok_or("nothing to register")?.to_vec();
