@@ -75,7 +75,8 @@ pub struct Flags {
         value_parser = duration(SECOND, DAY))]
     pub push_refresh: Duration,
 
-    /// A peer that takes none of the bytes that wait for it for this long is dropped, 100ms to 1h
+    /// A peer that takes none of the bytes that wait for it for this long is dropped, 100ms to 1h. What is in the
+    /// kernel's buffers and not acknowledged for this long, or twice --keepalive if that is longer, counts too
     #[arg(long, env = "GWM_STALL_TIMEOUT", value_name = "DURATION", default_value = "30s",
         value_parser = duration(Duration::from_millis(100), HOUR))]
     pub stall_timeout: Duration,
