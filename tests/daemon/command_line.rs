@@ -56,12 +56,13 @@ fn help_lists_every_flag_with_its_default_and_variable() {
     let help = String::from_utf8(output.stdout).expect("help is text");
     // What is said of a flag: from its own line to the next flag's, on one line.
     let said = |flag: &str| {
+        // A flag is indented by six columns, what is said of it by ten: its text may begin a line with "--" too.
+        let heading = |line: &str| line.starts_with("      --");
         let mut lines = help.lines().skip_while(|line| {
-            let line = line.trim_start();
-            !line.starts_with(flag) || line[flag.len()..].starts_with('-')
+            !heading(line) || !line.trim_start().starts_with(flag) || line.trim_start()[flag.len()..].starts_with('-')
         });
         let first = lines.next().unwrap_or_else(|| panic!("{flag} is not in the help"));
-        let rest = lines.take_while(|line| !line.trim_start().starts_with("--"));
+        let rest = lines.take_while(|line| !heading(line));
         [first].into_iter().chain(rest).map(str::trim).collect::<Vec<_>>().join(" ")
     };
     for (flag, default) in FLAGS {
