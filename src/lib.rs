@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`sasp`] | bytes ↔ messages: no I/O, no state |
 //! | [`session`] | one connection's rules: which frame is a request, which is refused, which ends the connection |
+//! | [`judgement`], [`time`] | what monitoring concludes of an endpoint; points in time |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push to whom and when |
 //! | [`runtime`] | sockets, cores, clocks: the only module that names glommio |
 //! | [`client`] | a blocking SASP client for load balancers and members |
@@ -18,7 +19,9 @@ pub mod client;
 pub mod config;
 pub mod coordinator;
 pub mod fuzz;
+pub mod judgement;
 pub mod limits;
 pub mod runtime;
 pub mod sasp;
 pub mod session;
+pub mod time;

@@ -18,25 +18,13 @@ use std::{
     time::Duration,
 };
 
+pub use crate::time::Time;
 use crate::{
     sasp::{Endpoint, EntryFlags, Message, ReturnCode},
     session,
 };
 use load_balancer::{LbId, Timer};
 use tables::Tables;
-
-/// A point in time, in nanoseconds since the process's own zero; never decreases.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Time(pub u64);
-
-impl std::ops::Add<Duration> for Time {
-    type Output = Time;
-
-    /// Saturates at the end of time (584 years).
-    fn add(self, by: Duration) -> Time {
-        Time(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
-    }
-}
 
 /// One connection, named by the shard that owns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
