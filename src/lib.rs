@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | [`sasp`] | bytes ↔ messages: no I/O, no state |
 //! | [`session`] | one connection's rules: which frame is a request, which is refused, which ends the connection |
-//! | [`judgement`], [`time`] | what monitoring concludes of an endpoint; points in time |
+//! | [`judgement`], [`roster`], [`time`] | what monitoring concludes of an endpoint; what the operator says of it; points in time |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push to whom and when |
 //! | [`runtime`] | sockets, cores, clocks: the only module that names glommio |
 //! | [`client`] | a blocking SASP client for load balancers and members |
@@ -21,6 +21,7 @@ pub mod coordinator;
 pub mod fuzz;
 pub mod judgement;
 pub mod limits;
+pub mod roster;
 pub mod runtime;
 pub mod sasp;
 pub mod session;

@@ -10,6 +10,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("sasp", &["session", "coordinator", "runtime", "client", "cli", "config", "limits"]),
     ("session.rs", &["coordinator", "runtime", "client", "cli", "config"]),
     ("coordinator", &["runtime", "client", "cli", "config"]),
+    ("roster.rs", &["session", "coordinator", "monitor", "runtime", "client", "cli", "config"]),
     ("client", &["session", "coordinator", "runtime", "cli", "config"]),
     ("config", &["runtime", "client", "cli"]),
     ("runtime", &["client", "cli"]),
@@ -26,7 +27,11 @@ const IMPURE: &[&str] = &[
     "Mutex",
     "RwLock",
     "std::thread",
-    "std::sync",
+    "atomic",
+    "mpsc",
+    "Condvar",
+    "OnceLock",
+    "LazyLock",
     "RandomState",
     "rustix",
     "socket2",
@@ -34,7 +39,7 @@ const IMPURE: &[&str] = &[
     "std::env",
 ];
 
-const PURE: &[&str] = &["sasp", "session.rs", "coordinator"];
+const PURE: &[&str] = &["sasp", "session.rs", "roster.rs", "coordinator"];
 
 fn sources(path: &Path, found: &mut Vec<PathBuf>) {
     if path.is_dir() {
