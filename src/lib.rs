@@ -7,6 +7,8 @@
 //! | [`sasp`] | bytes ↔ messages: no I/O, no state |
 //! | [`session`] | one connection's rules: which frame is a request, which is refused, which ends the connection |
 //! | [`judgement`], [`roster`], [`time`] | what monitoring concludes of an endpoint; what the operator says of it; points in time |
+//! | [`judgement`], [`time`] | what monitoring concludes of an endpoint; points in time |
+//! | [`monitor`] | what checks find of endpoints → what to say of them |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push to whom and when |
 //! | [`runtime`] | sockets, cores, clocks: the only module that names glommio |
 //! | [`client`] | a blocking SASP client for load balancers and members |
@@ -21,6 +23,7 @@ pub mod coordinator;
 pub mod fuzz;
 pub mod judgement;
 pub mod limits;
+pub mod monitor;
 pub mod roster;
 pub mod runtime;
 pub mod sasp;

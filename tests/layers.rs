@@ -9,7 +9,8 @@ use std::{
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("sasp", &["session", "coordinator", "runtime", "client", "cli", "config", "limits"]),
     ("session.rs", &["coordinator", "runtime", "client", "cli", "config"]),
-    ("coordinator", &["runtime", "client", "cli", "config"]),
+    ("coordinator", &["monitor", "runtime", "client", "cli", "config"]),
+    ("monitor", &["session", "coordinator", "runtime", "client", "cli", "config"]),
     ("roster.rs", &["session", "coordinator", "monitor", "runtime", "client", "cli", "config"]),
     ("client", &["session", "coordinator", "runtime", "cli", "config"]),
     ("config", &["runtime", "client", "cli"]),
@@ -39,7 +40,7 @@ const IMPURE: &[&str] = &[
     "std::env",
 ];
 
-const PURE: &[&str] = &["sasp", "session.rs", "roster.rs", "coordinator"];
+const PURE: &[&str] = &["sasp", "session.rs", "roster.rs", "monitor", "coordinator"];
 
 fn sources(path: &Path, found: &mut Vec<PathBuf>) {
     if path.is_dir() {
