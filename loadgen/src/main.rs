@@ -10,6 +10,7 @@ mod player;
 mod plot;
 mod process;
 mod report;
+mod run;
 mod subject;
 mod workload;
 

@@ -131,8 +131,9 @@ impl Sample {
         self.add("involuntary switches", used.involuntary_switches as f64, Unit::Count);
     }
 
-    /// Adds the subject's memory.
-    pub(crate) fn add_memory(&mut self, memory: Memory) {
+    /// Adds the subject's memory, if it is known.
+    pub(crate) fn add_memory(&mut self, memory: Option<Memory>) {
+        let Some(memory) = memory else { return };
         self.add("memory, resident", memory.rss as f64, Unit::Bytes);
         self.add("memory, proportional", memory.pss as f64, Unit::Bytes);
         self.add("memory, anonymous", memory.anonymous as f64, Unit::Bytes);

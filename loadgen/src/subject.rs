@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     Result, floor,
     options::{Common, ServerOptions},
-    process::{Memory, Usage},
+    process::Memory,
 };
 
 /// How long a server may take to start, and to stop.
@@ -36,18 +36,14 @@ pub(crate) struct Subject {
     directory: Option<PathBuf>,
 }
 
-/// How a workload wants a server that is started for it; a flag that the command names already is left as it is.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Wishes {
-    /// Flag and value.
-    pub(crate) flags: Vec<(&'static str, String)>,
-    /// The operator's file, if it needs one.
-    pub(crate) operator_file: Option<String>,
-}
-
 impl Subject {
-    /// Starts the server, or finds the one that runs.
-    pub(crate) fn server(options: &ServerOptions, wishes: &Wishes) -> Result<Subject> {
+    /// Starts the server, or finds the one that runs, with the operator's file that it is to have. Of the flags, which
+    /// are for a server that is started, those that its command names already are left out.
+    pub(crate) fn server(
+        options: &ServerOptions,
+        flags: &[(&str, String)],
+        operator_file: Option<&str>,
+    ) -> Result<Subject> {
         if let Some(address) = options.connect {
             let subject = Subject {
                 address,
@@ -58,8 +54,8 @@ impl Subject {
                 operator_file: options.operator_file.clone(),
                 directory: None,
             };
-            if let (Some(path), Some(text)) = (&options.operator_file, &wishes.operator_file)
-                && fs::read_to_string(path).ok().as_ref() != Some(text)
+            if let (Some(path), Some(text)) = (&options.operator_file, operator_file)
+                && fs::read_to_string(path).ok().as_deref() != Some(text)
             {
                 subject.operate(text)?;
                 // Nothing tells when a server that runs has read its file again.
@@ -83,8 +79,8 @@ impl Subject {
         add("--log-level", "warn");
         // Nothing but what the workload does may cause a push.
         add("--push-refresh", "24h");
-        wishes.flags.iter().for_each(|(flag, value)| add(flag, value));
-        let operator_file = match &wishes.operator_file {
+        flags.iter().for_each(|(flag, value)| add(flag, value));
+        let operator_file = match operator_file {
             Some(text) => {
                 let path = directory.join("members.toml");
                 replace(&path, text)?;
@@ -116,11 +112,6 @@ impl Subject {
     /// The operator's file that it reads.
     pub(crate) fn operator_file(&self) -> Option<&Path> {
         self.operator_file.as_deref()
-    }
-
-    /// What it has used up to now.
-    pub(crate) fn usage(&self) -> Result<Option<Usage>> {
-        self.pid.map(Usage::of).transpose()
     }
 
     /// Its memory now.

@@ -15,9 +15,15 @@ use serde_json::Value;
 
 use crate::{
     Result,
+    crowd::Crowd,
+    floor,
     options::{Common, Shape},
     report::{FLOOR, Report, SERVER, Sample},
+    subject::Subject,
 };
+
+/// The Interval that a server is told to reply, in seconds.
+pub(crate) const INTERVAL: u16 = 60;
 
 /// Who takes the workload in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,9 +101,30 @@ impl Drop for Progress {
     }
 }
 
+/// Starts, or finds, what a run is measured on, and says how load balancers of this shape get there. The floor answers
+/// a Set LB State, by which a connection shows that it is accepted.
+pub(crate) fn open(
+    common: &Common,
+    side: Side,
+    shape: Shape,
+    operator_file: Option<String>,
+) -> Result<(Subject, Crowd)> {
+    let subject = match side {
+        Side::Server => Subject::server(&common.server, &room_for(&shape, common), operator_file.as_deref())?,
+        Side::Floor => {
+            let mut floor = Subject::floor(common)?;
+            floor.tell(floor::Order::Answer, &success(0, ComponentType::SET_LB_STATE_REPLY))?;
+            floor
+        }
+    };
+    let crowd = Crowd::new(&subject, common, shape, side);
+    Ok((subject, crowd))
+}
+
 /// Flags that give a server room for these load balancers.
-pub(crate) fn room_for(shape: &Shape, common: &Common) -> Vec<(&'static str, String)> {
+fn room_for(shape: &Shape, common: &Common) -> Vec<(&'static str, String)> {
     vec![
+        ("--poll-interval", format!("{INTERVAL}s")),
         ("--push-window", common.server.push_window.clone()),
         ("--max-memberships", shape.memberships().clamp(1_000_000, 7_000_000).to_string()),
         ("--max-groups-per-lb", shape.groups.max(1024).to_string()),
@@ -106,9 +133,9 @@ pub(crate) fn room_for(shape: &Shape, common: &Common) -> Vec<(&'static str, Str
     ]
 }
 
-/// The floor's answer to a Set LB State, by which a connection shows that it is accepted.
-fn set_up_answer() -> Vec<u8> {
-    let mut answer = Vec::new();
-    writer::reply(&mut answer, 0, ComponentType::SET_LB_STATE_REPLY, ReturnCode::SUCCESSFUL);
-    answer
+/// A reply of this type that says success.
+pub(crate) fn success(id: u32, kind: ComponentType) -> Vec<u8> {
+    let mut reply = Vec::new();
+    writer::reply(&mut reply, id, kind, ReturnCode::SUCCESSFUL);
+    reply
 }

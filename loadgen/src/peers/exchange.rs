@@ -1,12 +1,10 @@
 //! Requests and replies, one under way on each connection: the GWM, Redis and the floor do it in the same loop, with
 //! requests and replies prepared beforehand and compared byte for byte.
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
 
 use clap::Args;
-use gwm::sasp::{
-    ComponentType, GroupData, LbFlags, MemberData, MemberFlags, MemberState, ReturnCode, SenderFlags, Writer, writer,
-};
+use gwm::sasp::{ComponentType, GroupData, LbFlags, MemberData, MemberFlags, MemberState, SenderFlags, Writer};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
@@ -19,11 +17,10 @@ use crate::{
     Result, floor,
     model::{self, Change, Ticks, group_name, lb_state, uid},
     options::{Common, Shape},
-    player::{Connection, Gate, Order, Player, Received, Seat, Stage, turn},
-    process::{Memory, Usage},
+    player::{Connection, Gate, Order, Received, Seat, Stage, turn},
     report::{Sample, Unit, latencies, record, sum},
-    subject::{Subject, Wishes},
-    workload::{Progress, Side, fanout::WEIGHT_MAX, room_for},
+    run::Run,
+    workload::{INTERVAL, Progress, Side, fanout::WEIGHT_MAX, open, success},
 };
 
 /// Connections that are set up at a time.
@@ -34,9 +31,6 @@ const REPLIES_A_WAIT: u64 = 10_000;
 
 /// The message id of every request: nothing else may be under way.
 const ID: u32 = 7;
-
-/// The Interval of the GWM's replies, in seconds.
-const INTERVAL: u16 = 60;
 
 /// Flags that both kinds of requests have.
 #[derive(Args, Clone, Debug)]
@@ -159,30 +153,24 @@ impl Load {
         })
     }
 
-    fn plan(&self, to: SocketAddr, kind: Kind, answerer: Answerer) -> Plan {
+    fn change(&self, answerer: Answerer) -> Change {
         let listed = answerer != Answerer::Gwm || self.common.server.lists_members();
-        let change = Change { share: 1.0, weight_max: WEIGHT_MAX, seed: self.common.seed, listed };
+        Change { share: 1.0, weight_max: WEIGHT_MAX, seed: self.common.seed, listed }
+    }
+
+    fn plan(&self, to: SocketAddr, kind: Kind, answerer: Answerer) -> Plan {
+        let change = self.change(answerer);
         let (warmup, rounds) = (self.warmup, self.warmup + self.requests);
         Plan { to, kind, answerer, shape: self.shape, change, rounds, warmup }
     }
 
     fn own(&self, kind: Kind, side: Side, progress: &Progress) -> Result<Sample> {
         self.shape.check()?;
-        let plan = |to, answerer| self.plan(to, kind, answerer);
-        let mut subject = match side {
-            Side::Server => {
-                let change = plan(SocketAddr::from(([0, 0, 0, 0], 0)), Answerer::Gwm).change;
-                let mut ticks = Ticks::new(self.shape, change, false);
-                let mut flags = room_for(&self.shape, &self.common);
-                flags.push(("--poll-interval", format!("{INTERVAL}s")));
-                let operator_file = change.listed.then(|| ticks.operator_file(0)).transpose()?;
-                let wishes = Wishes { flags, operator_file };
-                Subject::server(&self.common.server, &wishes)?
-            }
-            Side::Floor => Subject::floor(&self.common)?,
-        };
         let answerer = if side == Side::Floor { Answerer::Floor } else { Answerer::Gwm };
-        let plan = plan(subject.address, answerer);
+        let change = self.change(answerer);
+        let file = change.listed.then(|| Ticks::new(self.shape, change, false).operator_file(0)).transpose()?;
+        let (mut subject, crowd) = open(&self.common, side, self.shape, file)?;
+        let plan = self.plan(crowd.to, kind, answerer);
         if side == Side::Floor {
             let mut script = Script::new(&plan, 0, &mut Ticks::new(plan.shape, plan.change, false))?;
             subject.tell(floor::Order::Answer, &std::mem::take(&mut script.rounds[0].1))?;
@@ -202,35 +190,31 @@ impl Load {
     }
 
     fn measure(&self, plan: Plan, pid: u32, progress: &Progress) -> Result<Sample> {
-        let (common, connections) = (&self.common, u64::from(plan.shape.lbs));
-        let stage = Arc::new(Stage::new(0));
-        let mut player = Player::start(common, &stage, move |seat| play(seat, plan))?;
-        stage.wait(connections, common.timeout, "set up", |done| progress.show("set up", done, connections))?;
-        player.order(Order::Go);
-        stage.wait(connections * (1 + plan.warmup), common.timeout, "warm up", |_| {})?;
-        let begin = (Instant::now(), Usage::of(pid)?, Usage::own()?, stage.done());
+        let connections = u64::from(plan.shape.lbs);
+        let mut run = Run::start(&self.common, progress, Some(pid), 0, move |seat| play(seat, plan))?;
+        run.show(0, connections, "set up")?;
+        run.player.order(Order::Go);
+        run.wait(connections * (1 + plan.warmup), "warm up")?;
+        let (meter, begin) = (run.meter()?, run.stage.done());
         let goal = connections * (1 + plan.rounds);
-        let mut next = begin.3;
+        let mut next = begin;
         while next < goal {
             // Bit by bit: the longest wait is for something to happen, not for all of it.
             next = goal.min(next + connections.max(REPLIES_A_WAIT));
-            stage.wait(next, common.timeout, "replies", |done| progress.show("replies", done, goal))?;
+            progress.show("replies", next, goal);
+            run.wait(next, "replies")?;
         }
-        let wall = begin.0.elapsed();
-        let (used, own) = (Usage::of(pid)?.since(&begin.1), Usage::own()?.since(&begin.2));
-        let replies = goal - begin.3;
-        let memory = Memory::of(pid)?;
-        stage.end();
-        let counted = player.stop()?;
+        let metered = meter.end()?;
+        let replies = goal - begin;
+        let (counted, memory) = run.finish()?;
 
         let mut sample = Sample::default();
         let first = counted.first().ok_or("no thread has counted")?;
         sample.add("requests", replies as f64, Unit::Count);
         sample.add("bytes per request", first.request_bytes as f64, Unit::Bytes);
         sample.add("bytes per reply", first.reply_bytes as f64, Unit::Bytes);
-        sample.add("requests per second", replies as f64 / wall.as_secs_f64(), Unit::PerSecond);
-        sample.add_usage(&used, wall, "request", replies);
-        sample.add("player's CPU per request", own.cpu_ns as f64 / replies.max(1) as f64, Unit::Nanoseconds);
+        sample.add("requests per second", replies as f64 / metered.wall.as_secs_f64(), Unit::PerSecond);
+        metered.add_to(&mut sample, "request", replies);
         sample.add_latencies("request to reply", sum(counted.iter().map(|seat| &seat.latency)));
         sample.add_memory(memory);
         Ok(sample)
@@ -255,7 +239,7 @@ impl Script {
                     (request, ticks.reply(answered, ID, INTERVAL, None, 0)?.to_vec())
                 }
                 // Another state each time: one that is there already would be no change.
-                Kind::State => (set_state(plan, lb, round + 1), success(ComponentType::SET_MEMBER_STATE_REPLY)),
+                Kind::State => (set_state(plan, lb, round + 1), success(ID, ComponentType::SET_MEMBER_STATE_REPLY)),
             })
         };
         let [first, second] = [sasp(0, ticks)?, sasp(1, ticks)?];
@@ -267,8 +251,8 @@ impl Script {
                 plan.shape.registration(lb, ID, &mut registration);
                 let mut state = Vec::new();
                 lb_state(lb, ID, LbFlags::NONE, &mut state);
-                script.set_up.push((registration, success(ComponentType::REGISTRATION_REPLY)));
-                script.set_up.push((state, success(ComponentType::SET_LB_STATE_REPLY)));
+                script.set_up.push((registration, success(ID, ComponentType::REGISTRATION_REPLY)));
+                script.set_up.push((state, success(ID, ComponentType::SET_LB_STATE_REPLY)));
             }
             Answerer::Redis => {
                 let key = subject(lb);
@@ -304,12 +288,6 @@ fn set_state(plan: &Plan, lb: u32, state: u8) -> Vec<u8> {
     writer.entry(&MemberState { member: MemberData { endpoint, label: b"" }, state, flags: MemberFlags::NONE });
     writer.finish().expect("one member fits");
     request
-}
-
-fn success(reply: ComponentType) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    writer::reply(&mut bytes, ID, reply, ReturnCode::SUCCESSFUL);
-    bytes
 }
 
 /// What a seat counted.

@@ -5,7 +5,6 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::Instant,
 };
 
 use clap::Args;
@@ -21,9 +20,9 @@ use crate::{
     Result,
     model::{Change, Ticks},
     options::{Common, Shape},
-    player::{Connection, Gate, Order, Player, Received, Seat, Stage, turn},
-    process::{Memory, Usage},
+    player::{Connection, Gate, Order, Received, Seat, Stage, turn},
     report::{Sample, Unit, latencies, record, sum},
+    run::Run,
     workload::{
         Progress, Side, Workload,
         fanout::{ChangeBy, Fanout, WEIGHT_MAX, percent},
@@ -115,25 +114,21 @@ impl Contest for PeerFanout {
             warmup: self.warmup,
         };
         let (all, lbs) = (self.warmup + self.ticks, u64::from(shape.lbs));
-        let stage = Arc::new(Stage::new(all));
-        let mut player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
-        stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
-        let sample = || Ok::<_, String>((Instant::now(), Usage::of(host.pid())?, Usage::own()?));
-        let mut begin = sample()?;
+        let main = move |seat| play(seat, plan.clone());
+        let mut run = Run::start(common, progress, Some(host.pid()), all, main)?;
+        run.show(0, lbs, "LBs set up")?;
+        let mut meter = run.meter()?;
         for tick in 1..=all {
             if tick == self.warmup + 1 {
-                begin = sample()?;
+                meter = run.meter()?;
             }
-            stage.announce(tick, stage.now());
-            player.order(Order::Tick(tick));
+            run.stage.announce(tick, run.stage.now());
+            run.player.order(Order::Tick(tick));
             progress.show("tick", tick, all);
-            stage.wait(lbs * (tick + 1), common.timeout, "messages of a tick", |_| {})?;
+            run.wait(lbs * (tick + 1), "messages of a tick")?;
         }
-        let wall = begin.0.elapsed();
-        let (used, own) = (Usage::of(host.pid())?.since(&begin.1), Usage::own()?.since(&begin.2));
-        let memory = Memory::of(host.pid())?;
-        stage.end();
-        let counted = player.stop()?;
+        let metered = meter.end()?;
+        let (counted, memory) = run.finish()?;
         host.stop()?;
 
         let mut sample = Sample::default();
@@ -141,9 +136,8 @@ impl Contest for PeerFanout {
         let bytes: u64 = counted.iter().map(|seat| seat.bytes).sum();
         sample.add("messages", messages as f64, Unit::Count);
         sample.add("bytes per message", bytes as f64 / messages.max(1) as f64, Unit::Bytes);
-        sample.add("messages per second", messages as f64 / wall.as_secs_f64(), Unit::PerSecond);
-        sample.add_usage(&used, wall, "message", messages);
-        sample.add("player's CPU per message", own.cpu_ns as f64 / messages.max(1) as f64, Unit::Nanoseconds);
+        sample.add("messages per second", messages as f64 / metered.wall.as_secs_f64(), Unit::PerSecond);
+        metered.add_to(&mut sample, "message", messages);
         sample.add_latencies("change to receipt", sum(counted.iter().map(|seat| &seat.receipt)));
         sample.add_memory(memory);
         Ok(sample)

@@ -4,24 +4,22 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::Args;
 use gwm::sasp::{GroupData, Header, LbFlags, MemberData, MemberFlags, MemberState, Reason, SenderFlags, Writer};
 use serde_json::{Value, json};
 
-use super::{Progress, Side, Workload, fanout::WEIGHT_MAX};
+use super::{INTERVAL, Progress, Side, Workload, fanout::WEIGHT_MAX, open};
 use crate::{
     Result,
     actor::{Actor, Incoming, expect_success, sort},
     model::{Groups, Membership, Tables, get_weights, group_name, lb_state, uid},
     options::{Common, Shape},
-    player::{Gate, Order, Player, Received, Seat, Stage, sleep},
-    process::Usage,
+    player::{Gate, Order, Received, Seat, sleep},
     report::{Sample, Unit},
-    subject::{Subject, Wishes},
+    run::{OVER, Run},
 };
 
 /// How often it is looked whether a reply or a push has come, where nobody calls.
@@ -132,9 +130,6 @@ struct Counted {
     replies: u64,
 }
 
-/// The Interval that a server is told to reply.
-const INTERVAL: u16 = 60;
-
 impl Workload for Churn {
     const NAME: &'static str = "churn";
 
@@ -167,12 +162,10 @@ impl Workload for Churn {
         if self.rates().iter().sum::<f64>() <= 0.0 {
             return Err("all rates are 0: nothing is to happen".into());
         }
-        let mut flags = super::room_for(&shape, common);
-        flags.push(("--poll-interval", format!("{INTERVAL}s")));
-        let subject = Subject::server(&common.server, &Wishes { flags, operator_file: None })?;
+        let (subject, crowd) = open(common, side, shape, None)?;
         let stays = common.server.connect.is_some();
         let plan = Plan {
-            to: subject.address,
+            to: crowd.to,
             shape,
             seed: common.seed,
             rates: self.rates(),
@@ -180,23 +173,14 @@ impl Workload for Churn {
             interval: (!stays).then_some(INTERVAL),
         };
         let lbs = u64::from(shape.lbs);
-        let stage = Arc::new(Stage::new(1));
-        let mut player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
-        stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
+        let main = move |seat| play(seat, plan.clone());
+        let mut run = Run::start(common, progress, subject.pid(), OVER, main)?;
+        run.show(0, lbs, "LBs set up")?;
         let memory_before = subject.memory()?;
-        let begin = (Instant::now(), subject.usage()?, Usage::own()?);
-        player.order(Order::Go);
-        let seconds = self.duration.as_secs();
-        stage.pass(self.duration, |_| progress.show("seconds", begin.0.elapsed().as_secs(), seconds))?;
-        stage.announce(1, stage.now());
-        let wall = begin.0.elapsed();
-        let (used, own) = (subject.usage()?, Usage::own()?.since(&begin.2));
-        stage.wait(2 * lbs, common.timeout, "right tables in the end", |done| {
-            progress.show("LBs checked", done.saturating_sub(lbs), lbs);
-        })?;
-        let memory = subject.memory()?;
-        stage.end();
-        let counted = player.stop()?;
+        run.warm_up(Duration::ZERO)?;
+        let metered = run.measure(self.duration)?;
+        run.show(lbs, lbs, "LBs with right tables in the end")?;
+        let (counted, memory) = run.finish()?;
         subject.stop()?;
 
         let mut sample = Sample::default();
@@ -206,17 +190,14 @@ impl Workload for Churn {
             events += count;
             sample.add(*name, count as f64, Unit::Count);
         }
-        sample.add("events per second", events as f64 / wall.as_secs_f64(), Unit::PerSecond);
+        sample.add("events per second", events as f64 / metered.wall.as_secs_f64(), Unit::PerSecond);
         sample.add("pushes checked", counted.iter().map(|seat| seat.pushes).sum::<u64>() as f64, Unit::Count);
         sample.add("replies checked", counted.iter().map(|seat| seat.replies).sum::<u64>() as f64, Unit::Count);
         sample.add("LBs with right tables in the end", lbs as f64, Unit::Count);
-        if let (Some(before), Some(after)) = (&begin.1, &used) {
-            sample.add_usage(&after.since(before), wall, "event", events);
-        }
-        sample.add("player's CPU per event", own.cpu_ns as f64 / events.max(1) as f64, Unit::Nanoseconds);
+        metered.add_to(&mut sample, "event", events);
         if let (Some(before), Some(after)) = (memory_before, memory) {
             sample.add("anonymous memory grown", after.anonymous as f64 - before.anonymous as f64, Unit::Bytes);
-            sample.add_memory(after);
+            sample.add_memory(Some(after));
         }
         Ok(sample)
     }
@@ -303,10 +284,15 @@ async fn live(local: Rc<Local>, lb: u32, gate: &Gate) -> Result<()> {
     let mut due = stage.now();
     loop {
         due += (-(1.0 - life.random.f64()).ln() / rate * 1e9) as u64;
-        while due > stage.now() && stage.tick() == 0 {
-            sleep(Duration::from_nanos(due - stage.now()).min(GLANCE)).await;
+        // The clock is read once a turn: between two readings it may pass what is due.
+        loop {
+            let early = due.saturating_sub(stage.now());
+            if early == 0 || stage.tick() == OVER {
+                break;
+            }
+            sleep(Duration::from_nanos(early).min(GLANCE)).await;
         }
-        if stage.tick() > 0 || stage.ended() {
+        if stage.tick() == OVER || stage.ended() {
             break;
         }
         let event = life.draw();

@@ -1,18 +1,13 @@
 //! `fanout`: many load balancers, every one pushed what changed in its farm, tick by tick.
 
-use std::{
-    cell::RefCell,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 use gwm::sasp::{GroupData, LbFlags, MemberData, MemberFlags, MemberState, SenderFlags, Writer};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::{Progress, Side, Workload};
+use super::{Progress, Side, Workload, open};
 use crate::{
     Result,
     actor::Actor,
@@ -20,10 +15,9 @@ use crate::{
     floor,
     model::{Change, Ticks, Told, Versions, group_name, uid},
     options::{Common, Shape},
-    player::{Gate, Order, Player, Seat, Stage},
-    process::Usage,
+    player::{Gate, Order, Seat, Stage},
     report::{Sample, Unit, latencies, record, sum},
-    subject::{Subject, Wishes},
+    run::Run,
 };
 
 /// Connections of members, of each seat.
@@ -131,64 +125,45 @@ impl Workload for Fanout {
         let change = self.change(common.seed);
         let change_by = if side == Side::Floor { ChangeBy::Operator } else { self.change_by };
         let mut ticks = Ticks::new(shape, change, self.no_change);
-        let mut wishes = Wishes::default();
-        if change_by == ChangeBy::Operator {
-            wishes.operator_file = Some(ticks.operator_file(0)?);
-        }
-        wishes.flags = super::room_for(&shape, common);
-        let mut subject = match side {
-            Side::Server => Subject::server(&common.server, &wishes)?,
-            Side::Floor => Subject::floor(common)?,
-        };
-        if side == Side::Floor {
-            subject.tell(floor::Order::Answer, &super::set_up_answer())?;
-        }
-        let plan = Plan {
-            crowd: Crowd::new(&subject, common, shape, side),
-            change,
-            change_by,
-            no_change: self.no_change,
-            warmup: self.warmup,
-        };
+        let file = (change_by == ChangeBy::Operator).then(|| ticks.operator_file(0)).transpose()?;
+        let (mut subject, crowd) = open(common, side, shape, file)?;
+        let plan = Plan { crowd, change, change_by, no_change: self.no_change, warmup: self.warmup };
         let all = self.warmup + self.ticks;
         let lbs = u64::from(shape.lbs);
-        let stage = Arc::new(Stage::new(all));
-        let mut player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
-        stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
+        let main = move |seat| play(seat, plan.clone());
+        let mut run = Run::start(common, progress, subject.pid(), all, main)?;
+        run.show(0, lbs, "LBs set up")?;
 
-        let mut begin = (Instant::now(), subject.usage()?, Usage::own()?);
-        let epoch = stage.now();
+        let mut meter = run.meter()?;
+        let epoch = run.stage.now();
         for tick in 1..=all {
             let step = Step::prepare(&mut ticks, side, change_by, tick)?;
             if tick == self.warmup + 1 {
                 if self.rate.is_some() {
                     // What is under way from the ticks before is not to be counted with these.
-                    stage.wait(lbs * tick, common.timeout, "warm up", |_| {})?;
+                    run.wait(lbs * tick, "warm up")?;
                 }
-                begin = (Instant::now(), subject.usage()?, Usage::own()?);
+                meter = run.meter()?;
             }
             let due = match self.rate {
                 Some(rate) => epoch + (tick as f64 * 1e9 / rate) as u64,
-                None => stage.now(),
+                None => run.stage.now(),
             };
-            std::thread::sleep(Duration::from_nanos(due.saturating_sub(stage.now())));
-            stage.announce(tick, due);
+            std::thread::sleep(Duration::from_nanos(due.saturating_sub(run.stage.now())));
+            run.stage.announce(tick, due);
             match step {
                 Step::File(text) => subject.operate(&text)?,
                 Step::Floor(bytes) => subject.tell(floor::Order::Send, &bytes)?,
-                Step::Members => player.order(Order::Tick(tick)),
+                Step::Members => run.player.order(Order::Tick(tick)),
             }
             progress.show("tick", tick, all);
             if self.rate.is_none() {
-                stage.wait(lbs * (tick + 1), common.timeout, "pushes of a tick", |_| {})?;
+                run.wait(lbs * (tick + 1), "pushes of a tick")?;
             }
         }
-        stage.wait(lbs * (all + 1), common.timeout, "pushes of all ticks", |_| {})?;
-        let wall = begin.0.elapsed();
-        let (used, own) = (subject.usage()?, Usage::own()?.since(&begin.2));
-        let memory = subject.memory()?;
-        stage.end();
-        let counted = player.stop()?;
+        run.wait(lbs * (all + 1), "pushes of all ticks")?;
+        let metered = meter.end()?;
+        let (counted, memory) = run.finish()?;
         subject.stop()?;
 
         let mut sample = Sample::default();
@@ -203,15 +178,10 @@ impl Workload for Fanout {
         if change_by == ChangeBy::Member {
             sample.add("Set Member State requests", total(|c| c.requests) as f64, Unit::Count);
         }
-        sample.add("messages per second", messages as f64 / wall.as_secs_f64(), Unit::PerSecond);
-        if let (Some(before), Some(after)) = (&begin.1, &used) {
-            sample.add_usage(&after.since(before), wall, "message", messages);
-        }
-        sample.add("player's CPU per message", own.cpu_ns as f64 / messages.max(1) as f64, Unit::Nanoseconds);
+        sample.add("messages per second", messages as f64 / metered.wall.as_secs_f64(), Unit::PerSecond);
+        metered.add_to(&mut sample, "message", messages);
         sample.add_latencies("change to receipt", sum(counted.iter().map(|seat| &seat.receipt)));
-        if let Some(memory) = memory {
-            sample.add_memory(memory);
-        }
+        sample.add_memory(memory);
         Ok(sample)
     }
 }
@@ -274,10 +244,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
         ChangeBy::Operator => Knows::Tick(None),
         ChangeBy::Member => Knows::Versions(Versions::new(number, &crowd.shape, local.plan.no_change)),
     };
-    let live = |lb: Rc<Lb<Knows>>, gate: Rc<Gate>| {
-        let local = local.clone();
-        async move { local.live(&lb, &gate).await }
-    };
+    let live = |lb, gate| local.clone().live(lb, gate);
     let members = crowd.gather(&seat, JOINING, knows, live).await?;
     let mut senders = Vec::new();
     if change_by == ChangeBy::Member {
@@ -299,18 +266,18 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
 
 impl Local {
     /// A load balancer's life: registers, then takes pushes.
-    async fn live(&self, lb: &Lb<Knows>, gate: &Gate) -> Result<()> {
+    async fn live(self: Rc<Self>, lb: Rc<Lb<Knows>>, gate: Rc<Gate>) -> Result<()> {
         let crowd = &self.plan.crowd;
         let flags = LbFlags::PUSH
             .with(LbFlags::TRUST, self.plan.change_by == ChangeBy::Member)
             .with(LbFlags::NO_CHANGE_NO_SEND, self.plan.no_change);
-        crowd.join(lb, flags, |frame| self.push(lb, frame)).await?;
+        crowd.join(&lb, flags, |frame| self.push(&lb, frame)).await?;
         gate.leave();
         if crowd.side == Side::Floor {
             *lb.knows.borrow_mut() = Knows::Tick(Some(0));
             self.stage.did(1);
         }
-        crowd.listen(&self.stage, lb, |frame| self.push(lb, frame)).await
+        crowd.listen(&self.stage, &lb, |frame| self.push(&lb, frame)).await
     }
 
     /// Takes a push: every byte of it is checked.

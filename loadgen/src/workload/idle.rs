@@ -1,24 +1,19 @@
 //! `idle`: what load balancers cost that only stay: memory by connection and by membership, and CPU.
 
-use std::{
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, time::Duration};
 
 use clap::Args;
 use gwm::sasp::LbFlags;
 use serde_json::{Value, json};
 
-use super::{Progress, Side, Workload};
+use super::{Progress, Side, Workload, open};
 use crate::{
     Result,
     crowd::{Crowd, JOINING, Lb},
-    floor,
     options::{Common, Shape},
-    player::{Gate, Order, Player, Seat, Stage},
+    player::{Gate, Order, Seat},
     report::{Sample, Unit},
-    subject::{Subject, Wishes},
+    run::{OVER, Run},
 };
 
 /// Flags of `idle`.
@@ -54,35 +49,20 @@ impl Workload for Idle {
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample> {
         let shape = self.shape;
         shape.check()?;
-        let wishes = Wishes { flags: super::room_for(&shape, common), operator_file: None };
-        let mut subject = match side {
-            Side::Server => Subject::server(&common.server, &wishes)?,
-            Side::Floor => Subject::floor(common)?,
-        };
-        if side == Side::Floor {
-            subject.tell(floor::Order::Answer, &super::set_up_answer())?;
-        }
+        let (subject, crowd) = open(common, side, shape, None)?;
         if subject.pid().is_none() {
             return Err("memory is read from /proc: say which process with --pid".into());
         }
-        let crowd = Crowd::new(&subject, common, shape, side);
         let lbs = u64::from(shape.lbs);
-        let stage = Arc::new(Stage::new(0));
         let empty = subject.memory()?.unwrap_or_default();
-        let mut player = Player::start(common, &stage, move |seat| play(seat, crowd))?;
-        stage.wait(lbs, common.timeout, "connections", |done| progress.show("LBs connected", done, lbs))?;
+        let mut run = Run::start(common, progress, subject.pid(), OVER, move |seat| play(seat, crowd))?;
+        run.show(0, lbs, "LBs connected")?;
         let connected = subject.memory()?.unwrap_or_default();
-        player.order(Order::Go);
-        stage.wait(2 * lbs, common.timeout, "registrations", |done| {
-            progress.show("LBs registered", done.saturating_sub(lbs), lbs);
-        })?;
+        run.warm_up(Duration::ZERO)?;
+        run.show(lbs, lbs, "LBs registered")?;
         let registered = subject.memory()?.unwrap_or_default();
-        let (begin, before) = (Instant::now(), subject.usage()?);
-        let seconds = self.duration.as_secs();
-        stage.pass(self.duration, |_| progress.show("seconds", begin.elapsed().as_secs(), seconds))?;
-        let (wall, after) = (begin.elapsed(), subject.usage()?);
-        stage.end();
-        player.stop()?;
+        let metered = run.measure(self.duration)?;
+        run.finish()?;
         subject.stop()?;
 
         let mut sample = Sample::default();
@@ -96,10 +76,9 @@ impl Workload for Idle {
             let all = per(empty.rss, registered.rss, memberships);
             sample.add("all resident memory per membership", all, Unit::Bytes);
         }
-        sample.add_memory(registered);
-        if let (Some(before), Some(after)) = (before, after) {
-            let used = after.since(&before);
-            let part = used.cpu().as_secs_f64() / wall.as_secs_f64() * 1e9;
+        sample.add_memory(Some(registered));
+        if let Some(used) = metered.used {
+            let part = used.cpu().as_secs_f64() / metered.wall.as_secs_f64() * 1e9;
             sample.add("CPU in a second of idleness", part, Unit::Nanoseconds);
             sample.add("voluntary switches", used.voluntary_switches as f64, Unit::Count);
         }

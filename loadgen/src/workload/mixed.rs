@@ -9,13 +9,14 @@ use clap::{Args, Parser};
 use serde_json::{Value, json};
 
 use super::{
-    Progress, Side, Workload, churn::Churn, fanout::Fanout, poll::Poll, propagate::Propagate, register::Register,
+    Progress, Side, Workload, churn::Churn, fanout::Fanout, open, poll::Poll, propagate::Propagate, register::Register,
 };
 use crate::{
     Result,
     options::{Common, Shape},
     report::{Sample, Unit},
-    subject::{Subject, Wishes},
+    run::Meter,
+    subject::Subject,
 };
 
 /// Members of all load balancers of one workload have numbers of their own, so many apart.
@@ -91,11 +92,10 @@ impl Workload for Mixed {
         };
         let fanout: Fanout = parse(&self.fanout_line())?;
         let operator_file = Some(fanout.first_file(common.seed)?); // part 0: its members have the first numbers
-        let wishes = Wishes { flags: super::room_for(&whole, common), operator_file };
-        let subject = Subject::server(&common.server, &wishes)?;
-        let (begin, used, before) = (Instant::now(), subject.usage()?, subject.memory()?);
+        let (subject, _) = open(common, side, whole, operator_file)?;
+        let (meter, before) = (Meter::begin(subject.pid())?, subject.memory()?);
         let parts = self.parts(common, &subject, progress)?;
-        let (wall, after) = (begin.elapsed(), subject.usage()?);
+        let metered = meter.end()?;
         let memory = subject.memory()?;
         subject.stop()?;
 
@@ -124,12 +124,12 @@ impl Workload for Mixed {
                 sample.latencies.push((format!("{name}: {latency}"), histogram));
             }
         }
-        if let (Some(before), Some(after)) = (&used, &after) {
-            sample.add_usage(&after.since(before), wall, "message, request or membership", operations as u64);
+        if let Some(used) = &metered.used {
+            sample.add_usage(used, metered.wall, "message, request or membership", operations as u64);
         }
         if let (Some(before), Some(memory)) = (before, memory) {
             sample.add("anonymous memory grown", memory.anonymous as f64 - before.anonymous as f64, Unit::Bytes);
-            sample.add_memory(memory);
+            sample.add_memory(Some(memory));
         }
         Ok(sample)
     }

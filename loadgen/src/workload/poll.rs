@@ -4,17 +4,15 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
-use gwm::sasp::{
-    ComponentType, GroupData, LbFlags, MemberData, MemberFlags, MemberState, ReturnCode, SenderFlags, Writer, writer,
-};
+use gwm::sasp::{ComponentType, GroupData, LbFlags, MemberData, MemberFlags, MemberState, SenderFlags, Writer};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::{Progress, Side, Workload, fanout::positive};
+use super::{INTERVAL, Progress, Side, Workload, fanout::positive, open, success};
 use crate::{
     Result,
     actor::{Incoming, expect_success, sort},
@@ -22,10 +20,9 @@ use crate::{
     floor,
     model::{Change, Ticks, difference, get_weights, group_name, uid},
     options::{Common, Shape},
-    player::{Gate, Order, Player, Received, Seat, Stage, sleep, turn},
-    process::Usage,
+    player::{Gate, Order, Received, Seat, Stage, sleep, turn},
     report::{Sample, Unit, latencies, record, sum},
-    subject::{Subject, Wishes},
+    run::{MEASURED, OVER, Run},
 };
 
 /// What the load balancers ask for.
@@ -67,13 +64,6 @@ pub(crate) struct Poll {
     #[arg(long, help_heading = "Load balancers")]
     no_change: bool,
 }
-
-/// The Interval that a server is told to reply.
-const INTERVAL: u16 = 60;
-
-/// Stages of a run, as [`Stage::tick`] says them.
-const MEASURED: u64 = 1;
-const OVER: u64 = 2;
 
 #[derive(Clone)]
 struct Plan {
@@ -125,18 +115,10 @@ impl Workload for Poll {
         let listed = common.server.lists_members();
         let change = Change { share: 1.0, weight_max: super::fanout::WEIGHT_MAX, seed: common.seed, listed };
         let mut ticks = Ticks::new(shape, change, self.no_change);
-        let mut flags = super::room_for(&shape, common);
-        flags.push(("--poll-interval", format!("{INTERVAL}s")));
-        let wishes = Wishes { flags, operator_file: listed.then(|| ticks.operator_file(0)).transpose()? };
-        let mut subject = match side {
-            Side::Server => Subject::server(&common.server, &wishes)?,
-            Side::Floor => Subject::floor(common)?,
-        };
-        if side == Side::Floor {
-            subject.tell(floor::Order::Answer, &super::set_up_answer())?;
-        }
+        let file = listed.then(|| ticks.operator_file(0)).transpose()?;
+        let (mut subject, crowd) = open(common, side, shape, file)?;
         let plan = Plan {
-            crowd: Crowd::new(&subject, common, shape, side),
+            crowd,
             request: self.request,
             change,
             no_change: self.no_change,
@@ -144,35 +126,21 @@ impl Workload for Poll {
             any_interval: common.server.connect.is_some(),
         };
         let lbs = u64::from(shape.lbs);
-        let stage = Arc::new(Stage::new(OVER));
-        let mut player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
-        stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
+        let main = move |seat| play(seat, plan.clone());
+        let mut run = Run::start(common, progress, subject.pid(), OVER, main)?;
+        run.show(0, lbs, "LBs set up")?;
         if side == Side::Floor {
-            let mut answer = Vec::new();
-            match self.request {
-                Request::GetWeights => {
-                    answer.extend_from_slice(ticks.reply(0, 0, INTERVAL, Some(0).filter(|_| self.no_change), 0)?);
-                }
-                Request::SetMemberState => {
-                    writer::reply(&mut answer, 0, ComponentType::SET_MEMBER_STATE_REPLY, ReturnCode::SUCCESSFUL);
-                }
-            }
+            let answer = match self.request {
+                Request::GetWeights => ticks.reply(0, 0, INTERVAL, Some(0).filter(|_| self.no_change), 0)?.to_vec(),
+                Request::SetMemberState => success(0, ComponentType::SET_MEMBER_STATE_REPLY),
+            };
             subject.tell(floor::Order::Answer, &answer)?;
         }
-        player.order(Order::Go);
-        stage.pass(self.warmup, |_| {})?;
-        let begin = (Instant::now(), subject.usage()?, Usage::own()?);
-        stage.announce(MEASURED, stage.now());
-        let seconds = self.duration.as_secs();
-        stage.pass(self.duration, |_| progress.show("seconds", begin.0.elapsed().as_secs(), seconds))?;
-        stage.announce(OVER, stage.now());
-        let wall = begin.0.elapsed();
-        let (used, own) = (subject.usage()?, Usage::own()?.since(&begin.2));
+        run.warm_up(self.warmup)?;
+        let metered = run.measure(self.duration)?;
         // What is under way is answered, and what was set is asked for once more.
-        stage.wait(2 * lbs, common.timeout, "last replies", |_| {})?;
-        let memory = subject.memory()?;
-        stage.end();
-        let counted = player.stop()?;
+        run.wait(2 * lbs, "last replies")?;
+        let (counted, memory) = run.finish()?;
         subject.stop()?;
 
         let mut sample = Sample::default();
@@ -180,15 +148,10 @@ impl Workload for Poll {
         let bytes: u64 = counted.iter().map(|seat| seat.bytes).sum();
         sample.add("requests", replies as f64, Unit::Count);
         sample.add("bytes per reply", bytes as f64 / replies.max(1) as f64, Unit::Bytes);
-        sample.add("requests per second", replies as f64 / wall.as_secs_f64(), Unit::PerSecond);
-        if let (Some(before), Some(after)) = (&begin.1, &used) {
-            sample.add_usage(&after.since(before), wall, "request", replies);
-        }
-        sample.add("player's CPU per request", own.cpu_ns as f64 / replies.max(1) as f64, Unit::Nanoseconds);
+        sample.add("requests per second", replies as f64 / metered.wall.as_secs_f64(), Unit::PerSecond);
+        metered.add_to(&mut sample, "request", replies);
         sample.add_latencies("request to reply", sum(counted.iter().map(|seat| &seat.latency)));
-        if let Some(memory) = memory {
-            sample.add_memory(memory);
-        }
+        sample.add_memory(memory);
         Ok(sample)
     }
 }
@@ -216,11 +179,8 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
         plan,
     });
     let crowd = local.plan.crowd;
-    let live = |lb: Rc<Lb<Knows>>, gate: Rc<Gate>| {
-        let local = local.clone();
-        async move { local.join(&lb, &gate).await }
-    };
-    let members = crowd.gather(&seat, JOINING, |_| vec![0; crowd.shape.farm_members() as usize], live).await?;
+    let join = |lb, gate| local.clone().join(lb, gate);
+    let members = crowd.gather(&seat, JOINING, |_| vec![0; crowd.shape.farm_members() as usize], join).await?;
     let mut tasks = Vec::new();
     loop {
         match seat.order().await {
@@ -249,11 +209,11 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
 }
 
 impl Local {
-    async fn join(&self, lb: &Lb<Knows>, gate: &Gate) -> Result<()> {
+    async fn join(self: Rc<Self>, lb: Rc<Lb<Knows>>, gate: Rc<Gate>) -> Result<()> {
         let flags = LbFlags::NONE.with(LbFlags::NO_CHANGE_NO_SEND, self.plan.no_change);
-        self.plan.crowd.join(lb, flags, |_| Err("a push that nobody wanted".into())).await?;
+        self.plan.crowd.join(&lb, flags, |_| Err("a push that nobody wanted".into())).await?;
         if self.plan.no_change && self.plan.crowd.side == Side::Server {
-            self.ask_all(lb, |_| 0).await?; // from now on nothing changes
+            self.ask_all(&lb, |_| 0).await?; // from now on nothing changes
         }
         gate.leave();
         self.stage.did(1);

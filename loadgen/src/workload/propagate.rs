@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::Args;
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::{
     Progress, Side, Workload,
     fanout::{WEIGHT_MAX, positive},
+    open,
     poll::set_member_state,
 };
 use crate::{
@@ -25,10 +26,9 @@ use crate::{
     floor,
     model::{Change, Ticks, Versions, difference},
     options::{Common, Shape},
-    player::{Gate, Order, Player, Received, Seat, Stage, sleep, turn},
-    process::Usage,
+    player::{Gate, Order, Received, Seat, Stage, sleep, turn},
     report::{Sample, Unit, latencies, record, sum},
-    subject::{Subject, Wishes},
+    run::{MEASURED, OVER, Run},
 };
 
 /// Changes that are sent before the other tasks have their turn.
@@ -66,10 +66,6 @@ pub(crate) struct Propagate {
     #[arg(long, help_heading = "Load balancers")]
     no_change: bool,
 }
-
-/// Stages of a run, as [`Stage::tick`] says them.
-const MEASURED: u64 = 1;
-const OVER: u64 = 2;
 
 #[derive(Clone)]
 struct Plan {
@@ -113,61 +109,39 @@ impl Workload for Propagate {
         let shape = self.shape;
         shape.check()?;
         let change = Change { share: 1.0, weight_max: WEIGHT_MAX, seed: common.seed, listed: false };
-        let wishes = Wishes { flags: super::room_for(&shape, common), operator_file: None };
-        let mut subject = match side {
-            Side::Server => Subject::server(&common.server, &wishes)?,
-            Side::Floor => Subject::floor(common)?,
-        };
-        if side == Side::Floor {
-            subject.tell(floor::Order::Answer, &super::set_up_answer())?;
-        }
+        let (mut subject, crowd) = open(common, side, shape, None)?;
         let seats = common.threads;
         let plan = Plan {
-            crowd: Crowd::new(&subject, common, shape, side),
+            crowd,
             change,
             gap: f64::from(seats) * 1e9 / self.rate,
             senders: self.senders.div_ceil(seats.into()),
             no_change: self.no_change,
         };
         let lbs = u64::from(shape.lbs);
-        let stage = Arc::new(Stage::new(OVER));
-        let no_change = self.no_change;
-        let mut player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
-        stage.wait(lbs, common.timeout, "set up", |done| progress.show("LBs set up", done, lbs))?;
+        let main = move |seat| play(seat, plan.clone());
+        let mut run = Run::start(common, progress, subject.pid(), OVER, main)?;
+        run.show(0, lbs, "LBs set up")?;
         if side == Side::Floor {
-            subject.tell(floor::Order::Push, &floor_push(shape, change, no_change)?)?;
+            subject.tell(floor::Order::Push, &floor_push(shape, change, self.no_change)?)?;
         }
-        player.order(Order::Go);
-        stage.pass(self.warmup, |_| {})?;
-        let begin = (Instant::now(), subject.usage()?, Usage::own()?);
-        stage.announce(MEASURED, stage.now());
-        let seconds = self.duration.as_secs();
-        stage.pass(self.duration, |_| progress.show("seconds", begin.0.elapsed().as_secs(), seconds))?;
-        stage.announce(OVER, stage.now());
-        let wall = begin.0.elapsed();
-        let (used, own) = (subject.usage()?, Usage::own()?.since(&begin.2));
-        stage.wait(lbs + u64::from(seats), common.timeout, "last changes", |_| {})?;
-        let memory = subject.memory()?;
-        stage.end();
-        let counted = player.stop()?;
+        run.warm_up(self.warmup)?;
+        let metered = run.measure(self.duration)?;
+        run.wait(lbs + u64::from(seats), "last changes")?;
+        let (counted, memory) = run.finish()?;
         subject.stop()?;
 
         let mut sample = Sample::default();
         let total = |of: fn(&Counted) -> u64| counted.iter().map(of).sum::<u64>();
         let (changes, messages) = (total(|c| c.changes), total(|c| c.messages));
         sample.add("changes", changes as f64, Unit::Count);
-        sample.add("changes per second", changes as f64 / wall.as_secs_f64(), Unit::PerSecond);
+        sample.add("changes per second", changes as f64 / metered.wall.as_secs_f64(), Unit::PerSecond);
         sample.add("messages", messages as f64, Unit::Count);
         sample.add("bytes per message", total(|c| c.bytes) as f64 / messages.max(1) as f64, Unit::Bytes);
-        if let (Some(before), Some(after)) = (&begin.1, &used) {
-            sample.add_usage(&after.since(before), wall, "change", changes);
-        }
-        sample.add("player's CPU per change", own.cpu_ns as f64 / changes.max(1) as f64, Unit::Nanoseconds);
+        metered.add_to(&mut sample, "change", changes);
         sample.add_latencies("change due to receipt", sum(counted.iter().map(|seat| &seat.from_due)));
         sample.add_latencies("change sent to receipt", sum(counted.iter().map(|seat| &seat.from_sent)));
-        if let Some(memory) = memory {
-            sample.add_memory(memory);
-        }
+        sample.add_memory(memory);
         Ok(sample)
     }
 }
@@ -224,10 +198,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
         requested: vec![0; crowd.shape.farm_members() as usize],
         under_way: VecDeque::new(),
     };
-    let live = |lb: Rc<Lb<Knows>>, gate: Rc<Gate>| {
-        let local = local.clone();
-        async move { local.live(&lb, &gate).await }
-    };
+    let live = |lb, gate| local.clone().live(lb, gate);
     let members = crowd.gather(&seat, JOINING, knows, live).await?;
     let mut senders = Vec::new();
     let mut readers = Vec::new();
@@ -284,15 +255,15 @@ async fn take_replies(stage: &Stage, sender: &Actor) -> Result<()> {
 
 impl Local {
     /// A load balancer's life: registers, then takes pushes.
-    async fn live(&self, lb: &Lb<Knows>, gate: &Gate) -> Result<()> {
+    async fn live(self: Rc<Self>, lb: Rc<Lb<Knows>>, gate: Rc<Gate>) -> Result<()> {
         let crowd = &self.plan.crowd;
         let flags = (LbFlags::PUSH | LbFlags::TRUST).with(LbFlags::NO_CHANGE_NO_SEND, self.plan.no_change);
-        crowd.join(lb, flags, |frame| self.push(lb, frame)).await?;
+        crowd.join(&lb, flags, |frame| self.push(&lb, frame)).await?;
         gate.leave();
         if crowd.side == Side::Floor {
             self.stage.did(1);
         }
-        crowd.listen(&self.stage, lb, |frame| self.push(lb, frame)).await
+        crowd.listen(&self.stage, &lb, |frame| self.push(&lb, frame)).await
     }
 
     /// Makes changes, each when it is due, until the run is over.

@@ -3,21 +3,20 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use clap::Args;
-use gwm::sasp::{ComponentType, LbFlags, ReturnCode, writer};
+use gwm::sasp::{ComponentType, LbFlags};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::{Progress, Side, Workload};
+use super::{Progress, Side, Workload, open, success};
 use crate::{
     Result,
     crowd::{Crowd, Lb},
     floor,
     model::{Change, Ticks, Told},
     options::{Common, Shape},
-    player::{Gate, Order, Player, Seat, Stage},
-    process::Usage,
+    player::{Gate, Order, Seat, Stage},
     report::{Sample, Unit, latencies, record, sum},
-    subject::{Subject, Wishes},
+    run::{Meter, Run},
 };
 
 /// Flags of `register`.
@@ -70,46 +69,25 @@ impl Workload for Register {
         let listed = common.server.lists_members();
         let change = Change { share: 1.0, weight_max: super::fanout::WEIGHT_MAX, seed: common.seed, listed };
         let mut ticks = Ticks::new(shape, change, false);
-        let wishes = Wishes {
-            flags: super::room_for(&shape, common),
-            operator_file: listed.then(|| ticks.operator_file(0)).transpose()?,
-        };
-        let mut subject = match side {
-            Side::Server => Subject::server(&common.server, &wishes)?,
-            Side::Floor => Subject::floor(common)?,
-        };
+        let file = listed.then(|| ticks.operator_file(0)).transpose()?;
+        let (mut subject, crowd) = open(common, side, shape, file)?;
         if side == Side::Floor {
             // It answers both requests alike, and pushes once everyone has asked.
-            let mut answer = Vec::new();
-            writer::reply(&mut answer, 0, ComponentType::REGISTRATION_REPLY, ReturnCode::SUCCESSFUL);
-            subject.tell(floor::Order::Answer, &answer)?;
+            subject.tell(floor::Order::Answer, &success(0, ComponentType::REGISTRATION_REPLY))?;
         }
-        let plan = Plan {
-            crowd: Crowd::new(&subject, common, shape, side),
-            change,
-            at_once: self.at_once.unwrap_or(shape.lbs) as usize,
-        };
+        let plan = Plan { crowd, change, at_once: self.at_once.unwrap_or(shape.lbs) as usize };
         let lbs = u64::from(shape.lbs);
-        let stage = Arc::new(Stage::new(0));
-        let (before, memory) = (subject.usage()?, subject.memory()?);
-        let own = Usage::own()?;
-        let begin = stage.now();
-        stage.announce(0, begin);
-        let player = Player::start(common, &stage, move |seat| play(seat, plan.clone()))?;
+        let memory = subject.memory()?;
+        let meter = Meter::begin(subject.pid())?;
+        let run = Run::start(common, progress, subject.pid(), 0, move |seat| play(seat, plan.clone()))?;
         if side == Side::Floor {
-            stage.wait(lbs, common.timeout, "floor answers", |done| progress.show("LBs served", done, lbs))?;
+            run.show(0, lbs, "LBs served")?;
             let push = ticks.push(0, None, 0)?.ok_or("nothing to register")?.to_vec();
             subject.tell(floor::Order::Send, &push)?;
         }
-        stage.wait(2 * lbs, common.timeout, "acknowledged and pushed", |done| {
-            progress.show("LBs with right weights", done.saturating_sub(lbs).min(done / 2), lbs);
-        })?;
-        let wall = Duration::from_nanos(stage.now() - begin);
-        let used = subject.usage()?;
-        let own = Usage::own()?.since(&own);
-        let memory_after = subject.memory()?;
-        stage.end();
-        let counted = player.stop()?;
+        run.show(0, 2 * lbs, "acknowledgements and pushes")?;
+        let metered = meter.end()?;
+        let (counted, memory_after) = run.finish()?;
         subject.stop()?;
 
         let memberships = shape.memberships();
@@ -117,17 +95,16 @@ impl Workload for Register {
         sample.add("memberships", memberships as f64, Unit::Count);
         let acknowledged = sum(counted.iter().map(|seat| &seat.acknowledged));
         sample.add_time("until all are acknowledged", Duration::from_nanos(acknowledged.max()));
-        sample.add_time("until all weights are right", wall);
-        if let (Some(before), Some(after)) = (&before, &used) {
-            let used = after.since(before);
-            sample.add_usage(&used, wall, "membership", memberships);
+        sample.add_time("until all weights are right", metered.wall);
+        if let Some(used) = &metered.used {
+            sample.add_usage(used, metered.wall, "membership", memberships);
             sample.add("CPU per LB", used.cpu_ns as f64 / lbs as f64, Unit::Nanoseconds);
         }
-        sample.add("player's CPU per LB", own.cpu_ns as f64 / lbs as f64, Unit::Nanoseconds);
+        sample.add("player's CPU per LB", metered.own.cpu_ns as f64 / lbs as f64, Unit::Nanoseconds);
         if let (Some(before), Some(after)) = (memory, memory_after) {
             let grown = after.anonymous.saturating_sub(before.anonymous);
             sample.add("anonymous memory per membership", grown as f64 / memberships as f64, Unit::Bytes);
-            sample.add_memory(after);
+            sample.add_memory(Some(after));
         }
         sample.add_latencies("start to registered", sum(counted.iter().map(|seat| &seat.registered)));
         sample.add_latencies("start to acknowledged", acknowledged);
@@ -154,10 +131,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
         plan,
     });
     let crowd = local.plan.crowd;
-    let live = |lb: Rc<Lb<Knows>>, gate: Rc<Gate>| {
-        let local = local.clone();
-        async move { local.live(&lb, &gate).await }
-    };
+    let live = |lb, gate| local.clone().live(lb, gate);
     let members = crowd.gather(&seat, local.plan.at_once, |_| false, live).await?;
     while seat.order().await != Order::Stop {}
     crowd.leave(members).await?;
@@ -166,20 +140,20 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
 }
 
 impl Local {
-    async fn live(&self, lb: &Lb<Knows>, gate: &Gate) -> Result<()> {
+    async fn live(self: Rc<Self>, lb: Rc<Lb<Knows>>, gate: Rc<Gate>) -> Result<()> {
         let crowd = &self.plan.crowd;
-        let push = |frame: &[u8]| self.push(lb, frame, gate);
-        crowd.register(lb, push).await?;
+        let push = |frame: &[u8]| self.push(&lb, frame, &gate);
+        crowd.register(&lb, push).await?;
         record(&mut self.counted.borrow_mut().registered, self.since_start());
         if crowd.side == Side::Server {
-            crowd.set_state(lb, LbFlags::PUSH, push).await?;
+            crowd.set_state(&lb, LbFlags::PUSH, push).await?;
         }
         record(&mut self.counted.borrow_mut().acknowledged, self.since_start());
         self.stage.did(1);
         if crowd.side == Side::Floor {
             gate.leave();
         }
-        crowd.listen(&self.stage, lb, push).await
+        crowd.listen(&self.stage, &lb, push).await
     }
 
     fn since_start(&self) -> u64 {
