@@ -5,7 +5,9 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | [`outcome`] | what one check can find |
+//! | [`health`] | findings → up, down or unknown |
 
+pub mod health;
 pub mod outcome;
 
 pub use outcome::{Outcome, Reason};

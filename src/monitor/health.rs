@@ -1,0 +1,311 @@
+//! Whether an endpoint is up, from what its checks found one after the other.
+//!
+//! Rise and fall are HAProxy's: what is up goes down after `fall` bad checks in a row, what is down comes up after
+//! `rise` good ones. Different from HAProxy, an endpoint is *unknown* until something is concluded of it:
+//!
+//! - a new one counts as up; one good check settles that, `fall` bad ones in a row the opposite. So neither a single
+//!   lost packet nor a GWM that starts without its network takes a member out of service.
+//! - checks that fail by this machine's fault say nothing; after `fall` of them in a row the endpoint is unknown
+//!   again, and contact stays what it was. A check that agrees with that, or `rise` or `fall` that do not, settle it.
+//!
+//! Checks of one endpoint must all pass. What its agent says is kept apart ([`Agent`]): it takes the endpoint down or
+//! out of service, but proves nothing about checks; and an agent that can not be reached changes nothing.
+
+use super::outcome::{Administration, Report};
+use crate::roster::Times;
+
+/// How many of the last checks decide [`History::share`].
+pub const HISTORY: u32 = u32::BITS;
+
+/// What one check has concluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    up: bool,
+    known: bool,
+    /// Results in a row that contradict `up`.
+    against: u8,
+    /// Results in a row that say nothing.
+    blind: u8,
+}
+
+/// What one check found of its member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It passed.
+    Good,
+    /// It failed.
+    Bad,
+    /// It said nothing.
+    Nothing,
+}
+
+impl Health {
+    /// Of a check that has found nothing yet.
+    pub const NEW: Health = Health { up: true, known: false, against: 0, blind: 0 };
+
+    /// Of a check that replaces or joins others, which concluded this.
+    pub fn inherited(standing: Standing) -> Health {
+        Health { up: standing.up, known: standing.known, ..Health::NEW }
+    }
+
+    /// Whether the last conclusion is that the check passes.
+    pub fn up(self) -> bool {
+        self.up
+    }
+
+    /// Whether that conclusion stands.
+    pub fn known(self) -> bool {
+        self.known
+    }
+
+    /// Whether the next result is wanted sooner: it may change the conclusion.
+    pub fn in_doubt(self) -> bool {
+        !self.known || self.against > 0 || self.blind > 0
+    }
+
+    /// Takes the next result.
+    pub fn note(&mut self, finding: Finding, times: &Times) {
+        let good = match finding {
+            Finding::Nothing => {
+                self.blind = self.blind.saturating_add(1);
+                self.known &= self.blind < times.fall;
+                return;
+            }
+            Finding::Good => true,
+            Finding::Bad => false,
+        };
+        self.blind = 0;
+        if good == self.up {
+            self.against = 0;
+            self.known = true;
+            return;
+        }
+        self.against = self.against.saturating_add(1);
+        if self.against >= if good { times.rise } else { times.fall } {
+            *self = Health { up: good, known: true, ..Health::NEW };
+        }
+    }
+}
+
+/// What an agent said last; it counts until the agent says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Agent {
+    /// It said `down`, `fail` or `stopped`, and not `up` since.
+    pub down: bool,
+    /// What the administrator wants.
+    pub administration: Administration,
+}
+
+impl Agent {
+    /// Takes what the next answer says.
+    pub fn note(&mut self, report: &Report) {
+        self.down = report.up.map_or(self.down, |up| !up);
+        self.administration = report.administration.unwrap_or(self.administration);
+    }
+
+    /// Whether the member gets no new work, though it may be up.
+    pub fn drained(&self) -> bool {
+        self.administration != Administration::Ready
+    }
+}
+
+/// All that is concluded of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// It can be reached, as far as anybody knows.
+    pub up: bool,
+    /// That was concluded, not assumed.
+    pub known: bool,
+}
+
+impl Standing {
+    /// From the checks but the agent's; what the agent said; and whether it said anything lately, which counts for
+    /// proof where there are no other checks.
+    pub fn of(checks: impl Iterator<Item = Health>, agent: Agent, agent_heard: bool) -> Standing {
+        let (mut any, mut all_up, mut all_known, mut proved_down) = (false, true, true, agent.down && agent_heard);
+        for check in checks {
+            any = true;
+            all_up &= check.up;
+            all_known &= check.known;
+            proved_down |= check.known && !check.up;
+        }
+        let known = proved_down || if any { all_known } else { agent_heard };
+        Standing { up: all_up && !agent.down, known }
+    }
+}
+
+/// Which of the last [`HISTORY`] checks were good, the newest in the lowest bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History(u32);
+
+impl History {
+    /// Nothing bad is known.
+    pub const NEW: History = History(u32::MAX);
+
+    /// Takes the next result.
+    pub fn note(&mut self, good: bool) {
+        self.0 = self.0 << 1 | u32::from(good);
+    }
+
+    /// The share of good checks, 0 to 1.
+    pub fn share(self) -> f32 {
+        self.0.count_ones() as f32 / HISTORY as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Finding::*, *};
+
+    /// HAProxy's own counter, as its documentation and source have it: 0 to rise + fall - 1, up from `rise` on.
+    struct HaProxy(u16);
+
+    impl HaProxy {
+        fn note(&mut self, good: bool, times: &Times) {
+            let (rise, top) = (u16::from(times.rise), u16::from(times.rise) + u16::from(times.fall) - 1);
+            self.0 = match good {
+                true if self.0 + 1 >= rise => top,
+                true => self.0 + 1,
+                false if self.0 > rise => self.0 - 1,
+                false => 0,
+            };
+        }
+    }
+
+    #[test]
+    fn conclusions_are_haproxys() {
+        for seed in 0..200 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let times = Times { rise: random.u8(1..6), fall: random.u8(1..6), ..Times::default() };
+            let mut ours = Health::NEW;
+            ours.note(Good, &times);
+            let mut theirs = HaProxy(u16::from(times.rise) + u16::from(times.fall) - 1);
+            for step in 0..200 {
+                let good = random.f32() < 0.6;
+                ours.note(if good { Good } else { Bad }, &times);
+                theirs.note(good, &times);
+                assert_eq!(ours.up(), theirs.0 >= u16::from(times.rise), "seed {seed} step {step}");
+                let top = u16::from(times.rise) + u16::from(times.fall) - 1;
+                assert_eq!(ours.in_doubt(), theirs.0 != 0 && theirs.0 != top, "seed {seed} step {step}");
+                assert!(ours.known());
+            }
+        }
+    }
+
+    /// The state after findings written as `+` good, `-` bad, `.` nothing: `U` up, `D` down, lower case if unknown.
+    fn after(findings: &str) -> char {
+        let times = Times { rise: 2, fall: 3, ..Times::default() };
+        let mut health = Health::NEW;
+        for finding in findings.chars() {
+            let finding = match finding {
+                '+' => Good,
+                '-' => Bad,
+                _ => Nothing,
+            };
+            health.note(finding, &times);
+        }
+        match (health.up(), health.known()) {
+            (true, true) => 'U',
+            (true, false) => 'u',
+            (false, true) => 'D',
+            (false, false) => 'd',
+        }
+    }
+
+    #[test]
+    fn what_is_new_is_unknown_until_something_is_concluded() {
+        for (findings, state) in [
+            ("", 'u'),
+            ("+", 'U'),
+            ("-", 'u'),
+            ("--", 'u'),
+            ("---", 'D'),
+            ("-+", 'U'),
+            ("...", 'u'),
+            ("-.-.-", 'D'),
+            ("---+", 'D'),
+            ("---++", 'U'),
+            ("---+-+", 'D'),
+        ] {
+            assert_eq!(after(findings), state, "{findings}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_seen_any_more_is_unknown_as_it_was() {
+        for (findings, state) in [
+            ("+..", 'U'),
+            ("+...", 'u'),
+            ("+...+", 'U'),
+            ("+...--", 'u'),
+            ("+...---", 'D'),
+            ("---..", 'D'),
+            ("---...", 'd'),
+            ("---...-", 'D'),
+            ("---...+", 'd'),
+            ("---...++", 'U'),
+            ("+..+..", 'U'),
+        ] {
+            assert_eq!(after(findings), state, "{findings}");
+        }
+    }
+
+    const UP: Health = Health { up: true, known: true, against: 0, blind: 0 };
+    const DOWN: Health = Health { up: false, ..UP };
+    const READY: Agent = Agent { down: false, administration: Administration::Ready };
+
+    #[test]
+    fn all_checks_must_pass() {
+        let of = |checks: &[Health]| {
+            let standing = Standing::of(checks.iter().copied(), READY, false);
+            (standing.up, standing.known)
+        };
+        assert_eq!(of(&[UP, UP]), (true, true));
+        assert_eq!(of(&[UP, DOWN]), (false, true));
+        assert_eq!(of(&[UP, Health::NEW]), (true, false));
+        assert_eq!(of(&[Health::NEW, DOWN]), (false, true), "one that fails is enough");
+        assert_eq!(of(&[UP, Health { known: false, ..DOWN }]), (false, false), "contact stays what it was");
+        assert_eq!(of(&[]), (true, false));
+    }
+
+    #[test]
+    fn an_agent_takes_down_and_proves_only_where_nothing_else_does() {
+        let of = |checks: &[Health], down, heard| {
+            let standing = Standing::of(checks.iter().copied(), Agent { down, ..READY }, heard);
+            (standing.up, standing.known)
+        };
+        assert_eq!(of(&[UP], false, false), (true, true), "an agent that is not there changes nothing");
+        assert_eq!(of(&[UP], true, true), (false, true));
+        assert_eq!(of(&[UP], true, false), (false, true), "its word counts until it says otherwise");
+        assert_eq!(of(&[DOWN], false, true), (false, true), "its `up` does not outweigh the checks");
+        assert_eq!(of(&[Health::NEW], false, true), (true, false));
+        assert_eq!(of(&[], false, true), (true, true));
+        assert_eq!(of(&[], false, false), (true, false));
+        assert_eq!(of(&[], true, false), (false, false));
+    }
+
+    #[test]
+    fn an_agents_silence_about_something_leaves_it() {
+        let mut agent = READY;
+        agent.note(&Report { administration: Some(Administration::Maint), ..Report::default() });
+        agent.note(&Report { up: Some(false), ..Report::default() });
+        agent.note(&Report::default());
+        assert!(agent.down && agent.drained());
+        agent.note(&Report { up: Some(true), ..Report::default() });
+        assert!(!agent.down && agent.drained(), "`up` does not end maintenance");
+        agent.note(&Report { administration: Some(Administration::Ready), ..Report::default() });
+        assert_eq!(agent, READY);
+    }
+
+    #[test]
+    fn the_share_of_good_checks_is_of_the_last_ones() {
+        let mut history = History::NEW;
+        assert_eq!(history.share(), 1.0);
+        (0..8).for_each(|_| history.note(false));
+        assert_eq!(history.share(), 0.75);
+        (0..24).for_each(|_| history.note(true));
+        assert_eq!(history.share(), 0.75);
+        (0..8).for_each(|_| history.note(true));
+        assert_eq!(history.share(), 1.0);
+    }
+}
