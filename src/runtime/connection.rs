@@ -1,25 +1,21 @@
 //! One connection: reading frames, at most one request under way, what is owed to the peer, and how it ends.
 //!
-//! All of it is plain state in the shard's table. The connection's task calls [`Connection::step`]; the fan-out
-//! calls [`Connection::deliver`]; the sweep calls [`Connection::overdue`].
+//! All of it is plain state in the shard's table, which owns the socket. The shard calls [`Connection::step`] when
+//! there is news of the socket or someone woke the connection, [`Connection::deliver`] for what the coordinator
+//! sends, and [`Connection::overdue`] now and then.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::atomic::Ordering,
-    task::{Context, Poll, Waker},
-    time::Duration,
+use std::{io, net::SocketAddr, os::fd::BorrowedFd, sync::atomic::Ordering, time::Duration};
+
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown},
 };
-
-use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
 
 use super::{
     link::Slot,
+    poller::News,
     shard::Shard,
     shared::{Cause, count},
-    sys,
 };
 use crate::{
     config::Connections,
@@ -32,13 +28,12 @@ use crate::{
 /// How long the peer has to close its side after ours is closed.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Reads and writes in one step, before the reactor has its turn.
+/// Reads and writes in one step, before other connections have their turn.
 const STEP_CALLS: u32 = 8;
 
 /// An accepted connection.
 pub(super) struct Connection {
     slot: Slot,
-    stream: TcpStream,
     pub(super) peer: SocketAddr,
     framer: Framer,
     /// Bytes received after the request that is under way.
@@ -59,7 +54,14 @@ pub(super) struct Connection {
     since: Time,
     /// What it has of the budget of unfinished messages.
     buffered: usize,
-    waker: Option<Waker>,
+    /// There may be something to read: no news of the socket comes before that has been tried.
+    readable: bool,
+    /// What is left to read ends: it has to be read up to that end, of which there is no further news.
+    ended: bool,
+    /// The shard has it among those to take a step.
+    pub(super) queued: bool,
+    /// The shard wakes it when the uplink has room.
+    starved: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,15 +78,48 @@ enum Stage {
 pub(super) enum Step {
     /// The connection has ended.
     Ended(Cause),
-    /// There is more to do after the reactor has turned.
+    /// There is more to do after others had their turn.
     Again,
+    /// There is nothing to do before news of the socket, or until someone wakes the connection.
+    Idle,
+}
+
+/// What one call of the socket came to.
+enum Call {
+    Ended(Cause),
+    Done,
+    /// The socket has nothing, or no room, now.
+    Waits,
+}
+
+/// Hands bytes to the socket; how many it takes at once, perhaps none.
+pub(super) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(sent) => return Ok(sent),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(0),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Reads what has arrived; `None` if that is nothing.
+fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match recv(socket, &mut *bytes, RecvFlags::DONTWAIT) {
+            Ok((received, _)) => return Ok(Some(received)),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 impl Connection {
-    pub(super) fn new(slot: Slot, stream: TcpStream, peer: SocketAddr, shard: &Shard) -> Connection {
+    pub(super) fn new(slot: Slot, peer: SocketAddr, shard: &Shard) -> Connection {
         Connection {
             slot,
-            stream,
             peer,
             framer: Framer::new(shard.limits.max_message_bytes),
             rest: Vec::new(),
@@ -97,7 +132,10 @@ impl Connection {
             order: None,
             since: shard.shared.clock.now(),
             buffered: 0,
-            waker: None,
+            readable: false,
+            ended: false,
+            queued: false,
+            starved: false,
         }
     }
 
@@ -106,96 +144,120 @@ impl Connection {
         self.slot
     }
 
+    /// Notes what became possible with the socket.
+    pub(super) fn hear(&mut self, news: News) {
+        self.readable |= news.readable;
+        self.ended |= news.ended;
+    }
+
+    /// The uplink has room.
+    pub(super) fn room(&mut self, shard: &Shard) {
+        self.starved = false;
+        self.wake(shard);
+    }
+
+    /// Whether a message of the coordinator's may be handed to the socket without further ado.
+    pub(super) fn is_clear(&self) -> bool {
+        self.stage == Stage::Open && self.owed.is_empty()
+    }
+
     /// Does what can be done now.
-    pub(super) fn step(&mut self, cx: &mut Context<'_>, shard: &Shard) -> Poll<Step> {
-        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.waker = Some(cx.waker().clone());
-        }
+    pub(super) fn step(&mut self, socket: BorrowedFd<'_>, shard: &Shard) -> Step {
         for _ in 0..STEP_CALLS {
-            let ended = if self.owed.is_empty() {
+            let call = if self.owed.is_empty() {
                 match self.stage {
-                    Stage::Open if self.under_way => return Poll::Pending,
+                    Stage::Open if self.under_way => Call::Waits,
                     Stage::Open if self.order.is_some() => {
                         self.stage = Stage::Flushing(self.order.take().expect("just seen"));
-                        continue;
+                        Call::Done
                     }
-                    Stage::Open => self.read(cx, shard),
+                    Stage::Open => self.read(socket, shard),
                     Stage::Flushing(cause) => {
                         // A socket that can not be shut down is gone, which the next read says.
-                        let _ = Pin::new(&mut self.stream).poll_close(cx);
+                        let _ = shutdown(socket, Shutdown::Write);
                         self.stage = Stage::Lingering(cause, limits::LINGER_BYTES);
                         self.since = shard.shared.clock.now();
                         self.release(shard);
-                        continue;
+                        Call::Done
                     }
-                    Stage::Lingering(cause, left) => self.linger(cx, shard, cause, left),
+                    Stage::Lingering(cause, left) => self.linger(socket, shard, cause, left),
                 }
             } else {
-                self.write_owed(cx, shard)
+                self.write_owed(socket, shard)
             };
-            match ended {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(cause)) => return Poll::Ready(Step::Ended(cause)),
-                Poll::Ready(None) => {}
+            match call {
+                Call::Waits => return Step::Idle,
+                Call::Ended(cause) => return Step::Ended(cause),
+                Call::Done => {}
             }
         }
-        Poll::Ready(Step::Again)
+        Step::Again
     }
 
-    fn write_owed(&mut self, cx: &mut Context<'_>, shard: &Shard) -> Poll<Option<Cause>> {
+    fn write_owed(&mut self, socket: BorrowedFd<'_>, shard: &Shard) -> Call {
         let Some(owed) = self.owed.get(self.written..).filter(|owed| !owed.is_empty()) else {
             self.owed = Vec::new();
             self.written = 0;
             if self.unacknowledged > 0 {
                 shard.uplink.borrow_mut().delivered(self.slot, std::mem::take(&mut self.unacknowledged));
             }
-            return Poll::Ready(None);
+            return Call::Done;
         };
-        match Pin::new(&mut self.stream).poll_write(cx, owed) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(written)) => {
+        match send_now(socket, owed) {
+            Ok(0) => Call::Waits,
+            Ok(written) => {
                 self.written += written;
                 self.since = shard.shared.clock.now();
-                Poll::Ready(None)
+                Call::Done
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Some(broken(&error))),
+            Err(error) => Call::Ended(broken(&error)),
         }
     }
 
-    fn read(&mut self, cx: &mut Context<'_>, shard: &Shard) -> Poll<Option<Cause>> {
-        if !shard.uplink.borrow_mut().has_room(cx.waker()) {
-            return Poll::Pending;
+    /// Reads once, unless nothing has arrived since the last time.
+    fn receive(&mut self, socket: BorrowedFd<'_>, scratch: &mut [u8]) -> io::Result<Option<usize>> {
+        if !self.readable {
+            return Ok(None);
+        }
+        let received = receive_now(socket, scratch)?;
+        // Less than there was room for: that was all, and of what comes later there is news.
+        self.readable = received.is_some_and(|length| length == scratch.len() || self.ended);
+        Ok(received)
+    }
+
+    fn read(&mut self, socket: BorrowedFd<'_>, shard: &Shard) -> Call {
+        if !shard.uplink.borrow_mut().has_room() {
+            if !std::mem::replace(&mut self.starved, true) {
+                shard.wake_when_there_is_room(self.slot);
+            }
+            return Call::Waits;
         }
         if !self.rest.is_empty() {
             let rest = std::mem::take(&mut self.rest);
-            return Poll::Ready(self.take_frames(&rest, shard));
+            return self.take_frames(socket, &rest, shard);
         }
+        // What has arrived before the stop is answered still, whether there was news of it or not.
+        let draining = shard.shared.draining.load(Ordering::Relaxed);
+        self.readable |= draining;
         let mut scratch = shard.scratch.borrow_mut();
-        let mut read = Pin::new(&mut self.stream).poll_read(cx, &mut scratch);
-        if read.is_pending() && shard.shared.draining.load(Ordering::Relaxed) {
-            // What had arrived before the stop is answered still; the connection ends when there is nothing more.
-            match sys::receive_now(&self.stream, &mut scratch) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stage = Stage::Flushing(Cause::Draining);
-                    return Poll::Ready(None);
-                }
-                received => read = Poll::Ready(received),
+        match self.receive(socket, &mut scratch) {
+            Ok(None) if draining => {
+                self.stage = Stage::Flushing(Cause::Draining);
+                Call::Done
             }
-        }
-        match read {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(0)) => Poll::Ready(Some(Cause::PeerClosed)),
-            Poll::Ready(Ok(length)) => {
+            Ok(None) => Call::Waits,
+            Ok(Some(0)) => Call::Ended(Cause::PeerClosed),
+            Ok(Some(length)) => {
                 let bytes = scratch.get(..length).expect("a read fills no more than its buffer");
-                Poll::Ready(self.take_frames(bytes, shard))
+                self.take_frames(socket, bytes, shard)
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Some(broken(&error))),
+            Err(error) => Call::Ended(broken(&error)),
         }
     }
 
     /// Takes frames until one is a request, which goes to the coordinator; what follows it is kept. Refusals are
     /// written together at the end: a peer can make a thousand of them with one read.
-    fn take_frames(&mut self, bytes: &[u8], shard: &Shard) -> Option<Cause> {
+    fn take_frames(&mut self, socket: BorrowedFd<'_>, bytes: &[u8], shard: &Shard) -> Call {
         let was_inside = self.framer.buffered() > 0;
         let mut refusals = shard.reply.borrow_mut();
         refusals.clear();
@@ -240,9 +302,9 @@ impl Connection {
             }
         }
         if !refusals.is_empty()
-            && let Err(error) = self.send(&refusals, shard)
+            && let Err(error) = self.send(socket, &refusals, shard)
         {
-            return Some(broken(&error));
+            return Call::Ended(broken(&error));
         }
         let inside = self.framer.buffered() > 0;
         if inside && self.greeted && (!was_inside || frames > 0) {
@@ -251,9 +313,9 @@ impl Connection {
         // A short message does not count: no peer is closed for it because of what others hold.
         let buffered = (self.framer.buffered() + self.rest.len()).saturating_sub(limits::READ_BYTES);
         if !self.account(buffered, shard) {
-            return Some(Cause::BufferedBytes);
+            return Call::Ended(Cause::BufferedBytes);
         }
-        None
+        Call::Done
     }
 
     /// Brings this connection's part of the budget to `buffered`; false if that is too much.
@@ -276,82 +338,91 @@ impl Connection {
         self.account(0, shard);
     }
 
-    fn linger(&mut self, cx: &mut Context<'_>, shard: &Shard, cause: Cause, left: usize) -> Poll<Option<Cause>> {
+    fn linger(&mut self, socket: BorrowedFd<'_>, shard: &Shard, cause: Cause, left: usize) -> Call {
         let mut scratch = shard.scratch.borrow_mut();
-        match Pin::new(&mut self.stream).poll_read(cx, &mut scratch) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(length)) if length > 0 && length < left => {
+        match self.receive(socket, &mut scratch) {
+            Ok(None) => Call::Waits,
+            Ok(Some(length)) if length > 0 && length < left => {
                 self.stage = Stage::Lingering(cause, left - length);
-                Poll::Ready(None)
+                Call::Done
             }
-            Poll::Ready(_) => Poll::Ready(Some(cause)),
+            _ => Call::Ended(cause),
         }
     }
 
-    /// Hands a message to the socket, or keeps what it does not take; whether it took all.
-    fn send(&mut self, message: &[u8], shard: &Shard) -> io::Result<bool> {
-        if !self.owed.is_empty() {
+    /// Hands refusals to the socket, or keeps what it does not take.
+    fn send(&mut self, socket: BorrowedFd<'_>, message: &[u8], shard: &Shard) -> io::Result<()> {
+        if self.owed.is_empty() {
+            let sent = send_now(socket, message)?;
+            self.keep(message, sent, shard);
+        } else {
             self.owed.extend_from_slice(message);
             count(&shard.counters.delayed);
-            return Ok(false);
         }
-        let sent = match sys::send_now(&self.stream, message) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error),
-        };
+        Ok(())
+    }
+
+    /// Keeps what the socket has not taken of a message; whether that is nothing.
+    fn keep(&mut self, message: &[u8], sent: usize, shard: &Shard) -> bool {
         match message.get(sent..) {
             Some(rest) if !rest.is_empty() => {
                 self.owed = rest.to_vec();
                 self.written = 0;
                 self.since = shard.shared.clock.now();
                 count(&shard.counters.delayed);
-                Ok(false)
+                false
             }
             _ => {
                 count(&shard.counters.sent);
-                Ok(true)
+                true
             }
         }
     }
 
-    /// Takes a message of the coordinator's; false if the socket did not take all of it and an acknowledgement
-    /// follows.
-    pub(super) fn deliver(&mut self, kind: Kind, message: &[u8], shard: &Shard) -> bool {
+    /// Takes a message of the coordinator's, of which the socket, if the connection [is clear](Self::is_clear), has
+    /// taken so many bytes; false if that is not all and an acknowledgement follows.
+    pub(super) fn deliver(&mut self, kind: Kind, message: &[u8], sent: io::Result<usize>, shard: &Shard) -> bool {
         if self.stage != Stage::Open {
             return true;
         }
-        let finished = match self.send(message, shard) {
-            Ok(finished) => finished,
+        let finished = match sent {
+            Ok(_) if !self.owed.is_empty() => {
+                self.owed.extend_from_slice(message);
+                count(&shard.counters.delayed);
+                false
+            }
+            Ok(sent) => self.keep(message, sent, shard),
             Err(_) => {
                 // The peer lacks a message for good, whatever the next read would say.
                 self.stage = Stage::Flushing(Cause::Failed);
-                self.wake();
+                self.wake(shard);
                 true
             }
         };
         if kind == Kind::Reply {
             self.under_way = false;
-        }
-        if kind == Kind::Reply || !finished {
-            self.wake();
+            let draining = shard.shared.draining.load(Ordering::Relaxed);
+            if self.readable || !self.rest.is_empty() || self.order.is_some() || draining {
+                self.wake(shard);
+            }
         }
         if !finished {
             self.unacknowledged += 1;
+            self.wake(shard);
         }
         finished
     }
 
     /// Asks the connection to end gracefully, after the reply to a request that is under way.
-    pub(super) fn close(&mut self, cause: Cause) {
+    pub(super) fn close(&mut self, cause: Cause, shard: &Shard) {
         self.order.get_or_insert(cause);
-        self.wake();
+        self.wake(shard);
     }
 
-    /// Lets the connection's task look again.
-    pub(super) fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
+    /// Has the shard let the connection take a step.
+    pub(super) fn wake(&mut self, shard: &Shard) {
+        if !std::mem::replace(&mut self.queued, true) {
+            shard.enqueue(self.slot);
         }
     }
 

@@ -22,6 +22,7 @@ use super::{
     core::{self, Control, Port},
     executor, listener,
     mesh::{Bell, pipe},
+    poller::Poller,
     shard::{self, Plan},
     shared::{Budget, Cause, Clock, Counters, Shared},
 };
@@ -99,6 +100,7 @@ pub fn serve(config: Config) -> Result<(), String> {
             shared: shared.clone(),
             counters: counters.get(index).expect("there are counters for each shard").clone(),
             bell,
+            poller: Poller::new().map_err(|error| format!("can not make an epoll set: {error}"))?,
             up: up_sender,
             down: down_receiver,
         };

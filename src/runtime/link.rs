@@ -62,13 +62,14 @@ impl Uplink {
         Uplink { sender, bell, kept: VecDeque::new(), waiting: Vec::new() }
     }
 
-    /// Whether an opened connection or a request can be sent; if not, `waker` is woken when it is worth another try.
-    pub(super) fn has_room(&mut self, waker: &Waker) -> bool {
-        if self.kept.is_empty() && self.sender.has_room() {
-            return true;
-        }
+    /// Whether an opened connection or a request can be sent.
+    pub(super) fn has_room(&self) -> bool {
+        self.kept.is_empty() && self.sender.has_room()
+    }
+
+    /// Wakes when that is worth another look.
+    pub(super) fn wait_for_room(&mut self, waker: &Waker) {
         self.waiting.push(waker.clone());
-        false
     }
 
     /// Sends an accepted connection; there was room.
@@ -126,8 +127,6 @@ impl Uplink {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
-
     use super::*;
     use crate::{limits, runtime::mesh::pipe};
 
@@ -138,10 +137,10 @@ mod tests {
         let mut uplink = Uplink::new(sender, bell);
         let slot = |index| Slot { index, generation: 0 };
         for index in 0..limits::BATCH_ENTRIES as u32 {
-            assert!(uplink.has_room(Waker::noop()));
+            assert!(uplink.has_room());
             uplink.request(slot(index), b"x");
         }
-        assert!(!uplink.has_room(Waker::noop()), "the only batch is on its way");
+        assert!(!uplink.has_room(), "the only batch is on its way");
         uplink.delivered(slot(1), 2);
         uplink.closed(slot(1));
         uplink.turn();

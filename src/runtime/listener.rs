@@ -1,15 +1,14 @@
 //! Listening sockets: bound for every shard before serving starts, then drained in bursts.
 
-use std::{io, net::SocketAddr, os::fd::OwnedFd, pin::Pin, rc::Rc, task::Poll, time::Duration};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, rc::Rc, task::Poll, time::Duration};
 
-use futures_lite::AsyncRead;
 use rustix::{
     io::Errno,
     net::{SocketFlags, acceptfrom_with},
 };
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::{executor, shard::Shard, sys};
+use super::{executor, poller::Readable, shard::Shard};
 use crate::{config::Connections, coordinator::Time, limits};
 
 /// Connections that the kernel completes ahead of us; it cuts this to net.core.somaxconn.
@@ -72,7 +71,8 @@ fn socket(address: SocketAddr, limits: &Connections) -> io::Result<Socket> {
 pub(super) async fn accept(shard: Rc<Shard>, listener: OwnedFd) {
     let mut quiet_until = Time::default();
     loop {
-        let trouble = match readable(&shard, &listener).await {
+        // It waits without accepting: whether there is room is asked first.
+        let trouble = match wait(&listener).await {
             Ok(()) => match burst(&shard, &listener).await {
                 Burst::Drained => continue,
                 Burst::Full => format!("--max-connections {} are open: more wait unaccepted", shard.limits.max),
@@ -89,6 +89,11 @@ pub(super) async fn accept(shard: Rc<Shard>, listener: OwnedFd) {
     }
 }
 
+async fn wait(listener: &OwnedFd) -> io::Result<()> {
+    Readable::new(listener)?.await;
+    Ok(())
+}
+
 enum Burst {
     Drained,
     Full,
@@ -97,9 +102,13 @@ enum Burst {
 
 async fn burst(shard: &Rc<Shard>, listener: &OwnedFd) -> Burst {
     for _ in 0..limits::ACCEPT_BURST {
-        std::future::poll_fn(|cx| match shard.uplink.borrow_mut().has_room(cx.waker()) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        std::future::poll_fn(|cx| {
+            let mut uplink = shard.uplink.borrow_mut();
+            if uplink.has_room() {
+                return Poll::Ready(());
+            }
+            uplink.wait_for_room(cx.waker());
+            Poll::Pending
         })
         .await;
         if !shard.shared.connections.take(1) {
@@ -126,20 +135,6 @@ async fn burst(shard: &Rc<Shard>, listener: &OwnedFd) -> Burst {
     }
     executor::turn().await;
     Burst::Drained
-}
-
-/// Waits until a listener has a connection, without accepting it: whether there is room is asked first.
-///
-/// glommio can only be asked to accept, or to read. A stream over the listener waits for the descriptor to be
-/// readable, then reads and fails, because nothing can be read from a listener: that failure is the news.
-async fn readable(shard: &Rc<Shard>, listener: &OwnedFd) -> io::Result<()> {
-    let mut probe = sys::adopt(listener.try_clone()?);
-    std::future::poll_fn(|cx| {
-        let mut scratch = shard.scratch.borrow_mut();
-        Pin::new(&mut probe).poll_read(cx, &mut scratch).map(|_| ())
-    })
-    .await;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod link;
 mod listener;
 mod log;
 pub mod mesh;
+mod poller;
 mod shard;
 mod shared;
 mod sys;

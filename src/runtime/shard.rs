@@ -1,14 +1,15 @@
 //! A shard: one executor that owns its listeners and its connections from accept to close.
 //!
-//! Tasks: one a listener, which accepts; one a connection, which reads; one for both directions of the mesh, which
-//! writes; and the main one, which sweeps for timeouts and ends the shard when it has drained.
+//! Tasks: one a listener, which accepts; one that lets connections read and go on; one for both directions of the
+//! mesh, which writes; and the main one, which sweeps for timeouts and ends the shard when it has drained.
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     fmt,
     future::Future,
     net::SocketAddr,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
@@ -20,18 +21,18 @@ use std::{
 use glommio::{Task, timer::Timer};
 
 use super::{
-    connection::{Connection, Step},
+    connection::{Connection, Step, send_now},
     executor::{self, TURN},
     link::{Down, Order, Slot, Up, Uplink},
     listener,
     mesh::{Batch, Bell, Receiver, Sender},
+    poller::{Poller, Readable},
     shared::{CAUSES, Cause, Counters, Shared, count},
-    sys,
     throttle::Throttle,
 };
 use crate::{
     config::Connections,
-    coordinator::{CloseReason, Time},
+    coordinator::{CloseReason, Kind, Time},
     limits,
 };
 
@@ -41,7 +42,7 @@ const DRAIN: Duration = Duration::from_millis(2500);
 /// Slots swept before the reactor has its turn.
 const SWEEP_CHUNK: usize = 4096;
 
-/// Writes between looks at the clock.
+/// Writes, or steps, between looks at the clock.
 const WRITES_PER_LOOK: usize = 16;
 
 /// What a shard is made from.
@@ -52,6 +53,7 @@ pub(super) struct Plan {
     pub(super) shared: Arc<Shared>,
     pub(super) counters: Arc<Counters>,
     pub(super) bell: Arc<Bell>,
+    pub(super) poller: Poller,
     pub(super) up: Sender<(Slot, Up)>,
     pub(super) down: Receiver<Down>,
 }
@@ -69,6 +71,13 @@ pub(super) struct Shard {
     pub(super) reply: RefCell<Vec<u8>>,
     bell: Arc<Bell>,
     table: RefCell<Table>,
+    poller: Poller,
+    /// Connections that are to take a step, each once.
+    runnable: RefCell<VecDeque<Slot>>,
+    /// Rung when there is the first of them.
+    run: Bell,
+    /// Connections that become runnable when the uplink has room.
+    starved: RefCell<Vec<Slot>>,
     throttles: RefCell<[Throttle; CAUSES]>,
     /// The tasks that accept; dropping them closes their listeners.
     accepting: RefCell<Vec<Task<()>>>,
@@ -90,6 +99,9 @@ struct Table {
 struct Row {
     /// Of the connection that is here or will be next.
     generation: u32,
+    socket: Option<OwnedFd>,
+    /// [`Connection::is_clear`] says so: then a push needs no more than this row, which is warm.
+    clear: bool,
     // Boxed: a row that is free, or a table that grows, costs next to nothing.
     connection: Option<Box<Connection>>,
 }
@@ -104,26 +116,51 @@ impl Table {
         Slot { index, generation }
     }
 
-    fn put(&mut self, slot: Slot, connection: Box<Connection>) {
-        self.rows.get_mut(slot.index as usize).expect("the slot was reserved").connection = Some(connection);
+    fn put(&mut self, slot: Slot, socket: OwnedFd, connection: Box<Connection>) {
+        let row = self.rows.get_mut(slot.index as usize).expect("the slot was reserved");
+        row.clear = connection.is_clear();
+        row.socket = Some(socket);
+        row.connection = Some(connection);
         self.open += 1;
     }
 
-    /// The connection, unless it has ended since.
-    fn get(&mut self, slot: Slot) -> Option<&mut Connection> {
-        let connection = self.rows.get_mut(slot.index as usize)?.connection.as_deref_mut()?;
-        (connection.slot() == slot).then_some(connection)
+    /// Gives the place back unused.
+    fn release(&mut self, slot: Slot) {
+        self.free.push(slot.index);
+    }
+
+    /// The row, unless its connection has ended since.
+    fn row(&mut self, slot: Slot) -> Option<&mut Row> {
+        self.rows.get_mut(slot.index as usize).filter(|row| row.socket.is_some() && row.generation == slot.generation)
+    }
+
+    /// Does something with the connection, unless it has ended since.
+    fn with<R>(&mut self, slot: Slot, act: impl FnOnce(&mut Connection, BorrowedFd<'_>) -> R) -> Option<R> {
+        let row = self.row(slot)?;
+        let (connection, socket) = (row.connection.as_deref_mut()?, row.socket.as_ref()?);
+        let result = act(connection, socket.as_fd());
+        row.clear = connection.is_clear();
+        Some(result)
     }
 
     fn remove(&mut self, slot: Slot) -> Option<Box<Connection>> {
-        self.get(slot)?;
-        let row = self.rows.get_mut(slot.index as usize)?;
+        let row = self.row(slot)?;
         let connection = row.connection.take()?;
+        row.socket = None; // closed: the epoll set forgets it
         row.generation = row.generation.wrapping_add(1);
         self.free.push(slot.index);
         self.open -= 1;
         Some(connection)
     }
+}
+
+/// A connection's number in the epoll set.
+fn token(slot: Slot) -> u64 {
+    u64::from(slot.generation) << 32 | u64::from(slot.index)
+}
+
+fn slot(token: u64) -> Slot {
+    Slot { index: token as u32, generation: (token >> 32) as u32 }
 }
 
 /// Runs a shard until it has drained.
@@ -138,19 +175,24 @@ pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
         reply: RefCell::default(),
         bell: plan.bell,
         table: RefCell::default(),
+        poller: plan.poller,
+        runnable: RefCell::default(),
+        run: Bell::default(),
+        starved: RefCell::default(),
         throttles: RefCell::default(),
         accepting: RefCell::default(),
         stop_by: Cell::default(),
         stopped: Bell::default(),
     });
     let mesh = glommio::spawn_local(mesh(shard.clone(), plan.down));
+    let pump = glommio::spawn_local(pump(shard.clone()));
     for listener in plan.listeners {
         let task = glommio::spawn_local(listener::accept(shard.clone(), listener));
         shard.accepting.borrow_mut().push(task);
     }
     ready();
     sweep(&shard).await;
-    drop(mesh);
+    drop((mesh, pump));
 }
 
 /// Moves messages both ways.
@@ -160,15 +202,50 @@ async fn mesh(shard: Rc<Shard>, mut down: Receiver<Down>) {
         if shard.stop_is_news() {
             shard.tell_stop();
         }
-        shard.uplink.borrow_mut().turn();
+        shard.turn_uplink();
         if let Some(mut batch) = down.receive() {
             let mut done = 0;
             while shard.write_some(&mut batch, &mut done) {
                 executor::turn().await;
-                shard.uplink.borrow_mut().turn();
+                shard.turn_uplink();
             }
             down.give_back(batch);
         }
+    }
+}
+
+/// Lets connections take their steps: those that there is news of, and those that were woken.
+async fn pump(shard: Rc<Shard>) {
+    let mut news = None;
+    loop {
+        let more = shard.collect();
+        if shard.step_some() || more {
+            executor::turn().await;
+            continue;
+        }
+        if news.is_none() {
+            match Readable::new(&shard.poller) {
+                Ok(readable) => news = Some(readable),
+                // Out of file descriptors, for a moment: connections that end give theirs back.
+                Err(error) => {
+                    tracing::warn!(shard = shard.index, "can not wait for connections, trying again: {error}");
+                    executor::sleep(Duration::from_millis(5)).await;
+                    continue;
+                }
+            }
+        }
+        std::future::poll_fn(|cx| {
+            if shard.run.poll(cx, || !shard.runnable.borrow().is_empty()).is_ready() {
+                return Poll::Ready(());
+            }
+            let told = news.as_mut().is_none_or(|news| Pin::new(news).poll(cx).is_ready());
+            if told {
+                news = None;
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -207,17 +284,88 @@ async fn sweep(shard: &Rc<Shard>) {
 impl Shard {
     /// Takes in an accepted connection, for which the budget of connections was asked.
     pub(super) fn admit(self: &Rc<Self>, socket: OwnedFd, peer: SocketAddr) {
-        let slot = {
-            let mut table = self.table.borrow_mut();
-            let slot = table.reserve();
-            table.put(slot, Box::new(Connection::new(slot, sys::adopt(socket), peer, self)));
-            slot
-        };
+        let mut table = self.table.borrow_mut();
+        let slot = table.reserve();
+        if let Err(error) = self.poller.add(&socket, token(slot)) {
+            // The kernel's limit of watched descriptors, or of memory.
+            table.release(slot);
+            self.shared.connections.give(1);
+            tracing::warn!(%peer, shard = self.index, "can not take in a connection: {error}");
+            return;
+        }
+        table.put(slot, socket, Box::new(Connection::new(slot, peer, self)));
         count(&self.counters.accepted);
         self.counters.open.fetch_add(1, Ordering::Relaxed);
         self.uplink.borrow_mut().opened(slot, peer.ip());
         tracing::debug!(%peer, shard = self.index, "connected");
-        glommio::spawn_local(converse(self.clone(), slot)).detach();
+    }
+
+    /// Puts a connection among those to take a step.
+    pub(super) fn enqueue(&self, slot: Slot) {
+        let mut runnable = self.runnable.borrow_mut();
+        runnable.push_back(slot);
+        if runnable.len() == 1 {
+            drop(runnable);
+            self.run.ring();
+        }
+    }
+
+    /// Wakes a connection when the uplink has room.
+    pub(super) fn wake_when_there_is_room(&self, slot: Slot) {
+        self.starved.borrow_mut().push(slot);
+    }
+
+    fn turn_uplink(&self) {
+        self.uplink.borrow_mut().turn();
+        if !self.starved.borrow().is_empty() && self.uplink.borrow().has_room() {
+            let starved = self.starved.take();
+            let mut table = self.table.borrow_mut();
+            for slot in starved {
+                table.with(slot, |connection, _| connection.room(self));
+            }
+        }
+    }
+
+    /// Takes news of sockets; whether there may be more.
+    fn collect(&self) -> bool {
+        let mut table = self.table.borrow_mut();
+        self.poller.collect(|news| {
+            table.with(slot(news.token), |connection, _| {
+                connection.hear(news);
+                connection.wake(self);
+            });
+        })
+    }
+
+    /// Lets connections take steps until time is up; whether there are more.
+    fn step_some(&self) -> bool {
+        let start = Instant::now();
+        loop {
+            for _ in 0..WRITES_PER_LOOK {
+                let Some(slot) = self.runnable.borrow_mut().pop_front() else { return false };
+                self.step(slot);
+            }
+            if start.elapsed() >= TURN {
+                return !self.runnable.borrow().is_empty();
+            }
+        }
+    }
+
+    /// Lets a connection take a step. A panic in it ends this connection alone.
+    fn step(&self, slot: Slot) {
+        let step = catch_unwind(AssertUnwindSafe(|| {
+            self.table.borrow_mut().with(slot, |connection, socket| {
+                connection.queued = false;
+                connection.step(socket, self)
+            })
+        }));
+        match step.unwrap_or(Some(Step::Ended(Cause::Panicked))) {
+            Some(Step::Again) => {
+                self.table.borrow_mut().with(slot, |connection, _| connection.wake(self));
+            }
+            Some(Step::Ended(cause)) => self.end(slot, cause),
+            Some(Step::Idle) | None => {}
+        }
     }
 
     /// Writes messages of a batch from number `done` on; whether there are more, the time being up.
@@ -228,13 +376,14 @@ impl Shard {
             let mut table = self.table.borrow_mut();
             for down in entries.iter_mut().skip(*done).take(WRITES_PER_LOOK) {
                 *done += 1;
-                let Some(connection) = table.get(down.slot) else { continue };
                 match &down.order {
                     Order::Write(kind, range) => {
                         let message = bytes.get(range.clone()).expect("the coordinator committed this range");
-                        down.unfinished = !connection.deliver(*kind, message, self);
+                        down.unfinished = !self.write(&mut table, down.slot, *kind, message);
                     }
-                    Order::Close(CloseReason::TakenOver) => connection.close(Cause::TakenOver),
+                    Order::Close(CloseReason::TakenOver) => {
+                        table.with(down.slot, |connection, _| connection.close(Cause::TakenOver, self));
+                    }
                 }
             }
             drop(table);
@@ -245,6 +394,20 @@ impl Shard {
                 return true;
             }
         }
+    }
+
+    /// Writes a message; false if an acknowledgement of it follows.
+    fn write(&self, table: &mut Table, slot: Slot, kind: Kind, message: &[u8]) -> bool {
+        let Some(row) = table.row(slot) else { return true };
+        let sent = match &row.socket {
+            Some(socket) if row.clear => send_now(socket.as_fd(), message),
+            _ => Ok(0),
+        };
+        if kind == Kind::Push && matches!(sent, Ok(sent) if sent == message.len()) {
+            count(&self.counters.sent);
+            return true;
+        }
+        table.with(slot, |connection, _| connection.deliver(kind, message, sent, self)).unwrap_or(true)
     }
 
     /// Drops what is overdue among some slots; whether there are more.
@@ -284,8 +447,6 @@ impl Shard {
             Cause::Framing | Cause::NoReply => {}
             _ => self.note(cause, connection.peer, None),
         }
-        // The task ends itself when it finds its connection gone.
-        connection.wake();
         self.stopped.ring();
     }
 
@@ -327,29 +488,10 @@ impl Shard {
         self.stop_by.set(Some(self.shared.clock.now() + DRAIN));
         self.accepting.take();
         self.stopped.ring();
-        for row in &self.table.borrow().rows {
-            if let Some(connection) = &row.connection {
-                connection.wake();
+        for row in &mut self.table.borrow_mut().rows {
+            if let Some(connection) = &mut row.connection {
+                connection.wake(self);
             }
-        }
-    }
-}
-
-/// A connection's task. A panic in it ends this connection alone.
-async fn converse(shard: Rc<Shard>, slot: Slot) {
-    loop {
-        let step = std::future::poll_fn(|cx| {
-            catch_unwind(AssertUnwindSafe(|| match shard.table.borrow_mut().get(slot) {
-                Some(connection) => connection.step(cx, &shard).map(Some),
-                None => Poll::Ready(None),
-            }))
-            .unwrap_or(Poll::Ready(Some(Step::Ended(Cause::Panicked))))
-        })
-        .await;
-        match step {
-            Some(Step::Again) => executor::turn().await,
-            Some(Step::Ended(cause)) => return shard.end(slot, cause),
-            None => return,
         }
     }
 }

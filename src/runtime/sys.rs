@@ -3,42 +3,17 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    os::fd::{FromRawFd, IntoRawFd, OwnedFd},
 };
 
 use glommio::net::TcpStream;
-use rustix::{
-    io_uring::{io_uring_params, io_uring_setup},
-    net::{RecvFlags, SendFlags, recv, send},
-};
+use rustix::io_uring::{io_uring_params, io_uring_setup};
 
 /// Makes a socket a stream of the executor that calls this, which must happen at once: glommio's own half-way
 /// type leaks the descriptor if it is dropped.
 pub(super) fn adopt(socket: OwnedFd) -> TcpStream {
     // SAFETY: the descriptor is open and nobody else's, as `OwnedFd` promises, and the stream is to close it.
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
-}
-
-/// Sends what the socket takes at once. It neither waits nor raises SIGPIPE, which the stream's own `poll_write`
-/// does.
-pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    // SAFETY: the descriptor is open for as long as the stream is borrowed.
-    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-    loop {
-        match send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
-            Ok(sent) => return Ok(sent),
-        }
-    }
-}
-
-/// Reads what has arrived. The stream's own `poll_read` does not look again while it waits to be told.
-pub(super) fn receive_now(stream: &TcpStream, bytes: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the descriptor is open for as long as the stream is borrowed.
-    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-    let (received, _) = recv(socket, bytes, RecvFlags::DONTWAIT)?;
-    Ok(received)
 }
 
 /// Whether the kernel gives this process an io_uring; glommio panics where it does not.
