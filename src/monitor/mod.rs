@@ -6,8 +6,10 @@
 //! | --- | --- |
 //! | [`outcome`] | what one check can find |
 //! | [`health`] | findings → up, down or unknown |
+//! | [`policy`] | that and reports → how much work an endpoint can take |
 
 pub mod health;
 pub mod outcome;
+pub mod policy;
 
 pub use outcome::{Outcome, Reason};

@@ -1,0 +1,359 @@
+//! The formulas: what each named policy says of an endpoint.
+//!
+//! *weight = capacity × availability × health × ramp*, and with a load report *rate* in place of *capacity*:
+//!
+//! | policy | what it says of an endpoint that is up |
+//! | --- | --- |
+//! | `static` | weight = capacity × health × ramp |
+//! | `agent` | weight = capacity × availability × health × ramp; not confident without an agent's answer |
+//! | `orca` | rate = rps / (utilisation + eps / rps × penalty) × capacity / weight-max × health × ramp; while no rate is known: the weight of `static`; not confident without a load report |
+//! | `auto` | the rate of `orca` × availability where a rate is known, else the weight of `agent`; always confident |
+//!
+//! - *capacity*: the operator's, by default `--weight-max`.
+//! - *availability*: the agent's percentage, smoothed; an absolute weight `N` counts as N / capacity. 1 without an agent.
+//! - *rate*: the requests a second at which the member would be fully used, gRPC's (gRFC A58, weighted round robin),
+//!   smoothed; utilisation is the application's own if it states it, else that of its processors. A report without
+//!   traffic or utilisation says nothing of it. The coordinator turns the rates of a group into weights.
+//! - *health*: the share of good ones among the last 32 checks made while the member was up, as in z/OS'
+//!   communications weight.
+//! - *ramp*: from 0 to 1 in the slow-start time, from when a member that was down came up; else 1.
+//!
+//! What is up has weight 1 at least, except where the operator gave it capacity 0, and where its agent says `drain` or
+//! `maint`: then it has 0, and contact. What is down has contact 0 and weight 0. What is unknown has its capacity, and
+//! is not confident.
+//!
+//! Smoothing is exponential, in [`Tuning::smoothing`], for what is measured only; the share of good checks is not
+//! smoothed, up and down are immediate. A new share is said only if it is off the one said before by more than the
+//! dead band, or is the full capacity again.
+
+use std::time::Duration;
+
+use super::health::Standing;
+use crate::{
+    judgement::{Level, Policy, Share, Verdict},
+    sasp::EntryFlags,
+};
+
+/// The constants of the formulas. The defaults are those that did best in the simulation (PERF.md).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tuning {
+    /// The highest weight.
+    pub weight_max: u16,
+    /// Time constant of the smoothing of rates and percentages: a step is passed on to 63 % after it.
+    pub smoothing: Duration,
+    /// Changes of less than this share of the value are not said.
+    pub dead_band: f32,
+    /// What the share of requests that fail adds to the utilisation, times this; gRPC's default.
+    pub error_penalty: f32,
+    /// How long a member must report load before its rate counts: the first rates of an idle or cold member are far off.
+    pub blackout: Duration,
+    /// How long a report counts; then the member is as if it had never reported. gRPC's default.
+    pub report_expiry: Duration,
+    /// From when a member comes up until it gets its full weight; 0 for at once.
+    pub slow_start: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            weight_max: 100,
+            smoothing: Duration::from_secs(10),
+            dead_band: 0.05,
+            error_penalty: 1.0,
+            blackout: Duration::from_secs(10),
+            report_expiry: Duration::from_secs(180),
+            slow_start: Duration::ZERO,
+        }
+    }
+}
+
+/// What an agent makes of its member's capacity.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Availability {
+    /// So much of it.
+    Share(f32),
+    /// This weight in its place.
+    Absolute(f32),
+}
+
+/// What the formulas read of one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Facts {
+    /// Up or not, known or not.
+    pub standing: Standing,
+    /// Its agent says `drain` or `maint`.
+    pub drained: bool,
+    /// Nothing watches it, and its weight is the capacity, whatever else is said here.
+    pub fixed: bool,
+    /// See the module.
+    pub capacity: u16,
+    /// See the module.
+    pub health: f32,
+    /// See the module.
+    pub ramp: f32,
+    /// Of an agent that was heard lately.
+    pub availability: Option<Availability>,
+    /// Requests a second, of a member whose reports are recent and have come for long enough.
+    pub rate: Option<f32>,
+    /// Whether load reports are recent, whatever is in them: one without traffic is no reason for an LB to avoid its
+    /// member, or the member would never get any.
+    pub load_heard: bool,
+}
+
+/// A share before it is rounded to what can be said.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Exact {
+    Weight(f32),
+    Rate(f32),
+}
+
+/// What `policy` says, given what it said before.
+pub fn judge(policy: Policy, facts: &Facts, tuning: &Tuning, before: &Verdict) -> Verdict {
+    let Standing { up, known } = facts.standing;
+    let flags = |confident| EntryFlags::default().with(EntryFlags::CONTACT, up).with(EntryFlags::CONFIDENT, confident);
+    if facts.fixed {
+        let flags = EntryFlags::CONTACT.with(EntryFlags::CONFIDENT, true);
+        return Verdict { flags, share: Share::Weight(facts.capacity) };
+    }
+    if !up || facts.drained || facts.capacity == 0 {
+        return Verdict { flags: flags(known), share: Share::Weight(0) };
+    }
+    if !known {
+        return Verdict { flags: flags(false), share: Share::Weight(facts.capacity) };
+    }
+    let capacity = f32::from(facts.capacity);
+    let held = facts.health * facts.ramp;
+    let available = match facts.availability {
+        Some(Availability::Share(share)) => share,
+        Some(Availability::Absolute(weight)) => weight / capacity,
+        None => 1.0,
+    };
+    let weight = |available| Exact::Weight(capacity * available * held);
+    let rate = |available: f32| {
+        let bias = capacity / f32::from(tuning.weight_max);
+        facts.rate.map(|rate| Exact::Rate(rate * bias * available * held))
+    };
+    let (exact, confident) = match policy {
+        Policy::Static => (weight(1.0), true),
+        Policy::Agent => (weight(available), facts.availability.is_some()),
+        Policy::Orca => (rate(1.0).unwrap_or(weight(1.0)), facts.load_heard),
+        Policy::Auto => (rate(available).unwrap_or(weight(available)), true),
+    };
+    let verdict = Verdict { flags: flags(confident), share: exact.rounded(tuning.weight_max) };
+    let full = verdict.share == Share::Weight(facts.capacity);
+    if verdict.flags == before.flags && !full && exact.is_near(before.share, tuning.dead_band) {
+        return *before;
+    }
+    verdict
+}
+
+impl Exact {
+    fn rounded(self, weight_max: u16) -> Share {
+        match self {
+            // `as` saturates, and makes NaN 0.
+            Exact::Weight(weight) => Share::Weight((weight.round() as u16).clamp(1, weight_max)),
+            Exact::Rate(rate) => Share::Rate(Level::of(rate.into())),
+        }
+    }
+
+    /// Whether what was said before will do: it is of the same kind, and no further off than the dead band.
+    fn is_near(self, said: Share, dead_band: f32) -> bool {
+        let ratio = match (self, said) {
+            (Exact::Weight(weight), Share::Weight(said)) => weight.max(1.0) / f32::from(said), // of 0: infinite
+            (Exact::Rate(rate), Share::Rate(said)) => Level::of(rate.into()).over(said) as f32,
+            _ => return false,
+        };
+        ratio < 1.0 + dead_band && ratio > 1.0 / (1.0 + dead_band)
+    }
+}
+
+/// The rate that a load report stands for; `None` where it says nothing of that.
+pub fn rate(load: &super::outcome::Load, error_penalty: f32) -> Option<f32> {
+    let stated = load.application_utilization;
+    let utilization = if stated > 0.0 { stated } else { load.cpu_utilization };
+    // A comparison with NaN is false.
+    let says = utilization > 0.0 && utilization.is_finite() && load.rps > 0.0 && load.rps.is_finite();
+    let errors = if load.eps > 0.0 { (load.eps / load.rps).min(1.0) } else { 0.0 };
+    let rate = (load.rps / (utilization + errors * f64::from(error_penalty))) as f32;
+    (says && rate.is_normal()).then_some(rate)
+}
+
+/// How much of a new value to take in, `elapsed` after the one before.
+pub fn gain(elapsed: Duration, smoothing: Duration) -> f32 {
+    if smoothing.is_zero() { 1.0 } else { -(-elapsed.as_secs_f32() / smoothing.as_secs_f32()).exp_m1() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::outcome::Load;
+
+    const UP: Standing = Standing { up: true, known: true };
+
+    fn facts() -> Facts {
+        Facts {
+            standing: UP,
+            drained: false,
+            fixed: false,
+            capacity: 80,
+            health: 1.0,
+            ramp: 1.0,
+            availability: None,
+            rate: None,
+            load_heard: false,
+        }
+    }
+
+    const NOTHING: Verdict = Verdict { flags: EntryFlags(0), share: Share::Weight(0) };
+
+    /// Contact, confident and share by policy, without a word before.
+    fn all(facts: Facts) -> [(bool, bool, Share); 4] {
+        Policy::ALL.map(|policy| {
+            let verdict = judge(policy, &facts, &Tuning::default(), &NOTHING);
+            let has = |flag| verdict.flags.contains(flag);
+            (has(EntryFlags::CONTACT), has(EntryFlags::CONFIDENT), verdict.share)
+        })
+    }
+
+    use Share::Weight;
+
+    fn rate_of(rate: f64) -> Share {
+        Share::Rate(Level::of(rate))
+    }
+
+    #[test]
+    fn a_plain_member_has_its_capacity_times_health_and_ramp() {
+        let [fixed, agent, orca, auto] = all(facts());
+        assert_eq!(fixed, (true, true, Weight(80)));
+        assert_eq!(agent, (true, false, Weight(80)));
+        assert_eq!(orca, (true, false, Weight(80)));
+        assert_eq!(auto, (true, true, Weight(80)));
+        for (_, _, share) in all(Facts { health: 0.5, ramp: 0.25, ..facts() }) {
+            assert_eq!(share, Weight(10));
+        }
+        for (_, _, share) in all(Facts { health: 0.01, ramp: 0.01, ..facts() }) {
+            assert_eq!(share, Weight(1), "what is up has 1");
+        }
+    }
+
+    #[test]
+    fn an_agents_percentage_scales_and_its_number_replaces_capacity() {
+        for (availability, weight) in [
+            (Availability::Share(0.5), 40),
+            (Availability::Share(0.0), 1),
+            (Availability::Share(3.0), 100),
+            (Availability::Absolute(30.0), 30),
+            (Availability::Absolute(256.0), 100),
+        ] {
+            let [fixed, agent, orca, auto] = all(Facts { availability: Some(availability), ..facts() });
+            assert_eq!((fixed.2, orca.2), (Weight(80), Weight(80)));
+            assert_eq!(agent, (true, true, Weight(weight)), "{availability:?}");
+            assert_eq!(auto, (true, true, Weight(weight)), "{availability:?}");
+        }
+    }
+
+    #[test]
+    fn a_rate_counts_where_a_load_report_is_asked_for() {
+        let with_rate = Facts { rate: Some(400.0), load_heard: true, health: 0.5, ..facts() };
+        let [fixed, agent, orca, auto] = all(with_rate);
+        assert_eq!((fixed.2, agent.2), (Weight(40), Weight(40)));
+        assert_eq!(orca, (true, true, rate_of(400.0 * 0.8 * 0.5)));
+        assert_eq!(auto, (true, true, rate_of(400.0 * 0.8 * 0.5)));
+        let both = Facts { availability: Some(Availability::Share(0.25)), ..with_rate };
+        assert_eq!(all(both)[2].2, rate_of(400.0 * 0.8 * 0.5));
+        assert_eq!(all(both)[3].2, rate_of(400.0 * 0.8 * 0.5 * 0.25));
+        let idle = Facts { load_heard: true, ..facts() };
+        assert_eq!(all(idle)[2], (true, true, Weight(80)), "a member without traffic must get some");
+    }
+
+    #[test]
+    fn down_drained_unknown_and_fixed_need_no_formula() {
+        let full = Facts { rate: Some(1.0), load_heard: true, availability: Some(Availability::Share(1.0)), ..facts() };
+        let standing = |up, known| Facts { standing: Standing { up, known }, ..full };
+        for (facts, said) in [
+            (standing(false, true), (false, true, Weight(0))),
+            (standing(false, false), (false, false, Weight(0))),
+            (standing(true, false), (true, false, Weight(80))),
+            (Facts { drained: true, ..full }, (true, true, Weight(0))),
+            (Facts { drained: true, ..standing(true, false) }, (true, false, Weight(0))),
+            (Facts { drained: true, ..standing(false, true) }, (false, true, Weight(0))),
+            (Facts { capacity: 0, ..full }, (true, true, Weight(0))),
+            (Facts { fixed: true, ..standing(true, false) }, (true, true, Weight(80))),
+        ] {
+            assert_eq!(all(facts), [said; 4], "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn small_changes_are_not_said_and_full_capacity_always_is() {
+        let said = |before: u16, health: f32| {
+            let flags = EntryFlags::CONTACT.with(EntryFlags::CONFIDENT, true);
+            let before = Verdict { flags, share: Weight(before) };
+            let facts = Facts { capacity: 100, health, ..facts() };
+            let after = judge(Policy::Static, &facts, &Tuning::default(), &before);
+            let Weight(weight) = after.share else { panic!("{after:?}") };
+            weight
+        };
+        assert_eq!(said(60, 0.58), 60);
+        assert_eq!(said(60, 0.62), 60);
+        assert_eq!(said(60, 0.56), 56);
+        assert_eq!(said(60, 0.64), 64);
+        assert_eq!(said(97, 1.0), 100, "nothing holds it back any more");
+        assert_eq!(said(100, 0.97), 100);
+        assert_eq!(said(0, 0.5), 50);
+        assert_eq!(said(1, 0.001), 1);
+        assert_eq!(said(1, 0.02), 2);
+    }
+
+    #[test]
+    fn small_changes_of_a_rate_are_not_said() {
+        let say = |before: &Verdict, rate| {
+            let facts = Facts { rate: Some(rate), load_heard: true, capacity: 100, ..facts() };
+            judge(Policy::Orca, &facts, &Tuning::default(), before)
+        };
+        let first = say(&NOTHING, 100.0);
+        for (rate, same) in [(104.0, true), (96.0, true), (106.0, false), (94.0, false)] {
+            assert_eq!(say(&first, rate) == first, same, "{rate}");
+        }
+    }
+
+    #[test]
+    fn the_rate_is_grpcs() {
+        let load = Load { cpu_utilization: 0.5, rps: 100.0, ..Load::default() };
+        let of = |load: Load| rate(&load, 1.0);
+        assert_eq!(of(load), Some(200.0));
+        assert_eq!(of(Load { application_utilization: 0.25, ..load }), Some(400.0), "the application's own is better");
+        assert_eq!(of(Load { eps: 50.0, ..load }), Some(100.0));
+        assert_eq!(rate(&Load { eps: 50.0, ..load }, 3.0), Some(50.0));
+        assert_eq!(of(Load { eps: 1e9, ..load }), of(Load { eps: 100.0, ..load }), "no more than all can fail");
+        for nothing in [
+            Load { cpu_utilization: 0.0, ..load },
+            Load { rps: 0.0, ..load },
+            Load { rps: -1.0, ..load },
+            Load { rps: f64::NAN, ..load },
+            Load { rps: f64::INFINITY, ..load },
+            Load { rps: 1e300, ..load },
+            Load { rps: 1e-300, ..load },
+            Load { cpu_utilization: f64::NAN, ..load },
+            Load { cpu_utilization: f64::INFINITY, ..load },
+            Load { cpu_utilization: -0.5, ..load },
+        ] {
+            assert_eq!(of(nothing), None, "{nothing:?}");
+        }
+        assert_eq!(of(Load { eps: f64::NAN, ..load }), Some(200.0));
+    }
+
+    #[test]
+    fn a_step_is_passed_on_to_63_percent_after_the_time_constant() {
+        let second = Duration::from_secs(1);
+        for steps in [1, 2, 10, 100] {
+            let mut value = 0.0;
+            for _ in 0..steps {
+                value += gain(second * 10 / steps, second * 10) * (1.0 - value);
+            }
+            assert!((value - 0.632_f32).abs() < 0.001, "{steps}: {value}");
+        }
+        assert_eq!(gain(second, Duration::ZERO), 1.0);
+        assert_eq!(gain(Duration::ZERO, second), 0.0);
+    }
+}
