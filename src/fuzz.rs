@@ -5,6 +5,13 @@
 
 use crate::{
     cli::decode::{Format, decode},
+    monitor::{
+        Outcome, Reason, agent,
+        echo::{self, Version},
+        http, orca,
+        outcome::Load,
+    },
+    roster::Http,
     sasp::{
         ComponentType, Dump, FrameError, Framer, Header, Message, ReturnCode, Summary,
         dump::{Excerpt, HeaderText},
@@ -127,5 +134,74 @@ pub fn decode_command(data: &[u8]) {
         });
         let told = outcome.messages + outcome.faults - u64::from(outcome.input_error.is_some());
         assert_eq!(found.count() as u64, told);
+    }
+}
+
+/// A metric that the operator goes by, for [`load_report`] and [`http_answer`].
+pub const METRIC: &str = "named_metrics.queue";
+
+fn check_load(load: &Load) {
+    let Load { cpu_utilization, application_utilization, mem_utilization, named_utilization, rps, eps } = *load;
+    let all = [cpu_utilization, application_utilization, mem_utilization, named_utilization, rps, eps];
+    assert!(all.iter().all(|value| value.is_finite() && *value >= 0.0), "{load:?}");
+}
+
+/// The value of a header is a load report with numbers to calculate with, or none.
+pub fn load_report(value: &[u8]) {
+    if let Ok(load) = orca::parse(value, &[METRIC.into()]) {
+        check_load(&load);
+        assert!(value.len() <= orca::BYTES || value.trim_ascii().len() <= orca::BYTES);
+    }
+}
+
+/// How an agent's answer is cut must not matter, and more bytes must not change what was read. The first byte says
+/// how long the pieces are.
+pub fn agent_answer(data: &[u8]) {
+    let Some((&size, answer)) = data.split_first() else { return };
+    let whole = agent::read(answer, true);
+    assert_ne!(whole, Ok(None), "a connection that has ended is waited for");
+    let size = usize::from(size).max(1);
+    let cuts = (0..answer.len()).step_by(size);
+    let told = cuts.map(|cut| agent::read(&answer[..cut], false)).find(|read| *read != Ok(None));
+    if let Some(told) = told {
+        assert_eq!(told, whole, "more bytes change what was read");
+    }
+    if answer.len() > agent::LINE_BYTES {
+        assert_ne!(agent::read(answer, false), Ok(None), "an endless line is waited for");
+    }
+}
+
+/// The same for the answers of HTTP servers.
+pub fn http_answer(data: &[u8]) {
+    let Some((&size, answer)) = data.split_first() else { return };
+    let asked = Http {
+        method: "GET".into(),
+        path: "/".into(),
+        host: None,
+        port: None,
+        expect: vec![200..=399],
+        utilization: vec![METRIC.into()],
+        tls: None,
+    };
+    let whole = http::Reader::default().read(answer, true, &asked).expect("a connection that has ended says something");
+    if let Outcome::Load(load) = &whole {
+        check_load(load);
+    }
+    let mut reader = http::Reader::default();
+    let ends = (0..answer.len()).step_by(usize::from(size).max(1)).chain([answer.len()]);
+    let told = ends.into_iter().find_map(|end| reader.read(&answer[..end], false, &asked));
+    match told {
+        // The head's end shows only where what is before it shows, too.
+        Some(told) => assert_eq!(told, whole, "a split changes the answer"),
+        None => assert!(answer.len() < http::HEAD_BYTES && whole == Outcome::Failed(Reason::Closed)),
+    }
+}
+
+/// A packet is a reply with one of our marks, or is not.
+pub fn echo_reply(packet: &[u8]) {
+    for version in [Version::V4, Version::V6] {
+        if let Some(mark) = echo::reply(version, packet) {
+            assert!(packet.ends_with(&mark));
+        }
     }
 }

@@ -7,7 +7,6 @@
 //! | [`sasp`] | bytes ↔ messages: no I/O, no state |
 //! | [`session`] | one connection's rules: which frame is a request, which is refused, which ends the connection |
 //! | [`judgement`], [`roster`], [`time`] | what monitoring concludes of an endpoint; what the operator says of it; points in time |
-//! | [`judgement`], [`time`] | what monitoring concludes of an endpoint; points in time |
 //! | [`monitor`] | what checks find of endpoints → what to say of them |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push to whom and when |
 //! | [`runtime`] | sockets, cores, clocks: the only module that names glommio |

@@ -81,6 +81,8 @@ pub struct Http {
     pub port: Option<u16>,
     /// Status codes that mean that the member is well.
     pub expect: Vec<RangeInclusive<u16>>,
+    /// Metrics of the load report, as in `named_metrics.queue`, that are utilisations to go by.
+    pub utilization: Vec<String>,
     /// For https.
     pub tls: Option<Tls>,
 }
@@ -447,7 +449,15 @@ mod tests {
             (endpoint("10.0.0.1", 6, 80), endpoint("10.0.0.1", 0, 0), endpoint("10.0.0.1", 132, 80));
         let agent = Check::Agent(Arc::new(Agent { port: 9, send: Vec::new() }));
         let http = |port| {
-            let get = Http { method: "GET".into(), path: "/".into(), host: None, port, expect: Vec::new(), tls: None };
+            let get = Http {
+                method: "GET".into(),
+                path: "/".into(),
+                host: None,
+                port,
+                expect: Vec::new(),
+                utilization: Vec::new(),
+                tls: None,
+            };
             Check::Http(Arc::new(get))
         };
         let watch = |monitor: Monitor, endpoint: &Endpoint, icmp| {

@@ -235,3 +235,99 @@ fn segments(rng: &mut Rng, stream: &[u8]) -> Vec<u8> {
 fn decode_command() {
     run(3_000, fuzz::decode_command, capture);
 }
+
+/// Pieces from a list, in any order, and now and then a few changes.
+fn pieces(rng: &mut Rng, list: &[&str], most: usize) -> Vec<u8> {
+    let mut data: Vec<u8> =
+        (0..rng.usize(..=most)).flat_map(|_| rng.choice(list).expect("a list").as_bytes().to_vec()).collect();
+    if rng.bool() {
+        mutate(rng, &mut data);
+    }
+    data
+}
+
+const NUMBERS: [&str; 8] = ["0", "1.5", "-1", "1e308", "1e999", "NaN", "\"7\"", "75"];
+
+fn load_text(rng: &mut Rng) -> Vec<u8> {
+    let json = rng.bool();
+    let list: &[&str] = match json {
+        true => &[
+            "{",
+            "}",
+            "\"cpu_utilization\":",
+            "\"rpsFractional\":",
+            "\"eps\":",
+            "\"named_metrics\":{\"queue\":",
+            "[",
+            ",",
+            "null",
+            "\"x\"",
+            "\\",
+        ],
+        false => &["cpu_utilization=", "rps_fractional:", "rps=", "eps=", "named_metrics.queue=", ",", ", ", "x=", "="],
+    };
+    let list = [list, &NUMBERS].concat();
+    let before: &[u8] = if json { b"JSON {" } else { b"TEXT " };
+    [before, &pieces(rng, &list, 12), if json { b"}" } else { b"" }].concat()
+}
+
+#[test]
+fn load_report() {
+    run(20_000, fuzz::load_report, load_text);
+    run(2_000, fuzz::load_report, |rng| [b"TEXT ".to_vec(), bytes(rng, 30)].concat());
+}
+
+#[test]
+fn agent_answer() {
+    const WORDS: [&str; 16] = [
+        "up",
+        "down",
+        "fail",
+        "stopped",
+        "ready",
+        "drain",
+        "maint",
+        "75%",
+        "weight:",
+        "maxconn:9",
+        " ",
+        ",",
+        "\t",
+        "#",
+        "\r\n",
+        "%",
+    ];
+    run(20_000, fuzz::agent_answer, |rng| [vec![rng.u8(..9)], pieces(rng, &WORDS, 20)].concat());
+    run(500, fuzz::agent_answer, |rng| [vec![rng.u8(..)], b"up ".repeat(rng.usize(..700)), b"\n".to_vec()].concat());
+}
+
+#[test]
+fn http_answer() {
+    run(10_000, fuzz::http_answer, |rng| {
+        let status = rng.choice(["200 OK", "100 Continue", "503 No", "2000", "99999", "x"]).expect("a list");
+        let mut data = format!("HTTP/1.{} {status}\r\n", rng.u8(..3)).into_bytes();
+        if rng.bool() {
+            data.extend_from_slice(b"endpoint-load-metrics: ");
+            data.extend(load_text(rng));
+            data.extend_from_slice(b"\r\n");
+        }
+        const PARTS: [&str; 7] = ["a: b\r\n", "\r\n", "\n", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 103 \r\n\r\n", "x", " "];
+        data.extend(pieces(rng, &PARTS, 8));
+        if rng.bool() {
+            mutate(rng, &mut data);
+        }
+        data.insert(0, rng.u8(..9));
+        data
+    });
+}
+
+#[test]
+fn echo_reply() {
+    run(20_000, fuzz::echo_reply, |rng| {
+        let mut data = bytes(rng, 90);
+        if let (true, Some(first)) = (rng.bool(), data.first_mut()) {
+            *first = rng.choice([0, 0x45, 0x4F, 129]).expect("a list");
+        }
+        data
+    });
+}

@@ -5,10 +5,15 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | [`outcome`] | what one check can find |
+//! | [`agent`], [`http`], [`orca`], [`echo`] | what is sent to a member, and what its answer says |
 //! | [`health`] | findings → up, down or unknown |
 //! | [`policy`] | that and reports → how much work an endpoint can take |
 
+pub mod agent;
+pub mod echo;
 pub mod health;
+pub mod http;
+pub mod orca;
 pub mod outcome;
 pub mod policy;
 

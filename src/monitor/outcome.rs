@@ -47,6 +47,8 @@ pub struct Load {
     pub application_utilization: f64,
     /// Used share of its memory.
     pub mem_utilization: f64,
+    /// The highest of the metrics that the operator named for this member.
+    pub named_utilization: f64,
     /// Requests a second.
     pub rps: f64,
     /// Errors a second.
