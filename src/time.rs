@@ -6,6 +6,13 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub u64);
 
+impl Time {
+    /// How long after `earlier` this is; zero if it is not.
+    pub fn since(self, earlier: Time) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
 impl std::ops::Add<Duration> for Time {
     type Output = Time;
 

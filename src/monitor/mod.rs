@@ -7,7 +7,9 @@
 //! | [`outcome`] | what one check can find |
 //! | [`agent`], [`http`], [`orca`], [`echo`] | what is sent to a member, and what its answer says |
 //! | [`health`] | findings → up, down or unknown |
-//! | [`policy`] | that and reports → how much work an endpoint can take |
+//! | `schedule` | when each check is due, and how many are under way |
+//! | [`policy`] | what is up or down, and reports → how much work an endpoint can take |
+//! | [`table`] | all of it for the endpoints of one shard: checks to run in, verdicts to pass on out |
 
 pub mod agent;
 pub mod echo;
@@ -16,5 +18,8 @@ pub mod http;
 pub mod orca;
 pub mod outcome;
 pub mod policy;
+mod schedule;
+pub mod table;
 
 pub use outcome::{Outcome, Reason};
+pub use table::Table;

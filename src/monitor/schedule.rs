@@ -1,0 +1,291 @@
+//! When each check is due, and how many are under way.
+//!
+//! A check is due once in every interval, at a time of its own in it: the checks' phases are multiples of the golden
+//! ratio, which spreads any number of them evenly, however many were added at once and whenever that was. A check that
+//! had to wait does not move its later ones, so a stall does not gather checks for ever after.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use slab::Slab;
+
+use crate::time::Time;
+
+/// Names one run of one check; of no meaning to who runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    slot: u32,
+    serial: u32,
+}
+
+/// Names a check while it is scheduled.
+pub(super) type CheckId = u32;
+
+/// Whose check it is, and which of its checks; of no meaning here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) index: u32,
+    pub(super) which: u8,
+}
+
+/// A check that is to be run now.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    pub(super) token: Token,
+    pub(super) owner: Owner,
+    /// How long it had to wait.
+    pub(super) late: Duration,
+}
+
+struct Slot {
+    /// `None`: the check was removed while it was under way.
+    owner: Option<Owner>,
+    /// Place in the interval, in units of 2⁻³² of it.
+    phase: u32,
+    /// Of the run under way.
+    running: Option<u32>,
+    /// When it is, or was last, to be started.
+    due: Time,
+}
+
+pub(super) struct Schedule {
+    slots: Slab<Slot>,
+    /// Checks that are not under way.
+    waiting: BTreeSet<(Time, CheckId)>,
+    under_way: usize,
+    limit: usize,
+    next_phase: u32,
+    next_serial: u32,
+}
+
+/// 2³² over the golden ratio: the phase of each check is so far from that of the one before.
+const PHASE_STEP: u32 = 0x9E37_79B9;
+
+impl Schedule {
+    /// At most `limit` checks are under way at a time; different seeds give different phases.
+    pub(super) fn new(limit: usize, seed: u64) -> Schedule {
+        Schedule {
+            slots: Slab::new(),
+            waiting: BTreeSet::new(),
+            under_way: 0,
+            limit: limit.max(1),
+            next_phase: seed as u32,
+            next_serial: 0,
+        }
+    }
+
+    pub(super) fn checks(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// A new check, due within its first interval.
+    pub(super) fn add(&mut self, now: Time, interval: Duration, owner: Owner) -> CheckId {
+        let phase = self.next_phase;
+        self.next_phase = phase.wrapping_add(PHASE_STEP);
+        let due = slot_after(phase, interval, now);
+        let id = self.slots.insert(Slot { owner: Some(owner), phase, running: None, due }) as CheckId;
+        self.waiting.insert((due, id));
+        id
+    }
+
+    /// Of a run that is under way, the end is still waited for, and ignored.
+    pub(super) fn remove(&mut self, id: CheckId) {
+        let slot = &mut self.slots[id as usize];
+        if slot.running.is_some() {
+            slot.owner = None;
+        } else {
+            self.waiting.remove(&(slot.due, id));
+            self.slots.remove(id as usize);
+        }
+    }
+
+    /// The check is another one of its owner's now.
+    pub(super) fn rename(&mut self, id: CheckId, owner: Owner) {
+        self.slots[id as usize].owner = Some(owner);
+    }
+
+    /// The interval has changed.
+    pub(super) fn reschedule(&mut self, now: Time, id: CheckId, interval: Duration) {
+        let slot = &mut self.slots[id as usize];
+        if slot.running.is_none() {
+            self.waiting.remove(&(slot.due, id));
+            slot.due = slot_after(slot.phase, interval, now);
+            self.waiting.insert((slot.due, id));
+        }
+    }
+
+    /// When the next check is to be started; `None` while no more may be under way.
+    pub(super) fn next_due(&self) -> Option<Time> {
+        self.waiting.first().filter(|_| self.under_way < self.limit).map(|&(due, _)| due)
+    }
+
+    /// The check that is due longest, if one is due and may be started.
+    pub(super) fn start(&mut self, now: Time) -> Option<Start> {
+        let due = self.next_due().filter(|due| *due <= now)?;
+        let (_, id) = self.waiting.pop_first()?;
+        self.under_way += 1;
+        let serial = self.next_serial;
+        self.next_serial = serial.wrapping_add(1);
+        let slot = &mut self.slots[id as usize];
+        slot.running = Some(serial);
+        let owner = slot.owner.expect("only a check under way loses its owner");
+        Some(Start { token: Token { slot: id, serial }, owner, late: now.since(due) })
+    }
+
+    /// A run has ended. Gives the check, which must be scheduled [again](Schedule::again); `None` if it was removed,
+    /// or if the token is not that of a run under way.
+    pub(super) fn finish(&mut self, token: Token) -> Option<(CheckId, Owner)> {
+        let slot = self.slots.get_mut(token.slot as usize)?;
+        if slot.running != Some(token.serial) {
+            return None;
+        }
+        slot.running = None;
+        self.under_way -= 1;
+        let owner = slot.owner;
+        if owner.is_none() {
+            self.slots.remove(token.slot as usize);
+        }
+        Some((token.slot, owner?))
+    }
+
+    /// Schedules a finished check: at its place in the next interval, or, with `soon`, that long after it was due.
+    pub(super) fn again(&mut self, now: Time, id: CheckId, interval: Duration, soon: Option<Duration>) {
+        let slot = &mut self.slots[id as usize];
+        let mut regular = slot_after(slot.phase, interval, slot.due);
+        if now > regular + interval / 2 {
+            regular = slot_after(slot.phase, interval, now); // else it is a little late, as after a timeout
+        }
+        slot.due = soon.map_or(regular, |soon| regular.min(now.max(slot.due + soon)));
+        self.waiting.insert((slot.due, id));
+    }
+}
+
+/// The first time after `after` that is at this place in an interval, counted from time zero.
+fn slot_after(phase: u32, interval: Duration, after: Time) -> Time {
+    let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let offset = ((u128::from(interval) * u128::from(phase)) >> 32) as u64;
+    let past = (after.0 % interval + interval - offset) % interval; // since the last such time
+    after + Duration::from_nanos(interval - past)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(milliseconds: u64) -> Time {
+        Time(milliseconds * 1_000_000)
+    }
+
+    fn owner(index: u32) -> Owner {
+        Owner { index, which: 0 }
+    }
+
+    #[test]
+    fn a_place_in_the_interval_comes_once_in_it() {
+        for seed in 0..100 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let bits = random.u32(1..50);
+            let interval = Duration::from_nanos(random.u64(1..1 << bits));
+            let phase = random.u32(..);
+            let first = slot_after(phase, interval, Time(random.u64(..1 << 60)));
+            assert_eq!(slot_after(phase, interval, Time(first.0 - 1)), first, "seed {seed}");
+            assert_eq!(slot_after(phase, interval, first), first + interval, "seed {seed}");
+        }
+    }
+
+    /// Whatever is added when, hardly more checks than the mean fall into any part of the interval.
+    #[test]
+    fn checks_are_spread_evenly_however_they_were_added() {
+        let mut schedule = Schedule::new(usize::MAX, 7);
+        for index in 0..1000 {
+            let added = if index < 700 { at(0) } else { at(u64::from(index)) };
+            schedule.add(added, SECOND, owner(index));
+        }
+        let mut started = [0; 100];
+        for millisecond in 1000..2000 {
+            while let Some(start) = schedule.start(at(millisecond)) {
+                let (id, _) = schedule.finish(start.token).unwrap();
+                if millisecond > 1000 {
+                    started[(millisecond as usize - 1001) / 10] += 1;
+                }
+                schedule.again(at(millisecond), id, SECOND, None);
+            }
+        }
+        // All 1000 once, less those of the last millisecond; 10 in each hundredth of the second.
+        assert!((990..=1000).contains(&started.iter().sum::<i32>()), "{started:?}");
+        assert!(started[..99].iter().all(|count| (7..=13).contains(count)), "{started:?}");
+    }
+
+    #[test]
+    fn checks_that_waited_are_started_oldest_first_and_do_not_gather() {
+        let mut schedule = Schedule::new(2, 1);
+        for index in 0..20 {
+            schedule.add(at(0), SECOND, owner(index));
+        }
+        // Nothing runs for five seconds; then one check ends in every ten milliseconds.
+        let mut last_late = Duration::MAX;
+        let mut now = 5000;
+        for round in 0..20 {
+            let start = schedule.start(at(now)).expect("all are overdue");
+            assert!(start.late <= last_late || round == 0, "{round}");
+            last_late = start.late + SECOND / 100;
+            let (id, _) = schedule.finish(start.token).unwrap();
+            now += 10;
+            schedule.again(at(now), id, SECOND, None);
+        }
+        let mut due: Vec<u64> = schedule.waiting.iter().map(|(due, _)| due.0 / 1_000_000 % 1000).collect();
+        due.sort_unstable();
+        assert!(due.windows(2).all(|pair| pair[1] - pair[0] >= 20), "not spread any more: {due:?}");
+    }
+
+    #[test]
+    fn no_more_are_under_way_than_may_be() {
+        let mut schedule = Schedule::new(2, 1);
+        for index in 0..3 {
+            schedule.add(at(0), SECOND, owner(index));
+        }
+        let first = schedule.start(at(1000)).unwrap();
+        let second = schedule.start(at(1000)).unwrap();
+        assert_eq!((schedule.start(at(1000)), schedule.next_due()), (None, None));
+        // A check that was removed is under way until its run ends.
+        schedule.remove(second.token.slot);
+        assert_eq!((schedule.start(at(1000)), schedule.under_way()), (None, 2));
+        assert_eq!(schedule.finish(second.token), None);
+        assert_eq!(schedule.checks(), 2);
+        assert!(schedule.start(at(1000)).is_some());
+        assert_eq!(schedule.finish(first.token), Some((first.token.slot, first.owner)));
+        assert_eq!(schedule.finish(first.token), None, "a run ends once");
+        assert_eq!(schedule.finish(second.token), None);
+        assert_eq!(schedule.under_way(), 1);
+    }
+
+    #[test]
+    fn doubt_brings_the_next_check_nearer_and_then_it_is_back_at_its_place() {
+        let mut schedule = Schedule::new(1, 0);
+        schedule.add(at(0), SECOND, owner(0));
+        let start = schedule.start(at(1000)).unwrap();
+        let (id, _) = schedule.finish(start.token).unwrap();
+        schedule.again(at(1050), id, SECOND, Some(SECOND / 10));
+        assert_eq!(schedule.next_due(), Some(at(1100)));
+        let start = schedule.start(at(1100)).unwrap();
+        let (id, _) = schedule.finish(start.token).unwrap();
+        schedule.again(at(1300), id, SECOND, Some(SECOND / 10));
+        assert_eq!(schedule.next_due(), Some(at(1300)), "its time has come already");
+        let start = schedule.start(at(1300)).unwrap();
+        let (id, _) = schedule.finish(start.token).unwrap();
+        schedule.again(at(1310), id, SECOND, None);
+        assert_eq!(schedule.next_due(), Some(at(2000)));
+        // A check that took a little longer than the interval does not miss its next turn, one that took more does.
+        for (ended, next) in [(3010, 3000), (4700, 5000)] {
+            let start = schedule.start(at(ended)).unwrap();
+            let (id, _) = schedule.finish(start.token).unwrap();
+            schedule.again(at(ended), id, SECOND, None);
+            assert_eq!(schedule.next_due(), Some(at(next)));
+        }
+    }
+}
