@@ -22,7 +22,8 @@ use crate::{
 /// Load balancers that connect and register at a time, where nothing else is wanted.
 pub(crate) const JOINING: usize = 512;
 
-/// The id of the request with which a load balancer leaves.
+/// The ids of the requests with which a load balancer leaves: no more pushes, no more groups.
+const QUIET: u32 = u32::MAX - 1;
 const LEAVING: u32 = u32::MAX;
 
 /// Reads of a load balancer before the others have their turn.
@@ -133,9 +134,9 @@ impl Crowd {
                 .receive(|frame| match sort(frame)? {
                     Incoming::Push(_) if stage.ended() => Ok(()),
                     Incoming::Push(frame) => push(frame),
-                    Incoming::Reply(LEAVING, kind, frame) if stage.ended() => {
-                        lb.gone.set(true);
-                        expect_success(LEAVING, kind, frame)
+                    Incoming::Reply(id @ (QUIET | LEAVING), kind, frame) if stage.ended() => {
+                        lb.gone.set(id == LEAVING);
+                        expect_success(id, kind, frame)
                     }
                     Incoming::Reply(id, kind, _) => Err(format!("{kind} {id}, which nobody asked for")),
                 })
@@ -155,11 +156,15 @@ impl Crowd {
         }
     }
 
-    /// The load balancers that listen leave; where the server goes on, they take their groups with them.
+    /// The load balancers that listen leave; where the server goes on, which knows them for its hold time, they want no
+    /// pushes any more and take their groups with them.
     pub(crate) async fn leave<T>(&self, members: Members<T>) -> Result<()> {
         for lb in &members.lbs {
             if self.stays {
-                lb.actor.connection.send(&deregistration(lb.number)).await?;
+                let mut request = Vec::new();
+                lb_state(lb.number, QUIET, LbFlags::NONE, &mut request);
+                request.extend_from_slice(&deregistration(lb.number));
+                lb.actor.connection.send(&request).await?;
             } else {
                 lb.actor.connection.hang_up();
             }

@@ -1,7 +1,9 @@
 //! `gwm-loadgen`: plays load balancers and members against `gwm serve`, checks every byte, and measures.
 
 mod actor;
+mod child;
 mod crowd;
+mod files;
 mod floor;
 mod model;
 mod options;

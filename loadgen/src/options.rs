@@ -8,7 +8,7 @@ use rustix::{
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 
-use crate::Result;
+use crate::{Result, files::MembersFile};
 
 /// What is measured.
 #[derive(Args, Clone, Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct ServerOptions {
 
     /// The members file of the server at --connect: it is overwritten
     #[arg(long, value_name = "FILE", requires = "pid")]
-    pub(crate) operator_file: Option<PathBuf>,
+    pub(crate) operator_file: Option<MembersFile>,
 
     /// The push window of a server that is started
     #[arg(long, value_name = "DURATION", default_value = "0s")]

@@ -1,24 +1,24 @@
 //! What is measured, as a process: `gwm serve` started for the purpose or already running, or the floor.
 
 use std::{
-    fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    time::{Duration, Instant},
+    process::{ChildStdin, ChildStdout, Command, Stdio},
+    sync::Arc,
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    Result, floor,
+    Result,
+    child::Guarded,
+    files::{MembersFile, MemoryFile},
+    floor,
     options::{Common, ServerOptions},
     process::Memory,
 };
-
-/// How long a server may take to start, and to stop.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a server is given to read its members file again before load balancers register.
 const REREADING: Duration = Duration::from_secs(1);
@@ -27,13 +27,12 @@ const REREADING: Duration = Duration::from_secs(1);
 pub(crate) struct Subject {
     pub(crate) address: SocketAddr,
     pid: Option<u32>,
-    child: Option<Child>,
+    child: Option<Guarded>,
     /// Held open: the floor ends with its standard input, and a server that prints must not find a closed pipe.
     input: Option<ChildStdin>,
     output: Option<BufReader<ChildStdout>>,
-    /// The operator's file that it was started with.
-    operator_file: Option<PathBuf>,
-    directory: Option<PathBuf>,
+    /// The operator's file that it reads.
+    pub(crate) operator_file: Option<MembersFile>,
 }
 
 impl Subject {
@@ -52,10 +51,9 @@ impl Subject {
                 input: None,
                 output: None,
                 operator_file: options.operator_file.clone(),
-                directory: None,
             };
-            if let (Some(path), Some(text)) = (&options.operator_file, operator_file)
-                && fs::read_to_string(path).ok().as_deref() != Some(text)
+            if let (Some(file), Some(text)) = (&options.operator_file, operator_file)
+                && !file.says(text)
             {
                 subject.operate(text)?;
                 // Nothing tells when a server that runs has read its file again.
@@ -67,8 +65,6 @@ impl Subject {
             Some(command) => command.clone(),
             None => format!("'{}' serve", beside("gwm")?.display()),
         };
-        let directory = std::env::temp_dir().join(format!("gwm-loadgen-{}-{}", std::process::id(), unique()));
-        fs::create_dir(&directory).map_err(|error| format!("can not make {}: {error}", directory.display()))?;
         let mut line = format!("exec {command}");
         let mut add = |flag: &str, value: &str| {
             if !command.contains(&format!("{flag} ")) && !command.contains(&format!("{flag}=")) {
@@ -80,19 +76,14 @@ impl Subject {
         // Nothing but what the workload does may cause a push.
         add("--push-refresh", "24h");
         flags.iter().for_each(|(flag, value)| add(flag, value));
-        let operator_file = match operator_file {
-            Some(text) => {
-                let path = directory.join("members.toml");
-                replace(&path, text)?;
-                add("--members", &path.display().to_string());
-                Some(path)
-            }
-            None => None,
-        };
+        let operator_file = operator_file.map(MemoryFile::new).transpose()?;
+        if let Some(file) = &operator_file {
+            add("--members", &file.path().display().to_string());
+        }
         let mut child = Command::new("sh");
         child.arg("-c").arg(&line).stdin(Stdio::null());
         let mut subject = start(child, &line)?;
-        (subject.operator_file, subject.directory) = (operator_file, Some(directory));
+        subject.operator_file = operator_file.map(|file| MembersFile::Ours(Arc::new(file)));
         Ok(subject)
     }
 
@@ -109,11 +100,6 @@ impl Subject {
         self.pid
     }
 
-    /// The operator's file that it reads.
-    pub(crate) fn operator_file(&self) -> Option<&Path> {
-        self.operator_file.as_deref()
-    }
-
     /// Its memory now.
     pub(crate) fn memory(&self) -> Result<Option<Memory>> {
         self.pid.map(Memory::of).transpose()
@@ -121,11 +107,11 @@ impl Subject {
 
     /// Gives the server a new operator's file.
     pub(crate) fn operate(&self, text: &str) -> Result<()> {
-        let path = self.operator_file.as_deref().ok_or(
+        let file = self.operator_file.as_ref().ok_or(
             "changes by the operator need --spawn, or --connect with --pid and the server's --members file as \
              --operator-file",
         )?;
-        replace(path, text)?;
+        file.replace(text)?;
         self.reload()
     }
 
@@ -150,48 +136,19 @@ impl Subject {
 
     /// Stops what was started; an end other than in peace is an error.
     pub(crate) fn stop(mut self) -> Result<()> {
-        self.input = None;
-        let Some(mut child) = self.child.take() else { return Ok(()) };
-        if self.directory.is_some()
-            && let Some(pid) = Pid::from_raw(child.id() as i32)
-        {
-            kill_process(pid, Signal::TERM).map_err(|error| format!("can not stop the server: {error}"))?;
-        }
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match child.try_wait().map_err(|error| format!("can not wait for the server: {error}"))? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => return Err(format!("the server ended with {status}")),
-                None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
-                None => {
-                    self.child = Some(child); // killed when dropped
-                    return Err("the server did not stop".into());
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Subject {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            // The run has failed already; this only leaves nothing behind.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        if let Some(directory) = &self.directory {
-            let _ = fs::remove_dir_all(directory);
-        }
+        let Some(child) = self.child.take() else { return Ok(()) };
+        // The floor ends with its standard input.
+        let status = child.stop(if self.input.take().is_some() { None } else { Some(Signal::TERM) })?;
+        if status.success() { Ok(()) } else { Err(format!("the server ended with {status}")) }
     }
 }
 
 /// Starts a process and reads where it listens from its standard output.
 fn start(mut command: Command, shown: &str) -> Result<Subject> {
-    let mut child =
-        command.stdout(Stdio::piped()).spawn().map_err(|error| format!("can not start `{shown}`: {error}"))?;
-    let pid = child.id();
-    let input = child.stdin.take();
-    let output = child.stdout.take().map(BufReader::new);
+    let mut child = Guarded::spawn(command.stdout(Stdio::piped()), shown)?;
+    let pid = child.0.id();
+    let input = child.0.stdin.take();
+    let output = child.0.stdout.take().map(BufReader::new);
     let mut subject = Subject {
         address: SocketAddr::from(([0, 0, 0, 0], 0)),
         pid: Some(pid),
@@ -199,7 +156,6 @@ fn start(mut command: Command, shown: &str) -> Result<Subject> {
         input,
         output: None,
         operator_file: None,
-        directory: None,
     };
     let mut output = output.ok_or("the server has no standard output")?;
     let mut line = String::new();
@@ -226,22 +182,4 @@ pub(crate) fn beside(name: &str) -> Result<PathBuf> {
         let folder = own.parent().unwrap_or(Path::new("."));
         format!("there is no {name} in {}: build it (cargo build), or say which with --spawn", folder.display())
     })
-}
-
-/// Replaces a file at once: a reader sees the old one or the new one.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let new = path.with_extension("new");
-    let write = || {
-        let mut file = fs::File::create(&new)?;
-        file.write_all(text.as_bytes())?;
-        drop(file);
-        fs::rename(&new, path)
-    };
-    write().map_err(|error| format!("can not write {}: {error}", path.display()))
-}
-
-fn unique() -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }

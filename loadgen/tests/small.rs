@@ -1,7 +1,14 @@
 //! Every workload, small, against the real daemon: so that none of them rots. Each checks every byte that it
 //! receives; what is checked here is that it found nothing wrong and counted what was to be counted.
 
-use std::{collections::HashMap, fs, path::PathBuf, process::Command};
+use std::{
+    collections::HashMap,
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -211,4 +218,105 @@ fn what_is_wrong_is_said() {
     fails("fanout --share 0", 2, "not above 0");
     fails("fanout --spawn x --connect 127.0.0.1:1", 2, "cannot be used with");
     fails("register --lbs 1 --members 1 --connect 127.0.0.1:1", 1, "refused");
+}
+
+/// A `gwm serve` that is not the load generator's; killed when dropped.
+struct Running {
+    server: Child,
+    address: String,
+}
+
+impl Running {
+    fn start(flags: &[&str]) -> Running {
+        let mut server = Command::new(Path::new(env!("CARGO_BIN_EXE_gwm-loadgen")).with_file_name("gwm"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--push-window", "0s", "--log-level", "warn"])
+            .args(flags)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("gwm is built beside the load generator");
+        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+        let line = lines.next().expect("the server says where it listens").unwrap();
+        let address = line.split_whitespace().find(|word| word.starts_with("127.0.0.1:")).expect(&line).to_owned();
+        Running { server, address }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+    }
+}
+
+/// The load balancers leave nothing behind: what comes after them finds the server as they did.
+#[test]
+fn a_server_that_runs_is_used_again_and_again() {
+    let server = Running::start(&["--max-load-balancers", "20", "--max-memberships", "200"]);
+    let connect = format!("--connect {} --lbs 20 --members 10", server.address);
+    for line in [
+        "churn --duration 200ms",
+        "poll --duration 100ms --warmup 0s",
+        "fanout --change-by member --ticks 3",
+        "poll --no-change --duration 100ms",
+    ] {
+        let metrics = metrics(&run(&format!("{line} {connect}")), "server");
+        assert!(!metrics.contains_key("CPU"), "nobody said whose: {metrics:?}");
+        assert!(
+            ["requests", "messages", "pushes checked"].iter().any(|count| metrics.get(*count) > Some(&0.0)),
+            "{metrics:?}"
+        );
+    }
+}
+
+#[test]
+fn the_members_file_of_a_server_that_runs() {
+    let file = temporary("members.toml");
+    fs::write(&file, "").unwrap();
+    let server = Running::start(&["--members", file.to_str().unwrap()]);
+    let line = format!(
+        "fanout --lbs 20 --members 10 --ticks 3 --connect {} --pid {} --operator-file {}",
+        server.address,
+        server.server.id(),
+        file.display()
+    );
+    for _ in 0..2 {
+        let metrics = metrics(&run(&line), "server");
+        assert_eq!(metrics["messages"], 60.0);
+        assert!(metrics["CPU per message"] > 0.0);
+    }
+    fs::remove_file(&file).unwrap();
+}
+
+/// Whatever it started ends with it.
+#[test]
+fn killed_outright_it_leaves_no_server() {
+    let mut own = Command::new(env!("CARGO_BIN_EXE_gwm-loadgen"))
+        .args(["idle", "--lbs", "5", "--members", "5", "--duration", "1h", "--quiet"])
+        .spawn()
+        .unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", own.id());
+    let until = |what: &str, mut condition: Box<dyn FnMut() -> bool + '_>| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !condition() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::yield_now();
+        }
+    };
+    let mut server = String::new();
+    let serves = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "gwm");
+    until(
+        "no server was started",
+        Box::new(|| {
+            server = fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
+            !server.is_empty() && serves(&server)
+        }),
+    );
+    own.kill().unwrap();
+    own.wait().unwrap();
+    // Gone, or a zombie where nobody waits for orphans.
+    let gone = || {
+        let stat = fs::read_to_string(format!("/proc/{server}/stat"));
+        stat.map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('Z')))
+    };
+    until("the server is still there", Box::new(gone));
 }

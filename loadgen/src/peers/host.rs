@@ -2,23 +2,25 @@
 //! its own, stopped by its pid.
 
 use std::{
-    env, fs,
+    env,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use clap::ValueEnum;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::dialect::Dialect;
 use crate::{
     Result,
+    child::Guarded,
+    files::MemoryFile,
     options::{Common, pin_process},
 };
 
-/// How long a server may take to start, and to stop.
+/// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Ports that are tried: another process may take a free one before the server does.
@@ -91,8 +93,8 @@ impl Peer {
 pub(super) struct Host {
     peer: Peer,
     pub(super) address: SocketAddr,
-    child: Child,
-    folder: PathBuf,
+    child: Guarded,
+    _configuration: MemoryFile,
 }
 
 impl Host {
@@ -100,27 +102,21 @@ impl Host {
     pub(super) fn start(peer: Peer, common: &Common) -> Result<Host> {
         let program = peer.find().ok_or_else(|| peer.missing())?;
         let mut last = String::new();
-        for attempt in 0..TRIES {
-            let folder =
-                env::temp_dir().join(format!("gwm-loadgen-{}-{}-{attempt}", peer.program(), std::process::id()));
+        for _ in 0..TRIES {
             let address = free_address()?;
-            let set_up = || {
-                fs::create_dir(&folder)?;
-                let configuration = folder.join("configuration");
-                fs::write(&configuration, peer.configuration(address.port()))?;
-                let mut command = Command::new(&program);
-                match peer {
-                    Peer::Nats => command.arg("-c").arg(&configuration),
-                    Peer::Redis => command.arg(&configuration),
-                };
-                command.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+            let configuration = MemoryFile::new(&peer.configuration(address.port()))?;
+            let mut command = Command::new(&program);
+            match peer {
+                Peer::Nats => command.arg("-c").arg(configuration.path()),
+                Peer::Redis => command.arg(configuration.path()),
             };
-            let child = set_up().map_err(|error| format!("can not start {}: {error}", program.display()))?;
+            command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let child = Guarded::spawn(&mut command, peer.program())?;
             if peer == Peer::Redis {
                 // One thread does its work: on the core where the floor does, and a shard of `gwm serve`.
-                pin_process(child.id(), common.cpus(0).1)?;
+                pin_process(child.0.id(), common.cpus(0).1)?;
             }
-            let mut host = Host { peer, address, child, folder };
+            let mut host = Host { peer, address, child, _configuration: configuration };
             match host.wait_for_start() {
                 Ok(()) => return Ok(host),
                 Err(error) => last = error,
@@ -133,7 +129,7 @@ impl Host {
         let program = self.peer.program();
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            if let Ok(Some(status)) = self.child.try_wait() {
+            if let Ok(Some(status)) = self.child.0.try_wait() {
                 return Err(format!("{program} ended with {status}"));
             }
             if TcpStream::connect(self.address).is_ok() {
@@ -145,33 +141,13 @@ impl Host {
     }
 
     pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.0.id()
     }
 
     /// Stops it. With what status it ends is its own matter: nats-server ends with 1 when it is told to.
-    pub(super) fn stop(mut self) -> Result<()> {
+    pub(super) fn stop(self) -> Result<()> {
         let program = self.peer.program();
-        if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
-            kill_process(pid, Signal::TERM).map_err(|error| format!("can not stop {program}: {error}"))?;
-        }
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            match self.child.try_wait() {
-                Ok(Some(_)) => return Ok(()),
-                Ok(None) => std::thread::sleep(Duration::from_millis(2)),
-                Err(error) => return Err(format!("can not wait for {program}: {error}")),
-            }
-        }
-        Err(format!("{program} did not stop")) // killed when dropped
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // After a stop both find nothing to do; otherwise the run has failed and only leaves nothing behind.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
+        self.child.stop(Some(Signal::TERM)).map(drop).map_err(|error| format!("{program}: {error}"))
     }
 }
 

@@ -305,6 +305,7 @@ async fn live(local: Rc<Local>, lb: u32, gate: &Gate) -> Result<()> {
     }
     if local.plan.stays {
         life.change_all(Vec::new(), Reason::PURPOSEFUL).await?;
+        life.set_flags(LbFlags::NONE).await?;
     }
     life.hang_up().await;
     if let Some(member) = life.member {
@@ -403,8 +404,12 @@ impl Life {
         })
         .detach();
         self.line = Some(line);
+        self.set_flags(LbFlags::PUSH | LbFlags::TRUST).await
+    }
+
+    async fn set_flags(&self, flags: LbFlags) -> Result<()> {
         let (mut request, id) = (Vec::new(), self.id());
-        lb_state(self.lb, id, LbFlags::PUSH | LbFlags::TRUST, &mut request);
+        lb_state(self.lb, id, flags, &mut request);
         self.ask_as_lb(&request).await
     }
 

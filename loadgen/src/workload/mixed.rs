@@ -171,7 +171,7 @@ impl Mixed {
         shared.server.operator_file = None;
         shared.quiet = true;
         let mut operator = shared.clone();
-        operator.server.operator_file = subject.operator_file().map(Into::into);
+        operator.server.operator_file = subject.operator_file.clone();
 
         let deadline = Instant::now() + self.duration;
         let (shared, operator) = (&shared, &operator);

@@ -1,0 +1,113 @@
+//! Files for the processes that a run starts. They are in memory, so that nothing is left behind however a run ends.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, Write},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    io::{DupFlags, dup3},
+};
+
+use crate::Result;
+
+/// A file in memory: other processes of this user open it by its path for as long as this process has it.
+#[derive(Debug)]
+pub(crate) struct MemoryFile {
+    number: RawFd,
+    file: Mutex<OwnedFd>,
+}
+
+impl MemoryFile {
+    /// A new file with this text.
+    pub(crate) fn new(text: &str) -> Result<MemoryFile> {
+        let file = filled(text).map_err(|error| format!("can not make a file in memory: {error}"))?;
+        Ok(MemoryFile { number: file.as_raw_fd(), file: Mutex::new(file) })
+    }
+
+    /// Where to open it.
+    pub(crate) fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.number).into()
+    }
+
+    /// Whoever opens it from now on reads this text; who has it open reads what was there.
+    fn replace(&self, text: &str) -> io::Result<()> {
+        let new = filled(text)?;
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(dup3(&new, &mut file, DupFlags::CLOEXEC)?)
+    }
+}
+
+fn filled(text: &str) -> io::Result<OwnedFd> {
+    let mut file = fs::File::from(memfd_create("gwm-loadgen", MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    Ok(file.into())
+}
+
+/// A server's members file.
+#[derive(Clone, Debug)]
+pub(crate) enum MembersFile {
+    /// Of a server that was started for the run.
+    Ours(Arc<MemoryFile>),
+    /// Of one that runs.
+    Named(PathBuf),
+}
+
+impl From<OsString> for MembersFile {
+    fn from(path: OsString) -> MembersFile {
+        MembersFile::Named(path.into())
+    }
+}
+
+impl MembersFile {
+    /// Whether it has this text already.
+    pub(crate) fn says(&self, text: &str) -> bool {
+        fs::read_to_string(self.path()).is_ok_and(|found| found == text)
+    }
+
+    /// Replaces it at once: a reader sees the old text or the new one.
+    pub(crate) fn replace(&self, text: &str) -> Result<()> {
+        match self {
+            MembersFile::Ours(file) => file.replace(text),
+            MembersFile::Named(path) => replace(path, text),
+        }
+        .map_err(|error| format!("can not write {}: {error}", self.path().display()))
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            MembersFile::Ours(file) => file.path(),
+            MembersFile::Named(path) => path.clone(),
+        }
+    }
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_file_in_memory_is_replaced_at_once() {
+        let file = MembersFile::Ours(Arc::new(MemoryFile::new("old").unwrap()));
+        assert!(file.says("old"));
+        let mut open = fs::File::open(file.path()).unwrap();
+        file.replace("new").unwrap();
+        assert!(file.says("new"));
+        let mut text = String::new();
+        open.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "old", "who has it open reads on");
+    }
+}
