@@ -16,6 +16,7 @@ use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 use crate::{coordinator::Settings, limits};
 
 pub mod members;
+pub mod tls;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);

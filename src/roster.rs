@@ -92,6 +92,8 @@ pub struct Http {
 pub struct Tls {
     /// Who the member must prove to be and is asked for (SNI); else its address.
     pub server_name: Option<String>,
+    /// How, ready to use.
+    pub config: Arc<rustls::ClientConfig>,
     /// From what `config` was made, to tell whether a reload changed it.
     pub source: TlsSource,
 }

@@ -13,6 +13,7 @@ mod listener;
 mod log;
 pub mod mesh;
 mod poller;
+pub mod probe;
 mod shard;
 mod shared;
 mod sys;
