@@ -468,7 +468,7 @@ mod tests {
         };
         for endpoint in [&application, &system] {
             assert_eq!(watch(Monitor::none(), endpoint, true), []);
-            assert_eq!(watch(Monitor::of([agent.clone()]), endpoint, false), [agent.clone()]);
+            assert_eq!(watch(Monitor::of([agent.clone()]), endpoint, false), vec![agent.clone()]);
             assert_eq!(watch(Monitor::of([http(Some(8080))]), endpoint, false), [http(Some(8080))]);
             assert_eq!(watch(Monitor::of([Check::Icmp]), endpoint, true), [Check::Icmp]);
             assert_eq!(watch(Monitor::of([Check::Icmp]), endpoint, false), []);
@@ -477,7 +477,7 @@ mod tests {
         for endpoint in [&system, &sctp] {
             assert_eq!(watch(Monitor::auto(), endpoint, true), [Check::Icmp]);
             assert_eq!(watch(Monitor::auto(), endpoint, false), []);
-            assert_eq!(watch(Monitor::of([Check::Tcp, agent.clone()]), endpoint, true), [agent.clone()]);
+            assert_eq!(watch(Monitor::of([Check::Tcp, agent.clone()]), endpoint, true), vec![agent.clone()]);
             assert_eq!(watch(Monitor::of([http(None)]), endpoint, true), []);
         }
         let with_agent = Monitor { auto: true, checks: [agent.clone(), Check::Tcp].into() };

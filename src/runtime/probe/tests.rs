@@ -1,0 +1,417 @@
+//! Checks of real listeners on loopback.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with},
+};
+
+use super::*;
+use crate::{
+    config::tls,
+    monitor::outcome::{Administration, AgentWeight, Load, Report},
+    roster::{Agent, Http, Tls, TlsSource},
+    sasp::component::TCP,
+};
+
+/// How long a test waits for what must happen before it calls it a hang.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Later than any deadline that is meant to come, and earlier than any that is not: the checks' own time stands.
+const NOW: Time = Time(100);
+const NEVER: Time = Time(1000);
+
+fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint::new(address.ip(), TCP, address.port())
+}
+
+/// What becomes of all checks under way, by their number.
+fn finish(prober: &mut Prober<usize>) -> Vec<(usize, Outcome)> {
+    let start = Instant::now();
+    let mut outcomes = Vec::new();
+    loop {
+        while prober.turn(NOW, |token, outcome| outcomes.push((token, outcome))) {}
+        if prober.under_way() == 0 {
+            outcomes.sort_by_key(|(token, _)| *token);
+            return outcomes;
+        }
+        assert!(start.elapsed() < PATIENCE, "{} checks do not end, {outcomes:?}", prober.under_way());
+        let tick = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+        poll(&mut [PollFd::new(&*prober, PollFlags::IN)], Some(&tick)).expect("a set can be waited for");
+    }
+}
+
+fn check(address: SocketAddr, check: Check) -> Outcome {
+    let mut prober = Prober::new(false).expect("an epoll set");
+    prober.start(0, &endpoint(address), &check, NEVER);
+    let outcomes = finish(&mut prober);
+    assert_eq!(outcomes.len(), 1);
+    outcomes[0].1
+}
+
+fn http() -> Http {
+    Http {
+        method: "GET".into(),
+        path: "/health".into(),
+        host: None,
+        port: None,
+        expect: vec![200..=399],
+        utilization: Vec::new(),
+        tls: None,
+    }
+}
+
+fn agent(port: u16, send: &str) -> Check {
+    Check::Agent(Arc::new(Agent { port, send: send.into() }))
+}
+
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
+    let address = listener.local_addr().expect("it is bound");
+    (listener, address)
+}
+
+/// A server that gives each connection to `talk`, as long as the test runs.
+fn serve(talk: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let (listener, address) = listener();
+    let talk = Arc::new(talk);
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let talk = talk.clone();
+            thread::spawn(move || talk(stream));
+        }
+    });
+    address
+}
+
+/// Reads a request's head.
+fn request(stream: &mut impl Read) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|length| length == 1) {
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).expect("our requests are text")
+}
+
+/// A server that answers every request with these pieces.
+fn answers(pieces: &'static [&'static [u8]]) -> SocketAddr {
+    serve(move |mut stream| {
+        assert!(request(&mut stream).starts_with("GET /health HTTP/1.1\r\nHost: 127.0.0.1:"));
+        for piece in pieces {
+            if stream.write_all(piece).and_then(|()| stream.flush()).is_err() {
+                return;
+            }
+        }
+        // Ends when the check does.
+        let _ = stream.read(&mut [0]);
+    })
+}
+
+/// A port at which connections are neither taken nor refused, and what keeps it so.
+fn black_hole() -> (SocketAddr, impl Sized) {
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP));
+    let socket = socket.expect("a socket");
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback can be bound");
+    rustix::net::listen(&socket, 0).expect("it can listen");
+    let address = rustix::net::getsockname(&socket).expect("it is bound");
+    let address = SocketAddr::try_from(address).expect("an IP address");
+    // Its queue is full when a connection does not come about.
+    let mut queue = Vec::new();
+    loop {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let peer = socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP)).expect("a socket");
+        let _ = connect(&peer, &address);
+        // On loopback, a connection that is taken is there at once; a little patience does no harm.
+        let tick = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+        let told = poll(&mut [PollFd::new(&peer, PollFlags::OUT)], Some(&tick)).expect("a socket can be waited for");
+        queue.push(peer);
+        if told == 0 {
+            return (address, (socket, queue));
+        }
+        assert!(queue.len() < 100, "the queue never fills");
+    }
+}
+
+#[test]
+fn an_open_port_passes_and_a_closed_one_is_refused() {
+    let (open, address) = listener();
+    assert_eq!(check(address, Check::Tcp), Outcome::Passed);
+    drop(open);
+    assert_eq!(check(address, Check::Tcp), Outcome::Failed(Reason::Refused));
+    assert_eq!(check(address, Check::Http(Arc::new(http()))), Outcome::Failed(Reason::Refused));
+    assert_eq!(check(address, agent(address.port(), "")), Outcome::Failed(Reason::Refused));
+    if let Ok(open) = TcpListener::bind("[::1]:0") {
+        assert_eq!(check(open.local_addr().expect("it is bound"), Check::Tcp), Outcome::Passed);
+    }
+}
+
+#[test]
+fn a_check_ends_at_its_deadline_and_not_before() {
+    let (address, _hole) = black_hole();
+    let mut prober = Prober::new(false).expect("an epoll set");
+    prober.start('a', &endpoint(address), &Check::Tcp, Time(20));
+    prober.start('b', &endpoint(address), &Check::Http(Arc::new(http())), Time(10));
+    assert_eq!(prober.next_deadline(), Some(Time(10)));
+    let mut told = Vec::new();
+    let mut turn = |prober: &mut Prober<char>, now| {
+        prober.turn(Time(now), |token, outcome| told.push((token, outcome)));
+        std::mem::take(&mut told)
+    };
+    assert_eq!(turn(&mut prober, 9), []);
+    assert_eq!(prober.under_way(), 2);
+    assert_eq!(turn(&mut prober, 10), [('b', Outcome::Failed(Reason::TimedOut))]);
+    assert_eq!(prober.next_deadline(), Some(Time(20)));
+    assert_eq!(turn(&mut prober, 1000), [('a', Outcome::Failed(Reason::TimedOut))]);
+    assert_eq!((prober.under_way(), prober.next_deadline()), (0, None));
+}
+
+#[test]
+fn many_checks_at_a_time_are_not_mixed_up_and_leave_no_time_wait() {
+    let (open, address) = listener();
+    let closed = {
+        let (closed, address) = listener();
+        drop(closed);
+        address
+    };
+    thread::spawn(move || open.incoming().map_while(Result::ok).for_each(drop));
+    let mut prober = Prober::new(false).expect("an epoll set");
+    for round in 0..5 {
+        for number in 0..200 {
+            let address = if number % 3 == 0 { closed } else { address };
+            prober.start(number, &endpoint(address), &Check::Tcp, NEVER);
+        }
+        let outcomes = finish(&mut prober);
+        assert_eq!(outcomes.len(), 200, "round {round}");
+        for (at, (number, outcome)) in outcomes.into_iter().enumerate() {
+            let expected = if at % 3 == 0 { Outcome::Failed(Reason::Refused) } else { Outcome::Passed };
+            assert_eq!((number, outcome), (at, expected), "round {round}");
+        }
+    }
+    // Columns of /proc/net/tcp: number, local address, remote address, state; 06 is TIME_WAIT.
+    let port = format!(":{:04X}", address.port());
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux has this file");
+    let waiting = table.lines().filter(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        matches!(columns[..], [_, local, remote, "06", ..] if local.ends_with(&port) || remote.ends_with(&port))
+    });
+    assert_eq!(waiting.count(), 0);
+}
+
+#[test]
+fn http_answers_count_however_they_are_cut() {
+    let get = || Check::Http(Arc::new(http()));
+    let load = Load { cpu_utilization: 0.25, ..Load::default() };
+    assert_eq!(check(answers(&[b"HTTP/1.1 200 OK\r\n\r\n"]), get()), Outcome::Passed);
+    assert_eq!(check(answers(&[b"HTTP/1.1 200", b" OK\r\na: b\r", b"\n\r\n"]), get()), Outcome::Passed);
+    assert_eq!(
+        check(answers(&[b"HTTP/1.1 200 OK\r\nendpoint-load-metrics: TEXT cpu_uti", b"lization=0.25\r\n\r\n"]), get()),
+        Outcome::Load(load)
+    );
+    assert_eq!(check(answers(&[b"HTTP/1.1 503 No\r\n\r\n"]), get()), Outcome::Failed(Reason::Status(503)));
+    assert_eq!(check(answers(&[b"220 mail.example ESMTP\r\n"]), get()), Outcome::Failed(Reason::Malformed));
+    // Asked at another port than the member's own.
+    let elsewhere = answers(&[b"HTTP/1.1 200 OK\r\n\r\n"]);
+    let other = Http { port: Some(elsewhere.port()), ..http() };
+    assert_eq!(check(SocketAddr::from(([127, 0, 0, 1], 1)), Check::Http(Arc::new(other))), Outcome::Passed);
+}
+
+#[test]
+fn a_connection_that_ends_early_is_no_answer() {
+    let silent = serve(|mut stream| drop(request(&mut stream)));
+    assert_eq!(check(silent, Check::Http(Arc::new(http()))), Outcome::Failed(Reason::Closed));
+    let half = serve(|mut stream| {
+        request(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
+    });
+    assert_eq!(check(half, Check::Http(Arc::new(http()))), Outcome::Failed(Reason::Closed));
+    let reset = serve(|stream| {
+        let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+    });
+    assert_eq!(check(reset, Check::Http(Arc::new(http()))), Outcome::Failed(Reason::Closed));
+    assert_eq!(check(reset, agent(reset.port(), "")), Outcome::Failed(Reason::Closed));
+}
+
+/// A peer that never stops is cut off, and one that says nothing more is waited for until the deadline.
+#[test]
+fn endless_and_slow_answers_end() {
+    let endless = |piece: &'static [u8]| serve(move |mut stream| while stream.write_all(piece).is_ok() {});
+    let address = endless(b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(check(address, Check::Http(Arc::new(http()))), Outcome::Failed(Reason::Malformed));
+    let address = endless(b"up ");
+    assert_eq!(check(address, agent(address.port(), "")), Outcome::Failed(Reason::Malformed));
+
+    let (said, heard) = mpsc::channel();
+    let slow = serve(move |mut stream| {
+        request(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nServer: sl");
+        let _ = said.send(());
+        let _ = stream.read(&mut [0]);
+    });
+    let mut prober = Prober::new(false).expect("an epoll set");
+    prober.start((), &endpoint(slow), &Check::Http(Arc::new(http())), NEVER);
+    let start = Instant::now();
+    while heard.try_recv().is_err() {
+        prober.turn(NOW, |(), outcome| panic!("half an answer: {outcome:?}"));
+        assert!(start.elapsed() < PATIENCE, "the server never answers");
+        thread::yield_now();
+    }
+    prober.turn(NOW, |(), outcome| panic!("half an answer: {outcome:?}"));
+    let mut outcomes = Vec::new();
+    prober.turn(NEVER, |(), outcome| outcomes.push(outcome));
+    assert_eq!(outcomes, [Outcome::Failed(Reason::TimedOut)]);
+}
+
+#[test]
+fn an_agent_hears_what_is_sent_and_its_line_counts() {
+    let (send, sent) = mpsc::channel();
+    let address = serve(move |mut stream| {
+        let mut heard = [0; 5];
+        let _ = stream.read_exact(&mut heard);
+        let _ = send.send(heard);
+        let _ = stream.write_all(b"drain 5");
+        let _ = stream.write_all(b"0% # soon\n");
+    });
+    let report =
+        Report { weight: Some(AgentWeight::Percent(50)), administration: Some(Administration::Drain), up: None };
+    let (_member, own) = listener();
+    assert_eq!(check(own, agent(address.port(), "web1\n")), Outcome::Agent(report));
+    assert_eq!(sent.recv_timeout(PATIENCE), Ok(*b"web1\n"));
+    // One that does not care what it is sent, and closes at once.
+    let address = serve(|mut stream| drop(stream.write_all(b"up\n")));
+    let report = Report { up: Some(true), ..Report::default() };
+    assert_eq!(check(own, agent(address.port(), "")), Outcome::Agent(report));
+    let address = serve(|mut stream| drop(stream.write_all(b"up")));
+    assert_eq!(check(own, agent(address.port(), "")), Outcome::Failed(Reason::Closed), "half a line");
+}
+
+#[test]
+fn faults_of_this_machine_say_nothing_of_the_member() {
+    // TCP has no route to a multicast address; the kernel says so before anything is sent.
+    let nowhere = SocketAddr::from((Ipv4Addr::new(224, 0, 0, 1), 80));
+    assert_eq!(check(nowhere, Check::Tcp), Outcome::Inconclusive(Reason::NoNetwork));
+    assert_eq!(check(nowhere, Check::Icmp), Outcome::Inconclusive(Reason::NoNetwork), "echoes are not allowed");
+    for (error, outcome) in [
+        (Errno::MFILE, Outcome::Inconclusive(Reason::NoResources)),
+        (Errno::NFILE, Outcome::Inconclusive(Reason::NoResources)),
+        (Errno::NOMEM, Outcome::Inconclusive(Reason::NoResources)),
+        (Errno::AGAIN, Outcome::Inconclusive(Reason::NoResources)),
+        (Errno::NETUNREACH, Outcome::Inconclusive(Reason::NoNetwork)),
+        (Errno::ADDRNOTAVAIL, Outcome::Inconclusive(Reason::NoNetwork)),
+        (Errno::AFNOSUPPORT, Outcome::Inconclusive(Reason::NoNetwork)),
+        (Errno::PERM, Outcome::Inconclusive(Reason::NoNetwork)),
+        (Errno::CONNREFUSED, Outcome::Failed(Reason::Refused)),
+        (Errno::HOSTUNREACH, Outcome::Failed(Reason::Unreachable)),
+    ] {
+        assert_eq!(ours(error), outcome, "{error}");
+    }
+    for (error, outcome) in [
+        (Errno::NETUNREACH, Outcome::Inconclusive(Reason::NoNetwork)),
+        (Errno::NETDOWN, Outcome::Inconclusive(Reason::NoNetwork)),
+        (Errno::CONNRESET, Outcome::Failed(Reason::Closed)),
+        (Errno::TIMEDOUT, Outcome::Failed(Reason::TimedOut)),
+        (Errno::HOSTUNREACH, Outcome::Failed(Reason::Unreachable)),
+        (Errno::PROTO, Outcome::Failed(Reason::Unreachable)),
+    ] {
+        assert_eq!(theirs(error), outcome, "{error}");
+    }
+}
+
+#[test]
+fn echoes_come_back_to_the_check_that_sent_them() {
+    match may_echo() {
+        Err(text) => {
+            assert!(text.contains("ping_group_range") && text.contains("CAP_NET_RAW"), "{text}");
+            assert!(Prober::<()>::new(true).is_err());
+        }
+        Ok(()) => {
+            let mut prober = Prober::new(true).expect("echoes are allowed");
+            let addresses = (0..100).map(|last| IpAddr::from([127, 0, 0, 1 + last])).chain(["::1".parse().unwrap()]);
+            let addresses = addresses.filter(|address| address.is_ipv4() || TcpListener::bind("[::1]:0").is_ok());
+            let mut count = 0;
+            for (number, address) in addresses.enumerate() {
+                prober.start(number, &Endpoint::new(address, 0, 0), &Check::Icmp, NEVER);
+                count += 1;
+            }
+            let outcomes = finish(&mut prober);
+            assert_eq!(outcomes.len(), count);
+            assert!(outcomes.iter().all(|(_, outcome)| *outcome == Outcome::Passed), "{outcomes:?}");
+        }
+    }
+}
+
+/// An authority, and a server that has its certificate for `name`.
+fn tls_server(name: &str, valid: bool) -> (String, SocketAddr) {
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = ca.self_signed(&ca_key).expect("a certificate").pem();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec![name.into()]).expect("parameters");
+    if !valid {
+        params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+    }
+    let server = params.signed_by(&key, &issuer).expect("a certificate");
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![server.der().clone()], key)
+        .expect("a certificate and its key");
+    let config = Arc::new(config);
+    let address = serve(move |mut stream| {
+        let mut connection = rustls::ServerConnection::new(config.clone()).expect("a configuration");
+        let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+        let head = request(&mut tls);
+        if head.starts_with("GET /health HTTP/1.1\r\nHost: 127.0.0.1:") {
+            let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nendpoint-load-metrics: TEXT eps=2\r\n\r\n");
+            let _ = tls.read(&mut [0]);
+        }
+    });
+    (certificate, address)
+}
+
+#[test]
+fn https_members_prove_who_they_are() {
+    let https = |server_name: Option<&str>, ca: Option<&str>, verify| {
+        let source = TlsSource { verify, ca: ca.map(|pem| pem.as_bytes().to_vec()), identity: None };
+        let config = tls::client(&source).expect("a configuration");
+        let tls = Some(Tls { server_name: server_name.map(str::to_owned), config, source });
+        Check::Http(Arc::new(Http { tls, ..http() }))
+    };
+    let good = Outcome::Load(Load { eps: 2.0, ..Load::default() });
+    let bad = Outcome::Failed(Reason::Tls);
+    let (ca, address) = tls_server("web.example", true);
+    let (other_ca, by_address) = tls_server("127.0.0.1", true);
+    let (expired_ca, expired) = tls_server("web.example", false);
+    assert_eq!(check(address, https(Some("web.example"), Some(&ca), true)), good);
+    assert_eq!(check(address, https(Some("mail.example"), Some(&ca), true)), bad, "another name");
+    assert_eq!(check(address, https(None, Some(&ca), true)), bad, "its address is not in the certificate");
+    assert_eq!(check(by_address, https(None, Some(&other_ca), true)), good);
+    assert_eq!(check(address, https(Some("web.example"), Some(&other_ca), true)), bad, "another authority");
+    assert_eq!(check(expired, https(Some("web.example"), Some(&expired_ca), true)), bad, "long ago");
+    assert_eq!(check(expired, https(None, None, false)), good, "nothing is verified");
+
+    // Servers that speak no TLS, or too much of it.
+    let https = https(Some("web.example"), Some(&ca), true);
+    let plain = serve(|mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        let _ = stream.read(&mut [0]);
+    });
+    assert_eq!(check(plain, https.clone()), bad);
+    let closes = serve(|mut stream| drop(stream.read(&mut [0; 4096])));
+    assert!(matches!(check(closes, https.clone()), Outcome::Failed(Reason::Tls | Reason::Closed)));
+    let endless = serve(|mut stream| while stream.write_all(&[22, 3, 3, 0, 4, 2, 0, 0xFF, 0xFF]).is_ok() {});
+    assert!(matches!(check(endless, https), Outcome::Failed(_)));
+}
