@@ -89,6 +89,8 @@ pub(super) struct Group {
     /// The connection of the epoch was told of the group since the last member that it knew left; whether it
     /// was told of each member, `SENT` says.
     listed: bool,
+    /// The image is what it was when all of it was last sent on that connection, but for what `delta` sent since.
+    complete: bool,
     /// Which connection of the LB `SENT`, `told`, `listed` and the farewells are about.
     epoch: u32,
     /// Members: slots that are not vacant.
@@ -117,6 +119,7 @@ impl Group {
             removed: false,
             told: false,
             listed: false,
+            complete: false,
             epoch,
             live: 0,
             entries_at: image.len() as u32,
@@ -168,6 +171,7 @@ impl Group {
         let value_at = self.image.len() as u32 - 4;
         let bits = if by_lb { BY_LB } else { 0 };
         self.slots.push(Slot { endpoint, place, value_at, state: 0, bits });
+        self.complete = false;
         self.live += 1;
         if let Some(farewell) = self.farewells.get_mut(&member.endpoint) {
             farewell.replaced = true;
@@ -211,6 +215,7 @@ impl Group {
         slot.endpoint = VACANT;
         let place = slot.place;
         self.live -= 1;
+        self.complete = false;
         self.listed &= slot.bits & SENT == 0; // of one that was never sent, the LB knows nothing
         // A vacant slot costs what it costs to pass over it; compacting at half keeps that, and removing, cheap.
         if self.slots.len() > 2 * self.live as usize + SCAN_SLOTS || self.live == 0 {
@@ -265,9 +270,12 @@ impl Group {
     }
 
     /// The group for a message that lists all members, and whether it differs from what was last sent; it
-    /// counts as sent.
-    pub(super) fn full(&mut self, epoch: u32, verdicts: &[Verdict]) -> (&[u8], bool) {
+    /// counts as sent. Unless it is `stale`, nothing was noted about it since the last time.
+    pub(super) fn full(&mut self, epoch: u32, verdicts: &[Verdict], stale: bool) -> (&[u8], bool) {
         self.begin(epoch);
+        if self.complete && !stale {
+            return (&self.image, false);
+        }
         if self.slots.len() > self.live as usize {
             self.compact();
         }
@@ -276,11 +284,17 @@ impl Group {
             let value = slot.entry(verdicts[slot.endpoint as usize]).to_bytes();
             let at = slot.value_at as usize;
             let sent = &mut self.image[at..at + 4];
-            changed |= slot.bits & SENT == 0 || sent != value;
-            sent.copy_from_slice(&value);
-            slot.bits |= SENT;
+            // What is the same is not written: memory that stays clean costs half.
+            if sent != value {
+                sent.copy_from_slice(&value);
+                changed = true;
+            }
+            if slot.bits & SENT == 0 {
+                slot.bits |= SENT;
+                changed = true;
+            }
         }
-        (self.told, self.listed) = (true, true);
+        (self.told, self.listed, self.complete) = (true, true, true);
         self.farewells.clear();
         self.image[COUNT_AT..COUNT_AT + 2].copy_from_slice(&(self.live as u16).to_be_bytes());
         (&self.image, changed)
@@ -359,7 +373,7 @@ impl Group {
     fn begin(&mut self, epoch: u32) {
         if self.epoch != epoch {
             self.epoch = epoch;
-            (self.told, self.listed) = (false, false);
+            (self.told, self.listed, self.complete) = (false, false, false);
             self.farewells.clear();
             self.slots.iter_mut().for_each(|slot| slot.bits &= !SENT);
         }

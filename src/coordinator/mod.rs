@@ -119,6 +119,8 @@ struct Connection {
     superseded: bool,
     /// A message was committed to it that was not delivered yet.
     in_flight: bool,
+    /// A push to its LB is due and waits for that.
+    waited_for: bool,
 }
 
 /// An entry of the timer queue; the LB's [`load_balancer::Deadline`] says whether it still counts.
@@ -210,7 +212,10 @@ impl Coordinator {
     pub fn delivered(&mut self, _now: Time, connection: ConnectionId) {
         let Some(known) = self.connection(connection) else { return };
         known.in_flight = false;
-        if let Some(lb) = known.lb {
+        // Most of the time nothing waits: then the LB, which is cold, is not looked at.
+        if std::mem::take(&mut known.waited_for)
+            && let Some(lb) = known.lb
+        {
             self.make_ready(lb);
         }
     }

@@ -41,6 +41,7 @@ impl Coordinator {
     /// Opens the LB's push window if none is open.
     #[inline]
     pub(super) fn mark(&mut self, now: Time, group: GroupId, endpoint: Option<EndpointId>) {
+        self.tables.stale[group as usize] = true;
         if self.tables.muted[group as usize] {
             return;
         }
@@ -80,7 +81,10 @@ impl Coordinator {
         let known = &self.tables.lbs[lb as usize];
         let (due, ready) = (known.due, known.ready);
         let Some(connection) = known.connection.filter(|_| due && !ready) else { return };
-        if self.connection(connection).is_some_and(|connection| !connection.in_flight) {
+        let Some(known) = self.connection(connection) else { return };
+        if known.in_flight {
+            known.waited_for = true;
+        } else {
             self.tables.lbs[lb as usize].ready = true;
             self.ready[usize::from(connection.shard)].push_back((lb, connection));
         }
@@ -99,8 +103,12 @@ impl Coordinator {
                     continue; // it has moved or gone since
                 };
                 known.ready = false;
-                if known.due && self.connection(connection).is_some_and(|connection| !connection.in_flight) {
-                    self.push(now, lb, connection, out);
+                let due = known.due;
+                match self.connection(connection) {
+                    // A reply went out since.
+                    Some(known) if known.in_flight => known.waited_for = true,
+                    Some(_) if due => self.push(now, lb, connection, out),
+                    _ => {}
                 }
             }
         }
@@ -135,7 +143,8 @@ impl Coordinator {
                     groups += 1;
                 }
             } else {
-                let (image, changed) = group.full(epoch, verdicts);
+                let stale = std::mem::take(&mut self.tables.stale[id as usize]);
+                let (image, changed) = group.full(epoch, verdicts, stale);
                 if changed || all {
                     message.encoded_group(image);
                     groups += 1;

@@ -176,8 +176,8 @@ impl Coordinator {
         let start = buffer.len();
         let interval = self.settings.poll_interval_seconds;
         let mut reply = Writer::get_weights_reply(buffer, id, ReturnCode::SUCCESSFUL, interval);
-        for &group in &listing {
-            let group = &mut self.tables.groups[group as usize];
+        for &id in &listing {
+            let group = &mut self.tables.groups[id as usize];
             let epoch = self.tables.lbs[group.lb as usize].epoch;
             let verdicts = self.tables.endpoints.verdicts();
             let owed = group.owed();
@@ -187,7 +187,8 @@ impl Coordinator {
                     reply.encoded_group(&self.scratch.group);
                 }
             } else {
-                reply.encoded_group(group.full(epoch, verdicts).0);
+                let stale = std::mem::take(&mut self.tables.stale[id as usize]);
+                reply.encoded_group(group.full(epoch, verdicts, stale).0);
             }
             self.tables.farewells -= owed - group.owed();
         }

@@ -24,6 +24,8 @@ pub(super) struct Tables {
     /// By group, apart from the groups: whether a change in it needs no note, because its LB is not pushed to or
     /// the next push looks at all of it anyway. A weight change reads this of every group that it concerns.
     pub(super) muted: Vec<bool>,
+    /// By group: whether anything in it may have changed since all of it was last sent.
+    pub(super) stale: Vec<bool>,
     pub(super) endpoints: Endpoints,
     pub(super) memberships: u32,
     /// The farewells of all groups. They and ghosts count against the limits, or an LB that never asks would make
@@ -42,6 +44,7 @@ impl Tables {
             groups: Slab::new(),
             by_name: HashTable::new(),
             muted: Vec::new(),
+            stale: Vec::new(),
             endpoints: Endpoints::new(hasher),
             memberships: 0,
             farewells: 0,
@@ -146,8 +149,10 @@ impl Tables {
         known.groups.push(group);
         if self.muted.len() <= group as usize {
             self.muted.resize(group as usize + 1, true);
+            self.stale.resize(group as usize + 1, true);
         }
         self.muted[group as usize] = !known.pushing() || known.all;
+        self.stale[group as usize] = true;
         group
     }
 

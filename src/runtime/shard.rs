@@ -379,7 +379,10 @@ impl Shard {
                 match &down.order {
                     Order::Write(kind, range) => {
                         let message = bytes.get(range.clone()).expect("the coordinator committed this range");
-                        down.unfinished = !self.write(&mut table, down.slot, *kind, message);
+                        // Written only if need be: the coordinator's core has this line too.
+                        if !self.write(&mut table, down.slot, *kind, message) {
+                            down.unfinished = true;
+                        }
                     }
                     Order::Close(CloseReason::TakenOver) => {
                         table.with(down.slot, |connection, _| connection.close(Cause::TakenOver, self));
