@@ -12,8 +12,8 @@
 //! - *capacity*: the operator's, by default `--weight-max`.
 //! - *availability*: the agent's percentage, smoothed; an absolute weight `N` counts as N / capacity. 1 without an agent.
 //! - *rate*: the requests a second at which the member would be fully used, gRPC's (gRFC A58, weighted round robin),
-//!   smoothed; utilisation is the application's own if it states it, else that of its processors. A report without
-//!   traffic or utilisation says nothing of it. The coordinator turns the rates of a group into weights.
+//!   smoothed; utilisation is the metric that the operator named (gRFC A114), else the application's own, else that of
+//!   the processors. A report without traffic or utilisation says nothing of it. The coordinator turns the rates of a group into weights.
 //! - *health*: the share of good ones among the last 32 checks made while the member was up, as in z/OS'
 //!   communications weight.
 //! - *ramp*: from 0 to 1 in the slow-start time, from when a member that was down came up; else 1.
@@ -169,8 +169,8 @@ impl Exact {
 
 /// The rate that a load report stands for; `None` where it says nothing of that.
 pub fn rate(load: &super::outcome::Load, error_penalty: f32) -> Option<f32> {
-    let stated = load.application_utilization;
-    let utilization = if stated > 0.0 { stated } else { load.cpu_utilization };
+    let stated = [load.named_utilization, load.application_utilization, load.cpu_utilization];
+    let utilization = stated.into_iter().find(|utilization| *utilization > 0.0).unwrap_or(0.0);
     // A comparison with NaN is false.
     let says = utilization > 0.0 && utilization.is_finite() && load.rps > 0.0 && load.rps.is_finite();
     let errors = if load.eps > 0.0 { (load.eps / load.rps).min(1.0) } else { 0.0 };
@@ -204,7 +204,7 @@ mod tests {
         }
     }
 
-    const NOTHING: Verdict = Verdict { flags: EntryFlags(0), share: Share::Weight(0) };
+    const NOTHING: Verdict = Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) };
 
     /// Contact, confident and share by policy, without a word before.
     fn all(facts: Facts) -> [(bool, bool, Share); 4] {
@@ -323,6 +323,7 @@ mod tests {
         let of = |load: Load| rate(&load, 1.0);
         assert_eq!(of(load), Some(200.0));
         assert_eq!(of(Load { application_utilization: 0.25, ..load }), Some(400.0), "the application's own is better");
+        assert_eq!(of(Load { application_utilization: 0.25, named_utilization: 0.4, ..load }), Some(250.0));
         assert_eq!(of(Load { eps: 50.0, ..load }), Some(100.0));
         assert_eq!(rate(&Load { eps: 50.0, ..load }, 3.0), Some(50.0));
         assert_eq!(of(Load { eps: 1e9, ..load }), of(Load { eps: 100.0, ..load }), "no more than all can fail");

@@ -182,7 +182,7 @@ impl Table {
             queued: false,
             ramp_from: None,
             review_at: None,
-            said: [Verdict { flags: EntryFlags(0), share: Share::Weight(0) }; Policy::ALL.len()],
+            said: [Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) }; Policy::ALL.len()],
         });
         let interval = watched.member.times.interval;
         let owners = (0..watched.checks.len() as u8).map(|which| Owner { index: id, which });
@@ -469,5 +469,19 @@ impl Watched {
         if let Some(reports) = &mut self.reports {
             (reports.load_at, reports.rate) = Default::default();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_small() {
+        // Beside it stand its checks (8 bytes and an allocation, 32 in the schedule and some 24 in its order each),
+        // and 15 in the index.
+        assert!(size_of::<Watched>() <= 152, "{}", size_of::<Watched>());
+        assert_eq!(size_of::<Watching>(), 8);
+        assert!(size_of::<Reports>() <= 112, "{}", size_of::<Reports>());
     }
 }
