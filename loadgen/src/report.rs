@@ -86,6 +86,13 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, latency: u64) {
     histogram.record(latency.max(1)).expect("a histogram without an end takes every value");
 }
 
+/// Quantiles and their values, closer together the nearer to 1, up to where one value alone is above.
+fn curve(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
+    let quantiles = (0..).map(|step| 1.0 - 10f64.powf(f64::from(step) / -8.0));
+    let told = quantiles.take_while(|quantile| (1.0 - quantile) * histogram.len() as f64 >= 1.0);
+    told.map(|quantile| (quantile, histogram.value_at_quantile(quantile))).collect()
+}
+
 /// Adds up the histograms of several seats.
 pub(crate) fn sum<'a>(histograms: impl IntoIterator<Item = &'a Histogram<u64>>) -> Histogram<u64> {
     let mut sum = latencies();
@@ -315,8 +322,27 @@ impl Report {
             "commit": commit(),
             "machine": machine(),
             "summary": rows,
+            "latencies": self.curves(),
             "runs": runs,
         })
+    }
+
+    /// Each latency's curve by side, of all runs together.
+    fn curves(&self) -> Value {
+        let mut sums: Vec<(&str, &str, Histogram<u64>)> = Vec::new();
+        for (side, (name, histogram)) in
+            self.runs.iter().flat_map(|(side, run)| run.latencies.iter().map(|of| (*side, of)))
+        {
+            match sums.iter_mut().find(|(of, by, _)| of == name && *by == side) {
+                Some((.., sum)) => sum.add(histogram).expect("a histogram without an end takes every other"),
+                None => sums.push((name, side, histogram.clone())),
+            }
+        }
+        let mut curves: Map<String, Value> = Map::new();
+        for (name, side, histogram) in sums {
+            curves.entry(name).or_insert_with(|| json!({}))[side] = json!(curve(&histogram));
+        }
+        curves.into()
     }
 
     fn histogram_log(&self, path: &Path) -> Result<()> {
@@ -401,6 +427,18 @@ mod tests {
         let json = report.json();
         assert_eq!(json["summary"][0]["over_floor"]["server"]["median"], 2.0);
         assert_eq!(json["runs"].as_array().unwrap().len(), 6);
+        assert_eq!(json["latencies"]["receipt"]["floor"][0], json!([0.0, 5]));
+    }
+
+    #[test]
+    fn a_curve_ends_where_values_are_single() {
+        let mut histogram = latencies();
+        (1..=1000).for_each(|value| histogram.record(value).unwrap());
+        let curve = curve(&histogram);
+        assert_eq!(curve.first(), Some(&(0.0, 1)));
+        assert_eq!(curve.iter().find(|(quantile, _)| (quantile - 0.99).abs() < 1e-9).map(|point| point.1), Some(990));
+        assert!(curve.last().is_some_and(|(quantile, value)| *quantile > 0.998 && *value >= 998), "{curve:?}");
+        assert!(super::curve(&latencies()).is_empty());
     }
 
     #[test]

@@ -189,18 +189,26 @@ fn plots_are_drawn_from_results() {
         let report = run(&format!("fanout --lbs {lbs} --members 3 --ticks 2 --floor"));
         fs::write(file, report.to_string()).unwrap();
     }
-    for over in [&[][..], &["--over", "lbs"]] {
+    let of = ["--metric", "CPU per message"];
+    let pictures = [
+        (&of[..], &[][..], ["\">gwm<", "\">floor<"]),
+        (&of, &["--over", "lbs"], ["\">gwm<", ">20<"]),
+        (&of, &["--ratio", "--bound", "1.2,1.3"], [">gwm ÷ floor<", "target: at most"]),
+        (&["--latency", "change to receipt"], &["--sides", "floor"], ["\">floor<", ">50 %<"]),
+    ];
+    for (what, how, parts) in pictures {
         let svg = temporary("plot.svg");
         let output = Command::new(env!("CARGO_BIN_EXE_gwm-loadgen"))
-            .args(["plot", "--metric", "CPU per message", "--out"])
+            .args(["plot", "--out"])
             .arg(&svg)
-            .args(over)
+            .args(what)
+            .args(how)
             .args(&files)
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = fs::read_to_string(&svg).unwrap();
-        assert!(text.starts_with("<svg") && text.contains(">gwm<") && text.contains(">floor<"), "{text}");
+        assert!(text.starts_with("<svg") && parts.iter().all(|part| text.contains(part)), "{how:?}: {text}");
         fs::remove_file(&svg).unwrap();
     }
     files.iter().for_each(|file| fs::remove_file(file).unwrap());
