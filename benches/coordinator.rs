@@ -1,14 +1,16 @@
 //! The coordinator's hot paths. Iterations run one by one, because each needs its tables made ready first: a time
 //! below some 100 ns is mostly the clock's.
 
-use std::{cell::RefCell, collections::HashMap, net::IpAddr, time::Duration};
+use std::{cell::RefCell, collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use divan::{Bencher, black_box, counter::ItemsCount};
 use gwm::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings, Time},
+    judgement::{Judgement, Policy, Share, Verdict, WatchId},
+    roster::{Member, Monitor, Roster, Times},
     sasp::{
-        Endpoint, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Message, Reason, ReturnCode,
-        SenderFlags, Writer, writer,
+        Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Message, Reason,
+        ReturnCode, SenderFlags, Writer, writer,
     },
 };
 
@@ -55,6 +57,8 @@ struct Bed {
     now: Time,
     /// The weight written last: every change writes another.
     weight: u16,
+    /// Under which name each endpoint is watched.
+    watches: HashMap<Endpoint, WatchId>,
 }
 
 /// Which endpoints the groups of different LBs list.
@@ -77,11 +81,13 @@ impl Bed {
             max_members_per_group: 65_535,
             max_memberships: 7_000_000,
             weight_max: 100,
-            fixed: HashMap::new(),
+            roster: Arc::new(Roster::new(Member::watched(100, Monitor::auto(), Times::default()), Policy::Auto)),
+            icmp: false,
+            panic_percent: 50,
             hash_seed: 7,
         };
         let out = Out { allowance: usize::MAX, ..Out::default() };
-        Bed { coordinator: Coordinator::new(settings, 1), out, now: Time(0), weight: 0 }
+        Bed { coordinator: Coordinator::new(settings, 1), out, now: Time(0), weight: 0, watches: HashMap::new() }
     }
 
     /// Push LBs, each with one group of so many members; everything that is owed to them has been sent.
@@ -126,14 +132,19 @@ impl Bed {
         }
     }
 
-    /// New weights for these endpoints, to be given to [`Bed::fix`].
-    fn weights(&mut self, endpoints: impl Iterator<Item = u32>) -> HashMap<Endpoint, u16> {
+    /// New weights of these endpoints, to be given to [`Bed::judge`].
+    fn weights(&mut self, endpoints: impl Iterator<Item = u32>) -> Vec<Judgement> {
+        while self.coordinator.has_watch_orders() {
+            let orders = self.coordinator.take_watch_orders();
+            self.watches.extend(orders.filter_map(|order| Some((order.endpoint?, order.watch))));
+        }
         self.weight = self.weight % 100 + 1;
-        endpoints.map(|number| (endpoint(number), self.weight)).collect()
+        let verdict = Verdict { flags: EntryFlags::CONTACT | EntryFlags::CONFIDENT, share: Share::Weight(self.weight) };
+        endpoints.map(|number| Judgement { watch: self.watches[&endpoint(number)], verdicts: [verdict; 4] }).collect()
     }
 
-    fn fix(&mut self, weights: HashMap<Endpoint, u16>) {
-        self.coordinator.set_fixed(self.now, weights);
+    fn judge(&mut self, judgements: Vec<Judgement>) {
+        self.coordinator.judge(self.now, &judgements);
     }
 }
 
@@ -179,7 +190,7 @@ fn weight_change(bencher: Bencher<'_, '_>, memberships: u32) {
         bed.settle();
         bed.weights(5..6)
     };
-    each(bencher, bed, memberships, prepare, Bed::fix);
+    each(bencher, bed, memberships, prepare, Bed::judge);
 }
 
 /// A new weight of one endpoint of many, each in one group of 100, up to the push in the buffer, by memberships in
@@ -202,14 +213,11 @@ fn change_to_push(bencher: Bencher<'_, '_>, lbs: u32, pick: impl Fn(u32) -> u32)
     let mut changes = 0;
     let prepare = |bed: &mut Bed| {
         bed.settle();
-        // The weights fixed before stay fixed: only one endpoint changes at a time.
-        bed.fix(HashMap::new());
-        bed.settle();
         changes += 1;
         bed.weights(std::iter::once(pick(changes) % (lbs * 100)))
     };
     each(bencher, bed, 1, prepare, |bed, weights| {
-        bed.fix(weights);
+        bed.judge(weights);
         assert_eq!(bed.tick(), 1);
     });
 }
@@ -246,7 +254,7 @@ fn pushes_to_10000(bencher: Bencher<'_, '_>, what: &str) {
     let prepare = |bed: &mut Bed| {
         bed.settle();
         let weights = bed.weights(0..changed);
-        bed.fix(weights);
+        bed.judge(weights);
     };
     each(bencher, bed, lbs, prepare, |bed, ()| assert_eq!(bed.tick(), lbs as usize));
 }

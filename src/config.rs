@@ -8,6 +8,7 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
     net::SocketAddr,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -156,6 +157,13 @@ pub struct Flags {
     #[arg(long, env = "GWM_PROBE", value_name = "HOW", default_value = "off")]
     pub probe: Probe,
 
+    /// When more than this share of the monitored members that had contact lose it within one fall window, the fault is
+    /// taken to be this machine's own: members keep their contact, and load balancers are told not to rely on it; 0 to
+    /// 100, which turns this off
+    #[arg(long, env = "GWM_PANIC_PERCENT", value_name = "PERCENT", default_value = "50",
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub panic_percent: u8,
+
     /// The least severe log lines to write, on stderr
     #[arg(long, env = "GWM_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
@@ -250,7 +258,7 @@ pub struct Config {
     pub descriptors: u64,
     /// What the coordinator is told.
     pub settings: Settings,
-    /// The file that [`Settings::fixed`] came from.
+    /// The file that [`Settings::roster`] came from.
     pub members: Option<PathBuf>,
 }
 
@@ -319,6 +327,7 @@ impl Config {
             Some(path) => members::read(path, flags.weight_max).map_err(ConfigError::Failure)?,
             None => Default::default(),
         };
+        let roster = members::roster(fixed, flags.weight_max);
         let poll_interval_seconds = u16::try_from(flags.poll_interval.as_secs()).expect("the flag's range is 16 bits");
         Ok(Config {
             listen: flags.listen.clone(),
@@ -347,7 +356,9 @@ impl Config {
                 max_members_per_group: flags.max_members_per_group,
                 max_memberships: flags.max_memberships,
                 weight_max: flags.weight_max,
-                fixed,
+                roster: Arc::new(roster),
+                icmp: false,
+                panic_percent: flags.panic_percent,
                 // std's hash maps start from the system's randomness, which is all that is needed here.
                 hash_seed: RandomState::new().build_hasher().finish(),
             },

@@ -7,11 +7,14 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     collections::HashMap,
+    sync::Arc,
     time::Duration,
 };
 
 use gwm::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings, Time},
+    judgement::{Judgement, Level, Policy, Share, Verdict},
+    roster::{Member, Monitor, Roster, Times},
     sasp::{
         Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, Message, SenderFlags, WeightEntry,
         WeightedMember, Writer, writer,
@@ -139,14 +142,16 @@ fn settings() -> Settings {
         max_members_per_group: 100,
         max_memberships: 10_000,
         weight_max: 100,
-        fixed: HashMap::new(),
+        roster: Arc::new(Roster::new(Member::watched(100, Monitor::auto(), Times::default()), Policy::Auto)),
+        icmp: false,
+        panic_percent: 50,
         hash_seed: 1,
     }
 }
 
 /// How often the coordinator allocates while it builds the pushes to 20 LBs with `flags`, after `changed` of their
 /// 100 members have changed; once a few such ticks have gone by.
-fn allocations_of_a_tick(flags: LbFlags, changed: u8) -> u64 {
+fn allocations_of_a_tick(flags: LbFlags, changed: u8, share: impl Fn(u16) -> Share) -> u64 {
     let mut coordinator = Coordinator::new(settings(), 1);
     let (mut out, mut now) = (Out::default(), Time(0));
     let connections: Vec<ConnectionId> = (0..20).map(|slot| ConnectionId { shard: 0, slot, generation: 1 }).collect();
@@ -166,9 +171,17 @@ fn allocations_of_a_tick(flags: LbFlags, changed: u8) -> u64 {
         }
     }
     let mut last = 0;
+    let mut watches = HashMap::new();
     for tick in 1..=5 {
-        let fixed = (0..changed).map(|number| (member(number).endpoint, tick)).collect();
-        coordinator.set_fixed(now, fixed);
+        while coordinator.has_watch_orders() {
+            let orders = coordinator.take_watch_orders();
+            watches.extend(orders.filter_map(|order| Some((order.endpoint?, order.watch))));
+        }
+        let verdict = Verdict { flags: EntryFlags::CONTACT | EntryFlags::CONFIDENT, share: share(tick) };
+        for number in 0..changed {
+            let watch = watches[&member(number).endpoint];
+            coordinator.judge(now, &[Judgement { watch, verdicts: [verdict; 4] }]);
+        }
         now = now + Duration::from_secs(1);
         (out.pushes, out.bytes) = (0, Vec::with_capacity(1 << 20));
         last = allocations(|| coordinator.poll(now, &mut out));
@@ -180,7 +193,15 @@ fn allocations_of_a_tick(flags: LbFlags, changed: u8) -> u64 {
 
 #[test]
 fn a_push_of_the_coordinator_allocates_nothing() {
-    assert_eq!(allocations_of_a_tick(LbFlags::PUSH, 100), 0, "everything");
-    assert_eq!(allocations_of_a_tick(LbFlags::PUSH | LbFlags::NO_CHANGE_NO_SEND, 1), 0, "one member of 100");
-    assert_eq!(allocations_of_a_tick(LbFlags::PUSH | LbFlags::NO_CHANGE_NO_SEND, 100), 0, "all members, one by one");
+    let delta = LbFlags::PUSH | LbFlags::NO_CHANGE_NO_SEND;
+    assert_eq!(allocations_of_a_tick(LbFlags::PUSH, 100, Share::Weight), 0, "everything");
+    assert_eq!(allocations_of_a_tick(delta, 1, Share::Weight), 0, "one member of 100");
+    let rate = |tick| Share::Rate(Level::of(f64::from(100 - 5 * tick)));
+    assert_eq!(allocations_of_a_tick(LbFlags::PUSH, 100, rate), 0, "everything, by rates");
+    assert_eq!(allocations_of_a_tick(delta, 1, rate), 0, "one member of 100, by its rate");
+    assert_eq!(
+        allocations_of_a_tick(LbFlags::PUSH | LbFlags::NO_CHANGE_NO_SEND, 100, Share::Weight),
+        0,
+        "all members, one by one"
+    );
 }

@@ -9,13 +9,15 @@ mod checks;
 mod generator;
 #[path = "coordinator_model/model.rs"]
 mod model;
+#[path = "coordinator_model/monitored.rs"]
+mod monitored;
 #[path = "coordinator_model/outbox.rs"]
 mod outbox;
 #[path = "coordinator_model/wire.rs"]
 mod wire;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     net::Ipv4Addr,
     time::Duration,
 };
@@ -24,6 +26,7 @@ use fastrand::Rng;
 use generator::{Universe, chance};
 use gwm::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Settings, Time},
+    judgement::{Judgement, WatchId},
     sasp::{Endpoint, Message},
 };
 use model::Model;
@@ -92,6 +95,12 @@ impl Seen {
             "window without a push",
             "push waits for delivery",
             "push waits for room",
+            "fails open",
+            "fails open no more",
+            "judged",
+            "judged too late",
+            "watch begins",
+            "watch ends",
         ] {
             assert!(self.events.get(event).is_some_and(|&times| times >= 20), "hardly ever: {event}");
         }
@@ -110,8 +119,21 @@ struct Run {
     outbox: Recorder,
     /// Slots by shard, with the generation that was there last.
     slots: BTreeMap<(u16, u32), u32>,
+    /// What the shards watch.
+    watches: Vec<Watch>,
+    /// What they once watched.
+    ended: Vec<WatchId>,
     last_id: u32,
     log: VecDeque<String>,
+}
+
+/// A watch that a shard was told of.
+struct Watch {
+    id: WatchId,
+    shard: u16,
+    endpoint: Endpoint,
+    /// Which of the model's watches of this endpoint it is.
+    life: u64,
 }
 
 impl Drop for Run {
@@ -140,7 +162,9 @@ impl Run {
             max_members_per_group: if wide { 50 } else { [2, 4, 100][rng.usize(..3)] },
             max_memberships: if wide { 300 } else { [8, 12, 100][rng.usize(..3)] },
             weight_max: rng.u16(1..),
-            fixed: fixed(&mut rng, &universe),
+            roster: generator::roster(&mut rng, &universe),
+            icmp: rng.bool(),
+            panic_percent: [0, 30, 50, 50, 100][rng.usize(..5)],
             hash_seed: rng.u64(..),
         };
         let mut run = Run {
@@ -153,6 +177,8 @@ impl Run {
             model: Model::new(settings.clone()),
             outbox: Recorder::default(),
             slots: BTreeMap::new(),
+            watches: Vec::new(),
+            ended: Vec::new(),
             last_id: 0,
             log: VecDeque::new(),
         };
@@ -166,9 +192,11 @@ impl Run {
             match self.rng.u8(0..100) {
                 0..4 => self.open(),
                 4..7 => self.close(),
-                7..9 => self.set_fixed(),
-                9..28 => self.deliver(),
-                28..52 => self.advance_and_poll(),
+                7 => self.set_roster(),
+                8..12 => self.take_watch_orders(seen),
+                12..24 => self.judge(seen),
+                24..34 => self.deliver(),
+                34..56 => self.advance_and_poll(),
                 _ => self.request(seen),
             }
             assert_eq!(self.real.totals(), self.model.totals());
@@ -202,11 +230,68 @@ impl Run {
         self.model.closed(self.now, id);
     }
 
-    fn set_fixed(&mut self) {
-        let fixed = fixed(&mut self.rng, &self.universe);
-        self.log(format!("fixed {fixed:?}"));
-        self.real.set_fixed(Time(self.now), fixed.clone());
-        self.model.set_fixed(self.now, fixed);
+    fn set_roster(&mut self) {
+        let roster = generator::roster(&mut self.rng, &self.universe);
+        self.log(format!("{roster:?}"));
+        self.real.set_roster(Time(self.now), roster.clone());
+        self.model.set_roster(self.now, roster);
+    }
+
+    /// Once all orders are taken, the shards watch what the model watches, each endpoint once.
+    fn take_watch_orders(&mut self, seen: &mut Seen) {
+        while self.real.has_watch_orders() {
+            for order in self.real.take_watch_orders().collect::<Vec<_>>() {
+                self.log(format!("{order:?}"));
+                let known = self.watches.iter().position(|watch| watch.id == order.watch);
+                match order.endpoint {
+                    Some(endpoint) => {
+                        assert!(known.is_none() && !self.ended.contains(&order.watch), "a name is used again");
+                        assert!(order.shard < SHARDS);
+                        let life = self.model.watched.get(&endpoint).expect("the model watches it").life;
+                        self.watches.push(Watch { id: order.watch, shard: order.shard, endpoint, life });
+                        *seen.events.entry("watch begins").or_default() += 1;
+                    }
+                    None => {
+                        let watch = self.watches.remove(known.expect("it is watched"));
+                        assert_eq!(watch.shard, order.shard);
+                        self.ended.push(watch.id);
+                        *seen.events.entry("watch ends").or_default() += 1;
+                    }
+                }
+            }
+        }
+        let mut watched: Vec<_> = self.watches.iter().map(|watch| (watch.endpoint, watch.life)).collect();
+        watched.sort_unstable();
+        let expected: Vec<_> = self.model.watched.iter().map(|(endpoint, watched)| (*endpoint, watched.life)).collect();
+        assert_eq!(watched, expected);
+    }
+
+    fn judge(&mut self, seen: &mut Seen) {
+        let mut judgements = Vec::new();
+        let mut expected = Vec::new();
+        // Now and then everything at once.
+        let part = [20, 20, 20, 90][self.rng.usize(..4)];
+        let bad = [5, 20, 80][self.rng.usize(..3)];
+        for watch in &self.watches {
+            if !chance(&mut self.rng, part) {
+                continue;
+            }
+            let verdicts = generator::verdicts(&mut self.rng, bad, self.model.settings.weight_max);
+            judgements.push(Judgement { watch: watch.id, verdicts });
+            let current = self.model.watched.get(&watch.endpoint).is_some_and(|watched| watched.life == watch.life);
+            if current {
+                expected.push((watch.endpoint, verdicts));
+            }
+            *seen.events.entry(if current { "judged" } else { "judged too late" }).or_default() += 1;
+        }
+        if let Some(&watch) = self.ended.last() {
+            let verdicts = generator::verdicts(&mut self.rng, bad, self.model.settings.weight_max);
+            judgements.push(Judgement { watch, verdicts });
+        }
+        self.log(format!("{judgements:?}"));
+        self.real.judge(Time(self.now), &judgements);
+        self.model.judge(self.now, &expected);
+        assert_eq!(self.real.fails_open(), self.model.open);
     }
 
     fn deliver(&mut self) {
@@ -302,14 +387,4 @@ impl Run {
 
 fn name(id: ConnectionId) -> String {
     format!("#{}.{}.{}", id.shard, id.slot, id.generation)
-}
-
-fn fixed(rng: &mut Rng, universe: &Universe) -> HashMap<Endpoint, u16> {
-    let mut fixed = HashMap::new();
-    for endpoint in &universe.endpoints {
-        if chance(rng, 40) {
-            fixed.insert(*endpoint, [0, 1, 40, 0xFFFF][rng.usize(..4)]);
-        }
-    }
-    fixed
 }

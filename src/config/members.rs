@@ -5,7 +5,11 @@ use std::{collections::HashMap, io::Read, net::IpAddr, path::Path};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::sasp::Endpoint;
+use crate::{
+    judgement::Policy,
+    roster::{self, Roster},
+    sasp::Endpoint,
+};
 
 /// The longest members file that is read: a million members, generously written.
 const FILE_BYTES: u64 = 256 << 20;
@@ -53,6 +57,15 @@ pub fn read(path: &Path, weight_max: u16) -> Result<HashMap<Endpoint, u16>, Stri
         return Err(format!("the members file {} has more than {FILE_BYTES} bytes", path.display()));
     }
     parse(&text, weight_max).map_err(|(line, message)| format!("{}:{line}: {message}", path.display()))
+}
+
+/// The roster that fixes these weights and says nothing of other members.
+pub fn roster(fixed: HashMap<Endpoint, u16>, weight_max: u16) -> Roster {
+    let mut all = Roster::new(roster::Member::unknown(weight_max), Policy::Auto);
+    for (endpoint, weight) in fixed {
+        all.add(endpoint, roster::Member::fixed(weight));
+    }
+    all
 }
 
 /// Parses the file's text; an error has its line, from 1.

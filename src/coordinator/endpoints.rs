@@ -1,23 +1,26 @@
-//! Every distinct endpoint once: what is judged of it, and which groups list it.
+//! Every distinct endpoint once: what is judged of it, whether it is watched, and which groups list it.
 
-use std::hash::BuildHasher;
+use std::{hash::BuildHasher, sync::Arc, time::Duration};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::group::GroupId;
-use crate::sasp::{Endpoint, EntryFlags};
+use super::{
+    Settings, Time, WatchOrder,
+    fail_open::FailOpen,
+    group::GroupId,
+    verdicts::{Change, Verdicts},
+    watches::Watches,
+};
+use crate::{
+    judgement::Judgement,
+    roster::Roster,
+    sasp::{Endpoint, EntryFlags},
+};
 
 /// Names an endpoint while a group lists it.
 pub(super) type EndpointId = u32;
-
-/// What the GWM says of an endpoint, whoever lists it: the contact and confident flags, and the weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
-    pub(super) flags: EntryFlags,
-    pub(super) weight: u16,
-}
 
 struct Record {
     endpoint: Endpoint,
@@ -29,20 +32,34 @@ pub(super) struct Endpoints {
     hasher: FixedState,
     index: HashTable<EndpointId>,
     records: Slab<Record>,
-    /// By id, apart from the records: all that encoding a push reads of an endpoint.
-    verdicts: Vec<Verdict>,
+    /// By id, apart from the records: a push reads nothing else of an endpoint.
+    verdicts: Verdicts,
+    watches: Watches,
+    fail_open: FailOpen,
+    /// What the operator says, and whether an echo can be sent: together they say who is watched.
+    roster: Arc<Roster>,
+    icmp: bool,
 }
 
 impl Endpoints {
-    pub(super) fn new(hasher: FixedState) -> Endpoints {
-        Endpoints { hasher, index: HashTable::new(), records: Slab::new(), verdicts: Vec::new() }
+    pub(super) fn new(hasher: FixedState, settings: &Settings) -> Endpoints {
+        Endpoints {
+            fail_open: FailOpen::new(settings.panic_percent, hasher.clone()),
+            hasher,
+            index: HashTable::new(),
+            records: Slab::new(),
+            verdicts: Verdicts::default(),
+            watches: Watches::default(),
+            roster: settings.roster.clone(),
+            icmp: settings.icmp,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
         self.records.len()
     }
 
-    pub(super) fn verdicts(&self) -> &[Verdict] {
+    pub(super) fn verdicts(&self) -> &Verdicts {
         &self.verdicts
     }
 
@@ -51,9 +68,9 @@ impl Endpoints {
         self.index.find(hash, |&id| self.records[id as usize].endpoint == *endpoint).copied()
     }
 
-    /// The endpoint's id; a new one begins with `verdict` and must be linked next.
-    pub(super) fn intern(&mut self, endpoint: Endpoint, verdict: impl FnOnce() -> Verdict) -> EndpointId {
-        let Endpoints { hasher, index, records, verdicts } = self;
+    /// The endpoint's id; a new one must be linked next.
+    pub(super) fn intern(&mut self, endpoint: Endpoint) -> EndpointId {
+        let Endpoints { hasher, index, records, .. } = self;
         let entry = index.entry(
             hasher.hash_one(endpoint),
             |&id| records[id as usize].endpoint == endpoint,
@@ -63,13 +80,12 @@ impl Endpoints {
             hashbrown::hash_table::Entry::Occupied(found) => *found.get(),
             hashbrown::hash_table::Entry::Vacant(vacant) => {
                 let id = records.insert(Record { endpoint, groups: Vec::new() });
-                if id == verdicts.len() {
-                    verdicts.push(verdict());
-                } else {
-                    verdicts[id] = verdict();
-                }
                 let id = id as EndpointId; // fewer than `limits::MEMBERSHIPS`
                 vacant.insert(id);
+                self.verdicts.reset(id, self.roster.find(&endpoint));
+                if self.is_watchable(&endpoint) {
+                    self.watches.begin(id);
+                }
                 id
             }
         }
@@ -96,6 +112,8 @@ impl Endpoints {
                 found.remove();
             }
             self.records.remove(id as usize);
+            self.watches.end(id);
+            self.fail_open.forget(id);
             return None;
         }
         record.groups.get(place as usize).copied()
@@ -109,8 +127,102 @@ impl Endpoints {
         self.records[id as usize].endpoint
     }
 
-    /// Whether that changed anything.
-    pub(super) fn set_verdict(&mut self, id: EndpointId, verdict: Verdict) -> bool {
-        std::mem::replace(&mut self.verdicts[id as usize], verdict) != verdict
+    /// Whether anything can be found out about it that the operator does not know better.
+    fn is_watchable(&self, endpoint: &Endpoint) -> bool {
+        let member = self.roster.find(endpoint);
+        let monitored = member.monitor.auto || !member.monitor.checks.is_empty();
+        !member.fixed && monitored && !self.roster.checks(endpoint, self.icmp).is_empty()
     }
+
+    /// The operator says other things from now on; [`Endpoints::reassess`] every endpoint next.
+    pub(super) fn set_roster(&mut self, roster: Arc<Roster>) {
+        self.roster = roster;
+    }
+
+    /// How many ids there are, some perhaps of no endpoint.
+    pub(super) fn ids(&self) -> usize {
+        self.records.capacity()
+    }
+
+    /// Makes one endpoint what the roster says; `None` if there is none of this id.
+    pub(super) fn reassess(&mut self, id: EndpointId) -> Option<Change> {
+        let endpoint = self.records.get(id as usize)?.endpoint;
+        let (is, was) = (self.is_watchable(&endpoint), self.watches.is_wanted(id));
+        let member = self.roster.find(&endpoint);
+        if is && was {
+            return Some(self.verdicts.reassess(id, member));
+        }
+        match is {
+            true => self.watches.begin(id),
+            false => self.watches.end(id),
+        }
+        self.fail_open.forget(id);
+        Some(self.verdicts.reset(id, member))
+    }
+
+    /// Takes what is judged of an endpoint that is watched under this name, if there is one.
+    pub(super) fn judge(&mut self, now: Time, judgement: &Judgement) -> Option<(EndpointId, Change)> {
+        let id = self.watches.find(judgement.watch)?;
+        let mut change = self.verdicts.judge(id, &judgement.verdicts);
+        // An agent's word counts by some policies only. What no policy believes in is what no check can reach.
+        let contact = judgement.verdicts.iter().any(|verdict| verdict.flags.contains(EntryFlags::CONTACT));
+        match (self.watches.set_contact(id, contact), contact) {
+            (true, false) => {
+                self.fail_open.lost(now, id, self.endpoint(id));
+                change = change | self.verdicts.set_fresh(id, true);
+            }
+            (false, true) => {
+                self.fail_open.forget(id);
+                change = change | self.verdicts.set_fresh(id, false);
+            }
+            _ => {}
+        }
+        Some((id, change))
+    }
+
+    /// Lets the time pass for failing open; says whether that began or ended, which concerns every group. With
+    /// `may_open` it may begin.
+    pub(super) fn decide(&mut self, now: Time, may_open: bool) -> bool {
+        let window = fall_window(&self.roster);
+        while let Some(id) = self.fail_open.expire(now, window) {
+            self.verdicts.set_fresh(id, false);
+        }
+        let turned = (may_open || self.fail_open.is_open()) && self.fail_open.decide(self.watches.with_contact());
+        self.verdicts.set_open(self.fail_open.is_open());
+        turned
+    }
+
+    pub(super) fn fails_open(&self) -> bool {
+        self.fail_open.is_open()
+    }
+
+    /// How many are watched.
+    pub(super) fn watched(&self) -> usize {
+        self.watches.len()
+    }
+
+    /// How many of those lost contact so short a time ago that failing open gives it back.
+    pub(super) fn lost(&self) -> usize {
+        self.fail_open.fresh()
+    }
+
+    pub(super) fn has_orders(&self) -> bool {
+        self.watches.has_orders()
+    }
+
+    /// The next endpoint's watch orders, for `shards` shards.
+    pub(super) fn take_orders(&mut self, shards: u16) -> [Option<WatchOrder>; 2] {
+        let Endpoints { hasher, records, watches, .. } = self;
+        watches.take(|id| {
+            let endpoint = records[id as usize].endpoint;
+            let shard = hasher.hash_one(endpoint) % u64::from(shards);
+            (shard as u16, endpoint)
+        })
+    }
+}
+
+/// From a member's failing until it is seen to be down, at the latest: what all members that fail at once are within.
+fn fall_window(roster: &Roster) -> Duration {
+    let times = roster.default_member().times;
+    times.interval + times.fast_interval * u32::from(times.fall.saturating_sub(1)) + times.timeout
 }

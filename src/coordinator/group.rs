@@ -9,10 +9,14 @@ use std::collections::BTreeMap;
 use hashbrown::HashTable;
 
 use super::{
-    endpoints::{EndpointId, Verdict},
+    endpoints::EndpointId,
     load_balancer::LbId,
+    verdicts::{Shown, View},
 };
-use crate::sasp::{Endpoint, EntryFlags, GroupData, MemberData, WeightEntry, WeightedMember, writer};
+use crate::{
+    judgement::Scale,
+    sasp::{Endpoint, EntryFlags, GroupData, MemberData, WeightEntry, WeightedMember, writer},
+};
 
 /// Names a group while it exists.
 pub(super) type GroupId = u32;
@@ -52,15 +56,15 @@ const SENT: u8 = 4;
 
 impl Slot {
     #[inline]
-    fn entry(&self, verdict: Verdict) -> WeightEntry {
-        let quiesced = self.bits & QUIESCED != 0;
+    fn entry(&self, shown: Shown) -> WeightEntry {
+        let quiesced = self.bits & QUIESCED != 0 || shown.flags.contains(EntryFlags::QUIESCED);
         WeightEntry {
             state: self.state,
-            flags: verdict
+            flags: shown
                 .flags
                 .with(EntryFlags::QUIESCED, quiesced)
                 .with(EntryFlags::REGISTERED_BY_LB, self.bits & BY_LB != 0),
-            weight: if quiesced { 0 } else { verdict.weight },
+            weight: if quiesced { 0 } else { shown.weight },
         }
     }
 }
@@ -97,6 +101,10 @@ pub(super) struct Group {
     live: u32,
     /// Where the image's entries begin.
     entries_at: u32,
+    /// By what rates become weights, if a member has one.
+    scale: Option<Scale>,
+    /// A member's rate may have come, gone or changed since the scale was looked at.
+    rates_moved: bool,
     /// Endpoints whose entry may have changed since the last push, some perhaps twice, some perhaps gone.
     touched: Vec<EndpointId>,
     farewells: BTreeMap<Endpoint, Farewell>,
@@ -123,6 +131,8 @@ impl Group {
             epoch,
             live: 0,
             entries_at: image.len() as u32,
+            scale: None,
+            rates_moved: false,
             touched: Vec::new(),
             farewells: BTreeMap::new(),
             farewells_ever: 0,
@@ -173,6 +183,7 @@ impl Group {
         self.slots.push(Slot { endpoint, place, value_at, state: 0, bits });
         self.complete = false;
         self.live += 1;
+        self.rates_moved = true;
         if let Some(farewell) = self.farewells.get_mut(&member.endpoint) {
             farewell.replaced = true;
         }
@@ -198,7 +209,7 @@ impl Group {
         let slot = &mut self.slots[found];
         if farewell && slot.bits & SENT != 0 {
             let mut encoded = Box::<[u8]>::from(&self.image[start..slot.value_at as usize + 4]);
-            let last = slot.entry(Verdict { flags: EntryFlags::CONFIDENT, weight: 0 });
+            let last = slot.entry(Shown { flags: EntryFlags::CONFIDENT, weight: 0 });
             let value_at = encoded.len() - 4;
             encoded[value_at..].copy_from_slice(&last.to_bytes());
             self.farewells_ever += 1;
@@ -216,6 +227,7 @@ impl Group {
         let place = slot.place;
         self.live -= 1;
         self.complete = false;
+        self.rates_moved = true;
         self.listed &= slot.bits & SENT == 0; // of one that was never sent, the LB knows nothing
         // A vacant slot costs what it costs to pass over it; compacting at half keeps that, and removing, cheap.
         if self.slots.len() > 2 * self.live as usize + SCAN_SLOTS || self.live == 0 {
@@ -262,6 +274,16 @@ impl Group {
         self.whole
     }
 
+    /// Notes that a member's rate has come, gone or changed.
+    pub(super) fn rates_moved(&mut self) {
+        self.rates_moved = true;
+    }
+
+    /// Its rates are other ones from now on.
+    pub(super) fn forget_scale(&mut self) {
+        (self.scale, self.rates_moved) = (None, true);
+    }
+
     /// Forgets what was noted: it is being sent, or the LB is not pushed to.
     pub(super) fn settle(&mut self) {
         self.queued = false;
@@ -271,17 +293,19 @@ impl Group {
 
     /// The group for a message that lists all members, and whether it differs from what was last sent; it
     /// counts as sent. Unless it is `stale`, nothing was noted about it since the last time.
-    pub(super) fn full(&mut self, epoch: u32, verdicts: &[Verdict], stale: bool) -> (&[u8], bool) {
+    pub(super) fn full(&mut self, epoch: u32, verdicts: View<'_>, stale: bool) -> (&[u8], bool) {
         self.begin(epoch);
         if self.complete && !stale {
             return (&self.image, false);
         }
+        self.rescale(verdicts);
         if self.slots.len() > self.live as usize {
             self.compact();
         }
         let mut changed = !self.listed;
+        let scale = self.scale;
         for slot in &mut self.slots {
-            let value = slot.entry(verdicts[slot.endpoint as usize]).to_bytes();
+            let value = slot.entry(verdicts.shown(slot.endpoint, scale)).to_bytes();
             let at = slot.value_at as usize;
             let sent = &mut self.image[at..at + 4];
             // What is the same is not written: memory that stays clean costs half.
@@ -301,13 +325,16 @@ impl Group {
     }
 
     /// Puts the group into `out` with the members whose entry was not sent yet or has changed, and farewells;
-    /// they count as sent. Looks at all members, or at those touched only. Gives how many entries that are.
-    pub(super) fn delta(&mut self, epoch: u32, verdicts: &[Verdict], all: bool, out: &mut Vec<u8>) -> u32 {
+    /// they count as sent. Looks at all members, or, unless the group's scale has moved, at those touched only.
+    /// Gives how many entries that are.
+    pub(super) fn delta(&mut self, epoch: u32, verdicts: View<'_>, all: bool, out: &mut Vec<u8>) -> u32 {
         self.begin(epoch);
+        let all = all || self.whole;
+        let all = (all || self.rates_moved) && self.rescale(verdicts) || all;
         out.clear();
         out.extend_from_slice(&self.image[..self.entries_at as usize]);
         let mut count = 0;
-        if all || self.whole {
+        if all {
             for slot in 0..self.slots.len() {
                 count += u32::from(self.say(slot, verdicts, out));
             }
@@ -351,13 +378,13 @@ impl Group {
     }
 
     /// Appends the slot's entry if it differs from what was last sent.
-    fn say(&mut self, slot: usize, verdicts: &[Verdict], out: &mut Vec<u8>) -> bool {
+    fn say(&mut self, slot: usize, verdicts: View<'_>, out: &mut Vec<u8>) -> bool {
         let start = self.entry_start(slot);
         let slot = &mut self.slots[slot];
         if slot.endpoint == VACANT {
             return false;
         }
-        let value = slot.entry(verdicts[slot.endpoint as usize]).to_bytes();
+        let value = slot.entry(verdicts.shown(slot.endpoint, self.scale)).to_bytes();
         let end = slot.value_at as usize + 4;
         let sent = &mut self.image[end - 4..end];
         if slot.bits & SENT != 0 && sent == value {
@@ -367,6 +394,14 @@ impl Group {
         slot.bits |= SENT;
         out.extend_from_slice(&self.image[start..end]);
         true
+    }
+
+    /// Looks at the scale of the members' rates; says whether it is another one now, which any entry may show.
+    fn rescale(&mut self, verdicts: View<'_>) -> bool {
+        self.rates_moved = false;
+        let members = self.slots.iter().map(|slot| slot.endpoint).filter(|&endpoint| endpoint != VACANT);
+        let scale = verdicts.scale(self.scale, members);
+        std::mem::replace(&mut self.scale, scale) != scale
     }
 
     /// On a new connection nothing was sent yet.

@@ -5,26 +5,33 @@
 //! Events and the time come in through its methods, messages go out through an [`Outbox`].
 
 mod endpoints;
+mod fail_open;
 mod group;
+mod judging;
 mod load_balancer;
 mod pushes;
 mod requests;
 mod tables;
+mod verdicts;
+mod watches;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, VecDeque},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
 pub use crate::time::Time;
 use crate::{
-    sasp::{Endpoint, EntryFlags, Message, ReturnCode},
+    roster::Roster,
+    sasp::{Message, ReturnCode},
     session,
 };
 use load_balancer::{LbId, Timer};
 use tables::Tables;
+pub use watches::WatchOrder;
 
 /// One connection, named by the shard that owns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,8 +96,13 @@ pub struct Settings {
     pub max_memberships: u32,
     /// The weight of a member that nothing else is known about.
     pub weight_max: u16,
-    /// Weights fixed by the operator (`--members`), for endpoints that nothing monitors.
-    pub fixed: HashMap<Endpoint, u16>,
+    /// What the operator says of members and groups.
+    pub roster: Arc<Roster>,
+    /// Whether shards can send ICMP echoes.
+    pub icmp: bool,
+    /// Of the watched endpoints that had contact, the percentage that may lose it within one fall window; if it is
+    /// more, the fault is taken to be the GWM's own.
+    pub panic_percent: u8,
     /// A random number, so that peers can not choose names that collide in the tables.
     pub hash_seed: u64,
 }
@@ -106,6 +118,10 @@ pub struct Totals {
     pub memberships: usize,
     /// Distinct endpoints.
     pub endpoints: usize,
+    /// Those of them that are watched.
+    pub watched: usize,
+    /// Those of these that lost contact within the last fall window; while the GWM fails open, since before it did.
+    pub lost: usize,
 }
 
 /// What the coordinator knows of a connection.
@@ -145,6 +161,8 @@ pub struct Coordinator {
     alarms: BinaryHeap<Reverse<Alarm>>,
     /// By shard: LBs, with their connection, whose push is due and which have nothing in flight.
     ready: Vec<VecDeque<(LbId, ConnectionId)>>,
+    /// What the operator's word or failing open has changed and is still to be gone through.
+    sweep: judging::Sweep,
     /// The shard whose pushes were built first last time.
     first_shard: usize,
     /// Buffers that pushes and replies reuse.
@@ -155,11 +173,12 @@ impl Coordinator {
     /// An empty coordinator for `shards` shards.
     pub fn new(settings: Settings, shards: u16) -> Coordinator {
         Coordinator {
-            tables: Tables::new(settings.hash_seed),
+            tables: Tables::new(&settings),
             settings,
             connections: vec![Vec::new(); shards.into()],
             alarms: BinaryHeap::new(),
             ready: vec![VecDeque::new(); shards.into()],
+            sweep: judging::Sweep::default(),
             first_shard: 0,
             scratch: pushes::Scratch::default(),
         }
@@ -230,28 +249,10 @@ impl Coordinator {
         }
     }
 
-    /// Replaces the operator's fixed weights.
-    pub fn set_fixed(&mut self, now: Time, fixed: HashMap<Endpoint, u16>) {
-        let old = std::mem::replace(&mut self.settings.fixed, fixed);
-        let new = &self.settings.fixed;
-        let mut changed: Vec<Endpoint> =
-            old.keys().chain(new.keys()).filter(|&endpoint| old.get(endpoint) != new.get(endpoint)).copied().collect();
-        changed.sort_unstable(); // the order of a hash map is not the same in two runs
-        for endpoint in changed {
-            let Some(id) = self.tables.endpoints.find(&endpoint) else { continue };
-            let verdict = self.settings.verdict(&endpoint);
-            if self.tables.endpoints.set_verdict(id, verdict) {
-                for place in 0..self.tables.endpoints.groups(id).len() {
-                    let group = self.tables.endpoints.groups(id)[place];
-                    self.mark(now, group, Some(id));
-                }
-            }
-        }
-    }
-
     /// Does what is due at `now`: windows, refreshes, hold times; commits pushes while shards have room.
     /// Call it after every batch of events and at [`Coordinator::next_deadline`].
     pub fn poll(&mut self, now: Time, out: &mut impl Outbox) {
+        self.reconsider(now);
         let before = self.tables.memberships;
         while before - self.tables.memberships < DROPS_PER_POLL {
             let Some(&Reverse(alarm)) = self.alarms.peek().filter(|alarm| alarm.0.at <= now) else { break };
@@ -276,7 +277,8 @@ impl Coordinator {
 
     /// When [`Coordinator::poll`] has something to do next, perhaps early; `None` while only an event can change that.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.alarms.peek().map(|alarm| alarm.0.at)
+        let alarm = self.alarms.peek().map(|alarm| alarm.0.at);
+        self.sweep.unfinished().or(alarm)
     }
 
     /// What is held now.
@@ -322,16 +324,6 @@ impl Coordinator {
         if !deadline.queued {
             deadline.queued = true;
             self.alarms.push(Reverse(Alarm { at, serial, lb, timer }));
-        }
-    }
-}
-
-impl Settings {
-    /// What is said of an endpoint that nothing monitors.
-    fn verdict(&self, endpoint: &Endpoint) -> endpoints::Verdict {
-        match self.fixed.get(endpoint) {
-            Some(&weight) => endpoints::Verdict { flags: EntryFlags::CONTACT | EntryFlags::CONFIDENT, weight },
-            None => endpoints::Verdict { flags: EntryFlags::CONTACT, weight: self.weight_max },
         }
     }
 }

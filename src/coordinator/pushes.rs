@@ -135,7 +135,8 @@ impl Coordinator {
         let mut groups = 0;
         for &id in &listing {
             let group = &mut self.tables.groups[id as usize];
-            let verdicts = self.tables.endpoints.verdicts();
+            let policy = self.tables.policies[id as usize];
+            let verdicts = self.tables.endpoints.verdicts().view(policy, self.settings.weight_max);
             let owed = group.owed();
             if delta {
                 if group.delta(epoch, verdicts, all, &mut self.scratch.group) > 0 {

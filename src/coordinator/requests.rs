@@ -69,7 +69,11 @@ impl Coordinator {
             let id = match targets[first].group {
                 Some(id) => id,
                 None => {
-                    let id = self.tables.create_group(targets[at].lb, group.data);
+                    let id = self.tables.create_group(
+                        targets[at].lb,
+                        group.data,
+                        self.settings.roster.policy(group.data.name),
+                    );
                     targets[first].group = Some(id);
                     self.mark(now, id, None);
                     id
@@ -77,8 +81,7 @@ impl Coordinator {
             };
             self.tables.groups[id as usize].reserve(group.count().into());
             for member in group.entries() {
-                let endpoint =
-                    self.tables.endpoints.intern(member.endpoint, || self.settings.verdict(&member.endpoint));
+                let endpoint = self.tables.endpoints.intern(member.endpoint);
                 let place = self.tables.endpoints.link(endpoint, id);
                 self.tables.groups[id as usize].add(endpoint, member, place, by_lb);
                 self.tables.memberships += 1;
@@ -177,9 +180,10 @@ impl Coordinator {
         let interval = self.settings.poll_interval_seconds;
         let mut reply = Writer::get_weights_reply(buffer, id, ReturnCode::SUCCESSFUL, interval);
         for &id in &listing {
+            let policy = self.tables.policies[id as usize];
+            let verdicts = self.tables.endpoints.verdicts().view(policy, self.settings.weight_max);
             let group = &mut self.tables.groups[id as usize];
             let epoch = self.tables.lbs[group.lb as usize].epoch;
-            let verdicts = self.tables.endpoints.verdicts();
             let owed = group.owed();
             if delta {
                 // A group that a member removed is there for its farewells alone.

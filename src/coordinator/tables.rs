@@ -7,12 +7,12 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::{
-    Totals,
+    Settings, Totals,
     endpoints::{EndpointId, Endpoints},
     group::{Group, GroupId},
     load_balancer::{LbId, LoadBalancer, Timer},
 };
-use crate::sasp::GroupData;
+use crate::{judgement::Policy, sasp::GroupData};
 
 pub(super) struct Tables {
     hasher: FixedState,
@@ -26,6 +26,8 @@ pub(super) struct Tables {
     pub(super) muted: Vec<bool>,
     /// By group: whether anything in it may have changed since all of it was last sent.
     pub(super) stale: Vec<bool>,
+    /// By group, apart from the groups too: by which policy its weights are made.
+    pub(super) policies: Vec<Policy>,
     pub(super) endpoints: Endpoints,
     pub(super) memberships: u32,
     /// The farewells of all groups. They and ghosts count against the limits, or an LB that never asks would make
@@ -35,8 +37,8 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub(super) fn new(seed: u64) -> Tables {
-        let hasher = FixedState::with_seed(seed);
+    pub(super) fn new(settings: &Settings) -> Tables {
+        let hasher = FixedState::with_seed(settings.hash_seed);
         Tables {
             hasher: hasher.clone(),
             lbs: Slab::new(),
@@ -45,7 +47,8 @@ impl Tables {
             by_name: HashTable::new(),
             muted: Vec::new(),
             stale: Vec::new(),
-            endpoints: Endpoints::new(hasher),
+            policies: Vec::new(),
+            endpoints: Endpoints::new(hasher, settings),
             memberships: 0,
             farewells: 0,
             next_serial: 0,
@@ -58,6 +61,8 @@ impl Tables {
             groups: self.groups.len() - self.lbs.iter().map(|(_, lb)| lb.ghosts.len()).sum::<usize>(),
             memberships: self.memberships as usize,
             endpoints: self.endpoints.len(),
+            watched: self.endpoints.watched(),
+            lost: self.endpoints.lost(),
         }
     }
 
@@ -123,13 +128,14 @@ impl Tables {
     }
 
     /// Creates a group that the LB does not have, as its last.
-    pub(super) fn create_group(&mut self, lb: LbId, data: GroupData<'_>) -> GroupId {
+    pub(super) fn create_group(&mut self, lb: LbId, data: GroupData<'_>, policy: Policy) -> GroupId {
         self.next_serial += 1;
         let group = match self.find_name(lb, data.name) {
             // The LB has yet to hear that it was removed: it goes on as the same group.
             Some(ghost) => {
                 let revived = &mut self.groups[ghost as usize];
                 (revived.removed, revived.order) = (false, self.next_serial);
+                revived.forget_scale();
                 self.lbs[lb as usize].ghosts.retain(|&other| other != ghost);
                 ghost
             }
@@ -150,7 +156,9 @@ impl Tables {
         if self.muted.len() <= group as usize {
             self.muted.resize(group as usize + 1, true);
             self.stale.resize(group as usize + 1, true);
+            self.policies.resize(group as usize + 1, policy);
         }
+        self.policies[group as usize] = policy;
         self.muted[group as usize] = !known.pushing() || known.all;
         self.stale[group as usize] = true;
         group

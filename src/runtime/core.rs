@@ -5,7 +5,7 @@
 
 use std::{
     cell::Cell,
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::{
@@ -27,7 +27,8 @@ use super::{
 };
 use crate::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings, Time, Totals},
-    sasp::{Endpoint, Message},
+    roster::Roster,
+    sasp::Message,
 };
 
 /// Entries between looks at the clock.
@@ -38,8 +39,8 @@ const SLEEP_MIN: Duration = Duration::from_micros(200);
 
 /// What the main thread tells the coordinator.
 pub(super) struct Control {
-    /// The operator's fixed weights, replaced as a whole.
-    pub(super) fixed: ArrayQueue<HashMap<Endpoint, u16>>,
+    /// What the operator says from now on.
+    pub(super) roster: ArrayQueue<Arc<Roster>>,
     /// Set once: the task ends.
     pub(super) stop: AtomicBool,
     /// The coordinator's bell.
@@ -208,8 +209,8 @@ impl Core {
     fn turn(&mut self) -> bool {
         let start = Instant::now();
         self.take_acknowledgements();
-        if let Some(fixed) = self.control.fixed.pop() {
-            self.coordinator.set_fixed(self.clock.now(), fixed);
+        if let Some(roster) = self.control.roster.pop() {
+            self.coordinator.set_roster(self.clock.now(), roster);
         }
         let mut more = false;
         for shard in 0..self.ports.list.len() {
@@ -311,7 +312,7 @@ impl Core {
         let (control, ports) = (&self.control, &self.ports.list);
         std::future::poll_fn(|cx| {
             let work = || {
-                ports.iter().any(Port::has_work) || !control.fixed.is_empty() || control.stop.load(Ordering::Acquire)
+                ports.iter().any(Port::has_work) || !control.roster.is_empty() || control.stop.load(Ordering::Acquire)
             };
             if control.bell.poll(cx, work).is_ready() || alarm.poll(cx).is_ready() {
                 return Poll::Ready(());
@@ -347,7 +348,11 @@ impl Alarm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sasp::{Health, LbFlags, writer};
+    use crate::{
+        judgement::Policy,
+        roster::Member,
+        sasp::{Health, LbFlags, writer},
+    };
 
     const SLOT: Slot = Slot { index: 3, generation: 7 };
 
@@ -367,10 +372,12 @@ mod tests {
             max_members_per_group: 10,
             max_memberships: 10,
             weight_max: 100,
-            fixed: HashMap::new(),
+            roster: Arc::new(Roster::new(Member::unknown(100), Policy::Auto)),
+            icmp: false,
+            panic_percent: 50,
             hash_seed: 1,
         };
-        let control = Arc::new(Control { fixed: ArrayQueue::new(1), stop: AtomicBool::new(false), bell });
+        let control = Arc::new(Control { roster: ArrayQueue::new(1), stop: AtomicBool::new(false), bell });
         let coordinator = Coordinator::new(settings, 1);
         let ports = Ports::new(vec![Port::new(inbox, outbox)]);
         (Core { coordinator, ports, control, clock: Clock::new() }, up, down)

@@ -81,7 +81,7 @@ pub fn serve(config: Config) -> Result<(), String> {
         draining: AtomicBool::new(false),
     });
     let control =
-        Arc::new(Control { fixed: ArrayQueue::new(1), stop: AtomicBool::new(false), bell: Arc::new(Bell::default()) });
+        Arc::new(Control { roster: ArrayQueue::new(1), stop: AtomicBool::new(false), bell: Arc::new(Bell::default()) });
     let counters: Vec<Arc<Counters>> = (0..shards).map(|_| Arc::default()).collect();
     let bells: Vec<Arc<Bell>> = (0..shards).map(|_| Arc::default()).collect();
     let failed = |error: io::Error| format!("can not start a thread: {error}");
@@ -233,7 +233,7 @@ fn announce(addresses: &[SocketAddr], config: &Config) {
         coordinator_core = config.coordinator_cpu,
         shard_cores = ?config.shard_cpus,
         max_connections = config.connections.max,
-        fixed_members = config.settings.fixed.len(),
+        listed_members = config.settings.roster.entries(),
         "serving"
     );
 }
@@ -246,7 +246,7 @@ fn reload(config: &Config, control: &Control) {
     match members::read(path, config.settings.weight_max) {
         Ok(fixed) => {
             tracing::info!(members = fixed.len(), "SIGHUP: {} is in force", path.display());
-            control.fixed.force_push(fixed);
+            control.roster.force_push(Arc::new(members::roster(fixed, config.settings.weight_max)));
             control.bell.ring();
         }
         Err(error) => tracing::error!("SIGHUP: the old members stay in force: {error}"),

@@ -1,9 +1,14 @@
 //! Random requests in a universe so small that they meet each other, most of them nearly right.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use fastrand::Rng;
-use gwm::{coordinator::ConnectionId, sasp::Endpoint};
+use gwm::{
+    coordinator::ConnectionId,
+    judgement::{Level, Policy, Share, Verdict},
+    roster::{Member, Monitor, Pattern, Roster, Times},
+    sasp::{Endpoint, EntryFlags},
+};
 
 use crate::{
     model::Model,
@@ -28,6 +33,59 @@ impl Universe {
         let names = ('a'..='x').flat_map(|letter| ["", "/udp", "/0", "/sys"].map(|kind| format!("{letter}{kind}")));
         Universe { endpoints: names.map(|name| endpoint(&name)).collect(), items: 25 }
     }
+}
+
+/// What an operator says. A fall window is 8 to 26.
+pub(crate) fn roster(rng: &mut Rng, universe: &Universe) -> Arc<Roster> {
+    let policy = |rng: &mut Rng| Policy::ALL[rng.usize(..4)];
+    let nanoseconds = Duration::from_nanos;
+    let times = Times {
+        interval: nanoseconds(5),
+        fast_interval: nanoseconds([2, 10][rng.usize(..2)]),
+        timeout: nanoseconds(1),
+        rise: 1,
+        fall: rng.u8(2..4),
+    };
+    let member = |rng: &mut Rng, watched| {
+        let capacity = [0, 1, 40, 0xFFFF][rng.usize(..4)];
+        let member = match chance(rng, watched) {
+            true => Member::watched(capacity.max(1), Monitor::auto(), times),
+            false if rng.bool() => Member::fixed(capacity),
+            false => Member::unknown(capacity),
+        };
+        Member { quiesced: chance(rng, 15), ..member }
+    };
+    let usual = Member { fixed: false, quiesced: false, ..member(rng, 85) };
+    let mut roster = Roster::new(usual, policy(rng));
+    for endpoint in &universe.endpoints {
+        if chance(rng, 30) {
+            assert!(roster.add(*endpoint, member(rng, 50)));
+        }
+    }
+    if rng.bool() {
+        roster.add_group(Pattern::new("G"), policy(rng));
+    }
+    Arc::new(roster)
+}
+
+/// What a shard might judge of an endpoint, of which a part is bad news.
+pub(crate) fn verdicts(rng: &mut Rng, bad_percent: u32, weight_max: u16) -> [Verdict; 4] {
+    let share = |rng: &mut Rng| match rng.u8(0..10) {
+        0..4 => Share::Weight([0, 1, weight_max / 2, weight_max][rng.usize(..4)]),
+        // From a hundredth of a dead band to thousands of times.
+        _ => Share::Rate(Level([20_000, 20_001, 20_060, 20_300, 21_000, 30_000][rng.usize(..6)])),
+    };
+    let flags = |rng: &mut Rng| match chance(rng, bad_percent) {
+        true => EntryFlags::CONFIDENT,
+        false if chance(rng, 85) => EntryFlags::CONTACT | EntryFlags::CONFIDENT,
+        false => EntryFlags::CONTACT,
+    };
+    let usual = Verdict { flags: flags(rng), share: share(rng) };
+    std::array::from_fn(|_| match rng.u8(0..10) {
+        0 => Verdict { flags: flags(rng), share: share(rng) },
+        1 => Verdict { share: share(rng), ..usual },
+        _ => usual,
+    })
 }
 
 const UIDS: [&str; 4] = ["LB1", "LB2", "LB3", "LB4"];

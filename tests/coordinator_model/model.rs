@@ -1,15 +1,21 @@
 //! The coordinator's rules once more, written to be read beside the protocol page: plain lists, everything
 //! recomputed at every step. Numbers in brackets are the page's sections.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use gwm::{
     coordinator::{ConnectionId, Settings, Totals},
+    judgement::{Scale, Verdict},
+    roster::Roster,
     sasp::Endpoint,
 };
 
 use crate::{
     checks,
+    monitored::{Said, Watched, watchable},
     wire::{self, Listed, Named, Request, Weights},
 };
 
@@ -20,6 +26,10 @@ pub(crate) struct Model {
     pub(crate) settings: Settings,
     pub(crate) connections: Vec<Connection>,
     pub(crate) lbs: BTreeMap<Bytes, Lb>,
+    /// What is judged of the endpoints that groups list and the GWM watches.
+    pub(crate) watched: BTreeMap<Endpoint, Watched>,
+    /// The GWM takes what it sees for its own fault.
+    pub(crate) open: bool,
     /// Numbers groups and memberships, so that one that was removed and made anew is another one.
     last_id: u64,
     /// How often the rarer things happened, for the driver to see that they did.
@@ -51,6 +61,8 @@ pub(crate) struct Group {
     order: u64,
     pub(crate) name: Bytes,
     pub(crate) members: Vec<Membership>,
+    /// As when a message about the group was last built.
+    scale: Option<Scale>,
 }
 
 #[derive(Clone)]
@@ -94,13 +106,29 @@ struct Farewell {
     entry: [u8; 4],
 }
 
-/// What an LB could be told now: by UID and the group's number, every membership's number and entry, with the
-/// weight that quiescing hides.
-type View = BTreeMap<Bytes, BTreeMap<u64, Vec<(u64, [u8; 4], u16)>>>;
+/// What an LB could be told now: by UID and the group's number, every membership's number, what it says itself, and
+/// what is said of its endpoint, be it that quiescing hides it.
+type View = BTreeMap<Bytes, BTreeMap<u64, Vec<(u64, (u8, bool), Said)>>>;
+
+/// What the GWM has to know to say something of an endpoint.
+#[derive(Clone, Copy)]
+struct Knowledge<'a> {
+    settings: &'a Settings,
+    watched: &'a BTreeMap<Endpoint, Watched>,
+    open: bool,
+}
 
 impl Model {
     pub(crate) fn new(settings: Settings) -> Model {
-        Model { settings, connections: Vec::new(), lbs: BTreeMap::new(), last_id: 0, seen: BTreeMap::new() }
+        Model {
+            settings,
+            connections: Vec::new(),
+            lbs: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            open: false,
+            last_id: 0,
+            seen: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn opened(&mut self, id: ConnectionId) {
@@ -122,10 +150,85 @@ impl Model {
         self.connection(id).in_flight = false;
     }
 
-    pub(crate) fn set_fixed(&mut self, now: u64, fixed: std::collections::HashMap<Endpoint, u16>) {
+    pub(crate) fn set_roster(&mut self, now: u64, roster: Arc<Roster>) {
         let before = self.view();
-        self.settings.fixed = fixed;
+        let policies = self.policies();
+        self.settings.roster = roster;
+        self.watch();
         self.open_windows(now, &before, false);
+        let after = self.policies();
+        for (uid, lb) in &mut self.lbs {
+            for group in &mut lb.groups {
+                if policies[&(uid.clone(), group.id)] != after[&(uid.clone(), group.id)] {
+                    group.scale = None;
+                    if let Some(session) = lb.session.as_mut().filter(|_| lb.flags & wire::PUSH != 0) {
+                        session.changed.insert(group.id);
+                        session.window.get_or_insert(now + nanoseconds(self.settings.push_window));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Each group's policy.
+    fn policies(&self) -> BTreeMap<(Bytes, u64), gwm::judgement::Policy> {
+        let groups = self.lbs.iter().flat_map(|(uid, lb)| lb.groups.iter().map(move |group| (uid, group)));
+        groups.map(|(uid, group)| ((uid.clone(), group.id), self.settings.roster.policy(&group.name))).collect()
+    }
+
+    /// Watches what is listed and can be watched, and nothing else.
+    fn watch(&mut self) {
+        let groups = self.lbs.values().flat_map(|lb| &lb.groups);
+        let listed: BTreeSet<Endpoint> = groups.flat_map(|g| &g.members).map(|member| member.endpoint).collect();
+        let wanted = |endpoint: &Endpoint| listed.contains(endpoint) && watchable(&self.settings, endpoint);
+        self.watched.retain(|endpoint, _| wanted(endpoint));
+        for endpoint in listed.iter().filter(|endpoint| wanted(endpoint)) {
+            let last_id = &mut self.last_id;
+            self.watched.entry(*endpoint).or_insert_with(|| {
+                *last_id += 1;
+                Watched::new(*last_id)
+            });
+        }
+    }
+
+    /// What a shard says of endpoints that it watches.
+    pub(crate) fn judge(&mut self, now: u64, judgements: &[(Endpoint, [Verdict; 4])]) {
+        let before = self.view();
+        for (endpoint, verdicts) in judgements {
+            let capacity = self.settings.roster.find(endpoint).capacity;
+            self.watched.get_mut(endpoint).expect("it is watched").judge(now, verdicts, capacity);
+        }
+        self.open_windows(now, &before, false);
+        self.decide(now, true);
+    }
+
+    /// Failing open; `coordinator/fail_open.rs` has the rule in words.
+    fn decide(&mut self, now: u64, may_begin: bool) {
+        let times = self.settings.roster.default_member().times;
+        let window = nanoseconds(times.interval + times.fast_interval * (u32::from(times.fall) - 1) + times.timeout);
+        if !self.open {
+            self.watched
+                .values_mut()
+                .for_each(|watched| watched.lost_at = watched.lost_at.filter(|at| at + window > now));
+        }
+        let lost: Vec<_> = self.watched.iter().filter(|(_, watched)| watched.lost_at.is_some()).collect();
+        let contact = self.watched.values().filter(|watched| watched.contact).count();
+        let addresses: BTreeSet<_> = lost.iter().map(|(endpoint, _)| endpoint.address).collect();
+        let share = 100.0 * lost.len() as f64 / (lost.len() + contact).max(1) as f64;
+        let many = share > f64::from(self.settings.panic_percent);
+        let open = if self.open { many } else { may_begin && many && addresses.len() >= 2 };
+        if open == self.open {
+            return;
+        }
+        self.open = open;
+        *self.seen.entry(if open { "fails open" } else { "fails open no more" }).or_default() += 1;
+        for lb in self.lbs.values_mut() {
+            let Some(session) = lb.session.as_mut().filter(|_| lb.flags & wire::PUSH != 0) else { continue };
+            if !lb.groups.is_empty() {
+                session.window.get_or_insert(now + nanoseconds(self.settings.push_window));
+            }
+            session.changed.extend(lb.groups.iter().map(|group| group.id));
+        }
     }
 
     /// The reply, and the connections to close.
@@ -138,11 +241,12 @@ impl Model {
     ) -> (Bytes, Vec<ConnectionId>) {
         let before = self.view();
         let mut closes = Vec::new();
-        let verdict = self.judge(now, on, request, &mut closes);
+        let verdict = self.check(now, on, request, &mut closes);
         let groups = match verdict {
             Ok(()) => self.apply(now, request),
             Err(_) => Vec::new(),
         };
+        self.watch();
         self.open_windows(now, &before, request.sender_is_lb());
         self.connection(on).in_flight = true;
         let code = verdict.err().unwrap_or(0);
@@ -156,7 +260,7 @@ impl Model {
     }
 
     /// The page's steps in their order [3]; binds the connection between the sixth and the seventh [4].
-    fn judge(
+    fn check(
         &mut self,
         now: u64,
         on: ConnectionId,
@@ -323,6 +427,8 @@ impl Model {
             }
             Request::GetWeights { groups } => {
                 let Some(first) = groups.first() else { return Vec::new() };
+                let Model { settings, watched, open, .. } = self;
+                let knowledge = Knowledge { settings, watched, open: *open };
                 let lb = self.lbs.get_mut(&first.uid).expect("step 6");
                 let delta = lb.flags & wire::NO_CHANGE != 0;
                 let wanted: Vec<Bytes> = if first.name.is_empty() {
@@ -331,7 +437,7 @@ impl Model {
                     groups.iter().map(|group| group.name.clone()).collect()
                 };
                 let mut reply: Vec<Weights> =
-                    wanted.iter().map(|name| lb.tell(&first.uid, name, delta, &self.settings)).collect();
+                    wanted.iter().map(|name| lb.tell(&first.uid, name, delta, knowledge)).collect();
                 // A group that is gone is there for its farewells alone.
                 reply.retain(|group| !group.entries.is_empty() || lb.group(&group.name).is_some());
                 if first.name.is_empty() {
@@ -345,12 +451,15 @@ impl Model {
 
     /// What is due at `now`; `room` says whether a connection's shard takes a push. The pushes in any order.
     pub(crate) fn poll(&mut self, now: u64, room: impl Fn(ConnectionId) -> bool) -> Vec<(ConnectionId, Bytes)> {
+        self.decide(now, false);
         let known = self.lbs.len();
         self.lbs.retain(|_, lb| lb.expires.is_none_or(|expires| expires > now));
         *self.seen.entry("hold time over").or_default() += (known - self.lbs.len()) as u64;
+        self.watch();
 
         let period = nanoseconds(self.settings.push_refresh);
         let mut pushes = Vec::new();
+        let knowledge = Knowledge { settings: &self.settings, watched: &self.watched, open: self.open };
         for (uid, lb) in &mut self.lbs {
             let delta = lb.flags & wire::NO_CHANGE != 0;
             let Some(session) = &mut lb.session else { continue };
@@ -379,10 +488,12 @@ impl Model {
             let mut groups = Vec::new();
             for name in lb.all_names() {
                 let group = lb.shown_group(&name).expect("just listed");
-                let looked_at = all || changed.contains(&group.id) || lb.group(&name).is_none();
-                let differs = delta || all || lb.has_changed(group, &self.settings);
-                if looked_at && differs {
-                    groups.push(lb.tell(uid, &name, delta, &self.settings));
+                if !all && !changed.contains(&group.id) && lb.group(&name).is_some() {
+                    continue;
+                }
+                lb.rescale(&name, knowledge);
+                if delta || all || lb.has_changed(lb.shown_group(&name).expect("just listed"), knowledge) {
+                    groups.push(lb.tell(uid, &name, delta, knowledge));
                 }
             }
             lb.session.as_mut().expect("bound").gone.clear();
@@ -431,6 +542,8 @@ impl Model {
             groups: groups().count(),
             memberships: members().count(),
             endpoints: members().map(|member| member.endpoint).collect::<BTreeSet<_>>().len(),
+            watched: self.watched.len(),
+            lost: self.watched.values().filter(|watched| watched.lost_at.is_some()).count(),
         }
     }
 
@@ -443,10 +556,17 @@ impl Model {
     }
 
     fn view(&self) -> View {
-        let shown = |member: &Membership| (member.id, entry(member, &self.settings), weight(member, &self.settings));
-        let members = |group: &Group| group.members.iter().map(shown).collect();
+        let knowledge = self.knowledge();
+        let members = |group: &Group| {
+            let said = |member: &Membership| knowledge.said(group, &member.endpoint);
+            group.members.iter().map(|member| (member.id, (member.state, member.quiesced), said(member))).collect()
+        };
         let groups = |lb: &Lb| lb.groups.iter().map(|group| (group.id, members(group))).collect();
         self.lbs.iter().map(|(uid, lb)| (uid.clone(), groups(lb))).collect()
+    }
+
+    fn knowledge(&self) -> Knowledge<'_> {
+        Knowledge { settings: &self.settings, watched: &self.watched, open: self.open }
     }
 
     /// A change opens the window of every push LB that it concerns, unless one is open [4]. A group that the LB
@@ -499,20 +619,33 @@ impl Lb {
         groups.into_iter().map(|group| group.name.clone()).collect()
     }
 
-    fn has_changed(&self, group: &Group, settings: &Settings) -> bool {
+    /// Looks at the scale of a group that is about to be told.
+    fn rescale(&mut self, name: &[u8], knowledge: Knowledge<'_>) {
+        // A group that is gone has no members, and so no scale.
+        let Some(group) = self.groups.iter_mut().find(|group| group.name == name) else { return };
+        let rates = |member: &Membership| {
+            let said = knowledge.said(group, &member.endpoint);
+            said.rate().filter(|_| said.has_contact())
+        };
+        let rates: Vec<_> = group.members.iter().filter_map(rates).collect();
+        group.scale = Scale::follow(group.scale, rates.into_iter());
+    }
+
+    fn has_changed(&self, group: &Group, knowledge: Knowledge<'_>) -> bool {
         let session = self.session.as_ref().expect("bound");
         let members: BTreeSet<u64> = group.members.iter().map(|member| member.id).collect();
         session.shown.get(&group.id) != Some(&members)
-            || group.members.iter().any(|member| session.sent.get(&member.id) != Some(&entry(member, settings)))
+            || group.members.iter().any(|member| session.sent.get(&member.id) != Some(&knowledge.entry(group, member)))
     }
 
     /// What a message says of one group; it counts as sent.
-    fn tell(&mut self, uid: &[u8], name: &[u8], delta: bool, settings: &Settings) -> Weights {
+    fn tell(&mut self, uid: &[u8], name: &[u8], delta: bool, knowledge: Knowledge<'_>) -> Weights {
+        self.rescale(name, knowledge);
         let group = self.shown_group(name).expect("step 8").clone();
         let session = self.session.as_mut().expect("bound");
         let mut entries = Vec::new();
         for member in &group.members {
-            let entry = entry(member, settings);
+            let entry = knowledge.entry(&group, member);
             let before = session.sent.insert(member.id, entry);
             if !delta || before != Some(entry) {
                 entries.push(Listed { endpoint: member.endpoint, label: member.label.clone(), entry });
@@ -546,7 +679,7 @@ fn register(lbs: &mut BTreeMap<Bytes, Lb>, groups: &[Named], by_lb: bool, last_i
             });
             // To an LB that never heard that it was gone it is the same group.
             let id = gone.map_or_else(&mut next, |group| group.id);
-            lb.groups.push(Group { id, order: next(), name: named.name.clone(), members: Vec::new() });
+            lb.groups.push(Group { id, order: next(), name: named.name.clone(), members: Vec::new(), scale: None });
         }
         let group = lb.groups.iter_mut().find(|group| group.name == named.name).expect("just made");
         for item in &named.items {
@@ -593,19 +726,26 @@ fn deregister(lb: &mut Lb, named: &Named, from_lb: bool) {
     session.gone.extend(removed.into_iter().filter(|group| session.shown.contains_key(&group.id)));
 }
 
-/// The weight entry [5]: nothing monitors yet, so a weight is the operator's or unknown.
-fn entry(member: &Membership, settings: &Settings) -> [u8; 4] {
-    let fixed = settings.fixed.contains_key(&member.endpoint);
-    let weight = if member.quiesced { 0 } else { weight(member, settings) };
-    let flags = 1 | u8::from(member.quiesced) << 1 | u8::from(member.by_lb) << 2 | u8::from(fixed) << 3;
-    let [high, low] = weight.to_be_bytes();
-    [member.state, flags, high, low]
+impl Knowledge<'_> {
+    fn said(&self, group: &Group, endpoint: &Endpoint) -> Said {
+        let policy = self.settings.roster.policy(&group.name);
+        Said::of(self.settings.roster.find(endpoint), self.watched.get(endpoint), policy, self.open)
+    }
+
+    /// The weight entry [5].
+    fn entry(&self, group: &Group, member: &Membership) -> [u8; 4] {
+        let said = self.said(group, &member.endpoint);
+        let quiesced = member.quiesced || said.quiesced;
+        let contact = said.has_contact();
+        let confident = said.confident && !self.open;
+        let weight = if quiesced || !contact { 0 } else { said.weight(group.scale, self.settings.weight_max) };
+        let bits = [contact, quiesced, member.by_lb, confident];
+        let flags = bits.iter().rev().fold(0, |flags, &bit| flags << 1 | u8::from(bit));
+        let [high, low] = weight.to_be_bytes();
+        [member.state, flags, high, low]
+    }
 }
 
-fn weight(member: &Membership, settings: &Settings) -> u16 {
-    settings.fixed.get(&member.endpoint).copied().unwrap_or(settings.weight_max)
-}
-
-fn nanoseconds(duration: std::time::Duration) -> u64 {
+pub(crate) fn nanoseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("a test's durations are short")
 }

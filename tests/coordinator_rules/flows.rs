@@ -7,7 +7,7 @@ use crate::{
 
 fn with_fixed(weights: &[(&str, u16)]) -> Rig {
     let mut settings = settings();
-    settings.fixed = fixed(weights);
+    settings.roster = fixed(weights);
     Rig::with(settings)
 }
 

@@ -432,7 +432,7 @@ fn an_lb_that_moved_to_another_shard_is_pushed_to_there() {
 #[test]
 fn fixed_weights_given_at_the_start_are_pushed() {
     let mut settings = settings();
-    settings.fixed = fixed(&[("a", 40)]);
+    settings.roster = fixed(&[("a", 40)]);
     let mut rig = Rig::with(settings);
     let lb = rig.lb("LB1", "push");
     rig.ok(lb, "lb register LB1/G a");

@@ -1,11 +1,13 @@
 //! A coordinator with a clock that the test moves. Requests and what comes back are written as in
 //! [`crate::wire::parse`] and [`crate::wire::show`].
 
-use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use gwm::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Settings, Time, Totals},
-    sasp::{Endpoint, Message},
+    judgement::Policy,
+    roster::{Member, Roster},
+    sasp::Message,
 };
 
 use crate::{
@@ -33,14 +35,20 @@ pub(crate) fn settings() -> Settings {
         max_members_per_group: 100,
         max_memberships: 1000,
         weight_max: 100,
-        fixed: HashMap::new(),
+        roster: fixed(&[]),
+        icmp: false,
+        panic_percent: 50,
         hash_seed: 1,
     }
 }
 
-/// Fixed weights by the endpoints' short names.
-pub(crate) fn fixed(weights: &[(&str, u16)]) -> HashMap<Endpoint, u16> {
-    weights.iter().map(|(name, weight)| (wire::endpoint(name), *weight)).collect()
+/// An operator who fixes weights, by the endpoints' short names, and knows nothing of the others.
+pub(crate) fn fixed(weights: &[(&str, u16)]) -> Arc<Roster> {
+    let mut roster = Roster::new(Member::unknown(100), Policy::Auto);
+    for (name, weight) in weights {
+        assert!(roster.add(wire::endpoint(name), Member::fixed(*weight)), "{name} is named twice");
+    }
+    Arc::new(roster)
 }
 
 /// A connection, in the order of [`Rig::open`].
@@ -136,7 +144,11 @@ impl Rig {
     }
 
     pub(crate) fn set_fixed(&mut self, weights: &[(&str, u16)]) {
-        self.coordinator.set_fixed(Time(self.now), fixed(weights));
+        self.set_roster(fixed(weights));
+    }
+
+    pub(crate) fn set_roster(&mut self, roster: Arc<Roster>) {
+        self.coordinator.set_roster(Time(self.now), roster);
     }
 
     /// Lets the time pass, then polls once: the pushes, each with the number of its connection.
@@ -171,7 +183,7 @@ impl Rig {
 
     /// Load balancers, groups, memberships, endpoints.
     pub(crate) fn totals(&self) -> [usize; 4] {
-        let Totals { load_balancers, groups, memberships, endpoints } = self.coordinator.totals();
+        let Totals { load_balancers, groups, memberships, endpoints, .. } = self.coordinator.totals();
         [load_balancers, groups, memberships, endpoints]
     }
 

@@ -273,7 +273,7 @@ fn set_member_state_of_no_member_needs_the_group() {
 #[test]
 fn a_quiesced_member_has_weight_0_and_else_its_flags() {
     let mut settings = settings();
-    settings.fixed = fixed(&[("a", 40)]);
+    settings.roster = fixed(&[("a", 40)]);
     let mut rig = Rig::with(settings);
     let lb = rig.lb("LB1", "trust");
     rig.ok(lb, "lb register LB1/G a b");
@@ -287,19 +287,18 @@ fn a_quiesced_member_has_weight_0_and_else_its_flags() {
 #[test]
 fn a_fixed_weight_is_confident_and_an_unlisted_member_is_not() {
     let mut settings = settings();
-    settings.weight_max = 0xABCD;
-    settings.fixed = fixed(&[("a", 0), ("b", 0xFFFF), ("c/udp", 1)]);
+    settings.roster = fixed(&[("a", 0), ("b", 0xFFFF), ("c/udp", 1)]);
     let mut rig = Rig::with(settings);
     let lb = rig.lb("LB1", "");
     rig.ok(lb, "lb register LB1/G a b c/udp c a/sys");
-    let all = "00 LB1/G[a 00/0D/0 b 00/0D/65535 c/udp 00/0D/1 c 00/05/43981 a/sys 00/05/43981]";
+    let all = "00 LB1/G[a 00/0D/0 b 00/0D/65535 c/udp 00/0D/1 c 00/05/100 a/sys 00/05/100]";
     assert_eq!(rig.ask(lb, "get LB1/"), all);
 }
 
 #[test]
 fn new_fixed_weights_replace_the_old_ones() {
     let mut settings = settings();
-    settings.fixed = fixed(&[("a", 1), ("b", 2)]);
+    settings.roster = fixed(&[("a", 1), ("b", 2)]);
     let mut rig = Rig::with(settings);
     let lb = rig.lb("LB1", "");
     rig.ok(lb, "lb register LB1/G a b c");

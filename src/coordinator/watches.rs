@@ -1,0 +1,141 @@
+//! Which endpoints are to be watched, and what the shards have yet to be told of that.
+
+use std::collections::VecDeque;
+
+use super::endpoints::EndpointId;
+use crate::{judgement::WatchId, sasp::Endpoint};
+
+/// What a shard is to watch, or to watch no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchOrder {
+    /// The shard that the endpoint hashes to.
+    pub shard: u16,
+    /// Names the watch, also when it ends.
+    pub watch: WatchId,
+    /// Whom to watch; `None` ends the watch.
+    pub endpoint: Option<Endpoint>,
+}
+
+/// The watch of one endpoint. 12 bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watch {
+    /// Grows with every watch under this id.
+    generation: u32,
+    /// The watch that the shard was told of.
+    told: u32,
+    /// The shard that was told.
+    shard: u16,
+    bits: u8,
+}
+
+/// The endpoint is to be watched.
+const WANTED: u8 = 1;
+/// A shard was told to watch it.
+const TOLD: u8 = 2;
+/// The queue has it.
+const QUEUED: u8 = 4;
+/// It has contact, or nothing is judged of it yet.
+const CONTACT: u8 = 8;
+
+/// By endpoint, from the first one that is watched on.
+#[derive(Default)]
+pub(super) struct Watches {
+    list: Vec<Watch>,
+    /// Endpoints whose shard has to be told something, each once.
+    queue: VecDeque<EndpointId>,
+    /// How many are wanted.
+    wanted: u32,
+    /// How many of those have contact.
+    contact: u32,
+}
+
+impl Watches {
+    pub(super) fn is_wanted(&self, id: EndpointId) -> bool {
+        self.list.get(id as usize).is_some_and(|watch| watch.bits & WANTED != 0)
+    }
+
+    /// How many endpoints are watched.
+    pub(super) fn len(&self) -> usize {
+        self.wanted as usize
+    }
+
+    /// How many watched endpoints have contact, those not judged yet among them.
+    pub(super) fn with_contact(&self) -> u32 {
+        self.contact
+    }
+
+    /// Begins a watch, unless there is one.
+    pub(super) fn begin(&mut self, id: EndpointId) {
+        if id as usize >= self.list.len() {
+            self.list.resize(id as usize + 1, Watch::default());
+        }
+        let watch = &mut self.list[id as usize];
+        if watch.bits & WANTED == 0 {
+            watch.generation = watch.generation.wrapping_add(1);
+            watch.bits |= WANTED | CONTACT;
+            self.wanted += 1;
+            self.contact += 1;
+            self.queue(id);
+        }
+    }
+
+    /// Ends the watch, if there is one.
+    pub(super) fn end(&mut self, id: EndpointId) {
+        let Some(watch) = self.list.get_mut(id as usize).filter(|watch| watch.bits & WANTED != 0) else { return };
+        self.wanted -= 1;
+        self.contact -= u32::from(watch.bits & CONTACT != 0);
+        watch.bits &= !(WANTED | CONTACT);
+        self.queue(id);
+    }
+
+    /// The endpoint that is watched under this name now.
+    pub(super) fn find(&self, watch: WatchId) -> Option<EndpointId> {
+        let known = self.list.get(watch.index as usize)?;
+        let now = known.bits & WANTED != 0 && known.generation == watch.generation;
+        now.then_some(watch.index)
+    }
+
+    /// Notes whether a watched endpoint has contact; says whether it had.
+    pub(super) fn set_contact(&mut self, id: EndpointId, contact: bool) -> bool {
+        let watch = &mut self.list[id as usize];
+        let had = watch.bits & CONTACT != 0;
+        watch.bits = if contact { watch.bits | CONTACT } else { watch.bits & !CONTACT };
+        self.contact = self.contact + u32::from(contact) - u32::from(had);
+        had
+    }
+
+    /// Whether there are orders to take.
+    pub(super) fn has_orders(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Takes the next endpoint's orders: the end of the watch that a shard knows, the begin of another, or both.
+    pub(super) fn take(&mut self, whom: impl FnOnce(EndpointId) -> (u16, Endpoint)) -> [Option<WatchOrder>; 2] {
+        let Some(id) = self.queue.pop_front() else { return [None, None] };
+        let watch = &mut self.list[id as usize];
+        watch.bits &= !QUEUED;
+        let wanted = watch.bits & WANTED != 0;
+        let mut orders = [None, None];
+        if watch.bits & TOLD != 0 && (!wanted || watch.told != watch.generation) {
+            watch.bits &= !TOLD;
+            let told = WatchId { index: id, generation: watch.told };
+            orders[0] = Some(WatchOrder { shard: watch.shard, watch: told, endpoint: None });
+        }
+        if wanted && watch.bits & TOLD == 0 {
+            let (shard, endpoint) = whom(id);
+            watch.bits |= TOLD;
+            (watch.told, watch.shard) = (watch.generation, shard);
+            let new = WatchId { index: id, generation: watch.generation };
+            orders[1] = Some(WatchOrder { shard, watch: new, endpoint: Some(endpoint) });
+        }
+        orders
+    }
+
+    fn queue(&mut self, id: EndpointId) {
+        let watch = &mut self.list[id as usize];
+        if watch.bits & QUEUED == 0 {
+            watch.bits |= QUEUED;
+            self.queue.push_back(id);
+        }
+    }
+}
