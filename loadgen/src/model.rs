@@ -1,6 +1,7 @@
 //! What load balancers must be told: names and members of a run, their weights tick by tick, and the check of every
 //! byte that arrives against them.
 
+mod deltas;
 mod tables;
 mod ticks;
 mod versions;

@@ -65,6 +65,10 @@ pub(crate) struct Churn {
     #[arg(long, value_name = "RATE", default_value_t = 20.0, value_parser = rate, help_heading = "Events")]
     takeovers: f64,
 
+    /// The load balancers set no-change/no-send: they are sent only what changed
+    #[arg(long, help_heading = "Load balancers")]
+    no_change: bool,
+
     /// How long all this goes on
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "Events")]
     pub(crate) duration: Duration,
@@ -116,6 +120,7 @@ struct Plan {
     shape: Shape,
     seed: u64,
     rates: [f64; EVENTS.len()],
+    no_change: bool,
     /// The server goes on after the run: leave nothing behind.
     stays: bool,
     /// What Get Weights replies say, if the server was started for this run.
@@ -147,7 +152,7 @@ impl Workload for Churn {
         let rates: serde_json::Map<String, Value> =
             EVENTS.iter().zip(self.rates()).map(|((_, name), rate)| (name.to_string(), json!(rate))).collect();
         json!({
-            "lbs": lbs, "groups": groups, "members": members, "farms": farms, "rates": rates,
+            "lbs": lbs, "groups": groups, "members": members, "farms": farms, "rates": rates, "no_change": self.no_change,
             "duration_seconds": self.duration.as_secs_f64(), "seed": self.common.seed, "threads": self.common.threads,
             "push_window": self.common.server.push_window,
         })
@@ -169,6 +174,7 @@ impl Workload for Churn {
             shape,
             seed: common.seed,
             rates: self.rates(),
+            no_change: self.no_change,
             stays,
             interval: (!stays).then_some(INTERVAL),
         };
@@ -270,7 +276,7 @@ async fn live(local: Rc<Local>, lb: u32, gate: &Gate) -> Result<()> {
     let shape = local.plan.shape;
     let stage = local.seat.stage.clone();
     let random = fastrand::Rng::with_seed(local.plan.seed ^ (u64::from(lb) << 20));
-    let tables = Rc::new(RefCell::new(Tables::new(lb, shape, WEIGHT_MAX)));
+    let tables = Rc::new(RefCell::new(Tables::new(lb, shape, WEIGHT_MAX, local.plan.no_change)));
     let mut life = Life { local: local.clone(), lb, tables, line: None, member: None, random, next_connection: lb };
     life.connect().await?;
     life.register_anew().await?;
@@ -404,7 +410,8 @@ impl Life {
         })
         .detach();
         self.line = Some(line);
-        self.set_flags(LbFlags::PUSH | LbFlags::TRUST).await
+        let no_change = self.local.plan.no_change;
+        self.set_flags((LbFlags::PUSH | LbFlags::TRUST).with(LbFlags::NO_CHANGE_NO_SEND, no_change)).await
     }
 
     async fn set_flags(&self, flags: LbFlags) -> Result<()> {
@@ -435,7 +442,7 @@ impl Life {
             }
         }
         writer.finish().expect("the flags' ranges fit the wire");
-        self.tables.borrow_mut().change(groups);
+        self.tables.borrow_mut().change(groups, true);
         self.ask_as_lb(&request).await
     }
 
@@ -468,7 +475,7 @@ impl Life {
             }
             None => members.push(Membership { member, state: 0, quiesced: false, by_lb }),
         }
-        self.tables.borrow_mut().change(groups);
+        self.tables.borrow_mut().change(groups, by_lb);
         self.ask(&request, by_lb).await
     }
 
@@ -493,7 +500,7 @@ impl Life {
         let flags = MemberFlags::NONE.with(MemberFlags::QUIESCE, membership.quiesced);
         writer.entry(&MemberState { member: self.member_data(membership.member), state: membership.state, flags });
         writer.finish().expect("one group and one member fit");
-        self.tables.borrow_mut().change(groups);
+        self.tables.borrow_mut().change(groups, by_lb);
         self.ask(&request, by_lb).await
     }
 
@@ -503,7 +510,7 @@ impl Life {
         let mut writer = Writer::deregistration_request(&mut request, self.id(), SenderFlags::LOAD_BALANCER, reason);
         writer.group(GroupData { lb_uid: &uid(self.lb), name: b"" });
         writer.finish().expect("a UID of 9 bytes fits");
-        self.tables.borrow_mut().change(groups);
+        self.tables.borrow_mut().change(groups, true);
         self.ask_as_lb(&request).await
     }
 
@@ -530,6 +537,17 @@ impl Life {
     async fn settle(&mut self) -> Result<()> {
         let tables = self.tables.clone();
         self.until(|| tables.borrow().complete(), "the last push").await?;
+        self.get_weights().await?;
+        if tables.borrow().no_change() {
+            // That listed nothing: once more, with everything.
+            self.set_flags(LbFlags::PUSH | LbFlags::TRUST).await?;
+            tables.borrow_mut().end_no_change();
+            self.get_weights().await?;
+        }
+        Ok(())
+    }
+
+    async fn get_weights(&self) -> Result<()> {
         let (mut request, id) = (Vec::new(), self.id());
         get_weights(self.lb, id, &mut request);
         self.ask_as_lb(&request).await
