@@ -1,7 +1,7 @@
 //! Raw flags of `gwm serve` → validated configuration.
 //!
-//! A flag's definition, range, default and help text stand in [`Flags`]; parsing has no side effect. [`Config::new`]
-//! checks what only shows when flags meet each other or the machine, and says what to change.
+//! [`Flags`] are parsed without side effect. [`Config::new`] checks what only shows when flags meet each other or the
+//! machine, and says what to change.
 
 use std::{
     fmt,
@@ -12,16 +12,17 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
+use crate::{
+    coordinator::Settings,
+    roster::{Check, Http, Monitor, Roster},
+};
 
-use crate::{coordinator::Settings, limits};
-
+mod flags;
 pub mod members;
 pub mod tls;
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+use flags::duration;
+pub use flags::{CpuList, Flags, LogFormat, LogLevel, PolicyName, Probe};
 
 /// File descriptors that are not connections: listeners, rings, event descriptors, files.
 const DESCRIPTORS_BASE: u64 = 64;
@@ -30,189 +31,8 @@ const DESCRIPTORS_PER_EXECUTOR: u64 = 16;
 /// `--max-connections` where neither the flag nor the file-descriptor limit says less.
 const CONNECTIONS_DEFAULT: u32 = 16384;
 
-/// Flags of `gwm serve`; each has an environment variable, which the flag overrides.
-#[derive(Args, Clone, Debug)]
-pub struct Flags {
-    /// Address and port to listen on, IPv4 or IPv6 (`[::1]:3860`); repeatable. Port 0 lets the system choose one,
-    /// which is printed
-    #[arg(long, env = "GWM_LISTEN", value_name = "ADDR", value_delimiter = ',', default_value = "127.0.0.1:3860")]
-    pub listen: Vec<SocketAddr>,
-
-    /// Shards: executors that own connections, one per core; 1 to 256 [default: usable cores less one, at least 1]
-    #[arg(long, env = "GWM_SHARDS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub shards: Option<u16>,
-
-    /// Cores to run on, as in `0,2-5`: the first is the coordinator's, the shards take the others in turn; a single
-    /// core is shared [default: all that this process may use]
-    #[arg(long, env = "GWM_CPUS", value_name = "LIST", value_parser = cpu_list)]
-    pub cpus: Option<CpuList>,
-
-    /// Poll for work this long before sleeping, 0s to 1s. It saves the wake-up, some tens of microseconds a
-    /// message, and costs up to a whole core per shard and one for the coordinator: each needs its own
-    /// [default: 0s; 50us if no value is given]
-    #[arg(
-        long, env = "GWM_SPIN", value_name = "DURATION", default_value = "0s", num_args = 0..=1, require_equals = true,
-        default_missing_value = "50us", hide_default_value = true, value_parser = duration(Duration::ZERO, SECOND)
-    )]
-    pub spin: Duration,
-
-    /// How long everything about a load balancer is kept after its connection ended, 0s to 30d. The default
-    /// outlives a reboot or a network repair; longer keeps load balancers that are gone for good
-    #[arg(long, env = "GWM_HOLD_TIME", value_name = "DURATION", default_value = "10m",
-        value_parser = duration(Duration::ZERO, DAY * 30))]
-    pub hold_time: Duration,
-
-    /// The Interval of Get Weights replies: how soon a load balancer should ask again; whole seconds, 1s to 65535s
-    #[arg(long, env = "GWM_POLL_INTERVAL", value_name = "DURATION", default_value = "60s",
-        value_parser = duration(SECOND, SECOND * 65535))]
-    pub poll_interval: Duration,
-
-    /// From the first change to the push that carries it and all that followed, 0s to 60s
-    #[arg(long, env = "GWM_PUSH_WINDOW", value_name = "DURATION", default_value = "100ms",
-        value_parser = duration(Duration::ZERO, SECOND * 60))]
-    pub push_window: Duration,
-
-    /// From one full refresh of a load balancer that takes pushes to the next, 1s to 24h
-    #[arg(long, env = "GWM_PUSH_REFRESH", value_name = "DURATION", default_value = "5m",
-        value_parser = duration(SECOND, DAY))]
-    pub push_refresh: Duration,
-
-    /// A peer that takes none of the bytes that wait for it for this long is dropped, 100ms to 1h. What is in the
-    /// kernel's buffers and not acknowledged for this long, or twice --keepalive if that is longer, counts too
-    #[arg(long, env = "GWM_STALL_TIMEOUT", value_name = "DURATION", default_value = "30s",
-        value_parser = duration(Duration::from_millis(100), HOUR))]
-    pub stall_timeout: Duration,
-
-    /// A connection whose first message is not there whole after this long is dropped, 100ms to 1h
-    #[arg(long, env = "GWM_FIRST_MESSAGE_TIMEOUT", value_name = "DURATION", default_value = "30s",
-        value_parser = duration(Duration::from_millis(100), HOUR))]
-    pub first_message_timeout: Duration,
-
-    /// A later message that is not there whole this long after its first byte ends its connection, 100ms to 1h
-    #[arg(long, env = "GWM_MESSAGE_TIMEOUT", value_name = "DURATION", default_value = "30s",
-        value_parser = duration(Duration::from_millis(100), HOUR))]
-    pub message_timeout: Duration,
-
-    /// Idle time before TCP keepalive probes, whole seconds, 0s (no probes) to 32767s; three probes unanswered,
-    /// each a third of this apart, end the connection
-    #[arg(long, env = "GWM_KEEPALIVE", value_name = "DURATION", default_value = "60s",
-        value_parser = duration(Duration::ZERO, SECOND * 32767))]
-    pub keepalive: Duration,
-
-    /// The longest message taken, in bytes, 1024 to 268435456; one that states more ends its connection
-    #[arg(long, env = "GWM_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value = "1048576",
-        value_parser = clap::value_parser!(u32).range(1024..=limits::MESSAGE_BYTES_TAKEN as i64))]
-    pub max_message_bytes: u32,
-
-    /// Bytes of unfinished messages that all connections may hold together beyond the first 16384 of each, 65536
-    /// to 1099511627776; the connection that would exceed it is closed
-    #[arg(long, env = "GWM_MAX_BUFFERED_BYTES", value_name = "BYTES", default_value = "268435456",
-        value_parser = RangedU64ValueParser::<u64>::new().range(65536..=1 << 40))]
-    pub max_buffered_bytes: u64,
-
-    /// Connections at a time, 1 to 1000000; more wait in the backlog, unaccepted [default: 16384, or as many as
-    /// the file-descriptor limit allows]
-    #[arg(long, env = "GWM_MAX_CONNECTIONS", value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..=limits::CONNECTIONS as i64))]
-    pub max_connections: Option<u32>,
-
-    /// Load balancers, connected or within hold time, 1 to 1000000; a new one beyond them is not accepted
-    #[arg(long, env = "GWM_MAX_LOAD_BALANCERS", value_name = "N", default_value = "16384",
-        value_parser = clap::value_parser!(u32).range(1..=limits::LOAD_BALANCERS as i64))]
-    pub max_load_balancers: u32,
-
-    /// Groups of all load balancers together, 1 to 7000000
-    #[arg(long, env = "GWM_MAX_GROUPS", value_name = "N", default_value = "262144",
-        value_parser = clap::value_parser!(u32).range(1..=limits::GROUPS as i64))]
-    pub max_groups: u32,
-
-    /// Groups that one load balancer may have, 1 to 65535
-    #[arg(long, env = "GWM_MAX_GROUPS_PER_LB", value_name = "N", default_value = "1024",
-        value_parser = clap::value_parser!(u32).range(1..=limits::GROUPS_PER_LB as i64))]
-    pub max_groups_per_lb: u32,
-
-    /// Members that one group may have, 1 to 65535
-    #[arg(long, env = "GWM_MAX_MEMBERS_PER_GROUP", value_name = "N", default_value = "65535",
-        value_parser = clap::value_parser!(u32).range(1..=limits::MEMBERS_PER_GROUP as i64))]
-    pub max_members_per_group: u32,
-
-    /// Members of all groups of all load balancers together, 1 to 7000000
-    #[arg(long, env = "GWM_MAX_MEMBERSHIPS", value_name = "N", default_value = "1000000",
-        value_parser = clap::value_parser!(u32).range(1..=limits::MEMBERSHIPS as i64))]
-    pub max_memberships: u32,
-
-    /// The highest weight, 1 to 65535, which is also that of a member that nothing is known about. Many load
-    /// balancers handle 0 to 100 only
-    #[arg(long, env = "GWM_WEIGHT_MAX", value_name = "WEIGHT", default_value = "100",
-        value_parser = clap::value_parser!(u16).range(1..))]
-    pub weight_max: u16,
-
-    /// TOML file of members with fixed weights: `[[member]]` tables with `address`, `protocol` ("tcp", "udp" or a
-    /// number), `port`, `weight` and `monitor = "none"`. Read again on SIGHUP; an invalid new file changes nothing
-    #[arg(long, env = "GWM_MEMBERS", value_name = "FILE")]
-    pub members: Option<PathBuf>,
-
-    /// How members are monitored. Only `off` exists for now: one that `--members` does not list counts as
-    /// reachable, not confident, with weight `--weight-max`
-    #[arg(long, env = "GWM_PROBE", value_name = "HOW", default_value = "off")]
-    pub probe: Probe,
-
-    /// When more than this share of the monitored members that had contact lose it within one fall window, the fault is
-    /// taken to be this machine's own: members keep their contact, and load balancers are told not to rely on it; 0 to
-    /// 100, which turns this off
-    #[arg(long, env = "GWM_PANIC_PERCENT", value_name = "PERCENT", default_value = "50",
-        value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub panic_percent: u8,
-
-    /// The least severe log lines to write, on stderr
-    #[arg(long, env = "GWM_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
-    pub log_level: LogLevel,
-
-    /// Log lines as text for people or as one JSON object a line
-    #[arg(long, env = "GWM_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-
-    /// Check flags, files and the machine's limits, say what is wrong, and exit without serving
-    #[arg(long, env = "GWM_CHECK")]
-    pub check: bool,
-}
-
-/// How members are monitored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Probe {
-    /// Not at all.
-    Off,
-}
-
-/// The least severe log lines to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogLevel {
-    /// None.
-    Off,
-    /// What stops the service or loses data.
-    Error,
-    /// What an operator should look at.
-    Warn,
-    /// Starts, stops and what changes for a load balancer.
-    Info,
-    /// Every connection.
-    Debug,
-    /// Every refused message.
-    Trace,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
-}
-
-/// Numbers of cores, as given to `--cpus`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CpuList(pub Vec<usize>);
+/// `--max-probes` where neither the flag nor the file-descriptor limit says less.
+const PROBES_DEFAULT: u32 = 4096;
 
 /// What the machine offers, as far as the configuration depends on it.
 #[derive(Clone, Debug)]
@@ -258,8 +78,28 @@ pub struct Config {
     pub descriptors: u64,
     /// What the coordinator is told.
     pub settings: Settings,
+    /// How members are watched and judged.
+    pub monitoring: Monitoring,
+}
+
+/// How members are watched and judged; see the flags for meaning.
+#[derive(Clone, Debug)]
+pub struct Monitoring {
     /// The file that [`Settings::roster`] came from.
     pub members: Option<PathBuf>,
+    /// What flags say where it does not.
+    pub defaults: members::Defaults,
+    /// The most checks under way at a time, of all shards.
+    pub max_probes: u32,
+    /// From when a member comes up until it has its full weight.
+    pub slow_start: Duration,
+}
+
+impl Monitoring {
+    /// Reads the members file again, if there is one.
+    pub fn read(&self) -> Result<Option<Roster>, String> {
+        self.members.as_ref().map(|path| members::read(path, &self.defaults)).transpose()
+    }
 }
 
 /// Limits of connections; see the flags for their meaning.
@@ -322,12 +162,15 @@ impl Config {
                 humantime::format_duration(flags.push_window)
             ));
         }
-        let (max, descriptors) = connections(flags, host, shard_cpus.len())?;
-        let fixed = match &flags.members {
-            Some(path) => members::read(path, flags.weight_max).map_err(ConfigError::Failure)?,
-            None => Default::default(),
-        };
-        let roster = members::roster(fixed, flags.weight_max);
+        if let Some(fast) = flags.probe_fast_interval.filter(|fast| *fast > flags.probe_interval) {
+            return usage(format!(
+                "--probe-fast-interval {} is longer than --probe-interval {}: shorten the first or lengthen the second",
+                humantime::format_duration(fast),
+                humantime::format_duration(flags.probe_interval)
+            ));
+        }
+        let Descriptors { connections: max, probes, limit: descriptors } = descriptors(flags, host, shard_cpus.len())?;
+        let (roster, monitoring) = monitoring(flags, probes)?;
         let poll_interval_seconds = u16::try_from(flags.poll_interval.as_secs()).expect("the flag's range is 16 bits");
         Ok(Config {
             listen: flags.listen.clone(),
@@ -357,14 +200,50 @@ impl Config {
                 max_memberships: flags.max_memberships,
                 weight_max: flags.weight_max,
                 roster: Arc::new(roster),
+                // What this process may do shows when it serves.
                 icmp: false,
                 panic_percent: flags.panic_percent,
                 // std's hash maps start from the system's randomness, which is all that is needed here.
                 hash_seed: RandomState::new().build_hasher().finish(),
             },
-            members: flags.members.clone(),
+            monitoring,
         })
     }
+}
+
+fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring), ConfigError> {
+    let http = || Http {
+        method: "GET".into(),
+        path: "/".into(),
+        host: None,
+        port: None,
+        expect: vec![200..=399],
+        utilization: Vec::new(),
+        tls: None,
+    };
+    let defaults = members::Defaults {
+        weight_max: flags.weight_max,
+        monitor: match flags.probe {
+            Probe::Off => Monitor::none(),
+            Probe::Tcp => Monitor::of([Check::Tcp]),
+            Probe::Icmp => Monitor::of([Check::Icmp]),
+            Probe::Http => Monitor::of([Check::Http(Arc::new(http()))]),
+            Probe::Auto => Monitor::auto(),
+        },
+        policy: flags.policy.into(),
+        interval: flags.probe_interval,
+        fast_interval: flags.probe_fast_interval,
+        timeout: flags.probe_timeout,
+        rise: flags.probe_rise,
+        fall: flags.probe_fall,
+    };
+    let roster = match &flags.members {
+        Some(path) => members::read(path, &defaults).map_err(ConfigError::Failure)?,
+        None => defaults.roster(),
+    };
+    let monitoring =
+        Monitoring { members: flags.members.clone(), defaults, max_probes, slow_start: flags.slow_start };
+    Ok((roster, monitoring))
 }
 
 fn usage<T>(text: String) -> Result<T, ConfigError> {
@@ -396,71 +275,51 @@ fn place(flags: &Flags, host: &Host) -> Result<(usize, Vec<usize>), ConfigError>
     Ok((*first, others.iter().copied().cycle().take(shards).collect()))
 }
 
-/// The most connections, and the file-descriptor limit that this takes.
-fn connections(flags: &Flags, host: &Host, shards: usize) -> Result<(u32, u64), ConfigError> {
+/// How the file descriptors are shared out.
+struct Descriptors {
+    connections: u32,
+    probes: u32,
+    /// The limit that this takes.
+    limit: u64,
+}
+
+fn descriptors(flags: &Flags, host: &Host, shards: usize) -> Result<Descriptors, ConfigError> {
     let own = DESCRIPTORS_BASE + DESCRIPTORS_PER_EXECUTOR * (shards as u64 + 1) + (flags.listen.len() * shards) as u64;
     let room = host.descriptors.saturating_sub(own);
-    let max = match flags.max_connections {
-        Some(max) if u64::from(max) > room => {
-            return Err(ConfigError::Failure(format!(
-                "--max-connections {max} takes {} file descriptors, and the limit is {}: raise it (ulimit -Hn, or \
-                 LimitNOFILE= in a systemd unit), or lower --max-connections to {room}",
-                u64::from(max) + own,
-                host.descriptors
-            )));
-        }
-        Some(max) => max,
-        None => u32::try_from(room).unwrap_or(u32::MAX).min(CONNECTIONS_DEFAULT),
+    // A members file may name monitors now or when it is read again.
+    let watches = flags.probe != Probe::Off || flags.members.is_some();
+    let narrow = |number: u64, most: u32| u32::try_from(number).unwrap_or(u32::MAX).min(most);
+    let probes = match flags.max_probes {
+        _ if !watches => 0,
+        Some(probes) => probes,
+        None => narrow(room / 4, PROBES_DEFAULT),
     };
-    if max == 0 {
+    let connections = match flags.max_connections {
+        Some(connections) => connections,
+        None => narrow(room.saturating_sub(probes.into()), CONNECTIONS_DEFAULT),
+    };
+    let needed = u64::from(connections) + u64::from(probes);
+    if needed > room {
+        let raise = "raise it (ulimit -Hn, or LimitNOFILE= in a systemd unit)";
+        let (limit, all) = (host.descriptors, needed + own);
+        let checks = if probes == 0 { String::new() } else { format!(" and {probes} checks at a time (--max-probes)") };
+        let lower = match room.saturating_sub(probes.into()) {
+            0 => "or lower both".into(),
+            room => format!("or lower --max-connections to {room}"),
+        };
+        return Err(ConfigError::Failure(format!(
+            "--max-connections {connections}{checks} takes {all} file descriptors, and the limit is {limit}: {raise}, {lower}"
+        )));
+    }
+    if connections == 0 || (watches && probes == 0) {
         return Err(ConfigError::Failure(format!(
             "the file-descriptor limit is {}, and {} are needed before the first connection: raise it (ulimit -Hn, or \
              LimitNOFILE= in a systemd unit)",
             host.descriptors,
-            own + 1
+            own + 1 + u64::from(watches) * 4
         )));
     }
-    Ok((max, own + u64::from(max)))
-}
-
-/// A parser of durations like `5ms`, `2s`, `1m` within a range.
-fn duration(min: Duration, max: Duration) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync {
-    move |text| {
-        let value = humantime::parse_duration(text)
-            .map_err(|error| format!("{error}; a duration reads like 5ms, 2s, 1m or 1h30m"))?;
-        if value < min || value > max {
-            let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
-            return Err(format!("it has to be between {min} and {max}"));
-        }
-        Ok(value)
-    }
-}
-
-/// Parses `0,2-5`.
-fn cpu_list(text: &str) -> Result<CpuList, String> {
-    /// Far more than any machine has: keeps `0-99999999999` from filling the memory.
-    const HIGHEST: usize = 65535;
-    let number = |part: &str| match part.trim().parse() {
-        Ok(cpu) if cpu <= HIGHEST => Ok(cpu),
-        _ => Err(format!("`{part}` is not the number of a core; a list reads like 0,2-5")),
-    };
-    let mut cpus = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = match part.split_once('-') {
-            Some((first, last)) => (number(first)?, number(last)?),
-            None => (number(part)?, number(part)?),
-        };
-        if first > last {
-            return Err(format!("the range `{part}` runs backwards"));
-        }
-        for cpu in first..=last {
-            if cpus.contains(&cpu) {
-                return Err(format!("core {cpu} is named twice"));
-            }
-            cpus.push(cpu);
-        }
-    }
-    Ok(CpuList(cpus))
+    Ok(Descriptors { connections, probes, limit: own + needed })
 }
 
 #[cfg(test)]
@@ -518,6 +377,48 @@ mod tests {
     }
 
     #[test]
+    fn checks_have_their_share_of_the_descriptors() {
+        let off = config("--probe off --shards 1", &host(2, 1 << 20)).unwrap();
+        assert_eq!((off.monitoring.max_probes, off.connections.max), (0, 16384));
+        let wide = config("--probe tcp --shards 1", &host(2, 1 << 20)).unwrap();
+        assert_eq!((wide.monitoring.max_probes, wide.connections.max), (4096, 16384));
+        assert_eq!(wide.descriptors, 64 + 2 * 16 + 1 + 4096 + 16384);
+        let narrow = config("--probe tcp --shards 1", &host(2, 1024)).unwrap();
+        assert_eq!((narrow.monitoring.max_probes, narrow.connections.max), (231, 696));
+        assert_eq!(narrow.descriptors, 1024);
+        let Err(ConfigError::Failure(text)) =
+            config("--probe tcp --shards 1 --max-connections 900 --max-probes 100", &host(2, 1024))
+        else {
+            panic!("1000 sockets fit into no 1024 descriptors")
+        };
+        assert!(text.contains("1097") && text.contains("--max-probes") && text.contains("to 827"), "{text}");
+    }
+
+    #[test]
+    fn flags_say_how_members_are_watched_that_no_file_lists() {
+        let member = |line: &str| {
+            let config = config(line, &host(2, 1 << 20)).unwrap();
+            crate::roster::Member::clone(config.settings.roster.default_member())
+        };
+        let seconds = Duration::from_secs;
+        let plain = member("--probe auto --weight-max 7");
+        assert_eq!((plain.capacity, plain.fixed, plain.quiesced), (7, false, false));
+        assert_eq!(plain.monitor, Monitor::auto());
+        assert_eq!(
+            (plain.times.interval, plain.times.fast_interval, plain.times.timeout),
+            (seconds(2), seconds(2), seconds(2))
+        );
+        assert_eq!((plain.times.rise, plain.times.fall), (2, 3));
+        assert_eq!(member("--probe off").monitor, Monitor::none());
+        assert_eq!(member("--probe tcp").monitor, Monitor::of([Check::Tcp]));
+        assert_eq!(member("--probe icmp").monitor, Monitor::of([Check::Icmp]));
+        assert!(matches!(&member("--probe http").monitor.checks[..], [Check::Http(_)]));
+        let times = member("--probe-interval 1m --probe-fast-interval 3s --probe-rise 1 --probe-fall 9").times;
+        assert_eq!((times.interval, times.fast_interval, times.timeout), (seconds(60), seconds(3), seconds(5)));
+        assert_eq!((times.rise, times.fall), (1, 9));
+    }
+
+    #[test]
     fn impossible_combinations_say_what_to_change() {
         let cases = [
             ("--cpus 0,9", "--cpus names core 9"),
@@ -526,6 +427,7 @@ mod tests {
             ("--max-buffered-bytes 65536 --max-message-bytes 65537", "raise the first"),
             ("--push-refresh 1s --push-window 2s", "--push-refresh 1s"),
             ("--poll-interval 1500ms", "whole number of seconds"),
+            ("--probe-interval 1s --probe-fast-interval 2s", "--probe-fast-interval 2s is longer"),
             ("--keepalive 1500ms", "whole number of seconds"),
             ("--listen 127.0.0.1:1,127.0.0.1:1", "given twice"),
             ("--listen 127.0.0.1:1,0.0.0.0:1", "0.0.0.0:1 stands for every address, 127.0.0.1:1 too"),
@@ -556,7 +458,14 @@ mod tests {
             "--max-memberships 7000001",
             "--max-message-bytes 1023",
             "--shards 0",
-            "--probe tcp",
+            "--probe agent",
+            "--probe-interval 9ms",
+            "--probe-timeout 61s",
+            "--probe-rise 0",
+            "--probe-fall 256",
+            "--max-probes 0",
+            "--panic-percent 101",
+            "--policy best",
             "--cpus 3-1",
             "--cpus 1,1",
             "--cpus x",

@@ -75,3 +75,6 @@ pub const LINGER_BYTES: usize = 1 << 20;
 
 /// Connections accepted in one go, before others get their turn.
 pub const ACCEPT_BURST: usize = 256;
+
+/// The most checks under way at a time that can be configured.
+pub const PROBES: u32 = 1_000_000;

@@ -185,6 +185,28 @@ impl Range {
         let range = Range { network, length, selector };
         (length <= most && mask(network, length) == network).then_some(range)
     }
+
+    /// The one that an address is in; a prefix that is too long means the address alone.
+    pub fn around(address: IpAddr, length: u8, selector: Selector) -> Range {
+        let length = length.min(if address.is_ipv4() { 32 } else { 128 });
+        Range { network: mask(address, length), length, selector }
+    }
+
+    /// The network without the selector, as in `10.0.0.0/8`.
+    pub fn network(&self) -> String {
+        format!("{}/{}", self.network, self.length)
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.network())?;
+        match self.selector {
+            Selector::All => Ok(()),
+            Selector::Protocol(protocol) => write!(f, " protocol {protocol}"),
+            Selector::Port(protocol, port) => write!(f, " protocol {protocol} port {port}"),
+        }
+    }
 }
 
 /// The network that an address is in.

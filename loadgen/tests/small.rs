@@ -236,7 +236,7 @@ struct Running {
 impl Running {
     fn start(flags: &[&str]) -> Running {
         let mut server = Command::new(Path::new(env!("CARGO_BIN_EXE_gwm-loadgen")).with_file_name("gwm"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--push-window", "0s", "--log-level", "warn"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--push-window", "0s", "--log-level", "warn", "--probe", "off"])
             .args(flags)
             .stdout(Stdio::piped())
             .spawn()

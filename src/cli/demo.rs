@@ -298,7 +298,7 @@ fn spawn(directory: &Path) -> Result<Child, Failure> {
     let log = fs::File::create(directory.join("log")).map_err(|error| failed("can not write the log", &error))?;
     let mut command = Command::new(&program);
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--members"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--probe", "off", "--members"])
         .arg(directory.join("members.toml"));
     // The demonstration is the same for everyone, whatever the environment says to a daemon in earnest.
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GWM_")) {

@@ -1,34 +1,124 @@
-//! The members file: endpoints whose weight the operator fixed. An error names the file and the line.
+//! The members file: what the operator says of members and groups. An error names the file and the line.
+//!
+//! A `[[member]]` is one endpoint (`address`, and `protocol` and `port` unless it is a whole system) or all of a
+//! network (`cidr`, and `protocol` and `port` to mean only some of it); the most specific entry counts. A `[[group]]`
+//! says by which policy the weights of groups with such names are made.
 
-use std::{collections::HashMap, io::Read, net::IpAddr, path::Path};
+mod checks;
+
+use std::{collections::HashSet, io::Read, net::IpAddr, path::Path, time::Duration};
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
     judgement::Policy,
-    roster::{self, Roster},
-    sasp::Endpoint,
+    roster::{Member, Monitor, Pattern, Range, Roster, Selector, Times},
+    sasp::{
+        Endpoint,
+        component::{TCP, UDP},
+    },
 };
 
 /// The longest members file that is read: a million members, generously written.
 const FILE_BYTES: u64 = 256 << 20;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    member: Vec<Spanned<Member>>,
+/// The longest time for a check where nothing says otherwise, however long the interval.
+const TIMEOUT_MAX: Duration = Duration::from_secs(5);
+
+/// Ranges of the times, for flags and file alike.
+pub(super) const INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3600));
+pub(super) const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
+
+/// What flags say of members that the file does not list, and what it leaves out of those that it does.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// The highest weight, and the capacity of a member that states none.
+    pub weight_max: u16,
+    /// How members are watched.
+    pub monitor: Monitor,
+    /// How weights are made.
+    pub policy: Policy,
+    /// From one check to the next.
+    pub interval: Duration,
+    /// While in doubt; else as `interval`.
+    pub fast_interval: Option<Duration>,
+    /// For one check; else as `interval`, but no longer than five seconds.
+    pub timeout: Option<Duration>,
+    /// Good checks in a row to come up.
+    pub rise: u8,
+    /// Bad checks in a row to go down.
+    pub fall: u8,
+}
+
+impl Defaults {
+    /// Nothing is watched, and the times are HAProxy's.
+    pub fn unwatched(weight_max: u16) -> Defaults {
+        let Times { interval, rise, fall, .. } = Times::default();
+        let (monitor, policy) = (Monitor::none(), Policy::Auto);
+        Defaults { weight_max, monitor, policy, interval, fast_interval: None, timeout: None, rise, fall }
+    }
+
+    /// What is said without a file.
+    pub fn roster(&self) -> Roster {
+        let times = self.times(self.interval, None, None, None, None);
+        Roster::new(Member::watched(self.weight_max, self.monitor.clone(), times), self.policy)
+    }
+
+    fn times(
+        &self,
+        interval: Duration,
+        fast_interval: Option<Duration>,
+        timeout: Option<Duration>,
+        rise: Option<u8>,
+        fall: Option<u8>,
+    ) -> Times {
+        Times {
+            interval,
+            fast_interval: fast_interval.unwrap_or(self.fast_interval.map_or(interval, |fast| fast.min(interval))),
+            timeout: timeout.or(self.timeout).unwrap_or(interval.min(TIMEOUT_MAX)),
+            rise: rise.unwrap_or(self.rise),
+            fall: fall.unwrap_or(self.fall),
+        }
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Member {
-    address: IpAddr,
+struct File {
+    #[serde(default)]
+    member: Vec<Spanned<Entry>>,
+    #[serde(default)]
+    group: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Group {
+    name: Spanned<String>,
+    policy: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    address: Option<IpAddr>,
+    cidr: Option<Spanned<String>>,
     protocol: Option<Spanned<Protocol>>,
     port: Option<u16>,
-    weight: Spanned<u16>,
-    monitor: Monitor,
+    weight: Option<Spanned<u16>>,
+    monitor: Option<Spanned<checks::Names>>,
+    agent_port: Option<Spanned<u16>>,
+    agent_send: Option<Spanned<String>>,
+    http: Option<Spanned<checks::HttpTable>>,
+    tls: Option<Spanned<checks::TlsTable>>,
+    interval: Option<Spanned<String>>,
+    fast_interval: Option<Spanned<String>>,
+    timeout: Option<Spanned<String>>,
+    rise: Option<Spanned<u8>>,
+    fall: Option<Spanned<u8>>,
+    #[serde(default)]
+    quiesced: bool,
 }
 
 /// A name or a number.
@@ -39,14 +129,26 @@ enum Protocol {
     Name(String),
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Monitor {
-    None,
+/// Whom an entry is about.
+enum Subject {
+    One(Endpoint),
+    Many(Range),
 }
 
-/// Reads a members file; the error is one line for the operator.
-pub fn read(path: &Path, weight_max: u16) -> Result<HashMap<Endpoint, u16>, String> {
+/// What is wrong, and the byte of the file where.
+type Fault = (usize, String);
+
+fn fault<T>(at: usize, message: impl Into<String>) -> Result<T, Fault> {
+    Err((at, message.into()))
+}
+
+/// Where something stands in the file.
+fn place<T>(spanned: &Option<Spanned<T>>) -> Option<usize> {
+    spanned.as_ref().map(|spanned| spanned.span().start)
+}
+
+/// Reads a members file; the error is one line for the operator. Files that it names are relative to it.
+pub fn read(path: &Path, defaults: &Defaults) -> Result<Roster, String> {
     let failed = |error: std::io::Error| format!("can not read the members file {}: {error}", path.display());
     let mut text = String::new();
     // Not the length that the file system states: a device states none, and a file can grow.
@@ -56,136 +158,180 @@ pub fn read(path: &Path, weight_max: u16) -> Result<HashMap<Endpoint, u16>, Stri
     if bytes as u64 > FILE_BYTES {
         return Err(format!("the members file {} has more than {FILE_BYTES} bytes", path.display()));
     }
-    parse(&text, weight_max).map_err(|(line, message)| format!("{}:{line}: {message}", path.display()))
+    let folder = path.parent().unwrap_or(Path::new(""));
+    parse(&text, folder, defaults).map_err(|(line, message)| format!("{}:{line}: {message}", path.display()))
 }
 
-/// The roster that fixes these weights and says nothing of other members.
-pub fn roster(fixed: HashMap<Endpoint, u16>, weight_max: u16) -> Roster {
-    let mut all = Roster::new(roster::Member::unknown(weight_max), Policy::Auto);
-    for (endpoint, weight) in fixed {
-        all.add(endpoint, roster::Member::fixed(weight));
-    }
-    all
-}
-
-/// Parses the file's text; an error has its line, from 1.
-pub fn parse(text: &str, weight_max: u16) -> Result<HashMap<Endpoint, u16>, (usize, String)> {
+/// Parses the file's text; an error has its line, from 1. Files that it names are looked for in `folder`.
+pub fn parse(text: &str, folder: &Path, defaults: &Defaults) -> Result<Roster, (usize, String)> {
     let line = |at: usize| text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
     let file: File = toml::from_str(text).map_err(|error| {
         let message = error.message().lines().collect::<Vec<_>>().join("; ");
         (line(error.span().map_or(0, |span| span.start)), message)
     })?;
-    let mut fixed = HashMap::with_capacity(file.member.len());
-    for member in file.member {
-        let at = member.span().start;
-        let member = member.into_inner();
-        let Monitor::None = member.monitor;
-        let protocol_at = member.protocol.as_ref().map_or(at, |protocol| protocol.span().start);
-        let protocol = member.protocol.map(Spanned::into_inner).map(protocol).transpose();
-        let protocol = protocol.map_err(|message| (line(protocol_at), message))?;
-        let (protocol, port) = match (protocol, member.port) {
-            (None, None) => (0, 0),
-            (protocol, Some(port)) => (protocol.unwrap_or(crate::sasp::component::TCP), port),
-            (Some(0), None) => (0, 0),
-            (Some(_), None) => {
-                let message = "a member with a protocol needs a port; leave out both to mean the whole system";
-                return Err((line(at), message.into()));
-            }
-        };
-        let weight = *member.weight.get_ref();
-        if weight > weight_max {
-            let message = format!("weight {weight} is over --weight-max {weight_max}");
-            return Err((line(member.weight.span().start), message));
-        }
-        let endpoint = Endpoint::new(member.address, protocol, port);
-        if fixed.insert(endpoint, weight).is_some() {
-            return Err((line(at), format!("member {endpoint} is listed twice")));
-        }
-    }
-    Ok(fixed)
+    build(file, folder, defaults).map_err(|(at, message)| (line(at), message))
 }
 
-fn protocol(protocol: Protocol) -> Result<u8, String> {
+fn build(file: File, folder: &Path, defaults: &Defaults) -> Result<Roster, Fault> {
+    let mut roster = defaults.roster();
+    let mut loader = checks::Loader::new(folder);
+    for entry in file.member {
+        let at = entry.span().start;
+        let entry = entry.into_inner();
+        let subject = subject(&entry, at)?;
+        let member = member(&entry, at, &subject, &mut loader, defaults)?;
+        let (new, name) = match subject {
+            Subject::One(endpoint) => (roster.add(endpoint, member), endpoint.to_string()),
+            Subject::Many(range) => (roster.add_range(range, member), range.to_string()),
+        };
+        if !new {
+            return fault(at, format!("member {name} is listed twice"));
+        }
+    }
+    let mut names = HashSet::new();
+    for Group { name, policy } in file.group {
+        let (at, policy_at) = (name.span().start, policy.span().start);
+        let (name, policy) = (name.into_inner(), policy.into_inner());
+        let Some(policy) = policy_named(&policy) else {
+            return fault(policy_at, format!("policy \"{policy}\" is not \"static\", \"agent\", \"orca\" or \"auto\""));
+        };
+        if name.is_empty() {
+            return fault(at, "a group has a name; \"*\" means all of them");
+        }
+        roster.add_group(Pattern::new(&name), policy);
+        if !names.insert(name) {
+            return fault(at, "this group is listed twice, and only the first entry could count");
+        }
+    }
+    Ok(roster)
+}
+
+fn policy_named(name: &str) -> Option<Policy> {
+    match name {
+        "static" => Some(Policy::Static),
+        "agent" => Some(Policy::Agent),
+        "orca" => Some(Policy::Orca),
+        "auto" => Some(Policy::Auto),
+        _ => None,
+    }
+}
+
+fn subject(entry: &Entry, at: usize) -> Result<Subject, Fault> {
+    let protocol_at = place(&entry.protocol).unwrap_or(at);
+    let protocol = entry.protocol.as_ref().map(|given| protocol(given.get_ref())).transpose();
+    let protocol = protocol.map_err(|message| (protocol_at, message))?;
+    match (&entry.address, &entry.cidr) {
+        (Some(address), None) => {
+            let (protocol, port) = match (protocol, entry.port) {
+                (None | Some(0), None) => (0, 0),
+                (protocol, Some(port)) => (protocol.unwrap_or(TCP), port),
+                (Some(_), None) => {
+                    return fault(at, "a member with a protocol needs a port; leave out both to mean the whole system");
+                }
+            };
+            Ok(Subject::One(Endpoint::new(*address, protocol, port)))
+        }
+        (None, Some(cidr)) => {
+            let selector = match (protocol, entry.port) {
+                (None, None) => Selector::All,
+                (Some(protocol), None) => Selector::Protocol(protocol),
+                (protocol, Some(port)) => Selector::Port(protocol.unwrap_or(TCP), port),
+            };
+            let network = network(cidr.get_ref(), selector).map_err(|message| (cidr.span().start, message))?;
+            Ok(Subject::Many(network))
+        }
+        (None, None) => fault(at, "a member has an address, or a cidr for all members of a network"),
+        (Some(_), Some(_)) => fault(at, "a member has an address or a cidr, not both"),
+    }
+}
+
+/// A network as in `10.0.0.0/8`.
+fn network(text: &str, selector: Selector) -> Result<Range, String> {
+    let wrong = || format!("cidr \"{text}\" is not a network such as 10.0.0.0/8 or 2001:db8::/32");
+    let (address, length) = text.split_once('/').ok_or_else(wrong)?;
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let length: u8 = length.parse().map_err(|_| wrong())?;
+    if length > if address.is_ipv4() { 32 } else { 128 } {
+        return Err(wrong());
+    }
+    Range::new(address, length, selector).ok_or_else(|| {
+        let network = Range::around(address, length, selector);
+        format!("cidr \"{text}\" has bits set after its prefix: the network is {}", network.network())
+    })
+}
+
+fn protocol(protocol: &Protocol) -> Result<u8, String> {
     match protocol {
         Protocol::Number(number) => {
-            u8::try_from(number).map_err(|_| format!("protocol {number} is not between 0 and 255"))
+            u8::try_from(*number).map_err(|_| format!("protocol {number} is not between 0 and 255"))
         }
         Protocol::Name(name) => match name.as_str() {
-            "tcp" => Ok(crate::sasp::component::TCP),
-            "udp" => Ok(crate::sasp::component::UDP),
+            "tcp" => Ok(TCP),
+            "udp" => Ok(UDP),
             _ => Err(format!("protocol \"{name}\" is not \"tcp\", \"udp\" or a number")),
         },
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_applications_and_systems() {
-        let text = r#"
-            [[member]]
-            address = "10.0.0.1"
-            protocol = "tcp"
-            port = 80
-            weight = 40
-            monitor = "none"
-
-            [[member]]
-            address = "2001:db8::1"
-            protocol = 132
-            port = 7
-            weight = 0
-            monitor = "none"
-
-            [[member]]
-            address = "10.0.0.9"
-            weight = 100
-            monitor = "none"
-        "#;
-        let fixed = parse(text, 100).unwrap();
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert_eq!(fixed.len(), 3);
-        assert_eq!(fixed[&Endpoint::new(ip("10.0.0.1"), 6, 80)], 40);
-        assert_eq!(fixed[&Endpoint::new(ip("2001:db8::1"), 132, 7)], 0);
-        assert_eq!(fixed[&Endpoint::new(ip("10.0.0.9"), 0, 0)], 100);
-        assert!(parse("", 100).unwrap().is_empty());
+fn member(
+    entry: &Entry,
+    at: usize,
+    subject: &Subject,
+    loader: &mut checks::Loader<'_>,
+    defaults: &Defaults,
+) -> Result<Member, Fault> {
+    let weight_at = place(&entry.weight).unwrap_or(at);
+    let weight = entry.weight.as_ref().map(|weight| *weight.get_ref());
+    if let Some(weight) = weight.filter(|weight| *weight > defaults.weight_max) {
+        return fault(weight_at, format!("weight {weight} is over --weight-max {}", defaults.weight_max));
     }
+    let capacity = weight.unwrap_or(defaults.weight_max);
+    let times = times(entry, defaults)?;
+    let watch = match &entry.monitor {
+        Some(names) => checks::watch(names, entry, subject, loader)?,
+        None => {
+            checks::nothing_extra(entry, &[], "monitor does not name what it is for")?;
+            checks::Watch::Monitor(defaults.monitor.clone())
+        }
+    };
+    let member = match watch {
+        checks::Watch::Fixed if weight.is_none() => {
+            return fault(at, "a member with monitor = \"none\" needs a weight: nothing else says it");
+        }
+        checks::Watch::Fixed => Member::fixed(capacity),
+        checks::Watch::Monitor(_) if capacity == 0 => {
+            return fault(
+                weight_at,
+                "weight 0 is for monitor = \"none\": a member that is watched and up gets at least 1; \
+                 to take it out of service, say quiesced = true",
+            );
+        }
+        checks::Watch::Monitor(monitor) => Member::watched(capacity, monitor, times),
+    };
+    Ok(Member { quiesced: entry.quiesced, ..member })
+}
 
-    #[test]
-    fn errors_name_their_line() {
-        let one = "[[member]]\naddress = \"10.0.0.1\"\nport = 80\nweight = 40\nmonitor = \"none\"\n";
-        let cases = [
-            (format!("{one}colour = 1\n"), 6, "colour"),
-            (format!("{one}\n[member2]\n"), 7, "member2"),
-            (one.replace("40", "101"), 4, "--weight-max 100"),
-            (one.replace("40", "65536"), 4, "65536"),
-            (one.replace("40", "\"x\""), 4, "invalid type"),
-            (one.replace("10.0.0.1", "10.0.0"), 2, "IP address"),
-            (one.replace("none", "http"), 5, "none"),
-            (one.replace("port = 80", "protocol = \"tcp\""), 1, "needs a port"),
-            (one.replace("port = 80", "port = 80\nprotocol = \"icmp\""), 4, "icmp"),
-            (one.replace("port = 80", "port = 80\nprotocol = 256"), 4, "256"),
-            (format!("{one}{one}"), 6, "listed twice"),
-            (format!("{one}= 3"), 6, ""),
-            (one.replace("weight = 40\n", ""), 1, "weight"),
-        ];
-        for (text, line, part) in cases {
-            let (at, message) = parse(&text, 100).expect_err(&text);
-            assert!(message.contains(part), "{text}\n{message}");
-            assert_eq!(at, line, "{text}\n{message}");
-            assert!(!message.contains('\n'), "{message}");
+fn times(entry: &Entry, defaults: &Defaults) -> Result<Times, Fault> {
+    let read = |given: &Option<Spanned<String>>, (min, max)| {
+        let Some(given) = given else { return Ok(None) };
+        super::duration(min, max)(given.get_ref()).map(Some).map_err(|message| (given.span().start, message))
+    };
+    let interval = read(&entry.interval, INTERVALS)?.unwrap_or(defaults.interval);
+    let fast_interval = read(&entry.fast_interval, INTERVALS)?;
+    let timeout = read(&entry.timeout, TIMEOUTS)?;
+    if let Some(fast) = fast_interval.filter(|fast| *fast > interval) {
+        let (fast, interval) = (humantime::format_duration(fast), humantime::format_duration(interval));
+        let at = place(&entry.fast_interval).unwrap_or(0);
+        return fault(at, format!("fast_interval {fast} is longer than the interval, {interval}"));
+    }
+    for (name, given) in [("rise", &entry.rise), ("fall", &entry.fall)] {
+        if given.as_ref().is_some_and(|given| *given.get_ref() == 0) {
+            return fault(place(given).unwrap_or(0), format!("{name} is how many checks in a row: 1 to 255"));
         }
     }
-
-    #[test]
-    fn a_file_that_is_not_there_is_named() {
-        assert!(read(Path::new("/nonexistent/members.toml"), 1).unwrap_err().contains("/nonexistent/members.toml"));
-    }
-
-    #[test]
-    fn a_file_without_end_is_not_read_without_end() {
-        assert!(read(Path::new("/dev/zero"), 1).unwrap_err().contains("/dev/zero has more than"));
-    }
+    let count = |given: &Option<Spanned<u8>>| given.as_ref().map(|given| *given.get_ref());
+    Ok(defaults.times(interval, fast_interval, timeout, count(&entry.rise), count(&entry.fall)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,14 +23,11 @@ use super::{
     executor, listener,
     mesh::{Bell, pipe},
     poller::Poller,
+    probe,
     shard::{self, Plan},
     shared::{Budget, Cause, Clock, Counters, Shared},
 };
-use crate::{
-    config::{Config, members},
-    coordinator::Totals,
-    limits,
-};
+use crate::{config::Config, coordinator::Totals, limits};
 
 /// How long the stop may take in all.
 const STOP: Duration = Duration::from_millis(4500);
@@ -60,7 +57,8 @@ struct Threads {
 }
 
 /// Serves until a signal asks to stop; an error is one line for the operator.
-pub fn serve(config: Config) -> Result<(), String> {
+pub fn serve(mut config: Config) -> Result<(), String> {
+    config.settings.icmp = probe::may_echo().is_ok();
     let (events, inbox) = mpsc::channel();
     watch_signals(events.clone()).map_err(|error| format!("can not watch for signals: {error}"))?;
 
@@ -239,16 +237,21 @@ fn announce(addresses: &[SocketAddr], config: &Config) {
 }
 
 fn reload(config: &Config, control: &Control) {
-    let Some(path) = &config.members else {
+    let Some(path) = &config.monitoring.members else {
         tracing::info!("SIGHUP: there is no --members file to read again");
         return;
     };
-    match members::read(path, config.settings.weight_max) {
-        Ok(fixed) => {
-            tracing::info!(members = fixed.len(), "SIGHUP: {} is in force", path.display());
-            control.roster.force_push(Arc::new(members::roster(fixed, config.settings.weight_max)));
+    let roster = config.monitoring.read().and_then(|roster| match roster {
+        Some(roster) if roster.names_icmp() => probe::may_echo().map(|()| Some(roster)),
+        other => Ok(other),
+    });
+    match roster {
+        Ok(Some(roster)) => {
+            tracing::info!(members = roster.entries(), "SIGHUP: {} is in force", path.display());
+            control.roster.force_push(Arc::new(roster));
             control.bell.ring();
         }
+        Ok(None) => {}
         Err(error) => tracing::error!("SIGHUP: the old members stay in force: {error}"),
     }
 }

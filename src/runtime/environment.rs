@@ -5,7 +5,7 @@ use rustix::{
     thread::sched_getaffinity,
 };
 
-use super::sys;
+use super::{probe, sys};
 use crate::config::{Config, Host};
 
 /// Below this glommio refuses to start.
@@ -26,7 +26,7 @@ pub fn prepare(config: &Config) -> Result<(), String> {
     raise(Resource::Nofile, config.descriptors).map_err(|limit| {
         format!(
             "{} file descriptors are needed and the limit stays at {limit}: raise it (ulimit -n, or LimitNOFILE= in a \
-             systemd unit), or lower --max-connections",
+             systemd unit), or lower --max-connections or --max-probes",
             config.descriptors
         )
     })?;
@@ -38,6 +38,9 @@ pub fn prepare(config: &Config) -> Result<(), String> {
             limit >> 10
         )
     })?;
+    if config.settings.roster.names_icmp() {
+        probe::may_echo()?;
+    }
     sys::probe_io_uring().map_err(|error| {
         format!(
             "this process may not use io_uring ({error}): it takes Linux 5.8 or later, kernel.io_uring_disabled = 0 \

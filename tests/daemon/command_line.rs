@@ -5,7 +5,7 @@ use std::process::Output;
 use crate::harness::{Daemon, TempFile, command, finish, run};
 
 /// Every flag that `gwm serve` must have, with its default, or `None` for one that has none.
-const FLAGS: [(&str, Option<&str>); 26] = [
+const FLAGS: [(&str, Option<&str>); 35] = [
     ("--listen", Some("127.0.0.1:3860")),
     ("--shards", Some("usable cores less one, at least 1")),
     ("--cpus", Some("all that this process may use")),
@@ -29,6 +29,15 @@ const FLAGS: [(&str, Option<&str>); 26] = [
     ("--weight-max", Some("100")),
     ("--members", None),
     ("--probe", Some("off")),
+    ("--probe-interval", Some("2s")),
+    ("--probe-fast-interval", Some("as --probe-interval")),
+    ("--probe-timeout", Some("as --probe-interval, but at most 5s")),
+    ("--probe-rise", Some("2")),
+    ("--probe-fall", Some("3")),
+    ("--max-probes", Some("4096")),
+    ("--policy", Some("auto")),
+    ("--panic-percent", Some("50")),
+    ("--slow-start", Some("0s")),
     ("--log-level", Some("info")),
     ("--log-format", Some("text")),
     ("--check", None),
@@ -98,7 +107,16 @@ fn usage_errors_exit_with_2_and_name_the_flag() {
         &["--cpus", "60000"],
         &["--spin=10us", "--cpus", "0"],
         &["--push-refresh", "1s", "--push-window", "2s"],
-        &["--probe", "tcp"],
+        &["--probe", "agent"],
+        &["--probe-interval", "9ms"],
+        &["--probe-fast-interval", "3s"],
+        &["--probe-timeout", "2m"],
+        &["--probe-rise", "0"],
+        &["--probe-fall", "256"],
+        &["--max-probes", "0"],
+        &["--policy", "best"],
+        &["--panic-percent", "101"],
+        &["--slow-start", "2h"],
         &["--log-level", "loud"],
         &["--log-format", "xml"],
     ];

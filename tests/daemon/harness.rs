@@ -172,6 +172,10 @@ impl Daemon {
         if !flags.contains(&"--shards") && !flags.contains(&"--cpus") {
             arguments.extend(["--shards", "1"]);
         }
+        if !flags.contains(&"--probe") {
+            // Members of most tests exist on paper only.
+            arguments.extend(["--probe", "off"]);
+        }
         arguments.extend(flags);
         let listeners = arguments.iter().filter(|argument| **argument == "--listen").count();
         let mut child = command(&arguments).spawn().expect("the binary starts");

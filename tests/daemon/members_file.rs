@@ -37,7 +37,7 @@ fn a_new_file_counts_after_sighup_and_an_invalid_one_does_not() {
         (member("10.0.0.1", 9) + "colour = 1\n", "7"),
         (member("10.0.0.1", 101), "5"),
         (member("10.0.0.1", 9) + &member("10.0.0.1", 9), "7"),
-        (member("10.0.0.1", 9).replace("none", "http"), "6"),
+        (member("10.0.0.1", 9).replace("none", "ftp"), "6"),
     ] {
         let name = file.path();
         file.write(text);

@@ -337,9 +337,14 @@ mod tests {
     #[test]
     fn the_operators_file_is_what_the_server_reads() {
         let mut ticks = ticks(0.5, false);
-        let fixed = gwm::config::members::parse(&ticks.operator_file(3).unwrap(), 100).unwrap();
-        assert_eq!(fixed.len(), 100);
+        let defaults = gwm::config::members::Defaults::unwatched(100);
+        let file = ticks.operator_file(3).unwrap();
+        let roster = gwm::config::members::parse(&file, std::path::Path::new(""), &defaults).unwrap();
+        assert_eq!(roster.entries(), 100);
         let image = ticks.image(3).unwrap();
-        assert!((0..100).all(|member| fixed[&SHAPE.endpoint(0, member)] == image[member as usize].weight));
+        assert!((0..100).all(|member| {
+            let known = roster.find(&SHAPE.endpoint(0, member));
+            known.fixed && known.capacity == image[member as usize].weight
+        }));
     }
 }

@@ -1,0 +1,313 @@
+//! The flags of `gwm serve`: definition, range, default and help text of each in one place.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
+
+use super::members;
+use crate::{judgement::Policy, limits};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Flags of `gwm serve`; each has an environment variable, which the flag overrides.
+#[derive(Args, Clone, Debug)]
+pub struct Flags {
+    /// Address and port to listen on, IPv4 or IPv6 (`[::1]:3860`); repeatable. Port 0 lets the system choose one,
+    /// which is printed
+    #[arg(long, env = "GWM_LISTEN", value_name = "ADDR", value_delimiter = ',', default_value = "127.0.0.1:3860")]
+    pub listen: Vec<SocketAddr>,
+
+    /// Shards: executors that own connections, one per core; 1 to 256 [default: usable cores less one, at least 1]
+    #[arg(long, env = "GWM_SHARDS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub shards: Option<u16>,
+
+    /// Cores to run on, as in `0,2-5`: the first is the coordinator's, the shards take the others in turn; a single
+    /// core is shared [default: all that this process may use]
+    #[arg(long, env = "GWM_CPUS", value_name = "LIST", value_parser = cpu_list)]
+    pub cpus: Option<CpuList>,
+
+    /// Poll for work this long before sleeping, 0s to 1s. It saves the wake-up, some tens of microseconds a
+    /// message, and costs up to a whole core per shard and one for the coordinator: each needs its own
+    /// [default: 0s; 50us if no value is given]
+    #[arg(
+        long, env = "GWM_SPIN", value_name = "DURATION", default_value = "0s", num_args = 0..=1, require_equals = true,
+        default_missing_value = "50us", hide_default_value = true, value_parser = duration(Duration::ZERO, SECOND)
+    )]
+    pub spin: Duration,
+
+    /// How long everything about a load balancer is kept after its connection ended, 0s to 30d. The default
+    /// outlives a reboot or a network repair; longer keeps load balancers that are gone for good
+    #[arg(long, env = "GWM_HOLD_TIME", value_name = "DURATION", default_value = "10m",
+        value_parser = duration(Duration::ZERO, DAY * 30))]
+    pub hold_time: Duration,
+
+    /// The Interval of Get Weights replies: how soon a load balancer should ask again; whole seconds, 1s to 65535s
+    #[arg(long, env = "GWM_POLL_INTERVAL", value_name = "DURATION", default_value = "60s",
+        value_parser = duration(SECOND, SECOND * 65535))]
+    pub poll_interval: Duration,
+
+    /// From the first change to the push that carries it and all that followed, 0s to 60s
+    #[arg(long, env = "GWM_PUSH_WINDOW", value_name = "DURATION", default_value = "100ms",
+        value_parser = duration(Duration::ZERO, SECOND * 60))]
+    pub push_window: Duration,
+
+    /// From one full refresh of a load balancer that takes pushes to the next, 1s to 24h
+    #[arg(long, env = "GWM_PUSH_REFRESH", value_name = "DURATION", default_value = "5m",
+        value_parser = duration(SECOND, DAY))]
+    pub push_refresh: Duration,
+
+    /// A peer that takes none of the bytes that wait for it for this long is dropped, 100ms to 1h. What is in the
+    /// kernel's buffers and not acknowledged for this long, or twice --keepalive if that is longer, counts too
+    #[arg(long, env = "GWM_STALL_TIMEOUT", value_name = "DURATION", default_value = "30s",
+        value_parser = duration(Duration::from_millis(100), HOUR))]
+    pub stall_timeout: Duration,
+
+    /// A connection whose first message is not there whole after this long is dropped, 100ms to 1h
+    #[arg(long, env = "GWM_FIRST_MESSAGE_TIMEOUT", value_name = "DURATION", default_value = "30s",
+        value_parser = duration(Duration::from_millis(100), HOUR))]
+    pub first_message_timeout: Duration,
+
+    /// A later message that is not there whole this long after its first byte ends its connection, 100ms to 1h
+    #[arg(long, env = "GWM_MESSAGE_TIMEOUT", value_name = "DURATION", default_value = "30s",
+        value_parser = duration(Duration::from_millis(100), HOUR))]
+    pub message_timeout: Duration,
+
+    /// Idle time before TCP keepalive probes, whole seconds, 0s (no probes) to 32767s; three probes unanswered,
+    /// each a third of this apart, end the connection
+    #[arg(long, env = "GWM_KEEPALIVE", value_name = "DURATION", default_value = "60s",
+        value_parser = duration(Duration::ZERO, SECOND * 32767))]
+    pub keepalive: Duration,
+
+    /// The longest message taken, in bytes, 1024 to 268435456; one that states more ends its connection
+    #[arg(long, env = "GWM_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value = "1048576",
+        value_parser = clap::value_parser!(u32).range(1024..=limits::MESSAGE_BYTES_TAKEN as i64))]
+    pub max_message_bytes: u32,
+
+    /// Bytes of unfinished messages that all connections may hold together beyond the first 16384 of each, 65536
+    /// to 1099511627776; the connection that would exceed it is closed
+    #[arg(long, env = "GWM_MAX_BUFFERED_BYTES", value_name = "BYTES", default_value = "268435456",
+        value_parser = RangedU64ValueParser::<u64>::new().range(65536..=1 << 40))]
+    pub max_buffered_bytes: u64,
+
+    /// Connections at a time, 1 to 1000000; more wait in the backlog, unaccepted [default: 16384, or as many as
+    /// the file-descriptor limit allows]
+    #[arg(long, env = "GWM_MAX_CONNECTIONS", value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=limits::CONNECTIONS as i64))]
+    pub max_connections: Option<u32>,
+
+    /// Load balancers, connected or within hold time, 1 to 1000000; a new one beyond them is not accepted
+    #[arg(long, env = "GWM_MAX_LOAD_BALANCERS", value_name = "N", default_value = "16384",
+        value_parser = clap::value_parser!(u32).range(1..=limits::LOAD_BALANCERS as i64))]
+    pub max_load_balancers: u32,
+
+    /// Groups of all load balancers together, 1 to 7000000
+    #[arg(long, env = "GWM_MAX_GROUPS", value_name = "N", default_value = "262144",
+        value_parser = clap::value_parser!(u32).range(1..=limits::GROUPS as i64))]
+    pub max_groups: u32,
+
+    /// Groups that one load balancer may have, 1 to 65535
+    #[arg(long, env = "GWM_MAX_GROUPS_PER_LB", value_name = "N", default_value = "1024",
+        value_parser = clap::value_parser!(u32).range(1..=limits::GROUPS_PER_LB as i64))]
+    pub max_groups_per_lb: u32,
+
+    /// Members that one group may have, 1 to 65535
+    #[arg(long, env = "GWM_MAX_MEMBERS_PER_GROUP", value_name = "N", default_value = "65535",
+        value_parser = clap::value_parser!(u32).range(1..=limits::MEMBERS_PER_GROUP as i64))]
+    pub max_members_per_group: u32,
+
+    /// Members of all groups of all load balancers together, 1 to 7000000
+    #[arg(long, env = "GWM_MAX_MEMBERSHIPS", value_name = "N", default_value = "1000000",
+        value_parser = clap::value_parser!(u32).range(1..=limits::MEMBERSHIPS as i64))]
+    pub max_memberships: u32,
+
+    /// The highest weight, 1 to 65535, which is also that of a member that nothing is known about. Many load
+    /// balancers handle 0 to 100 only
+    #[arg(long, env = "GWM_WEIGHT_MAX", value_name = "WEIGHT", default_value = "100",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub weight_max: u16,
+
+    /// TOML file of what members can take and how they are watched (`[[member]]`), and of groups' policies
+    /// (`[[group]]`); README.md has all keys. Read again on SIGHUP; an invalid new file changes nothing
+    #[arg(long, env = "GWM_MEMBERS", value_name = "FILE")]
+    pub members: Option<PathBuf>,
+
+    /// How members are watched that --members says nothing else of. `https` and `agent` take a port or names, so
+    /// they are for --members, where cidr = "0.0.0.0/0" stands for all IPv4 members
+    #[arg(long, env = "GWM_PROBE", value_name = "HOW", default_value = "off")]
+    pub probe: Probe,
+
+    /// From one check of a member to the next, 10ms to 1h
+    #[arg(long, env = "GWM_PROBE_INTERVAL", value_name = "DURATION", default_value = "2s",
+        value_parser = duration(members::INTERVALS.0, members::INTERVALS.1))]
+    pub probe_interval: Duration,
+
+    /// The same while checks fail of a member that is up, or pass of one that is down, and for a new member; 10ms to
+    /// 1h, and not over --probe-interval [default: as --probe-interval]
+    #[arg(long, env = "GWM_PROBE_FAST_INTERVAL", value_name = "DURATION",
+        value_parser = duration(members::INTERVALS.0, members::INTERVALS.1))]
+    pub probe_fast_interval: Option<Duration>,
+
+    /// For one check, 10ms to 60s; one that is not answered by then has failed, and the next one begins no earlier
+    /// [default: as --probe-interval, but at most 5s]
+    #[arg(long, env = "GWM_PROBE_TIMEOUT", value_name = "DURATION",
+        value_parser = duration(members::TIMEOUTS.0, members::TIMEOUTS.1))]
+    pub probe_timeout: Option<Duration>,
+
+    /// Checks in a row that a member that is down must pass to be up, 1 to 255
+    #[arg(long, env = "GWM_PROBE_RISE", value_name = "N", default_value = "2",
+        value_parser = clap::value_parser!(u8).range(1..))]
+    pub probe_rise: u8,
+
+    /// Checks in a row that a member that is up must fail to be down, 1 to 255
+    #[arg(long, env = "GWM_PROBE_FALL", value_name = "N", default_value = "3",
+        value_parser = clap::value_parser!(u8).range(1..))]
+    pub probe_fall: u8,
+
+    /// Checks under way at a time, 1 to 1000000, each a file descriptor; beyond them checks are late [default: 4096,
+    /// or a quarter of what the file-descriptor limit leaves]
+    #[arg(long, env = "GWM_MAX_PROBES", value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=limits::PROBES as i64))]
+    pub max_probes: Option<u32>,
+
+    /// How weights are made, except for groups that --members gives another policy
+    #[arg(long, env = "GWM_POLICY", value_name = "POLICY", default_value = "auto")]
+    pub policy: PolicyName,
+
+    /// When more than this share of the monitored members that had contact lose it within one fall window, the fault is
+    /// taken to be this machine's own: members keep their contact, and load balancers are told not to rely on it; 0 to
+    /// 100, which turns this off
+    #[arg(long, env = "GWM_PANIC_PERCENT", value_name = "PERCENT", default_value = "50",
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub panic_percent: u8,
+
+    /// From when a member comes up until it has its full weight, which grows steadily, 0s (at once) to 1h
+    #[arg(long, env = "GWM_SLOW_START", value_name = "DURATION", default_value = "0s",
+        value_parser = duration(Duration::ZERO, HOUR))]
+    pub slow_start: Duration,
+
+    /// The least severe log lines to write, on stderr
+    #[arg(long, env = "GWM_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+
+    /// Log lines as text for people or as one JSON object a line
+    #[arg(long, env = "GWM_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// Check flags, files and the machine's limits, say what is wrong, and exit without serving
+    #[arg(long, env = "GWM_CHECK")]
+    pub check: bool,
+}
+
+/// How members are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Probe {
+    /// Not at all: reachable, not confident, with weight --weight-max
+    Off,
+    /// By a TCP connection, those with protocol 6 and a port
+    Tcp,
+    /// By an ICMP echo
+    Icmp,
+    /// By GET / on their port, those with protocol 6; status 200 to 399 is well, and their load report counts
+    Http,
+    /// By tcp where that applies, else by icmp where this process may send echoes
+    Auto,
+}
+
+/// By which formula weights are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PolicyName {
+    /// Capacity and health
+    Static,
+    /// The same, times the percentage that a member's agent states
+    Agent,
+    /// The rate that a member could bear, by the load that it reports (ORCA)
+    Orca,
+    /// `orca` where a member reports load, times `agent` where an agent speaks, else `static`
+    Auto,
+}
+
+impl From<PolicyName> for Policy {
+    fn from(name: PolicyName) -> Policy {
+        match name {
+            PolicyName::Static => Policy::Static,
+            PolicyName::Agent => Policy::Agent,
+            PolicyName::Orca => Policy::Orca,
+            PolicyName::Auto => Policy::Auto,
+        }
+    }
+}
+
+/// The least severe log lines to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// None.
+    Off,
+    /// What stops the service or loses data.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// Starts, stops and what changes for a load balancer.
+    Info,
+    /// Every connection.
+    Debug,
+    /// Every refused message.
+    Trace,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Numbers of cores, as given to `--cpus`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuList(pub Vec<usize>);
+
+/// A parser of durations like `5ms`, `2s`, `1m` within a range.
+pub(super) fn duration(
+    min: Duration,
+    max: Duration,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync {
+    move |text| {
+        let value = humantime::parse_duration(text)
+            .map_err(|error| format!("{error}; a duration reads like 5ms, 2s, 1m or 1h30m"))?;
+        if value < min || value > max {
+            let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
+            return Err(format!("it has to be between {min} and {max}"));
+        }
+        Ok(value)
+    }
+}
+
+/// Parses `0,2-5`.
+fn cpu_list(text: &str) -> Result<CpuList, String> {
+    /// Far more than any machine has: keeps `0-99999999999` from filling the memory.
+    const HIGHEST: usize = 65535;
+    let number = |part: &str| match part.trim().parse() {
+        Ok(cpu) if cpu <= HIGHEST => Ok(cpu),
+        _ => Err(format!("`{part}` is not the number of a core; a list reads like 0,2-5")),
+    };
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = match part.split_once('-') {
+            Some((first, last)) => (number(first)?, number(last)?),
+            None => (number(part)?, number(part)?),
+        };
+        if first > last {
+            return Err(format!("the range `{part}` runs backwards"));
+        }
+        for cpu in first..=last {
+            if cpus.contains(&cpu) {
+                return Err(format!("core {cpu} is named twice"));
+            }
+            cpus.push(cpu);
+        }
+    }
+    Ok(CpuList(cpus))
+}

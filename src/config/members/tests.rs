@@ -1,0 +1,252 @@
+use std::net::IpAddr;
+
+use super::*;
+use crate::roster::{Check, Http};
+
+fn defaults() -> Defaults {
+    Defaults { monitor: Monitor::auto(), ..Defaults::unwatched(100) }
+}
+
+fn parsed(text: &str) -> Result<Roster, (usize, String)> {
+    parse(text, Path::new("/nonexistent"), &defaults())
+}
+
+fn roster(text: &str) -> Roster {
+    parsed(text).unwrap_or_else(|error| panic!("{error:?} in {text}"))
+}
+
+fn endpoint(address: &str, protocol: u8, port: u16) -> Endpoint {
+    Endpoint::new(address.parse::<IpAddr>().unwrap(), protocol, port)
+}
+
+/// The only member of a file, which has these lines besides its address and port.
+fn web(lines: &str) -> Member {
+    let roster = roster(&format!("[[member]]\naddress = \"10.0.0.1\"\nport = 80\n{lines}"));
+    assert_eq!(roster.entries(), 1);
+    Member::clone(roster.find(&endpoint("10.0.0.1", 6, 80)))
+}
+
+#[test]
+fn reads_applications_systems_and_networks() {
+    let text = r#"
+        [[member]]
+        address = "10.0.0.1"
+        protocol = "tcp"
+        port = 80
+        weight = 40
+        monitor = "none"
+
+        [[member]]
+        address = "2001:db8::1"
+        protocol = 132
+        port = 7
+        weight = 0
+        monitor = "none"
+
+        [[member]]
+        address = "10.0.0.9"
+        monitor = "icmp"
+        quiesced = true
+
+        [[member]]
+        cidr = "10.0.0.0/24"
+        port = 80
+        weight = 7
+        monitor = ["tcp", "agent"]
+        agent_port = 9777
+
+        [[member]]
+        cidr = "10.0.0.0/8"
+        protocol = "udp"
+        monitor = "off"
+
+        [[member]]
+        cidr = "2001:db8::/32"
+        rise = 5
+    "#;
+    let roster = roster(text);
+    assert_eq!(roster.entries(), 6);
+    let find = |address, protocol, port| roster.find(&endpoint(address, protocol, port));
+    assert_eq!(**find("10.0.0.1", 6, 80), Member::fixed(40));
+    assert_eq!(**find("2001:db8::1", 132, 7), Member::fixed(0));
+    let system = find("10.0.0.9", 0, 0);
+    assert_eq!((system.capacity, system.quiesced, system.fixed), (100, true, false));
+    assert_eq!(system.monitor, Monitor::of([Check::Icmp]));
+    assert_eq!(find("10.0.0.9", 6, 80).capacity, 7);
+    assert_eq!(find("10.0.0.9", 6, 80).monitor.checks.len(), 2);
+    assert_eq!(find("10.0.0.9", 17, 80).monitor, Monitor::none());
+    assert_eq!(find("10.9.0.9", 17, 80).monitor, Monitor::none());
+    assert_eq!(find("10.9.0.9", 6, 80), roster.default_member());
+    assert_eq!((find("2001:db8::9", 0, 0).times.rise, find("2001:db8::9", 0, 0).times.fall), (5, 3));
+    let nothing = parsed("").unwrap();
+    assert_eq!(nothing.entries(), 0);
+    assert_eq!(nothing.default_member().monitor, Monitor::auto());
+}
+
+#[test]
+fn times_follow_the_interval_where_nothing_else_is_said() {
+    let ms = Duration::from_millis;
+    let times = |text: &str, defaults: &Defaults| {
+        let text = format!("[[member]]\naddress = \"10.0.0.1\"\n{text}");
+        let roster = parse(&text, Path::new(""), defaults).unwrap();
+        roster.find(&endpoint("10.0.0.1", 0, 0)).times
+    };
+    let all = |interval, fast_interval, timeout| Times { interval, fast_interval, timeout, rise: 2, fall: 3 };
+    assert_eq!(times("", &defaults()), all(ms(2000), ms(2000), ms(2000)));
+    assert_eq!(times("interval = \"10s\"", &defaults()), all(ms(10_000), ms(10_000), ms(5000)));
+    assert_eq!(times("interval = \"500ms\"", &defaults()), all(ms(500), ms(500), ms(500)));
+    let fast = Defaults { fast_interval: Some(ms(1000)), timeout: Some(ms(300)), ..defaults() };
+    assert_eq!(times("", &fast), all(ms(2000), ms(1000), ms(300)));
+    assert_eq!(times("interval = \"500ms\"", &fast), all(ms(500), ms(500), ms(300)), "never slower while in doubt");
+    let given = times("interval = \"1m\"\nfast_interval = \"1s\"\ntimeout = \"7s\"\nrise = 1\nfall = 255", &fast);
+    assert_eq!(given, Times { rise: 1, fall: 255, ..all(ms(60_000), ms(1000), ms(7000)) });
+}
+
+#[test]
+fn an_http_check_has_its_defaults_and_its_table() {
+    let http = |lines: &str| match &web(lines).monitor.checks[..] {
+        [Check::Http(http)] => Http::clone(http),
+        other => panic!("{other:?}"),
+    };
+    let plain = http("monitor = \"http\"");
+    assert_eq!((plain.method.as_str(), plain.path.as_str(), plain.host, plain.port), ("GET", "/", None, None));
+    assert_eq!((plain.expect, plain.utilization, plain.tls), (vec![200..=399], vec![], None));
+    let full = http(
+        "monitor = \"http\"\nhttp = { method = \"HEAD\", path = \"/health?x=1\", host = \"web:81\", port = 8080, expect = \
+         \"200, 300-304\", utilization = [\"named_metrics.queue\"] }",
+    );
+    assert_eq!((full.method.as_str(), full.path.as_str()), ("HEAD", "/health?x=1"));
+    assert_eq!((full.host.as_deref(), full.port), (Some("web:81"), Some(8080)));
+    assert_eq!((full.expect, full.utilization), (vec![200..=200, 300..=304], vec!["named_metrics.queue".to_owned()]));
+    assert_eq!(http("monitor = \"http\"\nhttp.expect = 204").expect, vec![204..=204]);
+
+    let tls = |lines: &str| http(&format!("monitor = \"https\"\n{lines}")).tls.expect("https is TLS");
+    let anyone = tls("tls = { verify = false }");
+    assert!(!anyone.source.verify && anyone.server_name.is_none());
+    assert_eq!(tls("tls.verify = false\nhttp.host = \"web.example:81\"").server_name.as_deref(), Some("web.example"));
+    let named = tls("tls = { verify = false, server_name = \"a.example\" }\nhttp.host = \"b.example\"");
+    assert_eq!(named.server_name.as_deref(), Some("a.example"));
+}
+
+#[test]
+fn groups_have_policies() {
+    let roster =
+        roster("[[group]]\nname = \"FARM1*\"\npolicy = \"orca\"\n[[group]]\nname = \"FARM*\"\npolicy = \"static\"\n");
+    assert_eq!(roster.policy(b"FARM12"), Policy::Orca);
+    assert_eq!(roster.policy(b"FARM2"), Policy::Static);
+    assert_eq!(roster.policy(b"X"), Policy::Auto);
+}
+
+fn refused(text: &str, line: usize, part: &str) {
+    let (at, message) = parsed(text).map(|_| ()).expect_err(text);
+    assert!(message.contains(part), "{text}\n{message}");
+    assert_eq!(at, line, "{text}\n{message}");
+    assert!(!message.contains('\n'), "{message}");
+}
+
+#[test]
+fn errors_name_their_line() {
+    let one = "[[member]]\naddress = \"10.0.0.1\"\nport = 80\nweight = 40\nmonitor = \"none\"\n";
+    for (text, line, part) in [
+        (format!("{one}colour = 1\n"), 6, "colour"),
+        (format!("{one}\n[member2]\n"), 7, "member2"),
+        (one.replace("40", "101"), 4, "--weight-max 100"),
+        (one.replace("40", "65536"), 4, "65536"),
+        (one.replace("40", "\"x\""), 4, "invalid type"),
+        (one.replace("10.0.0.1", "10.0.0"), 2, "IP address"),
+        (one.replace("none", "ftp"), 5, "\"ftp\" is not \"none\""),
+        (one.replace("port = 80", "protocol = \"tcp\""), 1, "needs a port"),
+        (one.replace("port = 80", "port = 80\nprotocol = \"icmp\""), 4, "icmp"),
+        (one.replace("port = 80", "port = 80\nprotocol = 256"), 4, "256"),
+        (format!("{one}{one}"), 6, "listed twice"),
+        (format!("{one}= 3"), 6, ""),
+        (one.replace("weight = 40\n", ""), 1, "weight"),
+        (one.replace("address = \"10.0.0.1\"\n", ""), 1, "an address, or a cidr"),
+        (one.replace("port = 80", "cidr = \"10.0.0.0/8\""), 1, "not both"),
+        ("[[group]]\nname = \"*\"\npolicy = \"fast\"\n".into(), 3, "\"fast\""),
+        ("[[group]]\nname = \"\"\npolicy = \"auto\"\n".into(), 2, "name"),
+        ("[[group]]\npolicy = \"auto\"\n".into(), 1, "name"),
+        ("[[group]]\nname = \"*\"\npolicy = \"auto\"\n".repeat(2), 5, "listed twice"),
+        ("[[group]]\nname = \"*\"\npolicy = \"auto\"\nlb = 1\n".into(), 4, "lb"),
+    ] {
+        refused(&text, line, part);
+    }
+    for (cidr, part) in [
+        ("10.0.0.0", "10.0.0.0/8 or"),
+        ("10.0.0.0/33", "not a network"),
+        ("2001:db8::/129", "not a network"),
+        ("10.0.0.0/-1", "not a network"),
+        ("/8", "not a network"),
+        ("10.1.0.0/8", "the network is 10.0.0.0/8"),
+        ("2001:db8::1/32", "the network is 2001:db8::/32"),
+    ] {
+        refused(&format!("[[member]]\nweight = 1\ncidr = \"{cidr}\"\n"), 3, part);
+    }
+    let twice = "[[member]]\ncidr = \"10.0.0.0/8\"\nport = 80\n".repeat(2);
+    refused(&twice, 4, "10.0.0.0/8 protocol 6 port 80 is listed twice");
+}
+
+#[test]
+fn combinations_that_can_not_be_meant_are_explained() {
+    for (lines, line, part) in [
+        ("monitor = []", 4, "empty list"),
+        ("monitor = [\"tcp\", \"tcp\"]", 4, "twice"),
+        ("monitor = [\"tcp\", \"off\"]", 4, "stands alone"),
+        ("monitor = [\"none\", \"tcp\"]", 4, "stands alone"),
+        ("monitor = [\"http\", \"https\"]", 4, "choose one"),
+        ("monitor = 7", 4, ""),
+        ("monitor = \"agent\"", 4, "needs agent_port"),
+        ("monitor = \"agent\"\nagent_port = 0", 5, "1 to 65535"),
+        ("monitor = \"tcp\"\nagent_port = 9", 5, "agent_port is for monitor = \"agent\""),
+        ("agent_send = \"x\"", 4, "agent_send is for monitor = \"agent\""),
+        ("http = { path = \"/\" }", 4, "http is for monitor = \"http\" or \"https\""),
+        ("monitor = \"http\"\ntls = { verify = false }", 5, "tls is for monitor = \"https\""),
+        ("monitor = \"off\"\ninterval = \"1s\"", 5, "checks nothing"),
+        ("monitor = \"none\"\nweight = 1\nfall = 1", 6, "checks nothing"),
+        ("weight = 0", 4, "quiesced = true"),
+        ("interval = \"1s\"\nfast_interval = \"2s\"", 5, "longer than the interval, 1s"),
+        ("interval = \"1\"", 4, "like 5ms"),
+        ("interval = \"9ms\"", 4, "between 10ms"),
+        ("timeout = \"61s\"", 4, "between 10ms"),
+        ("interval = 5", 4, "string"),
+        ("rise = 0", 4, "1 to 255"),
+        ("fall = 256", 4, "256"),
+        ("monitor = \"http\"\nhttp = { method = \"G T\" }", 5, "method"),
+        ("monitor = \"http\"\nhttp = { method = \"\" }", 5, "method"),
+        ("monitor = \"http\"\nhttp = { path = \"health\" }", 5, "begins with"),
+        ("monitor = \"http\"\nhttp = { path = \"/a b\" }", 5, "path"),
+        ("monitor = \"http\"\nhttp = { path = \"/a\\r\\nX: y\" }", 5, "path"),
+        ("monitor = \"http\"\nhttp = { host = \"a\\n\" }", 5, "host"),
+        ("monitor = \"http\"\nhttp = { port = 0 }", 5, "1 to 65535"),
+        ("monitor = \"http\"\nhttp = { body = \"x\" }", 5, "body"),
+        ("monitor = \"http\"\nhttp = { expect = \"\" }", 5, "expect"),
+        ("monitor = \"http\"\nhttp = { expect = \"300-200\" }", 5, "expect"),
+        ("monitor = \"http\"\nhttp = { expect = 99 }", 5, "expect"),
+        ("monitor = \"http\"\nhttp = { utilization = [\"queue\"] }", 5, "named_metrics.NAME"),
+        ("monitor = \"https\"\ntls = { verify = false, ca = \"x.pem\" }", 5, "leave one of them out"),
+        ("monitor = \"https\"\ntls = { ca = \"x.pem\" }", 5, "/nonexistent/x.pem"),
+        ("monitor = \"https\"\ntls = { verify = false, key = \"x.pem\" }", 5, "go together"),
+        ("monitor = \"https\"\ntls = { verify = false, server_name = \"a b\" }", 5, "no host name"),
+        ("monitor = \"https\"\ntls = { ca = \"/dev/null\" }", 5, "no certificate"),
+        ("monitor = \"https\"\ntls = { ca = \"/dev/zero\" }", 5, "/dev/zero has more than"),
+    ] {
+        refused(&format!("[[member]]\naddress = \"10.0.0.1\"\nport = 80\n{lines}\n"), line, part);
+    }
+    for (monitor, part) in [("tcp", "protocol \"tcp\" and a port"), ("http", "http = { port")] {
+        refused(&format!("[[member]]\naddress = \"10.0.0.1\"\nmonitor = \"{monitor}\"\n"), 3, part);
+    }
+    roster("[[member]]\naddress = \"10.0.0.1\"\nmonitor = \"http\"\nhttp.port = 80\n");
+    roster("[[member]]\ncidr = \"10.0.0.0/8\"\nmonitor = [\"tcp\", \"http\"]\n");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = read(Path::new("/nonexistent/members.toml"), &defaults()).map(|_| ()).unwrap_err();
+    assert!(error.contains("/nonexistent/members.toml"), "{error}");
+}
+
+#[test]
+fn a_file_without_end_is_not_read_without_end() {
+    let error = read(Path::new("/dev/zero"), &defaults()).map(|_| ()).unwrap_err();
+    assert!(error.contains("/dev/zero has more than"), "{error}");
+}
