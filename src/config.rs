@@ -241,8 +241,7 @@ fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring), Co
         Some(path) => members::read(path, &defaults).map_err(ConfigError::Failure)?,
         None => defaults.roster(),
     };
-    let monitoring =
-        Monitoring { members: flags.members.clone(), defaults, max_probes, slow_start: flags.slow_start };
+    let monitoring = Monitoring { members: flags.members.clone(), defaults, max_probes, slow_start: flags.slow_start };
     Ok((roster, monitoring))
 }
 
