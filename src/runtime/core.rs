@@ -1,26 +1,27 @@
-//! The coordinator's task: it feeds the state machine with what the shards report, and carries its messages back.
+//! The coordinator's thread: it feeds the state machine with what the shards report, and carries its messages back.
 //!
 //! A turn takes acknowledgements, then requests from all shards in turn, then lets the coordinator do what is due,
 //! and sends. Requests and pushes have a [`TURN`] each, even if there is more.
+//!
+//! It has no socket, so it needs no reactor: it is an ordinary thread, pinned to its core, that sleeps on a futex. An
+//! executor in its place took several times as long to fall asleep and to wake (PERF.md).
 
 use std::{
     cell::Cell,
     collections::VecDeque,
-    future::Future,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
+    task::{Context, Wake, Waker},
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
 use crossbeam_queue::ArrayQueue;
-use glommio::timer::Timer;
 
 use super::{
-    executor::{self, HEARTBEAT, TURN},
+    executor::{HEARTBEAT, TURN},
     link::{Down, Order, Slot, Up},
     mesh::{Batch, Bell, Receiver, Sender},
     shared::Clock,
@@ -182,23 +183,31 @@ struct Core {
     clock: Clock,
 }
 
-/// Runs the coordinator until it is told to stop; what it held then.
-pub(super) async fn run(
+/// Wakes a thread that is parked.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs the coordinator until it is told to stop, and polls for `spin` before each sleep; what it held then.
+pub(super) fn run(
     settings: Settings,
     ports: Vec<Port>,
     control: Arc<Control>,
     clock: Clock,
+    spin: Duration,
     ready: impl FnOnce(),
 ) -> Totals {
     let shards = u16::try_from(ports.len()).expect("there are at most 256 shards");
     let mut core = Core { coordinator: Coordinator::new(settings, shards), ports: Ports::new(ports), control, clock };
     ready();
-    let mut alarm = Alarm::default();
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
     while !core.control.stop.load(Ordering::Acquire) {
-        if core.turn() {
-            executor::turn().await;
-        } else {
-            core.wait(&mut alarm).await;
+        if !core.turn() {
+            core.wait(&waker, spin);
         }
     }
     core.coordinator.totals()
@@ -303,45 +312,26 @@ impl Core {
         true
     }
 
-    /// Waits for work, or until the coordinator has something to do by itself.
-    async fn wait(&mut self, alarm: &mut Alarm) {
+    /// Waits for work, or until the coordinator has something to do by itself; perhaps not as long.
+    fn wait(&self, waker: &Waker, spin: Duration) {
+        let work = || {
+            let stop = self.control.stop.load(Ordering::Acquire);
+            self.ports.list.iter().any(Port::has_work) || !self.control.roster.is_empty() || stop
+        };
+        let start = Instant::now();
+        while start.elapsed() < spin {
+            if work() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
         let now = self.clock.now();
         let longest = now + HEARTBEAT;
         let until = self.coordinator.next_deadline().map_or(longest, |deadline| deadline.min(longest));
-        alarm.set(now, until.max(now + SLEEP_MIN));
-        let (control, ports) = (&self.control, &self.ports.list);
-        std::future::poll_fn(|cx| {
-            let work = || {
-                ports.iter().any(Port::has_work) || !control.roster.is_empty() || control.stop.load(Ordering::Acquire)
-            };
-            if control.bell.poll(cx, work).is_ready() || alarm.poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            Poll::Pending
-        })
-        .await;
-    }
-}
-
-/// A timer that is built anew only for an earlier time: to wake once too often costs less than to arm it each time.
-#[derive(Default)]
-struct Alarm(Option<(Time, Timer)>);
-
-impl Alarm {
-    /// Arms the timer for `until` or earlier.
-    fn set(&mut self, now: Time, until: Time) {
-        if self.0.as_ref().is_none_or(|(at, _)| *at > until) {
-            self.0 = Some((until, Timer::new(Duration::from_nanos(until.0 - now.0))));
+        let until = until.max(now + SLEEP_MIN);
+        if self.control.bell.poll(&mut Context::from_waker(waker), work).is_pending() {
+            thread::park_timeout(Duration::from_nanos(until.0 - now.0));
         }
-    }
-
-    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        let Some((_, timer)) = &mut self.0 else { return Poll::Pending };
-        let fired = Pin::new(timer).poll(cx).map(|_| ());
-        if fired.is_ready() {
-            self.0 = None;
-        }
-        fired
     }
 }
 

@@ -113,9 +113,10 @@ pub fn serve(mut config: Config) -> Result<(), String> {
     let coordinator = {
         let (settings, control, clock) = (config.settings.clone(), control.clone(), shared.clock);
         let (events, obituary) = (events.clone(), Obituary(events.clone()));
-        executor::spawn("coordinator", Some(config.coordinator_cpu), config.spin, move || async move {
+        let spin = config.spin;
+        executor::pinned("coordinator", Some(config.coordinator_cpu), move || {
             let _obituary = obituary;
-            core::run(settings, ports, control, clock, || drop(events.send(Event::Ready))).await
+            Ok(core::run(settings, ports, control, clock, spin, || drop(events.send(Event::Ready))))
         })
         .map_err(failed)?
     };

@@ -12,7 +12,6 @@
 use std::{
     future::Future,
     io,
-    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -41,7 +40,17 @@ where
     F: Future<Output = T> + 'static,
     T: Send + 'static,
 {
-    let label: Arc<str> = name.into();
+    let label = name.to_owned();
+    pinned(name, cpu, move || Ok(build(&label, spin)?.run(main())))
+}
+
+/// Runs something on a thread of its own, pinned to a core if one is given.
+pub fn pinned<T: Send + 'static>(
+    name: &str,
+    cpu: Option<usize>,
+    main: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let label = name.to_owned();
     thread::Builder::new().name(name.into()).spawn(move || {
         if let Some(cpu) = cpu {
             let mut set = CpuSet::new();
@@ -51,7 +60,7 @@ where
                 tracing::warn!("{label} is not pinned to core {cpu}: {error}");
             }
         }
-        Ok(build(&label, spin)?.run(main()))
+        main()
     })
 }
 
