@@ -107,11 +107,18 @@ fn register_beside_the_floor_and_the_histogram_log() {
 fn churn_ends_with_right_tables() {
     for flags in ["--push-window 0s", "--push-window 5ms", "--push-window 5ms --no-change"] {
         let line = "churn --lbs 20 --groups 3 --members 6 --duration 1s --lb-crashes 20 --member-crashes 20";
-        let metrics = metrics(&run(&format!("{line} --lb-restarts 20 --takeovers 20 {flags}")), "server");
-        assert_eq!(metrics["LBs with right tables in the end"], 20.0);
-        for what in ["members came or went", "states set", "LBs crashed", "LBs restarted", "LBs taken over"] {
-            assert!(metrics[what] > 0.0, "{what}: {metrics:?}");
+        let mut missing = vec!["members came or went", "states set", "LBs crashed", "LBs restarted", "LBs taken over"];
+        // On a machine that is busy with other things a second may be too short for the rare ones.
+        for seed in 1..=10 {
+            let line = format!("{line} --lb-restarts 20 --takeovers 20 {flags} --seed {seed}");
+            let metrics = metrics(&run(&line), "server");
+            assert_eq!(metrics["LBs with right tables in the end"], 20.0);
+            missing.retain(|what| metrics[*what] == 0.0);
+            if missing.is_empty() {
+                break;
+            }
         }
+        assert!(missing.is_empty(), "never in ten runs: {missing:?}");
     }
 }
 
