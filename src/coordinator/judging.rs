@@ -11,9 +11,12 @@ use super::{
 };
 use crate::{judgement::Judgement, roster::Roster};
 
-/// How many endpoints, memberships and groups one [`Coordinator::poll`] goes through before it gives others their
+/// How many endpoints and groups one [`Coordinator::poll`] goes through before it gives others their
 /// turn.
 const SWEEP_PER_POLL: usize = 4096;
+
+/// How many notes in groups take as long as going through one endpoint.
+const MARKS: usize = 32;
 
 /// Walks through everything that something has changed, a piece at a time: where each of them is.
 #[derive(Default)]
@@ -120,7 +123,7 @@ impl Coordinator {
         while let Some(id) = next(&mut self.sweep.endpoints, ends.0, &mut left) {
             let id = id as EndpointId;
             if let Some(change) = self.tables.endpoints.reassess(id) {
-                left = left.saturating_sub(self.tables.endpoints.groups(id).len());
+                left = left.saturating_sub(self.tables.endpoints.groups(id).len() / MARKS);
                 self.spread(now, id, change);
             }
         }

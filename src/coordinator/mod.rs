@@ -272,7 +272,10 @@ impl Coordinator {
                 }
             }
         }
-        self.flush(now, out);
+        // No push tells half of a new roster.
+        if self.sweep.unfinished().is_none() {
+            self.flush(now, out);
+        }
     }
 
     /// When [`Coordinator::poll`] has something to do next, perhaps early; `None` while only an event can change that.
