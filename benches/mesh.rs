@@ -1,6 +1,6 @@
 //! The channels between cores: the queues alone, and between two executors of the runtime, asleep and under load.
 
-use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{io, sync::Arc, thread::JoinHandle};
 
 use divan::{Bencher, black_box, counter::ItemsCount};
 use futures_lite::future::block_on;
@@ -122,21 +122,35 @@ async fn drive(mut boss: Ends, mut echo: Ends) {
 
 type Running = JoinHandle<Result<(), String>>;
 
+/// What the echo runs on.
+#[derive(Clone, Copy)]
+enum Echo {
+    Executor,
+    /// A thread that sleeps on a futex, as the coordinator's.
+    Thread,
+}
+
 /// A driver and an echo, on a core each if there are two.
-fn executors(spin: Duration) -> io::Result<(Ends, Running, Running)> {
+fn start(kind: Echo) -> io::Result<(Ends, Running, Running)> {
     let usable = rustix::thread::sched_getaffinity(None)?;
     let cpus: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| usable.is_set(cpu)).collect();
     let cpu = |place: usize| if cpus.len() > 1 { Some(cpus[place]) } else { None };
     let (boss, driver_boss) = link();
     let (driver_echo, echo_peer) = link();
-    let echo = executor::spawn("bench-echo", cpu(0), spin, move || echo(echo_peer))?;
-    let driver = executor::spawn("bench-driver", cpu(1), spin, move || drive(driver_boss, driver_echo))?;
+    let echo = match kind {
+        Echo::Executor => executor::spawn("bench-echo", cpu(0), move || echo(echo_peer))?,
+        Echo::Thread => executor::pinned("bench-echo", cpu(0), move || {
+            block_on(echo(echo_peer));
+            Ok(())
+        })?,
+    };
+    let driver = executor::spawn("bench-driver", cpu(1), move || drive(driver_boss, driver_echo))?;
     Ok((boss, driver, echo))
 }
 
 /// The given number of rounds an iteration, each of so many messages and one answer. Items are messages.
-fn exchange(bencher: Bencher<'_, '_>, rounds: u32, messages: u32, spin: Duration) {
-    let (mut boss, driver, echo) = executors(spin).expect("two threads can be started");
+fn exchange(bencher: Bencher<'_, '_>, rounds: u32, messages: u32, kind: Echo) {
+    let (mut boss, driver, echo) = start(kind).expect("two threads can be started");
     let job = u64::from(rounds) << 32 | u64::from(messages);
     bencher.counter(ItemsCount::new(rounds * messages)).bench_local(|| {
         block_on(async {
@@ -172,18 +186,18 @@ fn one_thread(bencher: Bencher<'_, '_>, messages: u32) {
 /// 100 round trips of one message between executors that sleep whenever they have nothing to do.
 #[divan::bench(sample_size = 1)]
 fn round_trips_100_asleep(bencher: Bencher<'_, '_>) {
-    exchange(bencher, scaled(100), 1, Duration::ZERO);
+    exchange(bencher, scaled(100), 1, Echo::Executor);
 }
 
-/// The same between executors that look for work for 100 µs before they sleep.
+/// The same between an executor and a plain thread, as a shard and the coordinator are.
 #[divan::bench(sample_size = 1)]
-fn round_trips_100_spinning(bencher: Bencher<'_, '_>) {
-    exchange(bencher, scaled(100), 1, Duration::from_micros(100));
+fn round_trips_100_asleep_thread(bencher: Bencher<'_, '_>) {
+    exchange(bencher, scaled(100), 1, Echo::Thread);
 }
 
 /// One way: so many messages as fast as they go, the answer to the last ends the iteration. The receiver sleeps at
 /// the start.
 #[divan::bench(args = [16, 256, 100_000], sample_size = 1)]
 fn one_way(bencher: Bencher<'_, '_>, messages: u32) {
-    exchange(bencher, 1, scaled(messages), Duration::ZERO);
+    exchange(bencher, 1, scaled(messages), Echo::Thread);
 }

@@ -78,7 +78,7 @@ fn storm(pairs: usize) {
                 end(bell, sender, receiver, first, seen).await;
                 done.send(()).expect("the test waits for every end");
             };
-            executors.push(executor::spawn("storm", None, Duration::ZERO, run).expect("a thread can be started"));
+            executors.push(executor::spawn("storm", None, run).expect("a thread can be started"));
         }
     }
 

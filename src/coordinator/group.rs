@@ -330,7 +330,8 @@ impl Group {
     pub(super) fn delta(&mut self, epoch: u32, verdicts: View<'_>, all: bool, out: &mut Vec<u8>) -> u32 {
         self.begin(epoch);
         let all = all || self.whole;
-        let all = (all || self.rates_moved) && self.rescale(verdicts) || all;
+        let rescaled = (all || self.rates_moved) && self.rescale(verdicts);
+        let all = all || rescaled;
         out.clear();
         out.extend_from_slice(&self.image[..self.entries_at as usize]);
         let mut count = 0;

@@ -98,13 +98,14 @@ pub fn serve(mut config: Config) -> Result<(), String> {
             shared: shared.clone(),
             counters: counters.get(index).expect("there are counters for each shard").clone(),
             bell,
+            spin: config.spin,
             poller: Poller::new().map_err(|error| format!("can not make an epoll set: {error}"))?,
             up: up_sender,
             down: down_receiver,
         };
         let (cpu, events) = (config.shard_cpus.get(index).copied(), events.clone());
         let obituary = Obituary(events.clone());
-        let handle = executor::spawn(&format!("shard-{index}"), cpu, config.spin, move || async move {
+        let handle = executor::spawn(&format!("shard-{index}"), cpu, move || async move {
             let _obituary = obituary;
             shard::run(plan, || drop(events.send(Event::Ready))).await;
         });

@@ -33,7 +33,6 @@ const BUILD_RETRIES: Duration = Duration::from_secs(3);
 pub fn spawn<F, T>(
     name: &str,
     cpu: Option<usize>,
-    spin: Duration,
     main: impl FnOnce() -> F + Send + 'static,
 ) -> io::Result<JoinHandle<Result<T, String>>>
 where
@@ -41,7 +40,7 @@ where
     T: Send + 'static,
 {
     let label = name.to_owned();
-    pinned(name, cpu, move || Ok(build(&label, spin)?.run(main())))
+    pinned(name, cpu, move || Ok(build(&label)?.run(main())))
 }
 
 /// Runs something on a thread of its own, pinned to a core if one is given.
@@ -64,7 +63,7 @@ pub fn pinned<T: Send + 'static>(
     })
 }
 
-fn build(name: &str, spin: Duration) -> Result<LocalExecutor, String> {
+fn build(name: &str) -> Result<LocalExecutor, String> {
     let start = Instant::now();
     loop {
         let built = LocalExecutorBuilder::new(Placement::Unbound)
@@ -72,7 +71,6 @@ fn build(name: &str, spin: Duration) -> Result<LocalExecutor, String> {
             .io_memory(64 << 10)
             .ring_depth(512)
             .preempt_timer(Duration::from_secs(3600))
-            .spin_before_park(spin)
             .make();
         match built {
             Ok(executor) => return Ok(executor),

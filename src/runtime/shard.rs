@@ -1,7 +1,7 @@
 //! A shard: one executor that owns its listeners and its connections from accept to close.
 //!
-//! Tasks: one a listener, which accepts; one that lets connections read and go on; one for both directions of the
-//! mesh, which writes; and the main one, which sweeps for timeouts and ends the shard when it has drained.
+//! Tasks: one a listener, which accepts; one that moves everything between sockets and mesh; and the main one, which
+//! sweeps for timeouts and ends the shard when it has drained.
 
 use std::{
     cell::{Cell, RefCell},
@@ -54,6 +54,8 @@ pub(super) struct Plan {
     pub(super) counters: Arc<Counters>,
     pub(super) bell: Arc<Bell>,
     pub(super) poller: Poller,
+    /// How long to poll before a sleep.
+    pub(super) spin: Duration,
     pub(super) up: Sender<(Slot, Up)>,
     pub(super) down: Receiver<Down>,
 }
@@ -74,8 +76,6 @@ pub(super) struct Shard {
     poller: Poller,
     /// Connections that are to take a step, each once.
     runnable: RefCell<VecDeque<Slot>>,
-    /// Rung when there is the first of them.
-    run: Bell,
     /// Connections that become runnable when the uplink has room.
     starved: RefCell<Vec<Slot>>,
     throttles: RefCell<[Throttle; CAUSES]>,
@@ -177,50 +177,54 @@ pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
         table: RefCell::default(),
         poller: plan.poller,
         runnable: RefCell::default(),
-        run: Bell::default(),
         starved: RefCell::default(),
         throttles: RefCell::default(),
         accepting: RefCell::default(),
         stop_by: Cell::default(),
         stopped: Bell::default(),
     });
-    let mesh = glommio::spawn_local(mesh(shard.clone(), plan.down));
-    let pump = glommio::spawn_local(pump(shard.clone()));
+    let serve = glommio::spawn_local(serve(shard.clone(), plan.down, plan.spin));
     for listener in plan.listeners {
         let task = glommio::spawn_local(listener::accept(shard.clone(), listener));
         shard.accepting.borrow_mut().push(task);
     }
     ready();
     sweep(&shard).await;
-    drop((mesh, pump));
+    drop(serve);
 }
 
-/// Moves messages both ways.
-async fn mesh(shard: Rc<Shard>, mut down: Receiver<Down>) {
+/// Moves everything between sockets and mesh. One task does it all, so that what has arrived is with the coordinator,
+/// and the answer with its socket, without a turn of the reactor in between.
+async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
+    // A batch that is being written, and how many of its messages are.
+    let mut open = None;
+    let mut news = None;
+    let mut turned = Instant::now();
+    let mut idle_since = None;
     loop {
-        shard.bell.wait(|| down.has_batch() || shard.uplink.borrow().is_due() || shard.stop_is_news()).await;
         if shard.stop_is_news() {
             shard.tell_stop();
         }
+        let mut busy = shard.collect();
+        busy |= shard.step_some();
         shard.turn_uplink();
-        if let Some(mut batch) = down.receive() {
-            let mut done = 0;
-            while shard.write_some(&mut batch, &mut done) {
-                executor::turn().await;
-                shard.turn_uplink();
+        if let Some((mut batch, mut done)) = open.take().or_else(|| down.receive().map(|batch| (batch, 0))) {
+            busy = true;
+            match shard.write_some(&mut batch, &mut done) {
+                true => open = Some((batch, done)),
+                false => down.give_back(batch),
             }
-            down.give_back(batch);
         }
-    }
-}
-
-/// Lets connections take their steps: those that there is news of, and those that were woken.
-async fn pump(shard: Rc<Shard>) {
-    let mut news = None;
-    loop {
-        let more = shard.collect();
-        if shard.step_some() || more {
-            executor::turn().await;
+        busy |= !shard.runnable.borrow().is_empty();
+        let now = Instant::now();
+        if busy {
+            idle_since = None;
+        }
+        if busy || now - *idle_since.get_or_insert(now) < spin {
+            if now - turned >= TURN {
+                executor::turn().await;
+                turned = Instant::now();
+            }
             continue;
         }
         if news.is_none() {
@@ -235,17 +239,16 @@ async fn pump(shard: Rc<Shard>) {
             }
         }
         std::future::poll_fn(|cx| {
-            if shard.run.poll(cx, || !shard.runnable.borrow().is_empty()).is_ready() {
-                return Poll::Ready(());
-            }
+            let work = || down.has_batch() || shard.uplink.borrow().is_due() || shard.stop_is_news();
             let told = news.as_mut().is_none_or(|news| Pin::new(news).poll(cx).is_ready());
             if told {
                 news = None;
-                return Poll::Ready(());
             }
-            Poll::Pending
+            if shard.bell.poll(cx, work).is_ready() || told { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+        turned = Instant::now();
+        idle_since = None;
     }
 }
 
@@ -300,14 +303,9 @@ impl Shard {
         tracing::debug!(%peer, shard = self.index, "connected");
     }
 
-    /// Puts a connection among those to take a step.
+    /// Puts a connection among those to take a step; only what [`serve`] calls does so.
     pub(super) fn enqueue(&self, slot: Slot) {
-        let mut runnable = self.runnable.borrow_mut();
-        runnable.push_back(slot);
-        if runnable.len() == 1 {
-            drop(runnable);
-            self.run.ring();
-        }
+        self.runnable.borrow_mut().push_back(slot);
     }
 
     /// Wakes a connection when the uplink has room.
@@ -345,7 +343,7 @@ impl Shard {
                 let Some(slot) = self.runnable.borrow_mut().pop_front() else { return false };
                 self.step(slot);
             }
-            if start.elapsed() >= TURN {
+            if start.elapsed() >= TURN / 2 {
                 return !self.runnable.borrow().is_empty();
             }
         }
@@ -393,7 +391,7 @@ impl Shard {
             if *done >= entries.len() {
                 return false;
             }
-            if start.elapsed() >= TURN {
+            if start.elapsed() >= TURN / 2 {
                 return true;
             }
         }
