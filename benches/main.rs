@@ -1,14 +1,15 @@
-//! Benchmarks of what has no socket: the codec, the framer, the coordinator, the channels between cores.
+//! Benchmarks of the codec, the framer, the coordinator, the channels between cores, and TCP checks.
 //!
 //! `cargo bench` measures; `cargo bench -- coordinator` those whose name contains that. `cargo test` runs each
 //! once, on small tables, so that they stay true. The columns are time per iteration (one message, one change, one
 //! tick, as the benchmark says); rows below it give items or bytes a second and, where anything was allocated,
-//! allocations. Sockets are the business of `gwm-loadgen`.
+//! allocations. The sockets of load balancers are the business of `gwm-loadgen`.
 
 mod codec;
 mod coordinator;
 mod framer;
 mod mesh;
+mod probe;
 
 /// The daemon's allocator, counted.
 #[global_allocator]

@@ -48,6 +48,7 @@ struct Talk {
 }
 
 struct Encryption {
+    member: Endpoint,
     connection: ClientConnection,
     received: usize,
 }
@@ -178,11 +179,20 @@ impl Talk {
             let mut plain = [0; 4096];
             while !encrypted.is_empty() {
                 let tls = self.tls.as_mut()?;
-                let taken = tls.connection.read_tls(&mut encrypted);
-                let state = match (taken, tls.connection.process_new_packets()) {
-                    (Ok(_), Ok(state)) => state,
-                    _ => {
-                        // The alert that says why; the member's log has more use for it than we.
+                match tls.connection.read_tls(&mut encrypted) {
+                    // What follows the end of TLS is not taken.
+                    Ok(0) => {
+                        ended = true;
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(_) => return Some(Outcome::Failed(Reason::Malformed)),
+                }
+                let state = match tls.connection.process_new_packets() {
+                    Ok(state) => state,
+                    Err(error) => {
+                        tracing::debug!(member = %tls.member, "TLS: {error}");
+                        // The alert that says so, if the socket takes it.
                         let _ = tls.send(socket);
                         return Some(Outcome::Failed(Reason::Tls));
                     }
@@ -238,7 +248,7 @@ impl Encryption {
         };
         let connection = ClientConnection::new(tls.config.clone(), name);
         let connection = connection.map_err(|_| Outcome::Inconclusive(Reason::NoResources))?;
-        Ok(Encryption { connection, received: 0 })
+        Ok(Encryption { member: *endpoint, connection, received: 0 })
     }
 
     /// Sends what is ready, as far as the socket takes it.

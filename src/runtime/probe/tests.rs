@@ -348,8 +348,9 @@ fn echoes_come_back_to_the_check_that_sent_them() {
     }
 }
 
-/// An authority, and a server that has its certificate for `name`.
-fn tls_server(name: &str, valid: bool) -> (String, SocketAddr) {
+/// An authority, and a server that has its certificate for `name`. It answers half a head, ends TLS and talks on if
+/// it is `rude`.
+fn tls_server(name: &str, valid: bool, rude: bool) -> (String, SocketAddr) {
     let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca_key = rcgen::KeyPair::generate().expect("a key");
@@ -374,7 +375,15 @@ fn tls_server(name: &str, valid: bool) -> (String, SocketAddr) {
         let mut connection = rustls::ServerConnection::new(config.clone()).expect("a configuration");
         let mut tls = rustls::Stream::new(&mut connection, &mut stream);
         let head = request(&mut tls);
-        if head.starts_with("GET /health HTTP/1.1\r\nHost: 127.0.0.1:") {
+        if rude {
+            connection.writer().write_all(b"HTTP/1.1 200 OK\r\n").expect("it has room");
+            connection.send_close_notify();
+            let mut end = Vec::new();
+            while connection.wants_write() {
+                connection.write_tls(&mut end).expect("a vector takes all");
+            }
+            let _ = stream.write_all(&[&end[..], &[b'x'; 8000]].concat());
+        } else if head.starts_with("GET /health HTTP/1.1\r\nHost: 127.0.0.1:") {
             let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nendpoint-load-metrics: TEXT eps=2\r\n\r\n");
             let _ = tls.read(&mut [0]);
         }
@@ -392,9 +401,9 @@ fn https_members_prove_who_they_are() {
     };
     let good = Outcome::Load(Load { eps: 2.0, ..Load::default() });
     let bad = Outcome::Failed(Reason::Tls);
-    let (ca, address) = tls_server("web.example", true);
-    let (other_ca, by_address) = tls_server("127.0.0.1", true);
-    let (expired_ca, expired) = tls_server("web.example", false);
+    let (ca, address) = tls_server("web.example", true, false);
+    let (other_ca, by_address) = tls_server("127.0.0.1", true, false);
+    let (expired_ca, expired) = tls_server("web.example", false, false);
     assert_eq!(check(address, https(Some("web.example"), Some(&ca), true)), good);
     assert_eq!(check(address, https(Some("mail.example"), Some(&ca), true)), bad, "another name");
     assert_eq!(check(address, https(None, Some(&ca), true)), bad, "its address is not in the certificate");
@@ -403,7 +412,10 @@ fn https_members_prove_who_they_are() {
     assert_eq!(check(expired, https(Some("web.example"), Some(&expired_ca), true)), bad, "long ago");
     assert_eq!(check(expired, https(None, None, false)), good, "nothing is verified");
 
-    // Servers that speak no TLS, or too much of it.
+    // Servers that end too early, speak no TLS, or too much of it.
+    let (rude_ca, rude) = tls_server("web.example", true, true);
+    let closed = Outcome::Failed(Reason::Closed);
+    assert_eq!(check(rude, https(Some("web.example"), Some(&rude_ca), true)), closed);
     let https = https(Some("web.example"), Some(&ca), true);
     let plain = serve(|mut stream| {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
