@@ -22,8 +22,8 @@
 //! `maint`: then it has 0, and contact. What is down has contact 0 and weight 0. What is unknown has its capacity, and
 //! is not confident.
 //!
-//! Smoothing is exponential, in [`Tuning::smoothing`], for what is measured only; the share of good checks is not
-//! smoothed, up and down are immediate. A new share is said only if it is off the one said before by more than the
+//! Smoothing is exponential, of logarithms, and for reports only; the share of good checks is not smoothed, up and down are
+//! immediate. gRPC waits for ten seconds of reports before it uses them; here that made farms overflow at the start. A new share is said only if it is off the one said before by more than the
 //! dead band, or is the full capacity again.
 
 use std::time::Duration;
@@ -39,14 +39,16 @@ use crate::{
 pub struct Tuning {
     /// The highest weight.
     pub weight_max: u16,
-    /// Time constant of the smoothing of rates and percentages: a step is passed on to 63 % after it.
-    pub smoothing: Duration,
+    /// Time constant of the smoothing of rates: a step is passed on to 63 % after it. Rates are a mean already, and
+    /// do not depend on the weight: more than this only makes a server that slows down overflow.
+    pub rate_smoothing: Duration,
+    /// The same of what agents say. Many say how much of their server is idle, which falls as the weight rises: with
+    /// less than this, weights swing at high load. Agents that say how fast their server is would do with less.
+    pub agent_smoothing: Duration,
     /// Changes of less than this share of the value are not said.
     pub dead_band: f32,
     /// What the share of requests that fail adds to the utilisation, times this; gRPC's default.
     pub error_penalty: f32,
-    /// How long a member must report load before its rate counts: the first rates of an idle or cold member are far off.
-    pub blackout: Duration,
     /// How long a report counts; then the member is as if it had never reported. gRPC's default.
     pub report_expiry: Duration,
     /// From when a member comes up until it gets its full weight; 0 for at once.
@@ -57,12 +59,12 @@ impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
             weight_max: 100,
-            smoothing: Duration::from_secs(10),
+            rate_smoothing: Duration::from_secs(2),
+            agent_smoothing: Duration::from_secs(20),
             dead_band: 0.05,
             error_penalty: 1.0,
-            blackout: Duration::from_secs(10),
             report_expiry: Duration::from_secs(180),
-            slow_start: Duration::ZERO,
+            slow_start: Duration::from_secs(30),
         }
     }
 }
@@ -93,7 +95,7 @@ pub struct Facts {
     pub ramp: f32,
     /// Of an agent that was heard lately.
     pub availability: Option<Availability>,
-    /// Requests a second, of a member whose reports are recent and have come for long enough.
+    /// Requests a second, of a member whose reports are recent.
     pub rate: Option<f32>,
     /// Whether load reports are recent, whatever is in them: one without traffic is no reason for an LB to avoid its
     /// member, or the member would never get any.
@@ -181,6 +183,12 @@ pub fn rate(load: &super::outcome::Load, error_penalty: f32) -> Option<f32> {
 /// How much of a new value to take in, `elapsed` after the one before.
 pub fn gain(elapsed: Duration, smoothing: Duration) -> f32 {
     if smoothing.is_zero() { 1.0 } else { -(-elapsed.as_secs_f32() / smoothing.as_secs_f32()).exp_m1() }
+}
+
+/// The smoothed value after a new one: the logarithm moves, so that half and double weigh the same, and a fall is
+/// passed on sooner than a rise.
+pub fn approach(old: f32, new: f32, gain: f32) -> f32 {
+    old * (new / old).powf(gain)
 }
 
 #[cfg(test)]
@@ -348,11 +356,11 @@ mod tests {
     fn a_step_is_passed_on_to_63_percent_after_the_time_constant() {
         let second = Duration::from_secs(1);
         for steps in [1, 2, 10, 100] {
-            let mut value = 0.0;
+            let mut value = 1.0;
             for _ in 0..steps {
-                value += gain(second * 10 / steps, second * 10) * (1.0 - value);
+                value = approach(value, 10.0, gain(second * 10 / steps, second * 10));
             }
-            assert!((value - 0.632_f32).abs() < 0.001, "{steps}: {value}");
+            assert!((value.log10() - 0.632).abs() < 0.001, "{steps}: {value}");
         }
         assert_eq!(gain(second, Duration::ZERO), 1.0);
         assert_eq!(gain(Duration::ZERO, second), 0.0);

@@ -88,12 +88,10 @@ struct Reports {
 }
 
 struct Rate {
-    /// Binary logarithm of the smoothed rate: noise of half and double weighs the same.
-    log2: f32,
+    /// Smoothed.
+    value: f32,
     /// When a report came last that stated a rate.
     at: Time,
-    /// Since when they have been coming.
-    since: Time,
 }
 
 struct Watched {
@@ -131,6 +129,9 @@ pub struct Table {
 
 /// How many endpoints one [`Table::poll`] deals with before it gives others their turn.
 const REVIEWS_PER_POLL: usize = 256;
+
+/// What an agent's 0 % counts as where a mean is made: less is no less work.
+const LEAST_SHARE: f32 = 0.01;
 
 /// In how many steps a slow start is made at most.
 const RAMP_STEPS: u32 = 50;
@@ -410,9 +411,8 @@ impl Watched {
             }
             if let Some(rate) = &reports.rate
                 && fresh(Some(rate.at))
-                && !ahead(rate.since + tuning.blackout)
             {
-                facts.rate = Some(rate.log2.exp2());
+                facts.rate = Some(rate.value);
             }
         }
         let mut said = Policy::ALL.into_iter().zip(&self.said);
@@ -426,13 +426,14 @@ impl Watched {
     fn note_load(&mut self, now: Time, load: &Load, tuning: &Tuning) {
         let reports = self.reports.get_or_insert_default();
         reports.load_at = Some(now);
-        let Some(sample) = policy::rate(load, tuning.error_penalty).map(f32::log2) else { return };
+        let Some(sample) = policy::rate(load, tuning.error_penalty) else { return };
         match &mut reports.rate {
             Some(rate) if now < rate.at + tuning.report_expiry => {
-                rate.log2 += policy::gain(now.since(rate.at), tuning.smoothing) * (sample - rate.log2);
+                let gain = policy::gain(now.since(rate.at), tuning.rate_smoothing);
+                rate.value = policy::approach(rate.value, sample, gain);
                 rate.at = now;
             }
-            rate => *rate = Some(Rate { log2: sample, at: now, since: now }),
+            rate => *rate = Some(Rate { value: sample, at: now }),
         }
     }
 
@@ -444,16 +445,18 @@ impl Watched {
         if before.is_none() {
             reports.availability = None;
         }
-        let gain = before.map_or(1.0, |at| policy::gain(now.since(at), tuning.smoothing));
+        let gain = before.map_or(1.0, |at| policy::gain(now.since(at), tuning.agent_smoothing));
         let stated = match report.weight {
             Some(AgentWeight::Percent(percent)) => Availability::Share(f32::from(percent) / 100.0),
             Some(AgentWeight::Absolute(weight)) => Availability::Absolute(weight.into()),
             None => return,
         };
         reports.availability = Some(match (reports.availability, stated) {
-            (Some(Availability::Share(old)), Availability::Share(new)) => Availability::Share(old + gain * (new - old)),
+            (Some(Availability::Share(old)), Availability::Share(new)) => {
+                Availability::Share(policy::approach(old.max(LEAST_SHARE), new.max(LEAST_SHARE), gain))
+            }
             (Some(Availability::Absolute(old)), Availability::Absolute(new)) => {
-                Availability::Absolute(old + gain * (new - old))
+                Availability::Absolute(policy::approach(old.max(1.0), new.max(1.0), gain))
             }
             (_, stated) => stated,
         });

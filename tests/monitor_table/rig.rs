@@ -40,7 +40,7 @@ pub(crate) fn roster(monitor: Monitor) -> Arc<Roster> {
 }
 
 pub(crate) fn settings() -> Settings {
-    Settings { tuning: Tuning::default(), checks_under_way: 1000, icmp: false }
+    Settings { tuning: Tuning { slow_start: Duration::ZERO, ..Tuning::default() }, checks_under_way: 1000, icmp: false }
 }
 
 /// Contact, confident, and the share.

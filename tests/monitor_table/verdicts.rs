@@ -167,7 +167,7 @@ fn http() -> Roster {
 }
 
 #[test]
-fn load_reports_make_a_rate_after_the_blackout_until_they_expire() {
+fn load_reports_make_a_rate_until_they_expire() {
     let mut rig = Rig::new(Arc::new(http()), settings(), 1);
     rig.watch(0);
     let busy = Load { cpu_utilization: 0.5, rps: 100.0, ..Load::default() };
@@ -176,13 +176,7 @@ fn load_reports_make_a_rate_after_the_blackout_until_they_expire() {
         [Policy::Orca, Policy::Auto].map(|policy| rig.said(0, policy).unwrap())
     };
     let rate = Share::Rate(Level::of(200.0));
-    let blackout = Tuning::default().blackout;
-    let [orca, auto] = step(Some(busy), SECOND);
-    if !blackout.is_zero() {
-        assert_eq!(orca, (true, true, Weight(100)), "its reports are recent, but too few");
-        assert_eq!(auto, (true, true, Weight(100)));
-    }
-    assert_eq!(step(Some(busy), blackout + SECOND), [(true, true, rate); 2]);
+    assert_eq!(step(Some(busy), SECOND + SLACK), [(true, true, rate); 2]);
     let idle = Load { cpu_utilization: 0.01, ..Load::default() };
     assert_eq!(step(Some(idle), SECOND * 100), [(true, true, rate); 2], "an idle member is as it was");
     assert_eq!(step(Some(idle), SECOND * 100), [(true, true, Weight(100)); 2], "until that is too old");
@@ -201,7 +195,8 @@ fn noise_is_smoothed_and_not_said() {
     rig.run(SECOND * 30, &mut noisy);
     rig.changes.set(0);
     rig.run(SECOND * 1000, &mut noisy);
-    assert!(rig.changes.get() <= 5, "{} changes from noise", rig.changes.get());
+    // The reports differ by up to a tenth.
+    assert!(rig.changes.get() <= 20, "{} changes from 1000 noisy reports", rig.changes.get());
     let (.., Share::Rate(level)) = rig.auto().unwrap() else { panic!("no rate") };
     assert!((level.over(Level::of(200.0)) - 1.0).abs() < 0.06);
 }
