@@ -182,8 +182,9 @@ pub struct Flags {
         value_parser = clap::value_parser!(u8).range(0..=100))]
     pub panic_percent: u8,
 
-    /// From when a member comes up until it has its full weight, which grows steadily, 0s (at once) to 1h
-    #[arg(long, env = "GWM_SLOW_START", value_name = "DURATION", default_value = "0s",
+    /// From when a member that was down comes up until it has its full weight, which grows steadily: caches are cold.
+    /// 0s (at once) to 1h
+    #[arg(long, env = "GWM_SLOW_START", value_name = "DURATION", default_value = "30s",
         value_parser = duration(Duration::ZERO, HOUR))]
     pub slow_start: Duration,
 
