@@ -37,7 +37,7 @@ const FLAGS: [(&str, Option<&str>); 35] = [
     ("--max-probes", Some("4096")),
     ("--policy", Some("auto")),
     ("--panic-percent", Some("50")),
-    ("--slow-start", Some("0s")),
+    ("--slow-start", Some("30s")),
     ("--log-level", Some("info")),
     ("--log-format", Some("text")),
     ("--check", None),
