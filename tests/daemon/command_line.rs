@@ -209,6 +209,28 @@ fn check_says_that_all_is_well_and_does_not_serve() {
     daemon.stop();
 }
 
+/// Echoes by name are refused where they can not be sent, and `auto` does without.
+#[test]
+fn icmp_without_the_right_to_it_is_refused_at_start() {
+    use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+    let may = [SocketType::DGRAM, SocketType::RAW]
+        .into_iter()
+        .any(|kind| socket(AddressFamily::INET, kind, Some(ipproto::ICMP)).is_ok());
+    let file = TempFile::new("icmp.toml", "[[member]]\naddress = \"10.0.0.1\"\nmonitor = \"icmp\"\n");
+    for flags in [["--probe", "icmp"], ["--members", file.path()]] {
+        let arguments = [&["serve", "--check"][..], &flags].concat();
+        if may {
+            let output = run(&arguments);
+            assert_eq!(output.status.code(), Some(0), "{flags:?}: {}", stderr(&output));
+        } else {
+            let text = failure(&arguments);
+            assert!(text.contains("net.ipv4.ping_group_range") && text.contains("CAP_NET_RAW"), "{flags:?}: {text}");
+        }
+    }
+    let output = run(&["serve", "--check", "--probe", "auto"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
 #[test]
 fn json_log_lines_are_json() {
     let daemon = Daemon::start(&["--log-format", "json"]);

@@ -250,3 +250,39 @@ fn a_file_without_end_is_not_read_without_end() {
     let error = read(Path::new("/dev/zero"), &defaults()).map(|_| ()).unwrap_err();
     assert!(error.contains("/dev/zero has more than"), "{error}");
 }
+
+/// Files are found beside the members file, and a new content of theirs makes another member.
+#[test]
+fn certificates_are_read_with_the_file() {
+    let folder = std::env::temp_dir().join(format!("gwm-members-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let authority = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["ca.example".into()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    let file = folder.join("members.toml");
+    let member = |lines: &str| {
+        write("members.toml", &format!("[[member]]\naddress = \"10.0.0.1\"\nport = 443\nmonitor = \"https\"\n{lines}"));
+        let roster = read(&file, &defaults())?;
+        Ok::<_, String>(roster.find(&endpoint("10.0.0.1", 6, 443)).clone())
+    };
+    let (certificate, key) = authority();
+    write("ca.pem", &certificate);
+    write("key.pem", &key);
+    let trusting = "tls.ca = \"ca.pem\"";
+    let both = "tls = { ca = \"ca.pem\", certificate = \"ca.pem\", key = \"key.pem\" }";
+    let first = member(trusting).unwrap();
+    assert_eq!(first, member(trusting).unwrap(), "nothing has changed");
+    assert_ne!(first, member(both).unwrap());
+    write("ca.pem", &authority().0);
+    assert_ne!(first, member(trusting).unwrap(), "another authority is trusted");
+    let error = member(both).unwrap_err();
+    assert!(error.contains(":5: ") && error.contains("certificate and key"), "{error}");
+    write("ca.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let error = member(trusting).unwrap_err();
+    assert!(error.contains(":5: ") && error.contains("ca.pem"), "{error}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}

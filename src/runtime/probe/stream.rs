@@ -12,8 +12,8 @@ use rustix::{
     event::epoll::EventFlags,
     io::Errno,
     net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, ipproto, recv, send, socket_with,
-        sockopt,
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, getsockname, ipproto, recv, send,
+        socket_with, sockopt,
     },
 };
 use rustls::{ClientConnection, pki_types::ServerName};
@@ -31,6 +31,7 @@ const TLS_BYTES: usize = 256 << 10;
 /// A check over TCP.
 pub(super) struct Stream {
     socket: OwnedFd,
+    address: SocketAddr,
     connected: bool,
     /// Beyond that: nothing, for a check that the connection itself answers.
     talk: Option<Box<Talk>>,
@@ -74,7 +75,7 @@ impl Stream {
         // Closed with a reset.
         sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).map_err(ours)?;
         match connect(&socket, &address) {
-            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(Stream { socket, connected: false, talk }),
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(Stream { socket, address, connected: false, talk }),
             Err(error) => Err(ours(error)),
         }
     }
@@ -101,6 +102,10 @@ impl Stream {
                 }
             } else if !flags.contains(EventFlags::OUT) {
                 return None;
+            }
+            // TCP lets a socket connect to itself, if the kernel happens to give it the very port that it asks for.
+            if getsockname(&self.socket).ok().and_then(|own| SocketAddr::try_from(own).ok()) == Some(self.address) {
+                return Some(Outcome::Failed(Reason::Refused));
             }
             self.connected = true;
         }
@@ -279,5 +284,21 @@ impl Write for Socket<'_> {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_connected_to_itself_found_nobody() {
+        let socket =
+            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
+        rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback can be bound");
+        let address = SocketAddr::try_from(getsockname(&socket).expect("it is bound")).expect("an IP address");
+        connect(&socket, &address).expect("TCP allows that");
+        let mut stream = Stream { socket, address, connected: false, talk: None };
+        assert_eq!(stream.advance(EventFlags::OUT, &mut []), Some(Outcome::Failed(Reason::Refused)));
     }
 }
