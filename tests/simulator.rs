@@ -132,8 +132,11 @@ fn table() {
 fn constants() {
     let (base, seconds) = (Tuning::default(), Duration::from_secs);
     let mut variants = vec![("defaults".to_owned(), base)];
-    for time in [0, 1, 5, 10] {
+    for time in [0, 2, 5, 10] {
         variants.push((format!("rates smoothed over {time} s"), Tuning { rate_smoothing: seconds(time), ..base }));
+    }
+    for rate_noise in [0.0, 0.1, 0.5] {
+        variants.push((format!("rate noise {rate_noise}"), Tuning { rate_noise, ..base }));
     }
     for time in [0, 5, 10, 40] {
         variants.push((format!("agents smoothed over {time} s"), Tuning { agent_smoothing: seconds(time), ..base }));

@@ -22,9 +22,11 @@
 //! `maint`: then it has 0, and contact. What is down has contact 0 and weight 0. What is unknown has its capacity, and
 //! is not confident.
 //!
-//! Smoothing is exponential, of logarithms, and for reports only; the share of good checks is not smoothed, up and down are
-//! immediate. gRPC waits for ten seconds of reports before it uses them; here that made farms overflow at the start. A new share is said only if it is off the one said before by more than the
-//! dead band, or is the full capacity again.
+//! Smoothing is exponential, of logarithms, and for reports only; small differences of rates count less than large
+//! ones. The share of good checks is not smoothed, up and down are immediate. gRPC waits for ten seconds of reports
+//! before it uses them; in the simulation that made farms overflow at the start.
+//!
+//! A new share is said only if it is off the one said before by more than the dead band, or is the full capacity again.
 
 use std::time::Duration;
 
@@ -39,10 +41,13 @@ use crate::{
 pub struct Tuning {
     /// The highest weight.
     pub weight_max: u16,
-    /// Time constant of the smoothing of rates: a step is passed on to 63 % after it. Rates are a mean already, and
-    /// do not depend on the weight: more than this only makes a server that slows down overflow.
+    /// Time constant of the smoothing of rates: a step is passed on to 63 % after it. They are a mean already, and do
+    /// not depend on the weight: more than this only makes a server that slows down overflow.
     pub rate_smoothing: Duration,
-    /// The same of what agents say. Many say how much of their server is idle, which falls as the weight rises: with
+    /// How far a reported rate must be off the smoothed one to be taken in fully, as a share; with less it counts by
+    /// the square of that, as it is more likely noise.
+    pub rate_noise: f32,
+    /// Time constant of the smoothing of what agents say. Many say how much of their server is idle, which falls as the weight rises: with
     /// less than this, weights swing at high load. Agents that say how fast their server is would do with less.
     pub agent_smoothing: Duration,
     /// Changes of less than this share of the value are not said.
@@ -59,7 +64,8 @@ impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
             weight_max: 100,
-            rate_smoothing: Duration::from_secs(2),
+            rate_smoothing: Duration::from_millis(500),
+            rate_noise: 0.25,
             agent_smoothing: Duration::from_secs(20),
             dead_band: 0.05,
             error_penalty: 1.0,
@@ -183,6 +189,12 @@ pub fn rate(load: &super::outcome::Load, error_penalty: f32) -> Option<f32> {
 /// How much of a new value to take in, `elapsed` after the one before.
 pub fn gain(elapsed: Duration, smoothing: Duration) -> f32 {
     if smoothing.is_zero() { 1.0 } else { -(-elapsed.as_secs_f32() / smoothing.as_secs_f32()).exp_m1() }
+}
+
+/// How much a value off the smoothed one counts, 0 to 1; fully from a distance of `noise` on.
+pub fn trust(smoothed: f32, new: f32, noise: f32) -> f32 {
+    let distance = (new / smoothed).ln() / noise.ln_1p();
+    (distance * distance).min(1.0)
 }
 
 /// The smoothed value after a new one: the logarithm moves, so that half and double weigh the same, and a fall is
@@ -350,6 +362,16 @@ mod tests {
             assert_eq!(of(nothing), None, "{nothing:?}");
         }
         assert_eq!(of(Load { eps: f64::NAN, ..load }), Some(200.0));
+    }
+
+    #[test]
+    fn noise_counts_less_than_a_step() {
+        assert_eq!(trust(100.0, 100.0, 0.25), 0.0);
+        assert_eq!([125.0, 80.0, 500.0, 1.0].map(|new| trust(100.0, new, 0.25) > 0.999), [true; 4]);
+        for new in [111.8, 89.44] {
+            assert!((trust(100.0, new, 0.25) - 0.25).abs() < 0.001, "half of the way, a quarter of the trust");
+        }
+        assert_eq!(trust(100.0, 101.0, 0.0), 1.0, "no noise is expected");
     }
 
     #[test]

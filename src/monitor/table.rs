@@ -430,7 +430,8 @@ impl Watched {
         match &mut reports.rate {
             Some(rate) if now < rate.at + tuning.report_expiry => {
                 let gain = policy::gain(now.since(rate.at), tuning.rate_smoothing);
-                rate.value = policy::approach(rate.value, sample, gain);
+                let trust = policy::trust(rate.value, sample, tuning.rate_noise);
+                rate.value = policy::approach(rate.value, sample, gain * trust);
                 rate.at = now;
             }
             rate => *rate = Some(Rate { value: sample, at: now }),

@@ -275,6 +275,8 @@ impl<'s> World<'s> {
                 }
             }
         }
+        self.now = end;
+        self.guide_changed();
     }
 
     fn turn(&mut self) {
