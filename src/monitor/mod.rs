@@ -22,4 +22,5 @@ mod schedule;
 pub mod table;
 
 pub use outcome::{Outcome, Reason};
-pub use table::Table;
+pub use policy::Tuning;
+pub use table::{Settings, Table, Token};

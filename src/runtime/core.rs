@@ -27,13 +27,16 @@ use super::{
     shared::Clock,
 };
 use crate::{
-    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings, Time, Totals},
+    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings, Time, Totals, WatchOrder},
     roster::Roster,
     sasp::Message,
 };
 
 /// Entries between looks at the clock.
 const ENTRIES_PER_LOOK: usize = 16;
+
+/// Endpoints whose watch orders are given in one turn.
+const ENDPOINTS_PER_TURN: usize = 512;
 
 /// The shortest sleep: what is due while no shard has room stays due, and must not keep the core busy.
 const SLEEP_MIN: Duration = Duration::from_micros(200);
@@ -60,6 +63,8 @@ pub(super) struct Port {
     finished: Vec<UpBatch>,
     /// Closes that found no room.
     closes: VecDeque<(Slot, CloseReason)>,
+    /// Watch orders that found no room, those of a few endpoints at most.
+    orders: VecDeque<WatchOrder>,
     /// By slot.
     peers: Vec<Peer>,
 }
@@ -75,14 +80,23 @@ struct Peer {
 
 impl Port {
     pub(super) fn new(up: Receiver<(Slot, Up)>, down: Sender<Down>) -> Port {
-        Port { up, down, inbox: None, finished: Vec::new(), closes: VecDeque::new(), peers: Vec::new() }
+        Port {
+            up,
+            down,
+            inbox: None,
+            finished: Vec::new(),
+            closes: VecDeque::new(),
+            orders: VecDeque::new(),
+            peers: Vec::new(),
+        }
     }
 
     fn has_work(&self) -> bool {
         let room = self.down.has_room();
         self.down.has_returned()
             || self.down.is_due()
-            || (room && (!self.closes.is_empty() || self.inbox.is_some() || self.up.has_batch()))
+            || (room
+                && (!self.closes.is_empty() || !self.orders.is_empty() || self.inbox.is_some() || self.up.has_batch()))
     }
 
     fn peer(&mut self, slot: Slot) -> Option<&mut Peer> {
@@ -106,11 +120,20 @@ impl Port {
         peer.unacknowledged == 0
     }
 
+    fn send_orders(&mut self) {
+        while self.down.has_room() {
+            let Some(order) = self.orders.pop_front() else { break };
+            let slot = Slot { index: 0, generation: 0 }; // it concerns no connection
+            self.down.push(Down { slot, order: Order::Watch(Box::new(order)), unfinished: false });
+        }
+    }
+
     fn flush(&mut self) {
         while self.down.has_room() {
             let Some((slot, reason)) = self.closes.pop_front() else { break };
             self.down.push(Down { slot, order: Order::Close(reason), unfinished: false });
         }
+        self.send_orders();
         self.down.flush();
         for batch in self.finished.drain(..) {
             self.up.give_back(batch);
@@ -181,6 +204,8 @@ struct Core {
     ports: Ports,
     control: Arc<Control>,
     clock: Clock,
+    /// The coordinator failed open when it was last looked at.
+    open: bool,
 }
 
 /// Wakes a thread that is parked.
@@ -202,7 +227,8 @@ pub(super) fn run(
     ready: impl FnOnce(),
 ) -> Totals {
     let shards = u16::try_from(ports.len()).expect("there are at most 256 shards");
-    let mut core = Core { coordinator: Coordinator::new(settings, shards), ports: Ports::new(ports), control, clock };
+    let mut core =
+        Core { coordinator: Coordinator::new(settings, shards), ports: Ports::new(ports), control, clock, open: false };
     ready();
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     while !core.control.stop.load(Ordering::Acquire) {
@@ -229,8 +255,47 @@ impl Core {
         }
         self.ports.pushes_until = Instant::now() + TURN;
         self.coordinator.poll(self.clock.now(), &mut self.ports);
+        more |= self.give_watch_orders();
+        self.tell_of_failing_open();
         self.ports.list.iter_mut().for_each(Port::flush);
         more | self.ports.cut_short.take()
+    }
+
+    /// Gives some watch orders to the shards, as far as these have room; whether there are more to give at once.
+    fn give_watch_orders(&mut self) -> bool {
+        for _ in 0..ENDPOINTS_PER_TURN {
+            if self.ports.list.iter().any(|port| !port.orders.is_empty()) {
+                return false; // the rest waits in the coordinator, where what cancels out is never given
+            }
+            if !self.coordinator.has_watch_orders() {
+                return false;
+            }
+            for order in self.coordinator.take_watch_orders() {
+                let port = self.ports.port(order.shard);
+                port.orders.push_back(order);
+                port.send_orders();
+            }
+        }
+        self.coordinator.has_watch_orders()
+    }
+
+    /// Logs when failing open begins and ends.
+    fn tell_of_failing_open(&mut self) {
+        let open = self.coordinator.fails_open();
+        if std::mem::replace(&mut self.open, open) == open {
+            return;
+        }
+        let Totals { watched, lost, .. } = self.coordinator.totals();
+        if open {
+            tracing::warn!(
+                watched,
+                lost,
+                "fails open: more than --panic-percent of the members lost contact at once, which is taken for a fault \
+                 of this machine or its network: their contact is kept, and nothing is confident"
+            );
+        } else {
+            tracing::warn!(watched, lost, "fails open no more: what is watched is believed again");
+        }
     }
 
     fn take_acknowledgements(&mut self) {
@@ -297,6 +362,7 @@ impl Core {
                 let (header, message) = Message::decode_trusted(frame).expect("the shard has checked the frame");
                 self.coordinator.request(now, id, header.id, &message, &mut self.ports);
             }
+            Up::Judged(judgements) => self.coordinator.judge(now, judgements),
             Up::Delivered(messages) => {
                 if port.settle(slot, *messages) {
                     self.coordinator.delivered(now, id);
@@ -370,7 +436,7 @@ mod tests {
         let control = Arc::new(Control { roster: ArrayQueue::new(1), stop: AtomicBool::new(false), bell });
         let coordinator = Coordinator::new(settings, 1);
         let ports = Ports::new(vec![Port::new(inbox, outbox)]);
-        (Core { coordinator, ports, control, clock: Clock::new() }, up, down)
+        (Core { coordinator, ports, control, clock: Clock::new(), open: false }, up, down)
     }
 
     fn request(up: &mut Sender<(Slot, Up)>, id: u32) {

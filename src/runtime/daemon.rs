@@ -22,12 +22,18 @@ use super::{
     core::{self, Control, Port},
     executor, listener,
     mesh::{Bell, pipe},
+    monitoring,
     poller::Poller,
-    probe,
+    probe::{self, Prober},
     shard::{self, Plan},
-    shared::{Budget, Cause, Clock, Counters, Shared},
+    shared::{Budget, Cause, Clock, Counters, Lateness, Shared},
 };
-use crate::{config::Config, coordinator::Totals, limits};
+use crate::{
+    config::Config,
+    coordinator::{Settings, Totals},
+    limits,
+    monitor::{self, Tuning},
+};
 
 /// How long the stop may take in all.
 const STOP: Duration = Duration::from_millis(4500);
@@ -82,6 +88,7 @@ pub fn serve(mut config: Config) -> Result<(), String> {
         Arc::new(Control { roster: ArrayQueue::new(1), stop: AtomicBool::new(false), bell: Arc::new(Bell::default()) });
     let counters: Vec<Arc<Counters>> = (0..shards).map(|_| Arc::default()).collect();
     let bells: Vec<Arc<Bell>> = (0..shards).map(|_| Arc::default()).collect();
+    let monitoring: Vec<Arc<monitoring::Control>> = (0..shards).map(|_| Arc::default()).collect();
     let failed = |error: io::Error| format!("can not start a thread: {error}");
 
     let mut ports = Vec::new();
@@ -102,6 +109,7 @@ pub fn serve(mut config: Config) -> Result<(), String> {
             poller: Poller::new().map_err(|error| format!("can not make an epoll set: {error}"))?,
             up: up_sender,
             down: down_receiver,
+            monitoring: plan_monitoring(&config, index, monitoring.get(index).expect("there is one a shard"))?,
         };
         let (cpu, events) = (config.shard_cpus.get(index).copied(), events.clone());
         let obituary = Obituary(events.clone());
@@ -132,7 +140,7 @@ pub fn serve(mut config: Config) -> Result<(), String> {
                     announce(&addresses, &config);
                 }
             }
-            Event::Signal(SIGHUP) => reload(&config, &control),
+            Event::Signal(SIGHUP) => reload(&config, &control, &monitoring),
             Event::Signal(_) => break,
             Event::Ended => return Err(threads.autopsy()),
         }
@@ -181,6 +189,16 @@ fn stop(
         memberships = totals.memberships,
         "stopped"
     );
+    let lateness: Vec<&Lateness> = counters.iter().map(|counters| &counters.lateness).collect();
+    if let Some(late_ms_p99) = Lateness::quantile(&lateness, 990) {
+        tracing::info!(
+            passed = sum(|c| c.checks_passed.load(Ordering::Relaxed)),
+            failed = sum(|c| c.checks_failed.load(Ordering::Relaxed)),
+            inconclusive = sum(|c| c.checks_inconclusive.load(Ordering::Relaxed)),
+            late_ms_p99,
+            "checks"
+        );
+    }
     for (at, cause) in Cause::ALL.iter().enumerate() {
         let closed: u64 = counters.iter().filter_map(|c| c.closed.get(at)).map(|c| c.load(Ordering::Relaxed)).sum();
         if closed > 0 {
@@ -238,7 +256,26 @@ fn announce(addresses: &[SocketAddr], config: &Config) {
     );
 }
 
-fn reload(config: &Config, control: &Control) {
+/// What one shard's monitoring needs.
+fn plan_monitoring(
+    config: &Config,
+    shard: usize,
+    control: &Arc<monitoring::Control>,
+) -> Result<monitoring::Plan, String> {
+    let Settings { icmp, weight_max, hash_seed, .. } = config.settings;
+    let tuning = Tuning { weight_max, slow_start: config.monitoring.slow_start, ..Tuning::default() };
+    // A shard that has no share of the descriptors checks one member at a time.
+    let checks_under_way = (config.monitoring.max_probes as usize / config.shard_cpus.len()).max(1);
+    Ok(monitoring::Plan {
+        control: control.clone(),
+        roster: config.settings.roster.clone(),
+        settings: monitor::Settings { tuning, checks_under_way, icmp },
+        seed: hash_seed ^ shard as u64,
+        prober: Prober::new(icmp).map_err(|error| format!("can not make sockets for checks: {error}"))?,
+    })
+}
+
+fn reload(config: &Config, control: &Control, monitoring: &[Arc<monitoring::Control>]) {
     let Some(path) = &config.monitoring.members else {
         tracing::info!("SIGHUP: there is no --members file to read again");
         return;
@@ -250,7 +287,9 @@ fn reload(config: &Config, control: &Control) {
     match roster {
         Ok(Some(roster)) => {
             tracing::info!(members = roster.entries(), "SIGHUP: {} is in force", path.display());
-            control.roster.force_push(Arc::new(roster));
+            let roster = Arc::new(roster);
+            monitoring.iter().for_each(|shard| shard.reload(roster.clone()));
+            control.roster.force_push(roster);
             control.bell.ring();
         }
         Ok(None) => {}

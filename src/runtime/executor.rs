@@ -12,12 +12,16 @@
 use std::{
     future::Future,
     io,
+    pin::Pin,
+    task::{Context, Poll},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, timer::Timer};
 use rustix::thread::{CpuSet, sched_setaffinity};
+
+use crate::time::Time;
 
 /// How long a task may work before it lets the reactor turn.
 pub const TURN: Duration = Duration::from_micros(500);
@@ -94,4 +98,26 @@ pub async fn turn() {
 /// Waits; wakes end in time even if everything else stands still.
 pub async fn sleep(time: Duration) {
     Timer::new(time).await;
+}
+
+/// A timer that is built anew only for an earlier time: to wake once too often costs less than to arm it each time.
+#[derive(Default)]
+pub(super) struct Alarm(Option<(Time, Timer)>);
+
+impl Alarm {
+    /// Arms the timer for `until` or earlier.
+    pub(super) fn set(&mut self, now: Time, until: Time) {
+        if self.0.as_ref().is_none_or(|(at, _)| *at > until) {
+            self.0 = Some((until, Timer::new(Duration::from_nanos(until.0 - now.0))));
+        }
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((_, timer)) = &mut self.0 else { return Poll::Pending };
+        let fired = Pin::new(timer).poll(cx).map(|_| ());
+        if fired.is_ready() {
+            self.0 = None;
+        }
+        fired
+    }
 }

@@ -3,7 +3,10 @@
 use std::{collections::VecDeque, net::IpAddr, ops::Range, sync::Arc, task::Waker};
 
 use super::mesh::{Bell, Sender};
-use crate::coordinator::{CloseReason, Kind};
+use crate::{
+    coordinator::{CloseReason, Kind, WatchOrder},
+    judgement::Judgement,
+};
 
 /// A connection of the shard at the other end of the pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub(super) enum Up {
     Delivered(u32),
     /// The connection is gone.
     Closed,
+    /// What is concluded of members now; it concerns no connection.
+    Judged(Box<[Judgement]>),
 }
 
 /// Coordinator to shard.
@@ -45,6 +50,8 @@ pub(super) enum Order {
     Write(Kind, Range<usize>),
     /// Flush and close.
     Close(CloseReason),
+    /// Watch an endpoint, or do so no longer. Boxed, because almost all orders are writes.
+    Watch(Box<WatchOrder>),
 }
 
 /// The shard's end of the way up. What must not be lost and can not wait at its source (a connection that ends)
@@ -94,6 +101,11 @@ impl Uplink {
     /// Tells of a connection's end.
     pub(super) fn closed(&mut self, slot: Slot) {
         self.push(slot, Up::Closed);
+    }
+
+    /// Sends judgements; there was room.
+    pub(super) fn judged(&mut self, judgements: Box<[Judgement]>) {
+        self.push(Slot { index: 0, generation: 0 }, Up::Judged(judgements));
     }
 
     fn push(&mut self, slot: Slot, up: Up) {

@@ -12,6 +12,7 @@ mod link;
 mod listener;
 mod log;
 pub mod mesh;
+mod monitoring;
 mod poller;
 pub mod probe;
 mod shard;

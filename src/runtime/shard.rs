@@ -26,6 +26,7 @@ use super::{
     link::{Down, Order, Slot, Up, Uplink},
     listener,
     mesh::{Batch, Bell, Receiver, Sender},
+    monitoring::{self, Monitoring},
     poller::{Poller, Readable},
     shared::{CAUSES, Cause, Counters, Shared, count},
     throttle::Throttle,
@@ -58,6 +59,7 @@ pub(super) struct Plan {
     pub(super) spin: Duration,
     pub(super) up: Sender<(Slot, Up)>,
     pub(super) down: Receiver<Down>,
+    pub(super) monitoring: monitoring::Plan,
 }
 
 /// What the tasks of one shard share.
@@ -85,6 +87,7 @@ pub(super) struct Shard {
     stop_by: Cell<Option<Time>>,
     /// Rung when that may have come about.
     stopped: Bell,
+    pub(super) monitoring: Monitoring,
 }
 
 /// The connections, by slot.
@@ -165,6 +168,7 @@ fn slot(token: u64) -> Slot {
 
 /// Runs a shard until it has drained.
 pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
+    let (monitoring, prober) = Monitoring::new(plan.monitoring);
     let shard = Rc::new(Shard {
         index: plan.index,
         limits: plan.limits,
@@ -182,15 +186,17 @@ pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
         accepting: RefCell::default(),
         stop_by: Cell::default(),
         stopped: Bell::default(),
+        monitoring,
     });
     let serve = glommio::spawn_local(serve(shard.clone(), plan.down, plan.spin));
+    let checks = glommio::spawn_local(monitoring::run(shard.clone(), prober));
     for listener in plan.listeners {
         let task = glommio::spawn_local(listener::accept(shard.clone(), listener));
         shard.accepting.borrow_mut().push(task);
     }
     ready();
     sweep(&shard).await;
-    drop(serve);
+    drop((serve, checks));
 }
 
 /// Moves everything between sockets and mesh. One task does it all, so that what has arrived is with the coordinator,
@@ -322,6 +328,7 @@ impl Shard {
                 table.with(slot, |connection, _| connection.room(self));
             }
         }
+        self.monitoring.room();
     }
 
     /// Takes news of sockets; whether there may be more.
@@ -385,6 +392,7 @@ impl Shard {
                     Order::Close(CloseReason::TakenOver) => {
                         table.with(down.slot, |connection, _| connection.close(Cause::TakenOver, self));
                     }
+                    Order::Watch(order) => self.monitoring.order(self.shared.clock.now(), order),
                 }
             }
             drop(table);
@@ -481,6 +489,10 @@ impl Shard {
         self.stop_by.get().is_some() && self.table.borrow().open == 0
     }
 
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop_by.get().is_some()
+    }
+
     fn stop_is_news(&self) -> bool {
         self.stop_by.get().is_none() && self.shared.draining.load(Ordering::Relaxed)
     }
@@ -489,6 +501,7 @@ impl Shard {
         self.stop_by.set(Some(self.shared.clock.now() + DRAIN));
         self.accepting.take();
         self.stopped.ring();
+        self.monitoring.stop();
         for row in &mut self.table.borrow_mut().rows {
             if let Some(connection) = &mut row.connection {
                 connection.wake(self);

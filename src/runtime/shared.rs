@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crossbeam_utils::CachePadded;
@@ -145,9 +145,64 @@ pub(super) struct Counters {
     pub(super) closed: [AtomicU64; CAUSES],
     /// Connections now.
     pub(super) open: AtomicU32,
+    /// Checks whose member does what they ask for.
+    pub(super) checks_passed: AtomicU64,
+    /// Checks whose member does not.
+    pub(super) checks_failed: AtomicU64,
+    /// Checks that came to nothing through this machine's fault.
+    pub(super) checks_inconclusive: AtomicU64,
+    /// How long after their time checks were started.
+    pub(super) lateness: Lateness,
+}
+
+/// A histogram of delays: the first count is of those under a millisecond, each further one of those of up to twice
+/// as much.
+#[derive(Debug, Default)]
+pub(super) struct Lateness([AtomicU64; 20]);
+
+impl Lateness {
+    /// Counts a delay.
+    pub(super) fn add(&self, delay: Duration) {
+        let octave = 128 - delay.as_millis().leading_zeros() as usize;
+        if let Some(count) = self.0.get(octave).or(self.0.last()) {
+            self::count(count);
+        }
+    }
+
+    /// In whole milliseconds, under what this part (in thousandths) of all delays of these histograms is; `None`
+    /// without any.
+    pub(super) fn quantile(all: &[&Lateness], thousandths: u64) -> Option<u64> {
+        let counts: Vec<u64> = (0..20)
+            .map(|at| all.iter().filter_map(|one| one.0.get(at)).map(|count| count.load(Ordering::Relaxed)).sum())
+            .collect();
+        let total: u64 = counts.iter().sum();
+        let mut seen = 0;
+        let octave = counts.iter().position(|count| {
+            seen += count;
+            seen * 1000 >= total * thousandths
+        });
+        octave.filter(|_| total > 0).map(|octave| 1 << octave)
+    }
 }
 
 /// Counts one.
 pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lateness_is_known_to_a_factor_of_two() {
+        let (one, other) = (Lateness::default(), Lateness::default());
+        assert_eq!(Lateness::quantile(&[&one, &other], 990), None);
+        (0..985).for_each(|_| one.add(Duration::from_micros(999)));
+        (0..14).for_each(|_| other.add(Duration::from_millis(5)));
+        other.add(Duration::from_secs(100_000_000));
+        assert_eq!(Lateness::quantile(&[&one, &other], 500), Some(1));
+        assert_eq!(Lateness::quantile(&[&one, &other], 990), Some(8));
+        assert_eq!(Lateness::quantile(&[&one, &other], 1000), Some(1 << 19));
+    }
 }

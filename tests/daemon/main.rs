@@ -11,6 +11,7 @@ mod harness;
 mod hostile;
 mod limits;
 mod members_file;
+mod monitoring;
 mod mutations;
 mod placement;
 mod pushes;

@@ -1,0 +1,364 @@
+//! Monitoring from end to end: real listeners, HTTP servers and agents, the daemon that watches them, and what its LBs
+//! hold. All members are on loopback addresses.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use gwm::sasp::{LbFlags, ReturnCode};
+use rustix::process::Signal;
+
+use crate::harness::{Daemon, LB, Peer, TempFile, until};
+
+const OK: ReturnCode = ReturnCode::SUCCESSFUL;
+
+/// Checks follow each other quickly; one that hangs is given up late, because the machine may be busy.
+const FAST: [&str; 8] =
+    ["--probe-interval", "20ms", "--probe-timeout", "5s", "--push-window", "1ms", "--slow-start", "0s"];
+
+fn daemon(flags: &[&str]) -> Daemon {
+    Daemon::start(&[&FAST, flags].concat())
+}
+
+/// What a server does with a connection.
+type Service = fn(TcpStream, &Mutex<String>);
+
+/// A server on a thread, until it is dropped; then its port is closed.
+struct Server {
+    address: SocketAddr,
+    /// What it answers with.
+    answer: Arc<Mutex<String>>,
+    /// Connections that it accepted.
+    accepted: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn open(address: &str, service: Service, answer: &str) -> Server {
+        let listener = TcpListener::bind(address).expect("a loopback address can be bound");
+        let address = listener.local_addr().expect("it is bound");
+        let (answer, accepted, stop) =
+            (Arc::new(Mutex::new(answer.to_owned())), Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let thread = std::thread::spawn({
+            let (answer, accepted, stop) = (answer.clone(), accepted.clone(), stop.clone());
+            move || {
+                for stream in listener.incoming() {
+                    if stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                    accepted.fetch_add(1, Ordering::Relaxed);
+                    if let Ok(stream) = stream {
+                        service(stream, &answer);
+                    }
+                }
+            }
+        });
+        Server { address, answer, accepted, stop, thread: Some(thread) }
+    }
+
+    /// A server that accepts and says nothing.
+    fn silent(address: &str) -> Server {
+        Server::open(address, |_, _| (), "")
+    }
+
+    fn say(&self, answer: &str) {
+        *self.answer.lock().expect("no panic under the lock") = answer.to_owned();
+    }
+
+    fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// The member that it is, as [`crate::wire`] writes it.
+    fn name(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        // Wakes the thread; where nobody listens any more, it has ended.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "a server panicked");
+        }
+    }
+}
+
+/// Reads an HTTP request and answers with this head.
+fn http(stream: TcpStream, answer: &Mutex<String>) {
+    let mut lines = BufReader::new(&stream);
+    let mut line = String::new();
+    while lines.read_line(&mut line).is_ok_and(|bytes| bytes > 0) && line != "\r\n" {
+        line.clear();
+    }
+    let answer = answer.lock().expect("no panic under the lock").clone();
+    // The daemon may have gone.
+    let _ = (&stream).write_all(format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n").as_bytes());
+}
+
+/// Says a line.
+fn agent(mut stream: TcpStream, answer: &Mutex<String>) {
+    let answer = answer.lock().expect("no panic under the lock").clone();
+    let _ = stream.write_all(format!("{answer}\n").as_bytes());
+}
+
+/// A push LB with these members in its group `G`.
+fn lb(daemon: &Daemon, uid: &str, members: &[&str]) -> Peer {
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, uid, "G", members), OK);
+    assert_eq!(lb.set_lb(uid, LbFlags::PUSH), OK);
+    lb
+}
+
+/// A push with these entries in `LB1/G`.
+fn group(entries: &[(&str, &str)]) -> String {
+    let entries: Vec<String> = entries.iter().map(|(member, says)| format!("{member} {says}")).collect();
+    format!("LB1/G [{}]", entries.join(", "))
+}
+
+const UP: &str = "00/0D/100";
+const DOWN: &str = "00/0C/0";
+const UNKNOWN: &str = "00/05/100";
+
+#[test]
+fn a_port_that_closes_is_out_of_contact_and_one_that_opens_is_back() {
+    let daemon = daemon(&["--probe", "tcp"]);
+    let (stays, moves) = (Server::silent("127.0.0.1:0"), Server::silent("127.0.0.1:0"));
+    let (stays_name, moves_name) = (stays.name(), moves.name());
+    let mut lb = lb(&daemon, "LB1", &[&stays_name, &moves_name, "127.0.0.1:9/udp"]);
+    let all = |moves| group(&[(&stays_name, UP), (&moves_name, moves), ("127.0.0.1:9/udp", UNKNOWN)]);
+    lb.push_until(&all(UP));
+    drop(moves);
+    lb.push_until(&all(DOWN));
+    let moves = Server::silent(&moves_name);
+    lb.push_until(&all(UP));
+    drop((stays, moves));
+    daemon.stop();
+}
+
+/// Each check of this server finds the contrary of the last one, and one is enough to be believed.
+#[test]
+fn a_flapping_member_makes_one_push_a_window() {
+    let window = Duration::from_millis(200);
+    let flapping = Server::open(
+        "127.0.0.1:0",
+        |stream, answer| {
+            http(stream, answer);
+            let mut answer = answer.lock().expect("no panic under the lock");
+            *answer = if *answer == "200 OK" { "503 Away".into() } else { "200 OK".into() };
+        },
+        "200 OK",
+    );
+    let flags = ["--probe", "http", "--probe-interval", "10ms", "--probe-timeout", "5s"];
+    let daemon =
+        Daemon::start(&[&flags[..], &["--probe-rise", "1", "--probe-fall", "1", "--push-window", "200ms"]].concat());
+    let start = Instant::now();
+    let mut lb = lb(&daemon, "LB1", &[&flapping.name()]);
+    let pushes = 6;
+    for _ in 0..pushes {
+        lb.push();
+    }
+    assert!(start.elapsed() >= window * pushes, "{pushes} pushes in {:?}", start.elapsed());
+    assert!(flapping.accepted() > 2 * u64::from(pushes), "it changed oftener than it was told of");
+    daemon.stop();
+}
+
+#[test]
+fn an_agent_drains_and_weighs_its_member() {
+    let (member, speaker) = (Server::silent("127.0.0.1:0"), Server::open("127.0.0.1:0", agent, "up ready 100%"));
+    let file = TempFile::new(
+        "agent.toml",
+        format!(
+            "[[member]]\naddress = \"127.0.0.1\"\nport = {}\nweight = 80\nmonitor = [\"tcp\", \"agent\"]\nagent_port = {}\n",
+            member.address.port(),
+            speaker.address.port()
+        ),
+    );
+    let daemon = daemon(&["--probe", "off", "--members", file.path()]);
+    let name = member.name();
+    let mut lb = lb(&daemon, "LB1", &[&name]);
+    lb.push_until(&group(&[(&name, "00/0D/80")]));
+    for (says, expected) in [
+        ("drain", "00/0D/0"),
+        ("ready", "00/0D/80"),
+        ("maint", "00/0D/0"),
+        ("ready up", "00/0D/80"),
+        ("down#disk full", DOWN),
+        ("up", "00/0D/80"),
+    ] {
+        speaker.say(says);
+        lb.push_until(&group(&[(&name, expected)]));
+    }
+    // Percentages are smoothed: they arrive in steps.
+    speaker.say("50%");
+    until("half of it is on its way", || {
+        let weights = lb.get_weights("LB1", &["G"]);
+        let weight: u16 =
+            weights.trim_end_matches(']').rsplit('/').next().and_then(|w| w.parse().ok()).expect("a weight");
+        (40..70).contains(&weight)
+    });
+    // An agent that is gone changes nothing by itself, a port that is closed does.
+    drop(speaker);
+    drop(member);
+    lb.push_until(&group(&[(&name, DOWN)]));
+    daemon.stop();
+}
+
+/// Two servers of the same capacity, of which one says that it can bear four times as much.
+#[test]
+fn load_reports_change_weights() {
+    let load = |rps, utilization| {
+        format!("200 OK\r\nendpoint-load-metrics: TEXT rps_fractional={rps},cpu_utilization={utilization}")
+    };
+    let (strong, weak) =
+        (Server::open("127.0.0.1:0", http, &load(200, 0.5)), Server::open("127.0.0.1:0", http, &load(50, 0.5)));
+    let daemon = daemon(&["--probe", "http"]);
+    let mut lb = lb(&daemon, "LB1", &[&strong.name(), &weak.name()]);
+    until("one has four times the weight of the other", || {
+        let push = lb.push();
+        let weights: Vec<f64> =
+            push.split(&[' ', ',', ']']).filter_map(|word| word.strip_prefix("00/0D/")?.parse().ok()).collect();
+        matches!(weights[..], [strong, weak] if (3.5..4.5).contains(&(strong / weak)))
+    });
+    daemon.stop();
+}
+
+#[test]
+fn rules_of_networks_say_who_is_watched() {
+    let (watched, vouched, unlisted) =
+        (Server::silent("127.1.0.1:0"), Server::silent("127.1.2.1:0"), Server::silent("127.2.0.1:0"));
+    let rules = "[[member]]\ncidr = \"127.1.0.0/16\"\nmonitor = \"tcp\"\nweight = 60\n\
+                 [[member]]\ncidr = \"127.1.2.0/24\"\nmonitor = \"none\"\nweight = 7\n";
+    let file = TempFile::new("cidr.toml", rules);
+    let daemon = daemon(&["--probe", "off", "--members", file.path()]);
+    let names = [watched.name(), vouched.name(), unlisted.name()];
+    let mut lb = lb(&daemon, "LB1", &[&names[0], &names[1], &names[2]]);
+    let says = |says: &str| group(&[(&names[0], says), (&names[1], "00/0D/7"), (&names[2], UNKNOWN)]);
+    lb.push_until(&says("00/0D/60"));
+    drop(watched);
+    lb.push_until(&says(DOWN));
+    // Now the operator knows better, and then not any more.
+    file.write(rules.replace("monitor = \"tcp\"", "monitor = \"none\""));
+    daemon.signal(Signal::HUP);
+    lb.push_until(&says("00/0D/60"));
+    let before = unlisted.accepted() + vouched.accepted();
+    file.write(rules);
+    daemon.signal(Signal::HUP);
+    lb.push_until(&says(DOWN));
+    assert_eq!((before, unlisted.accepted() + vouched.accepted()), (0, 0), "nobody asked for these to be watched");
+    daemon.stop();
+}
+
+/// What operator, LB and monitor say of a member is kept apart: each ends what it said itself.
+#[test]
+fn an_operators_quiesce_is_not_undone_by_others() {
+    let server = Server::silent("127.0.0.1:0");
+    let name = server.name();
+    let rule = |more: &str| {
+        format!("[[member]]\naddress = \"127.0.0.1\"\nport = {}\nweight = 50\n{more}", server.address.port())
+    };
+    let file = TempFile::new("quiesce.toml", rule("monitor = \"tcp\"\n"));
+    let daemon = daemon(&["--probe", "off", "--members", file.path()]);
+    let mut lb = lb(&daemon, "LB1", &[&name]);
+    let says = |says: &str| group(&[(&name, says)]);
+    lb.push_until(&says("00/0D/50"));
+    file.write(rule("monitor = \"tcp\"\nquiesced = true\n"));
+    daemon.signal(Signal::HUP);
+    lb.push_until(&says("00/0F/0"));
+    // The LB quiesces too, and resumes: still quiesced, by the operator.
+    assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 0, true), OK);
+    assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 1, false), OK);
+    assert_eq!(lb.get_weights("LB1", &["G"]), says("01/0F/0"));
+    // And the other way round.
+    assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 1, true), OK);
+    file.write(rule("monitor = \"tcp\"\n"));
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log(&["SIGHUP", file.path()]);
+    assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 2, true), OK);
+    assert_eq!(lb.get_weights("LB1", &["G"]), says("02/0F/0"));
+    assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 2, false), OK);
+    lb.push_until(&says("02/0D/50"));
+    // Fixed: the weight stands whatever a check would find.
+    file.write(rule("monitor = \"none\"\n").replace("50", "9"));
+    daemon.signal(Signal::HUP);
+    lb.push_until(&says("02/0D/9"));
+    drop(server);
+    assert_eq!(lb.get_weights("LB1", &["G"]), says("02/0D/9"));
+    daemon.stop();
+}
+
+#[test]
+fn a_farm_that_vanishes_at_once_is_not_drained() {
+    let open = |host: u8| Server::silent(&format!("127.0.0.{host}:0"));
+    let servers: Vec<Server> = (1..=4).map(open).collect();
+    let names: Vec<String> = servers.iter().map(Server::name).collect();
+    let daemon = daemon(&["--probe", "tcp"]);
+    let mut lb = lb(&daemon, "LB1", &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let all = |says: [&str; 4]| group(&std::array::from_fn::<_, 4, _>(|at| (names[at].as_str(), says[at])));
+    lb.push_until(&all([UP; 4]));
+    drop(servers);
+    // In contact, not confident, with the weight of a moment ago, which failing checks had begun to lower.
+    until("all are kept", || {
+        let push = lb.push();
+        let entries = push.matches(" 00/05/").count();
+        entries == 4 && !push.contains("/0,") && !push.contains("/0]")
+    });
+    daemon.wait_for_log(&["WARN", "fails open:"]);
+    // Two of four are no more than half: what is still down is believed to be.
+    let back: Vec<Server> = names[..2].iter().map(|name| Server::silent(name)).collect();
+    lb.push_until(&all([UP, UP, DOWN, DOWN]));
+    daemon.wait_for_log(&["WARN", "fails open no more"]);
+    let times = |text| daemon.log().lines().filter(|line| line.contains(text)).count();
+    assert_eq!((times("fails open:"), times("fails open no more")), (1, 1));
+    drop(back);
+    daemon.stop();
+}
+
+/// The only server of a farm is taken for dead when it dies, with all its ports.
+#[test]
+fn one_server_that_dies_is_dead() {
+    let servers = [Server::silent("127.0.0.1:0"), Server::silent("127.0.0.1:0")];
+    let names = [servers[0].name(), servers[1].name()];
+    let daemon = daemon(&["--probe", "tcp"]);
+    let mut lb = lb(&daemon, "LB1", &[&names[0], &names[1]]);
+    lb.push_until(&group(&[(&names[0], UP), (&names[1], UP)]));
+    drop(servers);
+    lb.push_until(&group(&[(&names[0], DOWN), (&names[1], DOWN)]));
+    daemon.stop();
+}
+
+/// One that twenty LBs list is checked as often as one that a single LB lists; one that nobody lists, never more.
+#[test]
+fn a_member_is_watched_once_and_as_long_as_someone_lists_it() {
+    let (one, many) = (Server::silent("127.0.0.1:0"), Server::silent("127.0.0.1:0"));
+    let daemon = daemon(&["--probe", "tcp", "--shards", "2"]);
+    let mut first = lb(&daemon, "LB1", &[&one.name()]);
+    let mut others: Vec<Peer> = (2..22).map(|number| lb(&daemon, &format!("LB{number}"), &[&many.name()])).collect();
+    first.push_until(&group(&[(&one.name(), UP)]));
+    let before = (one.accepted(), many.accepted());
+    until("checks go on", || one.accepted() >= before.0 + 30);
+    let checks = many.accepted() - before.1;
+    assert!((10..100).contains(&checks), "{checks} checks of what twenty LBs list");
+
+    for (number, lb) in (2..).zip(&mut others) {
+        assert_eq!(lb.deregister(LB, &format!("LB{number}"), "G", &[]), OK);
+    }
+    // The order is on its way; a check may be, too.
+    let settled = one.accepted() + 5;
+    until("checks of the other go on", || one.accepted() >= settled);
+    let last = many.accepted();
+    until("checks of the other go on", || one.accepted() >= settled + 20);
+    assert_eq!(many.accepted(), last, "it is checked though nobody lists it");
+    daemon.stop();
+}
