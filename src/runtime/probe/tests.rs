@@ -427,3 +427,34 @@ fn https_members_prove_who_they_are() {
     let endless = serve(|mut stream| while stream.write_all(&[22, 3, 3, 0, 4, 2, 0, 0xFF, 0xFF]).is_ok() {});
     assert!(matches!(check(endless, https), Outcome::Failed(_)));
 }
+
+/// In a process of its own, as a limit holds for all threads of one.
+#[test]
+fn a_check_without_a_file_descriptor_says_nothing_of_the_member() {
+    const CHILD: &str = "GWM_TEST_FEW_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_none() {
+        let own = std::env::current_exe().expect("a test has a program");
+        let name = "runtime::probe::tests::a_check_without_a_file_descriptor_says_nothing_of_the_member";
+        let child = std::process::Command::new("sh")
+            .args(["-c", "ulimit -n 40 && exec \"$0\" --exact \"$1\""])
+            .args([own.as_os_str(), name.as_ref()])
+            .env(CHILD, "1")
+            .output()
+            .expect("there is a shell");
+        let text = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let (_open, address) = listener();
+    let mut prober = Prober::new(false).expect("an epoll set");
+    for _ in 0..2 {
+        for number in 0..60 {
+            prober.start(number, &endpoint(address), &Check::Tcp, NEVER);
+        }
+        let outcomes = finish(&mut prober);
+        let passed = outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Passed).count();
+        let starved = |outcome: &Outcome| *outcome == Outcome::Inconclusive(Reason::NoResources);
+        assert_eq!(outcomes.iter().filter(|(_, outcome)| starved(outcome)).count(), 60 - passed);
+        assert!((10..40).contains(&passed), "{passed}"); // and the second time as the first
+    }
+}
