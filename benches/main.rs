@@ -1,4 +1,5 @@
-//! Benchmarks of the codec, the framer, the coordinator, the channels between cores, and TCP checks.
+//! Benchmarks of the codec, the framer, the coordinator, the channels between cores, the weight table, and TCP
+//! checks.
 //!
 //! `cargo bench` measures; `cargo bench -- coordinator` those whose name contains that. `cargo test` runs each
 //! once, on small tables, so that they stay true. The columns are time per iteration (one message, one change, one
@@ -9,6 +10,7 @@ mod codec;
 mod coordinator;
 mod framer;
 mod mesh;
+mod monitor;
 mod probe;
 
 /// The daemon's allocator, counted.

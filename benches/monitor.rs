@@ -1,0 +1,55 @@
+//! The weight table: what watching costs beside the checks' own I/O.
+
+use std::{sync::Arc, time::Duration};
+
+use divan::{Bencher, counter::ItemsCount};
+use gwm::{
+    judgement::{Policy, WatchId},
+    monitor::{
+        Outcome,
+        outcome::Load,
+        policy::Tuning,
+        table::{Settings, Table},
+    },
+    roster::{Member, Monitor, Roster, Times},
+    time::Time,
+};
+
+use crate::{codec::endpoint, scaled};
+
+/// Endpoints that one shard watches.
+const ENDPOINTS: u32 = 100_000;
+
+fn table(endpoints: u32) -> Table {
+    let member = Member::watched(100, Monitor::auto(), Times::default());
+    let settings = Settings { tuning: Tuning::default(), checks_under_way: 1000, icmp: false };
+    let mut table = Table::new(Arc::new(Roster::new(member, Policy::Auto)), settings, 7);
+    for index in 0..endpoints {
+        table.watch(Time(0), WatchId { index, generation: 1 }, endpoint(index));
+    }
+    table
+}
+
+/// Begins to watch 100,000 endpoints: time and memory of all.
+#[divan::bench(sample_count = 5)]
+fn watch_100k(bencher: Bencher<'_, '_>) {
+    let endpoints = scaled(ENDPOINTS);
+    bencher.counter(ItemsCount::new(endpoints)).bench_local(|| table(endpoints));
+}
+
+/// One check of 100,000 endpoints, from its start to its next time.
+#[divan::bench(args = ["passed", "load"])]
+fn check_of_100k(bencher: Bencher<'_, '_>, found: &str) {
+    let mut table = table(scaled(ENDPOINTS));
+    let load = Load { cpu_utilization: 0.5, rps: 100.0, ..Load::default() };
+    let outcome = if found == "load" { Outcome::Load(load) } else { Outcome::Passed };
+    let mut now = Time(0);
+    bencher.counter(ItemsCount::new(1u32)).bench_local(|| {
+        now = table.next_due().expect("a check is due some time").max(now);
+        table.poll(now);
+        if let Some(job) = table.start(now) {
+            table.finish(now + Duration::from_micros(100), job.token, outcome);
+        }
+        table.changes(1024, |judgement| drop(divan::black_box(judgement)));
+    });
+}
