@@ -7,6 +7,8 @@ mod codes;
 mod delta;
 #[path = "coordinator_rules/flows.rs"]
 mod flows;
+#[path = "coordinator_rules/monitoring.rs"]
+mod monitoring;
 #[path = "coordinator_model/outbox.rs"]
 mod outbox;
 #[path = "coordinator_rules/push.rs"]

@@ -197,23 +197,22 @@ pub(crate) fn endpoint(name: &str) -> Endpoint {
     let (protocol, port) = match kind {
         "" => (6, 80),
         "udp" => (17, 80),
-        "0" => (6, 0),
         "sys" => (0, 0),
-        _ => panic!("no endpoint is called {name}"),
+        port => (6, port.parse().unwrap_or_else(|_| panic!("no endpoint is called {name}"))),
     };
     let mut address = [0; 16];
     address[12..].copy_from_slice(&[10, 0, 0, letter - b'a' + 1]);
     Endpoint { protocol, port, address }
 }
 
-fn endpoint_name(endpoint: &Endpoint) -> String {
+pub(crate) fn endpoint_name(endpoint: &Endpoint) -> String {
     let letter = char::from(b'a' + endpoint.address[15].wrapping_sub(1) % 26);
     let kind = match (endpoint.protocol, endpoint.port) {
-        (6, 80) => "",
-        (17, 80) => "/udp",
-        (6, 0) => "/0",
-        (0, 0) => "/sys",
-        _ => "/?",
+        (6, 80) => String::new(),
+        (17, 80) => "/udp".into(),
+        (6, port) => format!("/{port}"),
+        (0, 0) => "/sys".into(),
+        _ => "/?".into(),
     };
     format!("{letter}{kind}")
 }

@@ -1,11 +1,11 @@
 //! A coordinator with a clock that the test moves. Requests and what comes back are written as in
 //! [`crate::wire::parse`] and [`crate::wire::show`].
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use gwm::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Settings, Time, Totals},
-    judgement::Policy,
+    judgement::{Judgement, Policy, Verdict, WatchId},
     roster::{Member, Roster},
     sasp::Message,
 };
@@ -65,6 +65,8 @@ pub(crate) struct Rig {
     /// Whether the peers take every message at once.
     pub(crate) reading: bool,
     last_id: u32,
+    /// What shards watch, by short name.
+    watches: BTreeMap<String, WatchId>,
 }
 
 impl Rig {
@@ -81,6 +83,7 @@ impl Rig {
             closes: Vec::new(),
             reading: true,
             last_id: 0,
+            watches: BTreeMap::new(),
         }
     }
 
@@ -149,6 +152,66 @@ impl Rig {
 
     pub(crate) fn set_roster(&mut self, roster: Arc<Roster>) {
         self.coordinator.set_roster(Time(self.now), roster);
+    }
+
+    /// Lets the shards take their watch orders: what these say, sorted.
+    pub(crate) fn take_orders(&mut self) -> Vec<String> {
+        let mut orders = Vec::new();
+        while self.coordinator.has_watch_orders() {
+            for order in self.coordinator.take_watch_orders().collect::<Vec<_>>() {
+                orders.push(match order.endpoint {
+                    Some(endpoint) => {
+                        let name = wire::endpoint_name(&endpoint);
+                        assert!(self.watches.insert(name.clone(), order.watch).is_none(), "{name} is watched twice");
+                        format!("watch {name}")
+                    }
+                    None => {
+                        let name = self.watches.iter().find(|(_, watch)| **watch == order.watch);
+                        let name = name.expect("it is watched").0.clone();
+                        self.watches.remove(&name);
+                        format!("unwatch {name}")
+                    }
+                });
+            }
+        }
+        orders.sort();
+        orders
+    }
+
+    /// Under which name an endpoint is watched.
+    pub(crate) fn watch(&self, name: &str) -> WatchId {
+        self.watches[name]
+    }
+
+    /// A shard says this of endpoints, by every policy.
+    pub(crate) fn judge(&mut self, verdicts: &[(&str, Verdict)]) {
+        let judgement =
+            |(name, verdict): &(&str, Verdict)| Judgement { watch: self.watches[*name], verdicts: [*verdict; 4] };
+        let judgements: Vec<Judgement> = verdicts.iter().map(judgement).collect();
+        self.coordinator.judge(Time(self.now), &judgements);
+    }
+
+    pub(crate) fn judge_by_policy(&mut self, name: &str, verdicts: [Verdict; 4]) {
+        let watch = self.watches[name];
+        self.coordinator.judge(Time(self.now), &[Judgement { watch, verdicts }]);
+    }
+
+    pub(crate) fn judge_watch(&mut self, watch: WatchId, verdict: Verdict) {
+        self.coordinator.judge(Time(self.now), &[Judgement { watch, verdicts: [verdict; 4] }]);
+    }
+
+    pub(crate) fn fails_open(&self) -> bool {
+        self.coordinator.fails_open()
+    }
+
+    /// How many endpoints are watched.
+    pub(crate) fn watched(&self) -> usize {
+        self.coordinator.totals().watched
+    }
+
+    /// Whether a push window may be open: something is due before the next refresh.
+    pub(crate) fn window_is_open(&self) -> bool {
+        self.deadline().is_some_and(|deadline| deadline <= WINDOW)
     }
 
     /// Lets the time pass, then polls once: the pushes, each with the number of its connection.
