@@ -365,10 +365,11 @@ mod tests {
 
     #[test]
     fn connections_follow_the_descriptor_limit() {
-        let limited = config("--shards 1", &host(2, 1024)).unwrap();
+        let limited = config("--probe off --shards 1", &host(2, 1024)).unwrap();
         assert_eq!(u64::from(limited.connections.max), 1024 - 64 - 2 * 16 - 1);
         assert_eq!(limited.descriptors, 1024);
-        let Err(ConfigError::Failure(text)) = config("--shards 1 --max-connections 1000", &host(2, 1024)) else {
+        let Err(ConfigError::Failure(text)) = config("--probe off --shards 1 --max-connections 1000", &host(2, 1024))
+        else {
             panic!("1000 connections fit into no 1024 descriptors")
         };
         assert!(text.contains("1097") && text.contains("the limit is 1024") && text.contains("to 927"), "{text}");

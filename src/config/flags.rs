@@ -135,7 +135,7 @@ pub struct Flags {
 
     /// How members are watched that --members says nothing else of. `https` and `agent` take a port or names, so
     /// they are for --members, where cidr = "0.0.0.0/0" stands for all IPv4 members
-    #[arg(long, env = "GWM_PROBE", value_name = "HOW", default_value = "off")]
+    #[arg(long, env = "GWM_PROBE", value_name = "HOW", default_value = "auto")]
     pub probe: Probe,
 
     /// From one check of a member to the next, 10ms to 1h

@@ -28,7 +28,7 @@ const FLAGS: [(&str, Option<&str>); 35] = [
     ("--max-memberships", Some("1000000")),
     ("--weight-max", Some("100")),
     ("--members", None),
-    ("--probe", Some("off")),
+    ("--probe", Some("auto")),
     ("--probe-interval", Some("2s")),
     ("--probe-fast-interval", Some("as --probe-interval")),
     ("--probe-timeout", Some("as --probe-interval, but at most 5s")),
