@@ -405,9 +405,9 @@ impl Core {
 mod tests {
     use super::*;
     use crate::{
-        judgement::Policy,
+        judgement::{Judgement, Policy, Share, Verdict},
         roster::Member,
-        sasp::{Health, LbFlags, writer},
+        sasp::{Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, SenderFlags, Writer, writer},
     };
 
     const SLOT: Slot = Slot { index: 3, generation: 7 };
@@ -514,5 +514,46 @@ mod tests {
         core.turn();
         let batch = down.receive().expect("the close");
         assert!(matches!(batch.entries[..], [Down { slot: SLOT, order: Order::Close(_), .. }]));
+    }
+
+    #[test]
+    fn watch_orders_wait_for_room_and_judgements_come_back() {
+        let (mut core, mut up, mut down) = core(1);
+        let times = crate::roster::Times::default();
+        let watched = Member::watched(100, crate::roster::Monitor::auto(), times);
+        core.coordinator.set_roster(core.clock.now(), Arc::new(Roster::new(watched, Policy::Auto)));
+        up.push((SLOT, Up::Opened("127.0.0.1".parse().unwrap())));
+        let start = up.bytes().len();
+        let mut request = Writer::registration_request(up.bytes(), 1, SenderFlags::LOAD_BALANCER);
+        request.group(GroupData { lb_uid: b"LB1", name: b"G" });
+        let endpoint = Endpoint::new("127.0.0.1".parse().unwrap(), 6, 80);
+        request.entry(&MemberData { endpoint, label: b"" });
+        request.finish().unwrap();
+        let range = start..up.bytes().len();
+        up.push((SLOT, Up::Request(range)));
+        up.flush();
+        // The only batch is with the shard.
+        core.ports.commit(connection(0, SLOT), 0, Kind::Push);
+        core.ports.list[0].down.flush();
+        let taken = down.receive().expect("the push");
+        assert!(!core.turn());
+        down.give_back(taken);
+        core.turn();
+        let batch = down.receive().expect("the reply and the order");
+        let watch = match &batch.entries[..] {
+            [Down { order: Order::Write(Kind::Reply, _), .. }, Down { order: Order::Watch(order), .. }] => {
+                assert_eq!(order.endpoint, Some(endpoint));
+                order.watch
+            }
+            other => panic!("{other:?}"),
+        };
+        let back = up.reclaim().expect("all of it was taken");
+        up.recycle(back);
+        let verdict = Verdict { flags: EntryFlags::CONFIDENT, share: Share::Weight(0) };
+        let judgement = Judgement { watch, verdicts: [verdict; 4] };
+        up.push((Slot { index: 0, generation: 0 }, Up::Judged([judgement].into())));
+        up.flush();
+        core.turn();
+        assert_eq!(core.coordinator.totals().lost, 1);
     }
 }
