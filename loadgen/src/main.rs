@@ -10,6 +10,7 @@ mod options;
 mod peers;
 mod player;
 mod plot;
+mod ports;
 mod process;
 mod report;
 mod run;
@@ -49,6 +50,8 @@ enum Command {
     Churn(workload::churn::Churn),
     /// All of these at the same time, for soak runs
     Mixed(workload::mixed::Mixed),
+    /// The server watches members whose ports open and close; every load balancer is told which are up
+    Watch(workload::watch::Watch),
     /// Load balancers only stay: memory of connections and memberships
     Idle(workload::idle::Idle),
     /// The machine's limit alone: a workload's bytes from bare loops
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::Register(register) => workload::run(&register, &register.common, Side::Server),
         Command::Churn(churn) => workload::run(&churn, &churn.common, Side::Server),
         Command::Mixed(mixed) => workload::run(&mixed, &mixed.common, Side::Server),
+        Command::Watch(watch) => workload::run(&watch, &watch.common, Side::Server),
         Command::Idle(idle) => workload::run(&idle, &idle.common, Side::Server),
         Command::Floor(Floor::Fanout(fanout)) => workload::run(&fanout, &fanout.common, Side::Floor),
         Command::Floor(Floor::Propagate(propagate)) => workload::run(&propagate, &propagate.common, Side::Floor),

@@ -5,6 +5,7 @@ mod deltas;
 mod tables;
 mod ticks;
 mod versions;
+mod watched;
 
 use std::net::Ipv4Addr;
 
@@ -14,12 +15,15 @@ use gwm::sasp::{
 
 pub(crate) use tables::{Groups, Membership, Tables};
 pub(crate) use ticks::{Change, Ticks, Told};
-pub(crate) use versions::Versions;
+pub(crate) use versions::{Shown, Versions};
+pub(crate) use watched::{Farm, Phase, Watched};
 
 use crate::options::Shape;
 
 /// The port of every member.
 const PORT: u16 = 80;
+/// The network of members that are on this machine: 127.1.0.0 and above.
+const LOCAL: u32 = 0x7F01_0000;
 /// TCP.
 const PROTOCOL: u8 = 6;
 
@@ -57,7 +61,14 @@ impl Shape {
     pub(crate) fn endpoint(&self, farm: u32, member: u32) -> Endpoint {
         // Up to 16 million members in 10.0.0.0/8; limits keep the product below.
         let number = self.first_member + farm * self.farm_members() + member + 1;
-        Endpoint::new(Ipv4Addr::from(0x0A00_0000 | number).into(), PROTOCOL, PORT)
+        let network = if self.local { LOCAL } else { 0x0A00_0000 };
+        Endpoint::new(Ipv4Addr::from(network + number).into(), PROTOCOL, PORT)
+    }
+
+    /// Which of its farm's members has this address, of members that are on this machine.
+    pub(crate) fn find_local(&self, address: Ipv4Addr) -> Option<u32> {
+        let number = u32::from(address).checked_sub(LOCAL + self.first_member + 1)?;
+        (u64::from(number) < self.all_members()).then(|| number % self.farm_members())
     }
 
     /// Members of all farms.
@@ -72,8 +83,9 @@ impl Shape {
 
     /// What can not be played.
     pub(crate) fn check(&self) -> crate::Result<()> {
-        if u64::from(self.first_member) + self.all_members() >= 1 << 24 {
-            return Err(format!("{} members in all: at most 16,777,215 have an address", self.all_members()));
+        let room = if self.local { (1 << 24) - (LOCAL & 0xFF_FFFF) - 1 } else { 1 << 24 };
+        if u64::from(self.first_member) + self.all_members() >= u64::from(room) {
+            return Err(format!("{} members in all: at most {} have an address", self.all_members(), room - 1));
         }
         Ok(())
     }
@@ -141,7 +153,7 @@ mod tests {
 
     #[test]
     fn members_of_farms_do_not_meet() {
-        let shape = Shape { lbs: 4, groups: 2, members: 3, farms: 2, first_lb: 0, first_member: 0 };
+        let shape = Shape { lbs: 4, groups: 2, members: 3, farms: 2, first_lb: 0, first_member: 0, local: false };
         let mut all: Vec<_> = (0..2).flat_map(|farm| (0..6).map(move |m| shape.endpoint(farm, m))).collect();
         all.sort();
         all.dedup();

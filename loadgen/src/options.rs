@@ -155,4 +155,8 @@ pub(crate) struct Shape {
     /// The number of the first member.
     #[arg(skip)]
     pub(crate) first_member: u32,
+
+    /// Members have addresses of this machine, where something can answer for them.
+    #[arg(skip)]
+    pub(crate) local: bool,
 }

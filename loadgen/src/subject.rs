@@ -75,7 +75,6 @@ impl Subject {
         add("--log-level", "warn");
         // Nothing but what the workload does may cause a push.
         add("--push-refresh", "24h");
-        add("--probe", "off");
         flags.iter().for_each(|(flag, value)| add(flag, value));
         let operator_file = operator_file.map(MemoryFile::new).transpose()?;
         if let Some(file) = &operator_file {

@@ -1,5 +1,6 @@
 //! The workloads, one file each, and how each is run: a server's run, the floor's run, and so on in turn.
 
+mod agents;
 pub(crate) mod churn;
 pub(crate) mod fanout;
 pub(crate) mod idle;
@@ -7,6 +8,7 @@ pub(crate) mod mixed;
 pub(crate) mod poll;
 pub(crate) mod propagate;
 pub(crate) mod register;
+pub(crate) mod watch;
 
 use std::{io::IsTerminal, io::Write};
 
@@ -102,15 +104,27 @@ impl Drop for Progress {
 }
 
 /// Starts, or finds, what a run is measured on, and says how load balancers of this shape get there. The floor answers
-/// a Set LB State, by which a connection shows that it is accepted.
+/// a Set LB State, by which a connection shows that it is accepted. Nothing is watched but what the operator's file says.
 pub(crate) fn open(
     common: &Common,
     side: Side,
     shape: Shape,
     operator_file: Option<String>,
 ) -> Result<(Subject, Crowd)> {
+    open_watching(common, side, shape, operator_file, vec![("--probe", "off".into())])
+}
+
+/// The same with flags that say what is watched.
+pub(crate) fn open_watching(
+    common: &Common,
+    side: Side,
+    shape: Shape,
+    operator_file: Option<String>,
+    watching: Vec<(&'static str, String)>,
+) -> Result<(Subject, Crowd)> {
+    let flags = [room_for(&shape, common), watching].concat();
     let subject = match side {
-        Side::Server => Subject::server(&common.server, &room_for(&shape, common), operator_file.as_deref())?,
+        Side::Server => Subject::server(&common.server, &flags, operator_file.as_deref())?,
         Side::Floor => {
             let mut floor = Subject::floor(common)?;
             floor.tell(floor::Order::Answer, &success(0, ComponentType::SET_LB_STATE_REPLY))?;

@@ -59,6 +59,35 @@ fn fanout_of_deltas_by_members() {
 }
 
 #[test]
+fn fanout_by_agents() {
+    let report = run("fanout --lbs 20 --members 30 --change-by agent --agent-interval 50ms --ticks 3 --threads 2");
+    let all = metrics(&report, "server");
+    // Agents are asked one after the other, so a tick makes up to a message for each member.
+    assert!((60.0..=1800.0).contains(&all["messages"]), "{all:?}");
+    let report =
+        run("fanout --lbs 20 --groups 2 --members 20 --farms 2 --change-by agent --agent-interval 50ms --ticks 3 \
+         --share 10 --no-change");
+    let some = metrics(&report, "server");
+    assert!((60.0..=240.0).contains(&some["messages"]), "four of each load balancer's members change: {some:?}");
+}
+
+#[test]
+fn watch_members_whose_ports_close_and_open() {
+    let line = "watch --lbs 3 --endpoints 300 --ports 3 --interval 300ms --phases";
+    let once = metrics(&run(&format!("{line} 4")), "server");
+    // A hundred members in each of four phases go down, and in each of the last three a hundred come up.
+    assert_eq!(once["changes of state"], 700.0);
+    // Each is told in a message of its own, or together with others.
+    assert!((6.0..=700.0).contains(&once["messages"]) && once["entries in messages"] == 700.0, "{once:?}");
+    assert!(once["checks answered"] > 0.0 && once["CPU per check"] > 0.0 && once["most file descriptors"] > 0.0);
+    assert!(once.contains_key("lateness of checks p99") && once.contains_key("check to receipt of up p99"));
+    // Before it goes down, what fails its checks has less weight.
+    let slowly = metrics(&run(&format!("{line} 2 --fall 3 --rise 2 --threads 2 --push-window 20ms")), "server");
+    assert_eq!(slowly["changes of state"], 300.0);
+    assert!(slowly["entries in messages"] > 300.0, "{slowly:?}");
+}
+
+#[test]
 fn fanout_in_an_open_loop_with_farms() {
     let report = run("fanout --lbs 20 --members 5 --farms 4 --ticks 20 --rate 200 --floor");
     let messages = metrics(&report, "server")["messages"];
@@ -230,6 +259,9 @@ fn what_is_wrong_is_said() {
     };
     fails("fanout --spawn false", 1, "ended before it said where it listens");
     fails("fanout --share 0", 2, "not above 0");
+    fails("watch --lbs 4 --ports 3 --endpoints 11", 1, "more --endpoints");
+    fails("watch --connect 127.0.0.1:1", 1, "needs --spawn");
+    fails("fanout --change-by agent --rate 5", 1, "no --rate");
     fails("fanout --spawn x --connect 127.0.0.1:1", 2, "cannot be used with");
     fails("register --lbs 1 --members 1 --connect 127.0.0.1:1", 1, "refused");
 }

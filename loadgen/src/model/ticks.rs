@@ -275,7 +275,7 @@ fn weighted(shape: &Shape, lb: u32, member: u32, entry: WeightEntry) -> Weighted
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { lbs: 3, groups: 2, members: 50, farms: 1, first_lb: 0, first_member: 0 };
+    const SHAPE: Shape = Shape { lbs: 3, groups: 2, members: 50, farms: 1, first_lb: 0, first_member: 0, local: false };
 
     fn ticks(share: f64, delta: bool) -> Ticks {
         Ticks::new(SHAPE, Change { share, weight_max: 100, seed: 7, listed: true }, delta)

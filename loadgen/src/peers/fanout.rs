@@ -75,6 +75,7 @@ impl PeerFanout {
             warmup: self.warmup,
             share: self.share,
             change_by: ChangeBy::Operator,
+            agent_interval: std::time::Duration::ZERO,
             rate: None,
             no_change: self.no_change,
         }

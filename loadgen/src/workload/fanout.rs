@@ -7,15 +7,20 @@ use gwm::sasp::{GroupData, LbFlags, MemberData, MemberFlags, MemberState, Sender
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::{Progress, Side, Workload, open};
+use super::{
+    Progress, Side, Workload,
+    agents::{Agents, Answers},
+    open,
+};
 use crate::{
     Result,
     actor::Actor,
     crowd::{Crowd, JOINING, Lb},
     floor,
-    model::{Change, Ticks, Told, Versions, group_name, uid},
+    model::{Change, Shown, Ticks, Told, Versions, group_name, uid},
     options::{Common, Shape},
     player::{Gate, Order, Seat, Stage},
+    ports::{Ports, Service},
     report::{Sample, Unit, latencies, record, sum},
     run::Run,
 };
@@ -33,6 +38,8 @@ pub(crate) enum ChangeBy {
     Operator,
     /// The members themselves: Set Member State.
     Member,
+    /// The members' agents, which the server asks (HAProxy's agent-check): they say `drain` and `ready` by turns.
+    Agent,
 }
 
 /// Flags of `fanout`.
@@ -59,6 +66,10 @@ pub(crate) struct Fanout {
     /// Who changes them
     #[arg(long, value_enum, default_value_t = ChangeBy::Operator, help_heading = "Changes")]
     pub(crate) change_by: ChangeBy,
+
+    /// How often the server asks the agents: a tick takes that long
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = humantime::parse_duration, help_heading = "Changes")]
+    pub(crate) agent_interval: Duration,
 
     /// Ticks per second, whether or not the one before has arrived everywhere (an open loop: latencies count from
     /// when a tick was due) [default: each tick when the one before has arrived everywhere]
@@ -90,6 +101,7 @@ struct Plan {
     no_change: bool,
     /// Ticks that are not measured.
     warmup: u64,
+    agents: Option<Arc<Agents>>,
 }
 
 /// What a seat counted of the measured ticks.
@@ -114,24 +126,34 @@ impl Workload for Fanout {
         json!({
             "lbs": lbs, "groups": groups, "members": members, "farms": farms, "share_percent": self.share,
             "ticks": self.ticks, "warmup": self.warmup, "no_change": self.no_change, "rate": self.rate,
-            "change_by": format!("{:?}", self.change_by).to_lowercase(), "seed": self.common.seed,
+            "change_by": format!("{:?}", self.change_by).to_lowercase(),
+            "agent_interval_seconds": self.agent_interval.as_secs_f64(), "seed": self.common.seed,
             "threads": self.common.threads, "push_window": self.common.server.push_window,
         })
     }
 
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample> {
-        let shape = self.shape;
-        shape.check()?;
         let change = self.change(common.seed);
         let change_by = if side == Side::Floor { ChangeBy::Operator } else { self.change_by };
+        let shape = Shape { local: change_by == ChangeBy::Agent, ..self.shape };
+        shape.check()?;
         let mut ticks = Ticks::new(shape, change, self.no_change);
-        let file = (change_by == ChangeBy::Operator).then(|| ticks.operator_file(0)).transpose()?;
+        let agents = (change_by == ChangeBy::Agent).then(|| self.agents(common, shape)).transpose()?;
+        let (agents, ports) = agents.unzip();
+        let file = match &ports {
+            Some(ports) => Some(self.agents_file(ports)),
+            None => (change_by == ChangeBy::Operator).then(|| ticks.operator_file(0)).transpose()?,
+        };
         let (mut subject, crowd) = open(common, side, shape, file)?;
-        let plan = Plan { crowd, change, change_by, no_change: self.no_change, warmup: self.warmup };
+        let warmup = self.warmup;
+        let plan = Plan { crowd, change, change_by, no_change: self.no_change, warmup, agents: agents.clone() };
         let all = self.warmup + self.ticks;
         let lbs = u64::from(shape.lbs);
         let main = move |seat| play(seat, plan.clone());
         let mut run = Run::start(common, progress, subject.pid(), all, main)?;
+        let cpu = common.cpus(usize::from(common.threads)).0;
+        let service = ports.zip(agents).map(|(ports, agents)| ports.serve(&run.stage, cpu, Answers(agents)));
+        let service = service.transpose()?;
         run.show(0, lbs, "LBs set up")?;
 
         let mut meter = run.meter()?;
@@ -164,6 +186,7 @@ impl Workload for Fanout {
         run.wait(lbs * (all + 1), "pushes of all ticks")?;
         let metered = meter.end()?;
         let (counted, memory) = run.finish()?;
+        service.map(Service::stop).transpose()?;
         subject.stop()?;
 
         let mut sample = Sample::default();
@@ -192,6 +215,27 @@ impl Fanout {
         Ticks::new(self.shape, self.change(seed), self.no_change).operator_file(0)
     }
 
+    /// The agents of all members, and the port where they are.
+    fn agents(&self, common: &Common, shape: Shape) -> Result<(Arc<Agents>, Ports)> {
+        if self.rate.is_some() {
+            return Err("agents are asked when the server likes: there is no --rate with --change-by agent".into());
+        }
+        if !common.server.lists_members() {
+            return Err("changes by agents need --spawn, or --connect with --pid and --operator-file".into());
+        }
+        let agents = Agents::new(shape, self.change(common.seed), common.threads.into());
+        Ok((Arc::new(agents), Ports::open(1)?))
+    }
+
+    /// The operator's file that tells of them.
+    fn agents_file(&self, ports: &Ports) -> String {
+        let (port, interval) = (ports.numbers()[0], self.agent_interval.as_millis());
+        format!(
+            "[[member]]\ncidr = \"127.0.0.0/8\"\nmonitor = [\"agent\"]\nagent_port = {port}\n\
+             interval = \"{interval}ms\"\nfast_interval = \"{interval}ms\"\n"
+        )
+    }
+
     fn change(&self, seed: u64) -> Change {
         Change { share: self.share / 100.0, weight_max: WEIGHT_MAX, seed, listed: true }
     }
@@ -213,7 +257,7 @@ impl Step {
                 Step::Floor(message.ok_or("a tick without a change")?.to_vec())
             }
             (Side::Server, ChangeBy::Operator) => Step::File(ticks.operator_file(tick)?),
-            (Side::Server, ChangeBy::Member) => Step::Members,
+            (Side::Server, ChangeBy::Member | ChangeBy::Agent) => Step::Members,
         })
     }
 }
@@ -240,9 +284,17 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
         plan,
     });
     let (crowd, change_by) = (local.plan.crowd, local.plan.change_by);
-    let knows = |number| match change_by {
-        ChangeBy::Operator => Knows::Tick(None),
-        ChangeBy::Member => Knows::Versions(Versions::new(number, &crowd.shape, local.plan.no_change)),
+    let no_change = local.plan.no_change;
+    let drained: Option<Rc<[bool]>> = local.plan.agents.as_ref().map(|agents| agents.drained().collect());
+    let knows = |number| match (change_by, &drained) {
+        (ChangeBy::Operator, _) => Knows::Tick(None),
+        (_, None) => Knows::Versions(Versions::new(number, &crowd.shape, no_change, Shown::State)),
+        (_, Some(drained)) => {
+            let mut versions = Versions::new(number, &crowd.shape, no_change, Shown::Agent(drained.clone()));
+            // What the agents say first is on its way as soon as they are asked.
+            (0..crowd.shape.farm_members()).for_each(|member| _ = versions.request(member));
+            Knows::Versions(versions)
+        }
     };
     let live = |lb, gate| local.clone().live(lb, gate);
     let members = crowd.gather(&seat, JOINING, knows, live).await?;
@@ -254,7 +306,10 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
     }
     loop {
         match seat.order().await {
-            Order::Tick(tick) => local.change(&members.lbs, &senders, tick).await?,
+            Order::Tick(tick) => match &local.plan.agents {
+                None => local.change(&members.lbs, &senders, tick).await?,
+                Some(agents) => local.expect(&members.lbs, agents, tick),
+            },
             Order::Stop => break,
             Order::Go => {}
         }
@@ -304,7 +359,9 @@ impl Local {
                 let complete = versions.complete();
                 // A tick's messages are all of its pushes; its latency is that of the one that completes it.
                 self.count(latest..=latest, frame.len(), if complete { now } else { 0 });
-                if complete || !begun {
+                // Where members change themselves, the first push tells of no change; where the server watches them, it
+                // may tell of some who were not asked yet.
+                if complete || !begun && self.plan.agents.is_none() {
                     self.stage.did(1);
                 }
             }
@@ -325,6 +382,17 @@ impl Local {
                 record(&mut counted.receipt, now.saturating_sub(self.stage.due(tick)));
             }
         }
+    }
+
+    /// The agents of the members that change in this tick say so from now on, as far as this seat is concerned.
+    fn expect(&self, lbs: &[Rc<Lb<Knows>>], agents: &Agents, tick: u64) {
+        let changed = Ticks::changed(&self.plan.crowd.shape, &self.plan.change, tick);
+        for lb in lbs {
+            if let Knows::Versions(versions) = &mut *lb.knows.borrow_mut() {
+                changed.iter().for_each(|&member| _ = versions.request(member));
+            }
+        }
+        agents.expected(&changed);
     }
 
     /// The members that change in this tick say so, each for all load balancers of this seat.

@@ -89,6 +89,7 @@ impl Workload for Mixed {
             farms: 1,
             first_lb: 0,
             first_member: 0,
+            local: false,
         };
         let fanout: Fanout = parse(&self.fanout_line())?;
         let operator_file = Some(fanout.first_file(common.seed)?); // part 0: its members have the first numbers

@@ -24,7 +24,7 @@ use crate::{
     actor::{Actor, expect_success},
     crowd::{Crowd, JOINING, Lb},
     floor,
-    model::{Change, Ticks, Versions, difference},
+    model::{Change, Shown, Ticks, Versions, difference},
     options::{Common, Shape},
     player::{Gate, Order, Received, Seat, Stage, sleep, turn},
     report::{Sample, Unit, latencies, record, sum},
@@ -194,7 +194,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
     });
     let (crowd, no_change) = (local.plan.crowd, local.plan.no_change);
     let knows = |number| Knows {
-        versions: Versions::new(number, &crowd.shape, no_change),
+        versions: Versions::new(number, &crowd.shape, no_change, Shown::State),
         requested: vec![0; crowd.shape.farm_members() as usize],
         under_way: VecDeque::new(),
     };
