@@ -119,6 +119,15 @@ impl Endpoints {
         record.groups.get(place as usize).copied()
     }
 
+    /// Takes the list of groups out, for a walk that needs everything else; [`Endpoints::put_groups`] must follow.
+    pub(super) fn take_groups(&mut self, id: EndpointId) -> Vec<GroupId> {
+        std::mem::take(&mut self.records[id as usize].groups)
+    }
+
+    pub(super) fn put_groups(&mut self, id: EndpointId, groups: Vec<GroupId>) {
+        self.records[id as usize].groups = groups;
+    }
+
     pub(super) fn groups(&self, id: EndpointId) -> &[GroupId] {
         &self.records[id as usize].groups
     }

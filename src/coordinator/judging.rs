@@ -100,8 +100,8 @@ impl Coordinator {
             return;
         }
         let plain = change.words == Policies::ALL && change.rates.is_empty();
-        for place in 0..self.tables.endpoints.groups(endpoint).len() {
-            let group = self.tables.endpoints.groups(endpoint)[place];
+        let groups = self.tables.endpoints.take_groups(endpoint);
+        for &group in &groups {
             if !plain {
                 let policy = self.tables.policies[group as usize];
                 if !change.words.contains(policy) {
@@ -111,8 +111,12 @@ impl Coordinator {
                     self.tables.groups[group as usize].rates_moved();
                 }
             }
-            self.mark(now, group, Some(endpoint));
+            // An endpoint may be in thousands of groups, and most have been noted for another one of theirs.
+            if !self.tables.is_noted(group) {
+                self.mark(now, group, Some(endpoint));
+            }
         }
+        self.tables.endpoints.put_groups(endpoint, groups);
     }
 
     /// Does a piece of what is to be gone through.

@@ -66,6 +66,12 @@ impl Tables {
         }
     }
 
+    /// Whether a further note about the group would add nothing.
+    #[inline]
+    pub(super) fn is_noted(&self, group: GroupId) -> bool {
+        self.muted[group as usize] && self.stale[group as usize]
+    }
+
     pub(super) fn find_lb(&self, uid: &[u8]) -> Option<LbId> {
         self.by_uid.find(self.hasher.hash_one(uid), |&lb| *self.lbs[lb as usize].uid == *uid).copied()
     }

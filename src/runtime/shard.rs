@@ -29,6 +29,7 @@ use super::{
     monitoring::{self, Monitoring},
     poller::{Poller, Readable},
     shared::{CAUSES, Cause, Counters, Shared, count},
+    sys,
     throttle::Throttle,
 };
 use crate::{
@@ -379,8 +380,13 @@ impl Shard {
         let Batch { bytes, entries } = batch;
         loop {
             let mut table = self.table.borrow_mut();
-            for down in entries.iter_mut().skip(*done).take(WRITES_PER_LOOK) {
+            for at in *done..entries.len().min(*done + WRITES_PER_LOOK) {
                 *done += 1;
+                // The coordinator's core wrote it. It comes over while the kernel sends the one before.
+                if let Some(Down { order: Order::Write(_, next), .. }) = entries.get(at + 1) {
+                    sys::prefetch(bytes.get(next.clone()).unwrap_or_default());
+                }
+                let Some(down) = entries.get_mut(at) else { break };
                 match &down.order {
                     Order::Write(kind, range) => {
                         let message = bytes.get(range.clone()).expect("the coordinator committed this range");

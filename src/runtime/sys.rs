@@ -25,3 +25,31 @@ pub(super) fn probe_io_uring() -> io::Result<()> {
     drop(ring);
     Ok(())
 }
+
+/// Asks for bytes to be brought into this core's cache, where the processor knows how. Without it a push that another
+/// core built costs 3 % more to send (PERF.md).
+pub(super) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        // SAFETY: a prefetch is a hint: it reads nothing into the program and can not fault, whatever the address; these
+        // are those of live bytes anyway.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefetching_leaves_bytes_of_any_length_and_place_as_they_are() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(5000).collect();
+        let before = bytes.clone();
+        for (start, end) in [(0, 0), (0, 1), (1, 64), (63, 65), (7, 5000), (5000, 5000)] {
+            prefetch(&bytes[start..end]);
+        }
+        assert_eq!(bytes, before);
+    }
+}
