@@ -1,5 +1,7 @@
 //! What one check can find.
 
+use std::fmt;
+
 /// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
@@ -36,6 +38,23 @@ pub enum Reason {
     NoNetwork,
     /// This machine has no file descriptor, memory or buffer left.
     NoResources,
+}
+
+impl fmt::Display for Reason {
+    /// What happened, to follow "because".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::Refused => "nothing listens at the port",
+            Reason::TimedOut => "there was no whole answer within the timeout",
+            Reason::Unreachable => "the member's host can not be reached",
+            Reason::Closed => "the member ended the connection before its answer did",
+            Reason::Status(status) => return write!(f, "the answer's status was {status}"),
+            Reason::Malformed => "the answer was none, or too long",
+            Reason::Tls => "the TLS handshake failed",
+            Reason::NoNetwork => "this machine has no route, no network or no address left",
+            Reason::NoResources => "this machine has no file descriptor, memory or buffer left",
+        })
+    }
 }
 
 /// What a member's load report says (ORCA, xDS `OrcaLoadReport`); 0 where it says nothing.

@@ -21,7 +21,7 @@ use super::{
     poller::Readable,
     probe::Prober,
     shard::Shard,
-    shared::{Counters, count},
+    shared::count,
 };
 use crate::{
     coordinator::{Time, WatchOrder},
@@ -80,7 +80,12 @@ pub(super) struct Monitoring {
     news: Cell<bool>,
     /// The table has changes for which there was no room.
     unsent: Cell<bool>,
+    /// When a check last said nothing, since that was logged.
+    blind: Cell<Option<Time>>,
 }
+
+/// How long every check must say something before one that says nothing is news again.
+const QUIET: Duration = Duration::from_secs(10);
 
 impl Monitoring {
     pub(super) fn new(plan: Plan) -> (Monitoring, Prober<Token>) {
@@ -90,6 +95,7 @@ impl Monitoring {
             table: RefCell::new(table),
             news: Cell::default(),
             unsent: Cell::default(),
+            blind: Cell::default(),
         };
         (monitoring, plan.prober)
     }
@@ -173,7 +179,7 @@ fn turn(shard: &Shard, prober: &mut Prober<Token>) -> bool {
         table.replan(now, roster);
     }
     let mut more = prober.turn(now, |token, outcome| {
-        note(counters, &outcome);
+        note(shard, now, &outcome);
         table.finish(now, token, outcome);
     });
     table.poll(now);
@@ -207,10 +213,24 @@ fn turn(shard: &Shard, prober: &mut Prober<Token>) -> bool {
     more || prober.next_deadline().is_some_and(|at| at <= now) || table.next_due().is_some_and(|at| at <= now)
 }
 
-fn note(counters: &Counters, outcome: &Outcome) {
-    count(match outcome {
-        Outcome::Passed | Outcome::Load(_) | Outcome::Agent(_) => &counters.checks_passed,
-        Outcome::Failed(_) => &counters.checks_failed,
-        Outcome::Inconclusive(_) => &counters.checks_inconclusive,
-    });
+/// Counts how a check ended, and logs when checks begin to say nothing, and when they say something again.
+fn note(shard: &Shard, now: Time, outcome: &Outcome) {
+    let (counters, blind) = (&shard.counters, &shard.monitoring.blind);
+    match outcome {
+        Outcome::Inconclusive(reason) => {
+            count(&counters.checks_inconclusive);
+            if blind.replace(Some(now)).is_none() {
+                tracing::warn!(
+                    shard = shard.index,
+                    "checks say nothing, because {reason}: members keep contact and are not confident until they do"
+                );
+            }
+        }
+        Outcome::Failed(_) => count(&counters.checks_failed),
+        Outcome::Passed | Outcome::Load(_) | Outcome::Agent(_) => count(&counters.checks_passed),
+    }
+    if blind.get().is_some_and(|last| now >= last + QUIET) {
+        blind.set(None);
+        tracing::info!(shard = shard.index, "checks say something again");
+    }
 }
