@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     coordinator::Settings,
-    roster::{Check, Http, Monitor, Roster},
+    roster::{Check, Monitor, Roster},
 };
 
 mod flags;
@@ -212,22 +212,13 @@ impl Config {
 }
 
 fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring), ConfigError> {
-    let http = || Http {
-        method: "GET".into(),
-        path: "/".into(),
-        host: None,
-        port: None,
-        expect: vec![200..=399],
-        utilization: Vec::new(),
-        tls: None,
-    };
     let defaults = members::Defaults {
         weight_max: flags.weight_max,
         monitor: match flags.probe {
             Probe::Off => Monitor::none(),
             Probe::Tcp => Monitor::of([Check::Tcp]),
             Probe::Icmp => Monitor::of([Check::Icmp]),
-            Probe::Http => Monitor::of([Check::Http(Arc::new(http()))]),
+            Probe::Http => Monitor::of([Check::Http(Arc::default())]),
             Probe::Auto => Monitor::auto(),
         },
         policy: flags.policy.into(),

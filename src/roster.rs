@@ -87,6 +87,21 @@ pub struct Http {
     pub tls: Option<Tls>,
 }
 
+impl Default for Http {
+    /// `GET /` at the member's own port, of which any answer but an error is good.
+    fn default() -> Http {
+        Http {
+            method: "GET".into(),
+            path: "/".into(),
+            host: None,
+            port: None,
+            expect: vec![200..=399],
+            utilization: Vec::new(),
+            tls: None,
+        }
+    }
+}
+
 /// How to speak TLS with a member.
 #[derive(Clone)]
 pub struct Tls {

@@ -221,15 +221,7 @@ fn agent(entry: &Entry, at: usize) -> Result<Check, Fault> {
 }
 
 fn http(entry: &Entry, secure: bool, loader: &mut Loader<'_>) -> Result<Http, Fault> {
-    let mut http = Http {
-        method: "GET".into(),
-        path: "/".into(),
-        host: None,
-        port: None,
-        expect: vec![200..=399],
-        utilization: Vec::new(),
-        tls: None,
-    };
+    let mut http = Http::default();
     if let Some(table) = &entry.http {
         let table = table.get_ref();
         if let Some(method) = &table.method {
