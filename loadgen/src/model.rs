@@ -10,7 +10,8 @@ mod watched;
 use std::net::Ipv4Addr;
 
 use gwm::sasp::{
-    Endpoint, GroupData, Health, LbFlags, MemberData, Message, SenderFlags, Writer, writer::set_lb_state_request,
+    Endpoint, GroupData, Health, LbFlags, MemberData, Message, SenderFlags, Writer, message::SendWeights,
+    writer::set_lb_state_request,
 };
 
 pub(crate) use tables::{Groups, Membership, Tables};
@@ -19,6 +20,15 @@ pub(crate) use versions::{Shown, Versions};
 pub(crate) use watched::{Farm, Phase, Watched};
 
 use crate::options::Shape;
+
+/// A frame that has to be a push; else what is wrong with it.
+fn pushed(frame: &[u8]) -> Result<SendWeights<'_>, String> {
+    match Message::decode(frame).map_err(|error| error.to_string())? {
+        (header, Message::SendWeights(push)) if header.id == 0 => Ok(push),
+        (header, Message::SendWeights(_)) => Err(format!("its id is {}, not 0", header.id)),
+        (_, other) => Err(format!("it is {other:?}")),
+    }
+}
 
 /// The port of every member.
 const PORT: u16 = 80;

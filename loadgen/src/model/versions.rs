@@ -3,9 +3,9 @@
 
 use std::rc::Rc;
 
-use gwm::sasp::{EntryFlags, Message, WeightEntry};
+use gwm::sasp::{EntryFlags, WeightEntry};
 
-use super::{group_name, uid};
+use super::{group_name, pushed, uid};
 use crate::{Result, options::Shape};
 
 /// How a member's version shows in its entry.
@@ -91,11 +91,7 @@ impl Versions {
     ) -> Result<()> {
         let lb = self.lb;
         let wrong = |what: String| format!("push to LB {lb}: {what}");
-        let (header, message) = Message::decode(frame).map_err(|error| wrong(error.to_string()))?;
-        let Message::SendWeights(push) = message else { return Err(wrong(format!("it is {message:?}"))) };
-        if header.id != 0 {
-            return Err(wrong(format!("its id is {}, not 0", header.id)));
-        }
+        let push = pushed(frame).map_err(wrong)?;
         let own = uid(lb);
         let mut next_group = 0;
         for group in push.groups {

@@ -2,9 +2,9 @@
 
 use std::{net::Ipv4Addr, ops::Range};
 
-use gwm::sasp::{Endpoint, EntryFlags, GroupData, MemberData, Message, SenderFlags, WeightEntry, Writer};
+use gwm::sasp::{Endpoint, EntryFlags, GroupData, MemberData, SenderFlags, WeightEntry, Writer};
 
-use super::{LOCAL, PROTOCOL, group_name, uid};
+use super::{LOCAL, PROTOCOL, group_name, pushed, uid};
 use crate::Result;
 
 /// Members of a group: what registers one stays well below the server's default message limit.
@@ -188,11 +188,7 @@ impl Watched {
     pub(crate) fn push(&mut self, farm: &Farm, frame: &[u8], mut news: impl FnMut(u32, bool)) -> Result<u64> {
         let lb = self.lb;
         let wrong = |what: String| format!("push to LB {lb}: {what}");
-        let (header, message) = Message::decode(frame).map_err(|error| wrong(error.to_string()))?;
-        let Message::SendWeights(push) = message else { return Err(wrong(format!("it is {message:?}"))) };
-        if header.id != 0 {
-            return Err(wrong(format!("its id is {}, not 0", header.id)));
-        }
+        let push = pushed(frame).map_err(wrong)?;
         let own = uid(lb);
         let (mut next_group, mut entries) = (0, 0);
         for group in push.groups {
@@ -234,6 +230,8 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use gwm::sasp::WeightedMember;
+
+    use gwm::sasp::Message;
 
     use super::*;
 
