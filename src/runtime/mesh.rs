@@ -19,7 +19,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::limits;
 
-/// Wakes one task on one executor, from any core, and only if it sleeps: a waker's reference count has 16 bits in
+/// Wakes one task or thread, from any core, and only if it sleeps: a waker's reference count has 16 bits in
 /// glommio, so a wake for each message would end in a panic, and it would cost a system call each.
 #[derive(Debug, Default)]
 pub struct Bell {

@@ -1,7 +1,8 @@
 //! The daemon: sockets, cores and clocks. The only module that knows glommio.
 //!
-//! The main thread ([`serve`]) binds, starts the executors and waits for signals. Each shard owns its connections,
-//! the coordinator's task owns the state machine, and the [`mesh`] joins them.
+//! The main thread ([`serve`]) binds, starts the others and waits for signals. Each shard, an executor, owns its
+//! connections and the checks of its members; the coordinator's thread owns the state machine; and the [`mesh`] joins
+//! them.
 
 mod connection;
 mod core;

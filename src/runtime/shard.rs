@@ -1,4 +1,4 @@
-//! A shard: one executor that owns its listeners and its connections from accept to close.
+//! A shard: one executor that owns its listeners, its connections from accept to close, and the checks of its members.
 //!
 //! Tasks: one a listener, which accepts; one that moves everything between sockets and mesh; and the main one, which
 //! sweeps for timeouts and ends the shard when it has drained.
