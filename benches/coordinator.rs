@@ -97,7 +97,7 @@ impl Bed {
         for lb in 0..lbs {
             let uid = uid(lb);
             let first = if which == Members::Distinct { lb * members } else { 0 };
-            bed.coordinator.opened(connection(lb), IpAddr::from([127, 0, 0, 1]));
+            bed.coordinator.opened(connection(lb), IpAddr::from([127, 0, 0, 1]).into());
             bytes.clear();
             register(&mut bytes, &uid, b"web-frontend", first..first + members);
             bed.request(lb, &bytes);

@@ -15,6 +15,7 @@
 //! | [`cli`] | one file a command |
 //! | [`fuzz`] | entry points for fuzzers, run by the test suite too |
 
+pub mod access;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -7,6 +7,7 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     collections::HashMap,
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -157,7 +158,7 @@ fn allocations_of_a_tick(flags: LbFlags, changed: u8, share: impl Fn(u16) -> Sha
     let connections: Vec<ConnectionId> = (0..20).map(|slot| ConnectionId { shard: 0, slot, generation: 1 }).collect();
     for &connection in &connections {
         let uid = [b'A' + connection.slot as u8];
-        coordinator.opened(connection, [127, 0, 0, 1].into());
+        coordinator.opened(connection, IpAddr::from([127, 0, 0, 1]).into());
         let mut requests = [Vec::new(), Vec::new()];
         let mut writer = Writer::registration_request(&mut requests[0], 1, SenderFlags::LOAD_BALANCER);
         writer.group(GroupData { lb_uid: &uid, name: b"FARM1" });

@@ -18,7 +18,7 @@ mod wire;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
@@ -218,7 +218,7 @@ impl Run {
         let generation = self.slots.entry((shard, slot)).and_modify(|generation| *generation += 1).or_insert(0);
         let id = ConnectionId { shard, slot, generation: *generation };
         self.log(format!("{} opened", name(id)));
-        self.real.opened(id, Ipv4Addr::LOCALHOST.into());
+        self.real.opened(id, IpAddr::from(Ipv4Addr::LOCALHOST).into());
         self.model.opened(id);
     }
 

@@ -18,13 +18,13 @@ mod watches;
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
-    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
 pub use crate::time::Time;
 use crate::{
+    access::Peer,
     roster::Roster,
     sasp::{Message, ReturnCode},
     session,
@@ -185,7 +185,7 @@ impl Coordinator {
     }
 
     /// A connection was accepted. Its slot is not in use.
-    pub fn opened(&mut self, connection: ConnectionId, _peer: IpAddr) {
+    pub fn opened(&mut self, connection: ConnectionId, _peer: Peer) {
         let slots = &mut self.connections[usize::from(connection.shard)];
         let slot = connection.slot as usize;
         if slots.len() <= slot {

@@ -352,7 +352,7 @@ impl Core {
         match up {
             Up::Opened(peer) => {
                 port.open(slot);
-                self.coordinator.opened(id, *peer);
+                self.coordinator.opened(id, peer.clone());
             }
             Up::Request(range) => {
                 if !port.down.has_room() {
@@ -457,7 +457,7 @@ mod tests {
     #[test]
     fn a_request_waits_until_there_is_room_for_its_reply() {
         let (mut core, mut up, mut down) = core(1);
-        up.push((SLOT, Up::Opened("127.0.0.1".parse().unwrap())));
+        up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
         request(&mut up, 1);
         up.flush();
         assert!(core.ports.list[0].has_work());
@@ -522,7 +522,7 @@ mod tests {
         let times = crate::roster::Times::default();
         let watched = Member::watched(100, crate::roster::Monitor::auto(), times);
         core.coordinator.set_roster(core.clock.now(), Arc::new(Roster::new(watched, Policy::Auto)));
-        up.push((SLOT, Up::Opened("127.0.0.1".parse().unwrap())));
+        up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
         let start = up.bytes().len();
         let mut request = Writer::registration_request(up.bytes(), 1, SenderFlags::LOAD_BALANCER);
         request.group(GroupData { lb_uid: b"LB1", name: b"G" });

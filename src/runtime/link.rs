@@ -1,9 +1,10 @@
 //! What travels between a shard and the coordinator, and the shard's end of the way up.
 
-use std::{collections::VecDeque, net::IpAddr, ops::Range, sync::Arc, task::Waker};
+use std::{collections::VecDeque, ops::Range, sync::Arc, task::Waker};
 
 use super::mesh::{Bell, Sender};
 use crate::{
+    access::Peer,
     coordinator::{CloseReason, Kind, WatchOrder},
     judgement::Judgement,
 };
@@ -20,8 +21,8 @@ pub(super) struct Slot {
 /// Shard to coordinator.
 #[derive(Clone, Debug)]
 pub(super) enum Up {
-    /// A connection was accepted.
-    Opened(IpAddr),
+    /// A connection is there, and who it is, as far as that is known.
+    Opened(Peer),
     /// A well-formed request: this range of the batch's bytes.
     Request(Range<usize>),
     /// So many messages that their batch's return did not acknowledge are with the socket now.
@@ -79,8 +80,8 @@ impl Uplink {
         self.waiting.push(waker.clone());
     }
 
-    /// Sends an accepted connection; there was room.
-    pub(super) fn opened(&mut self, slot: Slot, peer: IpAddr) {
+    /// Sends a connection; there was room.
+    pub(super) fn opened(&mut self, slot: Slot, peer: Peer) {
         self.push(slot, Up::Opened(peer));
     }
 

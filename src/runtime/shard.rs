@@ -306,7 +306,7 @@ impl Shard {
         table.put(slot, socket, Box::new(Connection::new(slot, peer, self)));
         count(&self.counters.accepted);
         self.counters.open.fetch_add(1, Ordering::Relaxed);
-        self.uplink.borrow_mut().opened(slot, peer.ip());
+        self.uplink.borrow_mut().opened(slot, peer.ip().into());
         tracing::debug!(%peer, shard = self.index, "connected");
     }
 

@@ -1,7 +1,12 @@
 //! A coordinator with a clock that the test moves. Requests and what comes back are written as in
 //! [`crate::wire::parse`] and [`crate::wire::show`].
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use gwm::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Settings, Time, Totals},
@@ -92,7 +97,7 @@ impl Rig {
         let peer = self.peers.len();
         let number = u32::try_from(peer).expect("a test has few connections");
         let id = ConnectionId { shard: (number % 4) as u16, slot: number / 4, generation: 7 };
-        self.coordinator.opened(id, Ipv4Addr::LOCALHOST.into());
+        self.coordinator.opened(id, IpAddr::from(Ipv4Addr::LOCALHOST).into());
         self.peers.push(id);
         peer
     }

@@ -1,6 +1,10 @@
 //! The GWM of the simulation: the real weight table and the real coordinator, with one load balancer that takes pushes.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use gwm::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox},
@@ -88,7 +92,7 @@ impl Gwm {
             entries: Vec::new(),
             pushes: 0,
         };
-        gwm.coordinator.opened(LB, Ipv4Addr::LOCALHOST.into());
+        gwm.coordinator.opened(LB, IpAddr::from(Ipv4Addr::LOCALHOST).into());
         let mut state = Vec::new();
         writer::set_lb_state_request(&mut state, 1, b"LB", Health(0x7F), LbFlags::PUSH).expect("it fits");
         let mut registration = Vec::new();
