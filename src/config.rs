@@ -6,7 +6,6 @@
 use std::{
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
-    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -18,11 +17,13 @@ use crate::{
 };
 
 mod flags;
+mod listen;
 pub mod members;
 pub mod tls;
 
 use flags::duration;
-pub use flags::{CpuList, Flags, LogFormat, LogLevel, PolicyName, Probe};
+pub use flags::{CpuList, Flags, LogFormat, LogLevel, PolicyName, Probe, TlsVersion};
+pub use listen::{Carries, Listen};
 
 /// File descriptors that are not connections: listeners, rings, event descriptors, files.
 const DESCRIPTORS_BASE: u64 = 64;
@@ -65,7 +66,9 @@ impl std::error::Error for ConfigError {}
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where to listen, no address twice.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
+    /// How TLS is spoken there, if it is anywhere.
+    pub tls: Option<tls::Server>,
     /// The coordinator's core.
     pub coordinator_cpu: usize,
     /// Each shard's core, at least one.
@@ -117,6 +120,10 @@ pub struct Connections {
     pub first_message_timeout: Duration,
     /// From a later message's first byte to its last.
     pub message_timeout: Duration,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// TLS handshakes under way in all.
+    pub max_handshakes: u32,
     /// Idle time before probes.
     pub keepalive: Option<Duration>,
     /// The Interval of replies that a shard writes itself, in seconds.
@@ -127,20 +134,8 @@ impl Config {
     /// Checks the flags against each other and the machine, and reads the members file.
     pub fn new(flags: &Flags, host: &Host) -> Result<Config, ConfigError> {
         let (coordinator_cpu, shard_cpus) = place(flags, host)?;
-        for (at, address) in flags.listen.iter().enumerate() {
-            if address.port() != 0 && flags.listen.iter().take(at).any(|other| other == address) {
-                return usage(format!("--listen {address} is given twice: give each address once"));
-            }
-            let same = |other: &&SocketAddr| other.port() == address.port() && other.is_ipv4() == address.is_ipv4();
-            let wide = address.ip().is_unspecified();
-            if address.port() != 0
-                && let Some(other) = flags.listen.iter().filter(same).find(|other| wide && *other != address)
-            {
-                return usage(format!(
-                    "--listen {address} stands for every address, {other} too: leave one of them out"
-                ));
-            }
-        }
+        let listen = listen::addresses(flags)?;
+        let tls = listen::tls(flags)?;
         for (flag, value) in [("--poll-interval", flags.poll_interval), ("--keepalive", flags.keepalive)] {
             if value.subsec_nanos() != 0 {
                 let value = humantime::format_duration(value);
@@ -169,11 +164,13 @@ impl Config {
                 humantime::format_duration(flags.probe_interval)
             ));
         }
-        let Descriptors { connections: max, probes, limit: descriptors } = descriptors(flags, host, shard_cpus.len())?;
+        let Descriptors { connections: max, probes, limit: descriptors } =
+            descriptors(flags, host, shard_cpus.len(), listen.len())?;
         let (roster, monitoring) = monitoring(flags, probes)?;
         let poll_interval_seconds = u16::try_from(flags.poll_interval.as_secs()).expect("the flag's range is 16 bits");
         Ok(Config {
-            listen: flags.listen.clone(),
+            listen,
+            tls,
             coordinator_cpu,
             shard_cpus,
             spin: flags.spin,
@@ -184,6 +181,8 @@ impl Config {
                 stall_timeout: flags.stall_timeout,
                 first_message_timeout: flags.first_message_timeout,
                 message_timeout: flags.message_timeout,
+                handshake_timeout: flags.handshake_timeout,
+                max_handshakes: flags.max_handshakes,
                 keepalive: (!flags.keepalive.is_zero()).then_some(flags.keepalive),
                 poll_interval_seconds,
             },
@@ -273,8 +272,8 @@ struct Descriptors {
     limit: u64,
 }
 
-fn descriptors(flags: &Flags, host: &Host, shards: usize) -> Result<Descriptors, ConfigError> {
-    let own = DESCRIPTORS_BASE + DESCRIPTORS_PER_EXECUTOR * (shards as u64 + 1) + (flags.listen.len() * shards) as u64;
+fn descriptors(flags: &Flags, host: &Host, shards: usize, listeners: usize) -> Result<Descriptors, ConfigError> {
+    let own = DESCRIPTORS_BASE + DESCRIPTORS_PER_EXECUTOR * (shards as u64 + 1) + (listeners * shards) as u64;
     let room = host.descriptors.saturating_sub(own);
     // A members file may name monitors now or when it is read again.
     let watches = flags.probe != Probe::Off || flags.members.is_some();

@@ -14,10 +14,49 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Flags of `gwm serve`; each has an environment variable, which the flag overrides.
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
-    /// Address and port to listen on, IPv4 or IPv6 (`[::1]:3860`); repeatable. Port 0 lets the system choose one,
-    /// which is printed
-    #[arg(long, env = "GWM_LISTEN", value_name = "ADDR", value_delimiter = ',', default_value = "127.0.0.1:3860")]
+    /// Address and port to listen on without TLS, IPv4 or IPv6 (`[::1]:3860`); repeatable. Port 0 lets the system choose
+    /// one, which is printed [default: 127.0.0.1:3860, unless --tls-listen is given]
+    #[arg(long, env = "GWM_LISTEN", value_name = "ADDR", value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
+
+    /// Address and port to listen on with TLS; repeatable. One that --listen names too takes both: a peer's first byte
+    /// tells which
+    #[arg(long, env = "GWM_TLS_LISTEN", value_name = "ADDR", value_delimiter = ',', requires_all = ["tls_cert", "tls_key"])]
+    pub tls_listen: Vec<SocketAddr>,
+
+    /// The server's certificate chain for TLS, its own certificate first (PEM). Read again on SIGHUP, as --tls-key and
+    /// --tls-client-ca are: sessions go on, new ones get the new files; files that can not be used change nothing
+    #[arg(long, env = "GWM_TLS_CERT", value_name = "FILE", requires = "tls_listen")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The private key of --tls-cert (PEM: PKCS#8, PKCS#1 or SEC1)
+    #[arg(long, env = "GWM_TLS_KEY", value_name = "FILE", requires = "tls_listen")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Certificate authorities (PEM) for the certificates of clients. With it every TLS client must show a certificate
+    /// that one of them vouches for; without it nobody is asked for one
+    #[arg(long, env = "GWM_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_listen")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// The oldest version of TLS that is spoken
+    #[arg(long, env = "GWM_TLS_MIN_VERSION", value_name = "VERSION", default_value = "1.2")]
+    pub tls_min_version: TlsVersion,
+
+    /// Refuse to listen without TLS on an address that is not loopback; without this flag it is only warned of
+    #[arg(long, env = "GWM_REQUIRE_TLS")]
+    pub require_tls: bool,
+
+    /// From accept to the end of the TLS handshake, the wait for its turn included, 100ms to 1h; a connection that takes
+    /// longer is dropped
+    #[arg(long, env = "GWM_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "30s",
+        value_parser = duration(Duration::from_millis(100), HOUR))]
+    pub handshake_timeout: Duration,
+
+    /// TLS handshakes under way at a time, 4 to 1000000, of which one source address has a quarter at most; more wait for
+    /// their turn, unread
+    #[arg(long, env = "GWM_MAX_HANDSHAKES", value_name = "N", default_value = "1024",
+        value_parser = clap::value_parser!(u32).range(4..=limits::CONNECTIONS as i64))]
+    pub max_handshakes: u32,
 
     /// Shards: executors that own connections, one per core; 1 to 256 [default: usable cores less one, at least 1]
     #[arg(long, env = "GWM_SHARDS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -199,6 +238,17 @@ pub struct Flags {
     /// Check flags, files and the machine's limits, say what is wrong, and exit without serving
     #[arg(long, env = "GWM_CHECK")]
     pub check: bool,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TlsVersion {
+    /// RFC 5246
+    #[value(name = "1.2")]
+    Tls12,
+    /// RFC 8446
+    #[value(name = "1.3")]
+    Tls13,
 }
 
 /// How members are watched.

@@ -1,18 +1,138 @@
-//! What https checks trust and prove, made from what the operator gives.
+//! What the server, its https checks and its clients trust and prove over TLS, made from what the operator gives.
 
-use std::sync::Arc;
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    version::{TLS12, TLS13},
 };
 
+use super::TlsVersion;
 use crate::roster::TlsSource;
+
+/// What the server's TLS is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// Its certificate chain.
+    pub certificate: PathBuf,
+    /// The chain's private key.
+    pub key: PathBuf,
+    /// Who vouches for clients; without it nobody asks them for a certificate.
+    pub client_ca: Option<PathBuf>,
+    /// The oldest version.
+    pub min_version: TlsVersion,
+}
+
+/// The server's side of TLS.
+#[derive(Clone)]
+pub struct Server {
+    /// Where it comes from.
+    pub files: Files,
+    /// How, ready to use.
+    pub config: Arc<ServerConfig>,
+    /// What the files said, to tell whether they changed.
+    content: Content,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Content {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+impl fmt::Display for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Files { certificate, key, client_ca, .. } = self;
+        write!(f, "{}, {}", certificate.display(), key.display())?;
+        client_ca.as_ref().map_or(Ok(()), |ca| write!(f, ", {}", ca.display()))
+    }
+}
+
+impl fmt::Debug for Server {
+    /// Without keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Reads the files; an error is one line for the operator.
+    pub fn read(files: Files) -> Result<Server, String> {
+        let content = Content {
+            certificate: content("--tls-cert", &files.certificate)?,
+            key: content("--tls-key", &files.key)?,
+            client_ca: files.client_ca.as_deref().map(|path| content("--tls-client-ca", path)).transpose()?,
+        };
+        let config = server(&files, &content)?;
+        Ok(Server { files, config, content })
+    }
+
+    /// Reads the files again; `None` if they say what they said.
+    pub fn read_again(&self) -> Result<Option<Server>, String> {
+        // A new configuration has a new key for tickets: no session is resumed that the new files would refuse.
+        Server::read(self.files.clone()).map(|new| (new.content != self.content).then_some(new))
+    }
+}
+
+/// The longest file that is read: some thousand certificates.
+const FILE_BYTES: u64 = 16 << 20;
+
+fn content(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
+    use std::io::Read;
+    let failed = |error| format!("{flag}: can not read {}: {error}", path.display());
+    let mut bytes = Vec::new();
+    fs::File::open(path).and_then(|file| file.take(FILE_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES {
+        return Err(format!("{flag}: {} has more than {FILE_BYTES} bytes", path.display()));
+    }
+    Ok(bytes)
+}
+
+fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, String> {
+    let provider = Arc::new(ring::default_provider());
+    let versions = match files.min_version {
+        TlsVersion::Tls12 => &[&TLS13, &TLS12][..],
+        TlsVersion::Tls13 => &[&TLS13][..],
+    };
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)
+        .map_err(|error| error.to_string())?;
+    let builder = match (&content.client_ca, &files.client_ca) {
+        (Some(ca), Some(path)) => {
+            let of_ca = |error: String| format!("--tls-client-ca: {}: {error}", path.display());
+            let roots = Arc::new(roots(Some(ca)).map_err(of_ca)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| of_ca(error.to_string()))?)
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    let of_cert = |error| format!("--tls-cert: {}: {error}", files.certificate.display());
+    let of_key = |error| format!("--tls-key: {}: {error}", files.key.display());
+    let chain = certificates(&content.certificate).map_err(of_cert)?;
+    let key = PrivateKeyDer::from_pem_slice(&content.key).map_err(|error| of_key(error.to_string()))?;
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
+        Error::InconsistentKeys(_) => of_key(format!("it is not the key of {}", files.certificate.display())),
+        error => of_cert(error.to_string()),
+    })?;
+    // Sessions are resumed from tickets alone: the server keeps nothing of a connection that has ended.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = ring::Ticketer::new().map_err(|error| format!("can not make a key for tickets: {error}"))?;
+    // A client resumes with one connection, and gets a new ticket there.
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
 
 /// How checks speak TLS; an error says what can not be used, without the file's name.
 pub fn client(source: &TlsSource) -> Result<Arc<ClientConfig>, String> {

@@ -6,19 +6,18 @@
 
 use std::{io, net::SocketAddr, os::fd::BorrowedFd, sync::atomic::Ordering, time::Duration};
 
-use rustix::{
-    io::Errno,
-    net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown},
-};
+use rustix::net::{RecvFlags, Shutdown, shutdown};
 
 use super::{
     link::Slot,
     poller::News,
     shard::Shard,
     shared::{Cause, count},
+    wire::{Fault, Received, Wire, receive_now},
 };
 use crate::{
-    config::Connections,
+    access::Peer,
+    config::{Carries, Connections},
     coordinator::{Kind, Time},
     limits,
     sasp::Framer,
@@ -35,10 +34,11 @@ const STEP_CALLS: u32 = 8;
 pub(super) struct Connection {
     slot: Slot,
     pub(super) peer: SocketAddr,
+    wire: Wire,
     framer: Framer,
     /// Bytes received after the request that is under way.
     rest: Vec<u8>,
-    /// What the socket has not taken, from `written` on.
+    /// What the wire has not taken, from `written` on.
     owed: Vec<u8>,
     written: usize,
     /// Messages in `owed` that the coordinator waits for.
@@ -48,6 +48,8 @@ pub(super) struct Connection {
     /// A whole message has arrived.
     greeted: bool,
     stage: Stage,
+    /// The coordinator was told of it.
+    known: bool,
     /// Someone else's wish to end the connection.
     order: Option<Cause>,
     /// When what the connection waits for began: see [`Connection::overdue`].
@@ -66,12 +68,23 @@ pub(super) struct Connection {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// Before and in the TLS handshake. The coordinator does not know of it.
+    Securing(Turn),
     Open,
     /// What is owed is written, then our side is closed.
     Flushing(Cause),
     /// Our side is closed; this many bytes more are read and thrown away, so that no reset destroys what the peer
     /// has not read yet.
     Lingering(Cause, usize),
+}
+
+/// Whether a handshake may be under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// It was not asked for.
+    Unasked,
+    Asked,
+    Given,
 }
 
 /// What a step came to.
@@ -92,35 +105,17 @@ enum Call {
     Waits,
 }
 
-/// Hands bytes to the socket; how many it takes at once, perhaps none.
-pub(super) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(sent) => return Ok(sent),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Ok(0),
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Reads what has arrived; `None` if that is nothing.
-fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<Option<usize>> {
-    loop {
-        match recv(socket, &mut *bytes, RecvFlags::DONTWAIT) {
-            Ok((received, _)) => return Ok(Some(received)),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 impl Connection {
-    pub(super) fn new(slot: Slot, peer: SocketAddr, shard: &Shard) -> Connection {
+    pub(super) fn new(slot: Slot, peer: SocketAddr, carries: Carries, shard: &Shard) -> Connection {
+        let (wire, stage) = match carries {
+            Carries::Plain => (Wire::Plain, Stage::Open),
+            Carries::Tls => (Wire::Undecided { plain_too: false }, Stage::Securing(Turn::Unasked)),
+            Carries::Either => (Wire::Undecided { plain_too: true }, Stage::Securing(Turn::Unasked)),
+        };
         Connection {
             slot,
             peer,
+            wire,
             framer: Framer::new(shard.limits.max_message_bytes),
             rest: Vec::new(),
             owed: Vec::new(),
@@ -128,7 +123,8 @@ impl Connection {
             unacknowledged: 0,
             under_way: false,
             greeted: false,
-            stage: Stage::Open,
+            stage,
+            known: false,
             order: None,
             since: shard.shared.clock.now(),
             buffered: 0,
@@ -158,14 +154,25 @@ impl Connection {
 
     /// Whether a message of the coordinator's may be handed to the socket without further ado.
     pub(super) fn is_clear(&self) -> bool {
-        self.stage == Stage::Open && self.owed.is_empty()
+        self.stage == Stage::Open && self.owed.is_empty() && self.wire.is_plain()
+    }
+
+    /// Whether the peer has yet to take something.
+    fn owes(&self) -> bool {
+        !self.owed.is_empty() || self.wire.has_pending()
+    }
+
+    /// Whether the coordinator was told of it.
+    pub(super) fn is_known(&self) -> bool {
+        self.known
     }
 
     /// Does what can be done now.
     pub(super) fn step(&mut self, socket: BorrowedFd<'_>, shard: &Shard) -> Step {
         for _ in 0..STEP_CALLS {
-            let call = if self.owed.is_empty() {
+            let call = if !self.owes() {
                 match self.stage {
+                    Stage::Securing(turn) => self.secure(turn, socket, shard),
                     Stage::Open if self.under_way => Call::Waits,
                     Stage::Open if self.order.is_some() => {
                         self.stage = Stage::Flushing(self.order.take().expect("just seen"));
@@ -173,6 +180,10 @@ impl Connection {
                     }
                     Stage::Open => self.read(socket, shard),
                     Stage::Flushing(cause) => {
+                        self.wire.finish();
+                        if self.wire.has_pending() {
+                            continue;
+                        }
                         // A socket that can not be shut down is gone, which the next read says.
                         let _ = shutdown(socket, Shutdown::Write);
                         self.stage = Stage::Lingering(cause, limits::LINGER_BYTES);
@@ -195,42 +206,128 @@ impl Connection {
     }
 
     fn write_owed(&mut self, socket: BorrowedFd<'_>, shard: &Shard) -> Call {
-        let Some(owed) = self.owed.get(self.written..).filter(|owed| !owed.is_empty()) else {
-            self.owed = Vec::new();
-            self.written = 0;
-            if self.unacknowledged > 0 {
-                shard.uplink.borrow_mut().delivered(self.slot, std::mem::take(&mut self.unacknowledged));
-            }
-            return Call::Done;
-        };
-        match send_now(socket, owed) {
-            Ok(0) => Call::Waits,
-            Ok(written) => {
-                self.written += written;
-                self.since = shard.shared.clock.now();
-                Call::Done
+        match self.wire.send(socket, self.owed.get(self.written..).unwrap_or_default()) {
+            Ok(sent) => {
+                self.written += sent.taken;
+                if sent.progress {
+                    self.since = shard.shared.clock.now();
+                }
+                if self.written == self.owed.len() {
+                    self.owed = Vec::new();
+                    self.written = 0;
+                }
+                if !self.owes() && self.unacknowledged > 0 {
+                    shard.uplink.borrow_mut().delivered(self.slot, std::mem::take(&mut self.unacknowledged));
+                }
+                if self.owes() && !sent.progress { Call::Waits } else { Call::Done }
             }
             Err(error) => Call::Ended(broken(&error)),
         }
     }
 
-    /// Reads once, unless nothing has arrived since the last time.
-    fn receive(&mut self, socket: BorrowedFd<'_>, scratch: &mut [u8]) -> io::Result<Option<usize>> {
-        if !self.readable {
-            return Ok(None);
+    /// Goes on with the handshake, once it has its turn.
+    fn secure(&mut self, turn: Turn, socket: BorrowedFd<'_>, shard: &Shard) -> Call {
+        if shard.shared.draining.load(Ordering::Relaxed) {
+            return Call::Ended(Cause::Draining);
         }
-        let received = receive_now(socket, scratch)?;
-        // Less than there was room for: that was all, and of what comes later there is news.
-        self.readable = received.is_some_and(|length| length == scratch.len() || self.ended);
-        Ok(received)
+        if !self.readable {
+            return Call::Waits;
+        }
+        if !shard.uplink.borrow_mut().has_room() {
+            return self.starve(shard);
+        }
+        match turn {
+            Turn::Asked => Call::Waits,
+            Turn::Unasked => match self.wire.decide(socket) {
+                Ok(None) => {
+                    self.readable = false;
+                    Call::Waits
+                }
+                Ok(Some(false)) => {
+                    self.open(shard, None);
+                    Call::Done
+                }
+                Ok(Some(true)) => {
+                    self.stage = Stage::Securing(Turn::Asked);
+                    shard.handshakes.borrow_mut().ask(self.peer.ip(), self.slot);
+                    Call::Waits
+                }
+                Err(error) => Call::Ended(broken(&error)),
+            },
+            Turn::Given => match self.wire.shake_hands(socket, &mut self.readable, self.ended) {
+                Ok(Received::End) => Call::Ended(Cause::PeerClosed),
+                Ok(_) if self.wire.session().is_some() => self.secured(shard),
+                Ok(Received::Nothing) => Call::Waits,
+                Ok(_) => Call::Done,
+                Err(fault) => self.fail(fault, shard),
+            },
+        }
+    }
+
+    /// It is this connection's turn to shake hands.
+    pub(super) fn begin_handshake(&mut self, shard: &Shard) {
+        self.stage = Stage::Securing(Turn::Given);
+        if let Err(error) = self.wire.secure(shard.shared.tls()) {
+            self.fail(Fault::Tls(error), shard);
+        }
+        self.wake(shard);
+    }
+
+    /// The handshake has ended well.
+    fn secured(&mut self, shard: &Shard) -> Call {
+        let certificate = self.wire.session().and_then(|session| session.peer_certificates()?.first());
+        count(if self.wire.resumed() { &shard.counters.resumptions } else { &shard.counters.handshakes });
+        let _ = certificate;
+        self.return_turn(shard);
+        self.open(shard, None);
+        // What came with the handshake's end has been taken in already.
+        self.readable = true;
+        Call::Done
+    }
+
+    /// From now on it is a connection like any other.
+    pub(super) fn open(&mut self, shard: &Shard, certificate: Option<std::sync::Arc<crate::access::Certificate>>) {
+        self.stage = Stage::Open;
+        self.known = true;
+        self.since = shard.shared.clock.now();
+        shard.uplink.borrow_mut().opened(self.slot, Peer { address: self.peer.ip(), certificate });
+    }
+
+    /// Gives back the right to a handshake, or the place among those who wait for it.
+    pub(super) fn return_turn(&mut self, shard: &Shard) {
+        let source = self.peer.ip();
+        match self.stage {
+            Stage::Securing(Turn::Given) => shard.handshakes.borrow_mut().end(source),
+            Stage::Securing(Turn::Asked) => shard.handshakes.borrow_mut().forget(source, self.slot),
+            _ => {}
+        }
+    }
+
+    /// Nothing more is to be had from the peer; if that is its fault, it gets the alert that says so.
+    fn fail(&mut self, fault: Fault, shard: &Shard) -> Call {
+        match fault {
+            Fault::Broken(error) => Call::Ended(broken(&error)),
+            Fault::Tls(error) => {
+                let cause = if self.known { Cause::Tls } else { Cause::Handshake };
+                shard.note(cause, self.peer, Some(&error));
+                self.return_turn(shard);
+                self.stage = Stage::Flushing(cause);
+                self.since = shard.shared.clock.now();
+                Call::Done
+            }
+        }
+    }
+
+    fn starve(&mut self, shard: &Shard) -> Call {
+        if !std::mem::replace(&mut self.starved, true) {
+            shard.wake_when_there_is_room(self.slot);
+        }
+        Call::Waits
     }
 
     fn read(&mut self, socket: BorrowedFd<'_>, shard: &Shard) -> Call {
         if !shard.uplink.borrow_mut().has_room() {
-            if !std::mem::replace(&mut self.starved, true) {
-                shard.wake_when_there_is_room(self.slot);
-            }
-            return Call::Waits;
+            return self.starve(shard);
         }
         if !self.rest.is_empty() {
             let rest = std::mem::take(&mut self.rest);
@@ -240,18 +337,19 @@ impl Connection {
         let draining = shard.shared.draining.load(Ordering::Relaxed);
         self.readable |= draining;
         let mut scratch = shard.scratch.borrow_mut();
-        match self.receive(socket, &mut scratch) {
-            Ok(None) if draining => {
+        match self.wire.receive(socket, &mut scratch, &mut self.readable, self.ended) {
+            Ok(Received::Nothing) if draining => {
                 self.stage = Stage::Flushing(Cause::Draining);
                 Call::Done
             }
-            Ok(None) => Call::Waits,
-            Ok(Some(0)) => Call::Ended(Cause::PeerClosed),
-            Ok(Some(length)) => {
+            Ok(Received::Nothing) => Call::Waits,
+            Ok(Received::Progress) => Call::Done,
+            Ok(Received::End) => Call::Ended(Cause::PeerClosed),
+            Ok(Received::Bytes(length)) => {
                 let bytes = scratch.get(..length).expect("a read fills no more than its buffer");
                 self.take_frames(socket, bytes, shard)
             }
-            Err(error) => Call::Ended(broken(&error)),
+            Err(fault) => self.fail(fault, shard),
         }
     }
 
@@ -339,9 +437,15 @@ impl Connection {
     }
 
     fn linger(&mut self, socket: BorrowedFd<'_>, shard: &Shard, cause: Cause, left: usize) -> Call {
+        if !self.readable {
+            return Call::Waits;
+        }
         let mut scratch = shard.scratch.borrow_mut();
-        match self.receive(socket, &mut scratch) {
-            Ok(None) => Call::Waits,
+        match receive_now(socket, &mut scratch, RecvFlags::empty()) {
+            Ok(None) => {
+                self.readable = false;
+                Call::Waits
+            }
             Ok(Some(length)) if length > 0 && length < left => {
                 self.stage = Stage::Lingering(cause, left - length);
                 Call::Done
@@ -352,9 +456,9 @@ impl Connection {
 
     /// Hands refusals to the socket, or keeps what it does not take.
     fn send(&mut self, socket: BorrowedFd<'_>, message: &[u8], shard: &Shard) -> io::Result<()> {
-        if self.owed.is_empty() {
-            let sent = send_now(socket, message)?;
-            self.keep(message, sent, shard);
+        if !self.owes() {
+            let sent = self.wire.send(socket, message)?;
+            self.keep(message, sent.taken, shard);
         } else {
             self.owed.extend_from_slice(message);
             count(&shard.counters.delayed);
@@ -362,36 +466,49 @@ impl Connection {
         Ok(())
     }
 
-    /// Keeps what the socket has not taken of a message; whether that is nothing.
-    fn keep(&mut self, message: &[u8], sent: usize, shard: &Shard) -> bool {
-        match message.get(sent..) {
-            Some(rest) if !rest.is_empty() => {
-                self.owed = rest.to_vec();
-                self.written = 0;
-                self.since = shard.shared.clock.now();
-                count(&shard.counters.delayed);
-                false
-            }
-            _ => {
-                count(&shard.counters.sent);
-                true
-            }
+    /// Keeps what the wire has not taken of a message; whether the socket has all of it.
+    fn keep(&mut self, message: &[u8], taken: usize, shard: &Shard) -> bool {
+        if let Some(rest @ [_, ..]) = message.get(taken..) {
+            self.owed = rest.to_vec();
+            self.written = 0;
         }
+        let finished = !self.owes();
+        if finished {
+            count(&shard.counters.sent);
+        } else {
+            self.since = shard.shared.clock.now();
+            count(&shard.counters.delayed);
+        }
+        finished
     }
 
-    /// Takes a message of the coordinator's, of which the socket, if the connection [is clear](Self::is_clear), has
-    /// taken so many bytes; false if that is not all and an acknowledgement follows.
-    pub(super) fn deliver(&mut self, kind: Kind, message: &[u8], sent: io::Result<usize>, shard: &Shard) -> bool {
+    /// Takes a message of the coordinator's, of which the socket, if the connection [is clear](Self::is_clear), was
+    /// offered all and has taken so many bytes; false if that is not all and an acknowledgement follows.
+    pub(super) fn deliver(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        kind: Kind,
+        message: &[u8],
+        sent: Option<io::Result<usize>>,
+        shard: &Shard,
+    ) -> bool {
         if self.stage != Stage::Open {
             return true;
         }
-        let finished = match sent {
-            Ok(_) if !self.owed.is_empty() => {
+        let sent = match sent {
+            Some(sent) => sent,
+            None if self.owes() => {
                 self.owed.extend_from_slice(message);
                 count(&shard.counters.delayed);
-                false
+                self.unacknowledged += 1;
+                self.replied(kind, shard);
+                self.wake(shard);
+                return false;
             }
-            Ok(sent) => self.keep(message, sent, shard),
+            None => self.wire.send(socket, message).map(|sent| sent.taken),
+        };
+        let finished = match sent {
+            Ok(taken) => self.keep(message, taken, shard),
             Err(_) => {
                 // The peer lacks a message for good, whatever the next read would say.
                 self.stage = Stage::Flushing(Cause::Failed);
@@ -399,6 +516,16 @@ impl Connection {
                 true
             }
         };
+        self.replied(kind, shard);
+        if !finished {
+            self.unacknowledged += 1;
+            self.wake(shard);
+        }
+        finished
+    }
+
+    /// Goes on after a reply.
+    fn replied(&mut self, kind: Kind, shard: &Shard) {
         if kind == Kind::Reply {
             self.under_way = false;
             let draining = shard.shared.draining.load(Ordering::Relaxed);
@@ -406,11 +533,6 @@ impl Connection {
                 self.wake(shard);
             }
         }
-        if !finished {
-            self.unacknowledged += 1;
-            self.wake(shard);
-        }
-        finished
     }
 
     /// Asks the connection to end gracefully, after the reply to a request that is under way.
@@ -422,16 +544,23 @@ impl Connection {
     /// Has the shard let the connection take a step.
     pub(super) fn wake(&mut self, shard: &Shard) {
         if !std::mem::replace(&mut self.queued, true) {
-            shard.enqueue(self.slot);
+            match self.stage {
+                // Its steps cost much, and others come first.
+                Stage::Securing(Turn::Given) => shard.handshakes.borrow_mut().enqueue(self.slot),
+                _ => shard.enqueue(self.slot),
+            }
         }
     }
 
     /// Why the connection has to be dropped at `now`, if it waits for its peer for too long.
     pub(super) fn overdue(&self, now: Time, limits: &Connections) -> Option<Cause> {
-        let (limit, cause) = if !self.owed.is_empty() {
+        let (limit, cause) = if let Stage::Securing(_) = self.stage {
+            (limits.handshake_timeout, Cause::HandshakeTimeout)
+        } else if self.owes() {
             (limits.stall_timeout, Cause::Stalled)
         } else {
             match self.stage {
+                Stage::Securing(_) => return None,
                 Stage::Lingering(cause, _) => (LINGER, cause),
                 // It is about to linger; `since` is still about something else.
                 Stage::Flushing(_) => return None,

@@ -26,10 +26,10 @@ use super::{
     poller::Poller,
     probe::{self, Prober},
     shard::{self, Plan},
-    shared::{Budget, Cause, Clock, Counters, Lateness, Shared},
+    shared::{Cause, Counters, Lateness, Shared},
 };
 use crate::{
-    config::Config,
+    config::{Carries, Config, Listen, tls::Server},
     coordinator::{Settings, Totals},
     limits,
     monitor::{self, Tuning},
@@ -71,19 +71,14 @@ pub fn serve(mut config: Config) -> Result<(), String> {
     let shards = config.shard_cpus.len();
     let mut addresses = Vec::new();
     let mut listeners: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
-    for address in &config.listen {
-        let (bound, sockets) =
-            listener::bind(*address, shards, &config.connections).map_err(|error| bind_failed(*address, &error))?;
-        addresses.push(bound);
-        listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push(socket));
+    for &Listen { address, carries } in &config.listen {
+        let (bound, sockets) = listener::bind(address, shards, &config.connections)
+            .map_err(|error| bind_failed(address, carries, &error))?;
+        addresses.push(Listen { address: bound, carries });
+        listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push((socket, carries)));
     }
 
-    let shared = Arc::new(Shared {
-        clock: Clock::new(),
-        connections: Budget::new(u64::from(config.connections.max)),
-        buffered: Budget::new(config.connections.max_buffered_bytes),
-        draining: AtomicBool::new(false),
-    });
+    let shared = Arc::new(Shared::new(&config.connections, config.tls.as_ref().map(|tls| tls.config.clone())));
     let control =
         Arc::new(Control { roster: ArrayQueue::new(1), stop: AtomicBool::new(false), bell: Arc::new(Bell::default()) });
     let counters: Vec<Arc<Counters>> = (0..shards).map(|_| Arc::default()).collect();
@@ -100,6 +95,7 @@ pub fn serve(mut config: Config) -> Result<(), String> {
         ports.push(Port::new(up_receiver, down_sender));
         let plan = Plan {
             index: u16::try_from(index).expect("there are at most 256 shards"),
+            shards: u16::try_from(shards).expect("there are at most 256 shards"),
             limits: config.connections.clone(),
             listeners,
             shared: shared.clone(),
@@ -140,7 +136,13 @@ pub fn serve(mut config: Config) -> Result<(), String> {
                     announce(&addresses, &config);
                 }
             }
-            Event::Signal(SIGHUP) => reload(&config, &control, &monitoring),
+            Event::Signal(SIGHUP) => {
+                if config.monitoring.members.is_none() && config.tls.is_none() {
+                    tracing::info!("SIGHUP: no flag names a file to read again");
+                }
+                reload_members(&config, &control, &monitoring);
+                reload_tls(&mut config.tls, &shared);
+            }
             Event::Signal(_) => break,
             Event::Ended => return Err(threads.autopsy()),
         }
@@ -178,6 +180,11 @@ fn stop(
     }
     let totals = joined(threads.coordinator)?;
     let sum = |read: fn(&Counters) -> u64| counters.iter().map(|counters| read(counters)).sum::<u64>();
+    let (full, resumed) =
+        (sum(|c| c.handshakes.load(Ordering::Relaxed)), sum(|c| c.resumptions.load(Ordering::Relaxed)));
+    if full + resumed > 0 {
+        tracing::info!(full, resumed, "TLS handshakes");
+    }
     tracing::info!(
         accepted = sum(|c| c.accepted.load(Ordering::Relaxed)),
         requests = sum(|c| c.requests.load(Ordering::Relaxed)),
@@ -239,13 +246,21 @@ fn joined<T>(thread: JoinHandle<Result<T, String>>) -> Result<T, String> {
     }
 }
 
-fn announce(addresses: &[SocketAddr], config: &Config) {
+fn announce(listeners: &[Listen], config: &Config) {
     let mut out = io::stdout().lock();
-    for address in addresses {
+    let asks = config.tls.as_ref().is_some_and(|tls| tls.files.client_ca.is_some());
+    for Listen { address, carries } in listeners {
+        let certificates = if asks && *carries != Carries::Plain { ", client certificates required" } else { "" };
         // Nobody has to read this.
-        let _ = writeln!(out, "gwm: listening on {address} (plain)");
+        let _ = writeln!(out, "gwm: listening on {address} ({carries}{certificates})");
     }
     let _ = out.flush();
+    for Listen { address, .. } in listeners.iter().filter(|listen| listen.is_open()) {
+        tracing::warn!(
+            "{address} is without TLS and not loopback: whoever reaches it can speak for any load balancer or member \
+             that --lb-identity and --member-identity let it; use --tls-listen, or --require-tls to have this refused"
+        );
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         coordinator_core = config.coordinator_cpu,
@@ -275,11 +290,8 @@ fn plan_monitoring(
     })
 }
 
-fn reload(config: &Config, control: &Control, monitoring: &[Arc<monitoring::Control>]) {
-    let Some(path) = &config.monitoring.members else {
-        tracing::info!("SIGHUP: there is no --members file to read again");
-        return;
-    };
+fn reload_members(config: &Config, control: &Control, monitoring: &[Arc<monitoring::Control>]) {
+    let Some(path) = &config.monitoring.members else { return };
     let roster = config.monitoring.read().and_then(|roster| match roster {
         Some(roster) if roster.names_icmp() => probe::may_echo().map(|()| Some(roster)),
         other => Ok(other),
@@ -294,6 +306,20 @@ fn reload(config: &Config, control: &Control, monitoring: &[Arc<monitoring::Cont
         }
         Ok(None) => {}
         Err(error) => tracing::error!("SIGHUP: the old members stay in force: {error}"),
+    }
+}
+
+/// Sessions go on as they are; later ones get the new files.
+fn reload_tls(tls: &mut Option<Server>, shared: &Shared) {
+    let Some(server) = tls else { return };
+    match server.read_again() {
+        Ok(Some(new)) => {
+            tracing::info!("SIGHUP: new TLS files are in force, for new sessions: {}", new.files);
+            shared.set_tls(new.config.clone());
+            *server = new;
+        }
+        Ok(None) => tracing::info!("SIGHUP: the TLS files are as they were: {}", server.files),
+        Err(error) => tracing::error!("SIGHUP: the old TLS files stay in force: {error}"),
     }
 }
 
@@ -315,7 +341,7 @@ fn watch_signals(events: mpsc::Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-fn bind_failed(address: SocketAddr, error: &io::Error) -> String {
+fn bind_failed(address: SocketAddr, carries: Carries, error: &io::Error) -> String {
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => {
             let port = address.port();
@@ -327,5 +353,6 @@ fn bind_failed(address: SocketAddr, error: &io::Error) -> String {
         io::ErrorKind::AddrNotAvailable => "this machine does not have the address: choose one that it has".into(),
         _ => "choose another".into(),
     };
-    format!("can not listen on {address} ({error}): {remedy} with --listen")
+    let flag = if carries == Carries::Tls { "--tls-listen" } else { "--listen" };
+    format!("can not listen on {address} ({error}): {remedy} with {flag}")
 }

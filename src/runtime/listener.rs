@@ -9,7 +9,11 @@ use rustix::{
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::{executor, poller::Readable, shard::Shard};
-use crate::{config::Connections, coordinator::Time, limits};
+use crate::{
+    config::{Carries, Connections},
+    coordinator::Time,
+    limits,
+};
 
 /// Connections that the kernel completes ahead of us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -68,12 +72,12 @@ fn socket(address: SocketAddr, limits: &Connections) -> io::Result<Socket> {
 }
 
 /// Accepts while the server has room; until then connections wait in the backlog. Runs until it is dropped.
-pub(super) async fn accept(shard: Rc<Shard>, listener: OwnedFd) {
+pub(super) async fn accept(shard: Rc<Shard>, listener: OwnedFd, carries: Carries) {
     let mut quiet_until = Time::default();
     loop {
         // It waits without accepting: whether there is room is asked first.
         let trouble = match wait(&listener).await {
-            Ok(()) => match burst(&shard, &listener).await {
+            Ok(()) => match burst(&shard, &listener, carries).await {
                 Burst::Drained => continue,
                 Burst::Full => format!("--max-connections {} are open: more wait unaccepted", shard.limits.max),
                 Burst::Failed(error) => format!("can not accept connections, trying again: {error}"),
@@ -100,7 +104,7 @@ enum Burst {
     Failed(Errno),
 }
 
-async fn burst(shard: &Rc<Shard>, listener: &OwnedFd) -> Burst {
+async fn burst(shard: &Rc<Shard>, listener: &OwnedFd, carries: Carries) -> Burst {
     for _ in 0..limits::ACCEPT_BURST {
         std::future::poll_fn(|cx| {
             let mut uplink = shard.uplink.borrow_mut();
@@ -118,7 +122,7 @@ async fn burst(shard: &Rc<Shard>, listener: &OwnedFd) -> Burst {
             Ok((socket, peer)) => {
                 // A peer without an IP address does not exist on an IP socket.
                 match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
-                    Some(peer) => shard.admit(socket, peer),
+                    Some(peer) => shard.admit(socket, peer, carries),
                     None => shard.shared.connections.give(1),
                 }
             }
@@ -151,6 +155,8 @@ mod tests {
             stall_timeout: Duration::from_secs(stall_timeout),
             first_message_timeout: Duration::from_secs(1),
             message_timeout: Duration::from_secs(1),
+            handshake_timeout: Duration::from_secs(1),
+            max_handshakes: 4,
             keepalive: keepalive.map(Duration::from_secs),
             poll_interval_seconds: 60,
         }

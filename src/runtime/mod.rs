@@ -9,6 +9,7 @@ mod core;
 mod daemon;
 mod environment;
 pub mod executor;
+mod handshakes;
 mod link;
 mod listener;
 mod log;
@@ -25,6 +26,7 @@ mod shared;
 mod sources;
 mod sys;
 mod throttle;
+mod wire;
 
 pub use daemon::serve;
 pub use environment::{host, prepare};

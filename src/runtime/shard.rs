@@ -21,8 +21,9 @@ use std::{
 use glommio::{Task, timer::Timer};
 
 use super::{
-    connection::{Connection, Step, send_now},
+    connection::{Connection, Step},
     executor::{self, TURN},
+    handshakes::Handshakes,
     link::{Down, Order, Slot, Up, Uplink},
     listener,
     mesh::{Batch, Bell, Receiver, Sender},
@@ -31,9 +32,10 @@ use super::{
     shared::{CAUSES, Cause, Counters, Shared, count},
     sys,
     throttle::Throttle,
+    wire::send_now,
 };
 use crate::{
-    config::Connections,
+    config::{Carries, Connections},
     coordinator::{CloseReason, Kind, Time},
     limits,
 };
@@ -50,8 +52,10 @@ const WRITES_PER_LOOK: usize = 16;
 /// What a shard is made from.
 pub(super) struct Plan {
     pub(super) index: u16,
+    /// How many shards there are.
+    pub(super) shards: u16,
     pub(super) limits: Connections,
-    pub(super) listeners: Vec<OwnedFd>,
+    pub(super) listeners: Vec<(OwnedFd, Carries)>,
     pub(super) shared: Arc<Shared>,
     pub(super) counters: Arc<Counters>,
     pub(super) bell: Arc<Bell>,
@@ -79,6 +83,7 @@ pub(super) struct Shard {
     poller: Poller,
     /// Connections that are to take a step, each once.
     runnable: RefCell<VecDeque<Slot>>,
+    pub(super) handshakes: RefCell<Handshakes>,
     /// Connections that become runnable when the uplink has room.
     starved: RefCell<Vec<Slot>>,
     throttles: RefCell<[Throttle; CAUSES]>,
@@ -170,6 +175,7 @@ fn slot(token: u64) -> Slot {
 /// Runs a shard until it has drained.
 pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
     let (monitoring, prober) = Monitoring::new(plan.monitoring);
+    let handshakes = Handshakes::new(plan.limits.max_handshakes.div_ceil(plan.shards.into()) as usize);
     let shard = Rc::new(Shard {
         index: plan.index,
         limits: plan.limits,
@@ -182,6 +188,7 @@ pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
         table: RefCell::default(),
         poller: plan.poller,
         runnable: RefCell::default(),
+        handshakes: RefCell::new(handshakes),
         starved: RefCell::default(),
         throttles: RefCell::default(),
         accepting: RefCell::default(),
@@ -191,8 +198,8 @@ pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
     });
     let serve = glommio::spawn_local(serve(shard.clone(), plan.down, plan.spin));
     let checks = glommio::spawn_local(monitoring::run(shard.clone(), prober));
-    for listener in plan.listeners {
-        let task = glommio::spawn_local(listener::accept(shard.clone(), listener));
+    for (listener, carries) in plan.listeners {
+        let task = glommio::spawn_local(listener::accept(shard.clone(), listener, carries));
         shard.accepting.borrow_mut().push(task);
     }
     ready();
@@ -214,6 +221,7 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
         }
         let mut busy = shard.collect();
         busy |= shard.step_some();
+        busy |= shard.step_handshakes();
         shard.turn_uplink();
         if let Some((mut batch, mut done)) = open.take().or_else(|| down.receive().map(|batch| (batch, 0))) {
             busy = true;
@@ -293,7 +301,7 @@ async fn sweep(shard: &Rc<Shard>) {
 
 impl Shard {
     /// Takes in an accepted connection, for which the budget of connections was asked.
-    pub(super) fn admit(self: &Rc<Self>, socket: OwnedFd, peer: SocketAddr) {
+    pub(super) fn admit(self: &Rc<Self>, socket: OwnedFd, peer: SocketAddr, carries: Carries) {
         let mut table = self.table.borrow_mut();
         let slot = table.reserve();
         if let Err(error) = self.poller.add(&socket, token(slot)) {
@@ -303,10 +311,13 @@ impl Shard {
             tracing::warn!(%peer, shard = self.index, "can not take in a connection: {error}");
             return;
         }
-        table.put(slot, socket, Box::new(Connection::new(slot, peer, self)));
+        let mut connection = Box::new(Connection::new(slot, peer, carries, self));
+        if carries == Carries::Plain {
+            connection.open(self, None);
+        }
+        table.put(slot, socket, connection);
         count(&self.counters.accepted);
         self.counters.open.fetch_add(1, Ordering::Relaxed);
-        self.uplink.borrow_mut().opened(slot, peer.ip().into());
         tracing::debug!(%peer, shard = self.index, "connected");
     }
 
@@ -355,6 +366,19 @@ impl Shard {
                 return !self.runnable.borrow().is_empty();
             }
         }
+    }
+
+    /// Lets one handshake begin and one take a step: what is dear comes in small portions. Whether there are more.
+    fn step_handshakes(&self) -> bool {
+        let begin = self.handshakes.borrow_mut().begin();
+        if let Some(slot) = begin {
+            self.table.borrow_mut().with(slot, |connection, _| connection.begin_handshake(self));
+        }
+        let next = self.handshakes.borrow_mut().next();
+        if let Some(slot) = next {
+            self.step(slot);
+        }
+        self.handshakes.borrow().is_due()
     }
 
     /// Lets a connection take a step. A panic in it ends this connection alone.
@@ -415,14 +439,16 @@ impl Shard {
     fn write(&self, table: &mut Table, slot: Slot, kind: Kind, message: &[u8]) -> bool {
         let Some(row) = table.row(slot) else { return true };
         let sent = match &row.socket {
-            Some(socket) if row.clear => send_now(socket.as_fd(), message),
-            _ => Ok(0),
+            Some(socket) if row.clear => Some(send_now(socket.as_fd(), message)),
+            _ => None,
         };
-        if kind == Kind::Push && matches!(sent, Ok(sent) if sent == message.len()) {
+        if kind == Kind::Push && matches!(sent, Some(Ok(sent)) if sent == message.len()) {
             count(&self.counters.sent);
             return true;
         }
-        table.with(slot, |connection, _| connection.deliver(kind, message, sent, self)).unwrap_or(true)
+        let deliver =
+            |connection: &mut Connection, socket: BorrowedFd<'_>| connection.deliver(socket, kind, message, sent, self);
+        table.with(slot, deliver).unwrap_or(true)
     }
 
     /// Drops what is overdue among some slots; whether there are more.
@@ -448,7 +474,10 @@ impl Shard {
     fn end(&self, slot: Slot, cause: Cause) {
         let Some(mut connection) = self.table.borrow_mut().remove(slot) else { return };
         connection.release(self);
-        self.uplink.borrow_mut().closed(slot);
+        connection.return_turn(self);
+        if connection.is_known() {
+            self.uplink.borrow_mut().closed(slot);
+        }
         self.shared.connections.give(1);
         self.counters.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(counter) = self.counters.closed.get(cause as usize) {
@@ -459,7 +488,7 @@ impl Shard {
                 tracing::debug!(peer = %connection.peer, shard = self.index, "disconnected: {}", cause.text());
             }
             // Told when it was seen.
-            Cause::Framing | Cause::NoReply => {}
+            Cause::Framing | Cause::NoReply | Cause::Handshake | Cause::Tls => {}
             _ => self.note(cause, connection.peer, None),
         }
         self.stopped.ring();

@@ -1,13 +1,18 @@
 //! What all threads of the daemon share: a clock, a few counters, and whether it drains.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use crossbeam_utils::CachePadded;
 
-use crate::coordinator::Time;
+use rustls::ServerConfig;
+
+use crate::{config::Connections, coordinator::Time};
 
 /// The process's clock: [`Time`] since its making.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +66,31 @@ pub(super) struct Shared {
     pub(super) buffered: Budget,
     /// Set once: listeners close, connections end as soon as nothing is under way.
     pub(super) draining: AtomicBool,
+    /// How TLS is spoken from now on, if it is. Locked for a moment when a handshake begins.
+    tls: Mutex<Option<Arc<ServerConfig>>>,
+}
+
+impl Shared {
+    pub(super) fn new(limits: &Connections, tls: Option<Arc<ServerConfig>>) -> Shared {
+        Shared {
+            clock: Clock::new(),
+            connections: Budget::new(u64::from(limits.max)),
+            buffered: Budget::new(limits.max_buffered_bytes),
+            draining: AtomicBool::new(false),
+            tls: Mutex::new(tls),
+        }
+    }
+
+    /// How the next session speaks TLS.
+    pub(super) fn tls(&self) -> Arc<ServerConfig> {
+        let tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        tls.clone().expect("whoever listens with TLS has a configuration for it")
+    }
+
+    /// Has sessions speak TLS so from now on.
+    pub(super) fn set_tls(&self, config: Arc<ServerConfig>) {
+        *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(config);
+    }
 }
 
 /// Why a connection ended.
@@ -85,6 +115,12 @@ pub(super) enum Cause {
     MessageTimeout,
     /// All unfinished messages together were too long.
     BufferedBytes,
+    /// The TLS handshake failed.
+    Handshake,
+    /// The TLS handshake took too long.
+    HandshakeTimeout,
+    /// The peer does not keep to TLS.
+    Tls,
     /// The server stops.
     Draining,
     /// A fault of the server itself.
@@ -106,6 +142,9 @@ impl Cause {
         Cause::FirstMessageTimeout,
         Cause::MessageTimeout,
         Cause::BufferedBytes,
+        Cause::Handshake,
+        Cause::HandshakeTimeout,
+        Cause::Tls,
         Cause::Draining,
         Cause::Panicked,
     ];
@@ -122,6 +161,9 @@ impl Cause {
             Cause::FirstMessageTimeout => "no whole message within --first-message-timeout",
             Cause::MessageTimeout => "a message was not whole within --message-timeout",
             Cause::BufferedBytes => "unfinished messages would exceed --max-buffered-bytes",
+            Cause::Handshake => "the TLS handshake failed",
+            Cause::HandshakeTimeout => "the TLS handshake did not end within --handshake-timeout",
+            Cause::Tls => "the TLS session broke",
             Cause::Draining => "the server stops",
             Cause::Panicked => "a fault of gwm itself: please report it",
         }
@@ -133,6 +175,10 @@ impl Cause {
 pub(super) struct Counters {
     /// Connections accepted.
     pub(super) accepted: AtomicU64,
+    /// TLS handshakes that ended well, without those that took up a session again.
+    pub(super) handshakes: AtomicU64,
+    /// Those that did.
+    pub(super) resumptions: AtomicU64,
     /// Requests sent to the coordinator.
     pub(super) requests: AtomicU64,
     /// Requests refused by the shard itself.

@@ -1,0 +1,94 @@
+//! Where to listen, and what is spoken there.
+
+use std::{fmt, net::SocketAddr};
+
+use super::{ConfigError, Flags, tls, usage};
+use crate::sasp::PORT;
+
+/// What the connections of a listener carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// SASP.
+    Plain,
+    /// SASP in TLS.
+    Tls,
+    /// The one or the other, as the peer's first byte tells.
+    Either,
+}
+
+/// An address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Port 0 lets the system choose one.
+    pub address: SocketAddr,
+    /// What is spoken there.
+    pub carries: Carries,
+}
+
+impl Listen {
+    /// Whether strangers may reach it, and do without TLS.
+    pub fn is_open(&self) -> bool {
+        self.carries != Carries::Tls && !self.address.ip().is_loopback()
+    }
+}
+
+impl fmt::Display for Carries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Carries::Plain => "plain",
+            Carries::Tls => "tls",
+            Carries::Either => "plain or tls",
+        })
+    }
+}
+
+/// The addresses, in the order of the flags: those with TLS after those without.
+pub(super) fn addresses(flags: &Flags) -> Result<Vec<Listen>, ConfigError> {
+    let mut all: Vec<Listen> = Vec::new();
+    let default = [SocketAddr::from(([127, 0, 0, 1], PORT))];
+    let plain = if flags.listen.is_empty() && flags.tls_listen.is_empty() { &default[..] } else { &flags.listen };
+    for (flag, carries, addresses) in
+        [("--listen", Carries::Plain, plain), ("--tls-listen", Carries::Tls, &flags.tls_listen)]
+    {
+        for (at, &address) in addresses.iter().enumerate() {
+            if address.port() == 0 {
+                all.push(Listen { address, carries });
+                continue;
+            }
+            if addresses.iter().take(at).any(|other| *other == address) {
+                return usage(format!("{flag} {address} is given twice: give each address once"));
+            }
+            match all.iter_mut().find(|other| other.address == address) {
+                Some(both) => both.carries = Carries::Either,
+                None => all.push(Listen { address, carries }),
+            }
+        }
+    }
+    for Listen { address, .. } in all.iter().filter(|listen| listen.address.ip().is_unspecified()) {
+        let same = |other: &SocketAddr| other.port() == address.port() && other.is_ipv4() == address.is_ipv4();
+        let others = all.iter().map(|listen| listen.address).filter(|other| address.port() != 0 && other != address);
+        if let Some(other) = others.into_iter().find(same) {
+            return usage(format!(
+                "to listen on {address} stands for every address, {other} too: leave one of them out"
+            ));
+        }
+    }
+    match all.iter().find(|listen| listen.is_open()) {
+        Some(Listen { address, .. }) if flags.require_tls => usage(format!(
+            "--require-tls: --listen {address} is without TLS, and not loopback: give it as --tls-listen alone"
+        )),
+        _ => Ok(all),
+    }
+}
+
+/// How TLS is spoken, if it is: reads the files.
+pub(super) fn tls(flags: &Flags) -> Result<Option<tls::Server>, ConfigError> {
+    let (Some(certificate), Some(key)) = (&flags.tls_cert, &flags.tls_key) else { return Ok(None) };
+    let files = tls::Files {
+        certificate: certificate.clone(),
+        key: key.clone(),
+        client_ca: flags.tls_client_ca.clone(),
+        min_version: flags.tls_min_version,
+    };
+    tls::Server::read(files).map(Some).map_err(ConfigError::Failure)
+}
