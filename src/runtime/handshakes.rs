@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(begun(&mut handshakes), [0, 20, 1], "two of the first, who has a quarter of eight");
         assert!(!handshakes.is_due());
         handshakes.end(source(2));
-        assert_eq!(begun(&mut handshakes), [], "the first has its share still");
+        assert!(begun(&mut handshakes).is_empty(), "the first has its share still");
         handshakes.end(source(1));
         assert_eq!(begun(&mut handshakes), [2]);
         (0..3).for_each(|last| handshakes.ask(source(10 + last), slot(30 + u32::from(last))));
