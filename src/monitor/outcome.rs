@@ -38,6 +38,8 @@ pub enum Reason {
     NoNetwork,
     /// This machine has no file descriptor, memory or buffer left.
     NoResources,
+    /// The program that checks has a fault: this one check came to nothing.
+    Fault,
 }
 
 impl fmt::Display for Reason {
@@ -53,6 +55,7 @@ impl fmt::Display for Reason {
             Reason::Tls => "the TLS handshake failed",
             Reason::NoNetwork => "this machine has no route, no network or no address left",
             Reason::NoResources => "this machine has no file descriptor, memory or buffer left",
+            Reason::Fault => "gwm itself has a fault: please report it",
         })
     }
 }

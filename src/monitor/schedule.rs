@@ -135,6 +135,12 @@ impl Schedule {
         Some(Start { token: Token { slot: id, serial }, owner, late: now.since(due) })
     }
 
+    /// Whose check a run is; `None` if the check was removed, or if the token is not that of a run under way.
+    pub(super) fn owner(&self, token: Token) -> Option<Owner> {
+        let slot = self.slots.get(token.slot as usize)?;
+        slot.owner.filter(|_| slot.running == Some(token.serial))
+    }
+
     /// A run has ended. Gives the check, which must be scheduled [again](Schedule::again); `None` if it was removed,
     /// or if the token is not that of a run under way.
     pub(super) fn finish(&mut self, token: Token) -> Option<(CheckId, Owner)> {

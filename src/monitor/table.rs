@@ -252,6 +252,12 @@ impl Table {
         })
     }
 
+    /// Which endpoint a check that is under way is of, unless nobody wants to know any more.
+    pub fn endpoint(&self, token: Token) -> Option<Endpoint> {
+        let owner = self.schedule.owner(token)?;
+        self.watched.get(owner.index as usize).map(|watched| watched.endpoint)
+    }
+
     /// A check has ended.
     pub fn finish(&mut self, now: Time, token: Token, outcome: Outcome) {
         let Some((check, owner)) = self.schedule.finish(token) else { return };

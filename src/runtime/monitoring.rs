@@ -6,6 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -22,12 +23,14 @@ use super::{
     probe::Prober,
     shard::Shard,
     shared::count,
+    throttle::Throttle,
 };
 use crate::{
     coordinator::{Time, WatchOrder},
     judgement::Judgement,
-    monitor::{Outcome, Settings, Table, Token},
+    monitor::{Outcome, Reason, Settings, Table, Token},
     roster::Roster,
+    sasp::Endpoint,
 };
 
 /// Judgements that travel as one entry of a batch.
@@ -82,6 +85,8 @@ pub(super) struct Monitoring {
     unsent: Cell<bool>,
     /// When a check last said nothing, since that was logged.
     blind: Cell<Option<Time>>,
+    /// Lines about checks that came to nothing through our own fault.
+    faults: Cell<Throttle>,
 }
 
 /// How long every check must say something before one that says nothing is news again.
@@ -96,6 +101,7 @@ impl Monitoring {
             news: Cell::default(),
             unsent: Cell::default(),
             blind: Cell::default(),
+            faults: Cell::default(),
         };
         (monitoring, plan.prober)
     }
@@ -179,8 +185,12 @@ fn turn(shard: &Shard, prober: &mut Prober<Token>) -> bool {
         table.replan(now, roster);
     }
     let mut more = prober.turn(now, |token, outcome| {
-        note(shard, now, &outcome);
-        table.finish(now, token, outcome);
+        let member = table.endpoint(token);
+        note(shard, now, member, &outcome);
+        // The table has scheduled the next check by the time that it makes something of what this one found.
+        if catch_unwind(AssertUnwindSafe(|| table.finish(now, token, outcome))).is_err() {
+            note(shard, now, member, &Outcome::Inconclusive(Reason::Fault));
+        }
     });
     table.poll(now);
     'starts: loop {
@@ -214,9 +224,28 @@ fn turn(shard: &Shard, prober: &mut Prober<Token>) -> bool {
 }
 
 /// Counts how a check ended, and logs when checks begin to say nothing, and when they say something again.
-fn note(shard: &Shard, now: Time, outcome: &Outcome) {
+fn note(shard: &Shard, now: Time, member: Option<Endpoint>, outcome: &Outcome) {
     let (counters, blind) = (&shard.counters, &shard.monitoring.blind);
     match outcome {
+        Outcome::Inconclusive(Reason::Fault) => {
+            count(&counters.checks_inconclusive);
+            let mut faults = shard.monitoring.faults.get();
+            if let Some(lines) = faults.suppressed(now) {
+                tracing::error!(
+                    shard = shard.index,
+                    "{lines} more checks came to nothing through a fault of gwm itself"
+                );
+            }
+            if faults.allows(now) {
+                let member = member.map(tracing::field::display);
+                tracing::error!(
+                    member,
+                    shard = shard.index,
+                    "a check came to nothing through a fault of gwm itself: please report it"
+                );
+            }
+            shard.monitoring.faults.set(faults);
+        }
         Outcome::Inconclusive(reason) => {
             count(&counters.checks_inconclusive);
             if blind.replace(Some(now)).is_none() {

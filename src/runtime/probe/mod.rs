@@ -16,6 +16,7 @@ use std::{
     io,
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     time::Instant,
 };
 
@@ -114,7 +115,7 @@ impl<T> Prober<T> {
         let entry = self.runs.vacant_entry();
         let (index, serial) = (entry.key() as u32, self.serial); // fewer checks than file descriptors
         let name = u64::from(index) | u64::from(serial) << 32;
-        let begun = match check {
+        let begun = isolated(|| match check {
             Check::Icmp => match &self.echo {
                 Some(echo) => echo.ask(endpoint, name).map(|()| Asking::Echo(*endpoint)),
                 None => Err(Outcome::Inconclusive(Reason::NoNetwork)),
@@ -125,8 +126,8 @@ impl<T> Prober<T> {
                     Err(error) => Err(ours(error)),
                 }
             }),
-        };
-        match begun {
+        });
+        match begun.flatten() {
             Ok(asking) => {
                 entry.insert(Run { token, serial, asking });
                 self.deadlines.push(Reverse((deadline, index, serial)));
@@ -206,7 +207,7 @@ impl<T> Prober<T> {
         let mut scratch = std::mem::take(&mut self.scratch);
         // The check may have ended, and another be in its slot.
         let outcome = match self.run(name).map(|run| &mut run.asking) {
-            Some(Asking::Stream(stream)) => stream.advance(flags, &mut scratch),
+            Some(Asking::Stream(stream)) => isolated(|| stream.advance(flags, &mut scratch)).unwrap_or_else(Some),
             _ => None,
         };
         self.scratch = scratch;
@@ -225,7 +226,8 @@ impl<T> Prober<T> {
     fn hear(&mut self, version: Version, tell: &mut impl FnMut(T, Outcome)) {
         for _ in 0..EVENTS {
             let Some(echo) = &self.echo else { return };
-            let Some(heard) = echo.hear(version, &mut self.scratch) else { return };
+            let Ok(heard) = isolated(|| echo.hear(version, &mut self.scratch)) else { continue };
+            let Some(heard) = heard else { return };
             let Some((from, name)) = heard else { continue };
             let Some(run) = self.run(name) else { continue };
             if matches!(&run.asking, Asking::Echo(endpoint) if endpoint.ip() == from) {
@@ -241,6 +243,12 @@ impl<T> AsFd for Prober<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.as_fd()
     }
+}
+
+/// Does a piece of one check's work. A fault of ours in it, a panic, is the end of that check and not of the shard: what
+/// the check has is dropped with it, and the next one begins anew.
+fn isolated<R>(work: impl FnOnce() -> R) -> Result<R, Outcome> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| Outcome::Inconclusive(Reason::Fault))
 }
 
 /// What an error says that this machine itself gave, before anything was sent.

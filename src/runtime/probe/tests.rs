@@ -13,6 +13,14 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with},
 };
+use rustls::{
+    ClientConfig, DigitallySignedStruct, NamedGroup, SignatureScheme,
+    client::{
+        ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
 
 use super::*;
 use crate::{
@@ -426,6 +434,88 @@ fn https_members_prove_who_they_are() {
     assert!(matches!(check(closes, https.clone()), Outcome::Failed(Reason::Tls | Reason::Closed)));
     let endless = serve(|mut stream| while stream.write_all(&[22, 3, 3, 0, 4, 2, 0, 0xFF, 0xFF]).is_ok() {});
     assert!(matches!(check(endless, https), Outcome::Failed(_)));
+}
+
+/// Stands for a fault deep inside a check: it panics in the middle of the handshake, or before it begins.
+#[derive(Debug)]
+struct Faulty;
+
+impl ServerCertVerifier for Faulty {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        panic!("a fault that this test makes")
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        unreachable!("the certificate comes first")
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        unreachable!("the certificate comes first")
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+impl ClientSessionStore for Faulty {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        panic!("a fault that this test makes")
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {}
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        None
+    }
+}
+
+#[test]
+fn a_fault_inside_one_check_ends_that_check_alone() {
+    let (_, address) = tls_server("web.example", true, false);
+    let source = TlsSource { verify: false, ca: None, identity: None };
+    let good = tls::client(&source).expect("a configuration");
+    let (mut verifies, mut begins) = (ClientConfig::clone(&good), ClientConfig::clone(&good));
+    verifies.dangerous().set_certificate_verifier(Arc::new(Faulty));
+    begins.resumption = Resumption::store(Arc::new(Faulty));
+    let mut prober = Prober::new(false).expect("an epoll set");
+    let configs = [good.clone(), verifies.into(), begins.into(), good];
+    for _ in 0..2 {
+        for (number, config) in configs.iter().enumerate() {
+            let tls = Tls { server_name: Some("web.example".into()), config: config.clone(), source: source.clone() };
+            prober.start(number, &endpoint(address), &Check::Http(Arc::new(Http { tls: Some(tls), ..http() })), NEVER);
+        }
+        let fault = Outcome::Inconclusive(Reason::Fault);
+        let well = Outcome::Load(Load { eps: 2.0, ..Load::default() });
+        assert_eq!(finish(&mut prober), [(0, well), (1, fault), (2, fault), (3, well)]);
+    }
 }
 
 /// In a process of its own, as a limit holds for all threads of one.
