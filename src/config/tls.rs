@@ -12,7 +12,7 @@ use rustls::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     version::{TLS12, TLS13},
@@ -101,7 +101,7 @@ fn content(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, String> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(aws_lc_rs::default_provider());
     let versions = match files.min_version {
         TlsVersion::Tls12 => &[&TLS13, &TLS12][..],
         TlsVersion::Tls13 => &[&TLS13][..],
@@ -128,7 +128,7 @@ fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, String>
     })?;
     // Sessions are resumed from tickets alone: the server keeps nothing of a connection that has ended.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = ring::Ticketer::new().map_err(|error| format!("can not make a key for tickets: {error}"))?;
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| format!("can not make a key for tickets: {error}"))?;
     // A client resumes with one connection, and gets a new ticket there.
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
@@ -136,7 +136,7 @@ fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, String>
 
 /// How checks speak TLS; an error says what can not be used, without the file's name.
 pub fn client(source: &TlsSource) -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;

@@ -372,7 +372,7 @@ fn tls_server(name: &str, valid: bool, rude: bool) -> (String, SocketAddr) {
     }
     let server = params.signed_by(&key, &issuer).expect("a certificate");
     let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
