@@ -116,7 +116,11 @@ impl Write for Socket<'_> {
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match sendmsg(self.socket, slices, &mut SendAncillaryBuffer::default(), flags) {
+            let sent = match slices {
+                [one] => send(self.socket, one, flags),
+                many => sendmsg(self.socket, many, &mut SendAncillaryBuffer::default(), flags),
+            };
+            match sent {
                 Ok(sent) => return Ok(sent),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -145,6 +145,7 @@ pub(crate) struct Daemon {
     child: Child,
     ended: bool,
     addresses: Vec<SocketAddr>,
+    carries: Vec<String>,
     log: Arc<Mutex<Vec<u8>>>,
     _permit: Permit,
 }
@@ -166,7 +167,7 @@ impl Daemon {
         if !flags.contains(&"--log-level") {
             arguments.extend(["--log-level", "debug"]);
         }
-        if !flags.contains(&"--listen") {
+        if !flags.contains(&"--listen") && !flags.contains(&"--tls-listen") {
             arguments.extend(["--listen", "127.0.0.1:0"]);
         }
         if !flags.contains(&"--shards") && !flags.contains(&"--cpus") {
@@ -177,7 +178,13 @@ impl Daemon {
             arguments.extend(["--probe", "off"]);
         }
         arguments.extend(flags);
-        let listeners = arguments.iter().filter(|argument| **argument == "--listen").count();
+        // One that both flags name is one.
+        let named = arguments.windows(2).filter(|pair| matches!(pair[0], "--listen" | "--tls-listen"));
+        let mut names: Vec<&str> = named.map(|pair| pair[1]).filter(|name| !name.ends_with(":0")).collect();
+        let free = arguments.iter().filter(|argument| argument.ends_with(":0")).count();
+        names.sort_unstable();
+        names.dedup();
+        let listeners = free + names.len();
         let mut child = command(&arguments).spawn().expect("the binary starts");
         let stdout = child.stdout.take().expect("stdout is piped");
         let mut stderr = child.stderr.take().expect("stderr is piped");
@@ -195,12 +202,16 @@ impl Daemon {
                 let _ = send.send(line);
             }
         });
-        let mut daemon = Daemon { child, ended: false, addresses: Vec::new(), log, _permit: permit };
+        let mut daemon = Daemon { child, ended: false, addresses: Vec::new(), carries: Vec::new(), log, _permit: permit };
         for _ in 0..listeners {
             let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("gwm serve {flags:?} does not listen"));
-            let address = line.strip_prefix("gwm: listening on ").and_then(|rest| rest.strip_suffix(" (plain)"));
-            let address = address.and_then(|address| address.parse().ok());
-            daemon.addresses.push(address.unwrap_or_else(|| panic!("an unexpected line on stdout: {line}")));
+            let (address, carries) = line
+                .strip_prefix("gwm: listening on ")
+                .and_then(|rest| rest.strip_suffix(')')?.split_once(" ("))
+                .and_then(|(address, carries)| Some((address.parse().ok()?, carries.to_owned())))
+                .unwrap_or_else(|| panic!("an unexpected line on stdout: {line}"));
+            daemon.addresses.push(address);
+            daemon.carries.push(carries);
         }
         daemon
     }
@@ -210,9 +221,14 @@ impl Daemon {
         self.addresses[0]
     }
 
-    /// The listeners' addresses, in the order of the flags.
+    /// The listeners' addresses, in the order of the flags, those with TLS last.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// What the listeners say that they carry, in the same order.
+    pub(crate) fn carries(&self) -> &[String] {
+        &self.carries
     }
 
     pub(crate) fn connect(&self) -> Peer {
