@@ -16,6 +16,7 @@ use crate::{
     roster::{Check, Monitor, Roster},
 };
 
+mod file;
 mod flags;
 mod listen;
 pub mod members;

@@ -6,7 +6,8 @@
 //! | --- | --- |
 //! | [`sasp`] | bytes ↔ messages: no I/O, no state |
 //! | [`session`] | one connection's rules: which frame is a request, which is refused, which ends the connection |
-//! | [`judgement`], [`roster`], [`time`] | what monitoring concludes of an endpoint; what the operator says of it; points in time |
+//! | [`judgement`], [`roster`], [`network`], [`time`] | what monitoring concludes of an endpoint; what the operator says of it; address prefixes; points in time |
+//! | [`access`] | who a peer proves to be, and what that lets it do |
 //! | [`monitor`] | what checks find of endpoints → what to say of them |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push to whom and when |
 //! | [`runtime`] | sockets, cores, clocks: the only module that names glommio |
@@ -24,6 +25,7 @@ pub mod fuzz;
 pub mod judgement;
 pub mod limits;
 pub mod monitor;
+pub mod network;
 pub mod roster;
 pub mod runtime;
 pub mod sasp;

@@ -1,17 +1,11 @@
 //! What the operator says of members: how each is watched, how much it can take, and by which policy each group's
 //! weights are made. Read from flags and the members file by [`config`](crate::config), never changed after that.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::RangeInclusive,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use crate::{
     judgement::Policy,
+    network::{Lengths, Network},
     sasp::{Endpoint, component::TCP},
 };
 
@@ -20,8 +14,8 @@ use crate::{
 pub struct Roster {
     exact: HashMap<Endpoint, Arc<Member>>,
     ranges: HashMap<Range, Arc<Member>>,
-    /// The prefix lengths that `ranges` has, longest first: of IPv4, of IPv6.
-    lengths: [Vec<u8>; 2],
+    /// The prefix lengths that `ranges` has.
+    lengths: Lengths,
     default: Arc<Member>,
     groups: Vec<(Pattern, Policy)>,
     policy: Policy,
@@ -177,9 +171,10 @@ impl Default for Times {
 /// The endpoints that an entry with a CIDR prefix is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Range {
-    network: IpAddr,
-    length: u8,
-    selector: Selector,
+    /// Where they are.
+    pub network: Network,
+    /// Which of them.
+    pub selector: Selector,
 }
 
 /// Which endpoints of a prefix.
@@ -193,47 +188,13 @@ pub enum Selector {
     Port(u8, u16),
 }
 
-impl Range {
-    /// `None` where the prefix is longer than an address, or bits after it are set.
-    pub fn new(network: IpAddr, length: u8, selector: Selector) -> Option<Range> {
-        let most = if network.is_ipv4() { 32 } else { 128 };
-        let range = Range { network, length, selector };
-        (length <= most && mask(network, length) == network).then_some(range)
-    }
-
-    /// The one that an address is in; a prefix that is too long means the address alone.
-    pub fn around(address: IpAddr, length: u8, selector: Selector) -> Range {
-        let length = length.min(if address.is_ipv4() { 32 } else { 128 });
-        Range { network: mask(address, length), length, selector }
-    }
-
-    /// The network without the selector, as in `10.0.0.0/8`.
-    pub fn network(&self) -> String {
-        format!("{}/{}", self.network, self.length)
-    }
-}
-
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.network())?;
+        self.network.fmt(f)?;
         match self.selector {
             Selector::All => Ok(()),
             Selector::Protocol(protocol) => write!(f, " protocol {protocol}"),
             Selector::Port(protocol, port) => write!(f, " protocol {protocol} port {port}"),
-        }
-    }
-}
-
-/// The network that an address is in.
-fn mask(address: IpAddr, length: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let kept = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-            Ipv4Addr::from_bits(v4.to_bits() & kept).into()
-        }
-        IpAddr::V6(v6) => {
-            let kept = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-            Ipv6Addr::from_bits(v6.to_bits() & kept).into()
         }
     }
 }
@@ -284,7 +245,7 @@ impl Roster {
         Roster {
             exact: HashMap::new(),
             ranges: HashMap::new(),
-            lengths: [Vec::new(), Vec::new()],
+            lengths: Lengths::default(),
             default: Arc::new(default),
             groups: Vec::new(),
             policy,
@@ -301,10 +262,7 @@ impl Roster {
 
     /// Says something of many endpoints; `false` if it was said before.
     pub fn add_range(&mut self, range: Range, member: Member) -> bool {
-        let lengths = &mut self.lengths[usize::from(range.network.is_ipv6())];
-        if let Err(at) = lengths.binary_search_by(|length| range.length.cmp(length)) {
-            lengths.insert(at, range.length);
-        }
+        self.lengths.add(range.network);
         self.ranges.insert(range, Arc::new(member)).is_none()
     }
 
@@ -319,13 +277,11 @@ impl Roster {
         if let Some(member) = self.exact.get(endpoint) {
             return member;
         }
-        let address = endpoint.ip();
         let selectors =
             [Selector::Port(endpoint.protocol, endpoint.port), Selector::Protocol(endpoint.protocol), Selector::All];
-        let lengths = &self.lengths[usize::from(address.is_ipv6())];
-        lengths
-            .iter()
-            .flat_map(|&length| selectors.map(|selector| Range { network: mask(address, length), length, selector }))
+        self.lengths
+            .around(endpoint.ip())
+            .flat_map(|network| selectors.map(|selector| Range { network, selector }))
             .find_map(|range| self.ranges.get(&range))
             .unwrap_or(&self.default)
     }
@@ -430,26 +386,26 @@ mod tests {
         Roster::new(Member::unknown(1), Policy::Static)
     }
 
-    fn range(network: &str, length: u8, selector: Selector) -> Range {
-        Range::new(network.parse().unwrap(), length, selector).unwrap()
+    fn range(network: &str, selector: Selector) -> Range {
+        Range { network: Network::parse(network).unwrap(), selector }
     }
 
     #[test]
     fn the_most_specific_entry_is_the_one() {
         let mut roster = roster();
-        for (network, length, selector, capacity) in [
-            ("0.0.0.0", 0, Selector::All, 10),
-            ("10.0.0.0", 8, Selector::Port(6, 80), 11),
-            ("10.1.0.0", 16, Selector::All, 12),
-            ("10.1.0.0", 16, Selector::Protocol(6), 13),
-            ("10.1.0.0", 16, Selector::Port(6, 80), 14),
-            ("10.1.2.3", 32, Selector::Protocol(0), 15),
-            ("2001:db8::", 32, Selector::All, 16),
-            ("2001:db8::5", 128, Selector::All, 17),
+        for (network, selector, capacity) in [
+            ("0.0.0.0/0", Selector::All, 10),
+            ("10.0.0.0/8", Selector::Port(6, 80), 11),
+            ("10.1.0.0/16", Selector::All, 12),
+            ("10.1.0.0/16", Selector::Protocol(6), 13),
+            ("10.1.0.0/16", Selector::Port(6, 80), 14),
+            ("10.1.2.3/32", Selector::Protocol(0), 15),
+            ("2001:db8::/32", Selector::All, 16),
+            ("2001:db8::5/128", Selector::All, 17),
         ] {
-            assert!(roster.add_range(range(network, length, selector), Member::unknown(capacity)));
+            assert!(roster.add_range(range(network, selector), Member::unknown(capacity)));
         }
-        assert!(!roster.add_range(range("10.1.0.0", 16, Selector::All), Member::unknown(12)), "said twice");
+        assert!(!roster.add_range(range("10.1.0.0/16", Selector::All), Member::unknown(12)), "said twice");
         assert!(roster.add(endpoint("10.1.2.3", 6, 80), Member::unknown(20)));
         assert!(!roster.add(endpoint("10.1.2.3", 6, 80), Member::unknown(20)), "said twice");
         for (address, protocol, port, capacity) in [
@@ -471,15 +427,6 @@ mod tests {
             assert_eq!(found.capacity, capacity, "{address} {protocol} {port}");
         }
         assert_eq!(roster.entries(), 9);
-    }
-
-    #[test]
-    fn a_prefix_is_a_network() {
-        let new = |network: &str, length| Range::new(network.parse().unwrap(), length, Selector::All);
-        assert!(new("10.0.0.0", 8).is_some() && new("10.0.0.1", 32).is_some() && new("0.0.0.0", 0).is_some());
-        assert!(new("10.0.0.1", 8).is_none() && new("10.0.0.0", 33).is_none() && new("128.0.0.0", 0).is_none());
-        assert!(new("::", 0).is_some() && new("::1", 128).is_some() && new("2001:db8::", 32).is_some());
-        assert!(new("::1", 127).is_none() && new("::", 129).is_none());
     }
 
     #[test]

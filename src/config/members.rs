@@ -6,13 +6,15 @@
 
 mod checks;
 
-use std::{collections::HashSet, io::Read, net::IpAddr, path::Path, time::Duration};
+use std::{collections::HashSet, net::IpAddr, path::Path, time::Duration};
 
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::file::{self, Fault, fault, place};
 use crate::{
     judgement::Policy,
+    network::Network,
     roster::{Member, Monitor, Pattern, Range, Roster, Selector, Times},
     sasp::{
         Endpoint,
@@ -135,41 +137,16 @@ enum Subject {
     Many(Range),
 }
 
-/// What is wrong, and the byte of the file where.
-type Fault = (usize, String);
-
-fn fault<T>(at: usize, message: impl Into<String>) -> Result<T, Fault> {
-    Err((at, message.into()))
-}
-
-/// Where something stands in the file.
-fn place<T>(spanned: &Option<Spanned<T>>) -> Option<usize> {
-    spanned.as_ref().map(|spanned| spanned.span().start)
-}
-
 /// Reads a members file; the error is one line for the operator. Files that it names are relative to it.
 pub fn read(path: &Path, defaults: &Defaults) -> Result<Roster, String> {
-    let failed = |error: std::io::Error| format!("can not read the members file {}: {error}", path.display());
-    let mut text = String::new();
-    // Not the length that the file system states: a device states none, and a file can grow.
-    let bytes = std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_BYTES + 1).read_to_string(&mut text))
-        .map_err(failed)?;
-    if bytes as u64 > FILE_BYTES {
-        return Err(format!("the members file {} has more than {FILE_BYTES} bytes", path.display()));
-    }
+    let text = file::read(path, "members file", FILE_BYTES)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    parse(&text, folder, defaults).map_err(|(line, message)| format!("{}:{line}: {message}", path.display()))
+    parse(&text, folder, defaults).map_err(|error| file::located(path, error))
 }
 
 /// Parses the file's text; an error has its line, from 1. Files that it names are looked for in `folder`.
 pub fn parse(text: &str, folder: &Path, defaults: &Defaults) -> Result<Roster, (usize, String)> {
-    let line = |at: usize| text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
-    let file: File = toml::from_str(text).map_err(|error| {
-        let message = error.message().lines().collect::<Vec<_>>().join("; ");
-        (line(error.span().map_or(0, |span| span.start)), message)
-    })?;
-    build(file, folder, defaults).map_err(|(at, message)| (line(at), message))
+    file::parse(text, |file| build(file, folder, defaults))
 }
 
 fn build(file: File, folder: &Path, defaults: &Defaults) -> Result<Roster, Fault> {
@@ -237,27 +214,13 @@ fn subject(entry: &Entry, at: usize) -> Result<Subject, Fault> {
                 (Some(protocol), None) => Selector::Protocol(protocol),
                 (protocol, Some(port)) => Selector::Port(protocol.unwrap_or(TCP), port),
             };
-            let network = network(cidr.get_ref(), selector).map_err(|message| (cidr.span().start, message))?;
-            Ok(Subject::Many(network))
+            let network =
+                Network::parse(cidr.get_ref()).map_err(|message| (cidr.span().start, format!("cidr {message}")))?;
+            Ok(Subject::Many(Range { network, selector }))
         }
         (None, None) => fault(at, "a member has an address, or a cidr for all members of a network"),
         (Some(_), Some(_)) => fault(at, "a member has an address or a cidr, not both"),
     }
-}
-
-/// A network as in `10.0.0.0/8`.
-fn network(text: &str, selector: Selector) -> Result<Range, String> {
-    let wrong = || format!("cidr \"{text}\" is not a network such as 10.0.0.0/8 or 2001:db8::/32");
-    let (address, length) = text.split_once('/').ok_or_else(wrong)?;
-    let address: IpAddr = address.parse().map_err(|_| wrong())?;
-    let length: u8 = length.parse().map_err(|_| wrong())?;
-    if length > if address.is_ipv4() { 32 } else { 128 } {
-        return Err(wrong());
-    }
-    Range::new(address, length, selector).ok_or_else(|| {
-        let network = Range::around(address, length, selector);
-        format!("cidr \"{text}\" has bits set after its prefix: the network is {}", network.network())
-    })
 }
 
 fn protocol(protocol: &Protocol) -> Result<u8, String> {

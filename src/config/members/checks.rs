@@ -11,9 +11,12 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Entry, Fault, Subject, fault, place};
+use super::{Entry, Subject};
 use crate::{
-    config::tls,
+    config::{
+        file::{Fault, fault, place},
+        tls,
+    },
     roster::{Agent, Check, Http, Monitor, Tls, TlsSource},
     sasp::component::TCP,
 };

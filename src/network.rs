@@ -1,0 +1,184 @@
+//! Networks: addresses with a common prefix.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// All addresses that begin with the same bits, as in `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network {
+    address: IpAddr,
+    length: u8,
+}
+
+impl Network {
+    /// The one whose first address this is; `None` if the prefix is too long or bits are set after it.
+    pub fn new(address: IpAddr, length: u8) -> Option<Network> {
+        let network = Network::around(address, length);
+        (network == Network { address, length }).then_some(network)
+    }
+
+    /// The one that an address is in; a prefix that is too long means the address alone.
+    pub fn around(address: IpAddr, length: u8) -> Network {
+        let length = length.min(bits(address));
+        let address = match address {
+            IpAddr::V4(v4) => {
+                let kept = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+                Ipv4Addr::from_bits(v4.to_bits() & kept).into()
+            }
+            IpAddr::V6(v6) => {
+                let kept = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                Ipv6Addr::from_bits(v6.to_bits() & kept).into()
+            }
+        };
+        Network { address, length }
+    }
+
+    /// Reads `10.0.0.0/8`; the error names the text.
+    pub fn parse(text: &str) -> Result<Network, String> {
+        let wrong = || format!("\"{text}\" is not a network such as 10.0.0.0/8 or 2001:db8::/32");
+        let (address, length) = text.split_once('/').ok_or_else(wrong)?;
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let length = length.parse().ok().filter(|length| *length <= bits(address)).ok_or_else(wrong)?;
+        Network::new(address, length).ok_or_else(|| {
+            let network = Network::around(address, length);
+            format!("\"{text}\" has bits set after its prefix: the network is {network}")
+        })
+    }
+
+    /// Its first address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits its addresses have in common.
+    pub fn length(&self) -> u8 {
+        self.length
+    }
+}
+
+impl From<IpAddr> for Network {
+    /// The address alone.
+    fn from(address: IpAddr) -> Network {
+        Network { address, length: bits(address) }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// The bits of an address like this one.
+fn bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// The prefix lengths that are in use, longest first: what a lookup by address has to try.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lengths([Vec<u8>; 2]);
+
+impl Lengths {
+    /// Notes that of a network.
+    pub fn add(&mut self, network: Network) {
+        let lengths = &mut self.0[usize::from(network.address.is_ipv6())];
+        if let Err(at) = lengths.binary_search_by(|length| network.length.cmp(length)) {
+            lengths.insert(at, network.length);
+        }
+    }
+
+    /// The networks that an address would be in, smallest first.
+    pub fn around(&self, address: IpAddr) -> impl Iterator<Item = Network> {
+        let lengths = &self.0[usize::from(address.is_ipv6())];
+        lengths.iter().map(move |&length| Network::around(address, length))
+    }
+}
+
+/// Something said of networks, found by an address in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Networks<T> {
+    by_network: HashMap<Network, T>,
+    lengths: Lengths,
+}
+
+impl<T: Default> Networks<T> {
+    /// What is said of a network.
+    pub fn entry(&mut self, network: Network) -> &mut T {
+        self.lengths.add(network);
+        self.by_network.entry(network).or_default()
+    }
+}
+
+impl<T> Networks<T> {
+    /// What is said of the networks that an address is in, smallest first.
+    pub fn around(&self, address: IpAddr) -> impl Iterator<Item = &T> {
+        self.lengths.around(address).filter_map(|network| self.by_network.get(&network))
+    }
+
+    /// Whether some network has the address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.around(address).next().is_some()
+    }
+}
+
+impl<T> Default for Networks<T> {
+    fn default() -> Networks<T> {
+        Networks { by_network: HashMap::new(), lengths: Lengths::default() }
+    }
+}
+
+impl FromIterator<Network> for Networks<()> {
+    fn from_iter<I: IntoIterator<Item = Network>>(list: I) -> Networks<()> {
+        let mut networks = Networks::default();
+        list.into_iter().for_each(|network| *networks.entry(network) = ());
+        networks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_prefix_is_a_network() {
+        let new = |network: &str, length| Network::new(ip(network), length);
+        assert!(new("10.0.0.0", 8).is_some() && new("10.0.0.1", 32).is_some() && new("0.0.0.0", 0).is_some());
+        assert!(new("10.0.0.1", 8).is_none() && new("10.0.0.0", 33).is_none() && new("128.0.0.0", 0).is_none());
+        assert!(new("::", 0).is_some() && new("::1", 128).is_some() && new("2001:db8::", 32).is_some());
+        assert!(new("::1", 127).is_none() && new("::", 129).is_none());
+        assert_eq!(Network::from(ip("10.0.0.1")).to_string(), "10.0.0.1/32");
+        assert_eq!(Network::around(ip("2001:db8::1"), 200).to_string(), "2001:db8::1/128");
+    }
+
+    #[test]
+    fn networks_read_as_people_write_them() {
+        assert_eq!(Network::parse("10.0.0.0/8"), Ok(Network::new(ip("10.0.0.0"), 8).unwrap()));
+        assert_eq!(Network::parse("::/0"), Ok(Network::new(ip("::"), 0).unwrap()));
+        for text in ["10.0.0.0", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0/8", "::/129", "x/8", "/", ""] {
+            assert!(Network::parse(text).unwrap_err().contains("is not a network such as"), "{text}");
+        }
+        assert!(Network::parse("10.1.0.0/8").unwrap_err().contains("the network is 10.0.0.0/8"));
+    }
+
+    #[test]
+    fn an_address_is_in_all_networks_around_it() {
+        let mut networks = Networks::<u8>::default();
+        for (number, text) in [(1, "0.0.0.0/0"), (2, "10.0.0.0/8"), (3, "10.0.0.1/32"), (4, "::/0")] {
+            *networks.entry(Network::parse(text).unwrap()) = number;
+        }
+        let around = |address| networks.around(ip(address)).copied().collect::<Vec<_>>();
+        assert_eq!(around("10.0.0.1"), [3, 2, 1]);
+        assert_eq!(around("10.9.9.9"), [2, 1]);
+        assert_eq!(around("192.0.2.1"), [1]);
+        assert_eq!(around("::ffff:10.0.0.1"), [4], "another kind of address");
+        let some: Networks<()> = [Network::parse("2001:db8::/32").unwrap()].into_iter().collect();
+        assert!(some.contains(ip("2001:db8::1")) && !some.contains(ip("2001:db9::1")) && !some.contains(ip("1.2.3.4")));
+    }
+}
