@@ -50,10 +50,7 @@ impl Authority {
     /// A server certificate for localhost, 127.0.0.1 and ::1.
     pub(crate) fn server(&self) -> Identity {
         self.issue(
-            &Subject::server()
-                .dns("localhost")
-                .address(Ipv4Addr::LOCALHOST.into())
-                .address(Ipv6Addr::LOCALHOST.into()),
+            &Subject::server().dns("localhost").address(Ipv4Addr::LOCALHOST.into()).address(Ipv6Addr::LOCALHOST.into()),
         )
     }
 

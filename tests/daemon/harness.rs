@@ -18,6 +18,7 @@ use std::{
 
 use gwm::sasp::{LbFlags, Message, ReturnCode, SenderFlags, frame::message_length};
 use rustix::process::Signal;
+use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
 
 use crate::wire;
 
@@ -202,7 +203,8 @@ impl Daemon {
                 let _ = send.send(line);
             }
         });
-        let mut daemon = Daemon { child, ended: false, addresses: Vec::new(), carries: Vec::new(), log, _permit: permit };
+        let mut daemon =
+            Daemon { child, ended: false, addresses: Vec::new(), carries: Vec::new(), log, _permit: permit };
         for _ in 0..listeners {
             let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("gwm serve {flags:?} does not listen"));
             let (address, carries) = line
@@ -298,9 +300,10 @@ impl Drop for Daemon {
     }
 }
 
-/// A connection to the daemon, that reads with [`PATIENCE`].
+/// A connection to the daemon, plain or with TLS, that reads with [`PATIENCE`].
 pub(crate) struct Peer {
     stream: TcpStream,
+    tls: Option<ClientConnection>,
     received: Vec<u8>,
     pushes: VecDeque<Vec<u8>>,
     id: u32,
@@ -316,7 +319,27 @@ impl Peer {
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).expect("the daemon takes bytes");
+        let sent = match &mut self.tls {
+            None => self.stream.write_all(bytes),
+            Some(tls) => rustls::Stream::new(tls, &mut self.stream).write_all(bytes),
+        };
+        sent.expect("the daemon takes bytes");
+    }
+
+    /// Shakes hands as a client of "localhost"; an error is the server's alert or its end.
+    pub(crate) fn secure(mut stream: TcpStream, config: &Arc<ClientConfig>) -> io::Result<Peer> {
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream)?;
+        }
+        Ok(Peer { tls: Some(tls), ..Peer::from(stream) })
+    }
+
+    /// The session of a connection with TLS.
+    pub(crate) fn session(&self) -> &ClientConnection {
+        self.tls.as_ref().expect("a connection with TLS")
     }
 
     /// Ends this side's sending.
@@ -332,7 +355,12 @@ impl Peer {
                 return Ok(Some(self.received.drain(..length).collect()));
             }
             let mut chunk = [0; 65536];
-            match self.stream.read(&mut chunk) {
+            let read = match &mut self.tls {
+                None => self.stream.read(&mut chunk),
+                // The end of the stream without that of TLS is an error here.
+                Some(tls) => rustls::Stream::new(tls, &mut self.stream).read(&mut chunk),
+            };
+            match read {
                 Ok(0) if self.received.is_empty() => return Ok(None),
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.received.extend_from_slice(&chunk[..count]),
@@ -454,6 +482,6 @@ impl From<TcpStream> for Peer {
         stream.set_nodelay(true).expect("a socket option");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket option");
-        Peer { stream, received: Vec::new(), pushes: VecDeque::new(), id: 0 }
+        Peer { stream, tls: None, received: Vec::new(), pushes: VecDeque::new(), id: 0 }
     }
 }

@@ -4,6 +4,8 @@
 //! No test waits by sleeping for a fixed time, and none asserts a duration: it waits for a condition, and
 //! [`harness::PATIENCE`] only tells a hang from slowness.
 
+#[path = "../authority/mod.rs"]
+mod authority;
 mod command_line;
 mod concurrency;
 mod framing;
@@ -20,5 +22,6 @@ mod sessions;
 mod signals;
 mod slow_readers;
 mod thousands;
+mod tls;
 mod tshark;
 mod wire;

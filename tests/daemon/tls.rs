@@ -1,0 +1,363 @@
+//! TLS: who gets in, what sessions live through, and who waits for whom.
+
+use std::{
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    sync::Arc,
+};
+
+use gwm::sasp::{LbFlags, ReturnCode};
+use rustix::process::Signal;
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
+    crypto::aws_lc_rs,
+    version::{TLS12, TLS13},
+};
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    authority::{Authority, Folder, Identity},
+    harness::{Daemon, LB, MEMBER, Peer, run, until},
+};
+
+const OK: ReturnCode = ReturnCode::SUCCESSFUL;
+
+/// An authority, and the files of a server that it vouches for and whose clients it vouches for.
+pub(crate) struct Site {
+    pub(crate) authority: Authority,
+    pub(crate) folder: Folder,
+    pub(crate) flags: Vec<String>,
+}
+
+impl Site {
+    pub(crate) fn new() -> Site {
+        let (authority, folder) = (Authority::new("Site"), Folder::new());
+        let (chain, key) = folder.identity("server", &authority.server());
+        let ca = folder.write("ca.pem", authority.pem());
+        let flags = ["--tls-listen", "127.0.0.1:0", "--tls-cert", &chain, "--tls-key", &key, "--tls-client-ca", &ca];
+        Site { flags: flags.map(str::to_owned).into(), authority, folder }
+    }
+
+    /// A daemon with these flags beside those for TLS.
+    pub(crate) fn start(&self, flags: &[&str]) -> Daemon {
+        let all: Vec<&str> = self.flags.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        Daemon::start(&all)
+    }
+
+    /// How a client that the authority vouches for speaks TLS.
+    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+        client(&self.authority, Some(&self.authority.client("LB1")), &[&TLS13, &TLS12])
+    }
+}
+
+/// How a client speaks TLS that trusts this authority and has this identity.
+pub(crate) fn client(
+    trusted: &Authority,
+    identity: Option<&Identity>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.der()).expect("a certificate of ours");
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
+        .expect("versions that the provider has")
+        .with_root_certificates(roots);
+    Arc::new(match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let (chain, key) = identity.der();
+            builder.with_client_auth_cert(chain, key).expect("a certificate and its key")
+        }
+    })
+}
+
+fn connect(daemon: &Daemon, config: &Arc<ClientConfig>) -> Peer {
+    try_connect(daemon, config).expect("the daemon shakes hands")
+}
+
+/// A session that has brought an answer back: in TLS 1.3 a client's handshake ends before the server judges it.
+fn try_connect(daemon: &Daemon, config: &Arc<ClientConfig>) -> io::Result<Peer> {
+    let stream = TcpStream::connect(daemon.address())?;
+    let mut peer = Peer::secure(stream, config)?;
+    let nothing = crate::wire::raw(9, &[0x10, 0x40, 0x00, 0x04]);
+    peer.send(&nothing);
+    peer.try_receive()?.map(|_| peer).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Connects from this address.
+fn from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((source, 0)).into()).expect("an address of loopback");
+    socket.connect(&to.into()).expect("the daemon accepts");
+    socket.into()
+}
+
+/// The first message of a handshake.
+fn hello(config: &Arc<ClientConfig>) -> Vec<u8> {
+    let name = "localhost".try_into().expect("a name");
+    let mut bytes = Vec::new();
+    let mut tls = ClientConnection::new(Arc::clone(config), name).expect("a client");
+    while tls.wants_write() {
+        tls.write_tls(&mut bytes).expect("memory can be written");
+    }
+    bytes
+}
+
+#[test]
+fn sessions_are_like_plain_ones() {
+    let site = Site::new();
+    let daemon = site.start(&["--push-window", "1ms"]);
+    assert_eq!(daemon.carries(), ["tls, client certificates required"]);
+    // The message is longer than a record, than rustls' buffers, and than what a socket takes at once.
+    let members: Vec<String> =
+        (0..8000).map(|n| format!("10.1.{}.{}:80 {}", n / 256, n % 256, "l".repeat(99))).collect();
+    for (uid, version) in [("TLS12", &TLS12), ("TLS13", &TLS13)] {
+        let identity = site.authority.client(uid);
+        let mut lb = connect(&daemon, &client(&site.authority, Some(&identity), &[version]));
+        for part in members.chunks(4000) {
+            let part: Vec<&str> = part.iter().map(String::as_str).collect();
+            assert_eq!(lb.register(LB, uid, "G", &part), OK);
+        }
+        assert_eq!(lb.set_lb(uid, LbFlags::PUSH | LbFlags::TRUST), OK);
+        let entries: Vec<String> = members.iter().map(|member| format!("{member} 00/05/100")).collect();
+        let whole = format!("{uid}/G [{}]", entries.join(", "));
+        assert_eq!(lb.push(), whole);
+        assert_eq!(lb.get_weights(uid, &[""]), whole);
+        let mut member = connect(&daemon, &site.client());
+        assert_eq!(member.set_member(MEMBER, (uid, "G", "10.1.0.0:80"), 7, false), OK);
+        assert_eq!(lb.push(), whole.replacen(" 00/05", " 07/05", 1));
+        let spoken = lb.session().protocol_version();
+        assert_eq!(spoken == Some(ProtocolVersion::TLSv1_3), uid == "TLS13", "{spoken:?}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn one_address_can_take_both() {
+    let site = Site::new();
+    // Nobody else uses this address, so the port is free.
+    let id = std::process::id();
+    let address = format!("127.{}.{}.{}:3860", 64 + (id & 63), id >> 6 & 255, 1 + (id >> 14 & 127));
+    let flags: Vec<&str> =
+        site.flags.iter().map(|flag| if flag == "127.0.0.1:0" { &address } else { flag.as_str() }).collect();
+    let daemon = Daemon::start(&[&["--listen", &address], &flags[..]].concat());
+    assert_eq!(daemon.carries(), ["plain or tls, client certificates required"]);
+    let (mut plain, mut tls) = (daemon.connect(), connect(&daemon, &site.client()));
+    assert_eq!(plain.register(LB, "LB1", "G", &["10.0.0.1:80"]), OK);
+    assert_eq!(tls.register(LB, "LB2", "G", &["10.0.0.1:80"]), OK);
+    assert_eq!(plain.get_weights("LB1", &["G"]), "LB1/G [10.0.0.1:80 00/05/100]");
+    daemon.stop();
+}
+
+#[test]
+fn without_client_ca_nobody_is_asked() {
+    let site = Site::new();
+    let flags: Vec<&str> = site.flags.iter().take(6).map(String::as_str).collect();
+    let daemon = Daemon::start(&flags);
+    assert_eq!(daemon.carries(), ["tls"]);
+    let mut lb = connect(&daemon, &client(&site.authority, None, &[&TLS13]));
+    assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
+    daemon.stop();
+}
+
+/// The end of a session is TLS's own, also when the server stops: the harness takes any other for an error.
+#[test]
+fn sessions_end_gracefully() {
+    let site = Site::new();
+    let mut daemon = site.start(&[]);
+    let mut peer = connect(&daemon, &site.client());
+    peer.send(&[0xFF; 32]);
+    peer.expect_end();
+    let mut lb = connect(&daemon, &site.client());
+    assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
+    let mut other = connect(&daemon, &site.client());
+    assert_eq!(other.set_lb("LB1", LbFlags::NONE), OK);
+    lb.expect_end(); // taken over
+    daemon.signal(Signal::TERM);
+    other.expect_end();
+    assert!(daemon.wait().success());
+}
+
+#[test]
+fn new_files_are_for_new_sessions() {
+    let site = Site::new();
+    let mut daemon = site.start(&[]);
+    let config = site.client();
+    let mut old = connect(&daemon, &config);
+    assert_eq!(old.register(LB, "LB1", "G", &["10.0.0.1:80"]), OK);
+    let shown = |peer: &Peer| peer.session().peer_certificates().expect("a server's certificate")[0].clone();
+    let first = shown(&old);
+
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log(&["SIGHUP", "as they were"]);
+    site.folder.write("server.pem", "nonsense");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log(&["SIGHUP: the old TLS files stay in force: --tls-cert", "server.pem", "no certificate"]);
+    assert_eq!(shown(&connect(&daemon, &config)), first);
+
+    // The same authority, a new certificate; and one more authority for clients.
+    site.folder.identity("server", &site.authority.server());
+    let other = Authority::new("Other");
+    let stranger = client(&site.authority, Some(&other.client("LB2")), &[&TLS13]);
+    assert!(try_connect(&daemon, &stranger).is_err(), "its authority is not trusted yet");
+    site.folder.write("ca.pem", &(site.authority.pem().to_owned() + other.pem()));
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log(&["SIGHUP: new TLS files are in force", "server.key", "ca.pem"]);
+    assert_ne!(shown(&connect(&daemon, &config)), first);
+    connect(&daemon, &stranger);
+
+    // An authority that is taken away takes its sessions' tickets along.
+    connect(&daemon, &config);
+    assert_eq!(connect(&daemon, &config).session().handshake_kind(), Some(HandshakeKind::Resumed));
+    site.folder.write("ca.pem", other.pem());
+    daemon.signal(Signal::HUP);
+    until("the new authority is in force", || daemon.log().matches("new TLS files are in force").count() == 2);
+    assert!(try_connect(&daemon, &config).is_err(), "its authority is not trusted any more");
+    connect(&daemon, &stranger);
+    assert_eq!(old.get_weights("LB1", &[""]), "LB1/G [10.0.0.1:80 00/05/100]", "the first session goes on");
+    daemon.signal(Signal::TERM);
+    old.expect_end();
+    assert!(daemon.wait().success());
+}
+
+#[test]
+fn sessions_are_resumed() {
+    let site = Site::new();
+    let daemon = site.start(&[]);
+    for version in [&TLS12, &TLS13] {
+        let config = client(&site.authority, Some(&site.authority.client("LB1")), &[version]);
+        let kinds: Vec<_> = (0..3)
+            .map(|_| {
+                let mut peer = connect(&daemon, &config);
+                assert_eq!(peer.set_lb("LB1", LbFlags::NONE), OK);
+                peer.session().handshake_kind()
+            })
+            .collect();
+        assert!(
+            matches!(
+                kinds[..],
+                [
+                    Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest),
+                    Some(HandshakeKind::Resumed),
+                    Some(HandshakeKind::Resumed)
+                ]
+            ),
+            "{kinds:?}"
+        );
+    }
+    daemon.stop();
+}
+
+#[test]
+fn the_oldest_version_is_the_operators_choice() {
+    let site = Site::new();
+    let daemon = site.start(&["--tls-min-version", "1.3"]);
+    let identity = site.authority.client("LB1");
+    assert!(try_connect(&daemon, &client(&site.authority, Some(&identity), &[&TLS12])).is_err());
+    daemon.wait_for_log(&["the TLS handshake failed", "127.0.0.1"]);
+    connect(&daemon, &client(&site.authority, Some(&identity), &[&TLS13]));
+    daemon.stop();
+}
+
+#[test]
+fn half_a_handshake_ends() {
+    let site = Site::new();
+    let daemon = site.start(&["--handshake-timeout", "300ms"]);
+    let hello = hello(&site.client());
+    for said in [&[][..], &hello[..1], &hello[..hello.len() - 1], &hello] {
+        let mut stream = TcpStream::connect(daemon.address()).expect("the daemon accepts");
+        stream.write_all(said).expect("the daemon takes bytes");
+        let mut rest = Vec::new();
+        // Perhaps with a part of the handshake, perhaps with a reset; but it ends.
+        let _ = stream.read_to_end(&mut rest);
+    }
+    daemon.wait_for_log(&["did not end within --handshake-timeout"]);
+    // What is not TLS is told so, and ends as well.
+    let mut stream = TcpStream::connect(daemon.address()).expect("the daemon accepts");
+    stream.write_all(&crate::wire::get_weights(1, &[])).expect("the daemon takes bytes");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("a graceful end");
+    assert_eq!(answer.first(), Some(&0x15), "an alert");
+    daemon.stop();
+}
+
+/// One address may have a quarter of the handshakes under way: its others wait, those of another address do not.
+#[test]
+fn handshakes_of_one_address_wait_for_each_other() {
+    let site = Site::new();
+    let daemon = site.start(&["--max-handshakes", "4", "--handshake-timeout", "1h"]);
+    let config = site.client();
+    let (first, second) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
+    let mut half = from(first, daemon.address());
+    half.write_all(&hello(&config)[..9]).expect("the daemon takes bytes");
+    // Another that is silent takes no turn from anyone.
+    let silent = from(second, daemon.address());
+    let waits = from(first, daemon.address());
+    let waiting = {
+        let config = Arc::clone(&config);
+        std::thread::spawn(move || Peer::secure(waits, &config))
+    };
+    for _ in 0..3 {
+        let mut peer = Peer::secure(from(second, daemon.address()), &config).expect("its turn");
+        assert_eq!(peer.set_lb("LB2", LbFlags::NONE), OK);
+    }
+    assert!(!waiting.is_finished(), "the first address has its quarter under way");
+    drop(half);
+    let mut peer = waiting.join().expect("no panic").expect("its turn has come");
+    assert_eq!(peer.set_lb("LB1", LbFlags::NONE), OK);
+    drop(silent);
+    daemon.stop();
+}
+
+#[test]
+fn what_can_not_be_is_said_at_start() {
+    let site = Site::new();
+    let file = |name: &str| site.folder.path(name);
+    site.folder.identity("other", &site.authority.server());
+    site.folder.write("nonsense.pem", "nonsense");
+    let files = |cert: &str, key: &str, more: &[&str]| {
+        let (cert, key) = (file(cert), file(key));
+        let flags = ["serve", "--check", "--tls-listen", "127.0.0.1:0", "--tls-cert", &cert, "--tls-key", &key];
+        let output = run(&[&flags[..], more].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(files("server.pem", "server.key", &[]).0, Some(0));
+    for (cert, key, more, parts) in [
+        ("none.pem", "server.key", vec![], ["--tls-cert", "none.pem", "No such file"]),
+        ("nonsense.pem", "server.key", vec![], ["--tls-cert", "nonsense.pem", "no certificate"]),
+        ("server.pem", "nonsense.pem", vec![], ["--tls-key", "nonsense.pem", ""]),
+        ("server.pem", "other.key", vec![], ["--tls-key", "other.key", "it is not the key of"]),
+        (
+            "server.pem",
+            "server.key",
+            vec!["--tls-client-ca", "/dev/null"],
+            ["--tls-client-ca", "/dev/null", "no certificate"],
+        ),
+    ] {
+        let (status, text) = files(cert, key, &more);
+        assert!(status == Some(1) && parts.iter().all(|part| text.contains(part)), "{status:?} {text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+    for (flags, part) in [
+        (&["--tls-listen", "127.0.0.1:0"][..], "--tls-cert"),
+        (&["--tls-cert", "x"], "--tls-listen"),
+        (&["--require-tls", "--listen", "0.0.0.0:0"], "--listen 0.0.0.0:0 is without TLS"),
+    ] {
+        let output = run(&[&["serve", "--check"], flags].concat());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && text.contains(part), "{flags:?}: {text}");
+    }
+}
+
+#[test]
+fn doing_without_tls_is_warned_of() {
+    let site = Site::new();
+    let open = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+    let daemon = Daemon::start(&["--listen", "0.0.0.0:0"]);
+    daemon.wait_for_log(&["WARN", "0.0.0.0", "without TLS", "--require-tls"]);
+    assert_eq!(daemon.log().matches("without TLS").count(), 1);
+    assert_eq!(daemon.addresses()[0].ip(), open);
+    let daemon = site.start(&["--listen", "127.0.0.1:0", "--require-tls"]);
+    assert_eq!(daemon.carries(), ["plain", "tls, client certificates required"]);
+    assert!(!daemon.log().contains("without TLS"));
+}
