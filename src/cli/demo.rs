@@ -71,7 +71,7 @@ fn play(args: &Args) -> Result<(), Failure> {
 }
 
 fn follow(args: &Args, daemon: &mut Daemon, stopped: &dyn Fn() -> bool) -> Result<(), Failure> {
-    let target = Target { gwm: daemon.address.clone(), timeout: Duration::from_secs(5) };
+    let target = Target { gwm: daemon.address.clone(), timeout: Duration::from_secs(5), tls: None };
     let wishes = Wishes {
         uid: LB.into(),
         groups: vec![

@@ -22,7 +22,7 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
 #[command(after_help = HELP)]
 pub struct Args {
     #[command(flatten)]
-    target: Target,
+    target: target::Flags,
     #[command(subcommand)]
     command: Command,
 }
@@ -127,14 +127,13 @@ impl Who {
 
 /// Runs `gwm member`.
 pub fn run(args: Args) -> ExitCode {
-    let target = &args.target;
-    target::finish(match args.command {
-        Command::Register { who } => register(target, who),
-        Command::Deregister { who, reason } => deregister(target, who, Reason(reason)),
-        Command::Quiesce { who, opaque } => set_state(target, who, opaque.opaque_state, true),
-        Command::Resume { who, opaque } => set_state(target, who, opaque.opaque_state, false),
-        Command::State { value, who, quiesce } => set_state(target, who, value, quiesce),
-    })
+    target::finish(args.target.read().and_then(|target| match args.command {
+        Command::Register { who } => register(&target, who),
+        Command::Deregister { who, reason } => deregister(&target, who, Reason(reason)),
+        Command::Quiesce { who, opaque } => set_state(&target, who, opaque.opaque_state, true),
+        Command::Resume { who, opaque } => set_state(&target, who, opaque.opaque_state, false),
+        Command::State { value, who, quiesce } => set_state(&target, who, value, quiesce),
+    }))
 }
 
 fn register(target: &Target, who: Who) -> Result<(), Failure> {

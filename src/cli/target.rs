@@ -4,28 +4,55 @@ use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
 use clap::Args;
+use rustls::pki_types::ServerName;
 
 use crate::{
-    client::{Client, Error},
+    client::{Client, Error, Tls},
+    config::tls as config,
     limits,
     sasp::{PORT, ReturnCode},
 };
 
-/// Where the GWM is.
+/// The flags that say where the GWM is, and how to speak with it.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Target {
+pub(crate) struct Flags {
     /// The GWM: HOST:PORT, IPv4:PORT or `[IPv6]:PORT`; without a port, 3860
     #[arg(long, env = "GWM_GWM", value_name = "ADDR", default_value = "127.0.0.1:3860", value_parser = address, global = true)]
-    pub(crate) gwm: String,
+    gwm: String,
     /// Longest wait for a connection, and for a reply: 10ms to 1h
     #[arg(long, env = "GWM_TIMEOUT", value_name = "DURATION", default_value = "5s",
           value_parser = |text: &str| duration(text, Duration::from_millis(10)..=HOUR), global = true)]
+    timeout: Duration,
+    /// Speak TLS (1.2 or 1.3) with the GWM, whose certificate must be good
+    #[arg(long, env = "GWM_TLS", value_parser = clap::builder::FalseyValueParser::new(), global = true)]
+    tls: bool,
+    /// Certificates (PEM) of the authorities to trust; else those that this machine trusts
+    #[arg(long, env = "GWM_TLS_CA", value_name = "FILE", global = true)]
+    tls_ca: Option<PathBuf>,
+    /// Our own certificate (PEM), with those that lead to an authority that the GWM trusts; goes with --tls-key
+    #[arg(long, env = "GWM_TLS_CERT", value_name = "FILE", global = true)]
+    tls_cert: Option<PathBuf>,
+    /// The private key (PEM) to --tls-cert
+    #[arg(long, env = "GWM_TLS_KEY", value_name = "FILE", global = true)]
+    tls_key: Option<PathBuf>,
+    /// The name or IP address that the GWM's certificate must have; else the host of --gwm
+    #[arg(long, env = "GWM_TLS_SERVER_NAME", value_name = "NAME", value_parser = server_name, global = true)]
+    tls_server_name: Option<ServerName<'static>>,
+}
+
+/// Where the GWM is, and how to speak with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) gwm: String,
     pub(crate) timeout: Duration,
+    /// One for all connections, so that they resume each other's session.
+    pub(crate) tls: Option<Tls>,
 }
 
 /// The longest duration that these commands take.
@@ -34,8 +61,69 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 impl Target {
     /// Connects.
     pub(crate) fn connect(&self) -> Result<Client, Error> {
-        Client::connect(&self.gwm, self.timeout)
+        match &self.tls {
+            None => Client::connect(&self.gwm, self.timeout),
+            Some(tls) => Client::connect_tls(&self.gwm, self.timeout, tls),
+        }
     }
+}
+
+impl Flags {
+    /// Checks what the flags say, and reads the files that they name, once.
+    pub(crate) fn read(self) -> Result<Target, Failure> {
+        let tls = self.tls().map_err(Failure::Usage)?;
+        Ok(Target { gwm: self.gwm, timeout: self.timeout, tls })
+    }
+
+    fn tls(&self) -> Result<Option<Tls>, String> {
+        if !self.tls {
+            let given = [
+                ("--tls-ca", self.tls_ca.is_some()),
+                ("--tls-cert", self.tls_cert.is_some()),
+                ("--tls-key", self.tls_key.is_some()),
+                ("--tls-server-name", self.tls_server_name.is_some()),
+            ];
+            // Whoever gives these counts on TLS: a plain connection would betray that.
+            return match given.iter().find(|(_, given)| *given) {
+                Some((flag, _)) => Err(format!("{flag} goes with --tls, which is not given")),
+                None => Ok(None),
+            };
+        }
+        let roots = match &self.tls_ca {
+            Some(file) => pem("--tls-ca", file, |pem| config::roots(Some(pem)))?,
+            None => config::roots(None).map_err(|error| format!("--tls without --tls-ca: {error}"))?,
+        };
+        let identity = match (&self.tls_cert, &self.tls_key) {
+            (Some(chain), Some(key)) => {
+                Some((pem("--tls-cert", chain, config::certificates)?, pem("--tls-key", key, config::key)?))
+            }
+            (None, None) => None,
+            (Some(_), None) => return Err("--tls-cert goes with --tls-key, which is not given".into()),
+            (None, Some(_)) => return Err("--tls-key goes with --tls-cert, which is not given".into()),
+        };
+        let config = config::client(roots, identity).map_err(|error| format!("--tls-cert and --tls-key: {error}"))?;
+        let server_name = match &self.tls_server_name {
+            Some(name) => name.clone(),
+            None => server_name(host(&self.gwm)).map_err(|error| format!("--gwm: {error}: use --tls-server-name"))?,
+        };
+        Ok(Some(Tls { config, server_name }))
+    }
+}
+
+/// What a PEM file holds; an error names the flag and the file.
+fn pem<T>(flag: &str, file: &Path, parse: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, String> {
+    parse(&config::flag_file(flag, file)?).map_err(|error| format!("{flag}: {}: {error}", file.display()))
+}
+
+/// The host of `host:port`, without the brackets of an IPv6 address.
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+/// A name that a certificate can have.
+fn server_name(text: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(text.to_owned()).map_err(|_| format!("`{text}` is neither a DNS name nor an IP address"))
 }
 
 /// Why a command ends without having done what it was asked.
@@ -168,6 +256,15 @@ mod tests {
         {
             assert!(address(bad).is_err(), "{bad} is taken for {:?}", address(bad));
         }
+    }
+
+    #[test]
+    fn the_host_of_an_address_is_the_name_to_expect() {
+        for (given, name) in [("gwm.example:4000", "gwm.example"), ("10.0.0.1", "10.0.0.1"), ("::1", "::1")] {
+            assert_eq!(host(&address(given).unwrap()), name);
+            assert_eq!(server_name(name).unwrap().to_str(), name);
+        }
+        assert!(server_name("a b").is_err() && server_name("").is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
+use super::tls;
 use crate::sasp::{ComponentType, DecodeError, EncodeError, FrameError, ReturnCode};
 
 /// A failure, and the GWM that it happened with.
@@ -38,6 +39,10 @@ pub enum ErrorKind {
         /// Bytes of a message that will not be completed; 0 when the close came between messages.
         unfinished_bytes: usize,
     },
+    /// There is no TLS with it, or no longer: a certificate will not do, or what arrives is not TLS.
+    Tls(rustls::Error),
+    /// The GWM closed the connection before the TLS handshake was over.
+    ClosedInHandshake,
     /// What arrives is not a stream of SASP messages.
     Framing(FrameError),
     /// A message is broken.
@@ -76,8 +81,22 @@ impl Error {
 
     /// Whether the same thing can succeed later on a new connection, nothing else having changed.
     pub fn is_transient(&self) -> bool {
-        // A stream that is not SASP counts: what listens there may be replaced.
-        !matches!(self.kind, ErrorKind::Encode(_) | ErrorKind::Refused { .. })
+        match &self.kind {
+            ErrorKind::Encode(_) | ErrorKind::Refused { .. } => false,
+            ErrorKind::Tls(rustls::Error::AlertReceived(alert)) => !tls::is_about_us(*alert),
+            // A stream that is not SASP counts, and a GWM's bad certificate: both may be replaced there.
+            _ => true,
+        }
+    }
+}
+
+impl ErrorKind {
+    /// An error of the transport, which may be one of TLS in the clothes of one of the system.
+    pub(super) fn io(doing: &'static str, error: io::Error) -> ErrorKind {
+        match error.downcast::<rustls::Error>() {
+            Ok(error) => ErrorKind::Tls(error),
+            Err(error) => ErrorKind::Io { doing, error },
+        }
     }
 }
 
@@ -98,6 +117,14 @@ impl fmt::Display for ErrorKind {
             ErrorKind::Closed { unfinished_bytes } => {
                 write!(f, "closed the connection {unfinished_bytes} bytes into a message")
             }
+            ErrorKind::Tls(error) => f.write_str(&tls::explain(error)),
+            ErrorKind::ClosedInHandshake => {
+                f.write_str("closed the connection in the TLS handshake: it may not speak TLS")
+            }
+            // The type and version of a record that is an alert or a handshake.
+            ErrorKind::Framing(FrameError::NotAHeader(ComponentType(0x1503 | 0x1603))) => {
+                f.write_str("speaks TLS, and we do not")
+            }
             ErrorKind::Framing(error) => write!(f, "does not send SASP: {error}"),
             ErrorKind::Decode(error) => write!(f, "sent a broken message: {error}"),
             ErrorKind::Unexpected { message, id } => write!(f, "sent an unexpected {message} with id {id}"),
@@ -112,6 +139,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
             ErrorKind::Io { error, .. } => Some(error),
+            ErrorKind::Tls(error) => Some(error),
             ErrorKind::Framing(error) => Some(error),
             ErrorKind::Decode(error) => Some(error),
             ErrorKind::Encode(error) => Some(error),

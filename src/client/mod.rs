@@ -18,8 +18,11 @@
 //! }
 //! # Ok::<(), gwm::client::Error>(())
 //! ```
+//!
+//! [`Client::connect_tls`] does the same over TLS.
 
 mod error;
+mod tls;
 mod weights;
 
 use std::{
@@ -31,6 +34,7 @@ use std::{
 };
 
 pub use error::{Error, ErrorKind};
+pub use tls::Tls;
 pub use weights::{GroupWeights, MemberWeight, Source, Weights};
 
 use crate::{
@@ -87,27 +91,21 @@ impl Client {
     /// Connects over plain TCP to `gwm`, a `host:port`, trying each of the host's addresses. `timeout` bounds
     /// connecting (all addresses together), and later each request with its reply.
     pub fn connect(gwm: &str, timeout: Duration) -> Result<Client, Error> {
-        let failed = |kind| Error { gwm: gwm.to_owned(), kind };
-        let deadline = deadline(timeout);
-        let addresses =
-            gwm.to_socket_addrs().map_err(|error| failed(ErrorKind::Io { doing: "resolve its name", error }))?;
-        let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        let mut last = ErrorKind::Io { doing: "resolve its name", error: none };
-        for address in addresses {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                last = ErrorKind::TimedOut { doing: "connect", after: timeout };
-                break;
-            }
-            match TcpStream::connect_timeout(&address, left).and_then(prepare) {
-                Ok(stream) => return Ok(Client::over(Box::new(stream), gwm, timeout)),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    last = ErrorKind::TimedOut { doing: "connect", after: timeout };
-                }
-                Err(error) => last = ErrorKind::Io { doing: "connect", error },
-            }
+        match open(gwm, deadline(timeout), timeout) {
+            Ok(stream) => Ok(Client::over(Box::new(stream), gwm, timeout)),
+            Err(kind) => Err(Error { gwm: gwm.to_owned(), kind }),
         }
-        Err(failed(last))
+    }
+
+    /// As [`Client::connect`], over TLS; the handshake counts as part of connecting.
+    ///
+    /// With TLS 1.3, a GWM that does not take the client's certificate says so only in answer to the first request.
+    pub fn connect_tls(gwm: &str, timeout: Duration, tls: &Tls) -> Result<Client, Error> {
+        let deadline = deadline(timeout);
+        match open(gwm, deadline, timeout).and_then(|stream| tls::Stream::open(stream, tls, deadline, timeout)) {
+            Ok(stream) => Ok(Client::over(Box::new(stream), gwm, timeout)),
+            Err(kind) => Err(Error { gwm: gwm.to_owned(), kind }),
+        }
     }
 
     /// A client over a transport that is connected already; `gwm` names the peer in errors.
@@ -303,19 +301,23 @@ impl Client {
     fn flush_output(&mut self) -> Result<(), Error> {
         let deadline = deadline(self.timeout);
         let mut sent = 0;
-        while sent < self.output.len() {
+        loop {
             let timed_out = ErrorKind::TimedOut { doing: "send", after: self.timeout };
             let Some(left) = time_left(deadline) else { return Err(self.error(timed_out)) };
             self.transport.set_write_timeout(left).map_err(|error| self.io("send", error))?;
-            match self.transport.write(&self.output[sent..]) {
-                Ok(0) => return Err(self.io("send", io::ErrorKind::WriteZero.into())),
-                Ok(written) => sent += written,
+            let step = match &self.output[sent..] {
+                [] => self.transport.flush().map(|()| None),
+                rest => self.transport.write(rest).map(Some),
+            };
+            match step {
+                Ok(None) => return Ok(()),
+                Ok(Some(0)) => return Err(self.io("send", io::ErrorKind::WriteZero.into())),
+                Ok(Some(written)) => sent += written,
                 Err(error) if is_retry(&error) => {}
                 Err(error) if is_end(&error) => return Err(self.error(ErrorKind::Closed { unfinished_bytes: 0 })),
                 Err(error) => return Err(self.io("send", error)),
             }
         }
-        self.transport.flush().map_err(|error| self.io("send", error))
     }
 
     /// Where in `input` the next whole frame is; it stays there until the next call. `None` at the deadline.
@@ -373,7 +375,7 @@ impl Client {
     }
 
     fn io(&self, doing: &'static str, error: io::Error) -> Error {
-        self.error(ErrorKind::Io { doing, error })
+        self.error(ErrorKind::io(doing, error))
     }
 
     fn broken(&self, error: crate::sasp::DecodeError) -> Error {
@@ -410,6 +412,27 @@ fn decode<'f>(gwm: &str, frame: &'f [u8]) -> Result<(Header, Message<'f>), Error
 
 fn unexpected(gwm: &str, id: u32, message: ComponentType) -> Error {
     Error { gwm: gwm.to_owned(), kind: ErrorKind::Unexpected { message, id } }
+}
+
+/// A TCP connection to one of the host's addresses.
+fn open(gwm: &str, deadline: Instant, timeout: Duration) -> Result<TcpStream, ErrorKind> {
+    let addresses = gwm.to_socket_addrs().map_err(|error| ErrorKind::Io { doing: "resolve its name", error })?;
+    let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = ErrorKind::Io { doing: "resolve its name", error: none };
+    for address in addresses {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut { doing: "connect", after: timeout });
+        }
+        match TcpStream::connect_timeout(&address, left).and_then(prepare) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                last = ErrorKind::TimedOut { doing: "connect", after: timeout };
+            }
+            Err(error) => last = ErrorKind::Io { doing: "connect", error },
+        }
+    }
+    Err(last)
 }
 
 /// Requests are small and waited for; and a push LB must notice a GWM whose machine has gone without a word.

@@ -1,19 +1,25 @@
 //! What the server, its https checks and its clients trust and prove over TLS, made from what the operator gives.
 
 use std::{
-    fmt, fs,
+    fmt,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+    WantsVerifier,
     client::{
-        Resumption,
+        Resumption, WantsClientCert,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{self, PemObject},
+    },
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     version::{TLS12, TLS13},
 };
@@ -71,9 +77,9 @@ impl Server {
     /// Reads the files; an error is one line for the operator.
     pub fn read(files: Files) -> Result<Server, String> {
         let content = Content {
-            certificate: content("--tls-cert", &files.certificate)?,
-            key: content("--tls-key", &files.key)?,
-            client_ca: files.client_ca.as_deref().map(|path| content("--tls-client-ca", path)).transpose()?,
+            certificate: flag_file("--tls-cert", &files.certificate)?,
+            key: flag_file("--tls-key", &files.key)?,
+            client_ca: files.client_ca.as_deref().map(|path| flag_file("--tls-client-ca", path)).transpose()?,
         };
         let config = server(&files, &content)?;
         Ok(Server { files, config, content })
@@ -84,20 +90,6 @@ impl Server {
         // A new configuration has a new key for tickets: no session is resumed that the new files would refuse.
         Server::read(self.files.clone()).map(|new| (new.content != self.content).then_some(new))
     }
-}
-
-/// The longest file that is read: some thousand certificates.
-const FILE_BYTES: u64 = 16 << 20;
-
-fn content(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
-    use std::io::Read;
-    let failed = |error| format!("{flag}: can not read {}: {error}", path.display());
-    let mut bytes = Vec::new();
-    fs::File::open(path).and_then(|file| file.take(FILE_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES {
-        return Err(format!("{flag}: {} has more than {FILE_BYTES} bytes", path.display()));
-    }
-    Ok(bytes)
 }
 
 fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, String> {
@@ -121,7 +113,7 @@ fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, String>
     let of_cert = |error| format!("--tls-cert: {}: {error}", files.certificate.display());
     let of_key = |error| format!("--tls-key: {}: {error}", files.key.display());
     let chain = certificates(&content.certificate).map_err(of_cert)?;
-    let key = PrivateKeyDer::from_pem_slice(&content.key).map_err(|error| of_key(error.to_string()))?;
+    let key = key(&content.key).map_err(of_key)?;
     let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
         Error::InconsistentKeys(_) => of_key(format!("it is not the key of {}", files.certificate.display())),
         error => of_cert(error.to_string()),
@@ -135,29 +127,72 @@ fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, String>
 }
 
 /// How checks speak TLS; an error says what can not be used, without the file's name.
-pub fn client(source: &TlsSource) -> Result<Arc<ClientConfig>, String> {
+pub fn check(source: &TlsSource) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
+    let builder = builder(provider.clone())?;
     let builder = match source.verify {
         true => builder.with_root_certificates(roots(source.ca.as_deref())?),
         false => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))),
     };
-    let mut config = match &source.identity {
-        None => builder.with_no_client_auth(),
-        Some((chain, key)) => {
-            let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("the key: {error}"))?;
-            let chain = certificates(chain)?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| format!("certificate and key: {error}"))?
+    let identity = match &source.identity {
+        Some((chain, private)) => {
+            Some((certificates(chain)?, key(private).map_err(|error| format!("the key: {error}"))?))
         }
+        None => None,
     };
+    let mut config = identified(builder, identity)?;
     // A resumed session would not show the certificate, and so hide that it has expired.
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+/// How a client of a GWM speaks TLS: whom it trusts, and who it is itself. Whoever keeps this resumes sessions.
+pub fn client(roots: RootCertStore, identity: Option<Identity>) -> Result<Arc<ClientConfig>, String> {
+    let builder = builder(Arc::new(aws_lc_rs::default_provider()))?.with_root_certificates(roots);
+    Ok(Arc::new(identified(builder, identity)?))
+}
+
+/// A certificate chain, the own one first, and the private key to it.
+pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn builder(provider: Arc<CryptoProvider>) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())
+}
+
+fn identified(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    identity: Option<Identity>,
+) -> Result<ClientConfig, String> {
+    match identity {
+        None => Ok(builder.with_no_client_auth()),
+        Some((chain, key)) => {
+            builder.with_client_auth_cert(chain, key).map_err(|error| format!("certificate and key: {error}"))
+        }
+    }
+}
+
+/// The longest file that is read: some thousand certificates.
+const FILE_BYTES: u64 = 16 << 20;
+
+/// A file with certificates or a key; an error names it.
+pub fn file(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(FILE_BYTES + 1).read_to_end(&mut bytes)) {
+        Err(error) => Err(format!("can not read {}: {error}", path.display())),
+        Ok(_) if bytes.len() as u64 > FILE_BYTES => Err(format!("{} has more than {FILE_BYTES} bytes", path.display())),
+        Ok(_) => Ok(bytes),
+    }
+}
+
+/// As [`file`]; an error names the flag too.
+pub fn flag_file(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
+    file(path).map_err(|error| format!("{flag}: {error}"))
+}
+
+/// The certificates in PEM text, at least one.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match certificates {
         Ok(certificates) if certificates.is_empty() => Err("there is no certificate (PEM) in it".into()),
@@ -166,8 +201,16 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
+/// The first private key in PEM text.
+pub fn key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        pem::Error::NoItemsFound => "there is no private key (PEM) in it".into(),
+        error => error.to_string(),
+    })
+}
+
 /// Whom to trust: the given authorities, else this machine's.
-fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, String> {
+pub fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(pem) => {
@@ -179,7 +222,7 @@ fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, String> {
             // Some of a machine's certificates may be ones that rustls does not read.
             let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if added == 0 {
-                return Err("this machine trusts no certificate authority: name one with ca, or install \
+                return Err("this machine trusts no certificate authority: name one (ca), or install \
                             ca-certificates"
                     .into());
             }

@@ -40,8 +40,8 @@ impl FakeGwm {
     }
 }
 
-/// One accepted connection.
-pub(crate) struct Peer(pub(crate) TcpStream);
+/// One accepted connection, plain or with something on top of it.
+pub(crate) struct Peer<S = TcpStream>(pub(crate) S);
 
 impl Peer {
     pub(crate) fn accept(listener: &TcpListener) -> Peer {
@@ -50,7 +50,9 @@ impl Peer {
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap(); // a broken test ends
         Peer(stream)
     }
+}
 
+impl<S: Read + Write> Peer<S> {
     /// Reads one message.
     pub(crate) fn read(&mut self) -> Vec<u8> {
         let mut message = vec![0; 13];

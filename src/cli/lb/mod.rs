@@ -40,7 +40,7 @@ This connects as the LB of --uid and so takes over from any other connection of 
 #[command(after_help = TAKEOVER)]
 pub struct Args {
     #[command(flatten)]
-    target: Target,
+    target: target::Flags,
     /// The load balancer's UID: 1 to 64 bytes (required)
     #[arg(long, env = "GWM_UID", value_name = "UID", value_parser = target::lb_uid, global = true)]
     uid: Option<String>,
@@ -175,15 +175,15 @@ pub fn run(args: Args) -> ExitCode {
         let mut command = super::Cli::command();
         command.error(ErrorKind::MissingRequiredArgument, "the load balancer's UID is missing: give --uid UID").exit();
     };
-    target::finish(match args.command {
-        Command::Watch(watch) => watch::run(&args.target, uid, watch),
-        Command::Weights(weights) => show(&args.target, &uid, weights),
-        Command::Register(groups) => register(&args.target, &uid, &groups),
-        Command::Deregister(what) => deregister(&args.target, &uid, &what),
-        Command::State(state) => set_state(&args.target, &uid, &state),
-        Command::Quiesce(what) => set_members(&args.target, &uid, &what, MemberFlags::QUIESCE),
-        Command::Resume(what) => set_members(&args.target, &uid, &what, MemberFlags::NONE),
-    })
+    target::finish(args.target.read().and_then(|target| match args.command {
+        Command::Watch(watch) => watch::run(&target, uid, watch),
+        Command::Weights(weights) => show(&target, &uid, weights),
+        Command::Register(groups) => register(&target, &uid, &groups),
+        Command::Deregister(what) => deregister(&target, &uid, &what),
+        Command::State(state) => set_state(&target, &uid, &state),
+        Command::Quiesce(what) => set_members(&target, &uid, &what, MemberFlags::QUIESCE),
+        Command::Resume(what) => set_members(&target, &uid, &what, MemberFlags::NONE),
+    }))
 }
 
 fn show(target: &Target, uid: &str, args: WeightsArgs) -> Result<(), Failure> {

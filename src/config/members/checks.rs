@@ -26,9 +26,6 @@ const PATH_BYTES: usize = 4096;
 const NAME_BYTES: usize = 255;
 const AGENT_SEND_BYTES: usize = 1024;
 
-/// The longest file with certificates or a key.
-const PEM_BYTES: u64 = 1 << 20;
-
 /// One name or a list of them.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -95,15 +92,9 @@ impl<'a> Loader<'a> {
         if let Some(bytes) = self.files.get(&whole) {
             return Ok(bytes.clone());
         }
-        let mut bytes = Vec::new();
-        let read = std::fs::File::open(&whole)
-            .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, PEM_BYTES + 1), &mut bytes));
-        match read {
-            Err(error) => fault(path.span().start, format!("can not read {}: {error}", whole.display())),
-            Ok(_) if bytes.len() as u64 > PEM_BYTES => {
-                fault(path.span().start, format!("{} has more than {PEM_BYTES} bytes", whole.display()))
-            }
-            Ok(_) => {
+        match tls::file(&whole) {
+            Err(error) => fault(path.span().start, error),
+            Ok(bytes) => {
                 self.files.insert(whole, bytes.clone());
                 Ok(bytes)
             }
@@ -114,7 +105,7 @@ impl<'a> Loader<'a> {
         if let Some((_, config)) = self.configs.iter().find(|(known, _)| known == source) {
             return Ok(config.clone());
         }
-        let config = tls::client(source)?;
+        let config = tls::check(source)?;
         self.configs.push((source.clone(), config.clone()));
         Ok(config)
     }

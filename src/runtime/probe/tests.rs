@@ -403,7 +403,7 @@ fn tls_server(name: &str, valid: bool, rude: bool) -> (String, SocketAddr) {
 fn https_members_prove_who_they_are() {
     let https = |server_name: Option<&str>, ca: Option<&str>, verify| {
         let source = TlsSource { verify, ca: ca.map(|pem| pem.as_bytes().to_vec()), identity: None };
-        let config = tls::client(&source).expect("a configuration");
+        let config = tls::check(&source).expect("a configuration");
         let tls = Some(Tls { server_name: server_name.map(str::to_owned), config, source });
         Check::Http(Arc::new(Http { tls, ..http() }))
     };
@@ -501,7 +501,7 @@ impl ClientSessionStore for Faulty {
 fn a_fault_inside_one_check_ends_that_check_alone() {
     let (_, address) = tls_server("web.example", true, false);
     let source = TlsSource { verify: false, ca: None, identity: None };
-    let good = tls::client(&source).expect("a configuration");
+    let good = tls::check(&source).expect("a configuration");
     let (mut verifies, mut begins) = (ClientConfig::clone(&good), ClientConfig::clone(&good));
     verifies.dangerous().set_certificate_verifier(Arc::new(Faulty));
     begins.resumption = Resumption::store(Arc::new(Faulty));

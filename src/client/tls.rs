@@ -1,0 +1,222 @@
+//! TLS below a client: the handshake, records in and out, and what can go wrong with them in words.
+
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+    sync::Arc,
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, InvalidMessage,
+    pki_types::{ServerName, UnixTime},
+};
+
+use super::{ErrorKind, MOMENT, Transport, is_end, is_retry, time_left};
+
+/// How a client speaks TLS with a GWM.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Whom it trusts and who it is itself. Connections made with one and the same value resume each other's session.
+    pub config: Arc<ClientConfig>,
+    /// The name or address that the GWM's certificate must have.
+    pub server_name: ServerName<'static>,
+}
+
+/// A TCP connection whose TLS handshake has ended well.
+pub(super) struct Stream {
+    tls: ClientConnection,
+    tcp: TcpStream,
+}
+
+impl Stream {
+    /// Shakes hands before the deadline, which is `timeout` from when connecting began.
+    pub(super) fn open(tcp: TcpStream, tls: &Tls, deadline: Instant, timeout: Duration) -> Result<Stream, ErrorKind> {
+        let doing = "finish the TLS handshake";
+        let connection = ClientConnection::new(tls.config.clone(), tls.server_name.clone()).map_err(ErrorKind::Tls)?;
+        let mut stream = Stream { tls: connection, tcp };
+        while stream.tls.is_handshaking() || stream.tls.wants_write() {
+            let Some(left) = time_left(deadline) else { return Err(ErrorKind::TimedOut { doing, after: timeout }) };
+            match stream.step(left) {
+                Ok(true) => {}
+                Ok(false) => return Err(ErrorKind::ClosedInHandshake),
+                Err(error) if is_retry(&error) => {}
+                Err(error) if is_end(&error) => return Err(ErrorKind::ClosedInHandshake),
+                Err(error) => return Err(ErrorKind::io(doing, error)),
+            }
+        }
+        Ok(stream)
+    }
+
+    /// Sends what waits, or else reads once; `false` at the stream's end.
+    fn step(&mut self, left: Duration) -> io::Result<bool> {
+        if self.tls.wants_write() {
+            Transport::set_write_timeout(&mut self.tcp, left)?;
+            return self.send().map(|()| true);
+        }
+        Transport::set_read_timeout(&mut self.tcp, left)?;
+        Ok(self.receive()? > 0)
+    }
+
+    /// Reads once from the socket and takes what arrived; the bytes read.
+    fn receive(&mut self) -> io::Result<usize> {
+        let read = self.tls.read_tls(&mut self.tcp)?;
+        if let Err(error) = self.tls.process_new_packets() {
+            // Tells the peer why, if it listens.
+            let _ = self.tls.write_tls(&mut self.tcp);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        Ok(read)
+    }
+
+    /// Sends what waits. What this could not send waits on.
+    fn send(&mut self) -> io::Result<()> {
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut self.tcp) {
+                Ok(_) => {}
+                Err(error) if is_end(&error) => return Err(self.last_words().unwrap_or(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Why the peer has closed: with TLS 1.3 it refuses a client's certificate only when the client believes that
+    /// the handshake is over, and sends already.
+    fn last_words(&mut self) -> Option<io::Error> {
+        Transport::set_read_timeout(&mut self.tcp, MOMENT).ok()?;
+        loop {
+            match self.receive() {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Some(error),
+                Ok(0) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// Plaintext that has arrived; `None` if there is none.
+    fn plaintext(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.tls.reader().read(out) {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            // An end without TLS's goodbye. A message states its length, so one that was cut is noticed anyway.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(0)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if let Some(read) = self.plaintext(out)? {
+            return Ok(read);
+        }
+        self.send()?; // such as the answer to a new key
+        self.receive()?;
+        // Not one more wait: whoever sends a byte at a time must not hold the caller beyond its deadline.
+        self.plaintext(out)?.ok_or_else(|| io::ErrorKind::Interrupted.into())
+    }
+}
+
+impl Write for Stream {
+    /// Takes bytes over; [`Write::flush`] sends them.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send()?; // so there is room
+        self.tls.writer().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send()
+    }
+}
+
+impl Transport for Stream {
+    fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        Transport::set_read_timeout(&mut self.tcp, timeout)
+    }
+
+    fn set_write_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        Transport::set_write_timeout(&mut self.tcp, timeout)
+    }
+}
+
+impl Drop for Stream {
+    /// Says goodbye, unless that would have to wait.
+    fn drop(&mut self) {
+        self.tls.send_close_notify();
+        if self.tcp.set_nonblocking(true).is_ok() {
+            let _ = self.tls.write_tls(&mut self.tcp);
+        }
+    }
+}
+
+/// What a GWM did, in words that go behind its name.
+pub(super) fn explain(error: &rustls::Error) -> String {
+    use rustls::Error;
+    match error {
+        Error::InvalidCertificate(error) => format!("shows a certificate {}", certificate(error)),
+        Error::AlertReceived(AlertDescription::CertificateRequired) => "wants a client certificate".into(),
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            "breaks off the TLS handshake: the two sides have nothing in common, or it wants a client certificate"
+                .into()
+        }
+        Error::AlertReceived(AlertDescription::ProtocolVersion) | Error::PeerIncompatible(_) => {
+            format!("speaks no TLS that is spoken here (1.2 and 1.3): {error}")
+        }
+        Error::AlertReceived(alert) if is_about_us(*alert) => format!("does not take our certificate: {alert:?}"),
+        Error::AlertReceived(alert) => format!("breaks off TLS: {alert:?}"),
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => "does not speak TLS".into(),
+        error => format!("breaks the rules of TLS: {error}"),
+    }
+}
+
+/// What is wrong with the GWM's certificate.
+fn certificate(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnknownIssuer => "of an authority that is not trusted here".into(),
+        CertificateError::ExpiredContext { not_after, .. } => format!("that was valid until {}", date(*not_after)),
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("that is not valid before {}", date(*not_before))
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let expected = expected.to_str();
+            match &presented[..] {
+                [] => format!("that is not for {expected}, nor for any name"),
+                names => {
+                    let names: Vec<_> = names.iter().map(|name| plain(name)).collect();
+                    format!("that is not for {expected} but for {}", names.join(", "))
+                }
+            }
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "that is not one for servers".into()
+        }
+        other => format!("that will not do: {other}"),
+    }
+}
+
+/// A name without what rustls writes around it.
+fn plain(name: &str) -> &str {
+    name.strip_prefix("DnsName(\"").and_then(|name| name.strip_suffix("\")")).unwrap_or(name)
+}
+
+fn date(time: UnixTime) -> String {
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
+    time.map_or("the end of time".into(), |time| humantime::format_rfc3339_seconds(time).to_string())
+}
+
+/// Whether an alert finds fault with the certificate that we showed, or should have.
+pub(super) fn is_about_us(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+    )
+}
