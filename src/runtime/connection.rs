@@ -4,7 +4,13 @@
 //! there is news of the socket or someone woke the connection, [`Connection::deliver`] for what the coordinator
 //! sends, and [`Connection::overdue`] now and then.
 
-use std::{io, net::SocketAddr, os::fd::BorrowedFd, sync::atomic::Ordering, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::BorrowedFd,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
 
 use rustix::net::{RecvFlags, Shutdown, shutdown};
 
@@ -16,7 +22,7 @@ use super::{
     wire::{Fault, Received, Wire, receive_now},
 };
 use crate::{
-    access::Peer,
+    access::{Certificate, Peer},
     config::{Carries, Connections},
     coordinator::{Kind, Time},
     limits,
@@ -275,18 +281,26 @@ impl Connection {
 
     /// The handshake has ended well.
     fn secured(&mut self, shard: &Shard) -> Call {
-        let certificate = self.wire.session().and_then(|session| session.peer_certificates()?.first());
+        let shown = self.wire.session().and_then(|session| session.peer_certificates()?.first());
+        let certificate = match shown.map(|shown| still_valid(shown)).transpose() {
+            Ok(certificate) => certificate,
+            Err(why) => {
+                shard.note(Cause::Handshake, self.peer, Some(&why));
+                self.return_turn(shard);
+                self.stage = Stage::Flushing(Cause::Handshake);
+                return Call::Done;
+            }
+        };
         count(if self.wire.resumed() { &shard.counters.resumptions } else { &shard.counters.handshakes });
-        let _ = certificate;
         self.return_turn(shard);
-        self.open(shard, None);
+        self.open(shard, certificate);
         // What came with the handshake's end has been taken in already.
         self.readable = true;
         Call::Done
     }
 
     /// From now on it is a connection like any other.
-    pub(super) fn open(&mut self, shard: &Shard, certificate: Option<std::sync::Arc<crate::access::Certificate>>) {
+    pub(super) fn open(&mut self, shard: &Shard, certificate: Option<Arc<Certificate>>) {
         self.stage = Stage::Open;
         self.known = true;
         self.since = shard.shared.clock.now();
@@ -571,6 +585,16 @@ impl Connection {
             }
         };
         (now >= self.since + limit).then_some(cause)
+    }
+}
+
+/// The names of a client's certificate. A resumed session was checked when it began, and may outlive its certificate.
+fn still_valid(shown: &[u8]) -> Result<Arc<Certificate>, String> {
+    let certificate = Certificate::parse(shown)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    match now > certificate.not_after {
+        true => Err("the client's certificate has expired since its session began".into()),
+        false => Ok(Arc::new(certificate)),
     }
 }
 
