@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     harness::{Daemon, LB, MEMBER, PATIENCE, Peer, until},
+    tls::Site,
     wire,
 };
 
@@ -23,11 +24,32 @@ const MEMBERS: usize = 2000;
 const GROWTH_KIB: u64 = 24 * 1024;
 
 /// A connection with a small receive buffer, so that little is on its way.
-fn narrow(address: SocketAddr) -> Peer {
+fn narrow(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(16 * 1024).expect("a socket option");
     socket.connect(&address.into()).expect("the daemon accepts");
-    Peer::from(TcpStream::from(socket))
+    socket.into()
+}
+
+/// Plain connections, or sessions over TLS.
+struct Over(Option<Site>);
+
+impl Over {
+    fn start_alone(&self, flags: &[&str]) -> Daemon {
+        let tls = self.0.iter().flat_map(|site| &site.flags).map(String::as_str);
+        Daemon::start_alone(&tls.chain(flags.iter().copied()).collect::<Vec<_>>())
+    }
+
+    fn peer(&self, stream: TcpStream) -> Peer {
+        match &self.0 {
+            None => Peer::from(stream),
+            Some(site) => Peer::secure(stream, &site.client()).expect("the daemon shakes hands"),
+        }
+    }
+
+    fn connect(&self, daemon: &Daemon) -> Peer {
+        self.peer(TcpStream::connect(daemon.address()).expect("the daemon accepts"))
+    }
 }
 
 /// `10.1.x.y:80` with the longest label.
@@ -36,13 +58,13 @@ fn wide_members() -> Vec<String> {
 }
 
 /// An LB that is pushed a large group, by a connection that has read nothing but the replies; and one that reads.
-fn slow_and_witness(daemon: &Daemon) -> (Peer, Peer) {
+fn slow_and_witness(daemon: &Daemon, over: &Over) -> (Peer, Peer) {
     let members = wide_members();
     let members: Vec<&str> = members.iter().map(String::as_str).collect();
-    let mut slow = narrow(daemon.address());
+    let mut slow = over.peer(narrow(daemon.address()));
     assert_eq!(slow.register(LB, "SLOW", "G", &members), OK);
     assert_eq!(slow.set_lb("SLOW", LbFlags::PUSH | LbFlags::TRUST), OK);
-    let mut witness = daemon.connect();
+    let mut witness = over.connect(daemon);
     assert_eq!(witness.register(LB, "FAST", "G", &["10.0.0.1:80"]), OK);
     assert_eq!(witness.set_lb("FAST", LbFlags::PUSH | LbFlags::TRUST), OK);
     assert_eq!(witness.push(), "FAST/G [10.0.0.1:80 00/05/100]");
@@ -63,10 +85,19 @@ fn change(member: &mut Peer, witness: &mut Peer, round: u8) {
 
 #[test]
 fn a_slow_reader_gets_the_newest_state_and_no_backlog() {
+    newest_state_and_no_backlog(&Over(None));
+}
+
+#[test]
+fn a_slow_reader_over_tls_gets_the_newest_state_and_no_backlog() {
+    newest_state_and_no_backlog(&Over(Some(Site::new())));
+}
+
+fn newest_state_and_no_backlog(over: &Over) {
     const ROUNDS: u8 = 200;
-    let daemon = Daemon::start_alone(&["--push-window", "1ms", "--stall-timeout", "1h"]);
-    let (mut slow, mut witness) = slow_and_witness(&daemon);
-    let mut member = daemon.connect();
+    let daemon = over.start_alone(&["--push-window", "1ms", "--stall-timeout", "1h"]);
+    let (mut slow, mut witness) = slow_and_witness(&daemon, over);
+    let mut member = over.connect(&daemon);
     (1..=20).for_each(|round| change(&mut member, &mut witness, round));
     let before = daemon.resident_kib();
     (21..=ROUNDS).for_each(|round| change(&mut member, &mut witness, round));
@@ -88,9 +119,18 @@ fn a_slow_reader_gets_the_newest_state_and_no_backlog() {
 
 #[test]
 fn a_stalled_reader_is_dropped_and_its_state_held() {
-    let daemon = Daemon::start(&["--push-window", "1ms", "--stall-timeout", "100ms"]);
-    let (slow, mut witness) = slow_and_witness(&daemon);
-    let mut member = daemon.connect();
+    dropped_and_held(&Over(None));
+}
+
+#[test]
+fn a_stalled_reader_over_tls_is_dropped_and_its_state_held() {
+    dropped_and_held(&Over(Some(Site::new())));
+}
+
+fn dropped_and_held(over: &Over) {
+    let daemon = over.start_alone(&["--push-window", "1ms", "--stall-timeout", "100ms"]);
+    let (slow, mut witness) = slow_and_witness(&daemon, over);
+    let mut member = over.connect(&daemon);
     let mut round = 1u8;
     change(&mut member, &mut witness, round);
     let connected = daemon.sockets();
@@ -103,7 +143,7 @@ fn a_stalled_reader_is_dropped_and_its_state_held() {
     assert_eq!(daemon.sockets(), connected - 1);
     change(&mut member, &mut witness, 0xEE);
     drop(slow);
-    let mut slow = daemon.connect();
+    let mut slow = over.connect(&daemon);
     let weights = slow.get_weights("SLOW", &["G"]);
     assert_eq!(weights.matches(" 00/05/100").count(), MEMBERS - 1);
     assert!(weights.contains(" EE/05/100"));
@@ -117,7 +157,7 @@ fn a_peer_that_reads_no_replies_is_not_read() {
     let daemon = Daemon::start_alone(&["--stall-timeout", "1h"]);
     let members = wide_members();
     let members: Vec<&str> = members.iter().map(String::as_str).collect();
-    let mut peer = narrow(daemon.address());
+    let mut peer = Peer::from(narrow(daemon.address()));
     assert_eq!(peer.register(LB, "LB1", "G", &members), OK);
     let before = daemon.resident_kib();
     let mut requests = Vec::new();
@@ -162,7 +202,7 @@ fn a_peer_that_resets_in_the_middle_of_a_message_leaves_nothing() {
     let daemon = Daemon::start(&["--push-window", "1ms", "--stall-timeout", "1h"]);
     let idle = daemon.sockets();
     for _ in 0..5 {
-        let (slow, mut witness) = slow_and_witness(&daemon);
+        let (slow, mut witness) = slow_and_witness(&daemon, &Over(None));
         let mut member = daemon.connect();
         (1..=5).for_each(|round| change(&mut member, &mut witness, round));
         slow.stream().read_exact(&mut [0; 100]).expect("the push has begun");
