@@ -82,6 +82,7 @@ impl Bed {
             max_memberships: 7_000_000,
             weight_max: 100,
             roster: Arc::new(Roster::new(Member::watched(100, Monitor::auto(), Times::default()), Policy::Auto)),
+            access: std::sync::Arc::default(),
             icmp: false,
             panic_percent: 50,
             hash_seed: 7,

@@ -12,10 +12,12 @@ use std::{
 };
 
 use crate::{
+    access::Access,
     coordinator::Settings,
     roster::{Check, Monitor, Roster},
 };
 
+pub mod access;
 mod file;
 mod flags;
 mod listen;
@@ -23,7 +25,7 @@ pub mod members;
 pub mod tls;
 
 use flags::duration;
-pub use flags::{CpuList, Flags, LogFormat, LogLevel, PolicyName, Probe, TlsVersion};
+pub use flags::{CpuList, Flags, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion};
 pub use listen::{Carries, Listen};
 
 /// File descriptors that are not connections: listeners, rings, event descriptors, files.
@@ -84,6 +86,8 @@ pub struct Config {
     pub settings: Settings,
     /// How members are watched and judged.
     pub monitoring: Monitoring,
+    /// Where [`Settings::access`] comes from.
+    pub access: AccessSource,
 }
 
 /// How members are watched and judged; see the flags for meaning.
@@ -103,6 +107,22 @@ impl Monitoring {
     /// Reads the members file again, if there is one.
     pub fn read(&self) -> Result<Option<Roster>, String> {
         self.members.as_ref().map(|path| members::read(path, &self.defaults)).transpose()
+    }
+}
+
+/// Where it is said who may speak for whom.
+#[derive(Clone, Debug)]
+pub struct AccessSource {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// What flags say.
+    pub rules: access::Rules,
+}
+
+impl AccessSource {
+    /// Reads the file, or reads it again.
+    pub fn read(&self) -> Result<Access, String> {
+        self.file.as_ref().map_or_else(|| Ok(self.rules.access()), |path| access::read(path, &self.rules))
     }
 }
 
@@ -132,7 +152,7 @@ pub struct Connections {
 }
 
 impl Config {
-    /// Checks the flags against each other and the machine, and reads the members file.
+    /// Checks the flags against each other and the machine, and reads the files that they name.
     pub fn new(flags: &Flags, host: &Host) -> Result<Config, ConfigError> {
         let (coordinator_cpu, shard_cpus) = place(flags, host)?;
         let listen = listen::addresses(flags)?;
@@ -168,6 +188,7 @@ impl Config {
         let Descriptors { connections: max, probes, limit: descriptors } =
             descriptors(flags, host, shard_cpus.len(), listen.len())?;
         let (roster, monitoring) = monitoring(flags, probes)?;
+        let access = access_source(flags)?;
         let poll_interval_seconds = u16::try_from(flags.poll_interval.as_secs()).expect("the flag's range is 16 bits");
         Ok(Config {
             listen,
@@ -200,6 +221,7 @@ impl Config {
                 max_memberships: flags.max_memberships,
                 weight_max: flags.weight_max,
                 roster: Arc::new(roster),
+                access: Arc::new(access.read().map_err(ConfigError::Failure)?),
                 // What this process may do shows when it serves.
                 icmp: false,
                 panic_percent: flags.panic_percent,
@@ -207,6 +229,7 @@ impl Config {
                 hash_seed: RandomState::new().build_hasher().finish(),
             },
             monitoring,
+            access,
         })
     }
 }
@@ -234,6 +257,38 @@ fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring), Co
     };
     let monitoring = Monitoring { members: flags.members.clone(), defaults, max_probes, slow_start: flags.slow_start };
     Ok((roster, monitoring))
+}
+
+/// Who has to prove what, as far as that can be.
+fn access_source(flags: &Flags) -> Result<AccessSource, ConfigError> {
+    let (lb_identity, member_identity) = (flags.lb_identity, flags.member_identity);
+    for (flag, given) in [
+        ("--lb-identity", lb_identity == LbIdentity::Certificate),
+        ("--member-identity", member_identity == MemberIdentity::Certificate),
+    ] {
+        if given && flags.tls_client_ca.is_none() {
+            return usage(format!("{flag} certificate needs --tls-client-ca: without it no client is asked for one"));
+        }
+    }
+    if lb_identity == LbIdentity::SourceIp && flags.access.is_none() {
+        return usage("--lb-identity source-ip needs an --access file, or nobody could be a load balancer".into());
+    }
+    if flags.lb_identity_common_name && lb_identity != LbIdentity::Certificate {
+        return usage("--lb-identity-common-name is for --lb-identity certificate: set that, or leave it out".into());
+    }
+    if flags.access.is_some() && lb_identity == LbIdentity::Any && member_identity == MemberIdentity::Any {
+        return usage(
+            "an --access file means nothing while nobody has to prove who it is: set --lb-identity or \
+             --member-identity, or leave it out"
+                .into(),
+        );
+    }
+    let rules = access::Rules {
+        lb_identity: lb_identity.into(),
+        member_identity: member_identity.into(),
+        common_name: flags.lb_identity_common_name,
+    };
+    Ok(AccessSource { file: flags.access.clone(), rules })
 }
 
 fn usage<T>(text: String) -> Result<T, ConfigError> {

@@ -144,6 +144,7 @@ fn settings() -> Settings {
         max_memberships: 10_000,
         weight_max: 100,
         roster: Arc::new(Roster::new(Member::watched(100, Monitor::auto(), Times::default()), Policy::Auto)),
+        access: std::sync::Arc::default(),
         icmp: false,
         panic_percent: 50,
         hash_seed: 1,

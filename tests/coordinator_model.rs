@@ -163,6 +163,7 @@ impl Run {
             max_memberships: if wide { 300 } else { [8, 12, 100][rng.usize(..3)] },
             weight_max: rng.u16(1..),
             roster: generator::roster(&mut rng, &universe),
+            access: std::sync::Arc::default(),
             icmp: rng.bool(),
             panic_percent: [0, 30, 50, 50, 100][rng.usize(..5)],
             hash_seed: rng.u64(..),

@@ -12,6 +12,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("coordinator", &["monitor", "runtime", "client", "cli", "config"]),
     ("monitor", &["session", "coordinator", "runtime", "client", "cli", "config"]),
     ("roster.rs", &["session", "coordinator", "monitor", "runtime", "client", "cli", "config"]),
+    ("access", &["session", "coordinator", "monitor", "runtime", "client", "cli", "config"]),
+    ("network.rs", &["access", "roster", "session", "coordinator", "monitor", "runtime", "client", "cli", "config"]),
     ("client", &["session", "coordinator", "runtime", "cli", "config"]),
     ("config", &["runtime", "client", "cli"]),
     ("runtime", &["client", "cli"]),
@@ -40,7 +42,7 @@ const IMPURE: &[&str] = &[
     "std::env",
 ];
 
-const PURE: &[&str] = &["sasp", "session.rs", "roster.rs", "monitor", "coordinator"];
+const PURE: &[&str] = &["sasp", "session.rs", "access", "network.rs", "roster.rs", "monitor", "coordinator"];
 
 fn sources(path: &Path, found: &mut Vec<PathBuf>) {
     if path.is_dir() {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 
 use super::members;
-use crate::{judgement::Policy, limits};
+use crate::{access::Identity, judgement::Policy, limits};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -57,6 +57,24 @@ pub struct Flags {
     #[arg(long, env = "GWM_MAX_HANDSHAKES", value_name = "N", default_value = "1024",
         value_parser = clap::value_parser!(u32).range(4..=limits::CONNECTIONS as i64))]
     pub max_handshakes: u32,
+
+    /// What a peer has to prove before it may speak for a load balancer; one that does not is answered 0x11
+    #[arg(long, env = "GWM_LB_IDENTITY", value_name = "HOW", default_value = "any")]
+    pub lb_identity: LbIdentity,
+
+    /// With --lb-identity certificate: the subject's common name (CN) counts as one of the certificate's names
+    #[arg(long, env = "GWM_LB_IDENTITY_COMMON_NAME")]
+    pub lb_identity_common_name: bool,
+
+    /// What a peer has to prove before it may register, deregister or set the state of a member without being its load
+    /// balancer; a request about any other member is answered 0x11
+    #[arg(long, env = "GWM_MEMBER_IDENTITY", value_name = "HOW", default_value = "any")]
+    pub member_identity: MemberIdentity,
+
+    /// TOML file of who may be which load balancer (`[[lb]]`) and speak for which members (`[[member]]`); README.md has
+    /// all keys. Read again on SIGHUP; an invalid new file changes nothing
+    #[arg(long, env = "GWM_ACCESS", value_name = "FILE")]
+    pub access: Option<PathBuf>,
 
     /// Shards: executors that own connections, one per core; 1 to 256 [default: usable cores less one, at least 1]
     #[arg(long, env = "GWM_SHARDS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -249,6 +267,50 @@ pub enum TlsVersion {
     /// RFC 8446
     #[value(name = "1.3")]
     Tls13,
+}
+
+/// What a load balancer has to prove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LbIdentity {
+    /// Nothing: whoever states its UID is the load balancer
+    Any,
+    /// It connects from an address that --access gives for its UID
+    SourceIp,
+    /// Its UID is a name in its certificate (SAN dNSName, or URI sasp:lb:UID), or --access gives the certificate for
+    /// it; takes --tls-client-ca
+    Certificate,
+}
+
+impl From<LbIdentity> for Identity {
+    fn from(identity: LbIdentity) -> Identity {
+        match identity {
+            LbIdentity::Any => Identity::Any,
+            LbIdentity::SourceIp => Identity::SourceIp,
+            LbIdentity::Certificate => Identity::Certificate,
+        }
+    }
+}
+
+/// What a member has to prove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MemberIdentity {
+    /// Nothing: it speaks for any member
+    Any,
+    /// The member has the address that it connects from, or one that --access gives for that
+    SourceIp,
+    /// The member has an address that is in its certificate (SAN iPAddress), or one that --access gives for that;
+    /// takes --tls-client-ca
+    Certificate,
+}
+
+impl From<MemberIdentity> for Identity {
+    fn from(identity: MemberIdentity) -> Identity {
+        match identity {
+            MemberIdentity::Any => Identity::Any,
+            MemberIdentity::SourceIp => Identity::SourceIp,
+            MemberIdentity::Certificate => Identity::Certificate,
+        }
+    }
 }
 
 /// How members are watched.

@@ -11,6 +11,7 @@ mod judging;
 mod load_balancer;
 mod pushes;
 mod requests;
+mod rights;
 mod tables;
 mod verdicts;
 mod watches;
@@ -24,12 +25,13 @@ use std::{
 
 pub use crate::time::Time;
 use crate::{
-    access::Peer,
+    access::{Access, Peer},
     roster::Roster,
     sasp::{Message, ReturnCode},
     session,
 };
 use load_balancer::{LbId, Timer};
+pub use rights::{REFUSALS, Refusal, Refused};
 use tables::Tables;
 pub use watches::WatchOrder;
 
@@ -58,6 +60,8 @@ pub enum Kind {
 pub enum CloseReason {
     /// Another connection was bound to the same LB UID.
     TakenOver,
+    /// It may not be its LB any more.
+    NotPermitted,
 }
 
 /// Where the coordinator's messages go: the runtime's batches, or a test's list.
@@ -71,6 +75,8 @@ pub trait Outbox {
     fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind);
     /// Asks the shard to flush and close the connection; [`Coordinator::closed`] follows when it has.
     fn close(&mut self, connection: ConnectionId, reason: CloseReason);
+    /// A request is being answered with 0x11, for somebody to know why.
+    fn refused(&mut self, _refused: &Refused<'_>) {}
 }
 
 /// What the coordinator is told at start; see the flags of `gwm serve` for meaning and ranges.
@@ -98,6 +104,8 @@ pub struct Settings {
     pub weight_max: u16,
     /// What the operator says of members and groups.
     pub roster: Arc<Roster>,
+    /// Who may speak for whom.
+    pub access: Arc<Access>,
     /// Whether shards can send ICMP echoes.
     pub icmp: bool,
     /// Of the watched endpoints that had contact, the percentage that may lose it within one fall window; if it is
@@ -131,8 +139,8 @@ struct Connection {
     open: bool,
     /// The LB that it is bound to.
     lb: Option<LbId>,
-    /// Its LB moved to another connection: it speaks for no LB any more.
-    superseded: bool,
+    /// Why it is being closed: it speaks for no LB any more.
+    dismissed: Option<CloseReason>,
     /// A message was committed to it that was not delivered yet.
     in_flight: bool,
     /// A push to its LB is due and waits for that.
@@ -157,6 +165,8 @@ pub struct Coordinator {
     tables: Tables,
     /// By shard and slot.
     connections: Vec<Vec<Connection>>,
+    /// Who is at the other end; apart from the connections, which a push touches.
+    peers: Vec<Vec<Option<Peer>>>,
     /// At most one entry for each LB and timer.
     alarms: BinaryHeap<Reverse<Alarm>>,
     /// By shard: LBs, with their connection, whose push is due and which have nothing in flight.
@@ -176,6 +186,7 @@ impl Coordinator {
             tables: Tables::new(&settings),
             settings,
             connections: vec![Vec::new(); shards.into()],
+            peers: vec![Vec::new(); shards.into()],
             alarms: BinaryHeap::new(),
             ready: vec![VecDeque::new(); shards.into()],
             sweep: judging::Sweep::default(),
@@ -184,14 +195,18 @@ impl Coordinator {
         }
     }
 
-    /// A connection was accepted. Its slot is not in use.
-    pub fn opened(&mut self, connection: ConnectionId, _peer: Peer) {
-        let slots = &mut self.connections[usize::from(connection.shard)];
+    /// A connection is there, and who is at its other end. Its slot is not in use.
+    pub fn opened(&mut self, connection: ConnectionId, peer: Peer) {
+        let shard = usize::from(connection.shard);
+        let (slots, peers) = (&mut self.connections[shard], &mut self.peers[shard]);
         let slot = connection.slot as usize;
         if slots.len() <= slot {
             slots.resize_with(slot + 1, Connection::default);
+            peers.resize(slot + 1, None);
         }
         slots[slot] = Connection { generation: connection.generation, open: true, ..Connection::default() };
+        // A socket for IPv6 shows IPv4 addresses in another form.
+        peers[slot] = Some(Peer { address: peer.address.to_canonical(), ..peer });
     }
 
     /// A well-formed request arrived (`id` from its header); exactly one reply is committed before this
@@ -243,7 +258,9 @@ impl Coordinator {
     pub fn closed(&mut self, now: Time, connection: ConnectionId) {
         let Some(known) = self.connection(connection) else { return };
         known.open = false;
-        if let Some(lb) = known.lb.take() {
+        let lb = known.lb.take();
+        self.peers[usize::from(connection.shard)][connection.slot as usize] = None;
+        if let Some(lb) = lb {
             self.tables.detach(lb);
             self.set_deadline(lb, Timer::Hold, now + self.settings.hold_time);
         }

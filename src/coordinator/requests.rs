@@ -4,12 +4,9 @@
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 
-use super::{
-    CloseReason, ConnectionId, Coordinator, Kind, Outbox, Time,
-    group::GroupId,
-    load_balancer::{LbId, Timer},
-};
+use super::{ConnectionId, Coordinator, Kind, Outbox, Time, group::GroupId, load_balancer::LbId, rights::Ask};
 use crate::{
+    access::Act,
     limits,
     sasp::{
         Endpoint, Entry, GroupData, Groups, LbFlags, MemberFlags, ReturnCode, SenderFlags, Writer,
@@ -49,7 +46,10 @@ impl Coordinator {
         let names = names(request.groups);
         check_uids(&names)?;
         check_group_names(&names)?;
-        self.admit(now, connection, request.flags, &names, true, out)?;
+        let act = Act::Register;
+        let ask = Ask { flags: request.flags, creates: true, act: Some(act) };
+        self.admit(now, connection, ask, &names, out)?;
+        self.check_speaker(connection, request.flags, act, request.groups, out)?;
         let mut targets = self.targets(&names);
         check_duplicate_members(request.groups, &targets, self.tables.hasher())?;
         for (group, target) in request.groups.into_iter().zip(&targets) {
@@ -103,7 +103,10 @@ impl Coordinator {
         if request.groups.into_iter().any(|group| group.data.name.is_empty() && group.count() > 0) {
             return Err(ReturnCode::NOT_UNDERSTOOD);
         }
-        self.admit(now, connection, request.flags, &names, false, out)?;
+        let act = Act::Deregister;
+        let ask = Ask { flags: request.flags, creates: false, act: Some(act) };
+        self.admit(now, connection, ask, &names, out)?;
+        self.check_speaker(connection, request.flags, act, request.groups, out)?;
         let targets = self.targets(&names);
         check_overlapping_removals(request, &targets, self.tables.hasher())?;
         check_duplicate_members(request.groups, &targets, self.tables.hasher())?;
@@ -158,7 +161,8 @@ impl Coordinator {
     ) -> Result {
         let names: Vec<GroupData<'_>> = request.groups.iter().collect();
         check_uids(&names)?;
-        self.admit(now, connection, SenderFlags::LOAD_BALANCER, &names, false, out)?;
+        let ask = Ask { flags: SenderFlags::LOAD_BALANCER, creates: false, act: None };
+        self.admit(now, connection, ask, &names, out)?;
         let targets = self.targets(&names);
         let all = names.iter().any(|name| name.name.is_empty());
         if all && names.len() > 1 || targets.iter().enumerate().any(|(at, target)| target.first != at) {
@@ -218,8 +222,10 @@ impl Coordinator {
     ) -> Result {
         let name = GroupData { lb_uid: request.lb_uid, name: b"" };
         check_uids(&[name])?;
-        self.admit(now, connection, SenderFlags::LOAD_BALANCER, &[name], true, out)?;
-        let Some(lb) = self.tables.find_lb(request.lb_uid) else { return Err(ReturnCode::NOT_ACCEPTED) };
+        let act = request.flags.contains(LbFlags::TRUST).then_some(Act::Trust);
+        let ask = Ask { flags: SenderFlags::LOAD_BALANCER, creates: true, act };
+        self.admit(now, connection, ask, &[name], out)?;
+        let lb = self.tables.find_lb(request.lb_uid).expect("`admit` has made it known");
         let known = &mut self.tables.lbs[lb as usize];
         known.health = request.health;
         let pushed = known.pushing();
@@ -242,7 +248,10 @@ impl Coordinator {
         let names = names(request.groups);
         check_uids(&names)?;
         check_group_names(&names)?;
-        self.admit(now, connection, request.flags, &names, false, out)?;
+        let act = Act::SetState;
+        let ask = Ask { flags: request.flags, creates: false, act: Some(act) };
+        self.admit(now, connection, ask, &names, out)?;
+        self.check_speaker(connection, request.flags, act, request.groups, out)?;
         let targets = self.targets(&names);
         if targets.iter().enumerate().any(|(at, target)| target.first != at) {
             return Err(ReturnCode::DUPLICATE_GROUP);
@@ -269,74 +278,6 @@ impl Coordinator {
             }
         }
         Ok(Done::Code)
-    }
-
-    /// The sender's rights, and an LB's binding (section 4 of the protocol page). With `creates` the message is
-    /// one by which an LB contacts the GWM.
-    fn admit(
-        &mut self,
-        now: Time,
-        connection: ConnectionId,
-        flags: SenderFlags,
-        names: &[GroupData<'_>],
-        creates: bool,
-        out: &mut impl Outbox,
-    ) -> std::result::Result<(), ReturnCode> {
-        let Some(first) = names.first() else { return Ok(()) };
-        if !flags.contains(SenderFlags::LOAD_BALANCER) {
-            let mut trusted = true;
-            let mut last: Option<&[u8]> = None;
-            for name in names {
-                if last.replace(name.lb_uid) == Some(name.lb_uid) {
-                    continue;
-                }
-                let lb = self.tables.find_lb(name.lb_uid).ok_or(ReturnCode::LB_NOT_CONTACTED)?;
-                trusted &= self.tables.lbs[lb as usize].flags.contains(LbFlags::TRUST);
-            }
-            return if trusted { Ok(()) } else { Err(ReturnCode::NOT_ACCEPTED) };
-        }
-        if names.iter().any(|name| name.lb_uid != first.lb_uid) {
-            return Err(ReturnCode::NOT_ACCEPTED);
-        }
-        let Some(known) = self.connection(connection) else { return Err(ReturnCode::NOT_ACCEPTED) };
-        if let Some(bound) = known.lb {
-            let same = *self.tables.lbs[bound as usize].uid == *first.lb_uid;
-            return if same { Ok(()) } else { Err(ReturnCode::NOT_ACCEPTED) };
-        }
-        if known.superseded {
-            return Err(ReturnCode::NOT_ACCEPTED);
-        }
-        let lb = match self.tables.find_lb(first.lb_uid) {
-            Some(lb) => lb,
-            None if !creates => return Err(ReturnCode::UNKNOWN_LB_UID),
-            None if self.tables.lbs.len() >= self.settings.max_load_balancers as usize => {
-                return Err(ReturnCode::NOT_ACCEPTED);
-            }
-            None => self.tables.create_lb(first.lb_uid),
-        };
-        self.bind(now, connection, lb, out);
-        Ok(())
-    }
-
-    /// Makes the connection the LB's; an older one is closed.
-    fn bind(&mut self, now: Time, connection: ConnectionId, lb: LbId, out: &mut impl Outbox) {
-        if let Some(old) = self.tables.lbs[lb as usize].connection {
-            self.tables.detach(lb);
-            if let Some(known) = self.connection(old) {
-                (known.lb, known.superseded) = (None, true);
-            }
-            out.close(old, CloseReason::TakenOver);
-        }
-        if let Some(known) = self.connection(connection) {
-            known.lb = Some(lb);
-        }
-        let known = &mut self.tables.lbs[lb as usize];
-        known.deadline(Timer::Hold).at = None;
-        known.connection = Some(connection);
-        known.epoch = known.epoch.wrapping_add(1);
-        if known.pushing() {
-            self.start_pushing(now, lb);
-        }
     }
 
     fn targets(&self, names: &[GroupData<'_>]) -> Vec<Target> {

@@ -24,10 +24,14 @@ use super::{
     executor::{HEARTBEAT, TURN},
     link::{Down, Order, Slot, Up},
     mesh::{Batch, Bell, Receiver, Sender},
+    refusals::Refusals,
     shared::Clock,
 };
 use crate::{
-    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings, Time, Totals, WatchOrder},
+    access::Access,
+    coordinator::{
+        CloseReason, ConnectionId, Coordinator, Kind, Outbox, REFUSALS, Refused, Settings, Time, Totals, WatchOrder,
+    },
     roster::Roster,
     sasp::Message,
 };
@@ -45,10 +49,20 @@ const SLEEP_MIN: Duration = Duration::from_micros(200);
 pub(super) struct Control {
     /// What the operator says from now on.
     pub(super) roster: ArrayQueue<Arc<Roster>>,
+    /// Who may speak for whom from now on.
+    pub(super) access: ArrayQueue<Arc<Access>>,
     /// Set once: the task ends.
     pub(super) stop: AtomicBool,
     /// The coordinator's bell.
     pub(super) bell: Arc<Bell>,
+}
+
+/// What is left to tell when the coordinator stops.
+pub(super) struct Summary {
+    /// What it held.
+    pub(super) totals: Totals,
+    /// Requests that were not accepted from their sender, by cause.
+    pub(super) refused: [u64; REFUSALS],
 }
 
 type UpBatch = Batch<(Slot, Up)>;
@@ -148,11 +162,14 @@ struct Ports {
     pushes_until: Instant,
     /// Whether they had to.
     cut_short: Cell<bool>,
+    clock: Clock,
+    refusals: Refusals,
 }
 
 impl Ports {
-    fn new(list: Vec<Port>) -> Ports {
-        Ports { list, pushes_until: Instant::now(), cut_short: Cell::new(false) }
+    fn new(list: Vec<Port>, clock: Clock) -> Ports {
+        let refusals = Refusals::default();
+        Ports { list, pushes_until: Instant::now(), cut_short: Cell::new(false), clock, refusals }
     }
 
     fn port(&mut self, shard: u16) -> &mut Port {
@@ -187,6 +204,10 @@ impl Outbox for Ports {
     fn close(&mut self, connection: ConnectionId, reason: CloseReason) {
         self.port(connection.shard).closes.push_back((slot(connection), reason));
     }
+
+    fn refused(&mut self, refused: &Refused<'_>) {
+        self.refusals.note(self.clock.now(), refused);
+    }
 }
 
 fn slot(connection: ConnectionId) -> Slot {
@@ -217,7 +238,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Runs the coordinator until it is told to stop, and polls for `spin` before each sleep; what it held then.
+/// Runs the coordinator until it is told to stop, and polls for `spin` before each sleep; what is left to tell.
 pub(super) fn run(
     settings: Settings,
     ports: Vec<Port>,
@@ -225,10 +246,10 @@ pub(super) fn run(
     clock: Clock,
     spin: Duration,
     ready: impl FnOnce(),
-) -> Totals {
+) -> Summary {
     let shards = u16::try_from(ports.len()).expect("there are at most 256 shards");
-    let mut core =
-        Core { coordinator: Coordinator::new(settings, shards), ports: Ports::new(ports), control, clock, open: false };
+    let (coordinator, ports) = (Coordinator::new(settings, shards), Ports::new(ports, clock));
+    let mut core = Core { coordinator, ports, control, clock, open: false };
     ready();
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     while !core.control.stop.load(Ordering::Acquire) {
@@ -236,7 +257,7 @@ pub(super) fn run(
             core.wait(&waker, spin);
         }
     }
-    core.coordinator.totals()
+    Summary { totals: core.coordinator.totals(), refused: core.ports.refusals.counts() }
 }
 
 impl Core {
@@ -246,6 +267,10 @@ impl Core {
         self.take_acknowledgements();
         if let Some(roster) = self.control.roster.pop() {
             self.coordinator.set_roster(self.clock.now(), roster);
+        }
+        if let Some(access) = self.control.access.pop() {
+            self.ports.refusals.forget();
+            self.coordinator.set_access(self.clock.now(), access, &mut self.ports);
         }
         let mut more = false;
         for shard in 0..self.ports.list.len() {
@@ -257,6 +282,7 @@ impl Core {
         self.coordinator.poll(self.clock.now(), &mut self.ports);
         more |= self.give_watch_orders();
         self.tell_of_failing_open();
+        self.ports.refusals.report_suppressed(self.clock.now());
         self.ports.list.iter_mut().for_each(Port::flush);
         more | self.ports.cut_short.take()
     }
@@ -381,8 +407,8 @@ impl Core {
     /// Waits for work, or until the coordinator has something to do by itself; perhaps not as long.
     fn wait(&self, waker: &Waker, spin: Duration) {
         let work = || {
-            let stop = self.control.stop.load(Ordering::Acquire);
-            self.ports.list.iter().any(Port::has_work) || !self.control.roster.is_empty() || stop
+            let told = !self.control.roster.is_empty() || !self.control.access.is_empty();
+            self.ports.list.iter().any(Port::has_work) || told || self.control.stop.load(Ordering::Acquire)
         };
         let start = Instant::now();
         while start.elapsed() < spin {
@@ -429,14 +455,17 @@ mod tests {
             max_memberships: 10,
             weight_max: 100,
             roster: Arc::new(Roster::new(Member::unknown(100), Policy::Auto)),
+            access: Arc::default(),
             icmp: false,
             panic_percent: 50,
             hash_seed: 1,
         };
-        let control = Arc::new(Control { roster: ArrayQueue::new(1), stop: AtomicBool::new(false), bell });
+        let (roster, access) = (ArrayQueue::new(1), ArrayQueue::new(1));
+        let control = Arc::new(Control { roster, access, stop: AtomicBool::new(false), bell });
         let coordinator = Coordinator::new(settings, 1);
-        let ports = Ports::new(vec![Port::new(inbox, outbox)]);
-        (Core { coordinator, ports, control, clock: Clock::new(), open: false }, up, down)
+        let clock = Clock::new();
+        let ports = Ports::new(vec![Port::new(inbox, outbox)], clock);
+        (Core { coordinator, ports, control, clock, open: false }, up, down)
     }
 
     fn request(up: &mut Sender<(Slot, Up)>, id: u32) {

@@ -19,7 +19,7 @@ use signal_hook::{
 };
 
 use super::{
-    core::{self, Control, Port},
+    core::{self, Control, Port, Summary},
     executor, listener,
     mesh::{Bell, pipe},
     monitoring,
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     config::{Carries, Config, Listen, tls::Server},
-    coordinator::{Settings, Totals},
+    coordinator::{Refusal, Settings},
     limits,
     monitor::{self, Tuning},
 };
@@ -58,7 +58,7 @@ impl Drop for Obituary {
 
 /// The running executors.
 struct Threads {
-    coordinator: JoinHandle<Result<Totals, String>>,
+    coordinator: JoinHandle<Result<Summary, String>>,
     shards: Vec<JoinHandle<Result<(), String>>>,
 }
 
@@ -79,8 +79,12 @@ pub fn serve(mut config: Config) -> Result<(), String> {
     }
 
     let shared = Arc::new(Shared::new(&config.connections, config.tls.as_ref().map(|tls| tls.config.clone())));
-    let control =
-        Arc::new(Control { roster: ArrayQueue::new(1), stop: AtomicBool::new(false), bell: Arc::new(Bell::default()) });
+    let control = Arc::new(Control {
+        roster: ArrayQueue::new(1),
+        access: ArrayQueue::new(1),
+        stop: AtomicBool::new(false),
+        bell: Arc::new(Bell::default()),
+    });
     let counters: Vec<Arc<Counters>> = (0..shards).map(|_| Arc::default()).collect();
     let bells: Vec<Arc<Bell>> = (0..shards).map(|_| Arc::default()).collect();
     let monitoring: Vec<Arc<monitoring::Control>> = (0..shards).map(|_| Arc::default()).collect();
@@ -137,10 +141,11 @@ pub fn serve(mut config: Config) -> Result<(), String> {
                 }
             }
             Event::Signal(SIGHUP) => {
-                if config.monitoring.members.is_none() && config.tls.is_none() {
+                if config.monitoring.members.is_none() && config.access.file.is_none() && config.tls.is_none() {
                     tracing::info!("SIGHUP: no flag names a file to read again");
                 }
                 reload_members(&config, &control, &monitoring);
+                reload_access(&config, &control);
                 reload_tls(&mut config.tls, &shared);
             }
             Event::Signal(_) => break,
@@ -178,7 +183,7 @@ fn stop(
     for shard in threads.shards {
         joined(shard)?;
     }
-    let totals = joined(threads.coordinator)?;
+    let Summary { totals, refused } = joined(threads.coordinator)?;
     let sum = |read: fn(&Counters) -> u64| counters.iter().map(|counters| read(counters)).sum::<u64>();
     let (full, resumed) =
         (sum(|c| c.handshakes.load(Ordering::Relaxed)), sum(|c| c.resumptions.load(Ordering::Relaxed)));
@@ -205,6 +210,9 @@ fn stop(
             late_ms_p99,
             "checks"
         );
+    }
+    for (cause, requests) in Refusal::ALL.iter().zip(refused).filter(|(_, requests)| *requests > 0) {
+        tracing::info!(requests, "not accepted (0x11): {}", cause.text());
     }
     for (at, cause) in Cause::ALL.iter().enumerate() {
         let closed: u64 = counters.iter().filter_map(|c| c.closed.get(at)).map(|c| c.load(Ordering::Relaxed)).sum();
@@ -306,6 +314,19 @@ fn reload_members(config: &Config, control: &Control, monitoring: &[Arc<monitori
         }
         Ok(None) => {}
         Err(error) => tracing::error!("SIGHUP: the old members stay in force: {error}"),
+    }
+}
+
+/// Connections that may not be their LB any more end.
+fn reload_access(config: &Config, control: &Control) {
+    let Some(path) = &config.access.file else { return };
+    match config.access.read() {
+        Ok(access) => {
+            tracing::info!(entries = access.entries(), "SIGHUP: {} is in force", path.display());
+            control.access.force_push(Arc::new(access));
+            control.bell.ring();
+        }
+        Err(error) => tracing::error!("SIGHUP: the old access rules stay in force: {error}"),
     }
 }
 

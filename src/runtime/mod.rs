@@ -20,6 +20,7 @@ pub mod probe;
 // Not used yet.
 #[allow(dead_code)]
 mod rate;
+mod refusals;
 mod shard;
 mod shared;
 #[allow(dead_code)]

@@ -419,8 +419,12 @@ impl Shard {
                             down.unfinished = true;
                         }
                     }
-                    Order::Close(CloseReason::TakenOver) => {
-                        table.with(down.slot, |connection, _| connection.close(Cause::TakenOver, self));
+                    Order::Close(reason) => {
+                        let cause = match reason {
+                            CloseReason::TakenOver => Cause::TakenOver,
+                            CloseReason::NotPermitted => Cause::NotPermitted,
+                        };
+                        table.with(down.slot, |connection, _| connection.close(cause, self));
                     }
                     Order::Watch(order) => self.monitoring.order(self.shared.clock.now(), order),
                 }

@@ -107,6 +107,8 @@ pub(super) enum Cause {
     NoReply,
     /// Another connection speaks for the same load balancer.
     TakenOver,
+    /// The new rules do not let it speak for its load balancer.
+    NotPermitted,
     /// Bytes for the peer were not taken for too long.
     Stalled,
     /// The first message took too long.
@@ -138,6 +140,7 @@ impl Cause {
         Cause::Framing,
         Cause::NoReply,
         Cause::TakenOver,
+        Cause::NotPermitted,
         Cause::Stalled,
         Cause::FirstMessageTimeout,
         Cause::MessageTimeout,
@@ -157,6 +160,7 @@ impl Cause {
             Cause::Framing => "the bytes are not SASP",
             Cause::NoReply => "a message that is not a request",
             Cause::TakenOver => "another connection speaks for the same load balancer",
+            Cause::NotPermitted => "the new --access file does not let it speak for its load balancer",
             Cause::Stalled => "the peer took nothing for --stall-timeout",
             Cause::FirstMessageTimeout => "no whole message within --first-message-timeout",
             Cause::MessageTimeout => "a message was not whole within --message-timeout",

@@ -41,6 +41,7 @@ pub(crate) fn settings() -> Settings {
         max_memberships: 1000,
         weight_max: 100,
         roster: fixed(&[]),
+        access: std::sync::Arc::default(),
         icmp: false,
         panic_percent: 50,
         hash_seed: 1,

@@ -77,6 +77,7 @@ impl Gwm {
             max_memberships: 1000,
             weight_max: tuning.weight_max,
             roster: roster.clone(),
+            access: std::sync::Arc::default(),
             icmp: false,
             panic_percent: 50,
             hash_seed: seed,

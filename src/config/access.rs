@@ -1,0 +1,218 @@
+//! The access file: who may be which load balancer, and whom members speak for. An error names the file and the line.
+//!
+//! What says who somebody is (addresses or certificates) follows from the flags, and the other key is an error: nothing
+//! in the file is passed over in silence.
+
+use std::{net::IpAddr, path::Path};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::file::{self, Fault, fault, place};
+use crate::{
+    access::{Access, Act, Acts, CertificateName, Certificates, Identity, Lb, Member, Who},
+    limits,
+    network::{Network, Networks},
+    roster::Pattern,
+};
+
+/// The longest access file that is read: a hundred thousand entries, generously written.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// What flags say of identities.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// What a load balancer has to prove.
+    pub lb_identity: Identity,
+    /// What a member has to prove.
+    pub member_identity: Identity,
+    /// A certificate's CN counts as one of a load balancer's names.
+    pub common_name: bool,
+}
+
+impl Rules {
+    /// What is said without a file.
+    pub fn access(&self) -> Access {
+        Access::new(self.lb_identity, self.member_identity, self.common_name)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    lb: Vec<Spanned<LbTable>>,
+    #[serde(default)]
+    member: Vec<Spanned<MemberTable>>,
+}
+
+type Texts = Spanned<Vec<Spanned<String>>>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LbTable {
+    uid: Spanned<String>,
+    addresses: Option<Texts>,
+    certificates: Option<Texts>,
+    may: Option<Texts>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemberTable {
+    sources: Option<Texts>,
+    certificates: Option<Texts>,
+    addresses: Option<Texts>,
+    lbs: Option<Texts>,
+    groups: Option<Texts>,
+    may: Option<Texts>,
+}
+
+/// Reads an access file; the error is one line for the operator.
+pub fn read(path: &Path, rules: &Rules) -> Result<Access, String> {
+    let text = file::read(path, "access file", FILE_BYTES)?;
+    parse(&text, rules).map_err(|error| file::located(path, error))
+}
+
+/// Parses the file's text; an error has its line, from 1.
+pub fn parse(text: &str, rules: &Rules) -> Result<Access, (usize, String)> {
+    file::parse(text, |file| build(file, rules))
+}
+
+fn build(file: File, rules: &Rules) -> Result<Access, Fault> {
+    let mut access = rules.access();
+    for table in file.lb {
+        let at = table.span().start;
+        let table = table.into_inner();
+        let lb = lb(&table, at, rules.lb_identity)?;
+        let (uid_at, uid) = (table.uid.span().start, table.uid.get_ref());
+        if !(1..=limits::LB_UID_BYTES).contains(&uid.len()) {
+            return fault(uid_at, format!("uid has {} bytes: an LB UID has 1 to {}", uid.len(), limits::LB_UID_BYTES));
+        }
+        if !access.add_lb(uid.as_bytes(), lb) {
+            return fault(uid_at, format!("uid \"{uid}\" is listed twice: give it one entry"));
+        }
+    }
+    for table in file.member {
+        let at = table.span().start;
+        let (who, member) = member(&table.into_inner(), at, rules.member_identity)?;
+        access.add_member(who, member);
+    }
+    Ok(access)
+}
+
+fn lb(table: &LbTable, at: usize, identity: Identity) -> Result<Lb, Fault> {
+    let (certificates, addresses) = (place(&table.certificates), place(&table.addresses));
+    match (identity, certificates, addresses) {
+        (Identity::Any, ..) => {
+            return fault(at, "an [[lb]] means nothing while --lb-identity is any: set it, or leave this out");
+        }
+        (Identity::SourceIp, Some(at), _) => {
+            return fault(at, "certificates are for --lb-identity certificate, and it is source-ip: say addresses");
+        }
+        (Identity::SourceIp, None, None) => {
+            return fault(at, "an [[lb]] needs addresses, from which it connects: --lb-identity is source-ip");
+        }
+        (Identity::Certificate, _, Some(at)) => {
+            return fault(at, "addresses are for --lb-identity source-ip, and it is certificate: say certificates");
+        }
+        _ => {}
+    }
+    let mut lb = Lb { addresses: Networks::default(), certificates: Certificates::default(), may: Acts::ALL };
+    lb.addresses = networks(&table.addresses)?.into_iter().collect();
+    names(&table.certificates)?.into_iter().for_each(|name| *lb.certificates.entry(name) = ());
+    lb.may = may(&table.may, true)?;
+    Ok(lb)
+}
+
+fn member(table: &MemberTable, at: usize, identity: Identity) -> Result<(Who, Member), Fault> {
+    let (certificates, sources) = (place(&table.certificates), place(&table.sources));
+    let who = match (identity, certificates, sources) {
+        (Identity::Any, ..) => {
+            return fault(at, "a [[member]] means nothing while --member-identity is any: set it, or leave this out");
+        }
+        (Identity::SourceIp, Some(at), _) => {
+            return fault(at, "certificates are for --member-identity certificate, and it is source-ip: say sources");
+        }
+        (Identity::SourceIp, None, None) => {
+            return fault(at, "a [[member]] needs sources, from which it connects: --member-identity is source-ip");
+        }
+        (Identity::Certificate, _, Some(at)) => {
+            return fault(at, "sources are for --member-identity source-ip, and it is certificate: say certificates");
+        }
+        (Identity::Certificate, None, None) => {
+            return fault(at, "a [[member]] needs certificates, which it shows: --member-identity is certificate");
+        }
+        (Identity::SourceIp, ..) => Who::Sources(networks(&table.sources)?),
+        (Identity::Certificate, ..) => Who::Certificates(names(&table.certificates)?),
+    };
+    let patterns = |given| list(given, |text| Ok(Pattern::new(text)));
+    let member = Member {
+        addresses: networks(&table.addresses)?.into_iter().collect(),
+        lbs: patterns(&table.lbs)?,
+        groups: patterns(&table.groups)?,
+        may: may(&table.may, false)?,
+    };
+    Ok((who, member))
+}
+
+/// What each text of a list means; a list without any is an error.
+fn list<T>(given: &Option<Texts>, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, Fault> {
+    let Some(texts) = given else { return Ok(Vec::new()) };
+    if texts.get_ref().is_empty() {
+        return fault(texts.span().start, "an empty list says nothing: leave it out, or fill it");
+    }
+    let one = |text: &Spanned<String>| read(text.get_ref()).map_err(|message| (text.span().start, message));
+    texts.get_ref().iter().map(one).collect()
+}
+
+fn names(given: &Option<Texts>) -> Result<Vec<CertificateName>, Fault> {
+    list(given, CertificateName::parse)
+}
+
+/// Addresses, and networks as in `10.0.0.0/8`.
+fn networks(given: &Option<Texts>) -> Result<Vec<Network>, Fault> {
+    list(given, |text| {
+        let network = match text.contains('/') {
+            true => Network::parse(text)?,
+            false => text
+                .parse::<IpAddr>()
+                .map_err(|_| {
+                    format!("\"{text}\" is not an address such as 10.0.0.1, nor a network such as 10.0.0.0/8")
+                })?
+                .into(),
+        };
+        match network.address().to_canonical() == network.address() {
+            true => Ok(network),
+            false => {
+                Err(format!("\"{text}\" is IPv4 in the clothes of IPv6: write {}", network.address().to_canonical()))
+            }
+        }
+    })
+}
+
+/// What an entry lets its peers do; without a word, everything.
+fn may(given: &Option<Texts>, lb: bool) -> Result<Acts, Fault> {
+    let Some(texts) = given else { return Ok(Acts::ALL) };
+    let mut acts = Acts::NONE;
+    for text in texts.get_ref() {
+        let act = match text.get_ref().as_str() {
+            "register" => Act::Register,
+            "deregister" => Act::Deregister,
+            "state" => Act::SetState,
+            "trust" if lb => Act::Trust,
+            other => {
+                let known = if lb { "\"deregister\", \"state\" or \"trust\"" } else { "\"deregister\" or \"state\"" };
+                return fault(text.span().start, format!("may \"{other}\" is not \"register\", {known}"));
+            }
+        };
+        if acts.contains(act) {
+            return fault(text.span().start, format!("may names \"{}\" twice", text.get_ref()));
+        }
+        acts = acts.with(act);
+    }
+    Ok(acts)
+}
+
+#[cfg(test)]
+mod tests;
