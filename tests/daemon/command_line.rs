@@ -5,8 +5,12 @@ use std::process::Output;
 use crate::harness::{Daemon, TempFile, command, finish, run};
 
 /// Every flag that `gwm serve` must have, with its default, or `None` for one that has none.
-const FLAGS: [(&str, Option<&str>); 35] = [
+const FLAGS: [(&str, Option<&str>); 39] = [
     ("--listen", Some("127.0.0.1:3860")),
+    ("--lb-identity", Some("any")),
+    ("--lb-identity-common-name", None),
+    ("--member-identity", Some("any")),
+    ("--access", None),
     ("--shards", Some("usable cores less one, at least 1")),
     ("--cpus", Some("all that this process may use")),
     ("--spin", Some("0s")),
@@ -117,6 +121,12 @@ fn usage_errors_exit_with_2_and_name_the_flag() {
         &["--policy", "best"],
         &["--panic-percent", "101"],
         &["--slow-start", "2h"],
+        &["--lb-identity", "name"],
+        &["--lb-identity", "source-ip"],
+        &["--lb-identity", "certificate"],
+        &["--lb-identity-common-name"],
+        &["--member-identity", "certificate"],
+        &["--access", "/dev/null"],
         &["--log-level", "loud"],
         &["--log-format", "xml"],
     ];
