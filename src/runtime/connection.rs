@@ -5,7 +5,7 @@
 //! sends, and [`Connection::overdue`] now and then.
 
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     os::fd::BorrowedFd,
     sync::{Arc, atomic::Ordering},
@@ -13,6 +13,7 @@ use std::{
 };
 
 use rustix::net::{RecvFlags, Shutdown, shutdown};
+use rustls::InvalidMessage;
 
 use super::{
     link::Slot,
@@ -323,7 +324,9 @@ impl Connection {
             Fault::Broken(error) => Call::Ended(broken(&error)),
             Fault::Tls(error) => {
                 let cause = if self.known { Cause::Tls } else { Cause::Handshake };
-                shard.note(cause, self.peer, Some(&error));
+                let stranger = matches!(error, rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType));
+                let detail: &dyn fmt::Display = if stranger { &"the peer does not speak TLS" } else { &error };
+                shard.note(cause, self.peer, Some(detail));
                 self.return_turn(shard);
                 self.stage = Stage::Flushing(cause);
                 self.since = shard.shared.clock.now();

@@ -202,7 +202,12 @@ impl Wire {
             return Ok(received);
         }
         match take_in(tls, socket, readable, ended)? {
-            Received::Bytes(_) => Ok(decrypted(tls, bytes).unwrap_or(Received::Progress)),
+            Received::Bytes(all) => {
+                let received = decrypted(tls, bytes).unwrap_or(Received::Progress);
+                // The rest, or TLS's end, is there without news of the socket.
+                *readable |= !matches!(received, Received::Bytes(length) if length == all);
+                Ok(received)
+            }
             other => Ok(other),
         }
     }
@@ -269,12 +274,11 @@ fn take_in(
     let state = tls.process_new_packets().map_err(Fault::Tls)?;
     // Alerts, tickets, a part of the handshake: as far as the socket takes it now.
     flush(tls, socket)?;
-    let plain = state.plaintext_bytes_to_read() > 0 || state.peer_has_closed();
-    *readable = plain || ended || !input.drained;
-    Ok(match (plain, *readable) {
-        (true, _) => Received::Bytes(state.plaintext_bytes_to_read()),
-        (false, true) => Received::Progress,
-        (false, false) => Received::Nothing,
+    *readable = ended || state.peer_has_closed() || !input.drained;
+    Ok(match state.plaintext_bytes_to_read() {
+        0 if *readable => Received::Progress,
+        0 => Received::Nothing,
+        length => Received::Bytes(length),
     })
 }
 
