@@ -254,7 +254,10 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
             }
         }
         std::future::poll_fn(|cx| {
-            let work = || down.has_batch() || shard.uplink.borrow().is_due() || shard.stop_is_news();
+            let work = || {
+                let handshakes = shard.handshakes.borrow().is_due();
+                down.has_batch() || shard.uplink.borrow().is_due() || handshakes || shard.stop_is_news()
+            };
             let told = news.as_mut().is_none_or(|news| Pin::new(news).poll(cx).is_ready());
             if told {
                 news = None;
@@ -479,6 +482,9 @@ impl Shard {
         let Some(mut connection) = self.table.borrow_mut().remove(slot) else { return };
         connection.release(self);
         connection.return_turn(self);
+        if self.handshakes.borrow().is_due() {
+            self.bell.ring(); // the sweep may have ended it, while the task that gives turns sleeps
+        }
         if connection.is_known() {
             self.uplink.borrow_mut().closed(slot);
         }
