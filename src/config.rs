@@ -475,6 +475,11 @@ mod tests {
             ("--poll-interval 1500ms", "whole number of seconds"),
             ("--probe-interval 1s --probe-fast-interval 2s", "--probe-fast-interval 2s is longer"),
             ("--keepalive 1500ms", "whole number of seconds"),
+            ("--lb-identity certificate", "--lb-identity certificate needs --tls-client-ca"),
+            ("--member-identity certificate", "--member-identity certificate needs --tls-client-ca"),
+            ("--lb-identity source-ip", "needs an --access file"),
+            ("--lb-identity-common-name", "is for --lb-identity certificate"),
+            ("--access /dev/null", "set --lb-identity or --member-identity"),
             ("--listen 127.0.0.1:1,127.0.0.1:1", "given twice"),
             ("--listen 127.0.0.1:1,0.0.0.0:1", "0.0.0.0:1 stands for every address, 127.0.0.1:1 too"),
             ("--listen [::]:1,[::1]:1", "[::]:1 stands for every address, [::1]:1 too"),
@@ -488,6 +493,8 @@ mod tests {
         assert!(config("--listen 127.0.0.1:0 --listen 127.0.0.1:0", &host(2, 1 << 20)).is_ok(), "two free ports");
         assert!(config("--listen 0.0.0.0:1,[::]:1,127.0.0.1:2", &host(2, 1 << 20)).is_ok(), "nothing is meant twice");
         assert!(config("--spin --shards 1", &host(2, 1 << 20)).is_ok());
+        assert!(config("--member-identity source-ip", &host(2, 1 << 20)).is_ok(), "no file: its own address");
+        assert!(config("--lb-identity source-ip --access /dev/null", &host(2, 1 << 20)).is_ok());
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! can call them.
 
 use crate::{
+    access::Identity,
     cli::decode::{Format, decode},
+    config::access::{self, Rules},
     monitor::{
         Outcome, Reason, agent,
         echo::{self, Version},
@@ -194,6 +196,29 @@ pub fn http_answer(data: &[u8]) {
         // The head's end shows only where what is before it shows, too.
         Some(told) => assert_eq!(told, whole, "a split changes the answer"),
         None => assert!(answer.len() < http::HEAD_BYTES && whole == Outcome::Failed(Reason::Closed)),
+    }
+}
+
+/// An access file is one that means the same whenever it is read, or has a mistake in one of its lines. The first byte
+/// says what has to be proved.
+pub fn access_file(data: &[u8]) {
+    let Some((&choice, text)) = data.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let identity = |choice: u8| [Identity::Any, Identity::SourceIp, Identity::Certificate][usize::from(choice % 3)];
+    let rules =
+        Rules { lb_identity: identity(choice), member_identity: identity(choice / 3), common_name: choice & 0x80 != 0 };
+    let read = access::parse(text, &rules);
+    assert_eq!(read, access::parse(text, &rules), "the same text means two things");
+    match read {
+        Ok(access) => {
+            // Each takes a key at least.
+            assert!(access.entries() <= text.matches('=').count(), "more entries than the file can have");
+        }
+        Err((line, message)) => {
+            // A file that ends in a line break has its end in the line after.
+            assert!((1..=text.split('\n').count()).contains(&line), "line {line}: {message}");
+            assert!(!message.is_empty() && !message.contains('\n'), "an error is one line: {message:?}");
+        }
     }
 }
 

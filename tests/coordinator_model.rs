@@ -362,12 +362,14 @@ impl Run {
         let (header, message) = Message::decode(&bytes).expect("the generator's requests are well-formed");
         self.real.request(Time(self.now), id, header.id, &message, &mut self.outbox);
         let (replies, closes) = self.outbox.take();
+        let refused = std::mem::take(&mut self.outbox.refused);
         let (reply, expected_closes) = self.model.request(self.now, id, self.last_id, &request);
         if let [Sent { bytes, .. }] = &replies[..] {
             self.log(format!("  {}", wire::show(bytes)));
             assert_eq!(wire::show(bytes), wire::show(&reply), "reply");
         }
         assert_eq!(replies, [Sent { connection: id, kind: Kind::Reply, bytes: reply.clone() }]);
+        assert_eq!(refused.len(), usize::from(reply[17] == 0x11), "{refused:?} for code {:02X}", reply[17]);
         let expected_closes: Vec<_> = expected_closes.into_iter().map(|id| (id, CloseReason::TakenOver)).collect();
         assert_eq!(closes, expected_closes);
         *seen.codes.entry((request.reply_type(), reply[17])).or_default() += 1;

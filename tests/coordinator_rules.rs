@@ -15,6 +15,8 @@ mod outbox;
 mod push;
 #[path = "coordinator_rules/rig.rs"]
 mod rig;
+#[path = "coordinator_rules/rights.rs"]
+mod rights;
 #[path = "coordinator_rules/sessions.rs"]
 mod sessions;
 #[path = "coordinator_rules/tables.rs"]

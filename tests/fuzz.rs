@@ -322,6 +322,57 @@ fn http_answer() {
 }
 
 #[test]
+fn access_file() {
+    const PARTS: [&str; 30] = [
+        "[[lb]]\n",
+        "[[member]]\n",
+        "uid = \"LB1\"\n",
+        "uid = \"LB2\"\n",
+        "addresses = [\"10.0.0.1\"]\n",
+        "addresses = [\"10.0.0.0/8\", \"::1\"]\n",
+        "sources = [\"10.0.0.1\",\n\"2001:db8::/32\"]\n",
+        "certificates = [\"a.example\"]\n",
+        "certificates = [\"sha256:",
+        "00",
+        "\"]\n",
+        "may = [\"register\", \"state\"]\n",
+        "may = []\n",
+        "lbs = [\"LB*\"]\n",
+        "groups = [\"W?B\"]\n",
+        "groups = [",
+        "]",
+        "\"",
+        "\\u00e9",
+        "# \n",
+        "\n",
+        "=",
+        "{ uid = \"x\" }",
+        "lb = ",
+        "member.sources",
+        "/",
+        "*",
+        "-1",
+        "'''",
+        "\t",
+    ];
+    run(10_000, fuzz::access_file, |rng| [vec![rng.u8(..)], pieces(rng, &PARTS, 12)].concat());
+    // Files in which only addresses can be wrong.
+    run(5_000, fuzz::access_file, |rng| {
+        let mut file = vec![4]; // source addresses for both
+        for _ in 0..rng.u8(..6) {
+            let length = rng.u32(..34);
+            let address = std::net::Ipv4Addr::from_bits(rng.u32(..) & !(u64::from(u32::MAX) >> length) as u32);
+            let text = match rng.bool() {
+                true => format!("[[lb]]\nuid = \"LB{length}\"\naddresses = [\"{address}/{length}\"]\n"),
+                false => format!("[[member]]\nsources = [\"{address}/{length}\"]\nmay = [\"state\"]\n"),
+            };
+            file.extend(text.bytes());
+        }
+        file
+    });
+}
+
+#[test]
 fn echo_reply() {
     run(20_000, fuzz::echo_reply, |rng| {
         let mut data = bytes(rng, 90);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gwm::coordinator::{CloseReason, ConnectionId, Kind, Outbox};
+use gwm::coordinator::{CloseReason, ConnectionId, Kind, Outbox, Refusal, Refused};
 
 /// One committed message.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,8 @@ pub(crate) struct Recorder {
     committed: BTreeMap<u16, usize>,
     sent: Vec<Sent>,
     closes: Vec<(ConnectionId, CloseReason)>,
+    /// Why requests were not accepted, and what was shown of it.
+    pub(crate) refused: Vec<(Refusal, String)>,
 }
 
 impl Recorder {
@@ -68,6 +70,12 @@ impl Outbox for Recorder {
 
     fn close(&mut self, connection: ConnectionId, reason: CloseReason) {
         self.closes.push((connection, reason));
+    }
+
+    fn refused(&mut self, refused: &Refused<'_>) {
+        let Refused { peer, cause, lb_uid, member } = refused;
+        let member = member.map(|member| format!(" {member}")).unwrap_or_default();
+        self.refused.push((*cause, format!("{} {}{member}", peer.address, lb_uid.escape_ascii())));
     }
 }
 

@@ -9,7 +9,8 @@ use std::{
 };
 
 use gwm::{
-    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Settings, Time, Totals},
+    access::{self, Access},
+    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Refusal, Settings, Time, Totals},
     judgement::{Judgement, Policy, Verdict, WatchId},
     roster::{Member, Roster},
     sasp::Message,
@@ -68,6 +69,8 @@ pub(crate) struct Rig {
     peers: Vec<ConnectionId>,
     /// Connections that the coordinator has asked to close.
     closes: Vec<Peer>,
+    /// Why requests were not accepted.
+    refused: Vec<(Refusal, String)>,
     /// Whether the peers take every message at once.
     pub(crate) reading: bool,
     last_id: u32,
@@ -87,6 +90,7 @@ impl Rig {
             outbox: Recorder::default(),
             peers: Vec::new(),
             closes: Vec::new(),
+            refused: Vec::new(),
             reading: true,
             last_id: 0,
             watches: BTreeMap::new(),
@@ -95,10 +99,15 @@ impl Rig {
 
     /// A new connection, on the next shard in turn.
     pub(crate) fn open(&mut self) -> Peer {
+        self.open_as(IpAddr::from(Ipv4Addr::LOCALHOST).into())
+    }
+
+    /// The same, of this peer.
+    pub(crate) fn open_as(&mut self, who: access::Peer) -> Peer {
         let peer = self.peers.len();
         let number = u32::try_from(peer).expect("a test has few connections");
         let id = ConnectionId { shard: (number % 4) as u16, slot: number / 4, generation: 7 };
-        self.coordinator.opened(id, IpAddr::from(Ipv4Addr::LOCALHOST).into());
+        self.coordinator.opened(id, who);
         self.peers.push(id);
         peer
     }
@@ -128,6 +137,9 @@ impl Rig {
         }
         assert_eq!(sent.len(), 1, "one reply");
         let reply = sent.remove(0);
+        let refused = std::mem::take(&mut self.outbox.refused);
+        assert_eq!(refused.len(), usize::from(reply.bytes[17] == 0x11), "every 0x11 has a cause, and only that");
+        self.refused.extend(refused);
         assert_eq!((reply.connection, reply.kind), (id, Kind::Reply));
         assert_eq!(reply.bytes[9..13], self.last_id.to_be_bytes(), "the request's id");
         assert_eq!(reply.bytes[13..15], request.reply_type().to_be_bytes(), "the reply's type");
@@ -248,6 +260,23 @@ impl Rig {
     /// How long until the coordinator wants to be polled.
     pub(crate) fn deadline(&self) -> Option<u64> {
         self.coordinator.next_deadline().map(|time| time.0 - self.now)
+    }
+
+    /// The rules are other ones from now on; the connections that this ends.
+    pub(crate) fn set_access(&mut self, access: Access) -> Vec<Peer> {
+        self.coordinator.set_access(Time(self.now), Arc::new(access), &mut self.outbox);
+        let (sent, closes) = self.outbox.take();
+        assert_eq!(sent, []);
+        let closes = closes.into_iter().map(|(id, reason)| {
+            assert_eq!(reason, CloseReason::NotPermitted);
+            self.peer(id)
+        });
+        closes.collect()
+    }
+
+    /// Why requests were not accepted since the last call, and what was shown of it.
+    pub(crate) fn refused(&mut self) -> Vec<(Refusal, String)> {
+        std::mem::take(&mut self.refused)
     }
 
     /// Load balancers, groups, memberships, endpoints.
