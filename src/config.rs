@@ -131,6 +131,14 @@ impl AccessSource {
 pub struct Connections {
     /// The most at a time.
     pub max: u32,
+    /// The most at a time from one source.
+    pub max_per_source: u32,
+    /// New ones a second from one source; 0: no limit.
+    pub max_new_per_source: u32,
+    /// TLS handshakes a second with one source; 0: no limit.
+    pub max_handshakes_per_source: u32,
+    /// Requests a second of one connection; 0: no limit.
+    pub max_requests_per_second: u32,
     /// The longest message.
     pub max_message_bytes: u32,
     /// All unfinished messages together.
@@ -198,6 +206,10 @@ impl Config {
             spin: flags.spin,
             connections: Connections {
                 max,
+                max_per_source: flags.max_connections_per_source.unwrap_or(max.div_ceil(2)),
+                max_new_per_source: flags.max_new_connections_per_source,
+                max_handshakes_per_source: flags.max_handshakes_per_source,
+                max_requests_per_second: flags.max_requests_per_second,
                 max_message_bytes: flags.max_message_bytes,
                 max_buffered_bytes: flags.max_buffered_bytes,
                 stall_timeout: flags.stall_timeout,
@@ -397,7 +409,7 @@ mod tests {
             let config = config("", &host(cpus, 1 << 20)).unwrap();
             assert_eq!(config.coordinator_cpu, 0);
             assert_eq!(config.shard_cpus.len(), (cpus - 1).clamp(1, 256));
-            assert_eq!(config.connections.max, 16384);
+            assert_eq!((config.connections.max, config.connections.max_per_source), (16384, 8192));
             assert_eq!(config.settings.poll_interval_seconds, 60);
         }
         assert_eq!(config("", &host(1, 1024)).unwrap().shard_cpus, [0], "one core is shared");
@@ -420,6 +432,16 @@ mod tests {
         };
         assert!(text.contains("1097") && text.contains("the limit is 1024") && text.contains("to 927"), "{text}");
         assert!(matches!(config("", &host(2, 64)), Err(ConfigError::Failure(_))));
+    }
+
+    #[test]
+    fn one_source_has_half_of_the_connections_unless_a_flag_says_otherwise() {
+        let per_source = |line: &str| config(line, &host(2, 1 << 20)).unwrap().connections.max_per_source;
+        assert_eq!(per_source("--max-connections 10"), 5);
+        assert_eq!(per_source("--max-connections 3"), 2);
+        assert_eq!(per_source("--max-connections 1"), 1);
+        assert_eq!(per_source("--max-connections 3 --max-connections-per-source 3"), 3);
+        assert_eq!(per_source("--max-connections-per-source 1000000"), 1_000_000, "which turns it off");
     }
 
     #[test]
@@ -510,6 +532,10 @@ mod tests {
             "--max-groups-per-lb 65536",
             "--max-memberships 7000001",
             "--max-message-bytes 1023",
+            "--max-connections-per-source 0",
+            "--max-new-connections-per-source 1000001",
+            "--max-handshakes-per-source -1",
+            "--max-requests-per-second 1000001",
             "--shards 0",
             "--probe agent",
             "--probe-interval 9ms",

@@ -57,6 +57,9 @@ const _: () = assert!(MESSAGE_BYTES_TAKEN as u64 <= i32::MAX as u64);
 /// visits each of them a few times a second.
 pub const CONNECTIONS: u32 = 1_000_000;
 
+/// The highest rate that can be configured, a second: one in a microsecond.
+pub const RATE: u32 = 1_000_000;
+
 /// Bytes that one read takes from a socket; also the most that a connection can have received beyond the
 /// request that is under way.
 pub const READ_BYTES: usize = 16 << 10;

@@ -75,6 +75,8 @@ impl Subject {
         add("--log-level", "warn");
         // Nothing but what the workload does may cause a push.
         add("--push-refresh", "24h");
+        // All peers come from one address.
+        add("--max-connections-per-source", "1000000");
         flags.iter().for_each(|(flag, value)| add(flag, value));
         let operator_file = operator_file.map(MemoryFile::new).transpose()?;
         if let Some(file) = &operator_file {

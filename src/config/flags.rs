@@ -154,6 +154,30 @@ pub struct Flags {
         value_parser = clap::value_parser!(u32).range(1..=limits::CONNECTIONS as i64))]
     pub max_connections: Option<u32>,
 
+    /// Connections at a time from one source, which is an IPv4 address or an IPv6 network of 64 bits; 1 to 1000000. One
+    /// more is reset at once [default: half of --max-connections, so that no source alone takes all of them]
+    #[arg(long, env = "GWM_MAX_CONNECTIONS_PER_SOURCE", value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=limits::CONNECTIONS as i64))]
+    pub max_connections_per_source: Option<u32>,
+
+    /// New connections a second from one source, and as many at once after a second without any, 0 (no limit) to
+    /// 1000000; one more is reset at once
+    #[arg(long, env = "GWM_MAX_NEW_CONNECTIONS_PER_SOURCE", value_name = "N", default_value = "0",
+        value_parser = clap::value_parser!(u32).range(0..=limits::RATE as i64))]
+    pub max_new_connections_per_source: u32,
+
+    /// TLS handshakes a second with one source, and as many at once after a second without any, 0 (no limit) to 1000000;
+    /// more wait for their turn, unread
+    #[arg(long, env = "GWM_MAX_HANDSHAKES_PER_SOURCE", value_name = "N", default_value = "0",
+        value_parser = clap::value_parser!(u32).range(0..=limits::RATE as i64))]
+    pub max_handshakes_per_source: u32,
+
+    /// Requests a second of one connection, and as many at once after a second without any, 0 (no limit) to 1000000; those
+    /// that are refused count. More are not dropped: the connection is not read until the next one's turn
+    #[arg(long, env = "GWM_MAX_REQUESTS_PER_SECOND", value_name = "N", default_value = "0",
+        value_parser = clap::value_parser!(u32).range(0..=limits::RATE as i64))]
+    pub max_requests_per_second: u32,
+
     /// Load balancers, connected or within hold time, 1 to 1000000; a new one beyond them is not accepted
     #[arg(long, env = "GWM_MAX_LOAD_BALANCERS", value_name = "N", default_value = "16384",
         value_parser = clap::value_parser!(u32).range(1..=limits::LOAD_BALANCERS as i64))]

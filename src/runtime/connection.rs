@@ -12,14 +12,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustix::net::{RecvFlags, Shutdown, shutdown};
+use rustix::net::{RecvFlags, Shutdown, shutdown, sockopt};
 use rustls::InvalidMessage;
 
 use super::{
     link::Slot,
     poller::News,
+    rate::Bucket,
     shard::Shard,
     shared::{Cause, count},
+    sources::Source,
     wire::{Fault, Received, Wire, receive_now},
 };
 use crate::{
@@ -71,6 +73,12 @@ pub(super) struct Connection {
     pub(super) queued: bool,
     /// The shard wakes it when the uplink has room.
     starved: bool,
+    /// Which requests it may still make.
+    requests: Bucket,
+    /// It has made too many: the shard wakes it when it may go on.
+    early: bool,
+    /// That was told.
+    hasty: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,12 +147,20 @@ impl Connection {
             ended: false,
             queued: false,
             starved: false,
+            requests: Bucket::default(),
+            early: false,
+            hasty: false,
         }
     }
 
     /// Its place in the shard's table.
     pub(super) fn slot(&self) -> Slot {
         self.slot
+    }
+
+    /// Where it comes from.
+    pub(super) fn source(&self) -> Source {
+        self.peer.ip().into()
     }
 
     /// Notes what became possible with the socket.
@@ -256,7 +272,7 @@ impl Connection {
                 }
                 Ok(Some(true)) => {
                     self.stage = Stage::Securing(Turn::Asked);
-                    shard.handshakes.borrow_mut().ask(self.peer.ip(), self.slot);
+                    shard.handshakes.borrow_mut().ask(self.source(), self.slot);
                     Call::Waits
                 }
                 Err(error) => Call::Ended(broken(&error)),
@@ -310,7 +326,7 @@ impl Connection {
 
     /// Gives back the right to a handshake, or the place among those who wait for it.
     pub(super) fn return_turn(&mut self, shard: &Shard) {
-        let source = self.peer.ip();
+        let source = self.source();
         match self.stage {
             Stage::Securing(Turn::Given) => shard.handshakes.borrow_mut().end(source),
             Stage::Securing(Turn::Asked) => shard.handshakes.borrow_mut().forget(source, self.slot),
@@ -342,7 +358,30 @@ impl Connection {
         Call::Waits
     }
 
+    /// Whether it has to wait before its next request is taken. What has arrived before a stop need not.
+    fn is_early(&mut self, shard: &Shard) -> bool {
+        let Some(rate) = shard.request_rate else { return false };
+        let ready = self.requests.ready(rate);
+        let early = shard.shared.clock.now() < ready && !shard.shared.draining.load(Ordering::Relaxed);
+        if early && !self.early {
+            count(&shard.counters.throttled);
+            shard.wake_at(ready, self.slot);
+            if !std::mem::replace(&mut self.hasty, true) {
+                shard.note_haste(self.peer);
+            }
+        }
+        self.early = early;
+        early
+    }
+
     fn read(&mut self, socket: BorrowedFd<'_>, shard: &Shard) -> Call {
+        if (self.readable || !self.rest.is_empty()) && self.is_early(shard) {
+            // Of a peer that is gone the next read would tell, and nobody is kept for whom nobody waits.
+            return match sockopt::socket_error(socket) {
+                Ok(Err(error)) if self.ended => Call::Ended(broken(&error.into())),
+                _ => Call::Waits,
+            };
+        }
         if !shard.uplink.borrow_mut().has_room() {
             return self.starve(shard);
         }
@@ -379,6 +418,11 @@ impl Connection {
         let mut frames = 0u32;
         let mut input = bytes;
         loop {
+            // A message is begun only if it may be taken when it is whole, so that the wait is not its sender's fault.
+            if !input.is_empty() && self.is_early(shard) {
+                self.keep_rest(input);
+                break;
+            }
             let mut view = input;
             let frame = match self.framer.next(&mut view) {
                 Ok(Some(frame)) => frame,
@@ -392,6 +436,10 @@ impl Connection {
             let left = view.len();
             frames += 1;
             self.greeted = true;
+            if let Some(rate) = shard.request_rate {
+                let taken = self.requests.take(shard.shared.clock.now(), rate);
+                debug_assert!(taken.is_ok() || shard.shared.draining.load(Ordering::Relaxed), "asked before it began");
+            }
             match judge(frame, shard.limits.poll_interval_seconds, &mut refusals) {
                 Verdict::Request(..) => {
                     shard.uplink.borrow_mut().request(self.slot, frame);
@@ -410,9 +458,7 @@ impl Connection {
             }
             input = input.get(input.len() - left..).expect("what is left was there before");
             if self.under_way {
-                self.rest = input.to_vec();
-                // Lets go of a message that was put together in the framer: it has been copied.
-                let _ = self.framer.next(&mut &[][..]);
+                self.keep_rest(input);
                 break;
             }
         }
@@ -428,9 +474,17 @@ impl Connection {
         // A short message does not count: no peer is closed for it because of what others hold.
         let buffered = (self.framer.buffered() + self.rest.len()).saturating_sub(limits::READ_BYTES);
         if !self.account(buffered, shard) {
-            return Call::Ended(Cause::BufferedBytes);
+            self.stage = Stage::Flushing(Cause::BufferedBytes);
+            self.release(shard);
         }
         Call::Done
+    }
+
+    /// Keeps what is not taken yet.
+    fn keep_rest(&mut self, rest: &[u8]) {
+        self.rest = rest.to_vec();
+        // Lets go of a message that was put together in the framer: it has been copied.
+        let _ = self.framer.next(&mut &[][..]);
     }
 
     /// Brings this connection's part of the budget to `buffered`; false if that is too much.

@@ -194,6 +194,7 @@ fn stop(
         accepted = sum(|c| c.accepted.load(Ordering::Relaxed)),
         requests = sum(|c| c.requests.load(Ordering::Relaxed)),
         refused = sum(|c| c.refused.load(Ordering::Relaxed)),
+        throttled = sum(|c| c.throttled.load(Ordering::Relaxed)),
         sent = sum(|c| c.sent.load(Ordering::Relaxed)),
         delayed = sum(|c| c.delayed.load(Ordering::Relaxed)),
         load_balancers = totals.load_balancers,

@@ -1,13 +1,17 @@
 //! Whose TLS handshake has its turn, on one shard.
 //!
 //! A handshake costs the shard a hundred times what a message costs, and a stranger may ask for it. So only so many are
-//! under way at a time, one source address has no more than a quarter of these, addresses that wait take turns, and
-//! steps of handshakes are taken one at a time, when the established connections have had theirs.
+//! under way at a time, one source has no more than a quarter of these, sources that wait take turns, one that begins
+//! too many a second waits as a whole, and steps of handshakes are taken one at a time, when the established connections
+//! have had theirs.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+};
 
-use super::link::Slot;
+use super::{link::Slot, sources::Source};
+use crate::coordinator::Time;
 
 /// Which part of all handshakes one source may have under way.
 const SHARE: usize = 4;
@@ -17,20 +21,24 @@ const SHARE: usize = 4;
 pub(super) struct Handshakes {
     max: usize,
     under_way: usize,
-    sources: HashMap<IpAddr, Source>,
+    sources: HashMap<Source, Entry>,
     /// Sources of which some connection waits and may have its turn.
-    ring: VecDeque<IpAddr>,
+    ring: VecDeque<Source>,
+    /// Sources that may not begin one before a time, by that.
+    early: BinaryHeap<Reverse<(Time, Source)>>,
     /// Connections whose handshake can take a step, each once.
     runnable: VecDeque<Slot>,
 }
 
 /// One that has a handshake under way or waiting.
 #[derive(Debug, Default)]
-struct Source {
+struct Entry {
     under_way: usize,
     waiting: VecDeque<Slot>,
     /// It is in the ring.
     listed: bool,
+    /// It is among those that are early, and not in the ring.
+    early: bool,
 }
 
 impl Handshakes {
@@ -41,6 +49,7 @@ impl Handshakes {
             under_way: 0,
             sources: HashMap::new(),
             ring: VecDeque::new(),
+            early: BinaryHeap::new(),
             runnable: VecDeque::new(),
         }
     }
@@ -50,29 +59,52 @@ impl Handshakes {
     }
 
     /// A connection wants to begin.
-    pub(super) fn ask(&mut self, source: IpAddr, slot: Slot) {
+    pub(super) fn ask(&mut self, source: Source, slot: Slot) {
         let entry = self.sources.entry(source).or_default();
         entry.waiting.push_back(slot);
         self.list(source);
     }
 
-    /// Gives the next connection its turn, if one may have it; [`Handshakes::end`] follows when it has ended.
-    pub(super) fn begin(&mut self) -> Option<Slot> {
-        if self.under_way >= self.max {
-            return None;
+    /// Gives the next connection its turn, if one may have it; [`Handshakes::end`] follows when it has ended. `may` says
+    /// whether a source may begin one now, which it then does, or when to ask again.
+    pub(super) fn begin(&mut self, may: impl Fn(Source) -> Result<(), Time>) -> Option<Slot> {
+        while self.under_way < self.max {
+            let source = self.ring.pop_front()?;
+            let entry = self.sources.get_mut(&source).expect("a source in the ring has an entry");
+            entry.listed = false;
+            if let Err(at) = may(source) {
+                entry.early = true;
+                self.early.push(Reverse((at, source)));
+                continue;
+            }
+            let slot = entry.waiting.pop_front().expect("a source in the ring has a connection that waits");
+            entry.under_way += 1;
+            self.under_way += 1;
+            self.list(source);
+            return Some(slot);
         }
-        let source = self.ring.pop_front()?;
-        let entry = self.sources.get_mut(&source).expect("a source in the ring has an entry");
-        entry.listed = false;
-        let slot = entry.waiting.pop_front().expect("a source in the ring has a connection that waits");
-        entry.under_way += 1;
-        self.under_way += 1;
-        self.list(source);
-        Some(slot)
+        None
+    }
+
+    /// When sources that were early may begin.
+    pub(super) fn next_time(&self) -> Option<Time> {
+        self.early.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Lists the sources again whose time has come. One that has gone meanwhile, and perhaps come back, may be among
+    /// them: then it is asked for once too often.
+    pub(super) fn resume(&mut self, now: Time) {
+        while self.next_time().is_some_and(|at| at <= now) {
+            let Some(Reverse((_, source))) = self.early.pop() else { return };
+            if let Some(entry) = self.sources.get_mut(&source) {
+                entry.early = false;
+                self.list(source);
+            }
+        }
     }
 
     /// A connection that waits has ended.
-    pub(super) fn forget(&mut self, source: IpAddr, slot: Slot) {
+    pub(super) fn forget(&mut self, source: Source, slot: Slot) {
         let Some(entry) = self.sources.get_mut(&source) else { return };
         entry.waiting.retain(|waiting| *waiting != slot);
         if entry.waiting.is_empty() {
@@ -86,7 +118,7 @@ impl Handshakes {
     }
 
     /// A connection that had its turn needs it no more.
-    pub(super) fn end(&mut self, source: IpAddr) {
+    pub(super) fn end(&mut self, source: Source) {
         let Some(entry) = self.sources.get_mut(&source) else { return };
         entry.under_way -= 1;
         self.under_way -= 1;
@@ -98,10 +130,10 @@ impl Handshakes {
     }
 
     /// Puts a source into the ring if one of its connections may have its turn.
-    fn list(&mut self, source: IpAddr) {
+    fn list(&mut self, source: Source) {
         let share = self.share();
         let Some(entry) = self.sources.get_mut(&source) else { return };
-        if !entry.listed && !entry.waiting.is_empty() && entry.under_way < share {
+        if !entry.listed && !entry.early && !entry.waiting.is_empty() && entry.under_way < share {
             entry.listed = true;
             self.ring.push_back(source);
         }
@@ -131,8 +163,12 @@ mod tests {
         Slot { index, generation: 0 }
     }
 
-    fn source(last: u8) -> IpAddr {
-        [127, 0, 0, last].into()
+    fn source(last: u8) -> Source {
+        Source::V4(last.into())
+    }
+
+    fn always(_: Source) -> Result<(), Time> {
+        Ok(())
     }
 
     #[test]
@@ -141,7 +177,7 @@ mod tests {
         (0..10).for_each(|index| handshakes.ask(source(1), slot(index)));
         handshakes.ask(source(2), slot(20));
         let begun = |handshakes: &mut Handshakes| {
-            std::iter::from_fn(|| handshakes.begin()).map(|slot| slot.index).collect::<Vec<_>>()
+            std::iter::from_fn(|| handshakes.begin(always)).map(|slot| slot.index).collect::<Vec<_>>()
         };
         assert_eq!(begun(&mut handshakes), [0, 20, 1], "two of the first, who has a quarter of eight");
         assert!(!handshakes.is_due());
@@ -161,14 +197,46 @@ mod tests {
         let mut handshakes = Handshakes::new(4);
         (0..3).for_each(|index| handshakes.ask(source(1), slot(index)));
         handshakes.ask(source(2), slot(3));
-        assert_eq!(handshakes.begin(), Some(slot(0)));
+        assert_eq!(handshakes.begin(always), Some(slot(0)));
         handshakes.forget(source(1), slot(1));
         handshakes.forget(source(2), slot(3));
         handshakes.end(source(1));
-        assert_eq!(handshakes.begin(), Some(slot(2)));
-        assert_eq!(handshakes.begin(), None);
+        assert_eq!(handshakes.begin(always), Some(slot(2)));
+        assert_eq!(handshakes.begin(always), None);
         handshakes.end(source(1));
         assert!(handshakes.sources.is_empty() && handshakes.ring.is_empty());
+    }
+
+    #[test]
+    fn a_source_that_is_early_waits_and_holds_nobody_up() {
+        let mut handshakes = Handshakes::new(8);
+        (0..3).for_each(|index| handshakes.ask(source(1), slot(index)));
+        handshakes.ask(source(2), slot(10));
+        let first_may_from =
+            |from: u64, now: u64| move |asks| if asks == source(1) && now < from { Err(Time(from)) } else { Ok(()) };
+        assert_eq!(handshakes.begin(first_may_from(5, 0)), Some(slot(10)));
+        assert_eq!(handshakes.begin(|_| unreachable!("nobody is left to ask for")), None);
+        assert!(!handshakes.is_due());
+        // One more of it waits behind the others.
+        handshakes.ask(source(1), slot(3));
+        assert!(!handshakes.is_due());
+        assert_eq!(handshakes.next_time(), Some(Time(5)));
+        handshakes.resume(Time(4));
+        assert!(!handshakes.is_due());
+        handshakes.resume(Time(5));
+        assert_eq!(handshakes.next_time(), None);
+        assert_eq!(handshakes.begin(first_may_from(5, 5)), Some(slot(0)));
+        // Early again; then all of it leave, and it comes back before the time.
+        assert_eq!(handshakes.begin(first_may_from(9, 5)), None);
+        (1..4).for_each(|index| handshakes.forget(source(1), slot(index)));
+        handshakes.end(source(1));
+        handshakes.end(source(2));
+        assert!(handshakes.sources.is_empty());
+        handshakes.ask(source(1), slot(4));
+        assert_eq!(handshakes.begin(first_may_from(9, 6)), None);
+        handshakes.resume(Time(9));
+        assert_eq!(handshakes.begin(first_may_from(9, 9)), Some(slot(4)));
+        assert!(!handshakes.is_due() && handshakes.early.is_empty());
     }
 
     #[test]
@@ -178,7 +246,7 @@ mod tests {
             handshakes.ask(source(1), slot(index));
         }
         for index in 0..100 {
-            assert_eq!(handshakes.begin(), Some(slot(index)));
+            assert_eq!(handshakes.begin(always), Some(slot(index)));
             handshakes.end(source(1));
         }
         assert!(handshakes.sources.is_empty() && handshakes.ring.is_empty() && handshakes.under_way == 0);

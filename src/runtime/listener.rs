@@ -150,6 +150,10 @@ mod tests {
     fn limits(stall_timeout: u64, keepalive: Option<u64>) -> Connections {
         Connections {
             max: 1,
+            max_per_source: 1,
+            max_new_per_source: 0,
+            max_handshakes_per_source: 0,
+            max_requests_per_second: 0,
             max_message_bytes: 1024,
             max_buffered_bytes: 65536,
             stall_timeout: Duration::from_secs(stall_timeout),

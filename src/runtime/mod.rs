@@ -17,13 +17,10 @@ pub mod mesh;
 mod monitoring;
 mod poller;
 pub mod probe;
-// Not used yet.
-#[allow(dead_code)]
 mod rate;
 mod refusals;
 mod shard;
 mod shared;
-#[allow(dead_code)]
 mod sources;
 mod sys;
 mod throttle;

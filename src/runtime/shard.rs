@@ -5,7 +5,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
     fmt,
     future::Future,
     net::SocketAddr,
@@ -19,17 +20,20 @@ use std::{
 };
 
 use glommio::{Task, timer::Timer};
+use rustix::net::sockopt;
 
 use super::{
     connection::{Connection, Step},
-    executor::{self, TURN},
+    executor::{self, Alarm, TURN},
     handshakes::Handshakes,
     link::{Down, Order, Slot, Up, Uplink},
     listener,
     mesh::{Batch, Bell, Receiver, Sender},
     monitoring::{self, Monitoring},
     poller::{Poller, Readable},
+    rate::Rate,
     shared::{CAUSES, Cause, Counters, Shared, count},
+    sources::{Refusal, Source},
     sys,
     throttle::Throttle,
     wire::send_now,
@@ -43,8 +47,14 @@ use crate::{
 /// How long connections have to end once the server stops.
 const DRAIN: Duration = Duration::from_millis(2500);
 
+/// Why a connection is slowed down.
+const HASTE: &str = "it asks more often than --max-requests-per-second";
+
 /// Slots swept before the reactor has its turn.
 const SWEEP_CHUNK: usize = 4096;
+
+/// The shortest sleep: connections whose time is a moment later are woken with those of that moment.
+const SLEEP_MIN: Duration = Duration::from_micros(500);
 
 /// Writes, or steps, between looks at the clock.
 const WRITES_PER_LOOK: usize = 16;
@@ -86,7 +96,13 @@ pub(super) struct Shard {
     pub(super) handshakes: RefCell<Handshakes>,
     /// Connections that become runnable when the uplink has room.
     starved: RefCell<Vec<Slot>>,
+    /// How often a connection may ask.
+    pub(super) request_rate: Option<Rate>,
+    /// Connections (by token) that asked too often, and when they become runnable.
+    early: RefCell<BinaryHeap<Reverse<(Time, u64)>>>,
     throttles: RefCell<[Throttle; CAUSES]>,
+    /// For lines about connections that ask too often.
+    haste: Cell<Throttle>,
     /// The tasks that accept; dropping them closes their listeners.
     accepting: RefCell<Vec<Task<()>>>,
     /// By when connections have to end, once they have been told that the server stops.
@@ -176,6 +192,7 @@ fn slot(token: u64) -> Slot {
 pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
     let (monitoring, prober) = Monitoring::new(plan.monitoring);
     let handshakes = Handshakes::new(plan.limits.max_handshakes.div_ceil(plan.shards.into()) as usize);
+    let request_rate = Rate::per_second(plan.limits.max_requests_per_second);
     let shard = Rc::new(Shard {
         index: plan.index,
         limits: plan.limits,
@@ -190,7 +207,10 @@ pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
         runnable: RefCell::default(),
         handshakes: RefCell::new(handshakes),
         starved: RefCell::default(),
+        request_rate,
+        early: RefCell::default(),
         throttles: RefCell::default(),
+        haste: Cell::default(),
         accepting: RefCell::default(),
         stop_by: Cell::default(),
         stopped: Bell::default(),
@@ -215,10 +235,12 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
     let mut news = None;
     let mut turned = Instant::now();
     let mut idle_since = None;
+    let mut alarm = Alarm::default();
     loop {
         if shard.stop_is_news() {
             shard.tell_stop();
         }
+        shard.wake_early();
         let mut busy = shard.collect();
         busy |= shard.step_some();
         busy |= shard.step_handshakes();
@@ -253,6 +275,10 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
                 }
             }
         }
+        if let Some(at) = shard.next_time() {
+            let now = shard.shared.clock.now();
+            alarm.set(now, at.max(now + SLEEP_MIN));
+        }
         std::future::poll_fn(|cx| {
             let work = || {
                 let handshakes = shard.handshakes.borrow().is_due();
@@ -262,7 +288,8 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
             if told {
                 news = None;
             }
-            if shard.bell.poll(cx, work).is_ready() || told { Poll::Ready(()) } else { Poll::Pending }
+            let rung = shard.bell.poll(cx, work).is_ready();
+            if alarm.poll(cx).is_ready() || rung || told { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
         turned = Instant::now();
@@ -303,13 +330,28 @@ async fn sweep(shard: &Rc<Shard>) {
 }
 
 impl Shard {
-    /// Takes in an accepted connection, for which the budget of connections was asked.
+    /// Takes in an accepted connection, for which the budget of connections was asked, unless its source has too many.
     pub(super) fn admit(self: &Rc<Self>, socket: OwnedFd, peer: SocketAddr, carries: Carries) {
+        count(&self.counters.accepted);
+        let (source, now) = (Source::from(peer.ip()), self.shared.clock.now());
+        if let Err(refusal) = self.shared.sources.open(source, now) {
+            self.shared.connections.give(1);
+            let cause = match refusal {
+                Refusal::TooMany => Cause::SourceConnections,
+                Refusal::TooFast => Cause::SourceRate,
+            };
+            // With a reset, which costs no further packet and leaves nothing behind here.
+            let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+            self.count_end(cause);
+            self.note(cause, peer, None);
+            return;
+        }
         let mut table = self.table.borrow_mut();
         let slot = table.reserve();
         if let Err(error) = self.poller.add(&socket, token(slot)) {
             // The kernel's limit of watched descriptors, or of memory.
             table.release(slot);
+            self.shared.sources.close(source, now);
             self.shared.connections.give(1);
             tracing::warn!(%peer, shard = self.index, "can not take in a connection: {error}");
             return;
@@ -319,7 +361,6 @@ impl Shard {
             connection.open(self, None);
         }
         table.put(slot, socket, connection);
-        count(&self.counters.accepted);
         self.counters.open.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(%peer, shard = self.index, "connected");
     }
@@ -332,6 +373,33 @@ impl Shard {
     /// Wakes a connection when the uplink has room.
     pub(super) fn wake_when_there_is_room(&self, slot: Slot) {
         self.starved.borrow_mut().push(slot);
+    }
+
+    /// Wakes a connection at a time.
+    pub(super) fn wake_at(&self, at: Time, slot: Slot) {
+        self.early.borrow_mut().push(Reverse((at, token(slot))));
+    }
+
+    /// When something is to be woken that waits for its time.
+    fn next_time(&self) -> Option<Time> {
+        let connection = self.early.borrow().peek().map(|Reverse((at, _))| *at);
+        [connection, self.handshakes.borrow().next_time()].into_iter().flatten().min()
+    }
+
+    /// Wakes what has waited for its time.
+    fn wake_early(&self) {
+        if self.next_time().is_none() {
+            return;
+        }
+        let now = self.shared.clock.now();
+        self.handshakes.borrow_mut().resume(now);
+        let (mut early, mut table) = (self.early.borrow_mut(), self.table.borrow_mut());
+        while let Some(&Reverse((at, connection))) = early.peek()
+            && at <= now
+        {
+            early.pop();
+            table.with(slot(connection), |connection, _| connection.wake(self));
+        }
     }
 
     fn turn_uplink(&self) {
@@ -373,7 +441,8 @@ impl Shard {
 
     /// Lets one handshake begin and one take a step: what is dear comes in small portions. Whether there are more.
     fn step_handshakes(&self) -> bool {
-        let begin = self.handshakes.borrow_mut().begin();
+        let may = |source| self.shared.sources.may_handshake(source, self.shared.clock.now());
+        let begin = self.handshakes.borrow_mut().begin(may);
         if let Some(slot) = begin {
             self.table.borrow_mut().with(slot, |connection, _| connection.begin_handshake(self));
         }
@@ -488,11 +557,10 @@ impl Shard {
         if connection.is_known() {
             self.uplink.borrow_mut().closed(slot);
         }
+        self.shared.sources.close(connection.source(), self.shared.clock.now());
         self.shared.connections.give(1);
         self.counters.open.fetch_sub(1, Ordering::Relaxed);
-        if let Some(counter) = self.counters.closed.get(cause as usize) {
-            count(counter);
-        }
+        self.count_end(cause);
         match cause {
             Cause::PeerClosed | Cause::Failed | Cause::Draining => {
                 tracing::debug!(peer = %connection.peer, shard = self.index, "disconnected: {}", cause.text());
@@ -502,6 +570,21 @@ impl Shard {
             _ => self.note(cause, connection.peer, None),
         }
         self.stopped.ring();
+    }
+
+    fn count_end(&self, cause: Cause) {
+        if let Some(counter) = self.counters.closed.get(cause as usize) {
+            count(counter);
+        }
+    }
+
+    /// Logs that a peer asks too often, within reason.
+    pub(super) fn note_haste(&self, peer: SocketAddr) {
+        let mut haste = self.haste.get();
+        if haste.allows(self.shared.clock.now()) {
+            tracing::warn!(%peer, shard = self.index, "slowed down: {HASTE}");
+        }
+        self.haste.set(haste);
     }
 
     /// Logs why a peer is disconnected, within reason.
@@ -520,6 +603,11 @@ impl Shard {
     }
 
     fn report_suppressed(&self, now: Time) {
+        let mut haste = self.haste.get();
+        if let Some(lines) = haste.suppressed(now) {
+            tracing::warn!(shard = self.index, "{lines} more slowed down: {HASTE}");
+        }
+        self.haste.set(haste);
         for (cause, throttle) in Cause::ALL.iter().zip(self.throttles.borrow_mut().iter_mut()) {
             let Some(lines) = throttle.suppressed(now) else { continue };
             if *cause == Cause::TakenOver {

@@ -12,6 +12,10 @@ use crossbeam_utils::CachePadded;
 
 use rustls::ServerConfig;
 
+use super::{
+    rate::Rate,
+    sources::{Allowance, Sources},
+};
 use crate::{config::Connections, coordinator::Time};
 
 /// The process's clock: [`Time`] since its making.
@@ -62,6 +66,8 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     /// Connections.
     pub(super) connections: Budget,
+    /// Who has how many of them, and how many more.
+    pub(super) sources: Sources,
     /// Bytes of unfinished messages beyond the first [`crate::limits::READ_BYTES`] of each connection.
     pub(super) buffered: Budget,
     /// Set once: listeners close, connections end as soon as nothing is under way.
@@ -75,6 +81,11 @@ impl Shared {
         Shared {
             clock: Clock::new(),
             connections: Budget::new(u64::from(limits.max)),
+            sources: Sources::new(Allowance {
+                connections: limits.max_per_source,
+                new_connections: Rate::per_second(limits.max_new_per_source),
+                handshakes: Rate::per_second(limits.max_handshakes_per_source),
+            }),
             buffered: Budget::new(limits.max_buffered_bytes),
             draining: AtomicBool::new(false),
             tls: Mutex::new(tls),
@@ -117,6 +128,10 @@ pub(super) enum Cause {
     MessageTimeout,
     /// All unfinished messages together were too long.
     BufferedBytes,
+    /// Its source has as many connections as it may have.
+    SourceConnections,
+    /// Its source opens connections too fast.
+    SourceRate,
     /// The TLS handshake failed.
     Handshake,
     /// The TLS handshake took too long.
@@ -145,6 +160,8 @@ impl Cause {
         Cause::FirstMessageTimeout,
         Cause::MessageTimeout,
         Cause::BufferedBytes,
+        Cause::SourceConnections,
+        Cause::SourceRate,
         Cause::Handshake,
         Cause::HandshakeTimeout,
         Cause::Tls,
@@ -165,6 +182,8 @@ impl Cause {
             Cause::FirstMessageTimeout => "no whole message within --first-message-timeout",
             Cause::MessageTimeout => "a message was not whole within --message-timeout",
             Cause::BufferedBytes => "unfinished messages would exceed --max-buffered-bytes",
+            Cause::SourceConnections => "its address has --max-connections-per-source open",
+            Cause::SourceRate => "its address opens more than --max-new-connections-per-source a second",
             Cause::Handshake => "the TLS handshake failed",
             Cause::HandshakeTimeout => "the TLS handshake did not end within --handshake-timeout",
             Cause::Tls => "the TLS session broke",
@@ -187,6 +206,8 @@ pub(super) struct Counters {
     pub(super) requests: AtomicU64,
     /// Requests refused by the shard itself.
     pub(super) refused: AtomicU64,
+    /// Times that a connection was not read for a while, because it asked too often.
+    pub(super) throttled: AtomicU64,
     /// Messages handed to sockets whole at once.
     pub(super) sent: AtomicU64,
     /// Messages that a socket did not take at once.

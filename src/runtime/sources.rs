@@ -4,9 +4,9 @@
 //! A source is an IPv4 address or an IPv6 network of 64 bits: that is the least that a subscriber or a link is given,
 //! and within it a host takes what addresses it likes, so to count single ones would be no limit at all.
 //!
-//! This is the one place where shards share locks, in stripes by source: taken when a connection begins or ends and when
-//! a handshake begins, each time for a look-up, and never for a message. Counts that each shard kept for itself
-//! would not add up to a limit that is exact.
+//! Shards share locks here, in stripes by source: taken when a connection begins or ends and when a handshake begins,
+//! each time for a look-up, and never for a message. Counts that each shard kept for itself would not add up to a
+//! limit that is exact.
 //!
 //! A source is known while it has connections, which have a limit of their own, and until its buckets are full again,
 //! a second later at most. Of those without connections [`IDLE_SOURCES`] are kept: then the one that left
@@ -42,7 +42,7 @@ const FULL_AFTER: Duration = Duration::from_secs(1);
 const COLLECTED: usize = 2;
 
 /// Where a connection comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Source {
     /// An address.
     V4(u32),
