@@ -260,6 +260,8 @@ impl Connection {
             return self.starve(shard);
         }
         match turn {
+            // A handshake takes more than the client has sent: one that has ended its side is not waited for.
+            Turn::Asked if self.ended => Call::Ended(Cause::PeerClosed),
             Turn::Asked => Call::Waits,
             Turn::Unasked => match self.wire.decide(socket) {
                 Ok(None) => {
@@ -273,7 +275,7 @@ impl Connection {
                 Ok(Some(true)) => {
                     self.stage = Stage::Securing(Turn::Asked);
                     shard.handshakes.borrow_mut().ask(self.source(), self.slot);
-                    Call::Waits
+                    Call::Done
                 }
                 Err(error) => Call::Ended(broken(&error)),
             },
@@ -375,8 +377,10 @@ impl Connection {
     }
 
     fn read(&mut self, socket: BorrowedFd<'_>, shard: &Shard) -> Call {
-        if (self.readable || !self.rest.is_empty()) && self.is_early(shard) {
-            // Of a peer that is gone the next read would tell, and nobody is kept for whom nobody waits.
+        // Nobody is kept for whom nobody waits: the end of a peer that is gone is looked for, as far as that can be seen
+        // while its requests wait.
+        let waits = !self.rest.is_empty() || (self.readable && !self.ended);
+        if waits && self.is_early(shard) {
             return match sockopt::socket_error(socket) {
                 Ok(Err(error)) if self.ended => Call::Ended(broken(&error.into())),
                 _ => Call::Waits,

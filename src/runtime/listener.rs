@@ -1,6 +1,13 @@
 //! Listening sockets: bound for every shard before serving starts, then drained in bursts.
 
-use std::{io, net::SocketAddr, os::fd::OwnedFd, rc::Rc, task::Poll, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     io::Errno,
@@ -8,7 +15,11 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::{executor, poller::Readable, shard::Shard};
+use super::{
+    executor::{self, TURN},
+    poller::Readable,
+    shard::Shard,
+};
 use crate::{
     config::{Carries, Connections},
     coordinator::Time,
@@ -21,6 +32,9 @@ const BACKLOG: i32 = 4096;
 /// How much a socket buffers beyond what the peer has room for. Without it the kernel would queue megabytes of
 /// weights for a peer that reads slowly, all of them stale by the time they are read.
 const UNSENT_BYTES: u32 = 128 << 10;
+
+/// Connections accepted between looks at the clock.
+const ACCEPTS_PER_LOOK: usize = 8;
 
 /// How soon a full server, or one without file descriptors, looks again.
 const FULL_TICK: Duration = Duration::from_millis(20);
@@ -105,7 +119,13 @@ enum Burst {
 }
 
 async fn burst(shard: &Rc<Shard>, listener: &OwnedFd, carries: Carries) -> Burst {
-    for _ in 0..limits::ACCEPT_BURST {
+    let mut start = Instant::now();
+    for count in 1..=limits::ACCEPT_BURST {
+        // Connections that come in a flood must not hold up those that are there, some of which want to end.
+        if count % ACCEPTS_PER_LOOK == 0 && start.elapsed() >= TURN {
+            executor::turn().await;
+            start = Instant::now();
+        }
         std::future::poll_fn(|cx| {
             let mut uplink = shard.uplink.borrow_mut();
             if uplink.has_room() {

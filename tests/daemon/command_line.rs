@@ -5,8 +5,16 @@ use std::process::Output;
 use crate::harness::{Daemon, TempFile, command, finish, run};
 
 /// Every flag that `gwm serve` must have, with its default, or `None` for one that has none.
-const FLAGS: [(&str, Option<&str>); 39] = [
+const FLAGS: &[(&str, Option<&str>)] = &[
     ("--listen", Some("127.0.0.1:3860")),
+    ("--tls-listen", None),
+    ("--tls-cert", None),
+    ("--tls-key", None),
+    ("--tls-client-ca", None),
+    ("--tls-min-version", Some("1.2")),
+    ("--require-tls", None),
+    ("--handshake-timeout", Some("30s")),
+    ("--max-handshakes", Some("1024")),
     ("--lb-identity", Some("any")),
     ("--lb-identity-common-name", None),
     ("--member-identity", Some("any")),
@@ -25,6 +33,10 @@ const FLAGS: [(&str, Option<&str>); 39] = [
     ("--max-message-bytes", Some("1048576")),
     ("--max-buffered-bytes", Some("268435456")),
     ("--max-connections", Some("16384")),
+    ("--max-connections-per-source", Some("half of --max-connections")),
+    ("--max-new-connections-per-source", Some("0")),
+    ("--max-handshakes-per-source", Some("0")),
+    ("--max-requests-per-second", Some("0")),
     ("--max-load-balancers", Some("16384")),
     ("--max-groups", Some("262144")),
     ("--max-groups-per-lb", Some("1024")),
@@ -78,7 +90,7 @@ fn help_lists_every_flag_with_its_default_and_variable() {
         let rest = lines.take_while(|line| !heading(line));
         [first].into_iter().chain(rest).map(str::trim).collect::<Vec<_>>().join(" ")
     };
-    for (flag, default) in FLAGS {
+    for &(flag, default) in FLAGS {
         let said = said(flag);
         let variable = format!("GWM_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
         assert!(said.contains(&variable), "{flag} has no {variable}: {said}");
@@ -102,6 +114,8 @@ fn usage_errors_exit_with_2_and_name_the_flag() {
         &["--first-message-timeout", "0s"],
         &["--max-message-bytes", "10"],
         &["--max-connections", "0"],
+        &["--max-connections-per-source", "0"],
+        &["--max-requests-per-second", "1000001"],
         &["--max-groups-per-lb", "65536"],
         &["--max-members-per-group", "65536"],
         &["--max-memberships", "0"],

@@ -18,7 +18,8 @@ const C: &str = "10.0.0.3:80";
 #[test]
 fn connections_over_the_limit_wait_for_their_turn() {
     for shards in ["1", "2"] {
-        let daemon = Daemon::start(&["--max-connections", "3", "--shards", shards]);
+        let limits = ["--max-connections", "3", "--max-connections-per-source", "3"];
+        let daemon = Daemon::start(&[&limits[..], &["--shards", shards]].concat());
         let idle = daemon.sockets();
         let uids = ["LB1", "LB2", "LB3"];
         let mut served: Vec<Peer> = uids.iter().map(|_| daemon.connect()).collect();

@@ -8,6 +8,7 @@
 mod authority;
 mod command_line;
 mod concurrency;
+mod excess;
 mod framing;
 mod harness;
 mod hostile;

@@ -150,8 +150,9 @@ fn ten_thousand_lbs_are_each_pushed_their_own_groups() {
     setrlimit(Resource::Nofile, limit).expect("a process may use its hard limit");
 
     let file = TempFile::new("thousands.toml", members_file(false));
-    let flags = ["--shards", "1", "--members", file.path(), "--max-connections", "10100", "--log-level", "warn"];
-    let daemon = Daemon::start_alone(&flags);
+    let limits = ["--max-connections", "10100", "--max-connections-per-source", "10100"];
+    let flags = ["--shards", "1", "--members", file.path(), "--log-level", "warn"];
+    let daemon = Daemon::start_alone(&[&flags[..], &limits].concat());
     let mut lbs: Vec<Balancer> = (0..LBS).map(|number| Balancer::new(number, daemon.connect())).collect();
 
     // Registered, and pushed everything: it is their first push.

@@ -93,7 +93,7 @@ fn from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
 }
 
 /// The first message of a handshake.
-fn hello(config: &Arc<ClientConfig>) -> Vec<u8> {
+pub(crate) fn hello(config: &Arc<ClientConfig>) -> Vec<u8> {
     let name = "localhost".try_into().expect("a name");
     let mut bytes = Vec::new();
     let mut tls = ClientConnection::new(Arc::clone(config), name).expect("a client");

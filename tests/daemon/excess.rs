@@ -1,0 +1,357 @@
+//! Peers that open too much or ask too often: what they get, and that nobody else notices.
+
+use std::{
+    io::{self, ErrorKind, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    ops::Range,
+    time::Duration,
+};
+
+use gwm::sasp::{LbFlags, ReturnCode};
+use rustix::process::Signal;
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::{
+    harness::{Daemon, LB, PATIENCE, Peer, until},
+    tls::{Site, hello},
+    wire,
+};
+
+const OK: ReturnCode = ReturnCode::SUCCESSFUL;
+
+/// The address that does too much.
+const BUSY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
+
+/// One that does not.
+const CALM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// Connects from an address.
+fn dial(daemon: &Daemon, from: Ipv4Addr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((from, 0)).into())?;
+    socket.connect(&daemon.address().into())?;
+    Ok(socket.into())
+}
+
+/// A connection that is served, or `None` for one that is reset before anything else.
+fn served(daemon: &Daemon, from: Ipv4Addr) -> Option<Peer> {
+    let request = wire::raw(9, &[0x10, 0x40, 0, 4]);
+    let talk = || -> io::Result<Peer> {
+        let stream = dial(daemon, from)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // A reset on its way shows here or there.
+        (&stream).write_all(&request)?;
+        stream.peek(&mut [0])?;
+        Ok(stream.into())
+    };
+    match talk() {
+        Ok(mut peer) => {
+            assert_eq!(peer.receive(), wire::code_reply(9, 0x1045, 0x10));
+            Some(peer)
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => None,
+        Err(error) => panic!("neither served nor reset: {error}"),
+    }
+}
+
+fn expect_served(daemon: &Daemon, from: Ipv4Addr) -> Peer {
+    served(daemon, from).expect("this address has room")
+}
+
+/// Asks what the coordinator answers, and concerns no other peer.
+fn expect_alive(peer: &mut Peer) {
+    assert_eq!(peer.get_weights("NOBODY", &[""]), format!("{:?} ", ReturnCode::UNKNOWN_LB_UID));
+}
+
+/// Stops a daemon; what it says of itself at its end.
+fn last_words(mut daemon: Daemon, parts: &[&str]) -> String {
+    daemon.signal(Signal::TERM);
+    assert!(daemon.wait().success());
+    daemon.wait_for_log(parts);
+    let log = daemon.log();
+    log.lines().find(|line| parts.iter().all(|part| line.contains(part))).expect("it was just there").to_owned()
+}
+
+/// A number that a line of the log states.
+fn stated(line: &str, name: &str) -> u64 {
+    let field = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    field.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name} in {line}"))
+}
+
+/// Bytes that have arrived and were not read.
+fn waiting(peer: &Peer) -> usize {
+    rustix::io::ioctl_fionread(peer.stream()).expect("a socket") as usize
+}
+
+#[test]
+fn each_address_has_its_own_number_of_connections() {
+    for shards in ["1", "2"] {
+        let daemon =
+            Daemon::start(&["--max-connections", "6", "--max-connections-per-source", "3", "--shards", shards]);
+        let idle = daemon.sockets();
+        let mut busy: Vec<Peer> = (0..3).map(|_| expect_served(&daemon, BUSY)).collect();
+        let mut refused = 0;
+        let mut refuse = || {
+            for _ in 0..20 {
+                assert!(served(&daemon, BUSY).is_none(), "one over the number is served");
+                refused += 1;
+            }
+        };
+        refuse();
+        let mut calm: Vec<Peer> = (0..3).map(|_| expect_served(&daemon, CALM)).collect();
+        assert_eq!(daemon.sockets(), idle + 6);
+        // The whole server is full now, and waits before it looks who comes: first one leaves.
+        calm.pop();
+        until("a connection is let go of", || daemon.sockets() == idle + 5);
+        refuse();
+        for peer in busy.iter_mut().chain(&mut calm) {
+            expect_alive(peer); // what was accepted goes on
+        }
+        busy.pop();
+        until("a connection is let go of", || daemon.sockets() == idle + 4);
+        busy.push(expect_served(&daemon, BUSY));
+        refuse();
+        drop((busy, calm));
+        let why = ["its address has --max-connections-per-source open"];
+        daemon.wait_for_log(&[why[0], "127.0.0.1:"]);
+        assert!(!daemon.log().lines().any(|line| line.contains(why[0]) && line.contains("127.0.0.2:")));
+        assert_eq!(stated(&last_words(daemon, &[why[0], "connections="]), "connections"), refused);
+    }
+}
+
+/// Unless the flag says so, no address has them all.
+#[test]
+fn half_of_the_connections_are_left_to_others() {
+    let daemon = Daemon::start(&["--max-connections", "5"]);
+    let busy: Vec<Peer> = (0..3).map(|_| expect_served(&daemon, BUSY)).collect();
+    assert!(served(&daemon, BUSY).is_none());
+    let calm = [expect_served(&daemon, CALM), expect_served(&daemon, CALM)];
+    drop((busy, calm));
+    daemon.stop();
+}
+
+#[test]
+fn each_address_has_its_own_rate_of_new_connections() {
+    for shards in ["1", "2"] {
+        let daemon = Daemon::start(&["--max-new-connections-per-source", "4", "--shards", shards]);
+        // Those that are refused cost nothing, and those that have gone count.
+        let mut last = None;
+        until("one connection is too many", || match served(&daemon, BUSY) {
+            Some(peer) => {
+                last = Some(peer);
+                false
+            }
+            None => true,
+        });
+        expect_served(&daemon, CALM);
+        expect_alive(&mut last.expect("some were served"));
+        until("the address may come again", || served(&daemon, BUSY).is_some());
+        let why = "its address opens more than --max-new-connections-per-source a second";
+        daemon.wait_for_log(&[why, "127.0.0.1:"]);
+        assert!(!daemon.log().lines().any(|line| line.contains(why) && line.contains("127.0.0.2:")));
+        assert!(stated(&last_words(daemon, &[why, "connections="]), "connections") > 0);
+    }
+}
+
+/// Requests with these ids, and their replies: some are for the coordinator, some are not understood.
+fn requests(uid: &str, ids: Range<u32>) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let (mut bytes, mut replies) = (Vec::new(), Vec::new());
+    for id in ids {
+        let (request, reply) = match id % 3 {
+            0 => (wire::lb_state(id, uid, 0, LbFlags::NONE), wire::code_reply(id, 0x1055, 0x00)),
+            1 => (wire::raw(id, &[0x10, 0x40, 0, 4]), wire::code_reply(id, 0x1045, 0x10)),
+            _ => (wire::raw(id, &[0x10, 0x50, 0, 9, 1]), wire::code_reply(id, 0x1055, 0x10)),
+        };
+        bytes.extend(request);
+        replies.push(reply);
+    }
+    (bytes, replies)
+}
+
+/// The others are served while requests wait, for so long that they can not all have had their turn; the stop waits for
+/// no turn, and so answers what is left.
+#[test]
+fn requests_over_the_rate_wait_and_hold_nobody_up() {
+    const REQUESTS: u32 = 100;
+    for shards in ["1", "2"] {
+        let mut daemon = Daemon::start(&["--max-requests-per-second", "1", "--shards", shards]);
+        let mut busy = Peer::from(dial(&daemon, BUSY).expect("the daemon accepts"));
+        let (bytes, replies) = requests("LB1", 0..REQUESTS);
+        busy.send(&bytes);
+        let address = busy.stream().local_addr().expect("it is bound").to_string();
+        daemon.wait_for_log(&["slowed down: it asks more often than --max-requests-per-second", &address]);
+        // Each has its own rate, those of the same address too.
+        for round in 0..50 {
+            expect_served(&daemon, if round % 2 == 0 { BUSY } else { CALM });
+        }
+        assert!(waiting(&busy) < replies.iter().map(Vec::len).sum(), "all of them were answered at once");
+        daemon.signal(Signal::TERM);
+        for reply in replies {
+            assert_eq!(busy.receive(), reply);
+        }
+        busy.expect_end();
+        drop(busy);
+        assert!(daemon.wait().success());
+        let log = daemon.log();
+        assert_eq!(log.lines().filter(|line| line.contains("slowed down")).count(), 1, "once a connection:\n{log}");
+    }
+}
+
+#[test]
+fn requests_over_the_rate_are_all_answered_in_their_order() {
+    const REQUESTS: u32 = 60;
+    let daemon = Daemon::start(&["--max-requests-per-second", "30"]);
+    let mut peers: Vec<Peer> = (0..3).map(|_| daemon.connect()).collect();
+    let [(whole, _), (cut, _), (mut single, replies)] = ["LB1", "LB2", "LB3"].map(|uid| requests(uid, 0..REQUESTS));
+    // Together, cut anywhere, and one by one.
+    peers[0].send(&whole);
+    cut.chunks(7).for_each(|part| peers[1].send(part));
+    for reply in &replies {
+        let length = u32::from_be_bytes(single[5..9].try_into().expect("four bytes")) as usize;
+        peers[2].send(&single.drain(..length).collect::<Vec<u8>>());
+        assert_eq!(&peers[2].receive(), reply);
+    }
+    for peer in &mut peers[..2] {
+        for reply in &replies {
+            assert_eq!(&peer.receive(), reply);
+        }
+    }
+    drop(peers);
+    // Turns are waited for one by one: the first thirty need none.
+    let throttled = stated(&last_words(daemon, &["stopped", "throttled="]), "throttled");
+    assert!((1..=3 * u64::from(REQUESTS)).contains(&throttled), "{throttled}");
+}
+
+/// Whoever waits because of us is not at fault for it: a second is longer than these timeouts. Each message is longer
+/// than what the daemon has read of it when it has to wait.
+#[test]
+fn the_wait_counts_for_no_timeout() {
+    let timeouts = ["--message-timeout", "100ms", "--stall-timeout", "100ms"];
+    let daemon = Daemon::start(&[&timeouts[..], &["--max-requests-per-second", "1"]].concat());
+    let members: Vec<String> = (0..500).map(|at| format!("10.3.{}.{}:80", at / 256, at % 256)).collect();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let long = |id| wire::registration(id, LB, &[("LB1", &format!("G{id}"), &members)]);
+    let mut peer = daemon.connect();
+    peer.send(&(0..4).flat_map(long).collect::<Vec<u8>>());
+    for id in 0..4 {
+        assert_eq!(peer.receive(), wire::code_reply(id, 0x1015, 0x00));
+    }
+    drop(peer);
+    assert!(stated(&last_words(daemon, &["stopped", "throttled="]), "throttled") > 0);
+}
+
+/// Requests of a peer that is gone have nobody to be answered to: they do not keep its connection for their turns.
+#[test]
+fn nobody_is_kept_for_whom_nobody_waits() {
+    let daemon = Daemon::start(&["--max-requests-per-second", "1"]);
+    let idle = daemon.sockets();
+    for reset in [true, false] {
+        let mut peer = daemon.connect();
+        let (bytes, replies) = requests("LB1", 0..500);
+        peer.send(&bytes);
+        assert_eq!(peer.receive(), replies[0]);
+        if reset {
+            SockRef::from(peer.stream()).set_linger(Some(Duration::ZERO)).expect("a socket option");
+        }
+        drop(peer);
+        until("the connection is let go of", || daemon.sockets() == idle);
+    }
+    daemon.stop();
+}
+
+/// What waits for its turn stays with the kernel, but for one read.
+#[test]
+fn requests_that_wait_cost_little_memory() {
+    const PEERS: usize = 100;
+    let daemon = Daemon::start_alone(&["--max-requests-per-second", "1", "--log-level", "warn"]);
+    let idle = daemon.sockets();
+    let warm: Vec<Peer> = (0..PEERS).map(|_| daemon.connect()).collect();
+    until("they are connected", || daemon.sockets() == idle + PEERS);
+    drop(warm);
+    until("they are let go of", || daemon.sockets() == idle);
+    let before = daemon.resident_kib();
+    let (bytes, _) = requests("LB1", 0..200_000);
+    let mut peers = Vec::new();
+    for _ in 0..PEERS {
+        let mut stream = dial(&daemon, BUSY).expect("the daemon accepts");
+        SockRef::from(&stream).set_send_buffer_size(32 * 1024).expect("a socket option");
+        stream.set_nonblocking(true).expect("a socket option");
+        let mut sent = 0;
+        let full = loop {
+            match stream.write(&bytes[sent..]) {
+                Ok(0) => break false,
+                Ok(count) => sent += count,
+                Err(error) => break error.kind() == ErrorKind::WouldBlock,
+            }
+        };
+        assert!(full, "a peer that has to wait is read without end");
+        peers.push(stream);
+    }
+    expect_served(&daemon, CALM);
+    let after = daemon.resident_kib();
+    println!("{before} KiB before, {after} KiB with {PEERS} peers that have to wait");
+    assert!(after < before + 40 * PEERS as u64, "{before} KiB grew to {after} KiB");
+    drop(peers);
+    until("every connection is let go of", || daemon.sockets() == idle);
+    daemon.stop();
+}
+
+/// One who begins too many handshakes has them one by one, and another address has its own at once.
+#[test]
+fn each_address_has_its_own_rate_of_handshakes() {
+    const HELLOS: usize = 60;
+    let site = Site::new();
+    for shards in ["1", "2"] {
+        let daemon = site.start(&["--max-handshakes-per-source", "1", "--shards", shards]);
+        let config = site.client();
+        let flood: Vec<Peer> = (0..HELLOS)
+            .map(|_| {
+                let mut peer = Peer::from(dial(&daemon, BUSY).expect("the daemon accepts"));
+                peer.send(&hello(&config));
+                peer
+            })
+            .collect();
+        let begun = || flood.iter().filter(|peer| waiting(peer) > 0).count();
+        until("the first one has its turn", || begun() > 0);
+        let mut calm = Peer::secure(dial(&daemon, CALM).expect("the daemon accepts"), &config).expect("its turn");
+        assert_eq!(calm.set_lb("LB1", LbFlags::NONE), OK);
+        assert!(begun() < HELLOS, "all of them began at once");
+        // One by one they go on.
+        until("the next one has its turn", || begun() > 1);
+        // Who waits can leave.
+        drop(flood);
+        let mut busy = Peer::secure(dial(&daemon, BUSY).expect("the daemon accepts"), &config).expect("its turn");
+        assert_eq!(busy.set_lb("LB1", LbFlags::NONE), OK);
+        drop((busy, calm));
+        daemon.stop();
+    }
+}
+
+/// Who would exceed the budget of unfinished messages gets its replies and an orderly end; who keeps to it is served.
+#[test]
+fn a_message_over_the_budget_ends_its_connection_gracefully() {
+    let daemon = Daemon::start(&["--max-buffered-bytes", "65536", "--max-message-bytes", "65536"]);
+    let members: Vec<String> = (0..2600).map(|at| format!("10.3.{}.{}:80", at / 256, at % 256)).collect();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let long = |uid| wire::registration(8, LB, &[(uid, "G", &members)]);
+    // The budget has room for one of them; whose comes first is not known.
+    let mut peers = ["LB1", "LB2"].map(|uid| {
+        let mut peer = daemon.connect();
+        let mut bytes = wire::lb_state(7, uid, 0, LbFlags::NONE);
+        bytes.extend_from_slice(&long(uid)[..60_000]);
+        peer.send(&bytes);
+        assert_eq!(peer.receive(), wire::code_reply(7, 0x1055, 0x00));
+        (uid, peer)
+    });
+    let closed = "closed: unfinished messages would exceed --max-buffered-bytes";
+    daemon.wait_for_log(&[closed]);
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains(closed)).expect("it was just there");
+    peers.sort_by_key(|(_, peer)| !line.contains(&peer.stream().local_addr().expect("it is bound").to_string()));
+    let [(_, over), (uid, within)] = &mut peers;
+    over.expect_end();
+    assert!(over.stream().take_error().expect("a socket option").is_none(), "a reset");
+    within.send(&long(uid)[60_000..]);
+    assert_eq!(within.receive(), wire::code_reply(8, 0x1015, 0x00));
+    daemon.stop();
+}
