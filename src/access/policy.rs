@@ -91,8 +91,8 @@ impl<T> Default for Certificates<T> {
 pub struct Lb {
     /// Where it connects from.
     pub addresses: Networks<()>,
-    /// What it shows, if its UID is not a name in it.
-    pub certificates: Certificates<()>,
+    /// What it shows; if nothing is said, a certificate that has its UID as a name.
+    pub certificates: Option<Certificates<()>>,
     /// What it may do, apart from asking for weights and saying how it is.
     pub may: Acts,
 }
@@ -183,8 +183,11 @@ impl Access {
             Identity::Any => true,
             Identity::SourceIp => self.lbs.get(uid).is_some_and(|lb| lb.addresses.contains(peer.address)),
             Identity::Certificate => peer.certificate.as_ref().is_some_and(|certificate| {
-                let listed = |lb: &Lb| lb.certificates.of(certificate, self.common_name).next().is_some();
-                certificate.names_lb(uid, self.common_name) || self.lbs.get(uid).is_some_and(listed)
+                match self.lbs.get(uid).and_then(|lb| lb.certificates.as_ref()) {
+                    // The file's word is the last, or a certificate that was stolen could not be shut out.
+                    Some(listed) => listed.of(certificate, self.common_name).next().is_some(),
+                    None => certificate.names_lb(uid, self.common_name),
+                }
             }),
         }
     }

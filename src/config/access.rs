@@ -12,7 +12,7 @@ use super::file::{self, Fault, fault, place};
 use crate::{
     access::{Access, Act, Acts, CertificateName, Certificates, Identity, Lb, Member, Who},
     limits,
-    network::{Network, Networks},
+    network::Network,
     roster::Pattern,
 };
 
@@ -118,11 +118,16 @@ fn lb(table: &LbTable, at: usize, identity: Identity) -> Result<Lb, Fault> {
         }
         _ => {}
     }
-    let mut lb = Lb { addresses: Networks::default(), certificates: Certificates::default(), may: Acts::ALL };
-    lb.addresses = networks(&table.addresses)?.into_iter().collect();
-    names(&table.certificates)?.into_iter().for_each(|name| *lb.certificates.entry(name) = ());
-    lb.may = may(&table.may, true)?;
-    Ok(lb)
+    // An empty list means that nobody is this load balancer.
+    let addresses = table.addresses.as_ref().map_or(Ok(Vec::new()), |texts| each(texts, network))?;
+    let certificates = table.certificates.as_ref().map(|texts| {
+        let mut certificates = Certificates::default();
+        let names = each(texts, CertificateName::parse)?;
+        names.into_iter().for_each(|name| *certificates.entry(name) = ());
+        Ok(certificates)
+    });
+    let certificates = certificates.transpose()?;
+    Ok(Lb { addresses: addresses.into_iter().collect(), certificates, may: may(&table.may, true)? })
 }
 
 fn member(table: &MemberTable, at: usize, identity: Identity) -> Result<(Who, Member), Fault> {
@@ -143,12 +148,12 @@ fn member(table: &MemberTable, at: usize, identity: Identity) -> Result<(Who, Me
         (Identity::Certificate, None, None) => {
             return fault(at, "a [[member]] needs certificates, which it shows: --member-identity is certificate");
         }
-        (Identity::SourceIp, ..) => Who::Sources(networks(&table.sources)?),
-        (Identity::Certificate, ..) => Who::Certificates(names(&table.certificates)?),
+        (Identity::SourceIp, ..) => Who::Sources(list(&table.sources, network)?),
+        (Identity::Certificate, ..) => Who::Certificates(list(&table.certificates, CertificateName::parse)?),
     };
     let patterns = |given| list(given, |text| Ok(Pattern::new(text)));
     let member = Member {
-        addresses: networks(&table.addresses)?.into_iter().collect(),
+        addresses: list(&table.addresses, network)?.into_iter().collect(),
         lbs: patterns(&table.lbs)?,
         groups: patterns(&table.groups)?,
         may: may(&table.may, false)?,
@@ -158,37 +163,33 @@ fn member(table: &MemberTable, at: usize, identity: Identity) -> Result<(Who, Me
 
 /// What each text of a list means; a list without any is an error.
 fn list<T>(given: &Option<Texts>, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, Fault> {
-    let Some(texts) = given else { return Ok(Vec::new()) };
-    if texts.get_ref().is_empty() {
-        return fault(texts.span().start, "an empty list says nothing: leave it out, or fill it");
+    match given {
+        None => Ok(Vec::new()),
+        Some(texts) if texts.get_ref().is_empty() => {
+            fault(texts.span().start, "an empty list says nothing: leave it out, or fill it")
+        }
+        Some(texts) => each(texts, read),
     }
+}
+
+fn each<T>(texts: &Texts, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, Fault> {
     let one = |text: &Spanned<String>| read(text.get_ref()).map_err(|message| (text.span().start, message));
     texts.get_ref().iter().map(one).collect()
 }
 
-fn names(given: &Option<Texts>) -> Result<Vec<CertificateName>, Fault> {
-    list(given, CertificateName::parse)
-}
-
-/// Addresses, and networks as in `10.0.0.0/8`.
-fn networks(given: &Option<Texts>) -> Result<Vec<Network>, Fault> {
-    list(given, |text| {
-        let network = match text.contains('/') {
-            true => Network::parse(text)?,
-            false => text
-                .parse::<IpAddr>()
-                .map_err(|_| {
-                    format!("\"{text}\" is not an address such as 10.0.0.1, nor a network such as 10.0.0.0/8")
-                })?
-                .into(),
-        };
-        match network.address().to_canonical() == network.address() {
-            true => Ok(network),
-            false => {
-                Err(format!("\"{text}\" is IPv4 in the clothes of IPv6: write {}", network.address().to_canonical()))
-            }
-        }
-    })
+/// An address, or a network as in `10.0.0.0/8`.
+fn network(text: &str) -> Result<Network, String> {
+    let network = match text.contains('/') {
+        true => Network::parse(text)?,
+        false => text
+            .parse::<IpAddr>()
+            .map_err(|_| format!("\"{text}\" is not an address such as 10.0.0.1, nor a network such as 10.0.0.0/8"))?
+            .into(),
+    };
+    match network.address().to_canonical() == network.address() {
+        true => Ok(network),
+        false => Err(format!("\"{text}\" is IPv4 in the clothes of IPv6: write {}", network.address().to_canonical())),
+    }
 }
 
 /// What an entry lets its peers do; without a word, everything.

@@ -241,6 +241,19 @@ fn new_rules_end_sessions_that_they_do_not_allow() {
     assert_eq!(rig.set_access(Access::default()), NOBODY);
 }
 
+#[test]
+fn a_stolen_certificate_is_shut_out_at_once() {
+    let mut rig = rig(Cert, Any, "");
+    let thief = rig.open_as(with("LB1"));
+    rig.ok(thief, "state LB1 7F");
+    let only = "[[lb]]\nuid = \"LB1\"\ncertificates = [\"new.example\"]\n";
+    assert_eq!(rig.set_access(access(Cert, Any, only)), [thief]);
+    let again = rig.open_as(with("LB1"));
+    assert_eq!(rig.ask(again, "state LB1 7F"), "11");
+    let lb = rig.open_as(with("new.example"));
+    rig.ok(lb, "state LB1 7F");
+}
+
 /// The second attack of RFC 4678 section 10.
 #[test]
 fn a_member_speaks_for_its_own_address() {

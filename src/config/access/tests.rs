@@ -105,6 +105,13 @@ fn reads_who_shows_what() {
         ..Certificate::clone(other.certificate.as_deref().unwrap())
     }));
     assert!(!access.is_lb(&other, b"LB1") && !access.is_lb(&from("10.0.0.1"), b"LB1"));
+    let mut named = with("LB1");
+    assert!(access.is_lb(&named, b"LB1"), "by its fingerprint");
+    named.certificate = Some(Arc::new(Certificate {
+        fingerprint: [0; 32],
+        ..Certificate::clone(named.certificate.as_deref().unwrap())
+    }));
+    assert!(!access.is_lb(&named, b"LB1"), "where the file names certificates, a name does not suffice");
     assert!(access.is_lb(&with("LB2"), b"LB2") && !access.lb_may(b"LB2", Act::Register));
     assert!(!access.is_lb(&with("x"), b"front"), "the common name is not a name");
     let common_name = Rules { common_name: true, ..CERTIFICATES };
@@ -126,6 +133,15 @@ fn reads_who_shows_what() {
 }
 
 #[test]
+fn an_empty_list_shuts_a_load_balancer_out() {
+    let nobody = "[[lb]]\nuid = \"LB1\"\ncertificates = []\n";
+    assert!(read_as(&CERTIFICATES, "").is_lb(&with("LB1"), b"LB1"));
+    assert!(!read_as(&CERTIFICATES, nobody).is_lb(&with("LB1"), b"LB1"));
+    let nobody = "[[lb]]\nuid = \"LB1\"\naddresses = []\n";
+    assert!(!read_as(&SOURCES, nobody).is_lb(&from("10.0.0.1"), b"LB1"));
+}
+
+#[test]
 fn errors_name_their_line() {
     let lb = |lines: &str| format!("[[lb]]\nuid = \"LB1\"\naddresses = [\"10.0.0.1\"]\n{lines}\n");
     for (lines, part) in [
@@ -135,7 +151,6 @@ fn errors_name_their_line() {
         ("may = [\"Register\"]", "may \"Register\" is not"),
         ("may = [\"state\", \"state\"]", "twice"),
         ("certificates = [\"x\"]", "say addresses"),
-        ("certificates = []", "say addresses"),
         ("uid = \"LB2\"", "duplicate"),
         ("may = [", ""),
         ("[lb]", ""),
@@ -143,8 +158,11 @@ fn errors_name_their_line() {
     ] {
         refused(&SOURCES, &lb(lines), 4, part);
     }
+    for text in ["sources = []", "sources = [\"10.0.0.1\"]\naddresses = []"] {
+        let line = 1 + text.lines().count();
+        refused(&SOURCES, &format!("[[member]]\n{text}\n"), line, "an empty list");
+    }
     for (addresses, part) in [
-        ("[]", "an empty list"),
         ("\"10.0.0.1\"", "sequence"),
         ("[7]", "string"),
         ("[\"10.0.0\"]", "not an address such as"),
@@ -185,12 +203,10 @@ fn errors_name_their_line() {
 
 #[test]
 fn errors_of_certificates_name_their_line() {
-    for (certificates, part) in [
-        ("[]", "an empty list"),
-        ("[\"\"]", "no certificate's name"),
-        ("[\"*.example\"]", "names nobody"),
-        ("[\"sha256:12\"]", "64 digits"),
-    ] {
+    refused(&CERTIFICATES, "[[member]]\ncertificates = []\n", 2, "an empty list");
+    for (certificates, part) in
+        [("[\"\"]", "no certificate's name"), ("[\"*.example\"]", "names nobody"), ("[\"sha256:12\"]", "64 digits")]
+    {
         refused(&CERTIFICATES, &format!("[[lb]]\nuid = \"LB1\"\ncertificates = {certificates}\n"), 3, part);
         refused(&CERTIFICATES, &format!("[[member]]\nmay = []\ncertificates = {certificates}\n"), 3, part);
     }
