@@ -4,6 +4,7 @@
 //! No test waits by sleeping for a fixed time, and none asserts a duration: it waits for a condition, and
 //! [`harness::PATIENCE`] only tells a hang from slowness.
 
+mod access;
 #[path = "../authority/mod.rs"]
 mod authority;
 mod command_line;

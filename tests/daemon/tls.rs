@@ -85,7 +85,7 @@ fn try_connect(daemon: &Daemon, config: &Arc<ClientConfig>) -> io::Result<Peer> 
 }
 
 /// Connects from this address.
-fn from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
+pub(crate) fn from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from((source, 0)).into()).expect("an address of loopback");
     socket.connect(&to.into()).expect("the daemon accepts");
