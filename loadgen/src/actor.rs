@@ -6,7 +6,7 @@ use gwm::sasp::{ComponentType, Header, ReturnCode, message::MESSAGE_BYTES_MIN, w
 
 use crate::{
     Result,
-    player::{Connection, Received, Scratch},
+    player::{Connection, Medium, Received},
 };
 
 /// A message from the server.
@@ -52,8 +52,8 @@ pub(crate) struct Actor {
 
 impl Actor {
     /// Begins to connect.
-    pub(crate) fn open(to: SocketAddr, number: u32, scratch: &Scratch) -> Result<Actor> {
-        Ok(Actor { connection: Connection::open(to, number, scratch)?, next_id: Cell::new(1) })
+    pub(crate) fn open(to: SocketAddr, number: u32, medium: &Medium) -> Result<Actor> {
+        Ok(Actor { connection: Connection::open(to, number, medium)?, next_id: Cell::new(1) })
     }
 
     /// An id that no request of this actor had.

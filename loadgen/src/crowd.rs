@@ -72,7 +72,7 @@ impl Crowd {
         let mut members = Members { lbs: Vec::new(), tasks: Vec::new() };
         for number in seat.share(self.shape.lbs).map(|number| self.shape.first_lb + number) {
             gate.enter().await;
-            let actor = Actor::open(self.to, number, &seat.scratch)?;
+            let actor = Actor::open(self.to, number, &seat.medium)?;
             let lb = Rc::new(Lb { number, actor, knows: RefCell::new(knows(number)), gone: Cell::new(false) });
             members.lbs.push(lb.clone());
             let (life, stage) = (live(lb, gate.clone()), seat.stage.clone());

@@ -15,6 +15,7 @@ mod process;
 mod report;
 mod run;
 mod subject;
+mod tls;
 mod workload;
 
 use std::process::ExitCode;

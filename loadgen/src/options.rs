@@ -1,6 +1,6 @@
 //! Flags that every workload has.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use rustix::{
@@ -8,7 +8,11 @@ use rustix::{
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 
-use crate::{Result, files::MembersFile};
+use crate::{
+    Result,
+    files::MembersFile,
+    tls::{Tls, Version},
+};
 
 /// What is measured.
 #[derive(Args, Clone, Debug)]
@@ -34,6 +38,33 @@ pub(crate) struct ServerOptions {
     /// The push window of a server that is started
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub(crate) push_window: String,
+
+    #[command(flatten)]
+    pub(crate) tls: TlsOptions,
+}
+
+/// Whether the player speaks TLS.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TlsOptions {
+    /// All connections speak TLS, with certificates on both ends, made for the run; right after it the same without TLS,
+    /// and print the ratio
+    #[arg(long, conflicts_with = "connect")]
+    pub(crate) tls: bool,
+
+    /// The version of TLS
+    #[arg(long, value_enum, value_name = "VERSION", default_value = "1.3", requires = "tls")]
+    pub(crate) tls_version: Version,
+
+    /// Both ends of TLS in this run, if it is one over TLS.
+    #[arg(skip)]
+    pub(crate) speaks: Option<Arc<Tls>>,
+}
+
+impl TlsOptions {
+    /// For people: what a title says of it.
+    pub(crate) fn title(&self) -> String {
+        if self.tls { format!(", TLS {}", self.tls_version.number()) } else { String::new() }
+    }
 }
 
 impl ServerOptions {

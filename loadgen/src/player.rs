@@ -26,7 +26,7 @@ use std::{
 use futures_lite::AsyncRead;
 use glommio::{LocalExecutorBuilder, Placement, net::UnixStream, timer::Timer};
 
-pub(crate) use connection::{Connection, Received, Scratch};
+pub(crate) use connection::{Connection, Medium, Received};
 pub(crate) use stage::Stage;
 
 use crate::{
@@ -54,7 +54,7 @@ pub(crate) struct Seat {
     pub(crate) index: usize,
     pub(crate) count: usize,
     pub(crate) stage: Arc<Stage>,
-    pub(crate) scratch: Scratch,
+    pub(crate) medium: Medium,
     bell: RefCell<UnixStream>,
     orders: mpsc::Receiver<Order>,
 }
@@ -105,6 +105,7 @@ impl<T: Send + 'static> Player<T> {
             let (bell, ear) = StdUnixStream::pair().map_err(|error| format!("can not make a socket pair: {error}"))?;
             let (orders, received) = mpsc::channel();
             let (main, stage) = (main.clone(), stage.clone());
+            let tls = common.server.tls.speaks.as_ref().map(|tls| tls.client());
             let thread = std::thread::Builder::new()
                 .name(format!("seat-{index}"))
                 .spawn(move || {
@@ -113,8 +114,8 @@ impl<T: Send + 'static> Player<T> {
                     let result = executor.and_then(|executor| {
                         executor.run(async move {
                             let bell = sys::adopt(ear).map_err(|error| format!("can not adopt a socket: {error}"))?;
-                            let (bell, scratch) = (RefCell::new(bell), Scratch::new());
-                            main(Seat { index, count: seats, stage, scratch, bell, orders: received }).await
+                            let (bell, medium) = (RefCell::new(bell), Medium::new(tls));
+                            main(Seat { index, count: seats, stage, medium, bell, orders: received }).await
                         })
                     });
                     if let Err(error) = &result {

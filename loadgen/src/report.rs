@@ -163,6 +163,8 @@ pub(crate) struct Report {
 
 /// The runs of what is measured for its own sake.
 pub(crate) const SERVER: &str = "server";
+/// The runs of the same over TLS.
+pub(crate) const TLS: &str = "tls";
 /// The runs of the bare loops.
 pub(crate) const FLOOR: &str = "floor";
 

@@ -71,7 +71,10 @@ impl Subject {
                 line += &format!(" {flag} '{value}'");
             }
         };
-        add("--listen", "127.0.0.1:0");
+        match &options.tls.speaks {
+            Some(tls) => tls.flags().iter().for_each(|(flag, value)| add(flag, value)),
+            None => add("--listen", "127.0.0.1:0"),
+        }
         add("--log-level", "warn");
         // Nothing but what the workload does may cause a push.
         add("--push-refresh", "24h");

@@ -10,7 +10,7 @@ pub(crate) mod propagate;
 pub(crate) mod register;
 pub(crate) mod watch;
 
-use std::{io::IsTerminal, io::Write};
+use std::{io::IsTerminal, io::Write, sync::Arc};
 
 use gwm::sasp::{ComponentType, ReturnCode, writer};
 use serde_json::Value;
@@ -20,8 +20,9 @@ use crate::{
     crowd::Crowd,
     floor,
     options::{Common, Shape},
-    report::{FLOOR, Report, SERVER, Sample},
+    report::{FLOOR, Report, SERVER, Sample, TLS},
     subject::Subject,
+    tls::Tls,
 };
 
 /// The Interval that a server is told to reply, in seconds.
@@ -51,23 +52,38 @@ pub(crate) trait Workload {
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample>;
 }
 
-/// Runs a workload against one side, and with `--floor` against the floor too, as often as the flags ask for, and
-/// writes the report.
+/// Runs a workload against one side, with `--tls` over TLS before, and with `--floor` against the floor too, as often as
+/// the flags ask for, and writes the report.
 pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Result<()> {
+    let tls = common.server.tls.tls;
+    if tls && of == Side::Floor {
+        return Err("the floor speaks no TLS".into());
+    }
+    let mut sides = Vec::new();
+    if of == Side::Server {
+        sides.extend(tls.then_some((Side::Server, TLS)));
+        sides.push((Side::Server, SERVER));
+    }
+    if of == Side::Floor || common.floor {
+        sides.push((Side::Floor, FLOOR));
+    }
+    let mut parameters = workload.parameters();
+    parameters["tls"] = tls.then(|| common.server.tls.tls_version.number()).into();
     let mut report = Report {
         workload: W::NAME,
-        title: workload.title(),
-        parameters: workload.parameters(),
-        base: FLOOR,
+        title: workload.title() + &common.server.tls.title(),
+        parameters,
+        base: if tls { SERVER } else { FLOOR },
         runs: Vec::new(),
     };
     for pair in 1..=common.pairs {
-        for (side, name) in [(Side::Server, SERVER), (Side::Floor, FLOOR)] {
-            if side != of && !(side == Side::Floor && common.floor) {
-                continue;
+        for &(side, name) in &sides {
+            let mut common = common.clone();
+            if name == TLS {
+                common.server.tls.speaks = Some(Arc::new(Tls::new(common.server.tls.tls_version)?));
             }
-            let progress = Progress::new(common, format!("{} {name} {pair}/{}", W::NAME, common.pairs));
-            let sample = workload.run(common, side, &progress).map_err(|error| format!("{name}: {error}"))?;
+            let progress = Progress::new(&common, format!("{} {name} {pair}/{}", W::NAME, common.pairs));
+            let sample = workload.run(&common, side, &progress).map_err(|error| format!("{name}: {error}"))?;
             report.runs.push((name, sample));
         }
     }

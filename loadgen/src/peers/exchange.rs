@@ -318,7 +318,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
     for number in seat.share(plan.shape.lbs) {
         local.gate.enter().await;
         let script = Rc::new(Script::new(&plan, number, &mut local.ticks.borrow_mut())?);
-        let connection = Rc::new(Connection::open(plan.to, number, &seat.scratch)?);
+        let connection = Rc::new(Connection::open(plan.to, number, &seat.medium)?);
         let (local, ready) = (local.clone(), (connection.clone(), script.clone()));
         tasks.push(
             glommio::spawn_local(async move {

@@ -199,7 +199,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
     let (mut lbs, mut tasks) = (Vec::new(), Vec::new());
     for number in seat.share(plan.shape.lbs) {
         local.gate.enter().await;
-        let connection = Connection::open(plan.to, number, &seat.scratch)?;
+        let connection = Connection::open(plan.to, number, &seat.medium)?;
         let lb = Rc::new(Lb { number, subject: subject(number), connection, knows: Cell::new(None) });
         lbs.push(lb.clone());
         let local = local.clone();
@@ -212,7 +212,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
             .detach(),
         );
     }
-    let publisher = Rc::new(Connection::open(plan.to, plan.shape.lbs + seat.index as u32, &seat.scratch)?);
+    let publisher = Rc::new(Connection::open(plan.to, plan.shape.lbs + seat.index as u32, &seat.medium)?);
     let mut bytes = Vec::new();
     plan.dialect.publisher(&mut bytes);
     publisher.send(&bytes).await?;

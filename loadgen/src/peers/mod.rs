@@ -72,6 +72,9 @@ pub(crate) fn run(peers: &Peers) -> Result<()> {
 
 /// Runs the GWM, the peers and, if asked for, the floor in turn, as often as the flags say.
 fn contest<C: Contest>(work: &C, wanted: &[Peer]) -> Result<()> {
+    if work.common().server.tls.tls {
+        return Err("peers are compared without TLS".into());
+    }
     let mut peers = Vec::new();
     for &peer in C::PEERS {
         match peer.find() {

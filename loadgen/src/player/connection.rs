@@ -1,28 +1,47 @@
-//! One connection of the player: direct non-blocking sends, large reads, the library's framer.
+//! One connection of the player: direct non-blocking sends, large reads, the library's framer; TLS between if wanted.
 
-use std::{cell::RefCell, net::SocketAddr, pin::Pin, rc::Rc, task::Poll};
+use std::{
+    cell::RefCell,
+    io::{BufRead, Write},
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use gwm::sasp::Framer;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, pki_types::ServerName};
 
 use super::sys;
-use crate::Result;
+use crate::{Result, tls};
 
 /// The longest message that the player takes.
 const MESSAGE_BYTES_MAX: u32 = 256 << 20;
 
 /// Bytes of the buffer that the connections of a seat read into by turns; more than glommio's own buffer, which is
 /// then passed by.
-const SCRATCH_BYTES: usize = 256 << 10;
+const BUFFER_BYTES: usize = 256 << 10;
 
-/// The buffer that all connections of a seat read into.
+/// What the connections of a seat have in common.
 #[derive(Clone)]
-pub(crate) struct Scratch(Rc<RefCell<Vec<u8>>>);
+pub(crate) struct Medium {
+    /// Where they read into.
+    buffer: Rc<RefCell<Vec<u8>>>,
+    /// How they speak TLS, if they do.
+    tls: Option<Arc<ClientConfig>>,
+}
 
-impl Scratch {
-    pub(crate) fn new() -> Scratch {
-        Scratch(Rc::new(RefCell::new(vec![0; SCRATCH_BYTES])))
+impl Medium {
+    pub(crate) fn new(tls: Option<Arc<ClientConfig>>) -> Medium {
+        Medium { buffer: Rc::new(RefCell::new(vec![0; BUFFER_BYTES])), tls }
+    }
+
+    /// The same for one peer, whose connections resume each the session of the one before, where they speak TLS.
+    pub(crate) fn remembering(&self) -> Medium {
+        Medium { buffer: self.buffer.clone(), tls: self.tls.as_ref().map(tls::remembering) }
     }
 }
 
@@ -30,7 +49,8 @@ impl Scratch {
 pub(crate) struct Connection {
     stream: RefCell<TcpStream>,
     framer: RefCell<Framer>,
-    scratch: Scratch,
+    buffer: Rc<RefCell<Vec<u8>>>,
+    tls: Option<Box<RefCell<ClientConnection>>>,
 }
 
 /// What a read came to.
@@ -44,17 +64,24 @@ pub(crate) enum Received {
 
 impl Connection {
     /// Begins a connection; the first write waits for it. `number` tells the connections of this process apart.
-    pub(crate) fn open(to: SocketAddr, number: u32, scratch: &Scratch) -> Result<Connection> {
+    pub(crate) fn open(to: SocketAddr, number: u32, medium: &Medium) -> Result<Connection> {
         let stream = sys::connect(to, number).map_err(|error| format!("can not connect to {to}: {error}"))?;
+        let tls = medium.tls.clone().map(speak).transpose().map_err(|error| format!("TLS: {error}"))?;
         Ok(Connection {
             stream: RefCell::new(stream),
             framer: RefCell::new(Framer::new(MESSAGE_BYTES_MAX)),
-            scratch: scratch.clone(),
+            buffer: medium.buffer.clone(),
+            tls,
         })
     }
 
-    /// Sends all of it; waits where the socket does not take it at once.
+    /// Sends all of it; waits where the socket does not take it at once. During a TLS handshake it is only on its way
+    /// with what [`Connection::receive`] answers to the server.
     pub(crate) async fn send(&self, bytes: &[u8]) -> Result<()> {
+        if let Some(tls) = &self.tls {
+            tls.borrow_mut().writer().write_all(bytes).map_err(broken)?;
+            return std::future::poll_fn(|cx| self.poll_flush(tls, cx)).await.map_err(broken);
+        }
         let mut sent = sys::send_now(&self.stream.borrow(), bytes).map_err(broken)?;
         while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
             sent += std::future::poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, rest))
@@ -62,6 +89,12 @@ impl Connection {
                 .map_err(broken)?;
         }
         Ok(())
+    }
+
+    /// Whether the TLS session is one that was there before; nothing without TLS, or before the handshake's end.
+    pub(crate) fn resumed(&self) -> Option<bool> {
+        let kind = self.tls.as_ref()?.borrow().handshake_kind()?;
+        Some(kind == HandshakeKind::Resumed)
     }
 
     /// Waits for bytes and hands every message that they complete to `each`.
@@ -76,18 +109,46 @@ impl Connection {
         .await
     }
 
-    /// Waits for bytes and hands them to `take`.
+    /// Waits for bytes and hands them to `take`; with TLS, where they carry any.
     pub(crate) async fn receive_bytes(&self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<Received> {
         std::future::poll_fn(|cx| {
-            let mut scratch = self.scratch.0.borrow_mut();
-            match Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut scratch) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(0)) => Poll::Ready(Ok(Received::Closed)),
-                Poll::Ready(Ok(length)) => Poll::Ready(take(&scratch[..length]).map(|()| Received::Bytes(length))),
-                Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
+            if let Some(tls) = &self.tls
+                && let Poll::Ready(Err(error)) = self.poll_flush(tls, cx)
+            {
+                return Poll::Ready(Err(broken(error)));
+            }
+            let mut buffer = self.buffer.borrow_mut();
+            match ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut buffer)) {
+                Ok(0) => return Poll::Ready(Ok(Received::Closed)),
+                Ok(length) => Poll::Ready(
+                    match &self.tls {
+                        None => take(&buffer[..length]),
+                        Some(tls) => decrypt(&mut tls.borrow_mut(), &buffer[..length], &mut take)
+                            // What this calls for is sent now, or else as soon as the next call finds room.
+                            .and_then(|()| match self.poll_flush(tls, cx) {
+                                Poll::Ready(Err(error)) => Err(broken(error)),
+                                _ => Ok(()),
+                            }),
+                    }
+                    .map(|()| Received::Bytes(length)),
+                ),
+                Err(error) => Poll::Ready(Err(broken(error))),
             }
         })
         .await
+    }
+
+    /// Sends what TLS has to send.
+    fn poll_flush(&self, tls: &RefCell<ClientConnection>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let (mut tls, mut stream) = (tls.borrow_mut(), self.stream.borrow_mut());
+        while tls.wants_write() {
+            let mut writer = Writer { stream: &mut stream, cx: &mut *cx };
+            match tls.write_tls(&mut writer) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Poll::Pending,
+                other => _ = other?,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Ends the connection; whoever reads it is woken.
@@ -98,6 +159,51 @@ impl Connection {
     /// Ends the connection by a reset, as a peer that crashes does; whoever reads it is woken.
     pub(crate) fn crash(&self) -> Result<()> {
         sys::crash(&self.stream.borrow()).map_err(broken)
+    }
+}
+
+/// The player's end of a TLS connection.
+fn speak(config: Arc<ClientConfig>) -> std::result::Result<Box<RefCell<ClientConnection>>, rustls::Error> {
+    let mut tls = ClientConnection::new(config, ServerName::try_from(tls::SERVER).expect("it is a name"))?;
+    tls.set_buffer_limit(None); // whoever sends waits for the socket
+    Ok(Box::new(RefCell::new(tls)))
+}
+
+/// Hands what these bytes carry to `take`.
+fn decrypt(tls: &mut ClientConnection, mut bytes: &[u8], take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    while !bytes.is_empty() {
+        tls.read_tls(&mut bytes).map_err(broken)?;
+        tls.process_new_packets().map_err(|error| format!("TLS: {error}"))?;
+        let mut reader = tls.reader();
+        // No plaintext is left where this says that it would have to wait.
+        while let Ok(plain @ [_, ..]) = reader.fill_buf() {
+            let length = plain.len();
+            take(plain)?;
+            reader.consume(length);
+        }
+    }
+    Ok(())
+}
+
+/// A socket as TLS writes to it; where it is full, the task is woken when it is not.
+struct Writer<'a, 'b> {
+    stream: &'a mut TcpStream,
+    cx: &'a mut Context<'b>,
+}
+
+impl Write for Writer<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match sys::send_now(self.stream, bytes)? {
+            0 => match Pin::new(&mut *self.stream).poll_write(self.cx, bytes) {
+                Poll::Ready(result) => result,
+                Poll::Pending => Err(std::io::ErrorKind::WouldBlock.into()),
+            },
+            sent => Ok(sent),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -376,7 +376,7 @@ impl Life {
         self.next_connection = self.next_connection.wrapping_add(self.local.plan.shape.lbs);
         // The number only chooses the source address: spread over those that all load balancers use.
         let number = self.next_connection % (4 * self.local.plan.shape.lbs).max(1);
-        Actor::open(self.local.plan.to, number, &self.local.seat.scratch)
+        Actor::open(self.local.plan.to, number, &self.local.seat.medium)
     }
 
     /// The connection that speaks for members.

@@ -301,7 +301,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
     let mut senders = Vec::new();
     if change_by == ChangeBy::Member {
         for number in 0..SENDERS {
-            senders.push(Rc::new(Actor::open(crowd.to, crowd.shape.lbs + number, &seat.scratch)?));
+            senders.push(Rc::new(Actor::open(crowd.to, crowd.shape.lbs + number, &seat.medium)?));
         }
     }
     loop {

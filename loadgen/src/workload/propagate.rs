@@ -205,7 +205,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
     if crowd.side == Side::Server {
         for number in 0..local.plan.senders {
             let number = crowd.shape.lbs + seat.index as u32 * local.plan.senders + number;
-            let sender = Rc::new(Actor::open(crowd.to, number, &seat.scratch)?);
+            let sender = Rc::new(Actor::open(crowd.to, number, &seat.medium)?);
             senders.push(sender.clone());
             let stage = seat.stage.clone();
             let reader = glommio::spawn_local(async move {
