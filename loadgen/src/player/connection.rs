@@ -118,22 +118,23 @@ impl Connection {
                 return Poll::Ready(Err(broken(error)));
             }
             let mut buffer = self.buffer.borrow_mut();
-            match ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut buffer)) {
+            let read = ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut buffer));
+            let bytes = match read {
                 Ok(0) => return Poll::Ready(Ok(Received::Closed)),
-                Ok(length) => Poll::Ready(
-                    match &self.tls {
-                        None => take(&buffer[..length]),
-                        Some(tls) => decrypt(&mut tls.borrow_mut(), &buffer[..length], &mut take)
-                            // What this calls for is sent now, or else as soon as the next call finds room.
-                            .and_then(|()| match self.poll_flush(tls, cx) {
-                                Poll::Ready(Err(error)) => Err(broken(error)),
-                                _ => Ok(()),
-                            }),
+                Ok(length) => &buffer[..length],
+                Err(error) => return Poll::Ready(Err(broken(error))),
+            };
+            match &self.tls {
+                None => take(bytes)?,
+                Some(tls) => {
+                    decrypt(&mut tls.borrow_mut(), bytes, &mut take)?;
+                    // What this calls for is sent now, or else as soon as the next call finds room.
+                    if let Poll::Ready(Err(error)) = self.poll_flush(tls, cx) {
+                        return Poll::Ready(Err(broken(error)));
                     }
-                    .map(|()| Received::Bytes(length)),
-                ),
-                Err(error) => Poll::Ready(Err(broken(error))),
+                }
             }
+            Poll::Ready(Ok(Received::Bytes(bytes.len())))
         })
         .await
     }
