@@ -47,6 +47,8 @@ enum Command {
     Poll(workload::poll::Poll),
     /// Every load balancer connects and registers at once
     Register(workload::register::Register),
+    /// Every load balancer loses its connection, and all come back at once
+    Reconnect(workload::reconnect::Reconnect),
     /// Members and load balancers come, go and crash; every load balancer holds the right weights all the time
     Churn(workload::churn::Churn),
     /// All of these at the same time, for soak runs
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         Command::Propagate(propagate) => workload::run(&propagate, &propagate.common, Side::Server),
         Command::Poll(poll) => workload::run(&poll, &poll.common, Side::Server),
         Command::Register(register) => workload::run(&register, &register.common, Side::Server),
+        Command::Reconnect(reconnect) => workload::run(&reconnect, &reconnect.common, Side::Server),
         Command::Churn(churn) => workload::run(&churn, &churn.common, Side::Server),
         Command::Mixed(mixed) => workload::run(&mixed, &mixed.common, Side::Server),
         Command::Watch(watch) => workload::run(&watch, &watch.common, Side::Server),

@@ -7,6 +7,7 @@ pub(crate) mod idle;
 pub(crate) mod mixed;
 pub(crate) mod poll;
 pub(crate) mod propagate;
+pub(crate) mod reconnect;
 pub(crate) mod register;
 pub(crate) mod watch;
 

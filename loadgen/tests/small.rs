@@ -49,6 +49,42 @@ fn fanout_by_the_operator_beside_the_floor() {
     }));
 }
 
+/// The ratio over plain of a number of the TLS runs.
+fn over_plain(report: &Value, name: &str) -> f64 {
+    let row = report["summary"].as_array().unwrap().iter().find(|row| row["name"] == name).expect(name);
+    row["over_server"]["tls"]["median"].as_f64().expect(name)
+}
+
+#[test]
+fn over_tls_beside_plain() {
+    for version in ["1.3", "1.2"] {
+        let report = run(&format!("fanout --lbs 40 --members 100 --ticks 3 --floor --tls --tls-version {version}"));
+        for side in ["tls", "server", "floor"] {
+            assert_eq!(metrics(&report, side)["messages"], 120.0, "{side}, {version}");
+        }
+        assert_eq!(report["parameters"]["tls"], version);
+        assert!(over_plain(&report, "CPU per message") > 0.0);
+    }
+    let report = run("idle --lbs 300 --members 2 --duration 10ms --tls");
+    let connection = |side| metrics(&report, side)["anonymous memory per connection"];
+    assert!(connection("tls") > connection("server"), "{} {}", connection("tls"), connection("server"));
+    let changes = |line: &str| metrics(&run(line), "tls")["changes"];
+    assert!(
+        changes("propagate --lbs 20 --members 5 --rate 500 --duration 200ms --warmup 50ms --tls --threads 2") > 0.0
+    );
+}
+
+#[test]
+fn reconnect_with_sessions_and_without() {
+    for (flags, resumed) in [("", 100.0), ("--anew", 0.0), ("--tls-version 1.2", 100.0)] {
+        let report = run(&format!("reconnect --lbs 100 --members 10 --tls --threads 2 {flags}"));
+        let tls = metrics(&report, "tls");
+        assert_eq!((tls["LBs served again"], tls["sessions resumed"]), (100.0, resumed), "{flags}: {tls:?}");
+        assert!(tls["cut to bound again p99"] <= tls["until all are served again"], "{tls:?}");
+        assert_eq!(metrics(&report, "server")["LBs served again"], 100.0);
+    }
+}
+
 #[test]
 fn fanout_of_deltas_by_members() {
     let report = run("fanout --lbs 30 --members 50 --share 4 --no-change --change-by member --ticks 4 --threads 2");
@@ -262,6 +298,9 @@ fn what_is_wrong_is_said() {
     fails("watch --lbs 4 --ports 3 --endpoints 11", 1, "more --endpoints");
     fails("watch --connect 127.0.0.1:1", 1, "needs --spawn");
     fails("fanout --change-by agent --rate 5", 1, "no --rate");
+    fails("fanout --tls --connect 127.0.0.1:1", 2, "cannot be used with");
+    fails("floor fanout --tls", 1, "speaks no TLS");
+    fails("reconnect --anew", 2, "--tls");
     fails("fanout --spawn x --connect 127.0.0.1:1", 2, "cannot be used with");
     fails("register --lbs 1 --members 1 --connect 127.0.0.1:1", 1, "refused");
 }
