@@ -102,6 +102,15 @@ fn help_lists_every_flag_with_its_default_and_variable() {
 }
 
 #[test]
+fn the_readme_has_every_flag() {
+    let readme = include_str!("../../README.md");
+    for (flag, _) in FLAGS {
+        let ends = [format!("`{flag}`"), format!("`{flag} "), format!("`{flag}[")];
+        assert!(ends.iter().any(|end| readme.contains(end)), "README.md has no {flag}");
+    }
+}
+
+#[test]
 fn usage_errors_exit_with_2_and_name_the_flag() {
     let cases: &[&[&str]] = &[
         &["--no-such-flag"],

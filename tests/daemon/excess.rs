@@ -313,16 +313,14 @@ fn each_address_has_its_own_rate_of_handshakes() {
             .collect();
         let begun = || flood.iter().filter(|peer| waiting(peer) > 0).count();
         until("the first one has its turn", || begun() > 0);
-        let mut calm = Peer::secure(dial(&daemon, CALM).expect("the daemon accepts"), &config).expect("its turn");
-        assert_eq!(calm.set_lb("LB1", LbFlags::NONE), OK);
+        let secure = |from| Peer::secure(dial(&daemon, from).expect("the daemon accepts"), &config).expect("its turn");
+        let calm: Vec<Peer> = (0..HELLOS as u8).map(|other| secure(Ipv4Addr::new(127, 0, 1, other))).collect();
         assert!(begun() < HELLOS, "all of them began at once");
         // One by one they go on.
         until("the next one has its turn", || begun() > 1);
         // Who waits can leave.
         drop(flood);
-        let mut busy = Peer::secure(dial(&daemon, BUSY).expect("the daemon accepts"), &config).expect("its turn");
-        assert_eq!(busy.set_lb("LB1", LbFlags::NONE), OK);
-        drop((busy, calm));
+        calm.into_iter().chain([secure(BUSY)]).for_each(|mut peer| expect_alive(&mut peer));
         daemon.stop();
     }
 }
