@@ -3,6 +3,10 @@
 //! They are ordinary functions, so that the test suite runs them on seeded input (`tests/fuzz.rs`) and any fuzzer
 //! can call them.
 
+mod session;
+
+pub use session::session;
+
 use crate::{
     access::Identity,
     cli::decode::{Format, decode},
@@ -15,11 +19,10 @@ use crate::{
     },
     roster::Http,
     sasp::{
-        ComponentType, Dump, FrameError, Framer, Header, Message, ReturnCode, Summary,
+        Dump, FrameError, Framer, Header, Message, Summary,
         dump::{Excerpt, HeaderText},
         frame,
     },
-    session::{Verdict, judge},
 };
 
 /// How a stream is cut must not matter to the framer. The first byte of `data` says how long the pieces are that
@@ -87,38 +90,6 @@ fn show(header: &Header, message: &Message<'_>) {
     assert!(!Summary(header, message).to_string().contains('\n'), "a summary is one line");
     assert!(!Dump(header, message).to_string().contains(|c: char| c.is_control() && c != '\n'));
     serde_json::to_string(&Dump(header, message)).expect("every message has a JSON form");
-}
-
-/// Every frame is a request, is refused with a well-formed reply, or ends the connection. `frame` is given the
-/// header's first nine bytes that make it one.
-pub fn session(frame: &[u8]) {
-    let mut bytes = frame.to_vec();
-    if bytes.len() < 17 {
-        return;
-    }
-    let length = (bytes.len() as u32).to_be_bytes();
-    bytes[..4].copy_from_slice(&[0x20, 0x10, 0x00, 0x0D]);
-    bytes[5..9].copy_from_slice(&length);
-    let (header, kind) = Header::read(&bytes).expect("17 bytes hold a header and a type");
-    let mut reply = Vec::new();
-    match judge(&bytes, 64, &mut reply) {
-        Verdict::Request(id, message) => {
-            assert_eq!((id, message.component_type()), (header.id, kind));
-            assert_ne!(kind, ComponentType::SEND_WEIGHTS);
-            assert!(kind.reply().is_some() && reply.is_empty());
-        }
-        Verdict::Refused(error) => {
-            assert!(error.offset <= bytes.len(), "{error}");
-            let (answer, reply_kind) = Header::read(&reply).expect("a reply begins like any message");
-            assert_eq!((answer.version, answer.length as usize, answer.id), (1, reply.len(), header.id));
-            assert_eq!(Some(reply_kind), kind.reply());
-            assert_eq!(reply[17], ReturnCode::NOT_UNDERSTOOD.0);
-        }
-        Verdict::Close(reason) => {
-            assert_eq!((reason.0, kind.reply()), (kind, None));
-            assert!(reply.is_empty());
-        }
-    }
 }
 
 /// `gwm decode` takes any input. The first byte of `data` chooses the format and the output.

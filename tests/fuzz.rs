@@ -169,10 +169,78 @@ fn decoder() {
     });
 }
 
+/// Messages of two connections; what they speak of comes from a few names, so that they meet.
+fn conversation(rng: &mut Rng) -> Vec<u8> {
+    const UIDS: [&[u8]; 4] = [b"A", b"B", b"C", b""];
+    const GROUPS: [&[u8]; 4] = [b"g", b"h", b"i", b""];
+    let mut data = vec![rng.u8(..0x80)];
+    for _ in 0..rng.usize(..12) {
+        let (mut out, id) = (Vec::new(), rng.u32(..));
+        let sender = SenderFlags(rng.u8(..2));
+        let name = |rng: &mut Rng| {
+            let uid = if rng.u8(..4) == 0 { rng.choice(UIDS).expect("a list") } else { UIDS[0] };
+            GroupData { lb_uid: uid, name: rng.choice(GROUPS).expect("a list") }
+        };
+        let member = |rng: &mut Rng| {
+            let endpoint = Endpoint::new([10, 0, 0, rng.u8(..4)].into(), 6, 80);
+            MemberData { endpoint, label: [&b""[..], b"label"][usize::from(rng.bool())] }
+        };
+        match rng.u8(..6) {
+            0 | 1 => {
+                let mut writer = Writer::registration_request(&mut out, id, sender);
+                for _ in 0..rng.usize(1..3) {
+                    writer.group(name(rng));
+                    (0..rng.usize(..4)).for_each(|_| writer.entry(&member(rng)));
+                }
+                writer.finish().unwrap();
+            }
+            2 => {
+                let mut writer = Writer::deregistration_request(&mut out, id, sender, Reason(0));
+                for _ in 0..rng.usize(1..3) {
+                    writer.group(name(rng));
+                    (0..rng.usize(..2)).for_each(|_| writer.entry(&member(rng)));
+                }
+                writer.finish().unwrap();
+            }
+            3 => {
+                let mut writer = Writer::get_weights_request(&mut out, id);
+                (0..rng.usize(..3)).for_each(|_| writer.name(name(rng)));
+                writer.finish().unwrap();
+            }
+            4 => {
+                let (health, flags) = (Health(rng.u8(..)), LbFlags(rng.u8(..8)));
+                writer::set_lb_state_request(&mut out, id, name(rng).lb_uid, health, flags).unwrap();
+            }
+            _ => {
+                let mut writer = Writer::set_member_state_request(&mut out, id, sender);
+                writer.group(name(rng));
+                for _ in 0..rng.usize(..3) {
+                    let (state, flags) = (rng.u8(..4), MemberFlags(rng.u8(..2)));
+                    writer.entry(&MemberState { member: member(rng), state, flags });
+                }
+                writer.finish().unwrap();
+            }
+        }
+        if rng.u8(..8) == 0 {
+            mutate(rng, &mut out);
+        }
+        let body = out.get(9..).unwrap_or_default();
+        data.extend([u8::from(rng.u8(..3) == 0), body.len().min(255) as u8]);
+        data.extend(body.iter().take(255));
+    }
+    data
+}
+
 #[test]
 fn session() {
-    run(30_000, fuzz::session, broken_message);
-    run(5_000, fuzz::session, |rng| bytes(rng, 40));
+    run(5_000, fuzz::session, conversation);
+    run(5_000, fuzz::session, |rng| [vec![rng.u8(0x80..)], stream(rng)].concat());
+    run(2_000, fuzz::session, |rng| bytes(rng, 200));
+    run(5_000, fuzz::session, |rng| {
+        let (length, mut data) = (rng.u8(0x80..), broken_message(rng));
+        data.insert(0, length);
+        data
+    });
 }
 
 /// A stream as hexadecimal text, raw, or in TCP segments that are lost, doubled, cut and out of order.

@@ -1,0 +1,224 @@
+//! What connections do with whatever arrives: frames, verdicts, and the coordinator's answers.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    access::Peer,
+    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings, Time, Totals},
+    judgement::Policy,
+    roster::{Member, Roster},
+    sasp::{ComponentType, Framer, Header, Message, ReturnCode},
+    session::{Verdict, judge},
+};
+
+/// The Interval of Get Weights replies, in seconds.
+const INTERVAL: u16 = 64;
+
+/// How long after a message the next one is looked at.
+const PACE: Duration = Duration::from_millis(1);
+
+/// How long an LB's state outlives its connection.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// The longest message.
+const MAX_BYTES: u32 = 4096;
+
+/// Two connections to one coordinator: every frame is answered, refused with a well-formed reply or ends its
+/// connection, how the bytes are cut does not matter, and in the end nothing is left of anyone.
+///
+/// The first byte of `data` says how long the pieces are that arrive. With its top bit the rest is one connection's
+/// stream; without it the rest is messages, each after two bytes that say from whom and how long, and each is given
+/// the header's first nine bytes that make it a frame.
+pub fn session(data: &[u8]) {
+    let Some((&size, rest)) = data.split_first() else { return };
+    let arrivals = if size & 0x80 != 0 { vec![(0, rest.to_vec())] } else { messages(rest) };
+    let cut = arrivals.iter().flat_map(|(from, bytes)| {
+        bytes.chunks(usize::from(size & 0x7F).max(1)).map(|piece| (*from, piece)).collect::<Vec<_>>()
+    });
+    let whole = talk(arrivals.iter().map(|(from, bytes)| (*from, &bytes[..])));
+    assert_eq!(whole, talk(cut), "a split changes what is answered");
+}
+
+/// Which of the two connections.
+type From = usize;
+
+fn messages(mut data: &[u8]) -> Vec<(From, Vec<u8>)> {
+    let mut found = Vec::new();
+    while let Some((&[from, length], rest)) = data.split_first_chunk() {
+        let (body, rest) = rest.split_at(usize::from(length).min(rest.len()));
+        data = rest;
+        let mut message = vec![0x20, 0x10, 0x00, 0x0D, 1];
+        message.extend((9 + body.len() as u32).to_be_bytes());
+        message.extend(body);
+        found.push((usize::from(from & 1), message));
+    }
+    found
+}
+
+/// What the two peers were sent, and whether their connections were closed.
+fn talk<'s>(arrivals: impl Iterator<Item = (From, &'s [u8])>) -> [(Vec<u8>, bool); 2] {
+    let mut table = Table::new();
+    for (from, mut piece) in arrivals {
+        while !table.peers[from].closed {
+            // Taken out, for the framer's frame lives as long as it is looked at.
+            let mut framer = std::mem::replace(&mut table.peers[from].framer, Framer::new(MAX_BYTES));
+            match framer.next(&mut piece) {
+                Ok(Some(frame)) => table.take(from, frame),
+                Ok(None) => {
+                    table.peers[from].framer = framer;
+                    break;
+                }
+                Err(_) => table.end(from),
+            }
+            table.peers[from].framer = framer;
+        }
+    }
+    table.finish()
+}
+
+/// Two connections and the coordinator.
+struct Table {
+    now: Time,
+    coordinator: Coordinator,
+    peers: [Peered; 2],
+    sent: Sent,
+}
+
+struct Peered {
+    framer: Framer,
+    closed: bool,
+    sent: Vec<u8>,
+}
+
+impl Table {
+    fn new() -> Table {
+        let mut coordinator = Coordinator::new(settings(), 1);
+        for peer in 0..2 {
+            coordinator.opened(id(peer), Peer::from(IpAddr::from(Ipv4Addr::LOCALHOST)));
+        }
+        let peers = [(); 2].map(|()| Peered { framer: Framer::new(MAX_BYTES), closed: false, sent: Vec::new() });
+        Table { now: Time(0), coordinator, peers, sent: Sent::default() }
+    }
+
+    /// One frame of a peer.
+    fn take(&mut self, from: From, frame: &[u8]) {
+        self.now = self.now + PACE;
+        let (header, kind) = Header::read(frame).expect("a frame has a header and a type");
+        let mut refusal = Vec::new();
+        match judge(frame, INTERVAL, &mut refusal) {
+            Verdict::Request(number, message) => {
+                assert_eq!((number, message.component_type()), (header.id, kind));
+                assert!(refusal.is_empty());
+                self.coordinator.request(self.now, id(from), number, &message, &mut self.sent);
+                let replies: Vec<_> = self.sent.messages.iter().filter(|sent| sent.1 == Kind::Reply).collect();
+                let [(to, _, reply)] = &replies[..] else { panic!("{} replies to one request", replies.len()) };
+                assert_eq!(*to, id(from), "an answer to someone else");
+                let (answer, answered) = Message::decode(reply).expect("a reply is well-formed");
+                assert_eq!((answer.id, Some(answered.component_type())), (number, kind.reply()));
+            }
+            Verdict::Refused(error) => {
+                assert!(error.offset <= frame.len(), "{error}");
+                let (answer, answered) = Header::read(&refusal).expect("a reply begins like any message");
+                assert_eq!((answer.version, answer.length as usize, answer.id), (1, refusal.len(), header.id));
+                assert_eq!(Some(answered), kind.reply());
+                assert_eq!(refusal[17], ReturnCode::NOT_UNDERSTOOD.0);
+                self.peers[from].sent.extend(refusal);
+            }
+            Verdict::Close(reason) => {
+                assert_eq!((reason.0, kind.reply()), (kind, None));
+                assert!(refusal.is_empty());
+                self.end(from);
+            }
+        }
+        self.coordinator.poll(self.now, &mut self.sent);
+        self.hand_over();
+    }
+
+    /// Gives the peers what the coordinator has for them.
+    fn hand_over(&mut self) {
+        for (to, kind, message) in std::mem::take(&mut self.sent.messages) {
+            if kind == Kind::Push {
+                let (header, push) = Message::decode(&message).expect("a push is well-formed");
+                assert_eq!((header.id, push.component_type()), (0, ComponentType::SEND_WEIGHTS));
+            }
+            self.peers[to.slot as usize].sent.extend(message);
+            self.coordinator.delivered(self.now, to);
+        }
+        for closed in std::mem::take(&mut self.sent.closes) {
+            self.end(closed.slot as usize);
+        }
+    }
+
+    fn end(&mut self, peer: From) {
+        self.peers[peer].closed = true;
+        self.coordinator.closed(self.now, id(peer));
+    }
+
+    fn finish(mut self) -> [(Vec<u8>, bool); 2] {
+        let ends = self.peers.map(|peer| (peer.sent, peer.closed));
+        for peer in 0..2 {
+            self.coordinator.closed(self.now, id(peer));
+        }
+        self.now = self.now + HOLD;
+        self.coordinator.poll(self.now, &mut self.sent);
+        assert_eq!(self.coordinator.totals(), Totals::default(), "something outlives the hold time");
+        assert!(self.sent.messages.is_empty(), "something is sent to connections that have ended");
+        ends
+    }
+}
+
+fn id(peer: From) -> ConnectionId {
+    ConnectionId { shard: 0, slot: peer as u32, generation: 1 }
+}
+
+/// Everything is scarce, so that what is refused for a limit comes up.
+fn settings() -> Settings {
+    Settings {
+        hold_time: HOLD,
+        poll_interval_seconds: INTERVAL,
+        push_window: PACE,
+        push_refresh: PACE * 20,
+        max_load_balancers: 3,
+        max_groups: 6,
+        max_groups_per_lb: 3,
+        max_members_per_group: 4,
+        max_memberships: 12,
+        weight_max: 100,
+        roster: Arc::new(Roster::new(Member::unknown(100), Policy::Auto)),
+        access: Arc::default(),
+        icmp: true,
+        panic_percent: 50,
+        hash_seed: 1,
+    }
+}
+
+/// What the coordinator sends, message by message.
+#[derive(Default)]
+struct Sent {
+    buffer: Vec<u8>,
+    messages: Vec<(ConnectionId, Kind, Vec<u8>)>,
+    closes: Vec<ConnectionId>,
+}
+
+impl Outbox for Sent {
+    fn has_room(&self, _: u16) -> bool {
+        true
+    }
+
+    fn buffer(&mut self, _: u16) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind) {
+        assert_eq!(start, 0, "a message that was not committed");
+        self.messages.push((connection, kind, std::mem::take(&mut self.buffer)));
+    }
+
+    fn close(&mut self, connection: ConnectionId, _: CloseReason) {
+        self.closes.push(connection);
+    }
+}
