@@ -9,7 +9,7 @@ use rustls::version::TLS13;
 use crate::{
     authority::Subject,
     harness::{Daemon, LB, MEMBER, Peer, TempFile, run},
-    tls::{Site, client, from},
+    site::{Site, client, from},
 };
 
 const OK: ReturnCode = ReturnCode::SUCCESSFUL;

@@ -13,7 +13,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
     harness::{Daemon, LB, PATIENCE, Peer, until},
-    tls::{Site, hello},
+    site::{Site, hello},
     wire,
 };
 

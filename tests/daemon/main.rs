@@ -22,6 +22,7 @@ mod pushes;
 mod requests;
 mod sessions;
 mod signals;
+mod site;
 mod slow_readers;
 mod thousands;
 mod tls;

@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     harness::{Daemon, LB, MEMBER, PATIENCE, Peer, until},
-    tls::Site,
+    site::Site,
     wire,
 };
 

@@ -2,74 +2,24 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, TcpStream},
     sync::Arc,
 };
 
 use gwm::sasp::{LbFlags, ReturnCode};
 use rustix::process::Signal;
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
-    crypto::aws_lc_rs,
+    ClientConfig, HandshakeKind, ProtocolVersion,
     version::{TLS12, TLS13},
 };
-use socket2::{Domain, Socket, Type};
 
 use crate::{
-    authority::{Authority, Folder, Identity},
+    authority::Authority,
     harness::{Daemon, LB, MEMBER, Peer, run, until},
+    site::{Site, client, from, hello},
 };
 
 const OK: ReturnCode = ReturnCode::SUCCESSFUL;
-
-/// An authority, and the files of a server that it vouches for and whose clients it vouches for.
-pub(crate) struct Site {
-    pub(crate) authority: Authority,
-    pub(crate) folder: Folder,
-    pub(crate) flags: Vec<String>,
-}
-
-impl Site {
-    pub(crate) fn new() -> Site {
-        let (authority, folder) = (Authority::new("Site"), Folder::new());
-        let (chain, key) = folder.identity("server", &authority.server());
-        let ca = folder.write("ca.pem", authority.pem());
-        let flags = ["--tls-listen", "127.0.0.1:0", "--tls-cert", &chain, "--tls-key", &key, "--tls-client-ca", &ca];
-        Site { flags: flags.map(str::to_owned).into(), authority, folder }
-    }
-
-    /// A daemon with these flags beside those for TLS.
-    pub(crate) fn start(&self, flags: &[&str]) -> Daemon {
-        let all: Vec<&str> = self.flags.iter().map(String::as_str).chain(flags.iter().copied()).collect();
-        Daemon::start(&all)
-    }
-
-    /// How a client that the authority vouches for speaks TLS.
-    pub(crate) fn client(&self) -> Arc<ClientConfig> {
-        client(&self.authority, Some(&self.authority.client("LB1")), &[&TLS13, &TLS12])
-    }
-}
-
-/// How a client speaks TLS that trusts this authority and has this identity.
-pub(crate) fn client(
-    trusted: &Authority,
-    identity: Option<&Identity>,
-    versions: &[&'static SupportedProtocolVersion],
-) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(trusted.der()).expect("a certificate of ours");
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(versions)
-        .expect("versions that the provider has")
-        .with_root_certificates(roots);
-    Arc::new(match identity {
-        None => builder.with_no_client_auth(),
-        Some(identity) => {
-            let (chain, key) = identity.der();
-            builder.with_client_auth_cert(chain, key).expect("a certificate and its key")
-        }
-    })
-}
 
 fn connect(daemon: &Daemon, config: &Arc<ClientConfig>) -> Peer {
     try_connect(daemon, config).expect("the daemon shakes hands")
@@ -82,25 +32,6 @@ fn try_connect(daemon: &Daemon, config: &Arc<ClientConfig>) -> io::Result<Peer> 
     let nothing = crate::wire::raw(9, &[0x10, 0x40, 0x00, 0x04]);
     peer.send(&nothing);
     peer.try_receive()?.map(|_| peer).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-}
-
-/// Connects from this address.
-pub(crate) fn from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::from((source, 0)).into()).expect("an address of loopback");
-    socket.connect(&to.into()).expect("the daemon accepts");
-    socket.into()
-}
-
-/// The first message of a handshake.
-pub(crate) fn hello(config: &Arc<ClientConfig>) -> Vec<u8> {
-    let name = "localhost".try_into().expect("a name");
-    let mut bytes = Vec::new();
-    let mut tls = ClientConnection::new(Arc::clone(config), name).expect("a client");
-    while tls.wants_write() {
-        tls.write_tls(&mut bytes).expect("memory can be written");
-    }
-    bytes
 }
 
 #[test]
