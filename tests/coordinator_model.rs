@@ -13,12 +13,13 @@ mod model;
 mod monitored;
 #[path = "coordinator_model/outbox.rs"]
 mod outbox;
+#[path = "coordinator_model/rights.rs"]
+mod rights;
 #[path = "coordinator_model/wire.rs"]
 mod wire;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
@@ -31,6 +32,7 @@ use gwm::{
 };
 use model::Model;
 use outbox::{Recorder, Sent};
+use rights::Rules;
 
 const SHARDS: u16 = 4;
 const CONNECTIONS: usize = 9;
@@ -101,6 +103,7 @@ impl Seen {
             "judged too late",
             "watch begins",
             "watch ends",
+            "no LB any more",
         ] {
             assert!(self.events.get(event).is_some_and(|&times| times >= 20), "hardly ever: {event}");
         }
@@ -193,6 +196,7 @@ impl Run {
             match self.rng.u8(0..100) {
                 0..4 => self.open(),
                 4..7 => self.close(),
+                7 if self.rng.bool() => self.set_rules(),
                 7 => self.set_roster(),
                 8..12 => self.take_watch_orders(seen),
                 12..24 => self.judge(seen),
@@ -218,9 +222,10 @@ impl Run {
         let slot = (0..).find(|&slot| !open(slot)).expect("there are few connections");
         let generation = self.slots.entry((shard, slot)).and_modify(|generation| *generation += 1).or_insert(0);
         let id = ConnectionId { shard, slot, generation: *generation };
-        self.log(format!("{} opened", name(id)));
-        self.real.opened(id, IpAddr::from(Ipv4Addr::LOCALHOST).into());
-        self.model.opened(id);
+        let source = rights::source(&mut self.rng);
+        self.log(format!("{} opened from {source}", name(id)));
+        self.real.opened(id, rights::address(source).into());
+        self.model.opened(id, source);
     }
 
     fn close(&mut self) {
@@ -229,6 +234,21 @@ impl Run {
         self.log(format!("{} closed", name(id)));
         self.real.closed(Time(self.now), id);
         self.model.closed(self.now, id);
+    }
+
+    fn set_rules(&mut self) {
+        let rules = if self.rng.bool() { Rules::default() } else { Rules::random(&mut self.rng) };
+        self.log(format!("{rules:?}"));
+        self.real.set_access(Time(self.now), rules.access(), &mut self.outbox);
+        let (sent, closes) = self.outbox.take();
+        assert_eq!(sent, []);
+        let mut closes: Vec<_> = closes.into_iter().map(|(id, reason)| (id.shard, id.slot, reason)).collect();
+        let expected = self.model.set_rules(self.now, rules);
+        let mut expected: Vec<_> =
+            expected.into_iter().map(|id| (id.shard, id.slot, CloseReason::NotPermitted)).collect();
+        closes.sort_by_key(|&(shard, slot, _)| (shard, slot));
+        expected.sort_by_key(|&(shard, slot, _)| (shard, slot));
+        assert_eq!(closes, expected);
     }
 
     fn set_roster(&mut self) {

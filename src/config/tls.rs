@@ -186,7 +186,7 @@ pub fn file(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-/// As [`file`]; an error names the flag too.
+/// As [`file()`]; an error names the flag too.
 pub fn flag_file(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
     file(path).map_err(|error| format!("{flag}: {error}"))
 }

@@ -88,7 +88,7 @@ pub(crate) fn verdicts(rng: &mut Rng, bad_percent: u32, weight_max: u16) -> [Ver
     })
 }
 
-const UIDS: [&str; 4] = ["LB1", "LB2", "LB3", "LB4"];
+pub(crate) const UIDS: [&str; 4] = ["LB1", "LB2", "LB3", "LB4"];
 const NAMES: [&str; 3] = ["G", "H", "I"];
 
 /// A request that may come on this connection.

@@ -16,6 +16,7 @@ use gwm::{
 use crate::{
     checks,
     monitored::{Said, Watched, watchable},
+    rights::{Rules, Source},
     wire::{self, Listed, Named, Request, Weights},
 };
 
@@ -24,6 +25,7 @@ type Bytes = Vec<u8>;
 
 pub(crate) struct Model {
     pub(crate) settings: Settings,
+    pub(crate) rules: Rules,
     pub(crate) connections: Vec<Connection>,
     pub(crate) lbs: BTreeMap<Bytes, Lb>,
     /// What is judged of the endpoints that groups list and the GWM watches.
@@ -38,8 +40,9 @@ pub(crate) struct Model {
 
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
+    pub(crate) source: Source,
     pub(crate) bound: Option<Bytes>,
-    /// Another connection took its LB over; it is about to be closed.
+    /// Another connection took its LB over, or new rules its right to be that; it is about to be closed.
     pub(crate) replaced: bool,
     /// Something committed to it has not been delivered.
     pub(crate) in_flight: bool,
@@ -122,6 +125,7 @@ impl Model {
     pub(crate) fn new(settings: Settings) -> Model {
         Model {
             settings,
+            rules: Rules::default(),
             connections: Vec::new(),
             lbs: BTreeMap::new(),
             watched: BTreeMap::new(),
@@ -131,8 +135,8 @@ impl Model {
         }
     }
 
-    pub(crate) fn opened(&mut self, id: ConnectionId) {
-        self.connections.push(Connection { id, bound: None, replaced: false, in_flight: false });
+    pub(crate) fn opened(&mut self, id: ConnectionId, source: Source) {
+        self.connections.push(Connection { id, source, bound: None, replaced: false, in_flight: false });
     }
 
     pub(crate) fn closed(&mut self, now: u64, id: ConnectionId) {
@@ -148,6 +152,22 @@ impl Model {
 
     pub(crate) fn delivered(&mut self, id: ConnectionId) {
         self.connection(id).in_flight = false;
+    }
+
+    /// New rules; the connections to close.
+    pub(crate) fn set_rules(&mut self, now: u64, rules: Rules) -> Vec<ConnectionId> {
+        let mut closes = Vec::new();
+        for connection in &mut self.connections {
+            if connection.bound.as_ref().is_some_and(|uid| !rules.is_lb(connection.source, uid)) {
+                let lb = self.lbs.get_mut(&connection.bound.take().expect("it is bound")).expect("it is known");
+                (lb.session, lb.expires) = (None, Some(now + nanoseconds(self.settings.hold_time)));
+                connection.replaced = true;
+                closes.push(connection.id);
+                *self.seen.entry("no LB any more").or_default() += 1;
+            }
+        }
+        self.rules = rules;
+        closes
     }
 
     pub(crate) fn set_roster(&mut self, now: u64, roster: Arc<Roster>) {
@@ -287,20 +307,31 @@ impl Model {
     /// Step 5.
     fn check_rights(&self, on: ConnectionId, request: &Request) -> Result<(), Code> {
         let uids = request.uids();
+        let connection = self.connections.iter().find(|connection| connection.id == on).expect("it is open");
         if request.sender_is_lb() {
-            let connection = self.connections.iter().find(|connection| connection.id == on).expect("it is open");
             let same = uids.iter().all(|uid| uid == &uids[0]);
             let own = connection.bound.as_ref().is_none_or(|bound| bound == uids[0]);
             let creates = matches!(request, Request::Register { .. } | Request::SetLbState { .. });
             let room = self.lbs.len() < self.settings.max_load_balancers as usize;
             let welcome = !creates || room || self.lbs.contains_key(uids[0]);
-            return if same && own && !connection.replaced && welcome { Ok(()) } else { Err(0x11) };
+            let proved = self.rules.is_lb(connection.source, uids[0]);
+            return if same && own && proved && !connection.replaced && welcome { Ok(()) } else { Err(0x11) };
         }
         if !uids.iter().all(|&uid| self.lbs.contains_key(uid)) {
             return Err(0x61);
         }
         if !uids.iter().all(|&uid| self.lbs[uid].flags & wire::TRUST != 0) {
             return Err(0x11);
+        }
+        for named in request.groups() {
+            let lb = &self.lbs[&named.uid];
+            let whole = matches!(request, Request::Deregister { .. }) && named.items.is_empty();
+            let groups = lb.groups.iter().filter(|group| whole && (named.name.is_empty() || group.name == named.name));
+            let mut concerned: Vec<Endpoint> = named.items.iter().map(|item| item.endpoint).collect();
+            concerned.extend(groups.flat_map(|group| &group.members).map(|member| member.endpoint));
+            if !concerned.iter().all(|endpoint| self.rules.speaks_for(connection.source, endpoint)) {
+                return Err(0x11);
+            }
         }
         Ok(())
     }
