@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustix::net::{RecvFlags, Shutdown, shutdown, sockopt};
+use rustix::net::{RecvFlags, Shutdown, shutdown};
 use rustls::InvalidMessage;
 
 use super::{
@@ -377,14 +377,10 @@ impl Connection {
     }
 
     fn read(&mut self, socket: BorrowedFd<'_>, shard: &Shard) -> Call {
-        // Nobody is kept for whom nobody waits: the end of a peer that is gone is looked for, as far as that can be seen
-        // while its requests wait.
+        // The end of a peer that has asked for nothing more is seen at once, that of another with its next reply.
         let waits = !self.rest.is_empty() || (self.readable && !self.ended);
         if waits && self.is_early(shard) {
-            return match sockopt::socket_error(socket) {
-                Ok(Err(error)) if self.ended => Call::Ended(broken(&error.into())),
-                _ => Call::Waits,
-            };
+            return Call::Waits;
         }
         if !shard.uplink.borrow_mut().has_room() {
             return self.starve(shard);
