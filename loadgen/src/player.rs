@@ -26,7 +26,7 @@ use std::{
 use futures_lite::AsyncRead;
 use glommio::{LocalExecutorBuilder, Placement, net::UnixStream, timer::Timer};
 
-pub(crate) use connection::{Connection, Medium, Received};
+pub(crate) use connection::{Connection, Medium, Received, client_connection};
 pub(crate) use stage::Stage;
 
 use crate::{

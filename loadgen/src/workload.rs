@@ -3,6 +3,7 @@
 mod agents;
 pub(crate) mod churn;
 pub(crate) mod fanout;
+pub(crate) mod handshakes;
 pub(crate) mod idle;
 pub(crate) mod mixed;
 pub(crate) mod poll;
@@ -11,16 +12,23 @@ pub(crate) mod reconnect;
 pub(crate) mod register;
 pub(crate) mod watch;
 
-use std::{io::IsTerminal, io::Write, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    io::{IsTerminal, Write},
+    sync::Arc,
+};
 
 use gwm::sasp::{ComponentType, ReturnCode, writer};
 use serde_json::Value;
 
 use crate::{
     Result,
+    actor::{Actor, Incoming, sort},
     crowd::Crowd,
     floor,
+    model::{Ticks, difference, get_weights},
     options::{Common, Shape},
+    player::Received,
     report::{FLOOR, Report, SERVER, Sample, TLS},
     subject::Subject,
     tls::Tls,
@@ -169,4 +177,32 @@ pub(crate) fn success(id: u32, kind: ComponentType) -> Vec<u8> {
     let mut reply = Vec::new();
     writer::reply(&mut reply, id, kind, ReturnCode::SUCCESSFUL);
     reply
+}
+
+/// For those who are sent what they ask for and nothing else.
+pub(crate) fn unwanted(_: &[u8]) -> Result<()> {
+    Err("a push that nobody wanted".into())
+}
+
+/// Asks for all weights of a load balancer and checks every byte of the reply, which is due as before the first tick.
+pub(crate) async fn ask_weights(actor: &Actor, lb: u32, ticks: &RefCell<Ticks>) -> Result<()> {
+    let (mut request, id) = (Vec::new(), actor.id());
+    get_weights(lb, id, &mut request);
+    actor.connection.send(&request).await?;
+    let done = Cell::new(false);
+    while !done.get() {
+        let received = actor.connection.receive(|frame| match sort(frame)? {
+            Incoming::Push(_) => unwanted(frame),
+            Incoming::Reply(..) if done.replace(true) => Err("a second reply".into()),
+            Incoming::Reply(_, _, frame) => {
+                let mut ticks = ticks.borrow_mut();
+                let expected = ticks.reply(lb, id, INTERVAL, None, 0)?;
+                if frame == expected { Ok(()) } else { Err(format!("reply {id}: {}", difference(frame, expected))) }
+            }
+        });
+        if received.await? == Received::Closed {
+            return Err("closed by the server".into());
+        }
+    }
+    Ok(())
 }

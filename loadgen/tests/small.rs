@@ -86,6 +86,21 @@ fn reconnect_with_sessions_and_without() {
 }
 
 #[test]
+fn handshakes_of_a_stranger() {
+    for flags in ["--kind half --open 20", "--kind whole --threads 2", "--kind half --flood-rate 200"] {
+        let report = run(&format!("handshakes --lbs 4 --members 5 --duration 500ms --newcomers 50 --tls {flags}"));
+        for side in ["tls", "server"] {
+            let seen = metrics(&report, side);
+            assert!(seen["flood: connections per second"] > 0.0, "{flags}, {side}: {seen:?}");
+            for when in ["calm", "flooded"] {
+                assert!(seen[&format!("{when}: request to reply p99")] > 0.0, "{flags}, {side}: {seen:?}");
+                assert_eq!(seen[&format!("{when}: newcomers turned away")], 0.0, "{flags}, {side}: {seen:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn fanout_of_deltas_by_members() {
     let report = run("fanout --lbs 30 --members 50 --share 4 --no-change --change-by member --ticks 4 --threads 2");
     let metrics = metrics(&report, "server");
@@ -300,6 +315,7 @@ fn what_is_wrong_is_said() {
     fails("fanout --change-by agent --rate 5", 1, "no --rate");
     fails("fanout --tls --connect 127.0.0.1:1", 2, "cannot be used with");
     fails("floor fanout --tls", 1, "speaks no TLS");
+    fails("handshakes --kind most", 2, "half");
     fails("reconnect --anew", 2, "--tls");
     fails("fanout --spawn x --connect 127.0.0.1:1", 2, "cannot be used with");
     fails("register --lbs 1 --members 1 --connect 127.0.0.1:1", 1, "refused");

@@ -66,12 +66,12 @@ impl Connection {
     /// Begins a connection; the first write waits for it. `number` tells the connections of this process apart.
     pub(crate) fn open(to: SocketAddr, number: u32, medium: &Medium) -> Result<Connection> {
         let stream = sys::connect(to, number).map_err(|error| format!("can not connect to {to}: {error}"))?;
-        let tls = medium.tls.clone().map(speak).transpose().map_err(|error| format!("TLS: {error}"))?;
+        let tls = medium.tls.clone().map(client_connection).transpose()?;
         Ok(Connection {
             stream: RefCell::new(stream),
             framer: RefCell::new(Framer::new(MESSAGE_BYTES_MAX)),
             buffer: medium.buffer.clone(),
-            tls,
+            tls: tls.map(|tls| Box::new(RefCell::new(tls))),
         })
     }
 
@@ -163,11 +163,12 @@ impl Connection {
     }
 }
 
-/// The player's end of a TLS connection.
-fn speak(config: Arc<ClientConfig>) -> std::result::Result<Box<RefCell<ClientConnection>>, rustls::Error> {
-    let mut tls = ClientConnection::new(config, ServerName::try_from(tls::SERVER).expect("it is a name"))?;
+/// A client's end of a TLS connection to the server of a run.
+pub(crate) fn client_connection(config: Arc<ClientConfig>) -> Result<ClientConnection> {
+    let name = ServerName::try_from(tls::SERVER).expect("it is a name");
+    let mut tls = ClientConnection::new(config, name).map_err(|error| format!("TLS: {error}"))?;
     tls.set_buffer_limit(None); // whoever sends waits for the socket
-    Ok(Box::new(RefCell::new(tls)))
+    Ok(tls)
 }
 
 /// Hands what these bytes carry to `take`.

@@ -6,7 +6,7 @@ use clap::Args;
 use gwm::sasp::LbFlags;
 use serde_json::{Value, json};
 
-use super::{Progress, Side, Workload, open};
+use super::{Progress, Side, Workload, open, unwanted};
 use crate::{
     Result,
     crowd::{Crowd, JOINING, Lb},
@@ -107,8 +107,4 @@ async fn play(seat: Seat, crowd: Crowd) -> Result<()> {
         }
     }
     crowd.leave_unheard(members).await
-}
-
-fn unwanted(_: &[u8]) -> Result<()> {
-    Err("a push that nobody wanted".into())
 }

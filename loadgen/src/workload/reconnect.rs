@@ -1,24 +1,20 @@
 //! `reconnect`: every load balancer loses its connection at the same moment, and all come back at once.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use clap::Args;
 use gwm::sasp::LbFlags;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::{INTERVAL, Progress, Side, Workload, open};
+use super::{Progress, Side, Workload, ask_weights, open, unwanted};
 use crate::{
     Result,
-    actor::{Actor, Incoming, sort},
+    actor::Actor,
     crowd::{Crowd, JOINING},
-    model::{Change, Ticks, difference, get_weights, lb_state},
+    model::{Change, Ticks, lb_state},
     options::{Common, Shape},
-    player::{Gate, Medium, Order, Received, Seat, Stage},
+    player::{Gate, Medium, Order, Seat, Stage},
     report::{Sample, Unit, latencies, record, sum},
     run::{MEASURED, OVER, Run},
 };
@@ -182,7 +178,7 @@ impl Local {
         let mut request = Vec::new();
         self.plan.crowd.shape.registration(lb.number, actor.id(), &mut request);
         actor.ask(&request, unwanted).await?;
-        self.ask_weights(lb, &actor).await?;
+        ask_weights(&actor, lb.number, &self.ticks).await?;
         self.stage.did(1);
         Ok(())
     }
@@ -194,7 +190,7 @@ impl Local {
         lb_state(lb.number, actor.id(), LbFlags::NONE, &mut request);
         actor.ask(&request, unwanted).await?;
         record(&mut self.counted.borrow_mut().bound, self.since_cut());
-        self.ask_weights(lb, &actor).await?;
+        ask_weights(&actor, lb.number, &self.ticks).await?;
         let mut counted = self.counted.borrow_mut();
         record(&mut counted.served, self.since_cut());
         counted.resumed += u64::from(actor.connection.resumed() == Some(true));
@@ -205,31 +201,4 @@ impl Local {
     fn since_cut(&self) -> u64 {
         self.stage.now().saturating_sub(self.stage.due(MEASURED))
     }
-
-    /// Asks for all weights; every byte of the reply is checked.
-    async fn ask_weights(&self, lb: &Lb, actor: &Actor) -> Result<()> {
-        let (mut request, id) = (Vec::new(), actor.id());
-        get_weights(lb.number, id, &mut request);
-        actor.connection.send(&request).await?;
-        let done = Cell::new(false);
-        while !done.get() {
-            let received = actor.connection.receive(|frame| match sort(frame)? {
-                Incoming::Push(_) => unwanted(frame),
-                Incoming::Reply(..) if done.replace(true) => Err("a second reply".into()),
-                Incoming::Reply(_, _, frame) => {
-                    let mut ticks = self.ticks.borrow_mut();
-                    let expected = ticks.reply(lb.number, id, INTERVAL, None, 0)?;
-                    if frame == expected { Ok(()) } else { Err(format!("reply {id}: {}", difference(frame, expected))) }
-                }
-            });
-            if received.await? == Received::Closed {
-                return Err("closed by the server".into());
-            }
-        }
-        Ok(())
-    }
-}
-
-fn unwanted(_: &[u8]) -> Result<()> {
-    Err("a push that nobody wanted".into())
 }
