@@ -79,7 +79,7 @@ pub const LINGER_BYTES: usize = 1 << 20;
 /// Connections accepted in one go, before others get their turn.
 pub const ACCEPT_BURST: usize = 256;
 
-/// Of the peers and causes of refusals that were logged, how many are known, so as not to log them again.
+/// Of the sources and causes of refusals that were logged, how many are known, so as not to log them again.
 pub const REFUSALS_REMEMBERED: usize = 4096;
 
 /// The most checks under way at a time that can be configured.

@@ -1,32 +1,31 @@
-//! Requests that were not accepted from their sender (0x11): counted by cause, and logged once per peer and cause.
+//! Requests that were not accepted from their sender (0x11): counted by cause, and logged once per source and cause.
 
 use std::{
     collections::{HashSet, VecDeque},
-    net::IpAddr,
     time::Duration,
 };
 
-use super::throttle::Throttle;
+use super::{sources::Source, throttle::Throttle};
 use crate::{
     coordinator::{REFUSALS, Refusal, Refused, Time},
     limits,
     sasp::Escaped,
 };
 
-/// How long the same cause of the same peer is not logged again.
+/// How long the same cause of the same source is not logged again.
 const SILENCE: Duration = Duration::from_secs(3600);
 
 /// Bytes of a certificate's name that a log line shows.
 const NAME_BYTES: usize = 128;
 
-/// What was refused, and what was said of it. Memory is bounded: of the peers and causes that were logged, the newest
-/// [`limits::REFUSALS_REMEMBERED`] are known; who has more addresses than that meets the limit of lines per second.
+/// What was refused, and what was said of it. Memory is bounded: of the sources and causes that were logged, the newest
+/// [`limits::REFUSALS_REMEMBERED`] are known; who has more sources than that meets the limit of lines per second.
 #[derive(Default)]
 pub(super) struct Refusals {
     counts: [u64; REFUSALS],
-    logged: HashSet<(IpAddr, Refusal)>,
+    logged: HashSet<(Source, Refusal)>,
     /// The same, and when, oldest first.
-    order: VecDeque<(Time, IpAddr, Refusal)>,
+    order: VecDeque<(Time, Source, Refusal)>,
     throttles: [Throttle; REFUSALS],
 }
 
@@ -38,7 +37,7 @@ impl Refusals {
 
     /// Counts one, and logs it if it is news.
     pub(super) fn note(&mut self, now: Time, refused: &Refused<'_>) {
-        if !self.is_news(now, refused.peer.address, refused.cause) {
+        if !self.is_news(now, refused.peer.address.into(), refused.cause) {
             return;
         }
         let name = refused.peer.certificate.as_deref().and_then(|certificate| certificate.first_name());
@@ -69,23 +68,23 @@ impl Refusals {
         }
     }
 
-    fn is_news(&mut self, now: Time, peer: IpAddr, cause: Refusal) -> bool {
+    fn is_news(&mut self, now: Time, source: Source, cause: Refusal) -> bool {
         if let Some(count) = self.counts.get_mut(cause as usize) {
             *count += 1;
         }
-        while let Some(&(at, peer, cause)) = self.order.front() {
+        while let Some(&(at, source, cause)) = self.order.front() {
             if now < at + SILENCE && self.order.len() < limits::REFUSALS_REMEMBERED {
                 break;
             }
             self.order.pop_front();
-            self.logged.remove(&(peer, cause));
+            self.logged.remove(&(source, cause));
         }
         let throttle = self.throttles.get_mut(cause as usize).expect("there is one a cause");
-        if self.logged.contains(&(peer, cause)) || !throttle.allows(now) {
+        if self.logged.contains(&(source, cause)) || !throttle.allows(now) {
             return false;
         }
-        self.logged.insert((peer, cause));
-        self.order.push_back((now, peer, cause));
+        self.logged.insert((source, cause));
+        self.order.push_back((now, source, cause));
         true
     }
 }
@@ -98,18 +97,14 @@ mod tests {
         Time::default() + Duration::from_secs(seconds)
     }
 
-    fn ip(number: u32) -> IpAddr {
-        std::net::Ipv4Addr::from(number).into()
-    }
-
     #[test]
-    fn a_peer_and_cause_are_news_once_an_hour() {
+    fn a_source_and_cause_are_news_once_an_hour() {
         let mut refusals = Refusals::default();
-        let (one, other) = (ip(1), ip(2));
+        let (one, other) = (Source::V4(1), Source::V6(1));
         assert!(refusals.is_news(at(0), one, Refusal::NoTrust));
         assert!(!refusals.is_news(at(1), one, Refusal::NoTrust));
         assert!(refusals.is_news(at(1), one, Refusal::LbIdentity), "another cause");
-        assert!(refusals.is_news(at(1), other, Refusal::NoTrust), "another peer");
+        assert!(refusals.is_news(at(1), other, Refusal::NoTrust), "another source");
         assert!(!refusals.is_news(at(3599), one, Refusal::NoTrust));
         assert!(refusals.is_news(at(3600), one, Refusal::NoTrust));
         assert_eq!(refusals.counts()[Refusal::NoTrust as usize], 5);
@@ -118,13 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_peers_takes_bounded_memory_and_few_lines() {
+    fn any_number_of_sources_takes_bounded_memory_and_few_lines() {
         let mut refusals = Refusals::default();
-        let news = (0..100_000).filter(|&peer| refusals.is_news(at(0), ip(peer), Refusal::NoTrust)).count();
+        let news =
+            (0..100_000).map(Source::V4).filter(|&source| refusals.is_news(at(0), source, Refusal::NoTrust)).count();
         assert!(news < 10, "{news} lines within a second");
         // Slowly enough to be told of each.
-        for peer in 0..3 * limits::REFUSALS_REMEMBERED as u64 {
-            assert!(refusals.is_news(at(1 + peer / 5), ip(1_000_000 + peer as u32), Refusal::NoTrust));
+        for source in 0..3 * limits::REFUSALS_REMEMBERED as u64 {
+            assert!(refusals.is_news(at(1 + source / 5), Source::V6(source), Refusal::NoTrust));
             assert!(refusals.logged.len() <= limits::REFUSALS_REMEMBERED);
             assert_eq!(refusals.logged.len(), refusals.order.len());
         }
