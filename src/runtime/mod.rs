@@ -23,6 +23,7 @@ mod shard;
 mod shared;
 mod sources;
 mod sys;
+mod table;
 mod throttle;
 mod wire;
 

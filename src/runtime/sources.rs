@@ -29,7 +29,7 @@ use crate::coordinator::Time;
 /// Locks: many more than shards that accept in the same moment.
 const STRIPES: usize = 64;
 
-/// Sources without connections that are known, about 64 bytes each.
+/// Sources without connections that are known, about 100 bytes each.
 const IDLE_SOURCES: usize = 65_536;
 
 /// Of a stripe.
