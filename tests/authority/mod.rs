@@ -59,6 +59,14 @@ impl Authority {
         self.issue(&Subject::client().dns(name))
     }
 
+    /// One who has a certificate of this authority's, and issues others with its key, which it may not.
+    pub(crate) fn impostor(&self, subject: &Subject) -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let own = subject.params.signed_by(&key, &self.issuer).unwrap().pem();
+        let issuer = Issuer::new(subject.params.clone(), key);
+        Authority { issuer, root: self.root.clone(), between: own + &self.between }
+    }
+
     /// A certificate for this subject, with a key of its own.
     pub(crate) fn issue(&self, subject: &Subject) -> Identity {
         let key = KeyPair::generate().unwrap();

@@ -35,8 +35,17 @@ impl Site {
 
     /// A daemon with these flags beside those for TLS.
     pub(crate) fn start(&self, flags: &[&str]) -> Daemon {
-        let all: Vec<&str> = self.flags.iter().map(String::as_str).chain(flags.iter().copied()).collect();
-        Daemon::start(&all)
+        Daemon::start(&self.with(flags))
+    }
+
+    /// The same, and no other daemon lives meanwhile.
+    #[allow(dead_code, reason = "the attack set's")]
+    pub(crate) fn start_alone(&self, flags: &[&str]) -> Daemon {
+        Daemon::start_alone(&self.with(flags))
+    }
+
+    fn with<'a>(&'a self, flags: &[&'a str]) -> Vec<&'a str> {
+        self.flags.iter().map(String::as_str).chain(flags.iter().copied()).collect()
     }
 
     /// How a client that the authority vouches for speaks TLS.
