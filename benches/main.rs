@@ -1,17 +1,20 @@
-//! Benchmarks of the codec, the framer, the coordinator, the channels between cores, the weight table, and TCP
-//! checks.
+//! Benchmarks of the codec, the framer, the coordinator, the channels between cores, the weight table, TCP checks,
+//! and TLS.
 //!
 //! `cargo bench` measures; `cargo bench -- coordinator` those whose name contains that. `cargo test` runs each
 //! once, on small tables, so that they stay true. The columns are time per iteration (one message, one change, one
 //! tick, as the benchmark says); rows below it give items or bytes a second and, where anything was allocated,
 //! allocations. The sockets of load balancers are the business of `gwm-loadgen`.
 
+#[path = "../tests/authority/mod.rs"]
+mod authority;
 mod codec;
 mod coordinator;
 mod framer;
 mod mesh;
 mod monitor;
 mod probe;
+mod tls;
 
 /// The daemon's allocator, counted.
 #[global_allocator]
