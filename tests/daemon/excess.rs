@@ -2,18 +2,18 @@
 
 use std::{
     io::{self, ErrorKind, Write},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, TcpStream},
     ops::Range,
     time::Duration,
 };
 
 use gwm::sasp::{LbFlags, ReturnCode};
 use rustix::process::Signal;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
 use crate::{
     harness::{Daemon, LB, PATIENCE, Peer, until},
-    site::{Site, hello},
+    site::{Site, dial, from, hello},
     wire,
 };
 
@@ -23,19 +23,11 @@ const BUSY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 /// One that does not.
 const CALM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// Connects from an address.
-fn dial(daemon: &Daemon, from: Ipv4Addr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::from((from, 0)).into())?;
-    socket.connect(&daemon.address().into())?;
-    Ok(socket.into())
-}
-
 /// A connection that is served, or `None` for one that is reset before anything else.
-fn served(daemon: &Daemon, from: Ipv4Addr) -> Option<Peer> {
+fn served(daemon: &Daemon, source: Ipv4Addr) -> Option<Peer> {
     let request = wire::raw(9, &[0x10, 0x40, 0, 4]);
     let talk = || -> io::Result<Peer> {
-        let stream = dial(daemon, from)?;
+        let stream = dial(source, daemon.address())?;
         stream.set_read_timeout(Some(PATIENCE))?;
         // A reset on its way shows here or there.
         (&stream).write_all(&request)?;
@@ -173,7 +165,7 @@ fn requests_over_the_rate_wait_and_hold_nobody_up() {
     const REQUESTS: u32 = 100;
     for shards in ["1", "2"] {
         let mut daemon = Daemon::start(&["--max-requests-per-second", "1", "--shards", shards]);
-        let mut busy = Peer::from(dial(&daemon, BUSY).expect("the daemon accepts"));
+        let mut busy = Peer::from(from(BUSY, daemon.address()));
         let (bytes, replies) = requests("LB1", 0..REQUESTS);
         busy.send(&bytes);
         let address = busy.stream().local_addr().expect("it is bound").to_string();
@@ -277,7 +269,7 @@ fn requests_that_wait_cost_little_memory() {
     let (bytes, _) = requests("LB1", 0..200_000);
     let mut peers = Vec::new();
     for _ in 0..PEERS {
-        let mut stream = dial(&daemon, BUSY).expect("the daemon accepts");
+        let mut stream = from(BUSY, daemon.address());
         SockRef::from(&stream).set_send_buffer_size(32 * 1024).expect("a socket option");
         stream.set_nonblocking(true).expect("a socket option");
         let mut sent = 0;
@@ -310,14 +302,14 @@ fn each_address_has_its_own_rate_of_handshakes() {
         let config = site.client();
         let flood: Vec<Peer> = (0..HELLOS)
             .map(|_| {
-                let mut peer = Peer::from(dial(&daemon, BUSY).expect("the daemon accepts"));
+                let mut peer = Peer::from(from(BUSY, daemon.address()));
                 peer.send(&hello(&config));
                 peer
             })
             .collect();
         let begun = || flood.iter().filter(|peer| waiting(peer) > 0).count();
         until("the first one has its turn", || begun() > 0);
-        let secure = |from| Peer::secure(dial(&daemon, from).expect("the daemon accepts"), &config).expect("its turn");
+        let secure = |source| Peer::secure(from(source, daemon.address()), &config).expect("its turn");
         let calm: Vec<Peer> = (0..HELLOS as u8).map(|other| secure(Ipv4Addr::new(127, 0, 1, other))).collect();
         assert!(begun() < HELLOS, "all of them began at once");
         // One by one they go on.

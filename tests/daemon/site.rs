@@ -1,6 +1,7 @@
 //! Servers and clients with certificates, and peers at addresses of their own.
 
 use std::{
+    io,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::Arc,
 };
@@ -77,10 +78,15 @@ pub(crate) fn client(
 
 /// Connects from this address.
 pub(crate) fn from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::from((source, 0)).into()).expect("an address of loopback");
-    socket.connect(&to.into()).expect("the daemon accepts");
-    socket.into()
+    dial(source, to).expect("the daemon accepts")
+}
+
+/// The same for who may be refused, and told so while connecting.
+pub(crate) fn dial(source: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
 }
 
 /// The first message of a handshake.
