@@ -4,7 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, TcpStream};
 
 use gwm::sasp::{LbFlags, ReturnCode};
 use rustix::process::Signal;
-use rustls::version::TLS13;
+use rustls::{
+    HandshakeKind,
+    version::{TLS12, TLS13},
+};
 
 use crate::{
     authority::Subject,
@@ -167,4 +170,23 @@ fn the_readmes_example_is_valid() {
     let identities = ["--lb-identity", "source-ip", "--member-identity", "source-ip"];
     let output = run(&[&["serve", "--check"], &identities[..], &["--access", file.path()]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A session that is resumed has shown its certificate when it began.
+#[test]
+fn a_resumed_session_is_who_it_was() {
+    let site = Site::new();
+    let daemon = site.start(&["--lb-identity", "certificate"]);
+    for version in [&TLS12, &TLS13] {
+        let config = client(&site.authority, Some(&site.authority.client("LB1")), &[version]);
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let stream = TcpStream::connect(daemon.address()).expect("the daemon accepts");
+            let mut lb = Peer::secure(stream, &config).expect("the daemon shakes hands");
+            assert_eq!(lb.set_lb("LB2", LbFlags::NONE), REFUSED);
+            assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
+            let was = lb.session().handshake_kind().expect("it has ended");
+            assert_eq!(was, kind, "{version:?}");
+        }
+    }
+    daemon.stop();
 }
