@@ -300,8 +300,8 @@ pub enum LbIdentity {
     Any,
     /// It connects from an address that --access gives for its UID
     SourceIp,
-    /// Its UID is a name in its certificate (SAN dNSName, or URI sasp:lb:UID), or --access gives the certificate for
-    /// it; takes --tls-client-ca
+    /// Its UID is a name in its certificate (SAN dNSName, or URI sasp:lb:UID), unless --access says which certificates
+    /// it shows; takes --tls-client-ca
     Certificate,
 }
 
