@@ -12,7 +12,7 @@ use std::{
 
 use gwm::sasp::LbFlags;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use rustls::{ClientConfig, HandshakeKind};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 
 use crate::{
     beside::{AWAY, Attack, OK, Row, Stage, Way},
@@ -114,34 +114,54 @@ fn idle() -> Row {
 /// One of those who send a byte a second.
 struct Dripping {
     stream: TcpStream,
+    tls: Option<ClientConnection>,
     bytes: Vec<u8>,
     sent: usize,
 }
 
 impl Dripping {
-    /// The bytes are a hello in half of the cases; else a request, byte by byte in records of its own.
+    /// A hello, what might become a longer one, or a session with a request, each of its bytes in a record of its own.
     fn new(number: usize, address: SocketAddr, config: &Arc<ClientConfig>) -> Dripping {
-        let stream = from(AWAY, address);
+        let mut stream = from(AWAY, address);
+        let (tls, bytes) = match number % 3 {
+            0 => (None, hello(config)),
+            1 => (None, vec![0x16, 3, 1, 0x3F, 0xFF, 1, 0, 0x3F]),
+            _ => {
+                let name = "localhost".try_into().expect("a name");
+                let mut tls = ClientConnection::new(Arc::clone(config), name).expect("a client");
+                while tls.is_handshaking() {
+                    tls.complete_io(&mut stream).expect("a good certificate");
+                }
+                (Some(tls), wire::lb_state(1, "SLOW", 0, LbFlags::NONE))
+            }
+        };
         stream.set_nonblocking(true).expect("a socket option");
-        let bytes = if number.is_multiple_of(2) { hello(config) } else { vec![0x16, 3, 1, 0x3F, 0xFF, 1, 0, 0x3F] };
-        Dripping { stream, bytes, sent: 0 }
+        Dripping { stream, tls, bytes, sent: 0 }
     }
 
     /// Sends the next byte; false when the daemon has put an end to it.
     fn drip(&mut self) -> bool {
         let byte = self.bytes.get(self.sent).copied().unwrap_or(0);
         self.sent += 1;
-        match self.stream.write(&[byte]) {
+        let sent = match &mut self.tls {
+            None => self.stream.write(&[byte]),
+            Some(tls) => tls.writer().write(&[byte]).and_then(|_| tls.write_tls(&mut self.stream)),
+        };
+        match sent {
             Ok(_) => !self.ended(),
             Err(error) if error.kind() == ErrorKind::WouldBlock => true,
             Err(_) => false,
         }
     }
 
-    fn ended(&self) -> bool {
-        match self.stream.peek(&mut [0]) {
-            Ok(count) => count == 0,
-            Err(error) => error.kind() != ErrorKind::WouldBlock,
+    /// What has arrived (tickets, an alert) is read, for only behind it is the end.
+    fn ended(&mut self) -> bool {
+        loop {
+            match self.stream.read(&mut [0; 4096]) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != ErrorKind::WouldBlock,
+            }
         }
     }
 }
@@ -149,7 +169,7 @@ impl Dripping {
 fn drips() -> Row {
     let count = descriptors(size(300, 3000));
     let site = Site::new();
-    let daemon = site.start_alone(&["--handshake-timeout", "2s"]);
+    let daemon = site.start_alone(&["--handshake-timeout", "2s", "--first-message-timeout", "2s"]);
     let (address, config) = (daemon.address(), site.client());
     let dropped = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&dropped);
@@ -175,10 +195,11 @@ fn drips() -> Row {
                 stage.attempted(count);
             }
         },
-        |_| format!("{} dropped by --handshake-timeout 2s and come back", dropped.load(Ordering::Relaxed)),
+        |_| format!("{} dropped by timeouts of 2 s, to come back", dropped.load(Ordering::Relaxed)),
     );
     assert!(dropped.load(Ordering::Relaxed) > 0, "nobody was dropped");
     daemon.wait_for_log(&["did not end within --handshake-timeout", "127.0.0.3"]);
+    daemon.wait_for_log(&["--first-message-timeout", "127.0.0.3"]);
     daemon.stop();
     row
 }

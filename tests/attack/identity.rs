@@ -95,6 +95,7 @@ const GROUPS: &str = "LB1/G [127.0.0.2:80 00/05/100] LB1/H [10.0.0.7:80 00/05/10
 
 #[test]
 fn strangers_succeed_without_protection_and_fail_with_it() {
+    let mut answers = vec![String::new(); AS_LB.len() + AS_MEMBER.len()];
     for protection in PROTECTIONS {
         let scene = Scene::new(protection);
         let expected = if protection == Protection::Nothing { OK } else { REFUSED };
@@ -105,23 +106,32 @@ fn strangers_succeed_without_protection_and_fail_with_it() {
             assert_eq!(code, expected, "{protection:?}: a stranger {act}");
             if code == REFUSED {
                 assert_eq!(lb.get_weights("LB1", &[""]), GROUPS, "{protection:?}: a stranger {act}");
-            } else if at < AS_LB.len() {
-                lb.expect_end(); // the stranger has taken over
-            } else {
-                let changed = match *act {
-                    // The harm is that the GWM now says it of 10.66.6.6 to the load balancer.
-                    "registers a counterfeit" => {
-                        "LB1/G [127.0.0.2:80 00/05/100, 10.66.6.6:80 00/01/100] LB1/H [10.0.0.7:80 00/05/100]"
-                    }
-                    "takes another out of service" => "LB1/G [127.0.0.2:80 00/07/0] LB1/H [10.0.0.7:80 00/05/100]",
-                    "removes another" => "LB1/G [] LB1/H [10.0.0.7:80 00/05/100]",
-                    "removes a whole group" => "LB1/H [10.0.0.7:80 00/05/100]",
-                    _ => "",
-                };
-                assert_eq!(lb.get_weights("LB1", &[""]), changed, "a stranger {act}");
+                answers[at] += " refused (0x11) |";
+                continue;
             }
+            answers[at] += " done |";
+            if at < AS_LB.len() {
+                lb.expect_end(); // the stranger has taken over
+                continue;
+            }
+            let changed = match *act {
+                // The harm is what the GWM now tells the load balancer of 10.66.6.6.
+                "registers a counterfeit" => {
+                    "LB1/G [127.0.0.2:80 00/05/100, 10.66.6.6:80 00/01/100] LB1/H [10.0.0.7:80 00/05/100]"
+                }
+                "takes another out of service" => "LB1/G [127.0.0.2:80 00/07/0] LB1/H [10.0.0.7:80 00/05/100]",
+                "removes another" => "LB1/G [] LB1/H [10.0.0.7:80 00/05/100]",
+                "removes a whole group" => "LB1/H [10.0.0.7:80 00/05/100]",
+                _ => "",
+            };
+            assert_eq!(lb.get_weights("LB1", &[""]), changed, "a stranger {act}");
         }
         scene.daemon.stop();
+    }
+    println!("| a stranger | no identities | `source-ip` | `certificate` |\n| --- | --- | --- | --- |");
+    for (at, (act, _)) in AS_LB.iter().chain(&AS_MEMBER).enumerate() {
+        let whom = if at < AS_LB.len() { "as LB1" } else { "as a member" };
+        println!("| {whom} {act} |{}", answers[at]);
     }
 }
 
