@@ -6,6 +6,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use rustls::{
@@ -25,7 +26,7 @@ use rustls::{
 };
 
 use super::TlsVersion;
-use crate::roster::TlsSource;
+use crate::{access::Certificate, roster::TlsSource};
 
 /// What the server's TLS is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +50,14 @@ pub struct Server {
     pub config: Arc<ServerConfig>,
     /// What the files said, to tell whether they changed.
     content: Content,
+    /// When the certificate ends, in seconds since 1970.
+    not_after: u64,
 }
+
+const DAY: u64 = 24 * 3600;
+
+/// How long before its certificate ends a server warns of that.
+const EXPIRY_WARNING: u64 = 14 * DAY;
 
 #[derive(Clone, PartialEq, Eq)]
 struct Content {
@@ -82,7 +90,23 @@ impl Server {
             client_ca: files.client_ca.as_deref().map(|path| flag_file("--tls-client-ca", path)).transpose()?,
         };
         let config = server(&files, &content)?;
-        Ok(Server { files, config, content })
+        let own = certificates(&content.certificate)?.into_iter().next();
+        let own = own.map(|own| Certificate::parse(&own)).transpose();
+        let own = own.map_err(|error| format!("--tls-cert: {}: {error}", files.certificate.display()))?;
+        Ok(Server { files, config, content, not_after: own.unwrap_or_default().not_after })
+    }
+
+    /// A line about the end of the certificate, if it is near or past; clients refuse one that has ended.
+    pub fn expiry(&self, now: SystemTime) -> Option<String> {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let file = self.files.certificate.display();
+        match self.not_after.checked_sub(now) {
+            None => Some(format!("--tls-cert: {file}: the certificate has expired: clients will refuse it")),
+            Some(left) if left < EXPIRY_WARNING => {
+                Some(format!("--tls-cert: {file}: the certificate expires in {} days", left / DAY))
+            }
+            Some(_) => None,
+        }
     }
 
     /// Reads the files again; `None` if they say what they said.

@@ -9,7 +9,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crossbeam_queue::ArrayQueue;
@@ -264,6 +264,7 @@ fn announce(listeners: &[Listen], config: &Config) {
         let _ = writeln!(out, "gwm: listening on {address} ({carries}{certificates})");
     }
     let _ = out.flush();
+    config.tls.iter().for_each(warn_of_expiry);
     for Listen { address, .. } in listeners.iter().filter(|listen| listen.is_open()) {
         tracing::warn!(
             "{address} is without TLS and not loopback: whoever reaches it can speak for any load balancer or member \
@@ -338,10 +339,17 @@ fn reload_tls(tls: &mut Option<Server>, shared: &Shared) {
         Ok(Some(new)) => {
             tracing::info!("SIGHUP: new TLS files are in force, for new sessions: {}", new.files);
             shared.set_tls(new.config.clone());
+            warn_of_expiry(&new);
             *server = new;
         }
         Ok(None) => tracing::info!("SIGHUP: the TLS files are as they were: {}", server.files),
         Err(error) => tracing::error!("SIGHUP: the old TLS files stay in force: {error}"),
+    }
+}
+
+fn warn_of_expiry(server: &Server) {
+    if let Some(line) = server.expiry(SystemTime::now()) {
+        tracing::warn!("{line}");
     }
 }
 

@@ -14,7 +14,7 @@ use rustls::{
 };
 
 use crate::{
-    authority::Authority,
+    authority::{Authority, Subject},
     harness::{Daemon, LB, MEMBER, Peer, run, until},
     site::{Site, client, from, hello},
 };
@@ -278,6 +278,24 @@ fn what_can_not_be_is_said_at_start() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && text.contains(part), "{flags:?}: {text}");
     }
+}
+
+#[test]
+fn a_certificate_that_has_ended_is_warned_of() {
+    let site = Site::new();
+    let daemon = site.start(&[]);
+    let valid = site.authority.issue(&Subject::server().dns("localhost"));
+    site.folder.identity("server", &site.authority.issue(&Subject::server().dns("localhost").expired()));
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log(&["WARN", "--tls-cert", "server.pem", "has expired"]);
+    assert_eq!(daemon.log().matches("has expired").count(), 1, "not at the start");
+    assert!(try_connect(&daemon, &site.client()).is_err());
+    site.folder.identity("server", &valid);
+    daemon.signal(Signal::HUP);
+    until("the new files are in force", || daemon.log().matches("new TLS files are in force").count() == 2);
+    connect(&daemon, &site.client());
+    assert_eq!(daemon.log().matches("has expired").count(), 1);
+    daemon.stop();
 }
 
 #[test]
