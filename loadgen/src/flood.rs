@@ -48,7 +48,7 @@ pub(crate) struct Plan {
     pub(crate) kind: Kind,
     /// How it speaks TLS, if it does.
     pub(crate) tls: Option<Arc<ClientConfig>>,
-    /// Connections a second, or as many as it can.
+    /// Connections a second, or as many as it can: half-open ones then wait for the server's answer.
     pub(crate) rate: Option<f64>,
     /// Half-open connections that are kept; the oldest is reset for the next.
     pub(crate) open: usize,
@@ -99,6 +99,8 @@ impl Flood {
 impl Plan {
     fn run(&self, counts: &Counts, end: &AtomicBool) -> io::Result<()> {
         let opening = self.opening()?;
+        // As many as it can is as many as the server answers; without TLS there is no answer.
+        let waits = self.rate.is_none() && self.tls.is_some();
         let mut open: VecDeque<TcpStream> = VecDeque::new();
         let (begin, mut number) = (Instant::now(), 0.0);
         while !end.load(Relaxed) {
@@ -126,12 +128,12 @@ impl Plan {
                     if open.len() > self.open
                         && let Some(oldest) = open.pop_front()
                     {
-                        count(counts, answered(oldest));
+                        count(counts, answered(oldest, waits));
                     }
                 }
             }
         }
-        open.into_iter().for_each(|stream| count(counts, answered(stream)));
+        open.into_iter().for_each(|stream| count(counts, answered(stream, false)));
         Ok(())
     }
 
@@ -164,9 +166,9 @@ fn count(counts: &Counts, result: io::Result<bool>) {
     }
 }
 
-/// Whether the server has said anything; an error if it has ended the connection.
-fn answered(mut stream: TcpStream) -> io::Result<bool> {
-    stream.set_nonblocking(true)?;
+/// Whether the server has said anything, or does so while this waits; an error if it has ended the connection.
+fn answered(mut stream: TcpStream, waits: bool) -> io::Result<bool> {
+    stream.set_nonblocking(!waits)?;
     match stream.read(&mut [0; 64]) {
         Ok(0) => Err(io::ErrorKind::ConnectionReset.into()),
         Ok(_) => Ok(true),

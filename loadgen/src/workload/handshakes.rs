@@ -65,7 +65,7 @@ pub(crate) struct Handshakes {
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=20_000), help_heading = "Flood")]
     open: u32,
 
-    /// Connections of the flood per second [default: as many as one thread can make]
+    /// Connections of the flood per second [default: as many as one thread can make and the server answers]
     #[arg(long, value_name = "CONNECTIONS", value_parser = positive, help_heading = "Flood")]
     flood_rate: Option<f64>,
 
