@@ -4,6 +4,7 @@ use std::{
     io::{self, Read, Write},
     net::SocketAddr,
     sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use gwm::sasp::LbFlags;
@@ -15,7 +16,7 @@ use rustls::{
 use crate::{
     authority::{Authority, Identity, Subject},
     beside::{AWAY, Attack, OK, Row, Way},
-    harness::{PATIENCE, Peer},
+    harness::{PATIENCE, Peer, until},
     site::{Site, client, from},
     wire,
 };
@@ -101,6 +102,36 @@ fn a_ticket_of_another_server_opens_nothing() {
     }
     first.stop();
     second.stop();
+}
+
+/// Nor does a ticket outlive the certificate.
+#[test]
+fn a_ticket_of_an_expired_certificate_opens_nothing() {
+    let site = Site::new();
+    let daemon = site.start(&[]);
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is right").as_secs();
+    let end = now() + 6;
+    let configs = [&TLS12, &TLS13].map(|version| {
+        let identity = site.authority.issue(&Subject::client().dns("LB1").until(end));
+        let config = client(&site.authority, Some(&identity), &[version]);
+        let kinds = [(); 2].map(|()| {
+            let mut peer = Peer::secure(from(AWAY, daemon.address()), &config).expect("a good certificate");
+            assert_eq!(peer.set_lb("LB1", LbFlags::NONE), OK);
+            peer.session().handshake_kind()
+        });
+        assert_eq!(kinds[1], Some(HandshakeKind::Resumed));
+        config
+    });
+    until("the certificates have expired", || now() > end);
+    for config in configs {
+        // The handshake is over, so there is no alert for it any more: it ends without an answer.
+        match talk(daemon.address(), &config, &request()) {
+            Ok(answer) => assert_eq!(answer, [0u8; 0], "the certificate has expired"),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}"),
+        }
+    }
+    daemon.wait_for_log(&["the client's certificate has expired since its session began", "127.0.0.3"]);
+    daemon.stop();
 }
 
 fn storm() -> Row {

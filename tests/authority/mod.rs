@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use rcgen::{
@@ -143,6 +144,12 @@ impl Subject {
     pub(crate) fn expired(mut self) -> Subject {
         self.params.not_before = date_time_ymd(2000, 1, 1);
         self.params.not_after = date_time_ymd(2001, 1, 1);
+        self
+    }
+
+    /// Valid up to this second of Unix time.
+    pub(crate) fn until(mut self, second: u64) -> Subject {
+        self.params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(second);
         self
     }
 
