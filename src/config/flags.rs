@@ -52,8 +52,8 @@ pub struct Flags {
         value_parser = duration(Duration::from_millis(100), HOUR))]
     pub handshake_timeout: Duration,
 
-    /// TLS handshakes under way at a time, 4 to 1000000, of which one source address has a quarter at most; more wait for
-    /// their turn, unread
+    /// TLS handshakes under way at a time, 4 to 1000000, but at least 4 a shard, of which one source has a quarter at most;
+    /// more wait for their turn, unread. While all are taken and others wait, one that takes over 3s is dropped
     #[arg(long, env = "GWM_MAX_HANDSHAKES", value_name = "N", default_value = "1024",
         value_parser = clap::value_parser!(u32).range(4..=limits::CONNECTIONS as i64))]
     pub max_handshakes: u32,

@@ -36,6 +36,9 @@ use crate::{
 /// How long the peer has to close its side after ours is closed.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a handshake may be under way while others wait for its turn: some round trips, wherever the peer is.
+const HANDSHAKE_TURN: Duration = Duration::from_secs(3);
+
 /// Reads and writes in one step, before other connections have their turn.
 const STEP_CALLS: u32 = 8;
 
@@ -99,7 +102,8 @@ enum Turn {
     /// It was not asked for.
     Unasked,
     Asked,
-    Given,
+    /// Since then.
+    Given(Time),
 }
 
 /// What a step came to.
@@ -279,7 +283,7 @@ impl Connection {
                 }
                 Err(error) => Call::Ended(broken(&error)),
             },
-            Turn::Given => match self.wire.shake_hands(socket, &mut self.readable, self.ended) {
+            Turn::Given(_) => match self.wire.shake_hands(socket, &mut self.readable, self.ended) {
                 Ok(Received::End) => Call::Ended(Cause::PeerClosed),
                 Ok(_) if self.wire.session().is_some() => self.secured(shard),
                 Ok(Received::Nothing) => Call::Waits,
@@ -291,7 +295,7 @@ impl Connection {
 
     /// It is this connection's turn to shake hands.
     pub(super) fn begin_handshake(&mut self, shard: &Shard) {
-        self.stage = Stage::Securing(Turn::Given);
+        self.stage = Stage::Securing(Turn::Given(shard.shared.clock.now()));
         if let Err(error) = self.wire.secure(shard.shared.tls()) {
             self.fail(Fault::Tls(error), shard);
         }
@@ -330,7 +334,7 @@ impl Connection {
     pub(super) fn return_turn(&mut self, shard: &Shard) {
         let source = self.source();
         match self.stage {
-            Stage::Securing(Turn::Given) => shard.handshakes.borrow_mut().end(source),
+            Stage::Securing(Turn::Given(_)) => shard.handshakes.borrow_mut().end(source),
             Stage::Securing(Turn::Asked) => shard.handshakes.borrow_mut().forget(source, self.slot),
             _ => {}
         }
@@ -617,14 +621,21 @@ impl Connection {
         if !std::mem::replace(&mut self.queued, true) {
             match self.stage {
                 // Its steps cost much, and others come first.
-                Stage::Securing(Turn::Given) => shard.handshakes.borrow_mut().enqueue(self.slot),
+                Stage::Securing(Turn::Given(_)) => shard.handshakes.borrow_mut().enqueue(self.slot),
                 _ => shard.enqueue(self.slot),
             }
         }
     }
 
-    /// Why the connection has to be dropped at `now`, if it waits for its peer for too long.
-    pub(super) fn overdue(&self, now: Time, limits: &Connections) -> Option<Cause> {
+    /// Why the connection has to be dropped at `now`, if it waits for its peer for too long. `scarce` is whether others
+    /// wait for a turn, and all are taken.
+    pub(super) fn overdue(&self, now: Time, limits: &Connections, scarce: bool) -> Option<Cause> {
+        if let Stage::Securing(Turn::Given(since)) = self.stage
+            && scarce
+            && now >= since + HANDSHAKE_TURN
+        {
+            return Some(Cause::HandshakeTurn);
+        }
         let (limit, cause) = if let Stage::Securing(_) = self.stage {
             (limits.handshake_timeout, Cause::HandshakeTimeout)
         } else if self.owes() {

@@ -29,6 +29,7 @@ use super::{
     shared::{Cause, Counters, Lateness, Shared},
 };
 use crate::{
+    access::Identity,
     config::{Carries, Config, Listen, tls::Server},
     coordinator::{Refusal, Settings},
     limits,
@@ -269,6 +270,13 @@ fn announce(listeners: &[Listen], config: &Config) {
         tracing::warn!(
             "{address} is without TLS and not loopback: whoever reaches it can speak for any load balancer or member \
              that --lb-identity and --member-identity let it; use --tls-listen, or --require-tls to have this refused"
+        );
+    }
+    let rules = &config.access.rules;
+    if rules.lb_identity == Identity::Any && rules.member_identity != Identity::Any {
+        tracing::warn!(
+            "--member-identity without --lb-identity keeps nobody out: whoever states a load balancer's UID is it, and \
+             speaks for any member"
         );
     }
     tracing::info!(

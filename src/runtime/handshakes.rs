@@ -3,7 +3,8 @@
 //! A handshake costs the shard a hundred times what a message costs, and a stranger may ask for it. So only so many are
 //! under way at a time, one source has no more than a quarter of these, sources that wait take turns, one that begins
 //! too many a second waits as a whole, and steps of handshakes are taken one at a time, when the established connections
-//! have had theirs.
+//! have had theirs. A few sources could still take all turns and do nothing with them: while others wait, such
+//! a turn is short.
 
 use std::{
     cmp::Reverse,
@@ -42,10 +43,10 @@ struct Entry {
 }
 
 impl Handshakes {
-    /// Allows `max` at a time.
+    /// Allows `max` at a time, but so many at least that one source does not have all of them.
     pub(super) fn new(max: usize) -> Handshakes {
         Handshakes {
-            max: max.max(1),
+            max: max.max(SHARE),
             under_way: 0,
             sources: HashMap::new(),
             ring: VecDeque::new(),
@@ -55,7 +56,7 @@ impl Handshakes {
     }
 
     fn share(&self) -> usize {
-        (self.max / SHARE).max(1)
+        self.max / SHARE
     }
 
     /// A connection wants to begin.
@@ -106,7 +107,10 @@ impl Handshakes {
     /// A connection that waits has ended.
     pub(super) fn forget(&mut self, source: Source, slot: Slot) {
         let Some(entry) = self.sources.get_mut(&source) else { return };
-        entry.waiting.retain(|waiting| *waiting != slot);
+        // Mostly those end that have waited longest.
+        if let Some(at) = entry.waiting.iter().position(|waiting| *waiting == slot) {
+            entry.waiting.remove(at);
+        }
         if entry.waiting.is_empty() {
             if std::mem::take(&mut entry.listed) {
                 self.ring.retain(|listed| *listed != source);
@@ -147,6 +151,11 @@ impl Handshakes {
     /// The next one that can.
     pub(super) fn next(&mut self) -> Option<Slot> {
         self.runnable.pop_front()
+    }
+
+    /// Whether someone has no turn only because all are taken.
+    pub(super) fn are_scarce(&self) -> bool {
+        self.under_way >= self.max && !self.ring.is_empty()
     }
 
     /// Whether there is something to do.
@@ -205,6 +214,25 @@ mod tests {
         assert_eq!(handshakes.begin(always), None);
         handshakes.end(source(1));
         assert!(handshakes.sources.is_empty() && handshakes.ring.is_empty());
+    }
+
+    #[test]
+    fn turns_are_scarce_when_others_take_them_all() {
+        let mut handshakes = Handshakes::new(1);
+        for last in 0..4 {
+            (0..2).for_each(|index| handshakes.ask(source(last), slot(2 * u32::from(last) + index)));
+            assert_eq!(handshakes.begin(always), Some(slot(2 * u32::from(last))), "four sources have a turn each");
+            assert!(!handshakes.are_scarce(), "each has its share, and waits for itself");
+        }
+        assert_eq!(handshakes.begin(always), None);
+        handshakes.ask(source(9), slot(20));
+        assert!(handshakes.are_scarce());
+        handshakes.end(source(0));
+        assert!(!handshakes.are_scarce());
+        assert_eq!(handshakes.begin(always), Some(slot(20)));
+        assert!(handshakes.are_scarce(), "the first source may have one again");
+        handshakes.forget(source(0), slot(1));
+        assert!(!handshakes.are_scarce());
     }
 
     #[test]

@@ -225,7 +225,11 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
 /// Ends what takes too long; returns when the shard has drained.
 async fn sweep(shard: &Rc<Shard>) {
     let limits = &shard.limits;
-    let shortest = limits.stall_timeout.min(limits.first_message_timeout).min(limits.message_timeout);
+    let shortest =
+        [limits.stall_timeout, limits.first_message_timeout, limits.message_timeout, limits.handshake_timeout]
+            .into_iter()
+            .min()
+            .expect("there are some");
     let tick = (shortest / 4).clamp(Duration::from_millis(10), executor::HEARTBEAT);
     loop {
         let now = shard.shared.clock.now();
@@ -456,10 +460,11 @@ impl Shard {
     fn sweep_some(&self, now: Time, from: &mut usize) -> bool {
         let mut overdue = Vec::new();
         {
+            let scarce = self.handshakes.borrow().are_scarce();
             let table = self.table.borrow();
             for row in table.rows.iter().skip(*from).take(SWEEP_CHUNK) {
                 let Some(connection) = row.connection.as_deref() else { continue };
-                if let Some(cause) = connection.overdue(now, &self.limits) {
+                if let Some(cause) = connection.overdue(now, &self.limits, scarce) {
                     overdue.push((connection.slot(), cause));
                 }
             }

@@ -136,6 +136,8 @@ pub(super) enum Cause {
     Handshake,
     /// The TLS handshake took too long.
     HandshakeTimeout,
+    /// The TLS handshake took a turn for too long that others waited for.
+    HandshakeTurn,
     /// The peer does not keep to TLS.
     Tls,
     /// The server stops.
@@ -164,6 +166,7 @@ impl Cause {
         Cause::SourceRate,
         Cause::Handshake,
         Cause::HandshakeTimeout,
+        Cause::HandshakeTurn,
         Cause::Tls,
         Cause::Draining,
         Cause::Panicked,
@@ -186,6 +189,7 @@ impl Cause {
             Cause::SourceRate => "its address opens more than --max-new-connections-per-source a second",
             Cause::Handshake => "the TLS handshake failed",
             Cause::HandshakeTimeout => "the TLS handshake did not end within --handshake-timeout",
+            Cause::HandshakeTurn => "the TLS handshake was slow, and others waited: --max-handshakes are under way",
             Cause::Tls => "the TLS session broke",
             Cause::Draining => "the server stops",
             Cause::Panicked => "a fault of gwm itself: please report it",

@@ -240,6 +240,27 @@ fn handshakes_of_one_address_wait_for_each_other() {
     daemon.stop();
 }
 
+/// Four addresses could take all turns, and nobody else would get in.
+#[test]
+fn a_turn_is_short_while_others_wait() {
+    let site = Site::new();
+    let daemon = site.start(&["--max-handshakes", "4", "--handshake-timeout", "1h", "--shards", "1"]);
+    let config = site.client();
+    let address = |last| Ipv4Addr::new(127, 0, 0, last);
+    let halves: Vec<TcpStream> = (2..6)
+        .map(|last| {
+            let mut half = from(address(last), daemon.address());
+            half.write_all(&hello(&config)[..9]).expect("the daemon takes bytes");
+            half
+        })
+        .collect();
+    let mut peer = Peer::secure(from(address(6), daemon.address()), &config).expect("its turn");
+    assert_eq!(peer.set_lb("LB1", LbFlags::NONE), OK);
+    daemon.wait_for_log(&["closed: the TLS handshake was slow, and others waited"]);
+    drop(halves);
+    daemon.stop();
+}
+
 #[test]
 fn what_can_not_be_is_said_at_start() {
     let site = Site::new();
