@@ -236,7 +236,8 @@ impl Connection {
         match self.wire.send(socket, self.owed.get(self.written..).unwrap_or_default()) {
             Ok(sent) => {
                 self.written += sent.taken;
-                if sent.progress {
+                // A handshake has its time as a whole.
+                if sent.progress && !matches!(self.stage, Stage::Securing(_)) {
                     self.since = shard.shared.clock.now();
                 }
                 if self.written == self.owed.len() {
