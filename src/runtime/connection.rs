@@ -377,7 +377,9 @@ impl Connection {
                 shard.note_haste(self.peer);
             }
         }
-        self.early = early;
+        if std::mem::replace(&mut self.early, early) && !early {
+            self.since = shard.shared.clock.now(); // the peer's time begins again
+        }
         early
     }
 
@@ -398,7 +400,12 @@ impl Connection {
         let draining = shard.shared.draining.load(Ordering::Relaxed);
         self.readable |= draining;
         let mut scratch = shard.scratch.borrow_mut();
-        match self.wire.receive(socket, &mut scratch, &mut self.readable, self.ended) {
+        let was_inside = self.framer.buffered() > 0 || self.wire.is_inside_record();
+        let received = self.wire.receive(socket, &mut scratch, &mut self.readable, self.ended);
+        if self.greeted && !was_inside && self.wire.is_inside_record() {
+            self.since = shard.shared.clock.now(); // of the message that the record is to bring
+        }
+        match received {
             Ok(Received::Nothing) if draining => {
                 self.stage = Stage::Flushing(Cause::Draining);
                 Call::Done
@@ -472,7 +479,7 @@ impl Connection {
         {
             return Call::Ended(broken(&error));
         }
-        let inside = self.framer.buffered() > 0;
+        let inside = self.framer.buffered() > 0 || self.wire.is_inside_record();
         if inside && self.greeted && (!was_inside || frames > 0) {
             self.since = shard.shared.clock.now();
         }
@@ -650,6 +657,10 @@ impl Connection {
                 Stage::Open if self.under_way => return None,
                 Stage::Open if !self.greeted => (limits.first_message_timeout, Cause::FirstMessageTimeout),
                 Stage::Open if self.framer.buffered() > 0 => (limits.message_timeout, Cause::MessageTimeout),
+                // Not while it is we who do not read.
+                Stage::Open if !self.early && self.wire.is_inside_record() => {
+                    (limits.message_timeout, Cause::MessageTimeout)
+                }
                 Stage::Open => return None,
             }
         };

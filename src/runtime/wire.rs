@@ -25,7 +25,59 @@ pub(super) enum Wire {
         plain_too: bool,
     },
     /// TLS. Boxed: it is large, and a plain connection has none.
-    Tls(Box<ServerConnection>),
+    Tls(Box<Tls>),
+}
+
+/// TLS on one connection.
+pub(super) struct Tls {
+    session: ServerConnection,
+    records: Records,
+}
+
+/// Where in the stream of TLS records what has been read ends.
+#[derive(Debug, Default)]
+struct Records {
+    /// The part of a record's head that has been read.
+    head: [u8; RECORD_HEAD],
+    /// How much that is.
+    known: usize,
+    /// Bytes of the record's body that are missing.
+    missing: usize,
+    /// Bytes read since the peer last said something.
+    unspoken: usize,
+}
+
+/// Type, version and length.
+const RECORD_HEAD: usize = 5;
+
+/// What a peer may send after the handshake without saying anything: twice the longest record. rustls would keep up to
+/// 64 KiB of what claims to be a long handshake message.
+const UNSPOKEN_BYTES: usize = 36 << 10;
+
+impl Records {
+    fn take(&mut self, mut bytes: &[u8]) {
+        self.unspoken += bytes.len();
+        while !bytes.is_empty() {
+            let body = self.missing.min(bytes.len());
+            self.missing -= body;
+            bytes = bytes.get(body..).unwrap_or_default();
+            while let (Some((first, rest)), Some(place)) = (bytes.split_first(), self.head.get_mut(self.known)) {
+                *place = *first;
+                self.known += 1;
+                bytes = rest;
+            }
+            if self.known == RECORD_HEAD {
+                let [_, _, _, high, low] = self.head;
+                self.missing = usize::from(u16::from_be_bytes([high, low]));
+                self.known = 0;
+            }
+        }
+    }
+
+    /// A record has begun and is not whole.
+    fn is_inside(&self) -> bool {
+        self.known > 0 || self.missing > 0
+    }
 }
 
 /// What came of reading.
@@ -92,22 +144,27 @@ pub(super) fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: RecvF
     }
 }
 
-/// The socket as rustls uses it.
-struct Socket<'s> {
+/// The socket as rustls reads it.
+struct Input<'s> {
     socket: BorrowedFd<'s>,
+    records: &'s mut Records,
     /// A read got less than there was room for: that was all.
     drained: bool,
 }
 
-impl Read for Socket<'_> {
+/// The socket as rustls writes to it.
+struct Output<'s>(BorrowedFd<'s>);
+
+impl Read for Input<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let received = receive_now(self.socket, bytes, RecvFlags::empty())?;
         self.drained = received.is_none_or(|received| received < bytes.len());
+        self.records.take(bytes.get(..received.unwrap_or(0)).unwrap_or_default());
         received.ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 }
 
-impl Write for Socket<'_> {
+impl Write for Output<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(bytes)])
     }
@@ -117,8 +174,8 @@ impl Write for Socket<'_> {
         loop {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let sent = match slices {
-                [one] => send(self.socket, one, flags),
-                many => sendmsg(self.socket, many, &mut SendAncillaryBuffer::default(), flags),
+                [one] => send(self.0, one, flags),
+                many => sendmsg(self.0, many, &mut SendAncillaryBuffer::default(), flags),
             };
             match sent {
                 Ok(sent) => return Ok(sent),
@@ -156,14 +213,14 @@ impl Wire {
 
     /// Begins TLS.
     pub(super) fn secure(&mut self, config: Arc<ServerConfig>) -> Result<(), rustls::Error> {
-        *self = Wire::Tls(Box::new(ServerConnection::new(config)?));
+        *self = Wire::Tls(Box::new(Tls { session: ServerConnection::new(config)?, records: Records::default() }));
         Ok(())
     }
 
     /// The session, once its handshake has ended.
     pub(super) fn session(&self) -> Option<&ServerConnection> {
         match self {
-            Wire::Tls(tls) if !tls.is_handshaking() => Some(tls),
+            Wire::Tls(tls) if !tls.session.is_handshaking() => Some(&tls.session),
             _ => None,
         }
     }
@@ -198,18 +255,26 @@ impl Wire {
                 });
             }
         };
-        if let Some(received) = decrypted(tls, bytes) {
+        if let Some(received) = decrypted(&mut tls.session, bytes) {
             return Ok(received);
         }
         match take_in(tls, socket, readable, ended)? {
             Received::Bytes(all) => {
-                let received = decrypted(tls, bytes).unwrap_or(Received::Progress);
+                let received = decrypted(&mut tls.session, bytes).unwrap_or(Received::Progress);
                 // The rest, or TLS's end, is there without news of the socket.
                 *readable |= !matches!(received, Received::Bytes(length) if length == all);
                 Ok(received)
             }
+            _ if tls.records.unspoken > UNSPOKEN_BYTES => {
+                Err(Fault::Tls(rustls::Error::General("records without end that say nothing".into())))
+            }
             other => Ok(other),
         }
+    }
+
+    /// Whether a part of a record has arrived, and the rest of it has not.
+    pub(super) fn is_inside_record(&self) -> bool {
+        matches!(self, Wire::Tls(tls) if tls.records.is_inside())
     }
 
     /// Goes on with the handshake as far as the peer has; what it sends beyond that is kept for [`Wire::receive`].
@@ -231,6 +296,7 @@ impl Wire {
             let taken = send_now(socket, bytes)?;
             return Ok(Sent { taken, progress: taken > 0 });
         };
+        let tls = &mut tls.session;
         let mut sent = Sent { taken: 0, progress: flush(tls, socket)? };
         while let Some(rest @ [_, ..]) = bytes.get(sent.taken..)
             && !tls.wants_write()
@@ -243,26 +309,22 @@ impl Wire {
 
     /// Whether TLS has something that the socket has not taken.
     pub(super) fn has_pending(&self) -> bool {
-        matches!(self, Wire::Tls(tls) if tls.wants_write())
+        matches!(self, Wire::Tls(tls) if tls.session.wants_write())
     }
 
     /// Nothing follows: has TLS say so, once.
     pub(super) fn finish(&mut self) {
         if let Wire::Tls(tls) = self {
-            tls.send_close_notify();
+            tls.session.send_close_notify();
         }
     }
 }
 
 /// Reads once from the socket. `Bytes` stands for something that was decrypted and may be read.
-fn take_in(
-    tls: &mut ServerConnection,
-    socket: BorrowedFd<'_>,
-    readable: &mut bool,
-    ended: bool,
-) -> Result<Received, Fault> {
-    let mut input = Socket { socket, drained: false };
-    match tls.read_tls(&mut input) {
+fn take_in(tls: &mut Tls, socket: BorrowedFd<'_>, readable: &mut bool, ended: bool) -> Result<Received, Fault> {
+    let Tls { session, records } = tls;
+    let mut input = Input { socket, records, drained: false };
+    match session.read_tls(&mut input) {
         Ok(0) => return Ok(Received::End),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -271,10 +333,14 @@ fn take_in(
         }
         Err(error) => return Err(error.into()),
     }
-    let state = tls.process_new_packets().map_err(Fault::Tls)?;
+    let drained = input.drained;
+    let state = session.process_new_packets().map_err(Fault::Tls)?;
     // Alerts, tickets, a part of the handshake: as far as the socket takes it now.
-    flush(tls, socket)?;
-    *readable = ended || state.peer_has_closed() || !input.drained;
+    flush(session, socket)?;
+    if state.plaintext_bytes_to_read() > 0 {
+        tls.records.unspoken = 0;
+    }
+    *readable = ended || state.peer_has_closed() || !drained;
     Ok(match state.plaintext_bytes_to_read() {
         0 if *readable => Received::Progress,
         0 => Received::Nothing,
@@ -296,7 +362,7 @@ fn decrypted(tls: &mut ServerConnection, bytes: &mut [u8]) -> Option<Received> {
 /// Sends what is ready, as far as the socket takes it; whether that is something.
 fn flush(tls: &mut ServerConnection, socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut progress = false;
-    let mut output = Socket { socket, drained: false };
+    let mut output = Output(socket);
     while tls.wants_write() {
         match tls.write_tls(&mut output) {
             Ok(sent) => progress |= sent > 0,
@@ -305,4 +371,25 @@ fn flush(tls: &mut ServerConnection, socket: BorrowedFd<'_>) -> io::Result<bool>
         }
     }
     Ok(progress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_record_is_seen_however_it_is_cut() {
+        let stream = [&[23, 3, 3, 0, 2, 9, 9][..], &[22, 3, 3, 0, 0], &[21, 3, 3, 1, 0], &[7; 256]].concat();
+        let ends = [0, 7, 12, stream.len()];
+        for step in 1..=stream.len() {
+            let mut records = Records::default();
+            let mut read = 0;
+            for piece in stream.chunks(step) {
+                records.take(piece);
+                read += piece.len();
+                assert_eq!(records.is_inside(), !ends.contains(&read), "{read} bytes, {step} at a time");
+            }
+            assert_eq!(records.unspoken, stream.len());
+        }
+    }
 }

@@ -212,6 +212,26 @@ fn half_a_handshake_ends() {
     daemon.stop();
 }
 
+/// What is less than a record is a part of a message too, and a record that is whole is no sign of haste.
+#[test]
+fn half_a_record_ends() {
+    let site = Site::new();
+    let daemon = site.start(&["--message-timeout", "300ms"]);
+    let mut lb = connect(&daemon, &site.client());
+    assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
+    let idle = connect(&daemon, &site.client());
+    for half in [&[0x17][..], &[0x17, 3, 3, 1, 0], &[0x17, 3, 3, 1, 0, 9, 9, 9]] {
+        let peer = connect(&daemon, &site.client());
+        let connected = daemon.sockets();
+        peer.stream().write_all(half).expect("the daemon takes bytes");
+        until("the half record's connection is dropped", || daemon.sockets() == connected - 1);
+    }
+    daemon.wait_for_log(&["a message was not whole within --message-timeout"]);
+    assert_eq!(lb.get_weights("LB1", &[""]), "");
+    drop(idle);
+    daemon.stop();
+}
+
 /// One address may have a quarter of the handshakes under way: its others wait, those of another address do not.
 #[test]
 fn handshakes_of_one_address_wait_for_each_other() {
