@@ -1,4 +1,4 @@
-//! Requests that were not accepted from their sender (0x11): counted by cause, and logged once per source and cause.
+//! Requests that were not accepted from their sender (0x11): counted by cause, and logged once per peer and cause.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -18,14 +18,18 @@ const SILENCE: Duration = Duration::from_secs(3600);
 /// Bytes of a certificate's name that a log line shows.
 const NAME_BYTES: usize = 128;
 
-/// What was refused, and what was said of it. Memory is bounded: of the sources and causes that were logged, the newest
-/// [`limits::REFUSALS_REMEMBERED`] are known; who has more sources than that meets the limit of lines per second.
+/// Whom a line is about: a source, and the first bytes of its certificate's fingerprint. Behind one address there may be
+/// many certificates.
+type Who = (Source, u64);
+
+/// What was refused, and what was said of it. Memory is bounded: of the peers and causes that were logged, the newest
+/// [`limits::REFUSALS_REMEMBERED`] are known; who has more names than that meets the limit of lines per second.
 #[derive(Default)]
 pub(super) struct Refusals {
     counts: [u64; REFUSALS],
-    logged: HashSet<(Source, Refusal)>,
+    logged: HashSet<(Who, Refusal)>,
     /// The same, and when, oldest first.
-    order: VecDeque<(Time, Source, Refusal)>,
+    order: VecDeque<(Time, Who, Refusal)>,
     throttles: [Throttle; REFUSALS],
 }
 
@@ -37,10 +41,13 @@ impl Refusals {
 
     /// Counts one, and logs it if it is news.
     pub(super) fn note(&mut self, now: Time, refused: &Refused<'_>) {
-        if !self.is_news(now, refused.peer.address.into(), refused.cause) {
+        let certificate = refused.peer.certificate.as_deref();
+        let known_by = certificate.and_then(|certificate| certificate.fingerprint.first_chunk());
+        let who = (refused.peer.address.into(), known_by.map_or(0, |bytes| u64::from_be_bytes(*bytes)));
+        if !self.is_news(now, who, refused.cause) {
             return;
         }
-        let name = refused.peer.certificate.as_deref().and_then(|certificate| certificate.first_name());
+        let name = certificate.and_then(|certificate| certificate.first_name());
         let name = name.map(|name| name.as_bytes().get(..NAME_BYTES).unwrap_or(name.as_bytes()));
         let certificate = name.map(|name| tracing::field::display(Escaped(name)));
         let member = refused.member.map(tracing::field::display);
@@ -68,23 +75,23 @@ impl Refusals {
         }
     }
 
-    fn is_news(&mut self, now: Time, source: Source, cause: Refusal) -> bool {
+    fn is_news(&mut self, now: Time, who: Who, cause: Refusal) -> bool {
         if let Some(count) = self.counts.get_mut(cause as usize) {
             *count += 1;
         }
-        while let Some(&(at, source, cause)) = self.order.front() {
+        while let Some(&(at, who, cause)) = self.order.front() {
             if now < at + SILENCE && self.order.len() < limits::REFUSALS_REMEMBERED {
                 break;
             }
             self.order.pop_front();
-            self.logged.remove(&(source, cause));
+            self.logged.remove(&(who, cause));
         }
         let throttle = self.throttles.get_mut(cause as usize).expect("there is one a cause");
-        if self.logged.contains(&(source, cause)) || !throttle.allows(now) {
+        if self.logged.contains(&(who, cause)) || !throttle.allows(now) {
             return false;
         }
-        self.logged.insert((source, cause));
-        self.order.push_back((now, source, cause));
+        self.logged.insert((who, cause));
+        self.order.push_back((now, who, cause));
         true
     }
 }
@@ -98,16 +105,17 @@ mod tests {
     }
 
     #[test]
-    fn a_source_and_cause_are_news_once_an_hour() {
+    fn a_peer_and_cause_are_news_once_an_hour() {
         let mut refusals = Refusals::default();
-        let (one, other) = (Source::V4(1), Source::V6(1));
+        let (one, other) = ((Source::V4(1), 0), (Source::V6(1), 0));
         assert!(refusals.is_news(at(0), one, Refusal::NoTrust));
         assert!(!refusals.is_news(at(1), one, Refusal::NoTrust));
         assert!(refusals.is_news(at(1), one, Refusal::LbIdentity), "another cause");
         assert!(refusals.is_news(at(1), other, Refusal::NoTrust), "another source");
+        assert!(refusals.is_news(at(1), (one.0, 7), Refusal::NoTrust), "another certificate");
         assert!(!refusals.is_news(at(3599), one, Refusal::NoTrust));
         assert!(refusals.is_news(at(3600), one, Refusal::NoTrust));
-        assert_eq!(refusals.counts()[Refusal::NoTrust as usize], 5);
+        assert_eq!(refusals.counts()[Refusal::NoTrust as usize], 6);
         refusals.forget();
         assert!(refusals.is_news(at(3601), one, Refusal::NoTrust));
     }
@@ -116,11 +124,11 @@ mod tests {
     fn any_number_of_sources_takes_bounded_memory_and_few_lines() {
         let mut refusals = Refusals::default();
         let news =
-            (0..100_000).map(Source::V4).filter(|&source| refusals.is_news(at(0), source, Refusal::NoTrust)).count();
+            (0..100_000).filter(|&name| refusals.is_news(at(0), (Source::V4(name), 0), Refusal::NoTrust)).count();
         assert!(news < 10, "{news} lines within a second");
         // Slowly enough to be told of each.
         for source in 0..3 * limits::REFUSALS_REMEMBERED as u64 {
-            assert!(refusals.is_news(at(1 + source / 5), Source::V6(source), Refusal::NoTrust));
+            assert!(refusals.is_news(at(1 + source / 5), (Source::V6(source), 0), Refusal::NoTrust));
             assert!(refusals.logged.len() <= limits::REFUSALS_REMEMBERED);
             assert_eq!(refusals.logged.len(), refusals.order.len());
         }

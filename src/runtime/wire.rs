@@ -54,6 +54,9 @@ const RECORD_HEAD: usize = 5;
 /// 64 KiB of what claims to be a long handshake message.
 const UNSPOKEN_BYTES: usize = 36 << 10;
 
+/// What a peer may send aside, new keys say, without anyone waiting for more.
+const ASIDE_BYTES: usize = 1 << 10;
+
 impl Records {
     fn take(&mut self, mut bytes: &[u8]) {
         self.unspoken += bytes.len();
@@ -74,9 +77,9 @@ impl Records {
         }
     }
 
-    /// A record has begun and is not whole.
+    /// A record has begun and is not whole, or records have come that look like a part of something.
     fn is_inside(&self) -> bool {
-        self.known > 0 || self.missing > 0
+        self.known > 0 || self.missing > 0 || self.unspoken > ASIDE_BYTES
     }
 }
 
