@@ -506,7 +506,7 @@ impl Connection {
         if !std::mem::replace(&mut self.queued, true) {
             match self.stage {
                 // Its steps cost much, and others come first.
-                Stage::Securing(Turn::Given(_)) => shard.handshakes.borrow_mut().enqueue(self.slot),
+                Stage::Securing(Turn::Given(_)) => shard.handshakes.borrow_mut().enqueue(self.source(), self.slot),
                 _ => shard.enqueue(self.slot),
             }
         }

@@ -27,8 +27,10 @@ pub(super) struct Handshakes {
     ring: VecDeque<Source>,
     /// Sources that may not begin one before a time, by that.
     early: BinaryHeap<Reverse<(Time, Source)>>,
-    /// Connections whose handshake can take a step, each once.
-    runnable: VecDeque<Slot>,
+    /// Connections whose handshake can take a step, each once, by source.
+    runnable: HashMap<Source, VecDeque<Slot>>,
+    /// Sources that have some.
+    stepping: VecDeque<Source>,
 }
 
 /// One that has a handshake under way or waiting.
@@ -51,7 +53,8 @@ impl Handshakes {
             sources: HashMap::new(),
             ring: VecDeque::new(),
             early: BinaryHeap::new(),
-            runnable: VecDeque::new(),
+            runnable: HashMap::new(),
+            stepping: VecDeque::new(),
         }
     }
 
@@ -144,13 +147,24 @@ impl Handshakes {
     }
 
     /// A connection can take a step of its handshake.
-    pub(super) fn enqueue(&mut self, slot: Slot) {
-        self.runnable.push_back(slot);
+    pub(super) fn enqueue(&mut self, source: Source, slot: Slot) {
+        let queue = self.runnable.entry(source).or_default();
+        if queue.is_empty() {
+            self.stepping.push_back(source);
+        }
+        queue.push_back(slot);
     }
 
-    /// The next one that can.
+    /// The next one that can, if it has not ended since; sources take turns at this too.
     pub(super) fn next(&mut self) -> Option<Slot> {
-        self.runnable.pop_front()
+        let source = self.stepping.pop_front()?;
+        let queue = self.runnable.get_mut(&source)?;
+        let slot = queue.pop_front();
+        match queue.is_empty() {
+            true => drop(self.runnable.remove(&source)),
+            false => self.stepping.push_back(source),
+        }
+        slot
     }
 
     /// Whether someone has no turn only because all are taken.
@@ -160,7 +174,7 @@ impl Handshakes {
 
     /// Whether there is something to do.
     pub(super) fn is_due(&self) -> bool {
-        !self.runnable.is_empty() || (self.under_way < self.max && !self.ring.is_empty())
+        !self.stepping.is_empty() || (self.under_way < self.max && !self.ring.is_empty())
     }
 }
 
@@ -199,6 +213,18 @@ mod tests {
         assert_eq!(begun(&mut handshakes), [30, 31, 32, 40, 41, 42], "eight in all");
         (0..2).for_each(|_| handshakes.end(source(1)));
         assert_eq!(begun(&mut handshakes), [43, 3]);
+    }
+
+    #[test]
+    fn sources_take_turns_at_steps() {
+        let mut handshakes = Handshakes::new(4);
+        (0..4).for_each(|index| handshakes.enqueue(source(1), slot(index)));
+        handshakes.enqueue(source(2), slot(10));
+        assert_eq!(handshakes.next(), Some(slot(0)));
+        handshakes.enqueue(source(2), slot(11));
+        let rest: Vec<_> = std::iter::from_fn(|| handshakes.next()).map(|slot| slot.index).collect();
+        assert_eq!(rest, [10, 1, 11, 2, 3]);
+        assert!(!handshakes.is_due() && handshakes.runnable.is_empty());
     }
 
     #[test]
