@@ -227,7 +227,12 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> 
 
 /// The first private key in PEM text.
 pub fn key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    /// What PEM says of a key that takes a passphrase, in PKCS#8 as in the formats before it.
+    const ENCRYPTED: &[u8] = b"ENCRYPTED";
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        _ if pem.windows(ENCRYPTED.len()).any(|part| part == ENCRYPTED) => {
+            "the key takes a passphrase, and nobody is asked for one: give it without (openssl pkey -in FILE)".into()
+        }
         pem::Error::NoItemsFound => "there is no private key (PEM) in it".into(),
         error => error.to_string(),
     })

@@ -212,6 +212,63 @@ fn half_a_handshake_ends() {
     daemon.stop();
 }
 
+/// The stop finds handshakes in every state, and a session that owes its peer a message; it waits for none of them longer
+/// than for others.
+#[test]
+fn the_stop_ends_handshakes_in_every_state() {
+    let site = Site::new();
+    let mut daemon = site.start(&["--max-handshakes", "4", "--push-window", "1ms", "--stall-timeout", "1h"]);
+    let config = site.client();
+    let idle = daemon.sockets();
+    let address = Ipv4Addr::new(127, 0, 0, 2);
+    let mut half = from(address, daemon.address());
+    half.write_all(&hello(&config)[..9]).expect("the daemon takes bytes");
+    let mut waits = from(address, daemon.address());
+    waits.write_all(&hello(&config)).expect("the daemon takes bytes");
+    let silent = from(address, daemon.address());
+    let mut slow = connect(&daemon, &config);
+    let members: Vec<String> =
+        (0..4000).map(|n| format!("10.1.{}.{}:80 {}", n / 256, n % 256, "l".repeat(200))).collect();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    assert_eq!(slow.register(LB, "LB1", "G", &members), OK);
+    // Replies of a megabyte each, which nobody reads.
+    for id in 100..110 {
+        slow.send(&crate::wire::get_weights(id, &[("LB1", "G")]));
+    }
+    let mut lb = connect(&daemon, &config);
+    assert_eq!(lb.set_lb("LB2", LbFlags::NONE), OK);
+    until("all of them are there", || daemon.sockets() == idle + 5);
+    daemon.signal(Signal::TERM);
+    lb.expect_end();
+    assert!(daemon.wait().success());
+    drop((half, waits, silent, slow));
+}
+
+/// Sessions of several shards, tickets and new files included: a ticket is good wherever the kernel puts its owner.
+#[test]
+fn shards_share_tickets_and_files() {
+    let site = Site::new();
+    let daemon = site.start(&["--shards", "3"]);
+    let config = site.client();
+    connect(&daemon, &config);
+    for number in 0..24 {
+        let mut lb = connect(&daemon, &config);
+        assert_eq!(lb.session().handshake_kind(), Some(HandshakeKind::Resumed), "connection {number}");
+        let uid = format!("LB{number}");
+        assert_eq!(lb.register(LB, &uid, "G", &["10.0.0.1:80"]), OK);
+    }
+    let other = Authority::new("Other");
+    site.folder.write("ca.pem", other.pem());
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log(&["new TLS files are in force"]);
+    let newcomer = client(&site.authority, Some(&other.client("LB1")), &[&TLS13]);
+    for number in 0..24 {
+        assert!(try_connect(&daemon, &config).is_err(), "connection {number}: its authority is not trusted any more");
+        connect(&daemon, &newcomer);
+    }
+    daemon.stop();
+}
+
 /// What is less than a record is a part of a message too, and a record that is whole is no sign of haste.
 #[test]
 fn half_a_record_ends() {
@@ -287,6 +344,9 @@ fn what_can_not_be_is_said_at_start() {
     let file = |name: &str| site.folder.path(name);
     site.folder.identity("other", &site.authority.server());
     site.folder.write("nonsense.pem", "nonsense");
+    let sealed = |kind: &str, head: &str| format!("-----BEGIN {kind}-----\n{head}AAAA\n-----END {kind}-----\n");
+    site.folder.write("pkcs8.key", &sealed("ENCRYPTED PRIVATE KEY", ""));
+    site.folder.write("sec1.key", &sealed("EC PRIVATE KEY", "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n"));
     let files = |cert: &str, key: &str, more: &[&str]| {
         let (cert, key) = (file(cert), file(key));
         let flags = ["serve", "--check", "--tls-listen", "127.0.0.1:0", "--tls-cert", &cert, "--tls-key", &key];
@@ -299,6 +359,8 @@ fn what_can_not_be_is_said_at_start() {
         ("nonsense.pem", "server.key", vec![], ["--tls-cert", "nonsense.pem", "no certificate"]),
         ("server.pem", "nonsense.pem", vec![], ["--tls-key", "nonsense.pem", ""]),
         ("server.pem", "other.key", vec![], ["--tls-key", "other.key", "it is not the key of"]),
+        ("server.pem", "pkcs8.key", vec![], ["--tls-key", "pkcs8.key", "passphrase"]),
+        ("server.pem", "sec1.key", vec![], ["--tls-key", "sec1.key", "passphrase"]),
         (
             "server.pem",
             "server.key",
