@@ -1,0 +1,297 @@
+//! What the model answers to requests: the checks in the order of the return codes, then the change.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+impl Model {
+    /// The reply, and the connections to close.
+    pub(crate) fn request(
+        &mut self,
+        now: u64,
+        on: ConnectionId,
+        id: u32,
+        request: &Request,
+    ) -> (Bytes, Vec<ConnectionId>) {
+        let before = self.view();
+        let mut closes = Vec::new();
+        let verdict = self.check(now, on, request, &mut closes);
+        let groups = match verdict {
+            Ok(()) => self.apply(now, request),
+            Err(_) => Vec::new(),
+        };
+        self.watch();
+        self.open_windows(now, &before, request.sender_is_lb());
+        self.connection(on).in_flight = true;
+        let code = verdict.err().unwrap_or(0);
+        let reply = match request {
+            Request::GetWeights { .. } => {
+                wire::get_weights_reply(id, code, self.settings.poll_interval_seconds, &groups)
+            }
+            _ => wire::simple_reply(id, request.reply_type(), code),
+        };
+        (reply, closes)
+    }
+
+    /// The page's steps in their order [3]; binds the connection between the sixth and the seventh [4].
+    fn check(
+        &mut self,
+        now: u64,
+        on: ConnectionId,
+        request: &Request,
+        closes: &mut Vec<ConnectionId>,
+    ) -> Result<(), Code> {
+        if request.uids().is_empty() {
+            return Ok(()); // no group, nothing to do and nobody to be
+        }
+        checks::uid_sizes(request)?;
+        checks::name_sizes(request)?;
+        self.check_rights(on, request)?;
+        self.check_lb_known(request)?;
+        if request.sender_is_lb() {
+            self.bind(now, on, request.uids()[0], closes);
+        }
+        checks::duplicate_groups(request)?;
+        checks::duplicate_members(request)?;
+        self.check_groups_known(request)?;
+        self.check_members(request)?;
+        self.check_limits(request)
+    }
+
+    /// Step 5.
+    fn check_rights(&self, on: ConnectionId, request: &Request) -> Result<(), Code> {
+        let uids = request.uids();
+        let connection = self.connections.iter().find(|connection| connection.id == on).expect("it is open");
+        if request.sender_is_lb() {
+            let same = uids.iter().all(|uid| uid == &uids[0]);
+            let own = connection.bound.as_ref().is_none_or(|bound| bound == uids[0]);
+            let creates = matches!(request, Request::Register { .. } | Request::SetLbState { .. });
+            let room = self.lbs.len() < self.settings.max_load_balancers as usize;
+            let welcome = !creates || room || self.lbs.contains_key(uids[0]);
+            let proved = self.rules.is_lb(connection.source, uids[0]);
+            return if same && own && proved && !connection.replaced && welcome { Ok(()) } else { Err(0x11) };
+        }
+        if !uids.iter().all(|&uid| self.lbs.contains_key(uid)) {
+            return Err(0x61);
+        }
+        if !uids.iter().all(|&uid| self.lbs[uid].flags & wire::TRUST != 0) {
+            return Err(0x11);
+        }
+        for named in request.groups() {
+            let lb = &self.lbs[&named.uid];
+            let whole = matches!(request, Request::Deregister { .. }) && named.items.is_empty();
+            let groups = lb.groups.iter().filter(|group| whole && (named.name.is_empty() || group.name == named.name));
+            let mut concerned: Vec<Endpoint> = named.items.iter().map(|item| item.endpoint).collect();
+            concerned.extend(groups.flat_map(|group| &group.members).map(|member| member.endpoint));
+            if !concerned.iter().all(|endpoint| self.rules.speaks_for(connection.source, endpoint)) {
+                return Err(0x11);
+            }
+        }
+        Ok(())
+    }
+
+    /// Step 6: Registration and Set LB State are how an LB becomes known.
+    fn check_lb_known(&self, request: &Request) -> Result<(), Code> {
+        match request {
+            Request::Register { .. } | Request::SetLbState { .. } => Ok(()),
+            _ if request.uids().iter().all(|&uid| self.lbs.contains_key(uid)) => Ok(()),
+            _ => Err(0x43),
+        }
+    }
+
+    fn bind(&mut self, now: u64, on: ConnectionId, uid: &[u8], closes: &mut Vec<ConnectionId>) {
+        if self.connection(on).bound.is_some() {
+            return;
+        }
+        self.connection(on).bound = Some(uid.to_vec());
+        let lb = self.lbs.entry(uid.to_vec()).or_default();
+        if lb.expires.take().is_some() {
+            *self.seen.entry("held state taken up").or_default() += 1;
+        }
+        let before = lb.session.replace(Session {
+            connection: on,
+            sent: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            farewells: Vec::new(),
+            gone: Vec::new(),
+            window: None,
+            changed: BTreeSet::new(),
+            full: false,
+            next_refresh: None,
+            no_room: false,
+        });
+        if lb.flags & wire::PUSH != 0 {
+            lb.start_push(now, &self.settings);
+        }
+        if let Some(before) = before {
+            *self.seen.entry("takeover").or_default() += 1;
+            closes.push(before.connection);
+            let old = self.connection(before.connection);
+            old.bound = None;
+            old.replaced = true;
+        }
+    }
+
+    /// Step 8.
+    fn check_groups_known(&self, request: &Request) -> Result<(), Code> {
+        if matches!(request, Request::Register { .. }) {
+            return Ok(());
+        }
+        let unknown = |group: &Named| !group.name.is_empty() && self.group(group).is_none();
+        if request.groups().iter().any(unknown) { Err(0x42) } else { Ok(()) }
+    }
+
+    /// Step 9.
+    fn check_members(&self, request: &Request) -> Result<(), Code> {
+        for named in request.groups() {
+            for item in &named.items {
+                let there = self
+                    .group(named)
+                    .is_some_and(|group| group.members.iter().any(|member| member.endpoint == item.endpoint));
+                match request {
+                    Request::Register { .. } if there => return Err(0x40),
+                    Request::Deregister { .. } | Request::SetMemberState { .. } if !there => return Err(0x41),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Step 10: the tables as they would be. What an LB has yet to hear the end of takes its place until then.
+    fn check_limits(&self, request: &Request) -> Result<(), Code> {
+        let Request::Register { groups, .. } = request else { return Ok(()) };
+        let mut after = self.lbs.clone();
+        register(&mut after, groups, request.sender_is_lb(), &mut 0);
+        let over = |count: usize, limit: u32| count > limit as usize;
+        let settings = &self.settings;
+        let members: usize = after.values().flat_map(|lb| &lb.groups).map(|group| group.members.len()).sum();
+        let farewells: usize = after.values().flat_map(|lb| &lb.session).map(|session| session.farewells.len()).sum();
+        let groups = |lb: &Lb| lb.groups.len() + lb.session.as_ref().map_or(0, |session| session.gone.len());
+        let bad = over(members + farewells, settings.max_memberships)
+            || over(after.values().map(groups).sum(), settings.max_groups)
+            || after.values().any(|lb| over(groups(lb), settings.max_groups_per_lb))
+            || after
+                .values()
+                .flat_map(|lb| &lb.groups)
+                .any(|group| over(group.members.len(), settings.max_members_per_group));
+        if bad { Err(0x45) } else { Ok(()) }
+    }
+
+    /// Does what was found good; of Get Weights, the groups of the reply.
+    fn apply(&mut self, now: u64, request: &Request) -> Vec<Weights> {
+        let from_lb = request.sender_is_lb();
+        match request {
+            Request::Register { groups, .. } => register(&mut self.lbs, groups, from_lb, &mut self.last_id),
+            Request::Deregister { groups, .. } => {
+                for named in groups {
+                    deregister(self.lbs.get_mut(&named.uid).expect("step 6"), named, from_lb);
+                }
+            }
+            Request::SetMemberState { groups, .. } => {
+                for named in groups {
+                    let lb = self.lbs.get_mut(&named.uid).expect("step 6");
+                    let group = lb.groups.iter_mut().find(|group| group.name == named.name).expect("step 8");
+                    for item in &named.items {
+                        let member =
+                            group.members.iter_mut().find(|member| member.endpoint == item.endpoint).expect("step 9");
+                        member.state = item.state;
+                        member.quiesced = item.flags & 1 != 0;
+                    }
+                }
+            }
+            Request::SetLbState { uid, flags, .. } => {
+                let lb = self.lbs.get_mut(uid).expect("bound");
+                let (before, after) = (lb.flags & wire::PUSH, flags & wire::PUSH);
+                lb.flags = *flags;
+                if before == 0 && after != 0 {
+                    lb.start_push(now, &self.settings);
+                } else if after == 0 {
+                    lb.stop_push();
+                }
+            }
+            Request::GetWeights { groups } => {
+                let Some(first) = groups.first() else { return Vec::new() };
+                let Model { settings, watched, open, .. } = self;
+                let knowledge = Knowledge { settings, watched, open: *open };
+                let lb = self.lbs.get_mut(&first.uid).expect("step 6");
+                let delta = lb.flags & wire::NO_CHANGE != 0;
+                let wanted: Vec<Bytes> = if first.name.is_empty() {
+                    lb.all_names()
+                } else {
+                    groups.iter().map(|group| group.name.clone()).collect()
+                };
+                let mut reply: Vec<Weights> =
+                    wanted.iter().map(|name| lb.tell(&first.uid, name, delta, knowledge)).collect();
+                // A group that is gone is there for its farewells alone.
+                reply.retain(|group| !group.entries.is_empty() || lb.group(&group.name).is_some());
+                if first.name.is_empty() {
+                    lb.session.as_mut().expect("bound").gone.clear();
+                }
+                return reply;
+            }
+        }
+        Vec::new()
+    }
+}
+
+fn register(lbs: &mut BTreeMap<Bytes, Lb>, groups: &[Named], by_lb: bool, last_id: &mut u64) {
+    let mut next = || {
+        *last_id += 1;
+        *last_id
+    };
+    for named in groups {
+        let lb = lbs.get_mut(&named.uid).expect("bound, or a member's and known");
+        if lb.group(&named.name).is_none() {
+            let gone = lb.session.as_mut().and_then(|session| {
+                let at = session.gone.iter().position(|group| group.name == named.name)?;
+                Some(session.gone.remove(at))
+            });
+            // To an LB that never heard that it was gone it is the same group.
+            let id = gone.map_or_else(&mut next, |group| group.id);
+            lb.groups.push(Group { id, order: next(), name: named.name.clone(), members: Vec::new(), scale: None });
+        }
+        let group = lb.groups.iter_mut().find(|group| group.name == named.name).expect("just made");
+        for item in &named.items {
+            let (endpoint, label) = (item.endpoint, item.label.clone());
+            group.members.push(Membership { id: next(), endpoint, label, by_lb, state: 0, quiesced: false });
+        }
+    }
+}
+
+fn deregister(lb: &mut Lb, named: &Named, from_lb: bool) {
+    let all_groups = named.name.is_empty();
+    let whole_group = named.items.is_empty();
+    let mut ended = Vec::new();
+    for group in lb.groups.iter_mut().filter(|group| all_groups || group.name == named.name) {
+        if whole_group {
+            ended.extend(group.members.drain(..).map(|member| (group.name.clone(), member)));
+        }
+        for item in &named.items {
+            let at = group.members.iter().position(|member| member.endpoint == item.endpoint).expect("step 9");
+            ended.push((group.name.clone(), group.members.remove(at)));
+        }
+    }
+    let mut removed = Vec::new();
+    if whole_group {
+        removed.extend(lb.groups.extract_if(.., |group| all_groups || group.name == named.name));
+    }
+    let Some(session) = &mut lb.session else { return };
+    if from_lb {
+        if all_groups {
+            session.gone.clear();
+        }
+        if whole_group {
+            session.farewells.retain(|farewell| !all_groups && farewell.group != named.name);
+        }
+        return;
+    }
+    for (group, member) in ended {
+        if session.sent.contains_key(&member.id) {
+            let (quiesced, by_lb, confident) = (u8::from(member.quiesced) << 1, u8::from(member.by_lb) << 2, 8);
+            let entry = [member.state, quiesced | by_lb | confident, 0, 0];
+            session.farewells.push(Farewell { group, endpoint: member.endpoint, label: member.label, entry });
+        }
+    }
+    session.gone.extend(removed.into_iter().filter(|group| session.shown.contains_key(&group.id)));
+}
