@@ -79,6 +79,7 @@ impl Bed {
             max_groups: 1_000_000,
             max_groups_per_lb: 1_000,
             max_members_per_group: 65_535,
+            max_memberships_per_lb: 7_000_000,
             max_memberships: 7_000_000,
             weight_max: 100,
             roster: Arc::new(Roster::new(Member::watched(100, Monitor::auto(), Times::default()), Policy::Auto)),

@@ -141,6 +141,7 @@ fn settings() -> Settings {
         max_groups: 100,
         max_groups_per_lb: 100,
         max_members_per_group: 100,
+        max_memberships_per_lb: 10_000,
         max_memberships: 10_000,
         weight_max: 100,
         roster: Arc::new(Roster::new(Member::watched(100, Monitor::auto(), Times::default()), Policy::Auto)),

@@ -163,6 +163,7 @@ impl Run {
             max_groups: [5, 100][rng.usize(..2)],
             max_groups_per_lb: [2, 3, 100][rng.usize(..3)],
             max_members_per_group: if wide { 50 } else { [2, 4, 100][rng.usize(..3)] },
+            max_memberships_per_lb: if wide { 200 } else { [5, 8, 100][rng.usize(..3)] },
             max_memberships: if wide { 300 } else { [8, 12, 100][rng.usize(..3)] },
             weight_max: rng.u16(1..),
             roster: generator::roster(&mut rng, &universe),

@@ -166,6 +166,7 @@ fn room_for(shape: &Shape, common: &Common) -> Vec<(&'static str, String)> {
         ("--poll-interval", format!("{INTERVAL}s")),
         ("--push-window", common.server.push_window.clone()),
         ("--max-memberships", shape.memberships().clamp(1_000_000, 7_000_000).to_string()),
+        ("--max-memberships-per-lb", shape.memberships().clamp(1_000_000, 7_000_000).to_string()),
         ("--max-groups-per-lb", shape.groups.max(1024).to_string()),
         // Members of a workload may have nothing to say for long.
         ("--first-message-timeout", "1h".into()),

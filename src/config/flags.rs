@@ -198,6 +198,12 @@ pub struct Flags {
         value_parser = clap::value_parser!(u32).range(1..=limits::MEMBERS_PER_GROUP as i64))]
     pub max_members_per_group: u32,
 
+    /// Members of all groups of one load balancer, 1 to 7000000 [default: half of --max-memberships, so that no load
+    /// balancer alone takes all of them]
+    #[arg(long, env = "GWM_MAX_MEMBERSHIPS_PER_LB", value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=limits::MEMBERSHIPS as i64))]
+    pub max_memberships_per_lb: Option<u32>,
+
     /// Members of all groups of all load balancers together, 1 to 7000000
     #[arg(long, env = "GWM_MAX_MEMBERSHIPS", value_name = "N", default_value = "1000000",
         value_parser = clap::value_parser!(u32).range(1..=limits::MEMBERSHIPS as i64))]

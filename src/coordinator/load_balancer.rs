@@ -40,6 +40,8 @@ pub(super) struct LoadBalancer {
     pub(super) groups: Vec<GroupId>,
     /// Groups that members removed whole and that the LB has yet to hear of.
     pub(super) ghosts: Vec<GroupId>,
+    /// Members and farewells of all its groups.
+    pub(super) held: u32,
     /// Groups in which something may have changed since the last push; [`super::group::Group::queued`].
     pub(super) changed: Vec<GroupId>,
     /// The next push lists every group.
@@ -62,6 +64,7 @@ impl LoadBalancer {
             flags: LbFlags::NONE,
             groups: Vec::new(),
             ghosts: Vec::new(),
+            held: 0,
             changed: Vec::new(),
             all: false,
             due: false,

@@ -66,8 +66,8 @@ pub enum CloseReason {
 
 /// Where the coordinator's messages go: the runtime's batches, or a test's list.
 pub trait Outbox {
-    /// Whether this shard takes another push now; it may depend on what other shards took. Replies are always taken: the caller makes room for one
-    /// before it hands in a request.
+    /// Whether this shard takes another push now; it may depend on what other shards took. Replies are always
+    /// taken: the caller makes room for one before it hands in a request.
     fn has_room(&self, shard: u16) -> bool;
     /// The buffer to append one message to; what it holds already is not the caller's.
     fn buffer(&mut self, shard: u16) -> &mut Vec<u8>;
@@ -98,6 +98,8 @@ pub struct Settings {
     pub max_groups_per_lb: u32,
     /// The most members that one group may have.
     pub max_members_per_group: u32,
+    /// The most memberships that one LB may have.
+    pub max_memberships_per_lb: u32,
     /// The most memberships in all.
     pub max_memberships: u32,
     /// The weight of a member that nothing else is known about.

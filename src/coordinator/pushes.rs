@@ -151,9 +151,10 @@ impl Coordinator {
                     groups += 1;
                 }
             }
-            self.tables.farewells -= owed - group.owed();
             group.settle();
             self.tables.muted[id as usize] = group.removed;
+            let owes = group.owed();
+            self.tables.farewells_moved(lb, owed, owes);
         }
         if groups > 0 {
             message.finish().expect("the limits keep every LB's tables within one message");

@@ -84,7 +84,7 @@ impl Coordinator {
                 let endpoint = self.tables.endpoints.intern(member.endpoint);
                 let place = self.tables.endpoints.link(endpoint, id);
                 self.tables.groups[id as usize].add(endpoint, member, place, by_lb);
-                self.tables.memberships += 1;
+                self.tables.member_added(targets[at].lb);
                 self.mark(now, id, Some(endpoint));
             }
         }
@@ -187,7 +187,8 @@ impl Coordinator {
             let policy = self.tables.policies[id as usize];
             let verdicts = self.tables.endpoints.verdicts().view(policy, self.settings.weight_max);
             let group = &mut self.tables.groups[id as usize];
-            let epoch = self.tables.lbs[group.lb as usize].epoch;
+            let lb = group.lb;
+            let epoch = self.tables.lbs[lb as usize].epoch;
             let owed = group.owed();
             if delta {
                 // A group that a member removed is there for its farewells alone.
@@ -198,7 +199,8 @@ impl Coordinator {
                 let stale = std::mem::take(&mut self.tables.stale[id as usize]);
                 reply.encoded_group(group.full(epoch, verdicts, stale).0);
             }
-            self.tables.farewells -= owed - group.owed();
+            let owes = self.tables.groups[id as usize].owed();
+            self.tables.farewells_moved(lb, owed, owes);
         }
         reply.finish().expect("the limits keep every LB's tables within one message");
         self.scratch.listing = listing;
@@ -303,29 +305,34 @@ impl Coordinator {
     ) -> std::result::Result<(), ReturnCode> {
         let mut members = 0u64;
         let mut created = 0u64;
-        let mut created_by_lb: HashMap<LbId, u64, FixedState> = HashMap::with_hasher(self.tables.hasher());
+        // Members and groups.
+        let mut more_by_lb: HashMap<LbId, (u64, u64), FixedState> = HashMap::with_hasher(self.tables.hasher());
         let mut added: HashMap<usize, u64, FixedState> = HashMap::with_hasher(self.tables.hasher());
         for (at, (group, target)) in groups.into_iter().zip(targets).enumerate() {
+            let more = more_by_lb.entry(target.lb).or_default();
             members += u64::from(group.count());
+            more.0 += u64::from(group.count());
             *added.entry(target.first).or_insert(0) += u64::from(group.count());
             let new = || self.tables.find_name(target.lb, group.data.name).is_none();
             if target.first == at && target.group.is_none() && new() {
                 created += 1;
-                *created_by_lb.entry(target.lb).or_insert(0) += 1;
+                more.1 += 1;
             }
         }
         let too_many_members = added.iter().any(|(&first, &added)| {
             let existing = targets[first].group.map_or(0, |group| self.tables.groups[group as usize].len());
             u64::from(existing) + added > self.settings.max_members_per_group.into()
         });
-        let too_many_groups = created_by_lb.iter().any(|(&lb, &created)| {
+        let too_many_of_an_lb = more_by_lb.iter().any(|(&lb, &(members, created))| {
             let known = &self.tables.lbs[lb as usize];
-            (known.groups.len() + known.ghosts.len()) as u64 + created > self.settings.max_groups_per_lb.into()
+            let groups = (known.groups.len() + known.ghosts.len()) as u64;
+            groups + created > self.settings.max_groups_per_lb.into()
+                || u64::from(known.held) + members > self.settings.max_memberships_per_lb.into()
         });
         let held = u64::from(self.tables.memberships) + u64::from(self.tables.farewells);
         let full = held + members > self.settings.max_memberships.into()
             || self.tables.groups_and_ghosts() as u64 + created > self.settings.max_groups.into();
-        if too_many_members || too_many_groups || full { Err(ReturnCode::INVALID_GROUP) } else { Ok(()) }
+        if too_many_members || too_many_of_an_lb || full { Err(ReturnCode::INVALID_GROUP) } else { Ok(()) }
     }
 }
 

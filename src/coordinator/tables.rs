@@ -101,10 +101,8 @@ impl Tables {
         (known.connection, known.ready) = (None, false);
         self.stop_pushing(lb);
         self.drop_ghosts(lb);
-        let Tables { lbs, groups, farewells, .. } = self;
-        for &group in &lbs[lb as usize].groups {
-            *farewells -= groups[group as usize].drop_farewells();
-        }
+        let dropped = self.lbs[lb as usize].groups.iter().map(|&id| self.groups[id as usize].drop_farewells()).sum();
+        self.farewells_moved(lb, dropped, 0);
     }
 
     /// Forgets what the LB's next push was to carry.
@@ -175,12 +173,13 @@ impl Tables {
         let known = &mut self.groups[group as usize];
         let owner = &self.lbs[known.lb as usize];
         let farewell = farewell && owner.connection.is_some();
-        let owed = known.owed();
+        let (lb, owed) = (known.lb, known.owed());
         let Some(place) = known.remove(endpoint, self.endpoints.endpoint(endpoint), farewell, owner.epoch) else {
             return false;
         };
-        self.farewells = self.farewells - owed + known.owed();
-        self.unlink(endpoint, place);
+        let owes = known.owed();
+        self.farewells_moved(lb, owed, owes);
+        self.unlink(lb, endpoint, place);
         true
     }
 
@@ -205,7 +204,7 @@ impl Tables {
             } else {
                 ended.push(group);
                 for (endpoint, place) in self.groups[group as usize].members().collect::<Vec<_>>() {
-                    self.unlink(endpoint, place);
+                    self.unlink(lb, endpoint, place);
                 }
             }
             self.groups[group as usize].removed = true;
@@ -256,7 +255,8 @@ impl Tables {
         if let Ok(entry) = self.by_name.find_entry(hash, |&other| other == group) {
             entry.remove();
         }
-        self.farewells -= self.groups.remove(group as usize).owed();
+        let forgotten = self.groups.remove(group as usize);
+        self.farewells_moved(forgotten.lb, forgotten.owed(), 0);
     }
 
     /// For a request's own tables.
@@ -264,8 +264,24 @@ impl Tables {
         self.hasher.clone()
     }
 
-    fn unlink(&mut self, endpoint: EndpointId, place: u32) {
+    /// A member was added to one of the LB's groups.
+    pub(super) fn member_added(&mut self, lb: LbId) {
+        self.memberships += 1;
+        self.lbs[lb as usize].held += 1;
+    }
+
+    /// A group of the LB had so many farewells and has so many now.
+    pub(super) fn farewells_moved(&mut self, lb: LbId, before: u32, now: u32) {
+        if before != now {
+            let held = &mut self.lbs[lb as usize].held;
+            *held = *held - before + now;
+            self.farewells = self.farewells - before + now;
+        }
+    }
+
+    fn unlink(&mut self, lb: LbId, endpoint: EndpointId, place: u32) {
         self.memberships -= 1;
+        self.lbs[lb as usize].held -= 1;
         if let Some(moved) = self.endpoints.unlink(endpoint, place) {
             self.groups[moved as usize].moved(endpoint, place);
         }

@@ -186,6 +186,7 @@ fn settings() -> Settings {
         max_groups: 6,
         max_groups_per_lb: 3,
         max_members_per_group: 4,
+        max_memberships_per_lb: 8,
         max_memberships: 12,
         weight_max: 100,
         roster: Arc::new(Roster::new(Member::unknown(100), Policy::Auto)),

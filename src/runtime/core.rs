@@ -452,6 +452,7 @@ mod tests {
             max_groups: 10,
             max_groups_per_lb: 10,
             max_members_per_group: 10,
+            max_memberships_per_lb: 10,
             max_memberships: 10,
             weight_max: 100,
             roster: Arc::new(Roster::new(Member::unknown(100), Policy::Auto)),

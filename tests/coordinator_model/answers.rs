@@ -165,10 +165,13 @@ impl Model {
         register(&mut after, groups, request.sender_is_lb(), &mut 0);
         let over = |count: usize, limit: u32| count > limit as usize;
         let settings = &self.settings;
-        let members: usize = after.values().flat_map(|lb| &lb.groups).map(|group| group.members.len()).sum();
-        let farewells: usize = after.values().flat_map(|lb| &lb.session).map(|session| session.farewells.len()).sum();
+        let held = |lb: &Lb| {
+            let members: usize = lb.groups.iter().map(|group| group.members.len()).sum();
+            members + lb.session.as_ref().map_or(0, |session| session.farewells.len())
+        };
         let groups = |lb: &Lb| lb.groups.len() + lb.session.as_ref().map_or(0, |session| session.gone.len());
-        let bad = over(members + farewells, settings.max_memberships)
+        let bad = over(after.values().map(held).sum(), settings.max_memberships)
+            || after.values().any(|lb| over(held(lb), settings.max_memberships_per_lb))
             || over(after.values().map(groups).sum(), settings.max_groups)
             || after.values().any(|lb| over(groups(lb), settings.max_groups_per_lb))
             || after

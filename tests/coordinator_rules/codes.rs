@@ -193,6 +193,28 @@ fn a_group_has_so_many_members() {
 }
 
 #[test]
+fn an_lb_has_so_many_memberships_in_all_its_groups() {
+    let mut settings = settings();
+    settings.max_memberships_per_lb = 3;
+    let mut rig = Rig::with(settings);
+    let (one, two) = (rig.lb("LB1", "trust"), rig.lb("LB2", "trust"));
+    assert_eq!(rig.ask(one, "lb register LB1/G a b + LB1/H a b"), "45");
+    assert_eq!(rig.totals(), [2, 0, 0, 0]);
+    rig.ok(one, "lb register LB1/G a b + LB1/H a");
+    assert_eq!(rig.ask(one, "lb register LB1/H b"), "45");
+    rig.ok(one, "lb register LB1/I"); // an empty group takes no membership
+    assert_eq!(rig.ask(two, "member register LB2/G a + LB1/I a"), "45");
+    rig.ok(two, "lb register LB2/G a b c"); // each has its own
+    rig.ok(one, "lb deregister LB1/G a");
+    rig.ok(one, "lb register LB1/H b");
+    rig.ok(one, "lb deregister LB1/G");
+    rig.ok(one, "lb register LB1/I a");
+    assert_eq!(rig.ask(one, "lb register LB1/I b"), "45");
+    rig.ok(one, "lb deregister LB1/");
+    rig.ok(one, "lb register LB1/G a b c");
+}
+
+#[test]
 fn all_lbs_together_have_so_many_memberships() {
     let mut settings = settings();
     settings.max_memberships = 3;

@@ -311,8 +311,9 @@ fn what_no_lb_is_to_hear_does_not_count() {
             assert_eq!(rig.after(WINDOW), ["#0 LB1/G[]"]);
         },
     ];
-    for end in endings {
-        let mut rig = Rig::with(Settings { max_memberships: 3, ..settings() });
+    let limits = [Settings { max_memberships: 3, ..settings() }, Settings { max_memberships_per_lb: 3, ..settings() }];
+    for (end, limit) in endings.iter().flat_map(|end| limits.iter().map(move |limit| (end, limit))) {
+        let mut rig = Rig::with(limit.clone());
         let lb = rig.lb("LB1", "trust nochange");
         rig.ok(lb, "lb register LB1/G a b");
         assert_eq!(rig.ask(lb, "get LB1/"), "00 LB1/G[a 00/05/100 b 00/05/100]");

@@ -287,7 +287,12 @@ fn failing_open_concerns_every_member() {
 #[test]
 fn a_reload_of_many_members_goes_on_with_polls() {
     let names: Vec<String> = (1000..11_000).map(|port| format!("a/{port}")).collect();
-    let limits = Settings { max_memberships: 20_000, max_members_per_group: 20_000, ..with(roster(&[])) };
+    let limits = Settings {
+        max_memberships: 20_000,
+        max_memberships_per_lb: 20_000,
+        max_members_per_group: 20_000,
+        ..with(roster(&[]))
+    };
     let (mut rig, lb) = told(limits, &names.join(" "));
     rig.set_roster(Arc::new(Roster::new(Member::fixed(5), Policy::Auto)));
     let mut polls = 0;

@@ -39,6 +39,7 @@ pub(crate) fn settings() -> Settings {
         max_groups: 1000,
         max_groups_per_lb: 100,
         max_members_per_group: 100,
+        max_memberships_per_lb: 1000,
         max_memberships: 1000,
         weight_max: 100,
         roster: fixed(&[]),

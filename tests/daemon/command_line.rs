@@ -41,6 +41,7 @@ const FLAGS: &[(&str, Option<&str>)] = &[
     ("--max-groups", Some("262144")),
     ("--max-groups-per-lb", Some("1024")),
     ("--max-members-per-group", Some("65535")),
+    ("--max-memberships-per-lb", Some("half of --max-memberships")),
     ("--max-memberships", Some("1000000")),
     ("--weight-max", Some("100")),
     ("--members", None),

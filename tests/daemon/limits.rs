@@ -100,7 +100,7 @@ fn members_of_one_group_are_limited() {
 
 #[test]
 fn memberships_of_all_are_limited() {
-    let daemon = Daemon::start(&["--max-memberships", "3", "--hold-time", "0s"]);
+    let daemon = Daemon::start(&["--max-memberships", "3", "--max-memberships-per-lb", "3", "--hold-time", "0s"]);
     let (mut lb, mut other) = (daemon.connect(), daemon.connect());
     assert_eq!(lb.register(LB, "LB1", "G", &[A, B]), OK);
     assert_eq!(other.register(LB, "LB2", "G", &[A, B]), ReturnCode::INVALID_GROUP);
@@ -113,6 +113,15 @@ fn memberships_of_all_are_limited() {
         unexpected => panic!("a registration got {unexpected:?}"),
     });
     assert_eq!(other.register(LB, "LB2", "H", &[A]), ReturnCode::INVALID_GROUP);
+}
+
+#[test]
+fn one_lb_has_half_of_all_memberships_unless_told_otherwise() {
+    let daemon = Daemon::start(&["--max-memberships", "3"]);
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, "LB1", "G", &[A, B]), OK);
+    assert_eq!(lb.register(LB, "LB1", "H", &[A]), ReturnCode::INVALID_GROUP);
+    assert_eq!(daemon.connect().register(LB, "LB2", "G", &[A]), OK);
 }
 
 #[test]

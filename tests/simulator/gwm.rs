@@ -74,6 +74,7 @@ impl Gwm {
             max_groups: 1,
             max_groups_per_lb: 1,
             max_members_per_group: 1000,
+            max_memberships_per_lb: 1000,
             max_memberships: 1000,
             weight_max: tuning.weight_max,
             roster: roster.clone(),
