@@ -14,8 +14,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Flags of `gwm serve`; each has an environment variable, which the flag overrides.
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
-    /// Address and port to listen on without TLS, IPv4 or IPv6 (`[::1]:3860`); repeatable. Port 0 lets the system choose
-    /// one, which is printed [default: 127.0.0.1:3860, unless --tls-listen is given]
+    /// Address and port to listen on without TLS, IPv4 or IPv6 (`[::1]:3860`; `[::]` is every IPv6 address and no IPv4
+    /// one); repeatable. Port 0 lets the system choose one, which is printed [default: 127.0.0.1:3860, unless
+    /// --tls-listen is given]
     #[arg(long, env = "GWM_LISTEN", value_name = "ADDR", value_delimiter = ',')]
     pub listen: Vec<SocketAddr>,
 

@@ -1,6 +1,9 @@
 //! Who may speak for whom, over real connections: by where they come from and by what they show, and on SIGHUP.
 
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, TcpStream},
+};
 
 use gwm::sasp::{LbFlags, ReturnCode};
 use rustix::process::Signal;
@@ -71,6 +74,28 @@ fn peers_are_who_their_address_says() {
     let told = ["WARN", "--member-identity", "peer=127.0.0.3", "load_balancer=LB1", "member=127.0.0.4:80"];
     assert_eq!(lines(&daemon, &told), 1, "{}", daemon.log());
     assert_eq!(lines(&daemon, &["WARN", "0x11"]), 3, "{}", daemon.log());
+}
+
+#[test]
+fn so_are_peers_of_ipv6() {
+    let rules = "[[lb]]\nuid = \"LB1\"\naddresses = [\"::1\"]\n\n[[lb]]\nuid = \"LB2\"\naddresses = [\"127.0.0.1\"]\n";
+    let file = TempFile::new("access6.toml", rules);
+    let flags = ["--listen", "[::1]:0", "--max-connections-per-source", "2", "--access", file.path()];
+    let daemon =
+        Daemon::start(&[&flags[..], &["--lb-identity", "source-ip", "--member-identity", "source-ip"]].concat());
+    let (mut lb, mut member) = (daemon.connect(), daemon.connect());
+    assert!(lb.stream().peer_addr().is_ok_and(|address| address.is_ipv6()));
+    assert_eq!(lb.set_lb("LB2", LbFlags::TRUST), REFUSED);
+    assert_eq!(lb.set_lb("LB1", LbFlags::TRUST), OK);
+    assert_eq!(member.register(MEMBER, "LB1", "G", &["[2001:db8::1]:80"]), REFUSED);
+    assert_eq!(member.register(MEMBER, "LB1", "G", &["[::1]:80"]), OK);
+    assert_eq!(lb.get_weights("LB1", &[""]), "LB1/G [[::1]:80 00/01/100]");
+    daemon.wait_for_log(&["0x11", "peer=::1", "member=[2001:db8::1]:80"]);
+    // The address has its two connections.
+    let refused = TcpStream::connect(daemon.address()).and_then(|stream| stream.peek(&mut [0]));
+    assert!(refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+    daemon.wait_for_log(&["its address has --max-connections-per-source open", "[::1]:"]);
+    daemon.stop();
 }
 
 #[test]
