@@ -8,8 +8,8 @@ use crate::sasp::{ComponentType, DecodeError, Fault, Header, Message, ReturnCode
 /// What to do with a frame.
 #[derive(Debug, PartialEq)]
 pub enum Verdict<'a> {
-    /// A well-formed request with this id: the coordinator answers it.
-    Request(u32, Message<'a>),
+    /// A well-formed request: the coordinator answers it.
+    Request(Header, Message<'a>),
     /// Not understood: the reply, with code 0x10, is in the caller's buffer; the connection stays.
     Refused(DecodeError),
     /// A message that has no reply: the connection ends.
@@ -32,7 +32,7 @@ pub fn judge<'a>(frame: &'a [u8], poll_interval_seconds: u16, reply: &mut Vec<u8
         Ok((header, message))
             if message.component_type().reply().is_some() && !matches!(message, Message::SendWeights(_)) =>
         {
-            return Verdict::Request(header.id, message);
+            return Verdict::Request(header, message);
         }
         Ok((_, message)) => DecodeError {
             offset: crate::sasp::message::HEADER_BYTES,
@@ -98,8 +98,9 @@ mod tests {
         for (body, _) in REQUESTS {
             let bytes = frame(1, body);
             let mut out = Vec::new();
-            let Verdict::Request(0xA1B2_C3D4, message) = judge(&bytes, INTERVAL, &mut out) else { panic!("{body:?}") };
-            assert_eq!(message, Message::decode(&bytes).unwrap().1);
+            let Verdict::Request(header, message) = judge(&bytes, INTERVAL, &mut out) else { panic!("{body:?}") };
+            assert_eq!((header, message), Message::decode(&bytes).unwrap());
+            assert_eq!(header.id, 0xA1B2_C3D4);
             assert!(out.is_empty());
         }
     }

@@ -396,7 +396,7 @@ pub enum LogLevel {
     Info,
     /// Every connection.
     Debug,
-    /// Every refused message.
+    /// Every message.
     Trace,
 }
 

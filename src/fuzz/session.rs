@@ -110,8 +110,9 @@ impl Table {
         let (header, kind) = Header::read(frame).expect("a frame has a header and a type");
         let mut refusal = Vec::new();
         match judge(frame, INTERVAL, &mut refusal) {
-            Verdict::Request(number, message) => {
-                assert_eq!((number, message.component_type()), (header.id, kind));
+            Verdict::Request(judged, message) => {
+                let number = header.id;
+                assert_eq!((judged, message.component_type()), (header, kind));
                 assert!(refusal.is_empty());
                 self.coordinator.request(self.now, id(from), number, &message, &mut self.sent);
                 let replies: Vec<_> = self.sent.messages.iter().filter(|sent| sent.1 == Kind::Reply).collect();

@@ -24,7 +24,7 @@ use crate::{
     config::{Carries, Connections},
     coordinator::{Kind, Time},
     limits,
-    sasp::Framer,
+    sasp::{Framer, Summary},
     session::{Verdict, judge},
 };
 
@@ -330,7 +330,8 @@ impl Connection {
                 debug_assert!(taken.is_ok() || shard.shared.draining.load(Ordering::Relaxed), "asked before it began");
             }
             match judge(frame, shard.limits.poll_interval_seconds, &mut refusals) {
-                Verdict::Request(..) => {
+                Verdict::Request(header, message) => {
+                    tracing::trace!(peer = %self.peer, "received: {}", Summary(&header, &message));
                     shard.uplink.borrow_mut().request(self.slot, frame);
                     count(&shard.counters.requests);
                     self.under_way = true;

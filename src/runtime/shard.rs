@@ -43,6 +43,7 @@ use crate::{
     config::{Carries, Connections},
     coordinator::{CloseReason, Kind, Time},
     limits,
+    sasp::{Message, Summary},
 };
 
 /// How long connections have to end once the server stops.
@@ -443,6 +444,12 @@ impl Shard {
     /// Writes a message; false if an acknowledgement of it follows.
     fn write(&self, table: &mut Table, slot: Slot, kind: Kind, message: &[u8]) -> bool {
         let Some(row) = table.row(slot) else { return true };
+        if tracing::enabled!(tracing::Level::TRACE)
+            && let Some(connection) = &row.connection
+            && let Ok((header, message)) = Message::decode_trusted(message)
+        {
+            tracing::trace!(peer = %connection.peer, "to send: {}", Summary(&header, &message));
+        }
         let sent = match &row.socket {
             Some(socket) if row.clear => Some(send_now(socket.as_fd(), message)),
             _ => None,

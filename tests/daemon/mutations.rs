@@ -115,7 +115,7 @@ fn expect(bytes: &[u8]) -> Expected {
         match judge(frame, 60, &mut reply) {
             Verdict::Close(_) => return Expected { replies, over: true },
             Verdict::Refused(_) => replies.push((Some(reply), kind.reply().expect("it was replied to"), header.id)),
-            Verdict::Request(id, _) => replies.push((None, kind.reply().expect("a request has a reply"), id)),
+            Verdict::Request(..) => replies.push((None, kind.reply().expect("a request has a reply"), header.id)),
         }
     }
     Expected { replies, over: framer.buffered() > 0 }

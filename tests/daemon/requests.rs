@@ -224,3 +224,24 @@ fn a_request_may_come_in_any_pieces() {
     assert_eq!(lb.receive(), wire::code_reply(1, 0x1015, 0x00));
     assert_eq!(wire::show(&lb.receive()), "LB1/G [10.0.0.1:80 00/05/100, 10.0.0.2:80 00/05/100]");
 }
+
+/// For whoever finds out why an LB and the GWM disagree.
+#[test]
+fn at_the_level_trace_every_message_is_a_line_of_the_log() {
+    let daemon = Daemon::start(&["--log-level", "trace", "--push-window", "1ms"]);
+    let mut lb = daemon.connect();
+    let peer = lb.stream().local_addr().expect("a socket has an address").to_string();
+    assert_eq!(wire::code(&lb.ask(&wire::lb_state(7, "LB1", 0xFF, LbFlags::PUSH))), ReturnCode::SUCCESSFUL);
+    assert_eq!(wire::code(&lb.ask(&wire::registration(8, LB, &[("LB1", "G", &[A, B])]))), ReturnCode::SUCCESSFUL);
+    assert_eq!(lb.ask(&wire::raw(9, &[0x10, 0x70, 0, 4])), wire::code_reply(9, 0x1075, 0x10));
+    for line in [
+        "received: Set LB State Request id 0x00000007: LB \"LB1\", health 0xFF, flags 0x01 (push)",
+        "to send: Set LB State Reply id 0x00000007: 0x00 (successful)",
+        "received: Registration Request id 0x00000008 from load balancer: 1 group, 2 members",
+        "to send: Registration Reply id 0x00000008: 0x00 (successful)",
+        "refused: at byte 13: 0x1070 is not a SASP message type",
+        "to send: Send Weights id 0x00000000: 1 group, 2 members",
+    ] {
+        daemon.wait_for_log(&[&peer, line]);
+    }
+}
