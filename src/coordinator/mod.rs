@@ -18,7 +18,7 @@ mod watches;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeMap, BinaryHeap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -27,7 +27,7 @@ pub use crate::time::Time;
 use crate::{
     access::{Access, Peer},
     roster::Roster,
-    sasp::{Message, ReturnCode},
+    sasp::{Health, LbFlags, Message, Reason, ReturnCode},
     session,
 };
 use load_balancer::{LbId, Timer};
@@ -173,6 +173,8 @@ pub struct Coordinator {
     alarms: BinaryHeap<Reverse<Alarm>>,
     /// By shard: LBs, with their connection, whose push is due and which have nothing in flight.
     ready: Vec<VecDeque<(LbId, ConnectionId)>>,
+    /// How many deregistrations were done, by the reason that they gave: at most one entry a byte.
+    reasons: BTreeMap<Reason, u64>,
     /// What the operator's word or failing open has changed and is still to be gone through.
     sweep: judging::Sweep,
     /// The shard whose pushes were built first last time.
@@ -191,6 +193,7 @@ impl Coordinator {
             peers: vec![Vec::new(); shards.into()],
             alarms: BinaryHeap::new(),
             ready: vec![VecDeque::new(); shards.into()],
+            reasons: BTreeMap::new(),
             sweep: judging::Sweep::default(),
             first_shard: 0,
             scratch: pushes::Scratch::default(),
@@ -306,6 +309,17 @@ impl Coordinator {
     /// What is held now.
     pub fn totals(&self) -> Totals {
         self.tables.totals()
+    }
+
+    /// What a load balancer said of itself last, while it is known.
+    pub fn lb_state(&self, uid: &[u8]) -> Option<(Health, LbFlags)> {
+        let known = &self.tables.lbs[self.tables.find_lb(uid)? as usize];
+        Some((known.health, known.flags))
+    }
+
+    /// How many Deregistration Requests were done, by the reason that they gave.
+    pub fn deregistrations(&self) -> &BTreeMap<Reason, u64> {
+        &self.reasons
     }
 
     fn alarm(&mut self, now: Time, at: Time, lb: LbId, timer: Timer) {

@@ -148,6 +148,7 @@ impl Coordinator {
                 self.tables.drop_ghosts(target.lb);
             }
         }
+        *self.reasons.entry(request.reason).or_insert(0) += 1;
         Ok(Done::Code)
     }
 

@@ -8,7 +8,7 @@
 
 use std::{
     cell::Cell,
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -33,7 +33,7 @@ use crate::{
         CloseReason, ConnectionId, Coordinator, Kind, Outbox, REFUSALS, Refused, Settings, Time, Totals, WatchOrder,
     },
     roster::Roster,
-    sasp::Message,
+    sasp::{Message, Reason},
 };
 
 /// Entries between looks at the clock.
@@ -63,6 +63,8 @@ pub(super) struct Summary {
     pub(super) totals: Totals,
     /// Requests that were not accepted from their sender, by cause.
     pub(super) refused: [u64; REFUSALS],
+    /// Deregistrations, by the reason that they gave.
+    pub(super) deregistrations: BTreeMap<Reason, u64>,
 }
 
 type UpBatch = Batch<(Slot, Up)>;
@@ -257,7 +259,11 @@ pub(super) fn run(
             core.wait(&waker, spin);
         }
     }
-    Summary { totals: core.coordinator.totals(), refused: core.ports.refusals.counts() }
+    Summary {
+        totals: core.coordinator.totals(),
+        refused: core.ports.refusals.counts(),
+        deregistrations: core.coordinator.deregistrations().clone(),
+    }
 }
 
 impl Core {

@@ -184,7 +184,7 @@ fn stop(
     for shard in threads.shards {
         joined(shard)?;
     }
-    let Summary { totals, refused } = joined(threads.coordinator)?;
+    let Summary { totals, refused, deregistrations } = joined(threads.coordinator)?;
     let sum = |read: fn(&Counters) -> u64| counters.iter().map(|counters| read(counters)).sum::<u64>();
     let (full, resumed) =
         (sum(|c| c.handshakes.load(Ordering::Relaxed)), sum(|c| c.resumptions.load(Ordering::Relaxed)));
@@ -215,6 +215,9 @@ fn stop(
     }
     for (cause, requests) in Refusal::ALL.iter().zip(refused).filter(|(_, requests)| *requests > 0) {
         tracing::info!(requests, "not accepted (0x11): {}", cause.text());
+    }
+    for (reason, requests) in deregistrations {
+        tracing::info!(requests, "deregistered, reason: {reason}");
     }
     for (at, cause) in Cause::ALL.iter().enumerate() {
         let closed: u64 = counters.iter().filter_map(|c| c.closed.get(at)).map(|c| c.load(Ordering::Relaxed)).sum();

@@ -367,3 +367,19 @@ fn reserved_bits_and_any_reason_or_health_are_taken() {
         assert_eq!(rig.reply(lb, &Request::Deregister { flags: 0xFE, reason, groups }).last(), Some(&0));
     }
 }
+
+#[test]
+fn deregistrations_that_are_done_are_counted_by_their_reason() {
+    let mut rig = two_lbs();
+    let mut code = |reason, items| {
+        let groups = vec![Named { uid: b"LB1".into(), name: b"G".into(), items }];
+        rig.reply(0, &Request::Deregister { flags: wire::LB, reason, groups }).last().copied()
+    };
+    let a = || Item { endpoint: wire::endpoint("a"), label: Vec::new(), state: 0, flags: 0 };
+    assert_eq!(code(0x80, vec![a()]), Some(0x00));
+    assert_eq!(code(0x80, vec![a()]), Some(0x41)); // not done, not counted
+    assert_eq!(code(0x02, vec![]), Some(0x00));
+    rig.ok(0, "lb deregister");
+    rig.ok(0, "lb deregister LB1/");
+    assert_eq!(rig.deregistrations(), [(0x00, 2), (0x02, 1), (0x80, 1)]);
+}

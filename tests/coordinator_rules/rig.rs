@@ -286,6 +286,16 @@ impl Rig {
         [load_balancers, groups, memberships, endpoints]
     }
 
+    /// Health and flags of an LB that is known.
+    pub(crate) fn lb_state(&self, uid: &str) -> Option<(u8, u8)> {
+        self.coordinator.lb_state(uid.as_bytes()).map(|(health, flags)| (health.0, flags.0))
+    }
+
+    /// How many deregistrations were done, by reason.
+    pub(crate) fn deregistrations(&self) -> Vec<(u8, u64)> {
+        self.coordinator.deregistrations().iter().map(|(reason, requests)| (reason.0, *requests)).collect()
+    }
+
     fn peer(&self, id: ConnectionId) -> Peer {
         self.peers.iter().position(|&peer| peer == id).expect("only connections that were opened")
     }

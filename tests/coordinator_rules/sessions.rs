@@ -1,6 +1,9 @@
 //! Who may say what on which connection: binding, takeover, hold time, members and trust.
 
-use crate::rig::{HOLD, NOTHING, Rig, WINDOW};
+use crate::{
+    rig::{HOLD, NOTHING, Rig, WINDOW},
+    wire,
+};
 
 #[test]
 fn registration_and_set_lb_state_make_an_lb_known() {
@@ -346,6 +349,22 @@ fn set_lb_state_sets_the_flags_as_given_each_time() {
     rig.ok(lb, "state LB1 7F trust");
     assert_eq!(rig.ask(lb, "get LB1/"), "00 LB1/G[a 00/05/100]");
     rig.ok(lb, "member register LB1/G b");
+}
+
+#[test]
+fn health_and_flags_are_kept_as_received() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.lb_state("LB1"), None);
+    let lb = rig.open();
+    rig.ok(lb, "lb register LB1/G");
+    assert_eq!(rig.lb_state("LB1"), Some((0x00, 0x00)));
+    for (health, flags) in [(0x7F, 0x07), (0x01, 0x00), (0x80, 0xF9), (0xFF, 0x02)] {
+        let request = wire::Request::SetLbState { uid: b"LB1".into(), health, flags };
+        assert_eq!(rig.reply(lb, &request).last(), Some(&0));
+        assert_eq!(rig.lb_state("LB1"), Some((health, flags)));
+    }
+    rig.closed(lb);
+    assert_eq!(rig.lb_state("LB1"), Some((0xFF, 0x02)), "held");
 }
 
 #[test]

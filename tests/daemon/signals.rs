@@ -114,3 +114,23 @@ fn an_idle_daemon_stops() {
         assert_eq!(daemon.wait().code(), Some(0));
     }
 }
+
+#[test]
+fn what_was_counted_is_told_at_the_stop() {
+    let mut daemon = Daemon::start(&["--log-level", "info"]);
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, "LB1", "G", &["10.0.0.1:80", "10.0.0.2:80"]), OK);
+    assert_eq!(lb.deregister(LB, "LB1", "G", &["10.0.0.1:80"]), OK);
+    assert_eq!(lb.set_lb("LB2", LbFlags::NONE), ReturnCode::NOT_ACCEPTED);
+    assert_eq!(lb.ask(&wire::raw(9, &[0x10, 0x70, 0, 4])), wire::code_reply(9, 0x1075, 0x10));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    for parts in [
+        &["accepted=1 requests=3 refused=1", "load_balancers=1 groups=1 memberships=1"][..],
+        &["deregistered, reason: learned and purposeful", "requests=1"],
+        &["not accepted (0x11): the connection is another load balancer's", "requests=1"],
+        &["closed: the server stops", "connections=1"],
+    ] {
+        daemon.wait_for_log(parts);
+    }
+}
