@@ -150,6 +150,19 @@ fn an_unknown_group_comes_before_an_unknown_member() {
 }
 
 #[test]
+fn a_member_of_another_group_is_none_of_this_one() {
+    let mut rig = two_lbs();
+    rig.ok(0, "lb register LB1/H b");
+    rig.ok(1, "lb register LB2/G c");
+    for member in ["b", "c"] {
+        assert_eq!(rig.ask(0, &format!("lb set LB1/G {member}=01")), "41");
+        assert_eq!(rig.ask(0, &format!("lb deregister LB1/G {member}")), "41");
+        rig.ok(0, &format!("lb register LB1/G {member}"));
+    }
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[a 00/05/100 b 00/05/100 c 00/05/100] LB1/H[b 00/05/100]");
+}
+
+#[test]
 fn a_member_that_is_there_already_comes_before_a_limit() {
     let mut settings = settings();
     settings.max_members_per_group = 1;

@@ -209,6 +209,14 @@ fn nothing_is_said_of_groups_that_a_member_removed_before_the_lb_removed_all() {
 }
 
 #[test]
+fn the_end_of_one_group_takes_nothing_from_what_is_to_be_said_of_another() {
+    let mut rig = told("push trust nochange");
+    rig.ok(0, "member deregister LB1/G");
+    rig.ok(0, "lb deregister LB1/H");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0 b 00/0C/0]"]);
+}
+
+#[test]
 fn a_member_that_came_back_is_listed_as_it_is() {
     let mut rig = told("push trust nochange");
     rig.ok(0, "member deregister LB1/G a");
@@ -325,4 +333,53 @@ fn what_no_lb_is_to_hear_does_not_count() {
         rig.ok(member, "member deregister LB1/X c d e"); // it was not told, or is away
         rig.ok(member, "member register LB1/X c d e");
     }
+}
+
+#[test]
+fn of_a_large_group_too_only_what_has_changed_is_sent() {
+    let mut rig = Rig::new();
+    let lb = rig.lb("LB1", "push nochange");
+    let all: Vec<String> = (1..=60).map(|port| format!("a/{port}")).collect();
+    rig.ok(lb, &format!("lb register LB1/G {}", all.join(" ")));
+    assert_eq!(rig.after(WINDOW)[0].matches(" 00/05/100").count(), 60);
+    for changed in [&all[30..31], &all[10..26], &all[20..37], &all[..]] {
+        let state = format!("{:02X}", changed.len());
+        // Last things first, and twice.
+        for member in changed.iter().rev().chain(changed) {
+            rig.ok(lb, &format!("lb set LB1/G {member}={state}"));
+            rig.ok(lb, &format!("lb set LB1/G {member}={state}q"));
+            rig.ok(lb, &format!("lb set LB1/G {member}={state}"));
+        }
+        let entries: Vec<String> = changed.iter().map(|member| format!("{member} {state}/05/100")).collect();
+        assert_eq!(rig.after(WINDOW), [format!("#0 LB1/G[{}]", entries.join(" "))]);
+    }
+    assert_eq!(rig.after(WINDOW), NOTHING);
+}
+
+/// A group of a message lists 65,535 members at most.
+#[test]
+fn farewells_that_do_not_fit_are_for_the_next_push() {
+    let members = |ports: std::ops::Range<u32>| ports.map(|port| format!(" a/{}", port + 1000)).collect::<String>();
+    let mut rig = Rig::with(Settings {
+        max_members_per_group: 65_535,
+        max_memberships_per_lb: 200_000,
+        max_memberships: 200_000,
+        ..settings()
+    });
+    let lb = rig.lb("LB1", "push trust nochange");
+    for ports in [0..40_000, 40_000..64_000] {
+        rig.ok(lb, &format!("lb register LB1/G{}", members(ports)));
+    }
+    let more = (0..1535).map(|port| format!(" b/{}", port + 1000)).collect::<String>();
+    rig.ok(lb, &format!("lb register LB1/G{more}"));
+    let count = |pushes: &[String], what| pushes.iter().map(|push| push.matches(what).count()).sum::<usize>();
+    assert_eq!(count(&rig.after(WINDOW), " 00/05/100"), 65_535);
+    rig.ok(lb, &format!("member deregister LB1/G{}", members(0..64_000)));
+    rig.ok(lb, &format!("member deregister LB1/G{more}"));
+    rig.ok(lb, "member register LB1/G c d");
+    let pushes = rig.after(WINDOW);
+    assert_eq!((count(&pushes, " 00/01/100"), count(&pushes, " 00/0C/0")), (2, 65_533));
+    assert!(pushes[0].starts_with("#0 LB1/G[c 00/01/100 d 00/01/100 a/1000 00/0C/0 "));
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b/2533 00/0C/0 b/2534 00/0C/0]"]);
+    assert_eq!(rig.after(WINDOW), NOTHING);
 }

@@ -44,6 +44,25 @@ fn the_window_is_fixed_at_the_first_change() {
     assert_eq!(rig.after(1), ["#0 LB1/G[a 03/05/100 b 02/05/100]"]);
 }
 
+/// Whatever changes in it, and also where only changes are sent.
+#[test]
+fn no_later_change_moves_the_window() {
+    for flags in ["push", "push nochange"] {
+        let mut rig = Rig::new();
+        let lb = rig.lb("LB1", flags);
+        rig.ok(lb, "lb register LB1/G a b + LB1/H c");
+        rig.after(WINDOW);
+        rig.ok(lb, "lb set LB1/G a=01");
+        for (state, group) in [("02", "G b"), ("03", "H c"), ("04", "G a")] {
+            rig.after(1);
+            rig.ok(lb, &format!("lb set LB1/{group}={state}"));
+        }
+        assert_eq!(rig.after(WINDOW - 4), NOTHING);
+        assert_eq!(rig.after(1), ["#0 LB1/G[a 04/05/100 b 02/05/100] LB1/H[c 03/05/100]"]);
+        assert_eq!(rig.after(WINDOW), NOTHING);
+    }
+}
+
 #[test]
 fn a_window_of_0_ends_at_the_next_poll() {
     let mut settings = settings();
@@ -159,10 +178,43 @@ fn a_group_that_the_lb_removed_is_not_pushed() {
 #[test]
 fn a_group_that_a_member_removed_is_pushed_empty_once() {
     let mut rig = pushed();
+    rig.ok(0, "lb register LB1/H c");
+    rig.after(WINDOW);
     rig.ok(0, "member deregister LB1/G");
+    assert_eq!(rig.ask(0, "get LB1/H"), "00 LB1/H[c 00/05/100]"); // which does not say it
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[]"]);
-    rig.ok(0, "lb register LB1/H");
-    assert_eq!(rig.after(WINDOW), ["#0 LB1/H[]"]);
+    rig.ok(0, "lb set LB1/H c=01");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/H[c 01/05/100]"]);
+}
+
+#[test]
+fn a_group_that_came_and_went_unheard_of_is_no_change() {
+    let mut rig = pushed();
+    rig.ok(0, "member register LB1/H c");
+    rig.ok(0, "member deregister LB1/H");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+}
+
+#[test]
+fn a_group_that_a_member_removed_before_its_lb_was_told_of_it_is_not_pushed() {
+    let mut rig = pushed();
+    rig.ok(0, "lb register LB1/H c");
+    rig.after(WINDOW);
+    let new = rig.open();
+    rig.ok(new, "lb set LB1/H");
+    rig.ok(new, "member deregister LB1/G"); // on this connection nothing was sent yet
+    assert_eq!(rig.after(WINDOW), ["#1 LB1/H[c 00/05/100]"]);
+}
+
+#[test]
+fn get_weights_lists_no_group_that_a_member_removed() {
+    let mut rig = pushed();
+    rig.ok(0, "lb register LB1/H c");
+    rig.after(WINDOW);
+    rig.ok(0, "member deregister LB1/G");
+    assert_eq!(rig.ask(0, "get LB1/G"), "42");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/H[c 00/05/100]");
+    assert_eq!(rig.after(WINDOW), NOTHING); // this said it
 }
 
 #[test]
@@ -356,6 +408,33 @@ fn a_reply_that_is_not_delivered_holds_a_push_back_and_not_other_replies() {
     rig.delivered(0);
     assert_eq!(rig.after(0), ["#0 LB1/G[a 01/05/100 b 01/05/100]"]);
     rig.ok(0, "lb set LB1/G b=02"); // answered though the push is in flight
+}
+
+#[test]
+fn a_reply_that_goes_out_while_a_push_waits_for_room_holds_it_back() {
+    let mut rig = pushed();
+    rig.ok(0, "lb set LB1/G a=01");
+    rig.outbox.room.insert(0, 0);
+    assert_eq!(rig.after(WINDOW), NOTHING);
+    rig.reading = false;
+    rig.ok(0, "lb set LB1/G b=01");
+    rig.outbox.room.clear();
+    assert_eq!(rig.after(WINDOW), NOTHING);
+    rig.delivered(0);
+    assert_eq!(rig.after(0), ["#0 LB1/G[a 01/05/100 b 01/05/100]"]);
+}
+
+#[test]
+fn a_push_that_waited_for_room_when_push_was_turned_off_is_not_sent() {
+    let mut rig = pushed();
+    rig.ok(0, "lb set LB1/G a=01");
+    rig.outbox.room.insert(0, 0);
+    assert_eq!(rig.after(WINDOW), NOTHING);
+    rig.ok(0, "state LB1 7F");
+    rig.ok(0, "state LB1 7F push");
+    rig.outbox.room.clear();
+    assert_eq!(rig.after(WINDOW - 1), NOTHING); // the window of all groups
+    assert_eq!(rig.after(1), ["#0 LB1/G[a 01/05/100 b 00/05/100]"]);
 }
 
 #[test]

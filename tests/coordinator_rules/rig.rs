@@ -113,6 +113,23 @@ impl Rig {
         peer
     }
 
+    /// A new connection in the slot of one that has ended.
+    pub(crate) fn reopen(&mut self, ended: Peer) -> Peer {
+        let before = self.peers[ended];
+        let id = ConnectionId { generation: before.generation + 1, ..before };
+        self.coordinator.opened(id, IpAddr::from(Ipv4Addr::LOCALHOST).into());
+        self.peers.push(id);
+        self.peers.len() - 1
+    }
+
+    /// A request that its connection did not outlive: nothing comes of it.
+    pub(crate) fn late(&mut self, peer: Peer, request: &str) {
+        let bytes = wire::parse(request).bytes(1);
+        let (_, message) = Message::decode(&bytes).expect("a test's requests are well-formed");
+        self.coordinator.request(Time(self.now), self.peers[peer], 1, &message, &mut self.outbox);
+        assert_eq!(self.outbox.take(), (Vec::new(), Vec::new()));
+    }
+
     pub(crate) fn closed(&mut self, peer: Peer) {
         self.coordinator.closed(Time(self.now), self.peers[peer]);
     }
@@ -126,7 +143,7 @@ impl Rig {
 
     /// The reply's bytes to one request.
     pub(crate) fn reply(&mut self, peer: Peer, request: &Request) -> Vec<u8> {
-        self.last_id += 0x0123_4567;
+        self.last_id = self.last_id.wrapping_add(0x0123_4567);
         let bytes = request.bytes(self.last_id);
         let (header, message) = Message::decode(&bytes).expect("a test's requests are well-formed");
         let id = self.peers[peer];

@@ -305,9 +305,11 @@ fn unknown_lbs_and_missing_trust_come_first() {
     let mut rig = rig(Any, SourceIp, "");
     rig.lb("LB1", "");
     let member = rig.open_as(from("10.0.0.1"));
-    assert_eq!(rig.ask(member, "member register LB1/G b + LB9/G b"), "61");
-    assert_eq!(rig.ask(member, "member register LB1/G b"), "11");
-    refused(&mut rig, Refusal::NoTrust, "10.0.0.1 LB1");
+    for verb in ["register", "deregister", "set"] {
+        assert_eq!(rig.ask(member, &format!("member {verb} LB1/G b + LB9/G b")), "61", "{verb}");
+        assert_eq!(rig.ask(member, &format!("member {verb} LB1/G b")), "11", "{verb}");
+        refused(&mut rig, Refusal::NoTrust, "10.0.0.1 LB1");
+    }
     let lb = rig.open();
     rig.ok(lb, "state LB1 7F trust");
     // Rights come before what is wrong with the content.

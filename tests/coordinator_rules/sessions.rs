@@ -351,6 +351,30 @@ fn set_lb_state_sets_the_flags_as_given_each_time() {
     rig.ok(lb, "member register LB1/G b");
 }
 
+/// Its slot may be another's by then.
+#[test]
+fn what_comes_of_a_connection_that_has_ended_is_nothing() {
+    let mut rig = Rig::new();
+    let old = rig.lb("LB1", "push trust");
+    rig.closed(old);
+    rig.late(old, "lb register LB1/G a");
+    assert_eq!(rig.totals(), [1, 0, 0, 0]);
+    let new = rig.reopen(old);
+    rig.ok(new, "state LB1 7F push");
+    rig.ok(new, "lb register LB1/G a");
+    rig.late(old, "lb deregister LB1/");
+    rig.reading = false;
+    assert_eq!(rig.after(WINDOW), [format!("#{new} LB1/G[a 00/05/100]")]);
+    rig.late(old, "member set LB1/G a=01");
+    rig.delivered(old); // it is not the new one's that was delivered
+    rig.closed(old); // nor has that ended
+    assert_eq!(rig.totals(), [1, 1, 1, 1]);
+    rig.reading = true;
+    rig.delivered(new);
+    rig.ok(new, "lb set LB1/G a=02");
+    assert_eq!(rig.after(WINDOW), [format!("#{new} LB1/G[a 02/05/100]")]);
+}
+
 #[test]
 fn health_and_flags_are_kept_as_received() {
     let mut rig = Rig::new();

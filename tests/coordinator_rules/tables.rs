@@ -179,6 +179,41 @@ fn deregistration_removes_members() {
 }
 
 #[test]
+fn a_large_group_is_as_a_small_one() {
+    let mut rig = trusting();
+    let all: Vec<String> = (1..=60).map(|port| format!("a/{port}")).collect();
+    rig.ok(0, &format!("lb register LB1/G {}", all.join(" ")));
+    let mut listed: Vec<(&String, &str)> = all.iter().map(|member| (member, "00")).collect();
+    let weights = |rig: &mut Rig, listed: &[(&String, &str)]| {
+        let entries: Vec<String> = listed.iter().map(|(member, state)| format!("{member} {state}/05/100")).collect();
+        assert_eq!(rig.ask(0, "get LB1/G"), format!("00 LB1/G[{}]", entries.join(" ")));
+    };
+    for (number, member) in all.iter().enumerate() {
+        assert_eq!(rig.ask(0, &format!("lb register LB1/G {member}")), "40");
+        if number % 4 < 2 {
+            rig.ok(0, &format!("lb deregister LB1/G {member}"));
+            assert_eq!(rig.ask(0, &format!("lb set LB1/G {member}=01")), "41");
+            listed.retain(|(other, _)| *other != member);
+        }
+        if number % 4 == 1 {
+            rig.ok(0, &format!("lb register LB1/G {member}"));
+            listed.push((member, "00"));
+        }
+        if number % 4 == 2 {
+            rig.ok(0, &format!("lb set LB1/G {member}=01"));
+            listed.iter_mut().find(|(other, _)| *other == member).expect("it is there").1 = "01";
+        }
+        weights(&mut rig, &listed);
+    }
+    while let Some((member, _)) = listed.pop() {
+        rig.ok(0, &format!("lb deregister LB1/G {member}"));
+        assert_eq!(rig.ask(0, &format!("lb deregister LB1/G {member}")), "41");
+        weights(&mut rig, &listed);
+    }
+    assert_eq!(rig.totals(), [1, 1, 0, 0]);
+}
+
+#[test]
 fn a_group_without_its_last_member_is_there_still() {
     let mut rig = trusting();
     rig.ok(0, "lb register LB1/G a");
@@ -249,6 +284,18 @@ fn set_member_state_is_per_membership_and_the_last_writer_wins() {
     rig.ok(0, "lb set LB1/G a=03 + LB1/H a=FFq");
     assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[a 03/05/100] LB1/H[a FF/07/0]");
     assert_eq!(rig.ask(two, "get LB2/"), "00 LB2/G[a 00/05/100]");
+}
+
+#[test]
+fn quiesce_is_as_it_was_set_last_however_often() {
+    let mut rig = trusting();
+    rig.ok(0, "lb register LB1/G a");
+    for (state, shown) in
+        [("00q", "00/07/0"), ("00q", "00/07/0"), ("01q", "01/07/0"), ("01", "01/05/100"), ("01", "01/05/100")]
+    {
+        rig.ok(0, &format!("lb set LB1/G a={state}"));
+        assert_eq!(rig.ask(0, "get LB1/G"), format!("00 LB1/G[a {shown}]"), "after {state}");
+    }
 }
 
 #[test]
