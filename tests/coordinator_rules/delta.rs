@@ -309,6 +309,25 @@ fn what_the_lb_has_yet_to_hear_the_end_of_counts_against_the_limits() {
 }
 
 #[test]
+fn a_removed_group_of_which_the_lb_has_heard_the_end_does_not_count() {
+    for (flags, end) in [("trust nochange", "get"), ("push trust nochange", "push"), ("trust", "get all")] {
+        let mut rig = Rig::with(Settings { max_groups_per_lb: 1, ..settings() });
+        let lb = rig.lb("LB1", "trust nochange");
+        rig.ok(lb, "lb register LB1/G a");
+        assert_eq!(rig.ask(lb, "get LB1/"), "00 LB1/G[a 00/05/100]");
+        rig.ok(lb, "member deregister LB1/G");
+        assert_eq!(rig.ask(lb, "lb register LB1/H"), "45", "{end}");
+        rig.ok(lb, &format!("state LB1 7F {flags}"));
+        match end {
+            "get" => assert_eq!(rig.ask(lb, "get LB1/"), "00 LB1/G[a 00/0C/0]"),
+            "push" => assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0]"]),
+            _ => assert_eq!(rig.ask(lb, "get LB1/"), "00"),
+        }
+        rig.ok(lb, "lb register LB1/H");
+    }
+}
+
+#[test]
 fn what_no_lb_is_to_hear_does_not_count() {
     let endings: [fn(&mut Rig); 4] = [
         |rig| rig.closed(0),

@@ -123,10 +123,19 @@ fn what_was_counted_is_told_at_the_stop() {
     assert_eq!(lb.deregister(LB, "LB1", "G", &["10.0.0.1:80"]), OK);
     assert_eq!(lb.set_lb("LB2", LbFlags::NONE), ReturnCode::NOT_ACCEPTED);
     assert_eq!(lb.ask(&wire::raw(9, &[0x10, 0x70, 0, 4])), wire::code_reply(9, 0x1075, 0x10));
+    for (bytes, times) in [(&b"GET / HTTP/1.1"[..], 2), (&wire::raw(9, &[0x10, 0x15, 0, 5, 0]), 3)] {
+        for _ in 0..times {
+            let mut stranger = daemon.connect();
+            stranger.send(bytes);
+            stranger.expect_end();
+        }
+    }
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(0));
     for parts in [
-        &["accepted=1 requests=3 refused=1", "load_balancers=1 groups=1 memberships=1"][..],
+        &["closed: the bytes are not SASP", "connections=2"][..],
+        &["closed: a message that is not a request", "connections=3"],
+        &["accepted=6 requests=3 refused=1", "load_balancers=1 groups=1 memberships=1"],
         &["deregistered, reason: learned and purposeful", "requests=1"],
         &["not accepted (0x11): the connection is another load balancer's", "requests=1"],
         &["closed: the server stops", "connections=1"],
