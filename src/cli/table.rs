@@ -1,6 +1,7 @@
 //! Weights for people (a table, live on a terminal) and for programs (JSON).
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     io::{self, Write},
 };
@@ -12,6 +13,7 @@ use crossterm::{
     terminal::{self, Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen},
 };
 use serde::Serialize;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::{
     client::{GroupWeights, MemberWeight, Weights},
@@ -23,7 +25,11 @@ const TITLES: [&str; 9] = ["GROUP", "MEMBER", "LABEL", "WEIGHT", "SHARE", "CONTA
 /// Columns of figures, which stand to the right.
 const RIGHT: [bool; 9] = [false, false, false, true, true, false, false, false, false];
 
-/// The table, a line each, the titles first; columns stand closer where that makes them fit `width` columns.
+/// The column that gives way where the others do not fit.
+const LABEL: usize = 2;
+
+/// The table, a line each, the titles first. Where it is wider than `width` its columns stand closer, and labels are
+/// cut as far as that helps.
 pub(crate) fn lines(weights: &Weights, width: usize) -> Vec<String> {
     let mut rows = vec![TITLES.map(str::to_owned)];
     for group in weights.groups() {
@@ -50,22 +56,40 @@ pub(crate) fn lines(weights: &Weights, width: usize) -> Vec<String> {
             ]);
         }
     }
-    let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 9] = std::array::from_fn(widest);
-    let gap = if widths.iter().sum::<usize>() + 2 * (widths.len() - 1) > width { " " } else { "  " };
+    let widest = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
+    let mut widths: [usize; 9] = std::array::from_fn(widest);
+    let whole = |gap: usize| widths.iter().sum::<usize>() + gap * (widths.len() - 1);
+    let gap = if whole(2) > width { " " } else { "  " };
+    let lacking = whole(1).saturating_sub(width);
+    widths[LABEL] = widths[LABEL].saturating_sub(lacking).max(TITLES[LABEL].len());
     let line = |row: &[String; 9]| {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
             let width = widths[column];
+            let cell = match cell.width() > width {
+                true => format!("{}…", cut(cell, width - 1)), // no column is narrower than its title
+                false => cell.clone(),
+            };
+            let space = width - cell.width();
             let _ = match RIGHT[column] {
-                true => write!(line, "{cell:>width$}{gap}"),
-                false => write!(line, "{cell:<width$}{gap}"),
+                true => write!(line, "{:space$}{cell}{gap}", ""),
+                false => write!(line, "{cell}{:space$}{gap}", ""),
             };
         }
         line.truncate(line.trim_end().len());
         line
     };
     rows.iter().map(line).collect()
+}
+
+/// As much of the text as `columns` of a terminal take: some characters are two wide, some none.
+fn cut(text: &str, columns: usize) -> &str {
+    let mut used = 0;
+    let end = text.char_indices().find(|(_, character)| {
+        used += character.width().unwrap_or(0);
+        used > columns
+    });
+    end.map_or(text, |(at, _)| &text[..at])
 }
 
 /// A group in JSON.
@@ -136,14 +160,13 @@ impl Screen {
         }
     }
 
-    /// Shows these lines from the top, in one write; what does not fit is cut off.
+    /// Shows these lines from the top, in one write; what does not fit is cut off, and the last line says so of lines.
     pub(crate) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
         let (columns, rows) = self.size();
         let mut frame = Vec::new();
-        for (row, line) in (0..).zip(lines.iter().take(rows)) {
-            let line: String = line.chars().take(columns).collect();
+        for (row, line) in (0..).zip(fitting(lines, rows)) {
             // Cleared first: a line as wide as the terminal leaves the cursor on its last character.
-            queue!(frame, MoveTo(0, row), Clear(ClearType::CurrentLine), Print(line))?;
+            queue!(frame, MoveTo(0, row), Clear(ClearType::CurrentLine), Print(cut(&line, columns)))?;
         }
         if lines.len() < rows {
             queue!(frame, MoveTo(0, lines.len() as u16), Clear(ClearType::FromCursorDown))?; // fits: rows come as 16 bits
@@ -152,6 +175,16 @@ impl Screen {
         out.write_all(&frame)?;
         out.flush()
     }
+}
+
+/// At most so many lines; where there are more, the last one says how many.
+fn fitting(lines: &[String], rows: usize) -> Vec<Cow<'_, str>> {
+    let room = if lines.len() > rows { rows.saturating_sub(1) } else { rows };
+    let mut shown: Vec<Cow<'_, str>> = lines.iter().take(room).map(|line| line.into()).collect();
+    if lines.len() > rows {
+        shown.push(format!("({} more lines do not fit)", lines.len() - room).into());
+    }
+    shown
 }
 
 impl Drop for Screen {
@@ -220,6 +253,43 @@ mod tests {
         ];
         assert_eq!(lines(&weights(), 79), expected);
         assert_eq!(lines(&weights(), 78)[1], "web   10.0.0.1:80  web-1     40 66.7 % yes     yes       no       0x01");
+    }
+
+    #[test]
+    fn labels_give_way_on_a_narrow_terminal_and_wide_characters_are_wide() {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::send_weights(&mut bytes);
+        writer.group(GroupData { lb_uid: b"LB1", name: b"web" });
+        for (host, label) in [(1, "日本語ラベル"), (2, "a rather long label")] {
+            let member =
+                MemberData { endpoint: Endpoint::new([10, 0, 0, host].into(), 6, 80), label: label.as_bytes() };
+            let entry = WeightEntry { state: 0, flags: EntryFlags(0x0D), weight: 5 };
+            writer.entry(&WeightedMember { member, entry });
+        }
+        writer.finish().unwrap();
+        let Ok((_, Message::SendWeights(push))) = Message::decode(&bytes) else { panic!() };
+        let mut weights = Weights::default();
+        weights.apply(push.groups, Source::Push, false);
+        for width in [200, 93, 92, 91, 85, 84, 83, 80, 71, 70, 69, 40] {
+            let lines = lines(&weights, width);
+            let place = |line: &str| line[..line.find("50.0 %").unwrap()].width();
+            assert_eq!(place(&lines[1]), place(&lines[2]), "at {width}: {lines:#?}");
+            // The rest takes 65 columns, the title LABEL five.
+            assert!(width < 70 || lines.iter().all(|line| line.width() <= width), "at {width}: {lines:#?}");
+        }
+        let narrow = lines(&weights, 71);
+        assert_eq!(narrow[1], "web   10.0.0.1:80 日本…       5 50.0 % yes     yes       no       0x00");
+        assert_eq!(narrow[2], "web   10.0.0.2:80 a rat…      5 50.0 % yes     yes       no       0x00");
+        assert_eq!((cut("日本", 3), cut("日本", 4), cut("abc", 2), cut("", 0)), ("日", "日本", "ab", ""));
+    }
+
+    #[test]
+    fn lines_that_do_not_fit_are_counted() {
+        let lines: Vec<String> = (1..=5).map(|number| number.to_string()).collect();
+        assert_eq!(fitting(&lines, 5), ["1", "2", "3", "4", "5"]);
+        assert_eq!(fitting(&lines, 4), ["1", "2", "3", "(2 more lines do not fit)"]);
+        assert_eq!(fitting(&lines, 1), ["(5 more lines do not fit)"]);
+        assert_eq!(fitting(&lines[..2], 5), ["1", "2"]);
     }
 
     #[test]
