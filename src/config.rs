@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub mod access;
-mod file;
+pub(crate) mod file;
 mod flags;
 mod listen;
 pub mod members;

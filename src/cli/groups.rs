@@ -6,6 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
+    config::file::plain,
     limits,
     sasp::{
         Endpoint, GroupData, MemberData,
@@ -152,8 +153,8 @@ pub(crate) fn read_file(path: &Path, lb_allowed: bool) -> Result<Vec<GroupSpec>,
 fn parse_file(text: &str, lb_allowed: bool) -> Result<Vec<GroupSpec>, String> {
     let at = |offset: usize| format!("line {}", text[..offset.min(text.len())].matches('\n').count() + 1);
     let file: File = toml::from_str(text).map_err(|error| match error.span() {
-        Some(span) => format!("{}: {}", at(span.start), error.message()),
-        None => error.message().to_owned(),
+        Some(span) => format!("{}: {}", at(span.start), plain(error.message())),
+        None => plain(error.message()),
     })?;
     let mut groups = Vec::new();
     for entry in file.group {

@@ -104,7 +104,7 @@ struct Group {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    address: Option<IpAddr>,
+    address: Option<Spanned<String>>,
     cidr: Option<Spanned<String>>,
     protocol: Option<Spanned<Protocol>>,
     port: Option<u16>,
@@ -125,7 +125,7 @@ struct Entry {
 
 /// A name or a number.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a protocol is \"tcp\", \"udp\" or a number from 0 to 255")]
 enum Protocol {
     Number(i64),
     Name(String),
@@ -198,7 +198,10 @@ fn subject(entry: &Entry, at: usize) -> Result<Subject, Fault> {
     let protocol = entry.protocol.as_ref().map(|given| protocol(given.get_ref())).transpose();
     let protocol = protocol.map_err(|message| (protocol_at, message))?;
     match (&entry.address, &entry.cidr) {
-        (Some(address), None) => {
+        (Some(text), None) => {
+            let Ok(address) = text.get_ref().parse::<IpAddr>() else {
+                return fault(text.span().start, format!("\"{}\" is not an IP address", text.get_ref()));
+            };
             let (protocol, port) = match (protocol, entry.port) {
                 (None | Some(0), None) => (0, 0),
                 (protocol, Some(port)) => (protocol.unwrap_or(TCP), port),
@@ -206,7 +209,7 @@ fn subject(entry: &Entry, at: usize) -> Result<Subject, Fault> {
                     return fault(at, "a member with a protocol needs a port; leave out both to mean the whole system");
                 }
             };
-            Ok(Subject::One(Endpoint::new(*address, protocol, port)))
+            Ok(Subject::One(Endpoint::new(address, protocol, port)))
         }
         (None, Some(cidr)) => {
             let selector = match (protocol, entry.port) {

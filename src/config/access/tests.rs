@@ -146,7 +146,7 @@ fn errors_name_their_line() {
     let lb = |lines: &str| format!("[[lb]]\nuid = \"LB1\"\naddresses = [\"10.0.0.1\"]\n{lines}\n");
     for (lines, part) in [
         ("port = 80", "port"),
-        ("may = \"register\"", "sequence"),
+        ("may = \"register\"", "a list"),
         ("may = [\"read\"]", "\"trust\""),
         ("may = [\"Register\"]", "may \"Register\" is not"),
         ("may = [\"state\", \"state\"]", "twice"),
@@ -163,7 +163,7 @@ fn errors_name_their_line() {
         refused(&SOURCES, &format!("[[member]]\n{text}\n"), line, "an empty list");
     }
     for (addresses, part) in [
-        ("\"10.0.0.1\"", "sequence"),
+        ("\"10.0.0.1\"", "a list"),
         ("[7]", "string"),
         ("[\"10.0.0\"]", "not an address such as"),
         ("[\"web1\"]", "not an address such as"),
@@ -194,7 +194,7 @@ fn errors_name_their_line() {
         ("certificates = [\"x\"]", "say sources"),
         ("lbs = []", "an empty list"),
         ("groups = []", "an empty list"),
-        ("groups = \"*\"", "sequence"),
+        ("groups = \"*\"", "a list"),
         ("uid = \"LB1\"", "uid"),
     ] {
         refused(&SOURCES, &member(lines), 3, part);

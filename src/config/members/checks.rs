@@ -28,7 +28,7 @@ const AGENT_SEND_BYTES: usize = 1024;
 
 /// One name or a list of them.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "monitor is a name, or a list of names")]
 pub(super) enum Names {
     One(String),
     List(Vec<String>),
@@ -47,7 +47,7 @@ pub(super) struct HttpTable {
 
 /// Status codes: `200`, `"200-399"`, `"200, 300-304"`.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expect is a status code, or text such as \"200-399\"")]
 enum Expect {
     Code(u16),
     List(String),
