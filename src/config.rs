@@ -356,28 +356,35 @@ fn descriptors(flags: &Flags, host: &Host, shards: usize, listeners: usize) -> R
         Some(connections) => connections,
         None => narrow(room.saturating_sub(probes.into()), CONNECTIONS_DEFAULT),
     };
-    let needed = u64::from(connections) + u64::from(probes);
-    if needed > room {
-        let raise = "raise it (ulimit -Hn, or LimitNOFILE= in a systemd unit)";
-        let (limit, all) = (host.descriptors, needed + own);
-        let checks = if probes == 0 { String::new() } else { format!(" and {probes} checks at a time (--max-probes)") };
-        let lower = match room.saturating_sub(probes.into()) {
-            0 => "or lower both".into(),
-            room => format!("or lower --max-connections to {room}"),
-        };
-        return Err(ConfigError::Failure(format!(
-            "--max-connections {connections}{checks} takes {all} file descriptors, and the limit is {limit}: {raise}, {lower}"
-        )));
+    let needed = u64::from(connections.max(1)) + u64::from(probes);
+    if needed <= room && connections > 0 && (probes > 0 || !watches) {
+        return Ok(Descriptors { connections, probes, limit: own + needed });
     }
-    if connections == 0 || (watches && probes == 0) {
-        return Err(ConfigError::Failure(format!(
-            "the file-descriptor limit is {}, and {} are needed before the first connection: raise it (ulimit -Hn, or \
-             LimitNOFILE= in a systemd unit)",
-            host.descriptors,
+    let (limit, all) = (host.descriptors, needed + own);
+    let raise = "raise it (ulimit -Hn, or LimitNOFILE= in a systemd unit)";
+    Err(ConfigError::Failure(match (flags.max_connections, flags.max_probes.filter(|_| watches)) {
+        (Some(connections), _) => {
+            let checks =
+                if probes == 0 { String::new() } else { format!(" and {probes} checks at a time (--max-probes)") };
+            let lower = match room.saturating_sub(probes.into()) {
+                0 => "or lower both".into(),
+                room => format!("or lower --max-connections to {room}"),
+            };
+            format!(
+                "--max-connections {connections}{checks} takes {all} file descriptors, and the limit is {limit}: {raise}, \
+                 {lower}"
+            )
+        }
+        (None, Some(probes)) if room > 1 => format!(
+            "--max-probes {probes} and a single connection take {all} file descriptors, and the limit is {limit}: \
+             {raise}, or lower --max-probes, to {} at most",
+            room - 1
+        ),
+        (None, _) => format!(
+            "the file-descriptor limit is {limit}, and {} are needed before the first connection: {raise}",
             own + 1 + u64::from(watches) * 4
-        )));
-    }
-    Ok(Descriptors { connections, probes, limit: own + needed })
+        ),
+    }))
 }
 
 #[cfg(test)]
@@ -461,6 +468,21 @@ mod tests {
             panic!("1000 sockets fit into no 1024 descriptors")
         };
         assert!(text.contains("1097") && text.contains("--max-probes") && text.contains("to 827"), "{text}");
+        // Where only the checks are too many, only they are spoken of.
+        for probes in ["927", "5000"] {
+            let Err(ConfigError::Failure(text)) =
+                config(&format!("--probe tcp --shards 1 --max-probes {probes}"), &host(2, 1024))
+            else {
+                panic!("{probes} checks leave no connection")
+            };
+            assert!(!text.contains("--max-connections") && text.contains("to 926 at most"), "{text}");
+        }
+        let most = config("--probe tcp --shards 1 --max-probes 926", &host(2, 1024)).unwrap();
+        assert_eq!((most.connections.max, most.descriptors), (1, 1024));
+        for line in ["--max-probes 1", ""] {
+            let Err(ConfigError::Failure(text)) = config(line, &host(2, 97)) else { panic!("no room at all") };
+            assert!(text.contains("before the first connection"), "{line}: {text}");
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
+use clap::{
+    Args, ValueEnum,
+    builder::{FalseyValueParser, RangedU64ValueParser},
+};
 
 use super::members;
 use crate::{access::Identity, judgement::Policy, limits};
@@ -17,12 +20,12 @@ pub struct Flags {
     /// Address and port to listen on without TLS, IPv4 or IPv6 (`[::1]:3860`; `[::]` is every IPv6 address and no IPv4
     /// one); repeatable. Port 0 lets the system choose one, which is printed [default: 127.0.0.1:3860, unless
     /// --tls-listen is given]
-    #[arg(long, env = "GWM_LISTEN", value_name = "ADDR", value_delimiter = ',')]
+    #[arg(long, env = "GWM_LISTEN", value_name = "ADDR", value_delimiter = ',', value_parser = socket_address)]
     pub listen: Vec<SocketAddr>,
 
     /// Address and port to listen on with TLS; repeatable. One that --listen names too takes both: a peer's first byte
     /// tells which
-    #[arg(long, env = "GWM_TLS_LISTEN", value_name = "ADDR", value_delimiter = ',', requires_all = ["tls_cert", "tls_key"])]
+    #[arg(long, env = "GWM_TLS_LISTEN", value_name = "ADDR", value_delimiter = ',', value_parser = socket_address, requires_all = ["tls_cert", "tls_key"])]
     pub tls_listen: Vec<SocketAddr>,
 
     /// The server's certificate chain for TLS, its own certificate first (PEM). Read again on SIGHUP, as --tls-key and
@@ -44,7 +47,7 @@ pub struct Flags {
     pub tls_min_version: TlsVersion,
 
     /// Refuse to listen without TLS on an address that is not loopback; without this flag it is only warned of
-    #[arg(long, env = "GWM_REQUIRE_TLS")]
+    #[arg(long, env = "GWM_REQUIRE_TLS", value_parser = FalseyValueParser::new())]
     pub require_tls: bool,
 
     /// From accept to the end of the TLS handshake, the wait for its turn included, 100ms to 1h; a connection that takes
@@ -64,7 +67,7 @@ pub struct Flags {
     pub lb_identity: LbIdentity,
 
     /// With --lb-identity certificate: the subject's common name (CN) counts as one of the certificate's names
-    #[arg(long, env = "GWM_LB_IDENTITY_COMMON_NAME")]
+    #[arg(long, env = "GWM_LB_IDENTITY_COMMON_NAME", value_parser = FalseyValueParser::new())]
     pub lb_identity_common_name: bool,
 
     /// What a peer has to prove before it may register, deregister or set the state of a member without being its load
@@ -285,7 +288,7 @@ pub struct Flags {
     pub log_format: LogFormat,
 
     /// Check flags, files and the machine's limits, say what is wrong, and exit without serving
-    #[arg(long, env = "GWM_CHECK")]
+    #[arg(long, env = "GWM_CHECK", value_parser = FalseyValueParser::new())]
     pub check: bool,
 }
 
@@ -427,6 +430,11 @@ pub(super) fn duration(
         }
         Ok(value)
     }
+}
+
+/// Parses `127.0.0.1:3860` and `[::1]:3860`.
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an IP address and a port are due, such as 127.0.0.1:3860 or [::1]:3860".into())
 }
 
 /// Parses `0,2-5`.
