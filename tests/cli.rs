@@ -3,6 +3,7 @@
 mod fake_gwm;
 
 use std::{
+    fs::File,
     io::{BufRead, BufReader, Read},
     net::TcpListener,
     path::PathBuf,
@@ -206,6 +207,73 @@ fn flags_fall_back_to_the_environment() {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     peer.end();
+}
+
+/// Of all commands alike: 1, as for the flag itself; empty, or what means no, as if it were not there.
+#[test]
+fn switches_fall_back_to_the_environment() {
+    let reply = file("reply.hex", "2010000D010000001200000007101500 0540");
+    for (value, on) in [("1", true), ("true", true), ("yes", true), ("0", false), ("no", false), ("", false)] {
+        let output = gwm(&["decode", reply.to_str().unwrap()]).env("GWM_JSON", value).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(text(&output.stdout).starts_with('{'), on, "GWM_JSON={value}: {output:?}");
+        let output = gwm(&["serve", "--check", "--listen=0.0.0.0:0"]).env("GWM_REQUIRE_TLS", value).output().unwrap();
+        assert_eq!(output.status.code(), Some(if on { 2 } else { 0 }), "GWM_REQUIRE_TLS={value}: {output:?}");
+        let output = gwm(&["serve", "--listen=192.0.2.1:1"]).env("GWM_CHECK", value).output().unwrap();
+        assert_eq!(output.status.code(), Some(if on { 0 } else { 1 }), "GWM_CHECK={value}: {output:?}");
+        let output = gwm(&["serve", "--check"]).env("GWM_LB_IDENTITY_COMMON_NAME", value).output().unwrap();
+        assert_eq!(output.status.code(), Some(if on { 2 } else { 0 }), "GWM_LB_IDENTITY_COMMON_NAME={value}");
+    }
+}
+
+#[test]
+fn a_wrong_value_from_the_environment_is_told_as_that() {
+    let cases: [(&[&str], &str, bool); 5] = [
+        (&["serve", "--check"], "GWM_SHARDS", true),
+        (&["serve", "--check", "--shards=1"], "GWM_SPIN", true),
+        (&["serve", "--check", "--shards=y"], "GWM_SHARDS", false),
+        (&["serve", "--check", "--shards", "y"], "GWM_SHARDS", false),
+        (&["member", "register", "--lb=LB1", "--member=10.0.0.1"], "GWM_MEMBER_GROUP", true),
+    ];
+    for (arguments, variable, told) in cases {
+        let long = "x".repeat(256); // nor is it the name of a group
+        let output = gwm(arguments).env(variable, &long).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let note = format!("note: the value is that of {variable} in the environment\n");
+        assert_eq!(text(&output.stderr).ends_with(&note), told, "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn output_that_can_not_be_written_is_a_failure_and_no_panic() {
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let reply = file("full.hex", "2010000D010000001200000007101500 0540");
+    let reply = reply.to_str().unwrap();
+    let said = "error: can not write the output: No space left on device (os error 28)\n";
+    let outputs: [&[&str]; 5] =
+        [&["--help"], &["--version"], &["serve", "--check"], &["decode", reply], &["decode", "--json", reply]];
+    for arguments in outputs {
+        let output = gwm(arguments).stdout(full()).output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), said), "{arguments:?}");
+        // Nobody who reads it: not a failure.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = gwm(arguments).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{arguments:?}");
+    }
+    let errors: [(&[&str], i32); 7] = [
+        (&["--no-such-flag"], 2),
+        (&["lb", "weights"], 2),
+        (&["lb", "--uid=LB1", "register"], 2),
+        (&["member", "register", "--lb=LB1", "--file=/nonexistent"], 2),
+        (&["serve", "--check", "--cpus=60000"], 2),
+        (&["serve", "--check", "--members=/nonexistent"], 1),
+        (&["decode", "/nonexistent"], 1),
+    ];
+    for (arguments, status) in errors {
+        let output = gwm(arguments).stderr(full()).output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}");
+    }
 }
 
 #[test]

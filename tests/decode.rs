@@ -151,6 +151,11 @@ fn cut_and_unframed_input() {
     assert!(run.out.contains("at byte 26: broken message, at its byte 1: only 1 of the header's 13 bytes are there\n"));
     assert_eq!(run.status, 1);
 
+    // What `hexdump` without -C makes of a message.
+    let run = gwm(&[], b"0000000 1020 0d00 0001 0000 0012 0000 1007 0015\n0000010 4005\n0000012\n");
+    assert!(run.out.contains("(bytes are swapped in pairs: use `hexdump -C` or `xxd`)\n"), "{}", run.out);
+    assert_eq!(run.status, 1);
+
     let run = gwm(&["--format", "hex"], b"2010 000D\n01 0g");
     assert_eq!(run.err, "gwm decode: standard input: line 2: 'g' is not a hexadecimal digit\n");
     assert!(run.out.contains("only 5 of the header's 13 bytes are there"), "{}", run.out);
@@ -163,6 +168,9 @@ fn nothing_to_decode_and_wrong_usage() {
         (&[][..], &b""[..], 1, "gwm decode: standard input: no SASP message\n"),
         (&["--port", "4000"], &Capture::connection(client(), server(), &[stream()]).bytes, 1, "on TCP port 4000\n"),
         (&["/does/not/exist"], b"", 1, "gwm decode: can not open /does/not/exist: "),
+        (&["/"], b"", 1, "gwm decode: /: Is a directory (os error 21)\n"),
+        (&["--format", "raw", "/"], b"", 1, "gwm decode: /: Is a directory (os error 21)\n"),
+        (&["--format", "hex", "/"], b"", 1, "gwm decode: /: Is a directory (os error 21)\n"),
         (
             &["--format", "pcap"],
             b"no capture at all",

@@ -10,10 +10,11 @@ use std::{
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::{complain, written};
 use crate::{
     limits::DECODE_MESSAGE_BYTES,
     sasp::{
-        Dump, Header, Message, PORT,
+        ComponentType, Dump, FrameError, Header, Message, PORT,
         dump::{Excerpt, HeaderText},
         frame,
     },
@@ -54,7 +55,7 @@ pub struct Args {
     port: u16,
 
     /// Print one JSON object a line instead of text
-    #[arg(long, env = "GWM_JSON")]
+    #[arg(long, env = "GWM_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
 }
 
@@ -82,7 +83,7 @@ pub fn run(args: Args) -> ExitCode {
         Some(file) if file.as_os_str() != "-" => match File::open(file) {
             Ok(file) => decode(BufReader::with_capacity(1 << 16, file), args.format, args.port, args.json, stdout),
             Err(error) => {
-                eprintln!("gwm decode: can not open {name}: {error}");
+                complain(format_args!("gwm decode: can not open {name}: {error}"));
                 return ExitCode::FAILURE;
             }
         },
@@ -92,26 +93,21 @@ pub fn run(args: Args) -> ExitCode {
         Ok(Outcome { faults: 0, messages: 1.., .. }) => ExitCode::SUCCESS,
         Ok(outcome) => {
             if let Some(error) = outcome.input_error {
-                eprintln!("gwm decode: {name}: {error}");
+                complain(format_args!("gwm decode: {name}: {error}"));
             } else if outcome.messages == 0 && outcome.faults == 0 {
                 let place =
                     if outcome.format == Format::Pcap { format!(" on TCP port {}", args.port) } else { "".into() };
-                eprintln!("gwm decode: {name}: no SASP message{place}");
+                complain(format_args!("gwm decode: {name}: no SASP message{place}"));
             }
             if outcome.unreadable_packets > 0 {
-                eprintln!(
+                complain(format_args!(
                     "gwm decode: {name}: {} packets left out: IP fragments or an unknown link type",
                     outcome.unreadable_packets
-                );
+                ));
             }
             ExitCode::FAILURE
         }
-        // The reader of the output has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("gwm decode: {name}: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => written(Err(error)),
     }
 }
 
@@ -130,7 +126,7 @@ pub struct Outcome {
     pub input_error: Option<String>,
 }
 
-/// Decodes `input` to `out`, text or JSON; an error is one of reading or writing.
+/// Decodes `input` to `out`, text or JSON; an error is one of writing.
 pub fn decode(
     mut input: impl BufRead + Send,
     format: Format,
@@ -138,21 +134,25 @@ pub fn decode(
     json: bool,
     out: impl Write,
 ) -> io::Result<Outcome> {
-    let format = match format {
-        Format::Auto => detect(input.fill_buf()?),
-        chosen => chosen,
-    };
     let mut printer = Printer { out, json, messages: 0, faults: 0, error: None };
     let mut outcome = Outcome { format, messages: 0, faults: 0, unreadable_packets: 0, input_error: None };
-    match format {
+    if format == Format::Auto {
+        match input.fill_buf() {
+            Ok(start) => outcome.format = detect(start),
+            Err(error) => {
+                return Ok(Outcome { faults: 1, input_error: Some(error.to_string()), ..outcome });
+            }
+        }
+    }
+    match outcome.format {
         Format::Pcap => {
             match pcap::read(input, port, DECODE_MESSAGE_BYTES, &mut |seen, event| printer.event(Some(seen), event)) {
                 Ok(tally) => outcome.unreadable_packets = tally.unreadable,
                 Err(error) => outcome.input_error = Some(error),
             }
         }
-        Format::Hex => outcome.input_error = read_hex(input, &mut printer)?,
-        Format::Raw | Format::Auto => read_raw(input, &mut printer)?,
+        Format::Hex => outcome.input_error = read_hex(input, &mut printer),
+        Format::Raw | Format::Auto => outcome.input_error = read_raw(input, &mut printer),
     }
     if let Some(error) = printer.error {
         return Err(error);
@@ -182,42 +182,47 @@ fn detect(start: &[u8]) -> Format {
     }
 }
 
-fn read_raw(mut input: impl BufRead, printer: &mut Printer<impl Write>) -> io::Result<()> {
+/// What was read before a fault of the input is decoded all the same; the fault is returned.
+fn read_raw(mut input: impl BufRead, printer: &mut Printer<impl Write>) -> Option<String> {
     let mut stream = Stream::new(DECODE_MESSAGE_BYTES, false);
-    loop {
-        let bytes = input.fill_buf()?;
-        let count = bytes.len();
-        if count == 0 {
-            break;
-        }
-        stream.feed(bytes, &mut |event| printer.event(None, event));
+    let mut fault = None;
+    while printer.error.is_none() {
+        let count = match input.fill_buf() {
+            Ok([]) => break,
+            Ok(bytes) => {
+                stream.feed(bytes, &mut |event| printer.event(None, event));
+                bytes.len()
+            }
+            Err(error) => {
+                fault = Some(error.to_string());
+                break;
+            }
+        };
         input.consume(count);
-        printer.check()?;
     }
     stream.end(&mut |event| printer.event(None, event));
-    Ok(())
+    fault
 }
 
-/// The bytes before a fault of the text are decoded all the same; the fault is returned.
-fn read_hex(mut input: impl BufRead, printer: &mut Printer<impl Write>) -> io::Result<Option<String>> {
+/// The same for text.
+fn read_hex(mut input: impl BufRead, printer: &mut Printer<impl Write>) -> Option<String> {
     const LINE_BYTES: u64 = 4 * DECODE_MESSAGE_BYTES as u64;
     let mut stream = Stream::new(DECODE_MESSAGE_BYTES, false);
     let mut lines = hex::HexLines::default();
     let (mut line, mut bytes) = (Vec::new(), Vec::new());
     let mut fault = None;
-    while fault.is_none() {
+    while fault.is_none() && printer.error.is_none() {
         line.clear();
         bytes.clear();
-        let length = input.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line)?;
-        if length == 0 {
-            break;
+        match input.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
+            Ok(0) => break,
+            Ok(_) => fault = lines.line(&line, &mut bytes).err().map(|error| error.to_string()),
+            Err(error) => fault = Some(error.to_string()),
         }
-        fault = lines.line(&line, &mut bytes).err().map(|error| error.to_string());
         stream.feed(&bytes, &mut |event| printer.event(None, event));
-        printer.check()?;
     }
     stream.end(&mut |event| printer.event(None, event));
-    Ok(fault)
+    fault
 }
 
 /// Writes events as they come; the first failure of writing ends it.
@@ -242,10 +247,6 @@ impl<W: Write> Printer<W> {
         }
         let result = if self.json { entry.write_json(&mut self.out) } else { entry.write_text(&mut self.out) };
         self.error = result.and_then(|()| self.out.flush()).err();
-    }
-
-    fn check(&mut self) -> io::Result<()> {
-        self.error.take().map_or(Ok(()), Err)
     }
 }
 
@@ -290,7 +291,14 @@ impl<'a> Entry<'a> {
                 Entry::broken(seen, offset, bytes, text, bytes.len())
             }
             Event::Unframed { offset, bytes, error } => {
-                let hint = if stream::looks_like_tls(error) { " (this looks like TLS)" } else { "" };
+                let hint = match error {
+                    tls if stream::looks_like_tls(tls) => " (this looks like TLS)",
+                    // A header as little-endian words of 16 bits, as `hexdump` without -C prints them.
+                    FrameError::NotAHeader(ComponentType(0x1020)) => {
+                        " (bytes are swapped in pairs: use `hexdump -C` or `xxd`)"
+                    }
+                    _ => "",
+                };
                 Entry::broken(seen, offset, bytes, format!("{error}{hint}"), error.offset())
             }
             Event::Skipped { offset, bytes } => {

@@ -1,8 +1,17 @@
 //! The command line: one file a command, each with its own flags, `run` and exit status.
 
-use std::process::ExitCode;
+use std::{
+    env,
+    ffi::OsString,
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
 
-use clap::{Parser, Subcommand};
+use clap::{
+    CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 pub mod decode;
 pub mod demo;
@@ -38,11 +47,54 @@ enum Command {
 
 /// Parses the process's arguments and runs the command; exit status 2 for usage, 1 for failure.
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(args) => serve::run(*args),
-        Command::Lb(args) => lb::run(args),
-        Command::Member(args) => member::run(args),
-        Command::Decode(args) => decode::run(args),
-        Command::Demo(args) => demo::run(args),
+    match Cli::try_parse() {
+        Ok(Cli { command: Command::Serve(args) }) => serve::run(*args),
+        Ok(Cli { command: Command::Lb(args) }) => lb::run(args),
+        Ok(Cli { command: Command::Member(args) }) => member::run(args),
+        Ok(Cli { command: Command::Decode(args) }) => decode::run(args),
+        Ok(Cli { command: Command::Demo(args) }) => demo::run(args),
+        Err(error) => show(&error),
     }
+}
+
+/// Shows help, the version, or what is wrong with the arguments, as clap words it.
+fn show(answer: &clap::Error) -> ExitCode {
+    let shown = answer.print();
+    if answer.use_stderr() {
+        if let Some(variable) = variable_of(answer) {
+            complain(format_args!("note: the value is that of {variable} in the environment"));
+        }
+        return ExitCode::from(2);
+    }
+    written(shown)
+}
+
+/// The environment variable that a refused value came from, unless it was among the arguments.
+fn variable_of(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flag = shown.split([' ', '=', '[']).next()?; // of `--shards <N>` or `--spin[=<DURATION>]`
+    let given = env::args_os().any(|argument| {
+        let argument = argument.to_string_lossy();
+        argument.split_once('=').map_or(&*argument, |(name, _)| name) == flag
+    });
+    let set = |variable: &OsString| env::var_os(variable).is_some();
+    let variable = variables(&Cli::command(), flag.strip_prefix("--")?).into_iter().find(set)?;
+    (!given).then(|| variable.to_string_lossy().into_owned())
+}
+
+/// The variables of all flags with this name; commands may differ.
+fn variables(command: &clap::Command, flag: &str) -> Vec<OsString> {
+    let own = command.get_arguments().filter(|argument| argument.get_long() == Some(flag));
+    let own = own.filter_map(|argument| argument.get_env().map(OsString::from));
+    own.chain(command.get_subcommands().flat_map(|command| variables(command, flag))).collect()
+}
+
+/// A line on stderr. Where that can not be written nobody is to be told, and the exit status still says it.
+fn complain(line: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// The exit status of a command whose last deed was to write its output.
+fn written(outcome: io::Result<()>) -> ExitCode {
+    target::finish(outcome.map_err(target::Failure::from))
 }

@@ -1,6 +1,9 @@
 //! `gwm serve`: checks flags and machine, then hands over to the runtime.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use crate::{
     config::{Config, ConfigError},
@@ -15,7 +18,7 @@ pub fn run(args: Args) -> ExitCode {
     let config = match Config::new(&args, &runtime::host()) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("gwm: {error}");
+            super::complain(format_args!("gwm: {error}"));
             return ExitCode::from(if matches!(error, ConfigError::Usage(_)) { 2 } else { 1 });
         }
     };
@@ -23,8 +26,7 @@ pub fn run(args: Args) -> ExitCode {
         return failure(&error);
     }
     if args.check {
-        println!("gwm: the configuration is valid");
-        return ExitCode::SUCCESS;
+        return super::written(writeln!(io::stdout(), "gwm: the configuration is valid"));
     }
     let logging = runtime::start_logging(args.log_level, args.log_format);
     let result = runtime::serve(config);
@@ -36,6 +38,6 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 fn failure(error: &str) -> ExitCode {
-    eprintln!("gwm: {error}");
+    super::complain(format_args!("gwm: {error}"));
     ExitCode::FAILURE
 }

@@ -19,30 +19,33 @@ use crate::{
     sasp::{PORT, ReturnCode},
 };
 
+/// Where these flags stand in the help: apart from those of the command itself.
+const CONNECTION: &str = "Connection";
+
 /// The flags that say where the GWM is, and how to speak with it.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Flags {
     /// The GWM: HOST:PORT, IPv4:PORT or `[IPv6]:PORT`; without a port, 3860
-    #[arg(long, env = "GWM_GWM", value_name = "ADDR", default_value = "127.0.0.1:3860", value_parser = address, global = true)]
+    #[arg(long, env = "GWM_GWM", value_name = "ADDR", default_value = "127.0.0.1:3860", value_parser = address, global = true, help_heading = CONNECTION)]
     gwm: String,
     /// Longest wait for a connection, and for a reply: 10ms to 1h
     #[arg(long, env = "GWM_TIMEOUT", value_name = "DURATION", default_value = "5s",
-          value_parser = |text: &str| duration(text, Duration::from_millis(10)..=HOUR), global = true)]
+          value_parser = |text: &str| duration(text, Duration::from_millis(10)..=HOUR), global = true, help_heading = CONNECTION)]
     timeout: Duration,
     /// Speak TLS (1.2 or 1.3) with the GWM, whose certificate must be good
-    #[arg(long, env = "GWM_TLS", value_parser = clap::builder::FalseyValueParser::new(), global = true)]
+    #[arg(long, env = "GWM_TLS", value_parser = clap::builder::FalseyValueParser::new(), global = true, help_heading = CONNECTION)]
     tls: bool,
     /// Certificates (PEM) of the authorities to trust; else those that this machine trusts
-    #[arg(long, env = "GWM_TLS_CA", value_name = "FILE", global = true)]
+    #[arg(long, env = "GWM_TLS_CA", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_ca: Option<PathBuf>,
     /// Our own certificate (PEM), with those that lead to an authority that the GWM trusts; goes with --tls-key
-    #[arg(long, env = "GWM_TLS_CERT", value_name = "FILE", global = true)]
+    #[arg(long, env = "GWM_TLS_CERT", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_cert: Option<PathBuf>,
     /// The private key (PEM) to --tls-cert
-    #[arg(long, env = "GWM_TLS_KEY", value_name = "FILE", global = true)]
+    #[arg(long, env = "GWM_TLS_KEY", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_key: Option<PathBuf>,
     /// The name or IP address that the GWM's certificate must have; else the host of --gwm
-    #[arg(long, env = "GWM_TLS_SERVER_NAME", value_name = "NAME", value_parser = server_name, global = true)]
+    #[arg(long, env = "GWM_TLS_SERVER_NAME", value_name = "NAME", value_parser = server_name, global = true, help_heading = CONNECTION)]
     tls_server_name: Option<ServerName<'static>>,
 }
 
@@ -158,11 +161,11 @@ pub(crate) fn finish(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
-            eprintln!("error: {message}");
+            super::complain(format_args!("error: {message}"));
             ExitCode::from(2)
         }
         Err(Failure::Failed(message)) => {
-            eprintln!("error: {message}");
+            super::complain(format_args!("error: {message}"));
             ExitCode::FAILURE
         }
     }

@@ -371,7 +371,8 @@ fn watch_signals(events: mpsc::Sender<Event>) -> io::Result<()> {
         let mut stopping = false;
         for signal in signals.forever() {
             if signal != SIGHUP && std::mem::replace(&mut stopping, true) {
-                eprintln!("gwm: second signal: stopped at once");
+                // Stopped all the same where nobody can be told.
+                let _ = writeln!(io::stderr(), "gwm: second signal: stopped at once");
                 std::process::exit(1);
             }
             if events.send(Event::Signal(signal)).is_err() {

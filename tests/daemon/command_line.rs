@@ -163,6 +163,8 @@ fn usage_errors_exit_with_2_and_name_the_flag() {
         assert!(text.contains(flag), "{case:?}: {text}");
         assert_eq!(output.stdout, b"", "{case:?}");
     }
+    let text = stderr(&run(&["serve", "--listen", "localhost:3860"]));
+    assert!(text.contains("such as 127.0.0.1:3860 or [::1]:3860"), "{text}");
     assert_eq!(run(&[]).status.code(), Some(2), "a command is needed");
     assert_eq!(run(&["dance"]).status.code(), Some(2));
 }
@@ -204,6 +206,8 @@ fn more_connections_than_file_descriptors_are_refused_at_start() {
     let Some(limit) = limit.filter(|&limit| limit < 1_000_000) else { return }; // more than the flag's range
     let text = failure(&["serve", "--listen", "127.0.0.1:0", "--max-connections", &limit.to_string()]);
     assert!(text.contains("--max-connections") && text.contains(&limit.to_string()), "{text}");
+    let text = failure(&["serve", "--check", "--max-probes", &limit.to_string()]);
+    assert!(text.contains("--max-probes") && !text.contains("--max-connections"), "{text}");
 }
 
 #[test]
@@ -226,9 +230,11 @@ fn a_bad_members_file_is_named_with_the_line() {
     }
     let text = failure(&["serve", "--check", "--members", "/nonexistent/members.toml"]);
     assert!(text.contains("/nonexistent/members.toml"), "{text}");
-    let file = TempFile::new("binary.toml", [0xFF, 0xFE, 0x00]);
+    let file = TempFile::new("latin1.toml", [good.as_bytes(), b"# caf\xE9\n"].concat());
     let text = failure(&["serve", "--check", "--members", file.path()]);
-    assert!(text.contains(file.path()), "{text}");
+    assert!(text.contains(&format!("{}:6: this is not UTF-8 text", file.path())), "{text}");
+    let text = failure(&["serve", "--check", "--members", "/"]);
+    assert!(text.contains("the members file /: Is a directory"), "{text}");
 }
 
 #[test]

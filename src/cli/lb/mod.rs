@@ -172,8 +172,11 @@ struct QuiesceArgs {
 /// Runs `gwm lb`.
 pub fn run(args: Args) -> ExitCode {
     let Some(uid) = args.uid else {
-        let mut command = super::Cli::command();
-        command.error(ErrorKind::MissingRequiredArgument, "the load balancer's UID is missing: give --uid UID").exit();
+        let mut all = super::Cli::command();
+        all.build(); // it gives commands their full names
+        let command = all.find_subcommand_mut("lb").expect("this is that command");
+        let what = "the load balancer's UID is missing: give --uid UID";
+        return super::show(&command.error(ErrorKind::MissingRequiredArgument, what));
     };
     target::finish(args.target.read().and_then(|target| match args.command {
         Command::Watch(watch) => watch::run(&target, uid, watch),
