@@ -80,6 +80,23 @@ pub fn message_length(bytes: &[u8], max: u32) -> Result<Option<usize>, FrameErro
 
 /// An incremental framer. It holds the bytes of one partial message at most, and nothing between messages: a
 /// frame that arrives whole is not copied.
+///
+/// ```
+/// use gwm::sasp::{Framer, Message};
+///
+/// // Two replies, in reads as TCP may give them.
+/// let stream = *b"\x20\x10\0\x0D\x01\0\0\0\x12\0\0\0\x07\x10\x15\0\x05\x40\x20\x10\0\x0D\x01\0\0\0\x12\0\0\0\x08\x10\x25\0\x05\0";
+/// let mut framer = Framer::new(1 << 20); // the longest message to take
+/// let mut ids = Vec::new();
+/// for mut read in stream.chunks(10) {
+///     while let Some(frame) = framer.next(&mut read)? {
+///         let (header, _message) = Message::decode(frame)?;
+///         ids.push(header.id);
+///     }
+/// }
+/// assert_eq!((ids, framer.buffered()), (vec![7, 8], 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Framer {
     max: u32,
