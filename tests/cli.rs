@@ -8,6 +8,9 @@ use std::{
     net::TcpListener,
     path::PathBuf,
     process::{Child, ChildStdout, Command, Output, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
 use fake_gwm::{FakeGwm, Peer, push, reply, weights_reply};
@@ -504,4 +507,34 @@ fn watch_ends_quietly_when_nobody_reads_on() {
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!((child.wait().unwrap().code(), &stderr[..]), (Some(0), ""));
     peer.end();
+}
+
+#[test]
+fn watch_ends_at_a_signal_though_nobody_reads_what_it_writes() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let peer = FakeGwm::once(|mut peer| {
+            // One line of over 150 KB: more than a pipe and the reader below hold.
+            let members: Vec<_> = (0..250).map(|host| (host, 0x0D, 1)).collect();
+            open(&mut peer, &["a", "b", "c", "d"].map(|group| (group, &members[..])));
+            peer.until_closed();
+        });
+        let mut command = gwm(&["lb", "watch", "--uid=LB1", "--gwm", &peer.address, "--group=web"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut String::new()).unwrap();
+        out.read_exact(&mut [0]).unwrap(); // the line with the weights is being written, and can not be to its end
+        let pid = Pid::from_child(&child);
+        kill_process(pid, signal).unwrap();
+        let (ended, end) = mpsc::channel::<()>();
+        let watchdog = thread::spawn(move || {
+            if end.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Timeout) {
+                kill_process(pid, Signal::KILL).unwrap();
+            }
+        });
+        let status = child.wait().unwrap();
+        drop(ended);
+        watchdog.join().unwrap();
+        assert_eq!(status.code(), Some(0), "{signal:?}");
+        peer.end();
+    }
 }

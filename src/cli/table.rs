@@ -4,6 +4,10 @@ use std::{
     borrow::Cow,
     fmt::Write as _,
     io::{self, Write},
+    mem, process,
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use crossterm::{
@@ -197,18 +201,29 @@ fn restore(out: &mut impl Write) -> io::Result<()> {
     execute!(out, Show, LeaveAlternateScreen)
 }
 
+/// How long a signal waits for what is being written: whoever should read it may never do so.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// From now on SIGINT, SIGTERM and SIGHUP end the process with status 0, the terminal restored if `screen`.
+///
+/// A line or a frame under way is finished first, unless nobody takes it.
 pub(crate) fn end_on_signal(screen: bool) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         if signals.forever().next().is_some() {
-            // Held to the end, so that nothing is drawn after the terminal is restored.
-            let mut out = io::stdout().lock();
-            if screen {
-                let _ = restore(&mut out);
-            }
-            std::process::exit(0);
+            let (said, last_words) = mpsc::channel();
+            // On a thread of its own, because whoever waits for a reader holds the lock.
+            thread::spawn(move || {
+                let mut out = io::stdout().lock();
+                if screen {
+                    let _ = restore(&mut out);
+                }
+                mem::forget(out); // held to the end, so that nothing is drawn after the terminal is restored
+                let _ = said.send(());
+            });
+            let _ = last_words.recv_timeout(LAST_WORDS);
+            process::exit(0);
         }
     });
     Ok(())
