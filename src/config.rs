@@ -143,6 +143,8 @@ pub struct Connections {
     pub max_message_bytes: u32,
     /// All unfinished messages together.
     pub max_buffered_bytes: u64,
+    /// All bytes that peers have yet to take together.
+    pub max_unsent_bytes: u64,
     /// Without any byte taken by the peer.
     pub stall_timeout: Duration,
     /// From accept to the first whole message.
@@ -212,6 +214,7 @@ impl Config {
                 max_requests_per_second: flags.max_requests_per_second,
                 max_message_bytes: flags.max_message_bytes,
                 max_buffered_bytes: flags.max_buffered_bytes,
+                max_unsent_bytes: flags.max_unsent_bytes,
                 stall_timeout: flags.stall_timeout,
                 first_message_timeout: flags.first_message_timeout,
                 message_timeout: flags.message_timeout,

@@ -152,6 +152,12 @@ pub struct Flags {
         value_parser = RangedU64ValueParser::<u64>::new().range(65536..=1 << 40))]
     pub max_buffered_bytes: u64,
 
+    /// Bytes that wait for peers that do not take them, of all connections together beyond the first 16384 of each,
+    /// 65536 to 1099511627776; the connection that would exceed it is dropped
+    #[arg(long, env = "GWM_MAX_UNSENT_BYTES", value_name = "BYTES", default_value = "1073741824",
+        value_parser = RangedU64ValueParser::<u64>::new().range(65536..=1 << 40))]
+    pub max_unsent_bytes: u64,
+
     /// Connections at a time, 1 to 1000000; more wait in the backlog, unaccepted [default: 16384, or as many as
     /// the file-descriptor limit allows]
     #[arg(long, env = "GWM_MAX_CONNECTIONS", value_name = "N",

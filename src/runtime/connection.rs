@@ -16,7 +16,7 @@ use super::{
     poller::News,
     rate::Bucket,
     shard::Shard,
-    shared::{Cause, count},
+    shared::{Budget, Cause, count},
     sources::Source,
     wire::{Received, Wire, receive_now},
 };
@@ -60,6 +60,8 @@ pub(super) struct Connection {
     since: Time,
     /// What it has of the budget of unfinished messages.
     buffered: usize,
+    /// What it has of the budget of bytes that peers have yet to take.
+    unsent: usize,
     /// There may be something to read: no news of the socket comes before that has been tried.
     readable: bool,
     /// What is left to read ends: it has to be read up to that end, of which there is no further news.
@@ -129,6 +131,7 @@ impl Connection {
             order: None,
             since: shard.shared.clock.now(),
             buffered: 0,
+            unsent: 0,
             readable: false,
             ended: false,
             queued: false,
@@ -223,8 +226,7 @@ impl Connection {
                     self.since = shard.shared.clock.now();
                 }
                 if self.written == self.owed.len() {
-                    self.owed = Vec::new();
-                    self.written = 0;
+                    self.forgive(shard);
                 }
                 if !self.owes() && self.unacknowledged > 0 {
                     shard.uplink.borrow_mut().delivered(self.slot, std::mem::take(&mut self.unacknowledged));
@@ -379,22 +381,35 @@ impl Connection {
 
     /// Brings this connection's part of the budget to `buffered`; false if that is too much.
     fn account(&mut self, buffered: usize, shard: &Shard) -> bool {
-        let budget = &shard.shared.buffered;
-        if buffered > self.buffered && !budget.take((buffered - self.buffered) as u64) {
-            return false;
-        }
-        if buffered < self.buffered {
-            budget.give((self.buffered - buffered) as u64);
-        }
-        self.buffered = buffered;
-        true
+        account(&mut self.buffered, buffered, &shard.shared.buffered)
     }
 
-    /// Gives up unfinished messages.
+    /// Gives up unfinished messages, and what the peer has yet to take.
     pub(super) fn release(&mut self, shard: &Shard) {
         self.framer = Framer::new(shard.limits.max_message_bytes);
         self.rest = Vec::new();
         self.account(0, shard);
+        self.forgive(shard);
+    }
+
+    /// Owes the peer more; false if that is too much, and then nothing is owed, and the connection ends.
+    fn owe(&mut self, bytes: &[u8], shard: &Shard) -> bool {
+        self.owed.extend_from_slice(bytes);
+        // Little does not count: no peer is dropped for it because of what others do not take.
+        let unsent = self.owed.len().saturating_sub(limits::READ_BYTES);
+        if account(&mut self.unsent, unsent, &shard.shared.unsent) {
+            return true;
+        }
+        self.forgive(shard);
+        self.stage = Stage::Flushing(Cause::UnsentBytes);
+        false
+    }
+
+    /// Owes the peer nothing any more.
+    fn forgive(&mut self, shard: &Shard) {
+        self.owed = Vec::new();
+        self.written = 0;
+        account(&mut self.unsent, 0, &shard.shared.unsent);
     }
 
     fn linger(&mut self, socket: BorrowedFd<'_>, shard: &Shard, cause: Cause, left: usize) -> Call {
@@ -421,17 +436,18 @@ impl Connection {
             let sent = self.wire.send(socket, message)?;
             self.keep(message, sent.taken, shard);
         } else {
-            self.owed.extend_from_slice(message);
+            self.owe(message, shard);
             count(&shard.counters.delayed);
         }
         Ok(())
     }
 
-    /// Keeps what the wire has not taken of a message; whether the socket has all of it.
+    /// Keeps what the wire has not taken of a message; whether the socket has all of it, or is to have no more.
     fn keep(&mut self, message: &[u8], taken: usize, shard: &Shard) -> bool {
-        if let Some(rest @ [_, ..]) = message.get(taken..) {
-            self.owed = rest.to_vec();
-            self.written = 0;
+        if let Some(rest @ [_, ..]) = message.get(taken..)
+            && !self.owe(rest, shard)
+        {
+            return true;
         }
         let finished = !self.owes();
         if finished {
@@ -459,12 +475,12 @@ impl Connection {
         let sent = match sent {
             Some(sent) => sent,
             None if self.owes() => {
-                self.owed.extend_from_slice(message);
+                let kept = self.owe(message, shard);
                 count(&shard.counters.delayed);
-                self.unacknowledged += 1;
+                self.unacknowledged += u32::from(kept);
                 self.replied(kind, shard);
                 self.wake(shard);
-                return false;
+                return !kept;
             }
             None => self.wire.send(socket, message).map(|sent| sent.taken),
         };
@@ -473,13 +489,12 @@ impl Connection {
             Err(_) => {
                 // The peer lacks a message for good, whatever the next read would say.
                 self.stage = Stage::Flushing(Cause::Failed);
-                self.wake(shard);
                 true
             }
         };
         self.replied(kind, shard);
-        if !finished {
-            self.unacknowledged += 1;
+        self.unacknowledged += u32::from(!finished);
+        if !finished || self.stage != Stage::Open {
             self.wake(shard);
         }
         finished
@@ -496,9 +511,14 @@ impl Connection {
         }
     }
 
-    /// Asks the connection to end gracefully, after the reply to a request that is under way.
+    /// Asks the connection to end gracefully, after the reply to a request that is under way. What is not for it any
+    /// more is not kept for it either, beyond a little.
     pub(super) fn close(&mut self, cause: Cause, shard: &Shard) {
         self.order.get_or_insert(cause);
+        if self.unsent > 0 && self.stage == Stage::Open {
+            self.forgive(shard);
+            self.stage = Stage::Flushing(cause);
+        }
         self.wake(shard);
     }
 
@@ -544,6 +564,16 @@ impl Connection {
         };
         (now >= self.since + limit).then_some(cause)
     }
+}
+
+/// Brings what is held of a budget to `wanted`; false, and nothing done, if that is too much.
+fn account(held: &mut usize, wanted: usize, budget: &Budget) -> bool {
+    if wanted > *held && !budget.take((wanted - *held) as u64) {
+        return false;
+    }
+    budget.give(held.saturating_sub(wanted) as u64);
+    *held = wanted;
+    true
 }
 
 fn broken(error: &io::Error) -> Cause {

@@ -176,6 +176,7 @@ mod tests {
             max_requests_per_second: 0,
             max_message_bytes: 1024,
             max_buffered_bytes: 65536,
+            max_unsent_bytes: 65536,
             stall_timeout: Duration::from_secs(stall_timeout),
             first_message_timeout: Duration::from_secs(1),
             message_timeout: Duration::from_secs(1),

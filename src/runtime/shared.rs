@@ -70,6 +70,8 @@ pub(super) struct Shared {
     pub(super) sources: Sources,
     /// Bytes of unfinished messages beyond the first [`crate::limits::READ_BYTES`] of each connection.
     pub(super) buffered: Budget,
+    /// Bytes that peers have yet to take, beyond the same of each.
+    pub(super) unsent: Budget,
     /// Set once: listeners close, connections end as soon as nothing is under way.
     pub(super) draining: AtomicBool,
     /// How TLS is spoken from now on, if it is. Locked for a moment when a handshake begins.
@@ -87,6 +89,7 @@ impl Shared {
                 handshakes: Rate::per_second(limits.max_handshakes_per_source),
             }),
             buffered: Budget::new(limits.max_buffered_bytes),
+            unsent: Budget::new(limits.max_unsent_bytes),
             draining: AtomicBool::new(false),
             tls: Mutex::new(tls),
         }
@@ -128,6 +131,8 @@ pub(super) enum Cause {
     MessageTimeout,
     /// All unfinished messages together were too long.
     BufferedBytes,
+    /// All that peers have yet to take was too long.
+    UnsentBytes,
     /// Its source has as many connections as it may have.
     SourceConnections,
     /// Its source opens connections too fast.
@@ -162,6 +167,7 @@ impl Cause {
         Cause::FirstMessageTimeout,
         Cause::MessageTimeout,
         Cause::BufferedBytes,
+        Cause::UnsentBytes,
         Cause::SourceConnections,
         Cause::SourceRate,
         Cause::Handshake,
@@ -185,6 +191,7 @@ impl Cause {
             Cause::FirstMessageTimeout => "no whole message within --first-message-timeout",
             Cause::MessageTimeout => "a message was not whole within --message-timeout",
             Cause::BufferedBytes => "unfinished messages would exceed --max-buffered-bytes",
+            Cause::UnsentBytes => "what peers have yet to take would exceed --max-unsent-bytes",
             Cause::SourceConnections => "its address has --max-connections-per-source open",
             Cause::SourceRate => "its address opens more than --max-new-connections-per-source a second",
             Cause::Handshake => "the TLS handshake failed",

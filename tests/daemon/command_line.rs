@@ -32,6 +32,7 @@ const FLAGS: &[(&str, Option<&str>)] = &[
     ("--keepalive", Some("60s")),
     ("--max-message-bytes", Some("1048576")),
     ("--max-buffered-bytes", Some("268435456")),
+    ("--max-unsent-bytes", Some("1073741824")),
     ("--max-connections", Some("16384")),
     ("--max-connections-per-source", Some("half of --max-connections")),
     ("--max-new-connections-per-source", Some("0")),

@@ -197,6 +197,62 @@ fn a_peer_that_reads_no_replies_is_not_read() {
     daemon.stop();
 }
 
+/// Asks for all weights of an LB, and takes nothing of the reply, which has begun.
+fn ask_and_stall(daemon: &Daemon, uid: &str) -> Peer {
+    let mut peer = Peer::from(narrow(daemon.address()));
+    peer.send(&wire::get_weights(7, &[(uid, "")]));
+    assert_eq!(peer.stream().peek(&mut [0]).expect("the reply begins"), 1);
+    peer
+}
+
+/// What the weights of an LB with many members are at least.
+const MANY_BYTES: usize = 13_000_000;
+
+/// More members than the buffers of a socket hold, in 24 groups.
+fn register_many(lb: &mut Peer, uid: &str) {
+    let members: Vec<String> = wide_members().iter().map(|member| member.replace("10.1.", "10.2.")).collect();
+    for group in 0..24 {
+        let members: Vec<&str> = members.iter().map(String::as_str).collect();
+        assert_eq!(lb.register(LB, uid, &format!("G{group}"), &members), OK);
+    }
+}
+
+#[test]
+fn a_connection_that_is_taken_over_keeps_nothing_for_its_peer() {
+    let daemon = Daemon::start_alone(&["--stall-timeout", "1h"]);
+    register_many(&mut daemon.connect(), "LB1");
+    let idle = daemon.sockets();
+    let mut stalled = vec![ask_and_stall(&daemon, "LB1")];
+    let before = daemon.resident_kib();
+    for _ in 0..20 {
+        stalled.push(ask_and_stall(&daemon, "LB1"));
+    }
+    until("those taken over are let go of", || daemon.sockets() <= idle + 1);
+    let after = daemon.resident_kib();
+    // Not one reply for each of them; a few were under way at a time.
+    assert!(after < before + 6 * (MANY_BYTES as u64 >> 10), "{before} KiB grew to {after} KiB");
+    assert!(daemon.connect().ask(&wire::get_weights(1, &[("LB1", "")])).len() > MANY_BYTES);
+    daemon.stop();
+}
+
+#[test]
+fn what_all_peers_together_have_yet_to_take_is_limited() {
+    let daemon = Daemon::start_alone(&["--stall-timeout", "1h", "--max-unsent-bytes", "16000000"]);
+    let mut lbs: Vec<Peer> = (0..2).map(|_| daemon.connect()).collect();
+    for (number, lb) in lbs.iter_mut().enumerate() {
+        register_many(lb, &format!("LB{number}"));
+    }
+    // The first is waited for; there is no room for the second.
+    let mut first = ask_and_stall(&daemon, "LB0");
+    let second = ask_and_stall(&daemon, "LB1");
+    daemon.wait_for_log(&["what peers have yet to take would exceed --max-unsent-bytes"]);
+    while second.stream().read(&mut [0; 65536]).is_ok_and(|count| count > 0) {}
+    // Who takes its bytes is served, and what the first took leaves room.
+    assert!(first.receive().len() > MANY_BYTES);
+    assert!(daemon.connect().ask(&wire::get_weights(1, &[("LB1", "")])).len() > MANY_BYTES);
+    daemon.stop();
+}
+
 /// A peer that goes away without reading costs nothing after it.
 #[test]
 fn a_peer_that_resets_in_the_middle_of_a_message_leaves_nothing() {
