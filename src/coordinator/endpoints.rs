@@ -10,7 +10,7 @@ use super::{
     Settings, Time, WatchOrder,
     fail_open::FailOpen,
     group::GroupId,
-    verdicts::{Change, Verdicts},
+    verdicts::{Change, Shown, Verdicts},
     watches::Watches,
 };
 use crate::{
@@ -134,6 +134,12 @@ impl Endpoints {
 
     pub(super) fn endpoint(&self, id: EndpointId) -> Endpoint {
         self.records[id as usize].endpoint
+    }
+
+    /// What is shown of it to who is told that a membership of it has ended.
+    pub(super) fn last_word(&self, id: EndpointId) -> Shown {
+        let quiesced = self.roster.find(&self.endpoint(id)).quiesced;
+        Shown { flags: EntryFlags::CONFIDENT.with(EntryFlags::QUIESCED, quiesced), weight: 0 }
     }
 
     /// Whether anything can be found out about it that the operator does not know better.

@@ -200,18 +200,23 @@ impl Group {
         self.find(endpoint).is_some()
     }
 
-    /// Removes a member; gives the place that it had in its endpoint's list. With `farewell`, an LB that was
-    /// told of the member on the connection of `epoch` is told once more.
-    pub(super) fn remove(&mut self, id: EndpointId, endpoint: Endpoint, farewell: bool, epoch: u32) -> Option<u32> {
+    /// Removes a member; gives the place that it had in its endpoint's list. With a last word, an LB that was told of
+    /// the member on the connection of `epoch` is told that once more.
+    pub(super) fn remove(
+        &mut self,
+        id: EndpointId,
+        endpoint: Endpoint,
+        last_word: Option<Shown>,
+        epoch: u32,
+    ) -> Option<u32> {
         let found = self.find(id)?;
         self.begin(epoch);
         let start = self.entry_start(found);
         let slot = &mut self.slots[found];
-        if farewell && slot.bits & SENT != 0 {
+        if let Some(shown) = last_word.filter(|_| slot.bits & SENT != 0) {
             let mut encoded = Box::<[u8]>::from(&self.image[start..slot.value_at as usize + 4]);
-            let last = slot.entry(Shown { flags: EntryFlags::CONFIDENT, weight: 0 });
             let value_at = encoded.len() - 4;
-            encoded[value_at..].copy_from_slice(&last.to_bytes());
+            encoded[value_at..].copy_from_slice(&slot.entry(shown).to_bytes());
             self.farewells_ever += 1;
             self.farewells.insert(endpoint, Farewell { order: self.farewells_ever, replaced: false, encoded });
         } else if let Some(farewell) = self.farewells.get_mut(&endpoint) {

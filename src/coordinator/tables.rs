@@ -172,9 +172,9 @@ impl Tables {
     pub(super) fn remove_member(&mut self, group: GroupId, endpoint: EndpointId, farewell: bool) -> bool {
         let known = &mut self.groups[group as usize];
         let owner = &self.lbs[known.lb as usize];
-        let farewell = farewell && owner.connection.is_some();
         let (lb, owed) = (known.lb, known.owed());
-        let Some(place) = known.remove(endpoint, self.endpoints.endpoint(endpoint), farewell, owner.epoch) else {
+        let last_word = (farewell && owner.connection.is_some()).then(|| self.endpoints.last_word(endpoint));
+        let Some(place) = known.remove(endpoint, self.endpoints.endpoint(endpoint), last_word, owner.epoch) else {
             return false;
         };
         let owes = known.owed();

@@ -188,7 +188,8 @@ impl Model {
             Request::Register { groups, .. } => register(&mut self.lbs, groups, from_lb, &mut self.last_id),
             Request::Deregister { groups, .. } => {
                 for named in groups {
-                    deregister(self.lbs.get_mut(&named.uid).expect("step 6"), named, from_lb);
+                    let roster = &self.settings.roster;
+                    deregister(self.lbs.get_mut(&named.uid).expect("step 6"), named, from_lb, roster);
                 }
             }
             Request::SetMemberState { groups, .. } => {
@@ -262,7 +263,7 @@ fn register(lbs: &mut BTreeMap<Bytes, Lb>, groups: &[Named], by_lb: bool, last_i
     }
 }
 
-fn deregister(lb: &mut Lb, named: &Named, from_lb: bool) {
+fn deregister(lb: &mut Lb, named: &Named, from_lb: bool, roster: &Roster) {
     let all_groups = named.name.is_empty();
     let whole_group = named.items.is_empty();
     let mut ended = Vec::new();
@@ -291,8 +292,8 @@ fn deregister(lb: &mut Lb, named: &Named, from_lb: bool) {
     }
     for (group, member) in ended {
         if session.sent.contains_key(&member.id) {
-            let (quiesced, by_lb, confident) = (u8::from(member.quiesced) << 1, u8::from(member.by_lb) << 2, 8);
-            let entry = [member.state, quiesced | by_lb | confident, 0, 0];
+            let quiesced = member.quiesced || roster.find(&member.endpoint).quiesced;
+            let entry = [member.state, u8::from(quiesced) << 1 | u8::from(member.by_lb) << 2 | 8, 0, 0];
             session.farewells.push(Farewell { group, endpoint: member.endpoint, label: member.label, entry });
         }
     }

@@ -202,6 +202,17 @@ fn quiesces_of_operator_lb_and_monitor_are_kept_apart() {
 }
 
 #[test]
+fn the_last_word_about_a_member_says_that_the_operator_quiesces_it() {
+    let quiesced = Member { quiesced: true, ..watched(100) };
+    let mut rig = Rig::with(with(roster(&[("a", quiesced)])));
+    let lb = rig.lb("LB1", "trust nochange");
+    rig.ok(lb, "lb register LB1/G a b");
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/07/0 b 00/05/100]");
+    rig.ok(lb, "member deregister LB1/G a b");
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0E/0 b 00/0C/0]");
+}
+
+#[test]
 fn the_operator_fixes_a_member_and_lets_it_go() {
     let (mut rig, lb) = told(with(roster(&[])), "a");
     rig.judge(&[("a", DOWN)]);
