@@ -394,6 +394,12 @@ fn faults_read_as_sentences() {
         Message::decode(&bytes).unwrap_err().to_string(),
         "at byte 15: Set LB State Request states length 6, but its fields take 7"
     );
+    let mut bytes = literal(ComponentType::REGISTRATION_REQUEST);
+    bytes[16] = 8;
+    assert_eq!(
+        Message::decode(&bytes).unwrap_err().to_string(),
+        "at byte 15: Registration Request states length 8, but its fields take 7"
+    );
     let mut bytes = literal(ComponentType::SEND_WEIGHTS);
     bytes[18] = 2;
     assert_eq!(
@@ -460,7 +466,15 @@ fn the_framer_refuses_what_breaks_the_framing_as_soon_as_it_shows() {
     ] {
         let bad = hex(bytes);
         assert!(!error.to_string().is_empty());
-        assert!(error.offset() < complete);
+        // The field that is complete with this byte.
+        assert_eq!(
+            error.offset(),
+            match complete {
+                2 => 0,
+                4 => 2,
+                _ => 5,
+            }
+        );
         assert_eq!(frame::message_length(&bad, 200), Err(error));
         assert_eq!(frame::message_length(&bad[..complete - 1], 200), Ok(None));
         let stream = [&good[..], &bad].concat();
@@ -513,6 +527,19 @@ fn misuse_of_the_encoder_is_reported_and_leaves_the_buffer() {
     writer.finish().unwrap();
     let Message::RegistrationRequest(request) = decode(&out[4..]) else { panic!() };
     assert_eq!(request.groups.into_iter().next().unwrap().entries().len(), 65_535);
+}
+
+#[test]
+fn misuse_of_the_encoder_reads_as_a_sentence() {
+    use gwm::sasp::EncodeError;
+    for (error, text) in [
+        (EncodeError::TooLong { what: "label", bytes: 256 }, "label of 256 bytes: at most 255 fit"),
+        (EncodeError::TooMany { what: "groups" }, "more than 65535 groups"),
+        (EncodeError::MessageLength(1 << 31), "a message of 2147483648 bytes: at most 2147483647 fit"),
+        (EncodeError::NoGroup, "a member without a group"),
+    ] {
+        assert_eq!(error.to_string(), text);
+    }
 }
 
 #[test]

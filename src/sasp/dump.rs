@@ -440,3 +440,95 @@ fn groups_json<'a, T: Shown<'a>>(groups: Groups<'a, T>) -> Vec<GroupJson> {
     }
     list
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{code::Health, message::SetLbStateRequest},
+        *,
+    };
+
+    fn excerpt(bytes: &[u8], offset: usize) -> String {
+        Excerpt { bytes, offset }.to_string()
+    }
+
+    #[test]
+    fn an_excerpt_has_the_rows_around_a_byte() {
+        let bytes: Vec<u8> = (0x3A..0x7A).collect();
+        let rows = [
+            "  0x0000  3A 3B 3C 3D 3E 3F 40 41 42 43 44 45 46 47 48 49  :;<=>?@ABCDEFGHI\n",
+            "  0x0010  4A 4B 4C 4D 4E 4F 50 51 52 53 54 55 56 57 58 59  JKLMNOPQRSTUVWXY\n",
+            "  0x0020  5A 5B 5C 5D 5E 5F 60 61 62 63 64 65 66 67 68 69  Z[\\]^_`abcdefghi\n",
+            "  0x0030  6A 6B 6C 6D 6E 6F 70 71 72 73 74 75 76 77 78 79  jklmnopqrstuvwxy\n",
+        ];
+        let mark = |column: usize| format!("          {}^^\n", "   ".repeat(column));
+        assert_eq!(excerpt(&bytes, 0), [rows[0], &mark(0), rows[1]].concat());
+        assert_eq!(excerpt(&bytes, 0x1F), [rows[0], rows[1], &mark(15), rows[2]].concat());
+        assert_eq!(excerpt(&bytes, 0x20), [rows[1], rows[2], &mark(0), rows[3]].concat());
+        assert_eq!(excerpt(&bytes, 0x3F), [rows[2], rows[3], &mark(15)].concat());
+        let end = format!("  0x0040 {}\n", " ".repeat(50));
+        assert_eq!(excerpt(&bytes, 0x40), [rows[3], &end, &mark(0)].concat());
+    }
+
+    #[test]
+    fn a_row_that_is_not_full_or_not_text_is_filled_up() {
+        let short = format!("  0x0000  1F 20 7E 7F FF{}  . ~..\n                ^^\n", " ".repeat(33));
+        assert_eq!(excerpt(b"\x1F ~\x7F\xFF", 2), short);
+    }
+
+    fn health(health: u8) -> String {
+        let header = Header { version: 1, length: 23, id: 4 };
+        let request = SetLbStateRequest { lb_uid: b"LB1", health: Health(health), flags: LbFlags::NONE };
+        Dump(&header, &Message::SetLbStateRequest(request)).to_string()
+    }
+
+    #[test]
+    fn health_is_shown_as_received_and_said_to_be_good_or_bad() {
+        for (value, text) in [
+            (0x00, "0x00 (worst)"),
+            (0x01, "0x01 (0x00 is worst, 0x7F best)"),
+            (0x7E, "0x7E (0x00 is worst, 0x7F best)"),
+            (0x7F, "0x7F (best)"),
+            (0x80, "0x80 (reserved)"),
+            (0xFF, "0xFF (reserved)"),
+        ] {
+            let shown = health(value);
+            assert!(shown.contains(&format!("\n  health: {text}\n")), "{shown}");
+        }
+    }
+
+    fn json(bytes: &[u8]) -> serde_json::Value {
+        let (header, message) = Message::decode(bytes).unwrap();
+        serde_json::to_value(Dump(&header, &message)).unwrap()
+    }
+
+    #[test]
+    fn json_has_what_each_list_says_of_a_member() {
+        let member = b"\x30\x11\0\x0A\x03LB1\x01G\x30\x10\0\x19\x11\0\x35\0\0\0\0\0\0\0\0\0\0\0\0\x0A\0\0\x01\x01\xFF";
+        let header = |length: u8| [0x20, 0x10, 0, 13, 1, 0, 0, 0, length, 0, 0, 0, 7];
+        let listed = |start: &[u8], end: &[u8]| {
+            let body = [start, member, end].concat();
+            json(&[&header(13 + body.len() as u8), &body[..]].concat())["groups"][0]["members"][0].take()
+        };
+        let member = serde_json::json!({
+            "endpoint": "10.0.0.1:53/udp", "address": "10.0.0.1", "protocol": 17, "port": 53, "label": "\\xFF",
+        });
+        let with = |more: serde_json::Value| {
+            let mut all = member.clone();
+            all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            all
+        };
+        assert_eq!(listed(b"\x10\x10\0\x07\x01\0\x01\x40\x10\0\x06\0\x01", b""), member);
+        assert_eq!(
+            listed(b"\x10\x40\0\x06\0\x01\x40\x11\0\x06\0\x01", b"\x30\x12\0\x08\x32\x0D\0\x28"),
+            with(serde_json::json!({
+                "state": 0x32, "weight": 40,
+                "flags": { "value": 0x0D, "names": ["contact", "registered-by-lb", "confident"] },
+            }))
+        );
+        assert_eq!(
+            listed(b"\x10\x60\0\x07\x01\0\x01\x40\x12\0\x06\0\x01", b"\x30\x13\0\x06\x0A\x01"),
+            with(serde_json::json!({ "state": 10, "flags": { "value": 1, "names": ["quiesce"] } }))
+        );
+    }
+}

@@ -301,3 +301,65 @@ fn write_groups<'a, T: super::Entry<'a>>(mut writer: Writer<'_, T>, groups: Grou
     }
     writer.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message of version 1 and id 7 with this body.
+    fn message(body: &[u8]) -> Vec<u8> {
+        let length = (HEADER_BYTES + body.len()) as u32;
+        [b"\x20\x10\0\x0D\x01", &length.to_be_bytes()[..], b"\0\0\0\x07", body].concat()
+    }
+
+    const NAME: &[u8] = b"\x30\x11\0\x0A\x03LB1\x01G";
+    const MEMBER: &[u8] = b"\x30\x10\0\x19\x06\0\x50\0\0\0\0\0\0\0\0\0\0\0\0\x0A\0\0\x01\x01\xFF";
+    const ENTRY: &[u8] = b"\x30\x12\0\x08\x32\x0D\0\x28";
+
+    /// One of each kind of list, and how it is shown to programmers.
+    fn lists() -> [(Vec<u8>, &'static str); 3] {
+        let weights = [b"\x10\x40\0\x06\0\x01\x40\x11\0\x06\0\x01", NAME, MEMBER, ENTRY].concat();
+        let members = [b"\x10\x10\0\x07\x01\0\x01\x40\x10\0\x06\0\x01", NAME, MEMBER].concat();
+        let names = [b"\x10\x30\0\x06\0\x01", NAME].concat();
+        [
+            (
+                message(&weights),
+                "SendWeights(SendWeights { groups: [LB1/G [WeightedMember { member: 10.0.0.1:80 \"\\xFF\", entry: \
+                 WeightEntry { state: 50, flags: EntryFlags(0x0D contact registered-by-lb confident), weight: 40 } }]] })",
+            ),
+            (
+                message(&members),
+                "RegistrationRequest(RegistrationRequest { flags: SenderFlags(0x01 load-balancer), \
+                 groups: [LB1/G [10.0.0.1:80 \"\\xFF\"]] })",
+            ),
+            (message(&names), "GetWeightsRequest(GetWeightsRequest { groups: [LB1/G] })"),
+        ]
+    }
+
+    #[test]
+    fn programmers_see_what_a_message_lists() {
+        for (bytes, shown) in lists() {
+            assert_eq!(format!("{:?}", Message::decode(&bytes).unwrap().1), shown);
+        }
+    }
+
+    #[test]
+    fn messages_are_equal_where_all_that_they_list_is() {
+        for (bytes, _) in lists() {
+            let (_, one) = Message::decode(&bytes).unwrap();
+            assert_eq!(Message::decode(&bytes.clone()).unwrap().1, one);
+            let mut last = bytes.clone();
+            *last.last_mut().unwrap() ^= 1;
+            assert_ne!(Message::decode(&last).unwrap().1, one, "another value");
+            let mut none = bytes[..bytes.len().min(20)].to_vec();
+            none.truncate(HEADER_BYTES + usize::from(bytes[16]));
+            *none.last_mut().unwrap() = 0;
+            none[8] = none.len() as u8;
+            assert_ne!(Message::decode(&none).unwrap().1, one, "nothing listed");
+            // Of what nobody checked, the count may be wrong.
+            let mut more = bytes.clone();
+            more[HEADER_BYTES + usize::from(bytes[16]) - 1] = 2;
+            assert_ne!(Message::decode_trusted(&more).unwrap().1, one, "another count of the same");
+        }
+    }
+}
