@@ -209,6 +209,17 @@ fn nothing_is_said_of_groups_that_a_member_removed_before_the_lb_removed_all() {
 }
 
 #[test]
+fn a_group_that_a_member_removed_is_listed_where_it_stood() {
+    let mut rig = told("trust nochange");
+    rig.ok(0, "member deregister LB1/G");
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[a 00/0C/0 b 00/0C/0] LB1/H[]");
+    rig.ok(0, "state LB1 7F push trust nochange"); // all groups, after the window
+    rig.ok(0, "member deregister LB1/H");
+    rig.ok(0, "lb register LB1/I d");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/H[c 00/0C/0] LB1/I[d 00/05/100]"]);
+}
+
+#[test]
 fn the_end_of_one_group_takes_nothing_from_what_is_to_be_said_of_another() {
     let mut rig = told("push trust nochange");
     rig.ok(0, "member deregister LB1/G");

@@ -390,10 +390,14 @@ fn entries_of_one_peer_add_up_each_by_itself() {
     assert_eq!(rig.ask(nobody, "member register LB1/WEB c"), "11", "an entry for all that lets nobody do anything");
     let outside = rig.open_as(from("192.0.2.1"));
     assert_eq!(rig.ask(outside, "member register LB1/WEB"), "00");
-    // All groups: each is judged by the entries that name it.
-    rig.ok(lb, "lb register LB1/X a");
-    assert_eq!(rig.ask(member, "member deregister LB1/"), "11");
-    rig.ok(lb, "lb deregister LB1/X");
+    // All groups: each is judged by the entries that name it, and so is one without members.
+    rig.refused();
+    for group in ["LB1/X a", "LB1/X"] {
+        rig.ok(lb, &format!("lb register {group}"));
+        assert_eq!(rig.ask(member, "member deregister LB1/"), "11", "{group}");
+        refused(&mut rig, Refusal::MemberRight, "10.0.0.1 LB1");
+        rig.ok(lb, "lb deregister LB1/X");
+    }
     rig.ok(member, "member deregister LB1/");
 }
 

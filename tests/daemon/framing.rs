@@ -3,7 +3,7 @@
 use gwm::sasp::{LbFlags, ReturnCode};
 
 use crate::{
-    harness::{Daemon, LB, Peer},
+    harness::{Daemon, LB, Peer, until},
     wire,
 };
 
@@ -22,6 +22,31 @@ fn expect_graceful_end(daemon: &Daemon, fault: &[u8]) {
     assert_eq!(daemon.connect().set_lb("LB2", LbFlags::NONE), ReturnCode::SUCCESSFUL);
     let error = peer.stream().take_error().expect("a socket option");
     assert!(error.is_none(), "{error:?} after {fault:02X?}");
+}
+
+/// What the daemon refuses by itself is a reply like any other.
+#[test]
+fn refusals_reach_the_peer_before_the_end() {
+    let daemon = Daemon::start(&[]);
+    for fault in [vec![0xAB; 100], wire::raw(9, &[0x10, 0x15, 0, 5, 0])] {
+        let mut peer = daemon.connect();
+        peer.send(&[wire::raw(7, &[0x10, 0x70, 0, 4]), wire::raw(8, &[0x10, 0x80, 0, 4]), fault].concat());
+        assert_eq!(peer.receive(), wire::code_reply(7, 0x1075, 0x10));
+        assert_eq!(peer.receive(), wire::code_reply(8, 0x1085, 0x10));
+        peer.expect_end();
+    }
+}
+
+/// A peer that does not end its own side does not keep the connection.
+#[test]
+fn after_the_end_a_peer_is_read_for_a_bounded_time() {
+    let daemon = Daemon::start(&[]);
+    let idle = daemon.sockets();
+    let mut peer = daemon.connect();
+    peer.send(&[0xAB; 100]);
+    peer.expect_end();
+    until("the daemon lets go of a peer that stays", || daemon.sockets() == idle);
+    drop(peer);
 }
 
 /// A header with these fields, and the least body.
