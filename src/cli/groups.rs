@@ -1,12 +1,16 @@
 //! Groups and members as people write them: on the command line and in TOML files.
 
-use std::{collections::HashMap, fs, net::IpAddr, net::SocketAddr, path::Path};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    config::file::plain,
+    config::file::{self, Fault, fault},
     limits,
     sasp::{
         Endpoint, GroupData, MemberData,
@@ -52,9 +56,10 @@ impl MemberSpec {
 pub(crate) fn group(text: &str) -> Result<GroupSpec, String> {
     let (name, list) = text.split_once('=').unwrap_or((text, ""));
     let mut group = GroupSpec { lb: None, name: group_name(name)?, members: Vec::new() };
+    let mut seen = HashSet::new();
     for member in list.split(',').filter(|_| !list.is_empty()) {
         let endpoint = endpoint(member.trim())?;
-        if group.members.iter().any(|known| known.endpoint == endpoint) {
+        if !seen.insert(endpoint) {
             return Err(format!("{endpoint} stands twice in group {name}"));
         }
         group.members.push(MemberSpec { endpoint, label: String::new() });
@@ -144,41 +149,39 @@ enum FileProtocol {
     Name(String),
 }
 
+/// The most bytes of a file of groups: over two million members.
+const FILE_BYTES: u64 = 256 << 20;
+
 /// Reads a file of groups; `lb_allowed` says whether they may name their LB. An error has file and line.
 pub(crate) fn read_file(path: &Path, lb_allowed: bool) -> Result<Vec<GroupSpec>, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("can not read {}: {error}", path.display()))?;
-    parse_file(&text, lb_allowed).map_err(|error| format!("{}: {error}", path.display()))
+    let text = file::read(path, "file", FILE_BYTES)?;
+    parse_file(&text, lb_allowed).map_err(|error| file::located(path, error))
 }
 
-fn parse_file(text: &str, lb_allowed: bool) -> Result<Vec<GroupSpec>, String> {
-    let at = |offset: usize| format!("line {}", text[..offset.min(text.len())].matches('\n').count() + 1);
-    let file: File = toml::from_str(text).map_err(|error| match error.span() {
-        Some(span) => format!("{}: {}", at(span.start), plain(error.message())),
-        None => plain(error.message()),
-    })?;
-    let mut groups = Vec::new();
-    for entry in file.group {
-        let place = at(entry.name.span().start);
-        let here = |error: String| format!("{place}: {error}");
-        let lb = match entry.lb {
-            None => None,
-            Some(lb) if !lb_allowed => {
-                return Err(format!("{}: `lb` is for files of `gwm member`", at(lb.span().start)));
-            }
-            Some(lb) => Some(super::target::lb_uid(lb.get_ref()).map_err(here)?),
-        };
-        let mut group = GroupSpec { lb, name: group_name(entry.name.get_ref()).map_err(here)?, members: Vec::new() };
-        for member in entry.member {
-            let place = at(member.span().start);
-            let member = member_spec(member.into_inner()).map_err(|error| format!("{place}: {error}"))?;
-            if group.members.iter().any(|known| known.endpoint == member.endpoint) {
-                return Err(format!("{place}: {} stands twice in group {}", member.endpoint, group.name));
-            }
-            group.members.push(member);
+fn parse_file(text: &str, lb_allowed: bool) -> Result<Vec<GroupSpec>, (usize, String)> {
+    file::parse(text, |file: File| file.group.into_iter().map(|group| group_spec(group, lb_allowed)).collect())
+}
+
+fn group_spec(group: FileGroup, lb_allowed: bool) -> Result<GroupSpec, Fault> {
+    let at = group.name.span().start;
+    let here = |error: String| (at, error);
+    let lb = match group.lb {
+        None => None,
+        Some(lb) if !lb_allowed => return fault(lb.span().start, "`lb` is for files of `gwm member`"),
+        Some(lb) => Some(super::target::lb_uid(lb.get_ref()).map_err(here)?),
+    };
+    let name = group_name(group.name.get_ref()).map_err(here)?;
+    let mut members = Vec::with_capacity(group.member.len());
+    let mut seen = HashSet::with_capacity(group.member.len());
+    for member in group.member {
+        let at = member.span().start;
+        let member = member_spec(member.into_inner()).map_err(|error| (at, error))?;
+        if !seen.insert(member.endpoint) {
+            return fault(at, format!("{} stands twice in group {name}", member.endpoint));
         }
-        groups.push(group);
+        members.push(member);
     }
-    Ok(groups)
+    Ok(GroupSpec { lb, name, members })
 }
 
 fn member_spec(member: FileMember) -> Result<MemberSpec, String> {
@@ -202,9 +205,9 @@ pub(crate) fn combine(flags: &[GroupSpec], file: Option<&Path>, lb_allowed: bool
     if let Some(path) = file {
         groups.extend(read_file(path, lb_allowed)?);
     }
-    let mut seen = HashMap::new();
+    let mut seen = HashSet::new();
     for group in &groups {
-        if seen.insert((&group.lb, &group.name), ()).is_some() {
+        if !seen.insert((&group.lb, &group.name)) {
             return Err(format!("group {} is given twice", group.name));
         }
     }
@@ -314,40 +317,40 @@ mod tests {
         assert_eq!((groups[1].lb.as_deref(), &groups[1].name[..], groups[1].members.len()), (Some("LB2"), "empty", 0));
         assert_eq!(groups[1].data("LB1").lb_uid, b"LB2");
         assert_eq!(groups[0].data("LB1").lb_uid, b"LB1");
-        assert_eq!(parse_file(text, false).unwrap_err(), "line 20: `lb` is for files of `gwm member`");
+        assert_eq!(parse_file(text, false).unwrap_err(), (20, "`lb` is for files of `gwm member`".into()));
     }
 
     #[test]
     fn a_fault_of_a_file_has_its_line() {
         let cases = [
-            ("[[group]]\nname = \"web\"\ncolour = 1\n", "line 3: unknown field `colour`"),
-            ("[[groups]]\nname = \"web\"\n", "line 1: unknown field `groups`"),
-            ("[[group]]\n", "line 1: missing field `name`"),
-            ("[[group]]\nname = \"\"\n", "line 2: a group name is missing"),
-            ("[[group]]\nname = 7\n", "line 2: invalid type"),
-            ("[[group]]\nname = \"w\"\n[[group.member]]\nadress = \"10.0.0.1\"\n", "line 4: unknown field `adress`"),
-            ("[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0\"\n", "line 3: `10.0.0` is not an IP"),
-            (
-                "[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0.1\"\nport = 70000\n",
-                "line 5: invalid value",
-            ),
+            ("[[group]]\nname = \"web\"\ncolour = 1\n", 3, "unknown field `colour`"),
+            ("[[groups]]\nname = \"web\"\n", 1, "unknown field `groups`"),
+            ("[[group]]\n", 1, "missing field `name`"),
+            ("[[group]]\nname = \"\"\n", 2, "a group name is missing"),
+            ("[[group]]\nname = 7\n", 2, "invalid type"),
+            ("[[group]]\nname = \"w\"\n[[group.member]]\nadress = \"10.0.0.1\"\n", 4, "unknown field `adress`"),
+            ("[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0\"\n", 3, "`10.0.0` is not an IP"),
+            ("[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0.1\"\nport = 70000\n", 5, "invalid value"),
             (
                 "[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0.1\"\nprotocol = \"tcp\"\n",
-                "line 3: a member with a protocol needs a port",
+                3,
+                "a member with a protocol needs a port",
             ),
             (
                 "[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0.1\"\nprotocol = 256\nport = 1\n",
-                "line 5: a protocol is",
+                5,
+                "a protocol is",
             ),
             (
                 "[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0.1\"\n[[group.member]]\naddress = \"10.0.0.1\"\n",
-                "line 5: 10.0.0.1 stands twice in group w",
+                5,
+                "10.0.0.1 stands twice in group w",
             ),
-            ("[[group]\n", "line 1: "),
+            ("[[group]\n", 1, ""),
         ];
-        for (text, expected) in cases {
-            let error = parse_file(text, true).unwrap_err();
-            assert!(error.starts_with(expected), "{text:?} gives {error:?}");
+        for (text, expected_line, expected) in cases {
+            let (line, error) = parse_file(text, true).unwrap_err();
+            assert!(line == expected_line && error.starts_with(expected), "{text:?} gives {line}: {error:?}");
         }
     }
 

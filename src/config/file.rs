@@ -6,9 +6,9 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 /// What is wrong, and the byte of the file where.
-pub(super) type Fault = (usize, String);
+pub(crate) type Fault = (usize, String);
 
-pub(super) fn fault<T>(at: usize, message: impl Into<String>) -> Result<T, Fault> {
+pub(crate) fn fault<T>(at: usize, message: impl Into<String>) -> Result<T, Fault> {
     Err((at, message.into()))
 }
 
@@ -18,7 +18,7 @@ pub(super) fn place<T>(spanned: &Option<Spanned<T>>) -> Option<usize> {
 }
 
 /// Reads a whole file of at most so many bytes; the error is one line for the operator, who knows it as `what`.
-pub(super) fn read(path: &Path, what: &str, most: u64) -> Result<String, String> {
+pub(crate) fn read(path: &Path, what: &str, most: u64) -> Result<String, String> {
     let mut bytes = Vec::new();
     // Not the length that the file system states: a device states none, and a file can grow.
     std::fs::File::open(path)
@@ -39,7 +39,7 @@ fn line(text: &[u8], at: usize) -> usize {
 }
 
 /// Parses a file's text, and builds from it what it means; an error has its line, from 1.
-pub(super) fn parse<F: DeserializeOwned, T>(
+pub(crate) fn parse<F: DeserializeOwned, T>(
     text: &str,
     build: impl FnOnce(F) -> Result<T, Fault>,
 ) -> Result<T, (usize, String)> {
@@ -67,6 +67,6 @@ pub(crate) fn plain(message: &str) -> String {
 }
 
 /// An error of [`parse`] as one line for the operator.
-pub(super) fn located(path: &Path, (line, message): (usize, String)) -> String {
+pub(crate) fn located(path: &Path, (line, message): (usize, String)) -> String {
     format!("{}:{line}: {message}", path.display())
 }
