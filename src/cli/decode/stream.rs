@@ -80,8 +80,9 @@ impl Stream {
         }
         self.held.drain(..used);
         self.offset += used as u64;
-        if self.held.is_empty() {
-            self.held = Vec::new();
+        // Whoever follows many streams counts what they hold: room that a long message left must not stay.
+        if self.held.capacity() > 2 * self.held.len() {
+            self.held.shrink_to_fit();
         }
     }
 
@@ -115,4 +116,25 @@ impl Stream {
 /// Whether bytes that are not SASP look like TLS instead.
 pub(super) fn looks_like_tls(error: FrameError) -> bool {
     matches!(error, FrameError::NotAHeader(ComponentType(0x1403 | 0x1503 | 0x1603 | 0x1703)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_given_back_with_the_bytes_that_it_held() {
+        let mut message = vec![0; 1 << 20];
+        message[..9].copy_from_slice(b"\x20\x10\0\x0D\x01\0\x10\0\0");
+        message.extend(&BEGINNING);
+        let mut stream = Stream::new(1 << 20, false);
+        let mut messages = 0;
+        for piece in message.chunks(1000) {
+            stream.feed(piece, &mut |event| messages += u32::from(matches!(event, Event::Message { .. })));
+            assert!(stream.held.capacity() <= (2 * stream.held()).max(8), "{}", stream.held.capacity());
+        }
+        assert_eq!((messages, stream.held()), (1, BEGINNING.len()));
+        stream.feed(b"\0\0\0\x12\0\0\0\x07\x10\x15\0\x05\0", &mut |_| {});
+        assert_eq!((stream.held(), stream.held.capacity()), (0, 0));
+    }
 }
