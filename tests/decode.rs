@@ -163,6 +163,23 @@ fn cut_and_unframed_input() {
 }
 
 #[test]
+fn of_a_beginning_that_has_no_end_only_the_header_is_shown() {
+    // The header of a Get Weights Request that states too much, and as a group's name in it the same again and again.
+    let header = b"\x20\x10\0\x0D\x01\x7F\xFF\xFF\xFF\0\0\0\x07\x10\x30\0\x06\xFF\xFF";
+    let group = [&b"\x30\x11\0\x1A\x01u\x13"[..], header].concat();
+    let input = [header, &group.repeat(3)[..]].concat();
+    let run = gwm(&["--format", "raw"], &input);
+    let shown = "Up to there: SASP Header (0x2010), id 0x00000007, version 1, 2147483647 bytes\n";
+    assert_eq!((run.status, run.out.matches(": broken message, at its byte 5: ").count()), (1, 4), "{}", run.out);
+    assert_eq!((run.out.matches(shown).count(), run.out.matches("Get Weights").count()), (4, 0), "{}", run.out);
+    let run = gwm(&["--format", "raw", "--json"], &input);
+    let lines: Vec<serde_json::Value> = run.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let broken: Vec<_> = lines.iter().filter(|line| line["error_at"] == 5).collect();
+    assert_eq!(broken.len(), 4);
+    assert!(broken.iter().all(|line| line["length"] == 0x7FFF_FFFF && line.get("message").is_none()), "{}", run.out);
+}
+
+#[test]
 fn nothing_to_decode_and_wrong_usage() {
     for (args, input, status, err) in [
         (&[][..], &b""[..], 1, "gwm decode: standard input: no SASP message\n"),

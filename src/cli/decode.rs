@@ -17,6 +17,7 @@ use crate::{
         ComponentType, Dump, FrameError, Header, Message, PORT,
         dump::{Excerpt, HeaderText},
         frame,
+        message::HEADER_BYTES,
     },
 };
 use pcap::Seen;
@@ -299,7 +300,10 @@ impl<'a> Entry<'a> {
                     }
                     _ => "",
                 };
-                Entry::broken(seen, offset, bytes, format!("{error}{hint}"), error.offset())
+                // Its header alone: where it ends is not known, and the same bytes are looked at again for others.
+                let (header, _) = Message::decode_broken(bytes.get(..HEADER_BYTES).unwrap_or(bytes));
+                let error = Some((format!("{error}{hint}"), Some(error.offset())));
+                Entry { seen, offset, header, message: None, error, bytes }
             }
             Event::Skipped { offset, bytes } => {
                 fault(offset, format!("passed over in search of the next message: {}", count(bytes)))
