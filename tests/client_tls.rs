@@ -167,6 +167,11 @@ fn a_certificate_that_will_not_do_is_told_with_the_reason() {
             "shows a certificate that is not valid before 3000-01-01T00:00:00Z",
         ),
         (authority.client("localhost"), "localhost", "shows a certificate that is not one for servers"),
+        (
+            authority.issue(&Subject::server().dns("\x1b]0;owned\x07gwm").uri("gwm:\x1b[2J")),
+            "localhost",
+            "shows a certificate that is not for localhost but for \\u{1b}]0;owned\\u{7}gwm, gwm:\\u{1b}[2J",
+        ),
     ] {
         let gwm = gwm_in_vain(server(&identity, BOTH, None));
         let error = attempt(&gwm, &client(&authority, name, None)).unwrap_err();

@@ -13,6 +13,7 @@ use rustls::{
 };
 
 use super::{ErrorKind, MOMENT, Transport, is_end, is_retry, time_left};
+use crate::sasp::Escaped;
 
 /// How a client speaks TLS with a GWM.
 #[derive(Clone, Debug)]
@@ -183,7 +184,7 @@ fn certificate(error: &CertificateError) -> String {
             match &presented[..] {
                 [] => format!("that is not for {expected}, nor for any name"),
                 names => {
-                    let names: Vec<_> = names.iter().map(|name| plain(name)).collect();
+                    let names: Vec<_> = names.iter().map(|name| Escaped(plain(name).as_bytes()).to_string()).collect();
                     format!("that is not for {expected} but for {}", names.join(", "))
                 }
             }
@@ -197,7 +198,8 @@ fn certificate(error: &CertificateError) -> String {
 
 /// A name without what rustls writes around it.
 fn plain(name: &str) -> &str {
-    name.strip_prefix("DnsName(\"").and_then(|name| name.strip_suffix("\")")).unwrap_or(name)
+    let of_kind = |kind| name.strip_prefix(kind)?.strip_suffix("\")");
+    ["DnsName(\"", "UniformResourceIdentifier(\""].into_iter().find_map(of_kind).unwrap_or(name)
 }
 
 fn date(time: UnixTime) -> String {
