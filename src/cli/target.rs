@@ -28,7 +28,8 @@ pub(crate) struct Flags {
     /// The GWM: HOST:PORT, IPv4:PORT or `[IPv6]:PORT`; without a port, 3860
     #[arg(long, env = "GWM_GWM", value_name = "ADDR", default_value = "127.0.0.1:3860", value_parser = address, global = true, help_heading = CONNECTION)]
     gwm: String,
-    /// Longest wait for a connection, and for a reply: 10ms to 1h
+    /// Longest wait for a connection, and for a reply: 10ms to 1h. Not of the system's own wait for the address of a
+    /// host's name
     #[arg(long, env = "GWM_TIMEOUT", value_name = "DURATION", default_value = "5s",
           value_parser = |text: &str| duration(text, Duration::from_millis(10)..=HOUR), global = true, help_heading = CONNECTION)]
     timeout: Duration,

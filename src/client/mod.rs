@@ -28,7 +28,7 @@ mod weights;
 use std::{
     collections::VecDeque,
     io::{self, Read, Write},
-    net::{TcpStream, ToSocketAddrs},
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
     ops::Range,
     time::{Duration, Instant},
 };
@@ -89,7 +89,8 @@ pub struct Client {
 
 impl Client {
     /// Connects over plain TCP to `gwm`, a `host:port`, trying each of the host's addresses. `timeout` bounds
-    /// connecting (all addresses together), and later each request with its reply.
+    /// connecting (each address gets its share of the time that is left), and later each request with its reply. It
+    /// does not bound the resolution of the name, which the system does by its own settings.
     pub fn connect(gwm: &str, timeout: Duration) -> Result<Client, Error> {
         match open(gwm, deadline(timeout), timeout) {
             Ok(stream) => Ok(Client::over(Box::new(stream), gwm, timeout)),
@@ -417,14 +418,18 @@ fn unexpected(gwm: &str, id: u32, message: ComponentType) -> Error {
 /// A TCP connection to one of the host's addresses.
 fn open(gwm: &str, deadline: Instant, timeout: Duration) -> Result<TcpStream, ErrorKind> {
     let addresses = gwm.to_socket_addrs().map_err(|error| ErrorKind::Io { doing: "resolve its name", error })?;
+    connect(&addresses.collect::<Vec<_>>(), deadline, timeout)
+}
+
+/// Tries one after the other. Each has its share of the time, so that one that swallows what is sent leaves some.
+fn connect(addresses: &[SocketAddr], deadline: Instant, timeout: Duration) -> Result<TcpStream, ErrorKind> {
     let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let mut last = ErrorKind::Io { doing: "resolve its name", error: none };
-    for address in addresses {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+    for (address, to_try) in addresses.iter().zip((1..=addresses.len() as u32).rev()) {
+        let Some(left) = time_left(deadline) else {
             return Err(ErrorKind::TimedOut { doing: "connect", after: timeout });
-        }
-        match TcpStream::connect_timeout(&address, left).and_then(prepare) {
+        };
+        match TcpStream::connect_timeout(address, (left / to_try).max(MOMENT)).and_then(prepare) {
             Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 last = ErrorKind::TimedOut { doing: "connect", after: timeout };
@@ -468,5 +473,30 @@ mod tests {
     #[test]
     fn whoever_would_wait_for_ever_may_say_so() {
         assert!(deadline(Duration::MAX) > deadline(Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn an_address_that_swallows_what_is_sent_leaves_time_for_the_next() {
+        let listen = |backlog| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+            socket.listen(backlog).unwrap();
+            let address = socket.local_addr().unwrap().as_socket().unwrap();
+            (socket, address)
+        };
+        // Nobody accepts there, and once its queue is full Linux does not even answer.
+        let (_full, swallows) = listen(0);
+        let mut waiting = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&swallows, Duration::from_millis(100)) {
+            waiting.push(stream);
+        }
+        let (_good, answers) = listen(8);
+        let timeout = Duration::from_secs(2);
+        let connected = |addresses: &[SocketAddr]| {
+            connect(addresses, deadline(timeout), timeout).map(|stream| stream.peer_addr().unwrap())
+        };
+        assert_eq!(connected(&[swallows, answers]).ok(), Some(answers));
+        assert_eq!(connected(&[answers, swallows]).ok(), Some(answers));
+        assert!(matches!(connected(&[swallows]), Err(ErrorKind::TimedOut { doing: "connect", .. })));
     }
 }
