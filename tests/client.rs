@@ -279,6 +279,27 @@ fn requests_survive_a_transport_that_takes_a_byte_at_a_time() {
     assert_eq!(*sent.lock().unwrap(), expected);
 }
 
+#[test]
+fn what_the_gwm_owes_is_taken_in_while_it_does_not_read() {
+    let mut owed: Vec<u8> = (1..=3).flat_map(|weight| push(&[("FARM1", &[(1, 0x0D, weight)])])).collect();
+    let reply = reply(1, ComponentType::SET_LB_STATE_REQUEST, ReturnCode::SUCCESSFUL);
+    owed.extend(&reply[..5]); // and a part of a message stays one
+    let transport = OwesFirst { owed: owed.into(), reply: reply[5..].to_vec() };
+    let mut client = Client::over(Box::new(transport), "owes first", LONG);
+    set_push(&mut client).unwrap();
+    for weight in 1..=3 {
+        assert_eq!(weights(&Message::SendWeights(client.next_push(LONG).unwrap().unwrap())), [weight]);
+    }
+}
+
+#[test]
+fn no_more_is_taken_in_while_sending_than_is_kept() {
+    // Nothing is looked at while sending, so nothing has to be a message.
+    let mut client = Client::over(Box::new(Endless), "endless", LONG);
+    let error = set_push(&mut client).unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Backlog { .. }), "{error}");
+}
+
 fn closed<T>(outcome: Result<T, Error>) -> usize {
     match outcome.err().expect("an error is due").kind {
         ErrorKind::Closed { unfinished_bytes } => unfinished_bytes,
@@ -331,6 +352,75 @@ impl Transport for Canned {
 
     fn set_write_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         assert!(!timeout.is_zero());
+        Ok(())
+    }
+}
+
+/// Takes nothing while it has something to give, then all, and replies.
+struct OwesFirst {
+    owed: std::collections::VecDeque<u8>,
+    reply: Vec<u8>,
+}
+
+impl Read for OwesFirst {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let some = 7.min(out.len());
+        match self.owed.read(&mut out[..some])? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            read => Ok(read),
+        }
+    }
+}
+
+impl Write for OwesFirst {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.owed.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.owed.extend(self.reply.drain(..));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for OwesFirst {
+    fn set_read_timeout(&mut self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_write_timeout(&mut self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Gives for ever and takes nothing.
+struct Endless;
+
+impl Read for Endless {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        Ok(out.len()) // zeros, as they are there
+    }
+}
+
+impl Write for Endless {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Endless {
+    fn set_read_timeout(&mut self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_write_timeout(&mut self, _: Duration) -> io::Result<()> {
         Ok(())
     }
 }

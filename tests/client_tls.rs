@@ -135,6 +135,33 @@ fn a_session_runs_over_either_version() {
 }
 
 #[test]
+fn what_the_gwm_owes_is_taken_in_while_it_does_not_read() {
+    let authority = Authority::new("root");
+    let identity = authority.server();
+    for version in [&TLS12, &TLS13] {
+        let gwm = gwm(server(&identity, &[version], None), |mut peer| {
+            // Over 40 MB each way, the GWM's first: more than the sockets between them hold.
+            let many: Vec<_> = (0..60_000u32).map(|at| (at as u8, 0x0D, 1)).collect();
+            let push = push(&[("FARM1", &many)]);
+            (0..16_000_000 / push.len() * 3).for_each(|_| peer.write(&push));
+            let id = peer.expect(REGISTRATION);
+            peer.write(&reply(id, REGISTRATION, OK));
+        });
+        let mut client = Client::connect_tls(&gwm.address, LONG, &client(&authority, "localhost", None)).unwrap();
+        let label = [b'x'; 255];
+        let member = |at: u32| {
+            let address = std::net::Ipv4Addr::from(0x0A00_0000 + at);
+            MemberData { endpoint: gwm::sasp::Endpoint::new(address.into(), 6, 80), label: &label }
+        };
+        let groups = [b"A", b"B", b"C"]
+            .map(|name| (GroupData { lb_uid: b"LB1", name }, (0..50_000).map(member).collect::<Vec<_>>()));
+        client.register(SenderFlags::LOAD_BALANCER, groups).unwrap();
+        assert!(client.next_push(LONG).unwrap().is_some());
+        gwm.end();
+    }
+}
+
+#[test]
 fn a_certificate_that_will_not_do_is_told_with_the_reason() {
     let authority = Authority::new("root");
     let other = Authority::new("other");

@@ -299,13 +299,15 @@ impl Client {
         Ok(())
     }
 
+    /// Sends what `output` holds. A GWM may not read before it has got rid of what it owes us, so what has arrived
+    /// is taken in while it does not.
     fn flush_output(&mut self) -> Result<(), Error> {
         let deadline = deadline(self.timeout);
         let mut sent = 0;
         loop {
             let timed_out = ErrorKind::TimedOut { doing: "send", after: self.timeout };
             let Some(left) = time_left(deadline) else { return Err(self.error(timed_out)) };
-            self.transport.set_write_timeout(left).map_err(|error| self.io("send", error))?;
+            self.transport.set_write_timeout(left.min(TURN)).map_err(|error| self.io("send", error))?;
             let step = match &self.output[sent..] {
                 [] => self.transport.flush().map(|()| None),
                 rest => self.transport.write(rest).map(Some),
@@ -314,11 +316,21 @@ impl Client {
                 Ok(None) => return Ok(()),
                 Ok(Some(0)) => return Err(self.io("send", io::ErrorKind::WriteZero.into())),
                 Ok(Some(written)) => sent += written,
-                Err(error) if is_retry(&error) => {}
+                Err(error) if is_retry(&error) => self.take_in(deadline)?,
                 Err(error) if is_end(&error) => return Err(self.error(ErrorKind::Closed { unfinished_bytes: 0 })),
                 Err(error) => return Err(self.io("send", error)),
             }
         }
+    }
+
+    /// Takes in what has arrived, as far as it may be kept.
+    fn take_in(&mut self, deadline: Instant) -> Result<(), Error> {
+        while time_left(deadline).is_some() && self.fill(Instant::now() + MOMENT)? {
+            if self.pushes_bytes + (self.end - self.start) > limits::CLIENT_BACKLOG_BYTES {
+                return Err(self.error(ErrorKind::Backlog { max_bytes: limits::CLIENT_BACKLOG_BYTES }));
+            }
+        }
+        Ok(())
     }
 
     /// Where in `input` the next whole frame is; it stays there until the next call. `None` at the deadline.
@@ -386,6 +398,9 @@ impl Client {
 
 /// The shortest time that a socket can be told to wait.
 const MOMENT: Duration = Duration::from_millis(1);
+
+/// How long a peer may take no bytes before those that it sent are looked at.
+const TURN: Duration = Duration::from_millis(10);
 
 /// When `timeout` will have passed; one that the clock can not express is as good as a century.
 fn deadline(timeout: Duration) -> Instant {

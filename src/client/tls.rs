@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use rustix::net::SendFlags;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ClientConnection, InvalidMessage,
     pki_types::{ServerName, UnixTime},
@@ -112,7 +113,8 @@ impl Read for Stream {
         if let Some(read) = self.plaintext(out)? {
             return Ok(read);
         }
-        self.send()?; // such as the answer to a new key
+        // Such as the answer to a new key. A peer that does not take it now may wait for us to read.
+        while self.tls.wants_write() && self.tls.write_tls(&mut AtOnce(&self.tcp)).is_ok() {}
         self.receive()?;
         // Not one more wait: whoever sends a byte at a time must not hold the caller beyond its deadline.
         self.plaintext(out)?.ok_or_else(|| io::ErrorKind::Interrupted.into())
@@ -145,9 +147,20 @@ impl Drop for Stream {
     /// Says goodbye, unless that would have to wait.
     fn drop(&mut self) {
         self.tls.send_close_notify();
-        if self.tcp.set_nonblocking(true).is_ok() {
-            let _ = self.tls.write_tls(&mut self.tcp);
-        }
+        let _ = self.tls.write_tls(&mut AtOnce(&self.tcp));
+    }
+}
+
+/// A socket whose writes never wait.
+struct AtOnce<'a>(&'a TcpStream);
+
+impl Write for AtOnce<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
