@@ -147,6 +147,11 @@ impl Group {
         &self.image[UID_LENGTH_AT + 1 + uid_length + 1..self.entries_at as usize]
     }
 
+    /// Bytes of all of it in a message, or somewhat more.
+    pub(super) fn encoded_bytes(&self) -> usize {
+        self.image.len()
+    }
+
     /// How many members it has.
     pub(super) fn len(&self) -> u32 {
         self.live

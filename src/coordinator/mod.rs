@@ -158,7 +158,8 @@ struct Alarm {
     timer: Timer,
 }
 
-/// How many memberships of expired LBs one [`Coordinator::poll`] drops before it gives others their turn.
+/// After how many memberships of expired LBs, each of which goes whole, one [`Coordinator::poll`] gives others their
+/// turn.
 const DROPS_PER_POLL: u32 = 10_000;
 
 /// The state machine.
@@ -169,7 +170,7 @@ pub struct Coordinator {
     connections: Vec<Vec<Connection>>,
     /// Who is at the other end; apart from the connections, which a push touches.
     peers: Vec<Vec<Option<Peer>>>,
-    /// At most one entry for each LB and timer.
+    /// At most one entry for each LB and timer; those of an LB that is gone are void, and leave at their time.
     alarms: BinaryHeap<Reverse<Alarm>>,
     /// By shard: LBs, with their connection, whose push is due and which have nothing in flight.
     ready: Vec<VecDeque<(LbId, ConnectionId)>>,

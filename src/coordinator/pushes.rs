@@ -31,6 +31,11 @@ impl Tables {
         }
     }
 
+    /// About how long a message with all of these groups is: a very long one is to have its memory at once.
+    pub(super) fn encoded_bytes(&self, listing: &[GroupId]) -> usize {
+        listing.iter().map(|&group| self.groups[group as usize].encoded_bytes()).sum()
+    }
+
     fn sort(&self, listing: &mut [GroupId]) {
         listing.sort_unstable_by_key(|&group| self.groups[group as usize].order);
     }
@@ -131,6 +136,9 @@ impl Coordinator {
         }
         let buffer = out.buffer(connection.shard);
         let start = buffer.len();
+        if !delta {
+            buffer.reserve(self.tables.encoded_bytes(&listing));
+        }
         let mut message = Writer::send_weights(buffer);
         let mut groups = 0;
         for &id in &listing {

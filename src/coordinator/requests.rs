@@ -183,6 +183,9 @@ impl Coordinator {
         let buffer = out.buffer(connection.shard);
         let start = buffer.len();
         let interval = self.settings.poll_interval_seconds;
+        if !delta {
+            buffer.reserve(self.tables.encoded_bytes(&listing));
+        }
         let mut reply = Writer::get_weights_reply(buffer, id, ReturnCode::SUCCESSFUL, interval);
         for &id in &listing {
             let policy = self.tables.policies[id as usize];

@@ -39,6 +39,9 @@ use crate::{
 /// Entries between looks at the clock.
 const ENTRIES_PER_LOOK: usize = 16;
 
+/// Bytes of requests and their replies after which the clock is looked at earlier.
+const BYTES_PER_LOOK: usize = 64 << 10;
+
 /// Endpoints whose watch orders are given in one turn.
 const ENDPOINTS_PER_TURN: usize = 512;
 
@@ -164,6 +167,8 @@ struct Ports {
     pushes_until: Instant,
     /// Whether they had to.
     cut_short: Cell<bool>,
+    /// Bytes of all messages so far.
+    committed: usize,
     clock: Clock,
     refusals: Refusals,
 }
@@ -171,7 +176,7 @@ struct Ports {
 impl Ports {
     fn new(list: Vec<Port>, clock: Clock) -> Ports {
         let refusals = Refusals::default();
-        Ports { list, pushes_until: Instant::now(), cut_short: Cell::new(false), clock, refusals }
+        Ports { list, pushes_until: Instant::now(), cut_short: Cell::new(false), committed: 0, clock, refusals }
     }
 
     fn port(&mut self, shard: u16) -> &mut Port {
@@ -200,7 +205,9 @@ impl Outbox for Ports {
             peer.unacknowledged += 1;
         }
         let range = start..port.down.bytes().len();
+        let length = range.len();
         port.down.push(Down { slot, order: Order::Write(kind, range), unfinished: false });
+        self.committed += length;
     }
 
     fn close(&mut self, connection: ConnectionId, reason: CloseReason) {
@@ -354,12 +361,19 @@ impl Core {
             let mut room = true;
             while room && done < batch.entries.len() {
                 let now = self.clock.now();
+                let (mut requests, committed) = (0, self.ports.committed);
                 for (slot, up) in batch.entries.iter().skip(done).take(ENTRIES_PER_LOOK) {
                     room = self.take(now, shard, *slot, up, &batch.bytes);
                     if !room {
                         break;
                     }
                     done += 1;
+                    if let Up::Request(range) = up {
+                        requests += range.len();
+                    }
+                    if requests + self.ports.committed - committed >= BYTES_PER_LOOK {
+                        break;
+                    }
                 }
                 if time_is_up() {
                     break;
