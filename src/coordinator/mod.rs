@@ -172,7 +172,7 @@ pub struct Coordinator {
     peers: Vec<Vec<Option<Peer>>>,
     /// At most one entry for each LB and timer; those of an LB that is gone are void, and leave at their time.
     alarms: BinaryHeap<Reverse<Alarm>>,
-    /// By shard: LBs, with their connection, whose push is due and which have nothing in flight.
+    /// By shard: LBs, with their connection, whose push is due.
     ready: Vec<VecDeque<(LbId, ConnectionId)>>,
     /// How many deregistrations were done, by the reason that they gave: at most one entry a byte.
     reasons: BTreeMap<Reason, u64>,

@@ -81,16 +81,11 @@ impl Coordinator {
         self.make_ready(lb);
     }
 
-    /// Puts a due LB into its shard's list, unless it is there or a message is in flight to it.
+    /// Puts a due LB into its shard's list, unless it is there.
     pub(super) fn make_ready(&mut self, lb: LbId) {
-        let known = &self.tables.lbs[lb as usize];
-        let (due, ready) = (known.due, known.ready);
-        let Some(connection) = known.connection.filter(|_| due && !ready) else { return };
-        let Some(known) = self.connection(connection) else { return };
-        if known.in_flight {
-            known.waited_for = true;
-        } else {
-            self.tables.lbs[lb as usize].ready = true;
+        let known = &mut self.tables.lbs[lb as usize];
+        if let Some(connection) = known.connection.filter(|_| known.due && !known.ready) {
+            known.ready = true;
             self.ready[usize::from(connection.shard)].push_back((lb, connection));
         }
     }
@@ -110,7 +105,6 @@ impl Coordinator {
                 known.ready = false;
                 let due = known.due;
                 match self.connection(connection) {
-                    // A reply went out since.
                     Some(known) if known.in_flight => known.waited_for = true,
                     Some(_) if due => self.push(now, lb, connection, out),
                     _ => {}
