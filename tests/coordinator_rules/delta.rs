@@ -113,6 +113,32 @@ fn the_flag_itself_is_no_reason_to_push() {
     assert_eq!(rig.after(WINDOW), NOTHING);
 }
 
+/// The LB knows what it removed itself once it has heard of the group again; until then the group has changed.
+#[test]
+fn what_was_sent_with_the_flag_on_counts_when_it_is_off() {
+    let mut rig = told("push nochange");
+    rig.ok(0, "lb deregister LB1/G b + LB1/H c");
+    rig.ok(0, "lb set LB1/G a=01");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 01/05/100]"]);
+    rig.ok(0, "state LB1 7F push");
+    for state in ["02", "01"] {
+        rig.ok(0, &format!("lb set LB1/G a={state}"));
+    }
+    rig.ok(0, "lb register LB1/H d");
+    rig.ok(0, "lb deregister LB1/H d");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/H[]"]);
+}
+
+#[test]
+fn of_a_group_that_the_lb_never_heard_of_it_does_not_hear_the_end() {
+    let mut rig = told("push trust nochange");
+    rig.ok(0, "lb register LB1/I");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+    rig.ok(0, "state LB1 7F push trust");
+    rig.ok(0, "member deregister LB1/I");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+}
+
 #[test]
 fn turning_push_on_sends_a_delta_only_lb_what_it_has_not_seen() {
     let mut rig = told("nochange");
@@ -384,6 +410,7 @@ fn of_a_large_group_too_only_what_has_changed_is_sent() {
         assert_eq!(rig.after(WINDOW), [format!("#0 LB1/G[{}]", entries.join(" "))]);
     }
     assert_eq!(rig.after(WINDOW), NOTHING);
+    assert!(!rig.window_is_open());
 }
 
 /// A group of a message lists 65,535 members at most.

@@ -181,6 +181,20 @@ fn rates_become_weights_in_their_ratio_and_noise_moves_nobody_else() {
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 00/0D/70 c 00/0D/50]"]);
 }
 
+/// What noise has kept where it was is no measure for the rates of another policy.
+#[test]
+fn a_group_of_another_policy_has_a_scale_of_its_own() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b");
+    rig.judge(&[("a", rate(100.0)), ("b", rate(80.0))]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/71]"]);
+    rig.judge(&[("a", rate(93.0)), ("b", rate(85.0))]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/83 b 00/0D/76]"]);
+    rig.set_roster(Arc::new(Roster::new(watched(100), Policy::Orca)));
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/81]"]);
+    rig.ok(lb, "lb register LB1/H a b");
+    assert_eq!(rig.ask(lb, "get LB1/H"), "00 LB1/H[a 00/0D/89 b 00/0D/81]", "as a new one has");
+}
+
 #[test]
 fn quiesces_of_operator_lb_and_monitor_are_kept_apart() {
     let quiesced = Member { quiesced: true, ..watched(100) };
