@@ -413,10 +413,13 @@ fn of_a_large_group_too_only_what_has_changed_is_sent() {
     assert!(!rig.window_is_open());
 }
 
-/// A group of a message lists 65,535 members at most.
-#[test]
-fn farewells_that_do_not_fit_are_for_the_next_push() {
-    let members = |ports: std::ops::Range<u32>| ports.map(|port| format!(" a/{}", port + 1000)).collect::<String>();
+/// Members of one address, by their ports, as a request lists them.
+fn members(letter: char, ports: std::ops::Range<u32>) -> String {
+    ports.map(|port| format!(" {letter}/{}", port + 1000)).collect()
+}
+
+/// LB1 on connection 0, told of as many members as a group of a message can list, all of which then left.
+fn crowd_that_left() -> Rig {
     let mut rig = Rig::with(Settings {
         max_members_per_group: 65_535,
         max_memberships_per_lb: 200_000,
@@ -424,19 +427,38 @@ fn farewells_that_do_not_fit_are_for_the_next_push() {
         ..settings()
     });
     let lb = rig.lb("LB1", "push trust nochange");
-    for ports in [0..40_000, 40_000..64_000] {
-        rig.ok(lb, &format!("lb register LB1/G{}", members(ports)));
-    }
-    let more = (0..1535).map(|port| format!(" b/{}", port + 1000)).collect::<String>();
-    rig.ok(lb, &format!("lb register LB1/G{more}"));
-    let count = |pushes: &[String], what| pushes.iter().map(|push| push.matches(what).count()).sum::<usize>();
-    assert_eq!(count(&rig.after(WINDOW), " 00/05/100"), 65_535);
-    rig.ok(lb, &format!("member deregister LB1/G{}", members(0..64_000)));
-    rig.ok(lb, &format!("member deregister LB1/G{more}"));
-    rig.ok(lb, "member register LB1/G c d");
+    let crowd = [members('a', 0..64_000), members('b', 0..1535)];
+    crowd.iter().for_each(|some| rig.ok(lb, &format!("lb register LB1/G{some}")));
+    assert_eq!(count(&rig.after(WINDOW)), [65_535, 0, 0]);
+    crowd.iter().for_each(|some| rig.ok(lb, &format!("member deregister LB1/G{some}")));
+    rig
+}
+
+/// How many entries there are of members that the LB registered, that registered themselves, and that left.
+fn count(pushes: &[String]) -> [usize; 3] {
+    let entries = |what| pushes.iter().map(|push| push.matches(what).count()).sum::<usize>();
+    [entries(" 00/05/100"), entries(" 00/01/100"), entries(" 00/0C/0") + entries(" 00/08/0")]
+}
+
+#[test]
+fn farewells_that_do_not_fit_are_for_the_next_push() {
+    let mut rig = crowd_that_left();
+    rig.ok(0, "member register LB1/G c d");
     let pushes = rig.after(WINDOW);
-    assert_eq!((count(&pushes, " 00/01/100"), count(&pushes, " 00/0C/0")), (2, 65_533));
+    assert_eq!(count(&pushes), [0, 2, 65_533]);
     assert!(pushes[0].starts_with("#0 LB1/G[c 00/01/100 d 00/01/100 a/1000 00/0C/0 "));
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b/2533 00/0C/0 b/2534 00/0C/0]"]);
     assert_eq!(rig.after(WINDOW), NOTHING);
+}
+
+#[test]
+fn those_of_a_removed_group_too() {
+    let mut rig = crowd_that_left();
+    rig.ok(0, &format!("member register LB1/G{}", members('c', 0..40_000)));
+    assert_eq!(count(&rig.after(WINDOW)), [0, 40_000, 25_535]);
+    rig.ok(0, "member deregister LB1/G");
+    assert_eq!(count(&rig.after(WINDOW)), [0, 0, 65_535]);
+    assert_eq!(count(&rig.after(WINDOW)), [0, 0, 14_465]);
+    assert_eq!(rig.after(WINDOW), NOTHING);
+    assert_eq!(rig.ask(0, "get LB1/"), "00");
 }
