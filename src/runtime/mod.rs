@@ -4,6 +4,7 @@
 //! connections and the checks of its members; the coordinator's thread owns the state machine; and the [`mesh`] joins
 //! them.
 
+mod atomics;
 mod connection;
 mod core;
 mod daemon;
@@ -14,6 +15,8 @@ mod link;
 mod listener;
 mod log;
 pub mod mesh;
+#[cfg(test)]
+mod mesh_tests;
 mod monitoring;
 mod poller;
 pub mod probe;
