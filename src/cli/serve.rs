@@ -38,6 +38,6 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 fn failure(error: &str) -> ExitCode {
-    super::complain(format_args!("gwm: {error}"));
+    runtime::last_words(error.to_owned());
     ExitCode::FAILURE
 }

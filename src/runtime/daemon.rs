@@ -20,7 +20,7 @@ use signal_hook::{
 
 use super::{
     core::{self, Control, Port, Summary},
-    executor, listener,
+    executor, listener, log,
     mesh::{Bell, pipe},
     monitoring,
     poller::Poller,
@@ -38,6 +38,9 @@ use crate::{
 
 /// How long the stop may take in all.
 const STOP: Duration = Duration::from_millis(4500);
+
+/// How often it is looked whether log lines were lost.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What the main thread waits for.
 enum Event {
@@ -133,8 +136,13 @@ pub fn serve(mut config: Config) -> Result<(), String> {
     let threads = Threads { coordinator, shards: handles };
 
     let mut starting = shards + 1;
+    let mut lost = 0;
     loop {
-        match inbox.recv().expect("this thread has a sender too") {
+        let Ok(event) = inbox.recv_timeout(LOOK) else {
+            log::tell_of_lost(&mut lost);
+            continue;
+        };
+        match event {
             Event::Ready => {
                 starting -= 1;
                 if starting == 0 {
@@ -153,6 +161,7 @@ pub fn serve(mut config: Config) -> Result<(), String> {
             Event::Ended => return Err(threads.autopsy()),
         }
     }
+    log::tell_of_lost(&mut lost);
     stop(threads, &inbox, &shared, &control, &bells, &counters)
 }
 
@@ -371,8 +380,7 @@ fn watch_signals(events: mpsc::Sender<Event>) -> io::Result<()> {
         let mut stopping = false;
         for signal in signals.forever() {
             if signal != SIGHUP && std::mem::replace(&mut stopping, true) {
-                // Stopped all the same where nobody can be told.
-                let _ = writeln!(io::stderr(), "gwm: second signal: stopped at once");
+                log::last_words("second signal: stopped at once".into());
                 std::process::exit(1);
             }
             if events.send(Event::Signal(signal)).is_err() {

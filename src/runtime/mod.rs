@@ -32,4 +32,4 @@ mod wire;
 
 pub use daemon::serve;
 pub use environment::{host, prepare};
-pub use log::start as start_logging;
+pub use log::{last_words, start as start_logging};
