@@ -40,7 +40,7 @@ const ACCEPTS_PER_LOOK: usize = 8;
 const FULL_TICK: Duration = Duration::from_millis(20);
 
 /// How long after a line about that there is no other.
-const QUIET: Duration = Duration::from_secs(60);
+pub(super) const QUIET: Duration = Duration::from_secs(60);
 
 /// Binds one listening socket a shard; the address has the port that was chosen for port 0.
 pub(super) fn bind(address: SocketAddr, shards: usize, limits: &Connections) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {

@@ -31,6 +31,7 @@ use super::{
     mesh::{Batch, Bell, Receiver, Sender},
     monitoring::{self, Monitoring},
     poller::{Poller, Readable},
+    probe::Prober,
     rate::Rate,
     shared::{CAUSES, Cause, Counters, Shared, count},
     sources::{Refusal, Source},
@@ -43,6 +44,7 @@ use crate::{
     config::{Carries, Connections},
     coordinator::{CloseReason, Kind, Time},
     limits,
+    monitor::Token,
     sasp::{Message, Summary},
 };
 
@@ -117,37 +119,54 @@ pub(super) struct Shard {
     pub(super) monitoring: Monitoring,
 }
 
+/// A shard, and what is its tasks' own.
+struct Parts {
+    shard: Rc<Shard>,
+    listeners: Vec<(OwnedFd, Carries)>,
+    down: Receiver<Down>,
+    prober: Prober<Token>,
+    spin: Duration,
+}
+
+impl Parts {
+    /// A shard without connections, and what its tasks need.
+    fn new(plan: Plan) -> Parts {
+        let (monitoring, prober) = Monitoring::new(plan.monitoring);
+        let handshakes = Handshakes::new(plan.limits.max_handshakes.div_ceil(plan.shards.into()) as usize);
+        let request_rate = Rate::per_second(plan.limits.max_requests_per_second);
+        let shard = Rc::new(Shard {
+            index: plan.index,
+            limits: plan.limits,
+            shared: plan.shared,
+            counters: plan.counters,
+            uplink: RefCell::new(Uplink::new(plan.up, plan.bell.clone())),
+            scratch: RefCell::new(vec![0; limits::READ_BYTES].into()),
+            reply: RefCell::default(),
+            bell: plan.bell,
+            table: RefCell::default(),
+            poller: plan.poller,
+            runnable: RefCell::default(),
+            handshakes: RefCell::new(handshakes),
+            starved: RefCell::default(),
+            request_rate,
+            early: RefCell::default(),
+            throttles: RefCell::default(),
+            haste: Cell::default(),
+            accepting: RefCell::default(),
+            stop_by: Cell::default(),
+            stopped: Bell::default(),
+            monitoring,
+        });
+        Parts { shard, listeners: plan.listeners, down: plan.down, prober, spin: plan.spin }
+    }
+}
+
 /// Runs a shard until it has drained.
 pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
-    let (monitoring, prober) = Monitoring::new(plan.monitoring);
-    let handshakes = Handshakes::new(plan.limits.max_handshakes.div_ceil(plan.shards.into()) as usize);
-    let request_rate = Rate::per_second(plan.limits.max_requests_per_second);
-    let shard = Rc::new(Shard {
-        index: plan.index,
-        limits: plan.limits,
-        shared: plan.shared,
-        counters: plan.counters,
-        uplink: RefCell::new(Uplink::new(plan.up, plan.bell.clone())),
-        scratch: RefCell::new(vec![0; limits::READ_BYTES].into()),
-        reply: RefCell::default(),
-        bell: plan.bell,
-        table: RefCell::default(),
-        poller: plan.poller,
-        runnable: RefCell::default(),
-        handshakes: RefCell::new(handshakes),
-        starved: RefCell::default(),
-        request_rate,
-        early: RefCell::default(),
-        throttles: RefCell::default(),
-        haste: Cell::default(),
-        accepting: RefCell::default(),
-        stop_by: Cell::default(),
-        stopped: Bell::default(),
-        monitoring,
-    });
-    let serve = glommio::spawn_local(serve(shard.clone(), plan.down, plan.spin));
+    let Parts { shard, listeners, down, prober, spin } = Parts::new(plan);
+    let serve = glommio::spawn_local(serve(shard.clone(), down, spin));
     let checks = glommio::spawn_local(monitoring::run(shard.clone(), prober));
-    for (listener, carries) in plan.listeners {
+    for (listener, carries) in listeners {
         let task = glommio::spawn_local(listener::accept(shard.clone(), listener, carries));
         shard.accepting.borrow_mut().push(task);
     }
@@ -165,6 +184,7 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
     let mut turned = Instant::now();
     let mut idle_since = None;
     let mut alarm = Alarm::default();
+    let mut quiet_until = Time::default();
     loop {
         if shard.stop_is_news() {
             shard.tell_stop();
@@ -198,7 +218,11 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
                 Ok(readable) => news = Some(readable),
                 // Out of file descriptors, for a moment: connections that end give theirs back.
                 Err(error) => {
-                    tracing::warn!(shard = shard.index, "can not wait for connections, trying again: {error}");
+                    let now = shard.shared.clock.now();
+                    if now >= quiet_until {
+                        quiet_until = now + listener::QUIET;
+                        tracing::warn!(shard = shard.index, "can not wait for connections, trying again: {error}");
+                    }
                     executor::sleep(Duration::from_millis(5)).await;
                     continue;
                 }
@@ -247,6 +271,10 @@ async fn sweep(shard: &Rc<Shard>) {
         .await;
         if shard.has_drained() {
             return;
+        }
+        if shard.shared.clock.now() >= now + pause + executor::HEARTBEAT {
+            // This process stood still, not its peers: what they sent and took meanwhile is looked at first.
+            executor::sleep(executor::HEARTBEAT).await;
         }
         let now = shard.shared.clock.now();
         if stop_by.is_some_and(|by| now >= by) {
@@ -377,7 +405,7 @@ impl Shard {
         let may = |source| self.shared.sources.may_handshake(source, self.shared.clock.now());
         let begin = self.handshakes.borrow_mut().begin(may);
         if let Some(slot) = begin {
-            self.table.borrow_mut().with(slot, |connection, _| connection.begin_handshake(self));
+            self.guarded(slot, |connection, _| connection.begin_handshake(self));
         }
         let next = self.handshakes.borrow_mut().next();
         if let Some(slot) = next {
@@ -386,17 +414,26 @@ impl Shard {
         self.handshakes.borrow().is_due()
     }
 
-    /// Lets a connection take a step. A panic in it ends this connection alone.
+    /// Does something with a connection, unless it has ended since. A panic in it ends this connection alone.
+    fn guarded<R>(&self, slot: Slot, act: impl FnOnce(&mut Connection, BorrowedFd<'_>) -> R) -> Option<R> {
+        match catch_unwind(AssertUnwindSafe(|| self.table.borrow_mut().with(slot, act))) {
+            Ok(result) => result,
+            Err(_) => {
+                self.end(slot, Cause::Panicked);
+                None
+            }
+        }
+    }
+
+    /// Lets a connection take a step.
     fn step(&self, slot: Slot) {
-        let step = catch_unwind(AssertUnwindSafe(|| {
-            self.table.borrow_mut().with(slot, |connection, socket| {
-                connection.queued = false;
-                connection.step(socket, self)
-            })
-        }));
-        match step.unwrap_or(Some(Step::Ended(Cause::Panicked))) {
+        let step = self.guarded(slot, |connection, socket| {
+            connection.queued = false;
+            connection.step(socket, self)
+        });
+        match step {
             Some(Step::Again) => {
-                self.table.borrow_mut().with(slot, |connection, _| connection.wake(self));
+                self.guarded(slot, |connection, _| connection.wake(self));
             }
             Some(Step::Ended(cause)) => self.end(slot, cause),
             Some(Step::Idle) | None => {}
@@ -408,7 +445,6 @@ impl Shard {
         let start = Instant::now();
         let Batch { bytes, entries } = batch;
         loop {
-            let mut table = self.table.borrow_mut();
             for at in *done..entries.len().min(*done + WRITES_PER_LOOK) {
                 *done += 1;
                 // The coordinator's core wrote it. It comes over while the kernel sends the one before.
@@ -420,7 +456,7 @@ impl Shard {
                     Order::Write(kind, range) => {
                         let message = bytes.get(range.clone()).expect("the coordinator committed this range");
                         // Written only if need be: the coordinator's core has this line too.
-                        if !self.write(&mut table, down.slot, *kind, message) {
+                        if !self.write(down.slot, *kind, message) {
                             down.unfinished = true;
                         }
                     }
@@ -429,12 +465,11 @@ impl Shard {
                             CloseReason::TakenOver => Cause::TakenOver,
                             CloseReason::NotPermitted => Cause::NotPermitted,
                         };
-                        table.with(down.slot, |connection, _| connection.close(cause, self));
+                        self.guarded(down.slot, |connection, _| connection.close(cause, self));
                     }
                     Order::Watch(order) => self.monitoring.order(self.shared.clock.now(), order),
                 }
             }
-            drop(table);
             if *done >= entries.len() {
                 return false;
             }
@@ -445,7 +480,8 @@ impl Shard {
     }
 
     /// Writes a message; false if an acknowledgement of it follows.
-    fn write(&self, table: &mut Table, slot: Slot, kind: Kind, message: &[u8]) -> bool {
+    fn write(&self, slot: Slot, kind: Kind, message: &[u8]) -> bool {
+        let mut table = self.table.borrow_mut();
         let Some(row) = table.row(slot) else { return true };
         if tracing::enabled!(tracing::Level::TRACE)
             && let Some(connection) = &row.connection
@@ -461,9 +497,10 @@ impl Shard {
             count(&self.counters.sent);
             return true;
         }
+        drop(table);
         let deliver =
             |connection: &mut Connection, socket: BorrowedFd<'_>| connection.deliver(socket, kind, message, sent, self);
-        table.with(slot, deliver).unwrap_or(true)
+        self.guarded(slot, deliver).unwrap_or(true)
     }
 
     /// Drops what is overdue among some slots; whether there are more.
@@ -585,3 +622,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

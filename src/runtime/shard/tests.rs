@@ -1,0 +1,93 @@
+use std::{
+    io::{ErrorKind, Read},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+use crate::{
+    judgement::Policy,
+    monitor::{Settings, Tuning},
+    roster::{Member, Roster},
+    runtime::mesh::pipe,
+};
+
+const LIMITS: Connections = Connections {
+    max: 10,
+    max_per_source: 10,
+    max_new_per_source: 0,
+    max_handshakes_per_source: 0,
+    max_requests_per_second: 0,
+    max_message_bytes: 1024,
+    max_buffered_bytes: 65536,
+    stall_timeout: Duration::from_secs(60),
+    first_message_timeout: Duration::from_secs(60),
+    message_timeout: Duration::from_secs(60),
+    handshake_timeout: Duration::from_secs(60),
+    max_handshakes: 4,
+    keepalive: None,
+    poll_interval_seconds: 60,
+};
+
+/// A shard that no executor runs, and the coordinator's end of its way up.
+fn shard() -> (Rc<Shard>, Receiver<(Slot, Up)>) {
+    let bell = Arc::new(Bell::default());
+    let (up, inbox) = pipe(2, bell.clone(), bell.clone());
+    let (_, down) = pipe(2, bell.clone(), bell.clone());
+    let settings = Settings { tuning: Tuning::default(), checks_under_way: 1, icmp: false };
+    let roster = Arc::new(Roster::new(Member::unknown(100), Policy::Auto));
+    let prober = Prober::new(false).expect("an epoll set");
+    let plan = Plan {
+        index: 0,
+        shards: 1,
+        limits: LIMITS,
+        listeners: Vec::new(),
+        shared: Arc::new(Shared::new(&LIMITS, None)),
+        counters: Arc::default(),
+        bell,
+        poller: Poller::new().expect("an epoll set"),
+        spin: Duration::ZERO,
+        up,
+        down,
+        monitoring: monitoring::Plan { control: Arc::default(), roster, settings, seed: 1, prober },
+    };
+    (Parts::new(plan).shard, inbox)
+}
+
+/// Connects a peer to the shard.
+fn connect(shard: &Rc<Shard>) -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
+    let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+    let (socket, address) = listener.accept().expect("a connection waits");
+    assert!(shard.shared.connections.take(1));
+    shard.admit(socket.into(), address, Carries::Plain);
+    peer
+}
+
+#[test]
+fn a_fault_in_one_connection_ends_that_one_alone() {
+    let (shard, mut inbox) = shard();
+    let (mut first, mut second) = (connect(&shard), connect(&shard));
+    let slot = |index| Slot { index, generation: 0 };
+    assert_eq!(shard.guarded(slot(0), |connection, _| connection.slot()), Some(slot(0)));
+    let fault = shard.guarded(slot(0), |_, _| -> () { panic!("a fault, for the test") });
+    assert_eq!(fault, None);
+
+    assert_eq!(first.read(&mut [0; 1]).expect("the end"), 0);
+    second.set_nonblocking(true).expect("a socket option");
+    assert_eq!(second.read(&mut [0; 1]).expect_err("it is open").kind(), ErrorKind::WouldBlock);
+    assert_eq!(shard.table.borrow().open, 1);
+    assert_eq!(shard.counters.closed[Cause::Panicked as usize].load(Ordering::Relaxed), 1);
+    shard.turn_uplink();
+    let told = inbox.receive().expect("the coordinator is told").entries;
+    assert!(
+        matches!(told[..], [(_, Up::Opened(_)), (_, Up::Opened(_)), (Slot { index: 0, .. }, Up::Closed)]),
+        "{told:?}"
+    );
+    // What is on its way to it finds nobody, and the other one is written to.
+    assert!(shard.write(slot(0), Kind::Push, b"lost"));
+    assert!(shard.write(slot(1), Kind::Push, b"heard"));
+    second.set_nonblocking(false).expect("a socket option");
+    let mut heard = [0; 5];
+    second.read_exact(&mut heard).expect("a message");
+    assert_eq!(&heard, b"heard");
+}
