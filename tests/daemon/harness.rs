@@ -148,6 +148,8 @@ pub(crate) struct Daemon {
     addresses: Vec<SocketAddr>,
     carries: Vec<String>,
     log: Arc<Mutex<Vec<u8>>>,
+    /// While it is there, nobody reads the daemon's stderr.
+    unread: Option<mpsc::Sender<()>>,
     _permit: Permit,
 }
 
@@ -162,7 +164,19 @@ impl Daemon {
         Daemon::spawn(flags, DAEMONS)
     }
 
+    /// As [`Daemon::start`]; what it writes to stderr is not read before [`Daemon::read_log`].
+    pub(crate) fn start_unread(flags: &[&str]) -> Daemon {
+        let (gate, opened) = mpsc::channel();
+        let mut daemon = Daemon::spawn_gated(flags, 1, opened);
+        daemon.unread = Some(gate);
+        daemon
+    }
+
     fn spawn(flags: &[&str], permits: u32) -> Daemon {
+        Daemon::spawn_gated(flags, permits, mpsc::channel().1)
+    }
+
+    fn spawn_gated(flags: &[&str], permits: u32, opened: mpsc::Receiver<()>) -> Daemon {
         let permit = Permit::take(permits);
         let mut arguments = vec!["serve"];
         if !flags.contains(&"--log-level") {
@@ -192,6 +206,7 @@ impl Daemon {
         let log = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&log);
         thread::spawn(move || {
+            let _ = opened.recv(); // nothing is ever sent: it ends when the gate is gone
             let mut chunk = [0; 4096];
             while let Ok(count @ 1..) = stderr.read(&mut chunk) {
                 shared.lock().expect("no panic under the lock").extend_from_slice(&chunk[..count]);
@@ -203,8 +218,15 @@ impl Daemon {
                 let _ = send.send(line);
             }
         });
-        let mut daemon =
-            Daemon { child, ended: false, addresses: Vec::new(), carries: Vec::new(), log, _permit: permit };
+        let mut daemon = Daemon {
+            child,
+            ended: false,
+            addresses: Vec::new(),
+            carries: Vec::new(),
+            log,
+            unread: None,
+            _permit: permit,
+        };
         for _ in 0..listeners {
             let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("gwm serve {flags:?} does not listen"));
             let (address, carries) = line
@@ -247,6 +269,16 @@ impl Daemon {
         let status = wait(&mut self.child, "the daemon ends");
         self.ended = true;
         status
+    }
+
+    /// Begins to read what it writes to stderr.
+    pub(crate) fn read_log(&mut self) {
+        self.unread = None;
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it wrote to stderr so far.

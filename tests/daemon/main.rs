@@ -14,6 +14,7 @@ mod framing;
 mod harness;
 mod hostile;
 mod limits;
+mod machine;
 mod members_file;
 mod monitoring;
 mod mutations;

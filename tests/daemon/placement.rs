@@ -70,6 +70,52 @@ fn what_was_acknowledged_is_seen_through_every_shard() {
     daemon.stop();
 }
 
+/// The kernel spreads connections over the shards' listeners, and each is served where it was accepted.
+#[test]
+fn every_shard_accepts_on_a_listener_of_its_own() {
+    const SHARDS: usize = 4;
+    let daemon = Daemon::start(&["--shards", &SHARDS.to_string()]);
+    let mut peers: Vec<Peer> = (0..16 * SHARDS).map(|_| daemon.connect()).collect();
+    for (number, peer) in peers.iter_mut().enumerate() {
+        assert_eq!(peer.set_lb(&format!("LB{number}"), LbFlags::NONE), OK);
+    }
+    (0..SHARDS).for_each(|shard| daemon.wait_for_log(&[" connected ", &format!("shard={shard}")]));
+    let log = daemon.log();
+    assert!(!log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
+    daemon.stop();
+}
+
+/// Coordinator and shards are pinned, each to the core that the log says.
+#[test]
+fn threads_are_pinned_to_their_cores() {
+    for shards in ["1", "2", "3"] {
+        let daemon = Daemon::start(&["--shards", shards]);
+        daemon.wait_for_log(&[" serving "]);
+        let log = daemon.log();
+        let core =
+            log.split_once(" coordinator_core=").and_then(|(_, rest)| rest.split_once(' ')).expect("it is logged").0;
+        let mut expected = vec![("coordinator".to_owned(), core.to_owned())];
+        let list = log.split_once(" shard_cores=[").and_then(|(_, rest)| rest.split_once(']')).expect("it is logged").0;
+        expected.extend(list.split(", ").enumerate().map(|(at, core)| (format!("shard-{at}"), core.to_owned())));
+        assert_eq!(expected.len(), 1 + shards.parse::<usize>().expect("a number"));
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.id())).expect("it lives");
+        let tasks: Vec<(String, String)> = tasks
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok())
+            .map(|status| {
+                let value = |name: &str| {
+                    let line = status.lines().find_map(|line| line.strip_prefix(name));
+                    line.expect("every thread has one").trim().to_owned()
+                };
+                (value("Name:"), value("Cpus_allowed_list:"))
+            })
+            .collect();
+        for thread in expected {
+            assert!(tasks.contains(&thread), "{thread:?} is not among {tasks:?}");
+        }
+        daemon.stop();
+    }
+}
+
 /// Coordinator and shard share the one core that they are given.
 #[test]
 fn one_core_is_enough() {

@@ -21,7 +21,7 @@ fn expect_refused(address: SocketAddr) {
 }
 
 /// An LB that was pushed more than sockets hold and reads nothing of it.
-fn unread(daemon: &Daemon) -> Peer {
+pub(crate) fn unread(daemon: &Daemon) -> Peer {
     let members: Vec<String> =
         (0..2000).map(|m| format!("10.1.{}.{}:80 {}", m / 256, m % 256, "l".repeat(255))).collect();
     let members: Vec<&str> = members.iter().map(String::as_str).collect();
