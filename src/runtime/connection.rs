@@ -384,12 +384,11 @@ impl Connection {
         account(&mut self.buffered, buffered, &shard.shared.buffered)
     }
 
-    /// Gives up unfinished messages, and what the peer has yet to take.
+    /// Gives up unfinished messages. What the peer has yet to take is flushed all the same.
     pub(super) fn release(&mut self, shard: &Shard) {
         self.framer = Framer::new(shard.limits.max_message_bytes);
         self.rest = Vec::new();
         self.account(0, shard);
-        self.forgive(shard);
     }
 
     /// Owes the peer more; false if that is too much, and then nothing is owed, and the connection ends.
@@ -406,7 +405,7 @@ impl Connection {
     }
 
     /// Owes the peer nothing any more.
-    fn forgive(&mut self, shard: &Shard) {
+    pub(super) fn forgive(&mut self, shard: &Shard) {
         self.owed = Vec::new();
         self.written = 0;
         account(&mut self.unsent, 0, &shard.shared.unsent);

@@ -140,6 +140,11 @@ impl Uplink {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Wake,
+    };
+
     use super::*;
     use crate::{limits, runtime::mesh::pipe};
 
@@ -165,5 +170,33 @@ mod tests {
         uplink.turn();
         let batch = receiver.receive().expect("what was kept");
         assert!(matches!(batch.entries[..], [(_, Up::Delivered(2)), (Slot { index: 1, .. }, Up::Closed)]));
+    }
+
+    /// Counts its wakes.
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_room_is_woken_once_there_is_some() {
+        let bell = Arc::new(Bell::default());
+        let (sender, mut receiver) = pipe(1, bell.clone(), bell.clone());
+        let mut uplink = Uplink::new(sender, bell);
+        let slot = Slot { index: 0, generation: 0 };
+        (0..limits::BATCH_ENTRIES).for_each(|_| uplink.request(slot, b"x"));
+        let woken = Arc::new(Count::default());
+        uplink.wait_for_room(&woken.clone().into());
+        uplink.turn();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0, "there is none");
+        let batch = receiver.receive().expect("the full batch");
+        receiver.give_back(batch);
+        uplink.turn();
+        uplink.turn();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     }
 }

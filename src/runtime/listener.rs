@@ -195,7 +195,13 @@ mod tests {
             let _peer = TcpStream::connect(address).expect("it listens");
             let accepted = listeners.iter().find_map(|listener| acceptfrom_with(listener, SocketFlags::CLOEXEC).ok());
             let (socket, _) = accepted.expect("one of the listeners has the connection");
-            let timeout = Socket::from(socket).tcp_user_timeout().expect("a TCP socket");
+            let socket = Socket::from(socket);
+            assert_eq!(
+                socket.tcp_notsent_lowat().expect("a TCP socket"),
+                UNSENT_BYTES,
+                "it does not buffer without end"
+            );
+            let timeout = socket.tcp_user_timeout().expect("a TCP socket");
             assert_eq!(timeout, Some(Duration::from_secs(seconds)), "stall {stall}, keepalive {keepalive:?}");
         }
     }

@@ -530,6 +530,7 @@ impl Shard {
     fn end(&self, slot: Slot, cause: Cause) {
         let Some(mut connection) = self.table.borrow_mut().remove(slot) else { return };
         connection.release(self);
+        connection.forgive(self);
         connection.return_turn(self);
         if self.handshakes.borrow().is_due() {
             self.bell.ring(); // the sweep may have ended it, while the task that gives turns sleeps

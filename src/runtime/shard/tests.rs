@@ -19,6 +19,7 @@ const LIMITS: Connections = Connections {
     max_requests_per_second: 0,
     max_message_bytes: 1024,
     max_buffered_bytes: 65536,
+    max_unsent_bytes: 65536,
     stall_timeout: Duration::from_secs(60),
     first_message_timeout: Duration::from_secs(60),
     message_timeout: Duration::from_secs(60),
