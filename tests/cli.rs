@@ -181,7 +181,7 @@ fn wrong_usage_has_status_2_and_says_why() {
         (&["lb", "--uid=LB1", "register"], "no group is given"),
         (&["lb", "--uid=LB1", "register", "--group=web=10.0.0"], "`10.0.0` is not a member"),
         (&["lb", "--uid=LB1", "register", "--group=web", "--group=web"], "group web is given twice"),
-        (&["lb", "--uid=LB1", "register", "--groups", bad], "line 3: unknown field `colour`"),
+        (&["lb", "--uid=LB1", "register", "--groups", bad], ":3: unknown field `colour`"),
         (&["lb", "--uid=LB1", "quiesce", "--group=web"], "group web names no member"),
         (&["lb", "--uid=LB1", "deregister"], "use --group, --groups or --all"),
         (&["lb", "--uid=LB1", "deregister", "--all", "--group=web"], "--all goes without"),
