@@ -1,12 +1,9 @@
 //! Bytes that are no request: which are answered, which end the connection, and that they end it gracefully.
 
-use std::io::Write;
-
 use gwm::sasp::{LbFlags, ReturnCode};
 
 use crate::{
     harness::{Daemon, LB, Peer, until},
-    slow_readers::narrow,
     wire,
 };
 
@@ -79,25 +76,6 @@ fn broken_framing_ends_the_connection_after_earlier_replies() {
     ] {
         expect_graceful_end(&daemon, &fault);
     }
-}
-
-/// What a peer that reads slowly is owed is written before its fault ends the connection.
-#[test]
-fn replies_that_the_socket_has_no_room_for_are_flushed_before_the_end() {
-    const REFUSALS: usize = 100_000;
-    let daemon = Daemon::start(&["--log-level", "warn"]);
-    let mut peer = Peer::from(narrow(daemon.address()));
-    let mut refused = wire::lb_state(7, "LB1", 0, LbFlags::NONE);
-    refused[4] = 9; // a version that is not spoken
-    let mut bytes = refused.repeat(REFUSALS);
-    bytes.extend([0xAA; 100]);
-    let mut sender = peer.stream().try_clone().expect("a descriptor");
-    let sending = std::thread::spawn(move || sender.write_all(&bytes).expect("the daemon takes bytes"));
-    for at in 0..REFUSALS {
-        assert_eq!(peer.receive(), wire::code_reply(7, 0x1055, 0x10), "reply {at}");
-    }
-    peer.expect_end();
-    sending.join().expect("no panic");
 }
 
 /// Once for each connection, and with the address of the peer at fault.

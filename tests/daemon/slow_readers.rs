@@ -24,7 +24,7 @@ const MEMBERS: usize = 2000;
 const GROWTH_KIB: u64 = 24 * 1024;
 
 /// A connection with a small receive buffer, so that little is on its way.
-pub(crate) fn narrow(address: SocketAddr) -> TcpStream {
+fn narrow(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(16 * 1024).expect("a socket option");
     socket.connect(&address.into()).expect("the daemon accepts");

@@ -92,3 +92,31 @@ fn a_fault_in_one_connection_ends_that_one_alone() {
     second.read_exact(&mut heard).expect("a message");
     assert_eq!(&heard, b"heard");
 }
+
+#[test]
+fn what_is_owed_is_written_before_the_end() {
+    let (shard, _inbox) = shard();
+    let mut peer = connect(&shard);
+    let slot = Slot { index: 0, generation: 0 };
+    let message = [7; 8000];
+    let mut sent = message.len();
+    while shard.write(slot, Kind::Push, &message) {
+        sent += message.len();
+    }
+    // The socket has not taken all of the last one.
+    shard.guarded(slot, |connection, _| connection.close(Cause::TakenOver, &shard));
+    peer.set_nonblocking(true).expect("a socket option");
+    let (mut received, mut bytes) = (0, vec![0; 65536]);
+    let start = Instant::now();
+    loop {
+        shard.collect();
+        shard.step_some();
+        match peer.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(length) => received += length,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        assert!(start.elapsed().as_secs() < 60, "{received} of {sent} bytes, and no end");
+    }
+    assert_eq!(received, sent);
+}
