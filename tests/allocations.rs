@@ -15,7 +15,9 @@ use std::{
 use gwm::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings, Time},
     judgement::{Judgement, Level, Policy, Share, Verdict},
+    limits,
     roster::{Member, Monitor, Roster, Times},
+    runtime::mesh::{Bell, pipe},
     sasp::{
         Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, Message, SenderFlags, WeightEntry,
         WeightedMember, Writer, writer,
@@ -106,6 +108,31 @@ fn decoding_and_walking_a_registration_allocates_nothing() {
         }
     });
     assert_eq!((ports, count), (8000, 0));
+}
+
+/// The batches between cores are used again and again, with the bytes and the places of messages that they have.
+#[test]
+fn pushes_on_their_way_to_a_shard_allocate_nothing() {
+    let (here, there) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+    let (mut sender, mut receiver) = pipe::<std::ops::Range<usize>>(limits::BATCHES, here, there);
+    let mut round = || {
+        // More than one batch holds: each is sent when it is full.
+        for _ in 0..500 {
+            while let Some(batch) = sender.reclaim() {
+                sender.recycle(batch);
+            }
+            let bytes = sender.bytes();
+            let start = bytes.len();
+            send_weights(bytes);
+            let end = bytes.len();
+            sender.push(start..end);
+            if let Some(batch) = receiver.receive() {
+                receiver.give_back(batch);
+            }
+        }
+    };
+    (0..limits::BATCHES).for_each(|_| round());
+    assert_eq!(allocations(round), 0);
 }
 
 /// Takes the coordinator's messages into one buffer, as a batch of the runtime's does.
