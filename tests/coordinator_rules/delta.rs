@@ -360,6 +360,7 @@ fn a_removed_group_of_which_the_lb_has_heard_the_end_does_not_count() {
             "push" => assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0]"]),
             _ => assert_eq!(rig.ask(lb, "get LB1/"), "00"),
         }
+        assert_eq!(rig.totals(), [1, 0, 0, 0]);
         rig.ok(lb, "lb register LB1/H");
     }
 }

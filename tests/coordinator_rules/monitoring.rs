@@ -116,6 +116,10 @@ fn a_group_has_the_verdicts_of_its_policy_and_hears_of_no_other() {
     other.add_group(Pattern::new("ST*"), Policy::Static);
     rig.set_roster(Arc::new(other));
     assert_eq!(rig.after(WINDOW), ["#0 LB1/OTHER[a 00/0D/22]"]);
+    // A group's policy goes with it.
+    rig.ok(lb, "lb deregister LB1/STATIC");
+    rig.ok(lb, "lb register LB1/THIRD a");
+    assert_eq!(rig.ask(lb, "get LB1/THIRD"), "00 LB1/THIRD[a 00/0D/22]");
 }
 
 #[test]
@@ -193,6 +197,21 @@ fn a_group_of_another_policy_has_a_scale_of_its_own() {
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/81]"]);
     rig.ok(lb, "lb register LB1/H a b");
     assert_eq!(rig.ask(lb, "get LB1/H"), "00 LB1/H[a 00/0D/89 b 00/0D/81]", "as a new one has");
+}
+
+#[test]
+fn a_group_that_was_removed_and_is_back_has_a_new_scale() {
+    let mut rig = Rig::with(with(roster(&[])));
+    let lb = rig.lb("LB1", "push trust nochange");
+    rig.ok(lb, "lb register LB1/G a b + LB1/H a b");
+    rig.take_orders();
+    rig.judge(&[("a", rate(100.0)), ("b", rate(80.0))]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/71] LB1/H[a 00/0D/89 b 00/0D/71]"]);
+    rig.judge(&[("a", rate(93.0)), ("b", rate(85.0))]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/83 b 00/0D/76] LB1/H[a 00/0D/83 b 00/0D/76]"]);
+    rig.ok(lb, "member deregister LB1/G");
+    rig.ok(lb, "lb register LB1/G a b"); // before the LB has heard of that
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/81]"]);
 }
 
 #[test]

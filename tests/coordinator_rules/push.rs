@@ -207,6 +207,17 @@ fn a_group_that_a_member_removed_before_its_lb_was_told_of_it_is_not_pushed() {
 }
 
 #[test]
+fn of_a_group_that_a_member_removed_before_the_takeover_nothing_is_said() {
+    let mut rig = pushed();
+    rig.ok(0, "lb register LB1/H c");
+    rig.after(WINDOW);
+    rig.ok(0, "member deregister LB1/G"); // which the old connection does not hear any more
+    let new = rig.open();
+    rig.ok(new, "lb set LB1/H");
+    assert_eq!(rig.after(WINDOW), ["#1 LB1/H[c 00/05/100]"]);
+}
+
+#[test]
 fn get_weights_lists_no_group_that_a_member_removed() {
     let mut rig = pushed();
     rig.ok(0, "lb register LB1/H c");
@@ -270,6 +281,16 @@ fn turning_push_off_cancels_what_is_due() {
     assert_eq!(rig.after(WINDOW), NOTHING);
     rig.ok(0, "lb set LB1/G a=02");
     assert_eq!(rig.after(2_000_000_000), NOTHING); // no refresh either
+}
+
+#[test]
+fn with_push_off_no_change_is_sent() {
+    let mut rig = pushed();
+    rig.ok(0, "state LB1 7F trust");
+    rig.ok(0, "lb set LB1/G a=01");
+    rig.ok(0, "lb register LB1/H c");
+    assert_eq!(rig.deadline(), Some(1_000_000_000 - WINDOW)); // of the refresh, which is off
+    assert_eq!(rig.after(2_000_000_000), NOTHING);
 }
 
 #[test]

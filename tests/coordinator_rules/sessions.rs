@@ -265,6 +265,22 @@ fn nothing_is_pushed_to_an_lb_that_is_away() {
 }
 
 #[test]
+fn what_changed_while_an_lb_was_away_is_pushed_when_it_is_back() {
+    let mut rig = Rig::new();
+    let lb = rig.lb("LB1", "push trust");
+    rig.ok(lb, "lb register LB1/G a");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/05/100]"]);
+    rig.closed(lb);
+    let member = rig.open();
+    rig.ok(member, "member set LB1/G a=01");
+    assert_eq!(rig.after(WINDOW), NOTHING);
+    let new = rig.open();
+    rig.ok(new, "lb set LB1/G");
+    assert_eq!(rig.after(WINDOW - 1), NOTHING);
+    assert_eq!(rig.after(1), ["#2 LB1/G[a 01/05/100]"]);
+}
+
+#[test]
 fn a_member_needs_an_lb_that_is_known_and_trusts() {
     let mut rig = Rig::new();
     let member = rig.open();
