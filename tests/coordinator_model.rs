@@ -99,6 +99,7 @@ impl Seen {
             "push waits for room",
             "fails open",
             "fails open no more",
+            "never up counts no more",
             "judged",
             "judged too late",
             "watch begins",

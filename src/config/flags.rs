@@ -272,7 +272,7 @@ pub struct Flags {
     #[arg(long, env = "GWM_POLICY", value_name = "POLICY", default_value = "auto")]
     pub policy: PolicyName,
 
-    /// When more than this share of the monitored members that had contact lose it within one fall window, the fault is
+    /// When more than this share of the monitored members that were up lose contact within one fall window, the fault is
     /// taken to be this machine's own: members keep their contact, and load balancers are told not to rely on it; 0 to
     /// 100, which turns this off
     #[arg(long, env = "GWM_PANIC_PERCENT", value_name = "PERCENT", default_value = "50",

@@ -181,9 +181,13 @@ impl Endpoints {
         let mut change = self.verdicts.judge(id, &judgement.verdicts);
         // An agent's word counts by some policies only. What no policy believes in is what no check can reach.
         let contact = judgement.verdicts.iter().any(|verdict| verdict.flags.contains(EntryFlags::CONTACT));
+        let up = EntryFlags::CONTACT | EntryFlags::CONFIDENT;
+        if judgement.verdicts.iter().any(|verdict| verdict.flags.contains(up)) && self.watches.see(id) {
+            self.fail_open.first_is_up(now);
+        }
         match (self.watches.set_contact(id, contact), contact) {
             (true, false) => {
-                self.fail_open.lost(now, id, self.endpoint(id));
+                self.fail_open.lost(now, id, self.endpoint(id), self.watches.is_seen(id));
                 change = change | self.verdicts.set_fresh(id, true);
             }
             (false, true) => {
@@ -202,9 +206,15 @@ impl Endpoints {
         while let Some(id) = self.fail_open.expire(now, window) {
             self.verdicts.set_fresh(id, false);
         }
-        let turned = (may_open || self.fail_open.is_open()) && self.fail_open.decide(self.watches.with_contact());
+        let (seen, contact) = (self.watches.any_seen(), self.watches.with_contact());
+        let turned = (may_open || self.fail_open.is_open()) && self.fail_open.decide(seen, contact);
         self.verdicts.set_open(self.fail_open.is_open());
         turned
+    }
+
+    /// When failing open may end though nothing happens.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        self.fail_open.grace_ends(fall_window(&self.roster)).filter(|_| self.watches.any_seen())
     }
 
     pub(super) fn fails_open(&self) -> bool {

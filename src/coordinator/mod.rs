@@ -304,6 +304,7 @@ impl Coordinator {
     /// When [`Coordinator::poll`] has something to do next, perhaps early; `None` while only an event can change that.
     pub fn next_deadline(&self) -> Option<Time> {
         let alarm = self.alarms.peek().map(|alarm| alarm.0.at);
+        let alarm = [alarm, self.tables.endpoints.next_deadline()].into_iter().flatten().min();
         self.sweep.unfinished().or(alarm)
     }
 

@@ -36,6 +36,8 @@ const TOLD: u8 = 2;
 const QUEUED: u8 = 4;
 /// It has contact, or nothing is judged of it yet.
 const CONTACT: u8 = 8;
+/// It has been up while it was watched.
+const SEEN: u8 = 16;
 
 /// By endpoint, from the first one that is watched on.
 #[derive(Default)]
@@ -47,6 +49,8 @@ pub(super) struct Watches {
     wanted: u32,
     /// How many of those have contact.
     contact: u32,
+    /// How many of them have been up.
+    seen: u32,
 }
 
 impl Watches {
@@ -62,6 +66,25 @@ impl Watches {
     /// How many watched endpoints have contact, those not judged yet among them.
     pub(super) fn with_contact(&self) -> u32 {
         self.contact
+    }
+
+    /// Whether any watched endpoint has been up since it is watched.
+    pub(super) fn any_seen(&self) -> bool {
+        self.seen > 0
+    }
+
+    /// Whether this one has.
+    pub(super) fn is_seen(&self, id: EndpointId) -> bool {
+        self.list[id as usize].bits & SEEN != 0
+    }
+
+    /// Notes that a watched endpoint is up; says whether it is the first one that has been.
+    pub(super) fn see(&mut self, id: EndpointId) -> bool {
+        let watch = &mut self.list[id as usize];
+        let new = watch.bits & SEEN == 0;
+        watch.bits |= SEEN;
+        self.seen += u32::from(new);
+        new && self.seen == 1
     }
 
     /// Begins a watch, unless there is one.
@@ -84,7 +107,8 @@ impl Watches {
         let Some(watch) = self.list.get_mut(id as usize).filter(|watch| watch.bits & WANTED != 0) else { return };
         self.wanted -= 1;
         self.contact -= u32::from(watch.bits & CONTACT != 0);
-        watch.bits &= !(WANTED | CONTACT);
+        self.seen -= u32::from(watch.bits & SEEN != 0);
+        watch.bits &= !(WANTED | CONTACT | SEEN);
         self.queue(id);
     }
 

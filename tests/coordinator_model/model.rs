@@ -34,6 +34,8 @@ pub(crate) struct Model {
     pub(crate) watched: BTreeMap<Endpoint, Watched>,
     /// The GWM takes what it sees for its own fault.
     pub(crate) open: bool,
+    /// When the first of them came up, until that is a fall window ago.
+    first_up: Option<u64>,
     /// Numbers groups and memberships, so that one that was removed and made anew is another one.
     last_id: u64,
     /// How often the rarer things happened, for the driver to see that they did.
@@ -132,6 +134,7 @@ impl Model {
             lbs: BTreeMap::new(),
             watched: BTreeMap::new(),
             open: false,
+            first_up: None,
             last_id: 0,
             seen: BTreeMap::new(),
         }
@@ -218,22 +221,40 @@ impl Model {
         let before = self.view();
         for (endpoint, verdicts) in judgements {
             let capacity = self.settings.roster.find(endpoint).capacity;
+            let before = self.any_seen();
             self.watched.get_mut(endpoint).expect("it is watched").judge(now, verdicts, capacity);
+            if !before && self.any_seen() {
+                self.first_up = Some(now);
+            }
         }
         self.open_windows(now, &before, false);
         self.decide(now, true);
     }
 
+    fn any_seen(&self) -> bool {
+        self.watched.values().any(|watched| watched.seen)
+    }
+
+    fn fall_window(&self) -> u64 {
+        let times = self.settings.roster.default_member().times;
+        nanoseconds(times.interval + times.fast_interval * (u32::from(times.fall) - 1) + times.timeout)
+    }
+
     /// Failing open; `coordinator/fail_open.rs` has the rule in words.
     fn decide(&mut self, now: u64, may_begin: bool) {
-        let times = self.settings.roster.default_member().times;
-        let window = nanoseconds(times.interval + times.fast_interval * (u32::from(times.fall) - 1) + times.timeout);
+        let window = self.fall_window();
+        if self.first_up.is_some_and(|at| at + window <= now) {
+            self.first_up = None;
+            *self.seen.entry("never up counts no more").or_default() += u64::from(self.open && self.any_seen());
+        }
         if !self.open {
             self.watched
                 .values_mut()
                 .for_each(|watched| watched.lost_at = watched.lost_at.filter(|at| at + window > now));
         }
-        let lost: Vec<_> = self.watched.iter().filter(|(_, watched)| watched.lost_at.is_some()).collect();
+        let all_count = !self.any_seen() || self.first_up.is_some();
+        let counts = |watched: &Watched| watched.lost_at.is_some() && (watched.seen || all_count);
+        let lost: Vec<_> = self.watched.iter().filter(|(_, watched)| counts(watched)).collect();
         let contact = self.watched.values().filter(|watched| watched.contact).count();
         let addresses: BTreeSet<_> = lost.iter().map(|(endpoint, _)| endpoint.address).collect();
         let share = 100.0 * lost.len() as f64 / (lost.len() + contact).max(1) as f64;
@@ -324,6 +345,9 @@ impl Model {
     /// The next time at which a poll has something to do, if no event comes before.
     pub(crate) fn next_due(&self) -> Option<u64> {
         let mut due = Vec::new();
+        if self.open && self.any_seen() {
+            due.extend(self.first_up.map(|at| at + self.fall_window()));
+        }
         for lb in self.lbs.values() {
             due.extend(lb.expires);
             let Some(session) = &lb.session else { continue };

@@ -21,6 +21,8 @@ pub(crate) struct Watched {
     pub(crate) life: u64,
     /// Some policy believes in it, or nothing was judged yet.
     pub(crate) contact: bool,
+    /// It was ever judged to be up: some policy was confident that it has contact.
+    pub(crate) seen: bool,
     /// When it lost contact, while that is a question of failing open.
     pub(crate) lost_at: Option<u64>,
     /// By policy, once something was judged: contact and confident, and the share while there was contact.
@@ -29,7 +31,7 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub(crate) fn new(life: u64) -> Watched {
-        Watched { life, contact: true, lost_at: None, judged: None }
+        Watched { life, contact: true, seen: false, lost_at: None, judged: None }
     }
 
     pub(crate) fn judge(&mut self, now: u64, verdicts: &[Verdict; 4], capacity: u16) {
@@ -46,6 +48,7 @@ impl Watched {
             _ => {}
         }
         self.contact = contact;
+        self.seen |= verdicts.iter().any(|verdict| verdict.flags.contains(EntryFlags::CONTACT | EntryFlags::CONFIDENT));
     }
 }
 

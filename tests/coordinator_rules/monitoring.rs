@@ -307,6 +307,87 @@ fn a_single_address_that_dies_is_dead_and_two_are_a_network() {
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/100 b 00/05/100]");
 }
 
+/// Else whoever may register members could have every LB told that nothing is certain, by one small message.
+#[test]
+fn members_that_were_never_up_are_not_missed() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b c d");
+    rig.judge(&[("a", weight(10)), ("b", weight(20)), ("c", weight(30)), ("d", weight(40))]);
+    rig.after(FALL_WINDOW);
+    let other = rig.lb("LB2", "");
+    rig.ok(other, "lb register LB2/G e + LB2/H f g h i j");
+    rig.take_orders();
+    rig.judge(&["e", "f", "g", "h", "i", "j"].map(|name| (name, DOWN)));
+    assert!(!rig.fails_open());
+    rig.judge(&[("a", DOWN)]);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 b 00/0D/20 c 00/0D/30 d 00/0D/40]");
+    assert_eq!(rig.ask(other, "get LB2/G"), "00 LB2/G[e 00/0C/0]");
+    // Three of four that were up are: those that never were do not hide it, nor do they keep it going.
+    rig.judge(&[("b", DOWN), ("c", DOWN)]);
+    assert!(rig.fails_open());
+    assert_eq!(rig.ask(other, "get LB2/G"), "00 LB2/G[e 00/05/100]", "nor are they believed to be down while it lasts");
+    rig.judge(&[("c", weight(30))]);
+    assert!(!rig.fails_open());
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 b 00/0C/0 c 00/0D/30 d 00/0D/40]");
+    assert_eq!(rig.ask(other, "get LB2/G"), "00 LB2/G[e 00/0C/0]");
+}
+
+#[test]
+fn a_member_that_was_never_up_makes_no_second_address() {
+    let (mut rig, _) = told(with(roster(&[])), "a a/1 b");
+    rig.judge(&[("a", weight(10)), ("a/1", weight(20))]);
+    rig.after(FALL_WINDOW);
+    rig.judge(&[("a", DOWN), ("a/1", DOWN), ("b", DOWN)]);
+    assert!(!rig.fails_open());
+}
+
+/// What is said of a member before it was found to be up does not count, nor what it was under an
+/// earlier watch.
+#[test]
+fn a_member_has_been_up_if_its_own_watch_says_so() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b c");
+    rig.judge(&[("a", weight(10)), ("b", weight(20)), ("c", weight(30))]);
+    rig.after(FALL_WINDOW);
+    rig.ok(lb, "lb deregister LB1/G a b");
+    assert_eq!(rig.take_orders(), ["unwatch a", "unwatch b"]);
+    rig.ok(lb, "lb register LB1/G a b");
+    rig.take_orders();
+    let unknown = Verdict { flags: EntryFlags::CONTACT, share: Share::Weight(60) };
+    rig.judge(&[("a", unknown), ("b", unknown)]);
+    rig.judge(&[("a", DOWN), ("b", DOWN)]);
+    assert!(!rig.fails_open());
+    rig.judge(&[("a", weight(10)), ("b", weight(20))]);
+    rig.judge(&[("a", DOWN), ("b", DOWN)]);
+    assert!(rig.fails_open());
+}
+
+/// What a GWM that starts without a network has never seen is not drained, not even the moment that the first member
+/// answers: the others have a fall window.
+#[test]
+fn a_start_without_a_network_ends_a_while_after_the_first_member_answers() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b c d");
+    rig.judge(&[("a", DOWN), ("b", DOWN), ("c", DOWN), ("d", DOWN)]);
+    assert!(rig.fails_open());
+    rig.after(100 * FALL_WINDOW);
+    assert!(rig.fails_open());
+    rig.judge(&[("a", weight(10))]);
+    rig.after(WINDOW);
+    assert!(rig.fails_open());
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/10 b 00/05/100 c 00/05/100 d 00/05/100]");
+    // No event ends it, so the coordinator asks for the time.
+    assert_eq!(rig.deadline(), Some(FALL_WINDOW - WINDOW));
+    rig.after(FALL_WINDOW - WINDOW - 1);
+    assert!(rig.fails_open());
+    rig.after(1);
+    assert!(!rig.fails_open());
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/10 b 00/0C/0 c 00/0C/0 d 00/0C/0]"]);
+    // Where nothing is left that was ever up, it is a start again.
+    rig.ok(lb, "lb deregister LB1/G a");
+    rig.ok(lb, "lb register LB1/G e f g h");
+    rig.take_orders();
+    rig.judge(&[("e", DOWN), ("f", DOWN), ("g", DOWN)]);
+    assert!(rig.fails_open());
+}
+
 #[test]
 fn a_hundred_percent_turns_failing_open_off() {
     let (mut rig, _) = told(Settings { panic_percent: 100, ..with(roster(&[])) }, "a b");
