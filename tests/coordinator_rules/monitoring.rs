@@ -224,6 +224,8 @@ fn quiesces_of_operator_lb_and_monitor_are_kept_apart() {
     rig.set_roster(Arc::new(roster(&[("a", quiesced.clone())])));
     rig.ok(lb, "lb set LB1/G a=01");
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 01/0F/0]", "the operator still does");
+    rig.set_roster(Arc::new(roster(&[("a", quiesced.clone())])));
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 01/0F/0]", "however often that is said");
     rig.judge(&[("a", weight(30))]);
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 01/0F/0]");
     rig.judge(&[("a", DOWN)]);
