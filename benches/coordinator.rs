@@ -116,7 +116,7 @@ impl Bed {
         let (header, message) = Message::decode_trusted(frame).expect("our own message");
         self.coordinator.request(self.now, connection(lb), header.id, &message, &mut self.out);
         assert_eq!(self.out.code.take(), Some(ReturnCode::SUCCESSFUL));
-        self.coordinator.delivered(self.now, connection(lb));
+        self.coordinator.delivered(connection(lb), u32::MAX);
     }
 
     /// Sends what is due once the push windows have ended; gives the number of messages. They are in flight then.
@@ -130,7 +130,7 @@ impl Bed {
     fn settle(&mut self) {
         self.tick();
         for connection in self.out.pushed.drain(..) {
-            self.coordinator.delivered(self.now, connection);
+            self.coordinator.delivered(connection, u32::MAX);
         }
     }
 

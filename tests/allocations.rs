@@ -197,7 +197,7 @@ fn allocations_of_a_tick(flags: LbFlags, changed: u8, share: impl Fn(u16) -> Sha
         for request in &requests {
             let (header, message) = Message::decode(request).unwrap();
             coordinator.request(now, connection, header.id, &message, &mut out);
-            coordinator.delivered(now, connection);
+            coordinator.delivered(connection, u32::MAX);
         }
     }
     let mut last = 0;
@@ -216,7 +216,7 @@ fn allocations_of_a_tick(flags: LbFlags, changed: u8, share: impl Fn(u16) -> Sha
         (out.pushes, out.bytes) = (0, Vec::with_capacity(1 << 20));
         last = allocations(|| coordinator.poll(now, &mut out));
         assert_eq!(out.pushes, 20);
-        connections.iter().for_each(|&connection| coordinator.delivered(now, connection));
+        connections.iter().for_each(|&connection| coordinator.delivered(connection, u32::MAX));
     }
     last
 }

@@ -322,7 +322,7 @@ impl Run {
         for id in waiting {
             if chance(&mut self.rng, 60) {
                 self.log(format!("{} delivered", name(id)));
-                self.real.delivered(Time(self.now), id);
+                self.real.delivered(id, u32::MAX);
                 self.model.delivered(id);
             }
         }
@@ -374,7 +374,7 @@ impl Run {
         let Some(id) = self.any_connection() else { return };
         // As a rule the shard has written the last reply before it reads the next request.
         if chance(&mut self.rng, 80) && self.model.connection(id).in_flight {
-            self.real.delivered(Time(self.now), id);
+            self.real.delivered(id, u32::MAX);
             self.model.delivered(id);
         }
         let request = generator::request(&mut self.rng, &self.universe, &self.model, id);

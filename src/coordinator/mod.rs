@@ -143,8 +143,8 @@ struct Connection {
     lb: Option<LbId>,
     /// Why it is being closed: it speaks for no LB any more.
     dismissed: Option<CloseReason>,
-    /// A message was committed to it that was not delivered yet.
-    in_flight: bool,
+    /// Messages that were committed to it and not delivered yet.
+    in_flight: u32,
     /// A push to its LB is due and waits for that.
     waited_for: bool,
 }
@@ -248,12 +248,14 @@ impl Coordinator {
         self.commit(connection, start, Kind::Reply, out);
     }
 
-    /// All messages that were committed to this connection have been handed to its socket.
-    pub fn delivered(&mut self, _now: Time, connection: ConnectionId) {
+    /// So many of the messages that were committed to this connection have been handed to its socket; all of them, if
+    /// there are fewer.
+    pub fn delivered(&mut self, connection: ConnectionId, messages: u32) {
         let Some(known) = self.connection(connection) else { return };
-        known.in_flight = false;
+        known.in_flight = known.in_flight.saturating_sub(messages);
         // Most of the time nothing waits: then the LB, which is cold, is not looked at.
-        if std::mem::take(&mut known.waited_for)
+        if known.in_flight == 0
+            && std::mem::take(&mut known.waited_for)
             && let Some(lb) = known.lb
         {
             self.make_ready(lb);
@@ -349,7 +351,7 @@ impl Coordinator {
 
     fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind, out: &mut impl Outbox) {
         if let Some(known) = self.connection(connection) {
-            known.in_flight = true;
+            known.in_flight += 1;
         }
         out.commit(connection, start, kind);
     }

@@ -105,7 +105,7 @@ impl Coordinator {
                 known.ready = false;
                 let due = known.due;
                 match self.connection(connection) {
-                    Some(known) if known.in_flight => known.waited_for = true,
+                    Some(known) if known.in_flight > 0 => known.waited_for = true,
                     Some(_) if due => self.push(now, lb, connection, out),
                     _ => {}
                 }

@@ -147,7 +147,7 @@ impl Table {
                 assert_eq!((header.id, push.component_type()), (0, ComponentType::SEND_WEIGHTS));
             }
             self.peers[to.slot as usize].sent.extend(message);
-            self.coordinator.delivered(self.now, to);
+            self.coordinator.delivered(to, u32::MAX);
         }
         for closed in std::mem::take(&mut self.sent.closes) {
             self.end(closed.slot as usize);

@@ -84,30 +84,11 @@ pub(super) struct Port {
     closes: VecDeque<(Slot, CloseReason)>,
     /// Watch orders that found no room, those of a few endpoints at most.
     orders: VecDeque<WatchOrder>,
-    /// By slot.
-    peers: Vec<Peer>,
-}
-
-/// A connection as far as the acknowledging of its messages goes.
-#[derive(Clone, Copy, Default)]
-struct Peer {
-    generation: u32,
-    open: bool,
-    /// Messages committed and not acknowledged.
-    unacknowledged: u32,
 }
 
 impl Port {
     pub(super) fn new(up: Receiver<(Slot, Up)>, down: Sender<Down>) -> Port {
-        Port {
-            up,
-            down,
-            inbox: None,
-            finished: Vec::new(),
-            closes: VecDeque::new(),
-            orders: VecDeque::new(),
-            peers: Vec::new(),
-        }
+        Port { up, down, inbox: None, finished: Vec::new(), closes: VecDeque::new(), orders: VecDeque::new() }
     }
 
     fn has_work(&self) -> bool {
@@ -116,27 +97,6 @@ impl Port {
             || self.down.is_due()
             || (room
                 && (!self.closes.is_empty() || !self.orders.is_empty() || self.inbox.is_some() || self.up.has_batch()))
-    }
-
-    fn peer(&mut self, slot: Slot) -> Option<&mut Peer> {
-        self.peers.get_mut(slot.index as usize).filter(|peer| peer.open && peer.generation == slot.generation)
-    }
-
-    fn open(&mut self, slot: Slot) {
-        let index = slot.index as usize;
-        if index >= self.peers.len() {
-            self.peers.resize(index + 1, Peer::default());
-        }
-        if let Some(peer) = self.peers.get_mut(index) {
-            *peer = Peer { generation: slot.generation, open: true, unacknowledged: 0 };
-        }
-    }
-
-    /// Whether the connection has nothing on its way any more, now that so many messages have arrived.
-    fn settle(&mut self, slot: Slot, messages: u32) -> bool {
-        let Some(peer) = self.peer(slot) else { return false };
-        peer.unacknowledged = peer.unacknowledged.saturating_sub(messages);
-        peer.unacknowledged == 0
     }
 
     fn send_orders(&mut self) {
@@ -201,9 +161,6 @@ impl Outbox for Ports {
     fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind) {
         let slot = slot(connection);
         let port = self.port(connection.shard);
-        if let Some(peer) = port.peer(slot) {
-            peer.unacknowledged += 1;
-        }
         let range = start..port.down.bytes().len();
         let length = range.len();
         port.down.push(Down { slot, order: Order::Write(kind, range), unfinished: false });
@@ -340,10 +297,9 @@ impl Core {
     fn take_acknowledgements(&mut self) {
         for (shard, port) in self.ports.list.iter_mut().enumerate() {
             while let Some(batch) = port.down.reclaim() {
-                let now = self.clock.now();
                 for down in &batch.entries {
-                    if matches!(down.order, Order::Write(..)) && !down.unfinished && port.settle(down.slot, 1) {
-                        self.coordinator.delivered(now, connection(shard, down.slot));
+                    if matches!(down.order, Order::Write(..)) && !down.unfinished {
+                        self.coordinator.delivered(connection(shard, down.slot), 1);
                     }
                 }
                 port.down.recycle(batch);
@@ -396,10 +352,7 @@ impl Core {
         let id = connection(shard, slot);
         let port = self.ports.list.get_mut(shard).expect("the shard exists");
         match up {
-            Up::Opened(peer) => {
-                port.open(slot);
-                self.coordinator.opened(id, peer.clone());
-            }
+            Up::Opened(peer) => self.coordinator.opened(id, peer.clone()),
             Up::Request(range) => {
                 if !port.down.has_room() {
                     return false;
@@ -409,17 +362,8 @@ impl Core {
                 self.coordinator.request(now, id, header.id, &message, &mut self.ports);
             }
             Up::Judged(judgements) => self.coordinator.judge(now, judgements),
-            Up::Delivered(messages) => {
-                if port.settle(slot, *messages) {
-                    self.coordinator.delivered(now, id);
-                }
-            }
-            Up::Closed => {
-                if let Some(peer) = port.peer(slot) {
-                    peer.open = false;
-                }
-                self.coordinator.closed(now, id);
-            }
+            Up::Delivered(messages) => self.coordinator.delivered(id, *messages),
+            Up::Closed => self.coordinator.closed(now, id),
         }
         true
     }
@@ -532,27 +476,8 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_settled_when_everything_on_its_way_has_arrived() {
-        let (mut core, ..) = core(2);
-        let other = Slot { generation: 8, ..SLOT };
-        core.ports.list[0].open(SLOT);
-        for _ in 0..3 {
-            let start = core.ports.buffer(0).len();
-            core.ports.commit(connection(0, SLOT), start, Kind::Push);
-        }
-        let port = &mut core.ports.list[0];
-        assert!(!port.settle(SLOT, 1));
-        assert!(!port.settle(other, 2), "another connection in the same slot");
-        assert!(port.settle(SLOT, 2));
-
-        port.open(other);
-        assert!(!port.settle(SLOT, 1), "what is left of the slot's last connection");
-    }
-
-    #[test]
     fn a_close_is_never_lost() {
         let (mut core, _up, mut down) = core(1);
-        core.ports.list[0].open(SLOT);
         let start = core.ports.buffer(0).len();
         core.ports.commit(connection(0, SLOT), start, Kind::Push);
         core.turn();

@@ -419,6 +419,21 @@ fn a_change_that_came_back_while_a_message_was_in_flight_is_none() {
 }
 
 #[test]
+fn a_push_waits_for_each_message_that_is_under_way() {
+    let mut rig = pushed();
+    rig.reading = false;
+    rig.ok(0, "lb set LB1/G a=01");
+    rig.delivered(0);
+    assert_eq!(rig.after(WINDOW).len(), 1);
+    rig.ok(0, "lb set LB1/G a=02"); // its reply is behind the push
+    rig.after(WINDOW);
+    rig.delivered_some(0, 1);
+    assert_eq!(rig.after(0), NOTHING);
+    rig.delivered_some(0, 1);
+    assert_eq!(rig.after(0), ["#0 LB1/G[a 02/05/100 b 00/05/100]"]);
+}
+
+#[test]
 fn a_reply_that_is_not_delivered_holds_a_push_back_and_not_other_replies() {
     let mut rig = pushed();
     rig.reading = false;

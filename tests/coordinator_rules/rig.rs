@@ -179,7 +179,11 @@ impl Rig {
     }
 
     pub(crate) fn delivered(&mut self, peer: Peer) {
-        self.coordinator.delivered(Time(self.now), self.peers[peer]);
+        self.delivered_some(peer, u32::MAX);
+    }
+
+    pub(crate) fn delivered_some(&mut self, peer: Peer, messages: u32) {
+        self.coordinator.delivered(self.peers[peer], messages);
     }
 
     pub(crate) fn set_fixed(&mut self, weights: &[(&str, u16)]) {

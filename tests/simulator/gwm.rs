@@ -105,7 +105,7 @@ impl Gwm {
         for bytes in [state, registration] {
             let (header, message) = Message::decode(&bytes).expect("our own requests are well-formed");
             gwm.coordinator.request(now, LB, header.id, &message, &mut gwm.out);
-            gwm.coordinator.delivered(now, LB);
+            gwm.coordinator.delivered(LB, u32::MAX);
         }
         gwm.out.messages.clear();
         gwm
@@ -134,7 +134,7 @@ impl Gwm {
             self.entries =
                 push.groups.into_iter().flat_map(|group| group.entries()).map(|member| member.entry).collect();
             self.pushes += 1;
-            self.coordinator.delivered(now, LB);
+            self.coordinator.delivered(LB, u32::MAX);
         }
         jobs
     }
