@@ -262,8 +262,9 @@ pub struct Flags {
         value_parser = clap::value_parser!(u8).range(1..))]
     pub probe_fall: u8,
 
-    /// Checks under way at a time, 1 to 1000000, each a file descriptor; beyond them checks are late [default: 4096,
-    /// or a quarter of what the file-descriptor limit leaves]
+    /// Checks under way at a time, 1 to 1000000, each a file descriptor; beyond them checks are late. Those of members
+    /// that are down or were never up have half of it at most [default: 4096, or a quarter of what the file-descriptor
+    /// limit leaves]
     #[arg(long, env = "GWM_MAX_PROBES", value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=limits::PROBES as i64))]
     pub max_probes: Option<u32>,

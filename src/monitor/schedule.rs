@@ -3,6 +3,10 @@
 //! A check is due once in every interval, at a time of its own in it: the checks' phases are multiples of the golden
 //! ratio, which spreads any number of them evenly, however many were added at once and whenever that was. A check that
 //! had to wait does not move its later ones, so a stall does not gather checks for ever after.
+//!
+//! Where not all that are due may be under way, those go first that are due longest, but [`Class::Other`] has half of the
+//! places at most: a member that does not answer holds one for the whole timeout, and however many of them somebody has
+//! registered, the checks of members that are up are not to wait for them.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,11 +24,21 @@ pub struct Token {
 /// Names a check while it is scheduled.
 pub(super) type CheckId = u32;
 
-/// Whose check it is, and which of its checks; of no meaning here.
+/// Whose check it is, and which of its checks, which has no meaning here; and its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
     pub(super) index: u32,
     pub(super) which: u8,
+    pub(super) class: Class,
+}
+
+/// How many places a check competes for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// All: its member is up, and a loss of it is to be seen soon.
+    Up,
+    /// Half of them: its member is down, or was never up.
+    Other,
 }
 
 /// A check that is to be run now.
@@ -41,17 +55,24 @@ struct Slot {
     owner: Option<Owner>,
     /// Place in the interval, in units of 2⁻³² of it.
     phase: u32,
-    /// Of the run under way.
-    running: Option<u32>,
+    running: Option<Run>,
     /// When it is, or was last, to be started.
     due: Time,
 }
 
+/// A run that is under way.
+struct Run {
+    serial: u32,
+    /// The check's when it was started: by that its place is counted.
+    class: Class,
+}
+
 pub(super) struct Schedule {
     slots: Slab<Slot>,
-    /// Checks that are not under way.
-    waiting: BTreeSet<(Time, CheckId)>,
-    under_way: usize,
+    /// Checks that are not under way, by class.
+    waiting: [BTreeSet<(Time, CheckId)>; 2],
+    /// By class.
+    under_way: [usize; 2],
     limit: usize,
     next_phase: u32,
     next_serial: u32,
@@ -65,8 +86,8 @@ impl Schedule {
     pub(super) fn new(limit: usize, seed: u64) -> Schedule {
         Schedule {
             slots: Slab::new(),
-            waiting: BTreeSet::new(),
-            under_way: 0,
+            waiting: Default::default(),
+            under_way: [0; 2],
             limit: limit.max(1),
             next_phase: seed as u32,
             next_serial: 0,
@@ -78,7 +99,7 @@ impl Schedule {
     }
 
     pub(super) fn under_way(&self) -> usize {
-        self.under_way
+        self.under_way.iter().sum()
     }
 
     /// A new check, due within its first interval.
@@ -87,69 +108,81 @@ impl Schedule {
         self.next_phase = phase.wrapping_add(PHASE_STEP);
         let due = slot_after(phase, interval, now);
         let id = self.slots.insert(Slot { owner: Some(owner), phase, running: None, due }) as CheckId;
-        self.waiting.insert((due, id));
+        self.waiting[owner.class as usize].insert((due, id));
         id
     }
 
     /// Of a run that is under way, the end is still waited for, and ignored.
     pub(super) fn remove(&mut self, id: CheckId) {
         let slot = &mut self.slots[id as usize];
+        let Some(owner) = slot.owner else { return };
         if slot.running.is_some() {
             slot.owner = None;
         } else {
-            self.waiting.remove(&(slot.due, id));
+            self.waiting[owner.class as usize].remove(&(slot.due, id));
             self.slots.remove(id as usize);
         }
     }
 
-    /// The check is another one of its owner's now.
+    /// The check is another one of its owner's now, or of another class.
     pub(super) fn rename(&mut self, id: CheckId, owner: Owner) {
-        self.slots[id as usize].owner = Some(owner);
+        let slot = &mut self.slots[id as usize];
+        let Some(before) = slot.owner.replace(owner) else { return };
+        if before.class != owner.class && self.waiting[before.class as usize].remove(&(slot.due, id)) {
+            self.waiting[owner.class as usize].insert((slot.due, id));
+        }
     }
 
     /// The interval has changed.
     pub(super) fn reschedule(&mut self, now: Time, id: CheckId, interval: Duration) {
         let slot = &mut self.slots[id as usize];
-        if slot.running.is_none() {
-            self.waiting.remove(&(slot.due, id));
+        if let (None, Some(owner)) = (&slot.running, slot.owner) {
+            let waiting = &mut self.waiting[owner.class as usize];
+            waiting.remove(&(slot.due, id));
             slot.due = slot_after(slot.phase, interval, now);
-            self.waiting.insert((slot.due, id));
+            waiting.insert((slot.due, id));
         }
     }
 
     /// When the next check is to be started; `None` while no more may be under way.
     pub(super) fn next_due(&self) -> Option<Time> {
-        self.waiting.first().filter(|_| self.under_way < self.limit).map(|&(due, _)| due)
+        self.next().map(|(due, _)| due)
+    }
+
+    fn next(&self) -> Option<(Time, CheckId)> {
+        let has_room = |class| match class {
+            Class::Up => true,
+            Class::Other => self.under_way[class as usize] < (self.limit / 2).max(1),
+        };
+        let first = |class| self.waiting[class as usize].first().filter(|_| has_room(class)).copied();
+        if self.under_way() < self.limit { [Class::Up, Class::Other].into_iter().filter_map(first).min() } else { None }
     }
 
     /// The check that is due longest, if one is due and may be started.
     pub(super) fn start(&mut self, now: Time) -> Option<Start> {
-        let due = self.next_due().filter(|due| *due <= now)?;
-        let (_, id) = self.waiting.pop_first()?;
-        self.under_way += 1;
+        let (due, id) = self.next().filter(|(due, _)| *due <= now)?;
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
         let slot = &mut self.slots[id as usize];
-        slot.running = Some(serial);
         let owner = slot.owner.expect("only a check under way loses its owner");
+        slot.running = Some(Run { serial, class: owner.class });
+        self.waiting[owner.class as usize].remove(&(due, id));
+        self.under_way[owner.class as usize] += 1;
         Some(Start { token: Token { slot: id, serial }, owner, late: now.since(due) })
     }
 
     /// Whose check a run is; `None` if the check was removed, or if the token is not that of a run under way.
     pub(super) fn owner(&self, token: Token) -> Option<Owner> {
         let slot = self.slots.get(token.slot as usize)?;
-        slot.owner.filter(|_| slot.running == Some(token.serial))
+        slot.owner.filter(|_| slot.running.as_ref().is_some_and(|run| run.serial == token.serial))
     }
 
     /// A run has ended. Gives the check, which must be scheduled [again](Schedule::again); `None` if it was removed,
     /// or if the token is not that of a run under way.
     pub(super) fn finish(&mut self, token: Token) -> Option<(CheckId, Owner)> {
         let slot = self.slots.get_mut(token.slot as usize)?;
-        if slot.running != Some(token.serial) {
-            return None;
-        }
-        slot.running = None;
-        self.under_way -= 1;
+        let run = slot.running.take_if(|run| run.serial == token.serial)?;
+        self.under_way[run.class as usize] -= 1;
         let owner = slot.owner;
         if owner.is_none() {
             self.slots.remove(token.slot as usize);
@@ -165,7 +198,9 @@ impl Schedule {
             regular = slot_after(slot.phase, interval, now); // else it is a little late, as after a timeout
         }
         slot.due = soon.map_or(regular, |soon| regular.min(now.max(slot.due + soon)));
-        self.waiting.insert((slot.due, id));
+        if let Some(owner) = slot.owner {
+            self.waiting[owner.class as usize].insert((slot.due, id));
+        }
     }
 }
 
@@ -188,7 +223,80 @@ mod tests {
     }
 
     fn owner(index: u32) -> Owner {
-        Owner { index, which: 0 }
+        Owner { index, which: 0, class: Class::Up }
+    }
+
+    fn other(index: u32) -> Owner {
+        Owner { class: Class::Other, ..owner(index) }
+    }
+
+    fn starts(schedule: &mut Schedule, milliseconds: u64) -> Vec<Start> {
+        std::iter::from_fn(|| schedule.start(at(milliseconds))).collect()
+    }
+
+    fn count(starts: &[Start], class: Class) -> usize {
+        starts.iter().filter(|start| start.owner.class == class).count()
+    }
+
+    #[test]
+    fn a_check_is_small() {
+        assert!(size_of::<Slot>() <= 32, "{}", size_of::<Slot>());
+    }
+
+    #[test]
+    fn those_that_are_not_up_hold_half_of_the_places() {
+        for (limit, others) in [(1, 1), (2, 1), (3, 1), (10, 5)] {
+            let mut schedule = Schedule::new(limit, 1);
+            (0..50).for_each(|index| _ = schedule.add(at(0), SECOND, other(index)));
+            let held = starts(&mut schedule, 5000);
+            assert_eq!((held.len(), schedule.next_due()), (others, None), "limit {limit}");
+            (50..100).for_each(|index| _ = schedule.add(at(5000), SECOND, owner(index)));
+            assert_eq!(starts(&mut schedule, 7000).len(), limit - others, "limit {limit}");
+        }
+        // Those that are up may have all.
+        let mut schedule = Schedule::new(10, 1);
+        (0..50).for_each(|index| _ = schedule.add(at(0), SECOND, owner(index)));
+        assert_eq!(starts(&mut schedule, 5000).len(), 10);
+    }
+
+    /// Neither class starves: who is due longest goes first, whatever the class.
+    #[test]
+    fn due_times_decide_while_there_is_room_for_both() {
+        let mut schedule = Schedule::new(1000, 1);
+        (0..50).for_each(|index| {
+            _ = schedule.add(at(0), SECOND, if index % 2 == 0 { owner(index) } else { other(index) })
+        });
+        let starts = starts(&mut schedule, 1000);
+        assert_eq!((count(&starts, Class::Up), count(&starts, Class::Other)), (25, 25));
+        assert!(starts.windows(2).all(|pair| pair[0].late >= pair[1].late));
+    }
+
+    #[test]
+    fn a_class_that_changes_counts_from_the_next_run_on() {
+        let mut schedule = Schedule::new(2, 1);
+        (0..3).for_each(|index| _ = schedule.add(at(0), SECOND, other(index)));
+        let held = schedule.start(at(1000)).unwrap();
+        assert_eq!(schedule.next_due(), None);
+        schedule.rename(held.token.slot, owner(held.owner.index));
+        assert_eq!(schedule.start(at(1000)), None, "the place is still held");
+        // One that waits changes at once.
+        let waiting = (0..3).find(|&id| id != held.token.slot).unwrap();
+        schedule.rename(waiting, owner(9));
+        let second = schedule.start(at(1000)).unwrap();
+        assert_eq!((second.token.slot, second.owner), (waiting, owner(9)));
+        schedule.rename(waiting, other(9));
+        let (id, ended) = schedule.finish(held.token).unwrap();
+        assert_eq!(ended.class, Class::Up);
+        schedule.again(at(1000), id, SECOND, None);
+        assert_eq!(starts(&mut schedule, 1000).len(), 1, "the third, which is not up");
+        assert_eq!(schedule.finish(second.token), Some((waiting, other(9))));
+        schedule.again(at(1000), waiting, SECOND, None);
+        // It waits where it belongs: it can be moved, and removed.
+        schedule.reschedule(at(1000), waiting, SECOND * 2);
+        schedule.remove(waiting);
+        let next = schedule.start(at(9000)).unwrap();
+        assert_eq!((next.token.slot, schedule.checks()), (held.token.slot, 2));
+        assert_eq!((schedule.under_way(), schedule.next_due()), (2, None));
     }
 
     #[test]
@@ -244,7 +352,7 @@ mod tests {
             now += 10;
             schedule.again(at(now), id, SECOND, None);
         }
-        let mut due: Vec<u64> = schedule.waiting.iter().map(|(due, _)| due.0 / 1_000_000 % 1000).collect();
+        let mut due: Vec<u64> = schedule.waiting.iter().flatten().map(|(due, _)| due.0 / 1_000_000 % 1000).collect();
         due.sort_unstable();
         assert!(due.windows(2).all(|pair| pair[1] - pair[0] >= 20), "not spread any more: {due:?}");
     }

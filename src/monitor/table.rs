@@ -17,7 +17,7 @@ use super::{
     health::{Agent, Finding, Health, History, Standing},
     outcome::{AgentWeight, Load, Outcome, Report},
     policy::{self, Availability, Facts, Tuning},
-    schedule::{CheckId, Owner, Schedule},
+    schedule::{CheckId, Class, Owner, Schedule},
 };
 use crate::{
     judgement::{Judgement, Policy, Share, Verdict, WatchId},
@@ -33,7 +33,8 @@ pub use super::schedule::Token;
 pub struct Settings {
     /// The constants of the formulas.
     pub tuning: Tuning,
-    /// The most checks under way at a time, at least 1: each has a socket.
+    /// The most checks under way at a time, at least 1: each has a socket. Those of members that are down or were never
+    /// up have half of it at most.
     pub checks_under_way: usize,
     /// This machine may send ICMP echoes.
     pub icmp: bool,
@@ -104,6 +105,8 @@ struct Watched {
     reports: Option<Box<Reports>>,
     history: History,
     standing: Standing,
+    /// It was found to be up at some time.
+    seen: bool,
     /// It stands in the queue of changes.
     queued: bool,
     /// When it came up, until its slow start is over.
@@ -180,13 +183,14 @@ impl Table {
             reports: None,
             history: History::NEW,
             standing: Standing { up: true, known: false },
+            seen: false,
             queued: false,
             ramp_from: None,
             review_at: None,
             said: [Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) }; Policy::ALL.len()],
         });
         let interval = watched.member.times.interval;
-        let owners = (0..watched.checks.len() as u8).map(|which| Owner { index: id, which });
+        let owners = (0..watched.checks.len() as u8).map(|which| Owner { index: id, which, class: Class::Other });
         let add = |owner| Watching { id: self.schedule.add(now, interval, owner), health: Health::NEW };
         watched.watching = owners.map(add).collect();
         watched.said = watched.judge(now, &self.settings.tuning).0;
@@ -306,8 +310,15 @@ impl Table {
     /// Makes the verdicts anew.
     fn review(&mut self, now: Time, id: Id) {
         let watched = &mut self.watched[id as usize];
-        let was_up = watched.standing.up;
+        let (was_up, class) = (watched.standing.up, watched.class());
         watched.standing = watched.standing(now, self.settings.tuning.report_expiry);
+        watched.seen |= watched.standing.up && watched.standing.known;
+        if watched.class() != class {
+            let class = watched.class();
+            for (which, check) in (0u8..).zip(&watched.watching) {
+                self.schedule.rename(check.id, Owner { index: id, which, class });
+            }
+        }
         if watched.standing.up != was_up {
             let ramps = !was_up && !self.settings.tuning.slow_start.is_zero();
             watched.ramp_from = ramps.then_some(now);
@@ -341,10 +352,11 @@ impl Table {
         let mut before: Vec<Option<Watching>> = before.into_iter().map(Some).collect();
         let inherited = Health::inherited(watched.standing);
         watched.member = member;
+        let class = watched.class();
         watched.watching = (0u8..)
             .zip(watched.checks.iter())
             .map(|(which, check)| {
-                let owner = Owner { index: id as Id, which };
+                let owner = Owner { index: id as Id, which, class };
                 let same = list.iter().position(|other| other == check).and_then(|at| before[at].take());
                 let Some(same) = same else {
                     return Watching { id: self.schedule.add(now, interval, owner), health: inherited };
@@ -368,6 +380,11 @@ impl Table {
 }
 
 impl Watched {
+    /// One that is up stays what it is while its checks fail but have not taken it down, or say nothing.
+    fn class(&self) -> Class {
+        if self.standing.up && self.seen { Class::Up } else { Class::Other }
+    }
+
     fn standing(&self, now: Time, expiry: Duration) -> Standing {
         let checks = self.checks.iter().zip(&self.watching);
         let healths =

@@ -111,6 +111,33 @@ fn after_a_stall_lateness_ends() {
     assert!(after.iter().all(|(_, late, _)| *late < SECOND / 500), "{:?}", after.iter().map(|(_, late, _)| late).max());
 }
 
+/// However many members do not answer, and hold a place for the whole timeout, those that are up are checked in time.
+#[test]
+fn silent_members_delay_nobody_who_is_up() {
+    let mut rig =
+        Rig::new(roster(Monitor::auto()), gwm::monitor::table::Settings { checks_under_way: 20, ..settings() }, 2);
+    (0..5).for_each(|index| rig.watch(index));
+    rig.run(SECOND * 2, |_, _| pass());
+    (5..300).for_each(|index| rig.watch(index));
+    let alive = |job: &gwm::monitor::table::Job, least| (least..5).any(|index| job.endpoint == endpoint(index));
+    let silent = || (SECOND, Outcome::Failed(Reason::TimedOut));
+    rig.starts.clear();
+    rig.run(SECOND * 60, |_, job| if alive(job, 0) { pass() } else { silent() });
+    let up: Vec<_> = rig.starts.iter().filter(|(.., who)| (0..5).any(|index| *who == endpoint(index))).collect();
+    assert!((300..=305).contains(&up.len()), "{}", up.len());
+    assert!(up.iter().all(|(_, late, _)| late.is_zero()), "{:?}", up.iter().map(|(_, late, _)| late).max());
+    // The others take turns, and all of them are judged.
+    assert!((5..300).all(|index| rig.said[&index].verdicts[0].flags.0 & 9 == 8));
+    // One that dies is seen to, though it does not answer either; and to be back.
+    rig.run(SECOND + SECOND / 2 * 3, |_, job| if alive(job, 1) { pass() } else { silent() });
+    assert_eq!(rig.said[&0].verdicts[0].flags.0 & 9, 8);
+    rig.run(SECOND * 60, |_, job| if alive(job, 0) { pass() } else { silent() });
+    assert_eq!(rig.said[&0].verdicts[0].flags.0 & 9, 9);
+    rig.starts.clear();
+    rig.run(SECOND * 10, |_, job| if alive(job, 0) { pass() } else { silent() });
+    assert!(rig.starts.iter().all(|(_, late, who)| *who != endpoint(0) || late.is_zero()));
+}
+
 #[test]
 fn ends_of_runs_that_are_not_under_way_are_ignored() {
     let mut rig = Rig::new(roster(Monitor::auto()), settings(), 1);
