@@ -166,25 +166,11 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+    use crate::runtime::shared::LIMITS;
 
     fn limits(stall_timeout: u64, keepalive: Option<u64>) -> Connections {
-        Connections {
-            max: 1,
-            max_per_source: 1,
-            max_new_per_source: 0,
-            max_handshakes_per_source: 0,
-            max_requests_per_second: 0,
-            max_message_bytes: 1024,
-            max_buffered_bytes: 65536,
-            max_unsent_bytes: 65536,
-            stall_timeout: Duration::from_secs(stall_timeout),
-            first_message_timeout: Duration::from_secs(1),
-            message_timeout: Duration::from_secs(1),
-            handshake_timeout: Duration::from_secs(1),
-            max_handshakes: 4,
-            keepalive: keepalive.map(Duration::from_secs),
-            poll_interval_seconds: 60,
-        }
+        let keepalive = keepalive.map(Duration::from_secs);
+        Connections { stall_timeout: Duration::from_secs(stall_timeout), keepalive, ..LIMITS }
     }
 
     #[test]

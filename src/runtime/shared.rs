@@ -272,6 +272,26 @@ pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Limits for tests of what takes them.
+#[cfg(test)]
+pub(super) const LIMITS: Connections = Connections {
+    max: 10,
+    max_per_source: 10,
+    max_new_per_source: 0,
+    max_handshakes_per_source: 0,
+    max_requests_per_second: 0,
+    max_message_bytes: 1024,
+    max_buffered_bytes: 65536,
+    max_unsent_bytes: 65536,
+    stall_timeout: Duration::from_secs(60),
+    first_message_timeout: Duration::from_secs(60),
+    message_timeout: Duration::from_secs(60),
+    handshake_timeout: Duration::from_secs(60),
+    max_handshakes: 4,
+    keepalive: None,
+    poll_interval_seconds: 60,
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,5 @@
 use std::{
-    io::{ErrorKind, Read},
+    io::{ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
 };
 
@@ -8,25 +8,8 @@ use crate::{
     judgement::Policy,
     monitor::{Settings, Tuning},
     roster::{Member, Roster},
-    runtime::mesh::pipe,
-};
-
-const LIMITS: Connections = Connections {
-    max: 10,
-    max_per_source: 10,
-    max_new_per_source: 0,
-    max_handshakes_per_source: 0,
-    max_requests_per_second: 0,
-    max_message_bytes: 1024,
-    max_buffered_bytes: 65536,
-    max_unsent_bytes: 65536,
-    stall_timeout: Duration::from_secs(60),
-    first_message_timeout: Duration::from_secs(60),
-    message_timeout: Duration::from_secs(60),
-    handshake_timeout: Duration::from_secs(60),
-    max_handshakes: 4,
-    keepalive: None,
-    poll_interval_seconds: 60,
+    runtime::{mesh::pipe, shared::LIMITS},
+    sasp::{Health, LbFlags, writer::set_lb_state_request},
 };
 
 /// A shard that no executor runs, and the coordinator's end of its way up.
@@ -119,4 +102,20 @@ fn what_is_owed_is_written_before_the_end() {
         assert!(start.elapsed().as_secs() < 60, "{received} of {sent} bytes, and no end");
     }
     assert_eq!(received, sent);
+}
+
+#[test]
+fn what_came_before_the_stop_is_read_though_there_was_no_news_of_it() {
+    let (shard, mut inbox) = shard();
+    let mut peer = connect(&shard);
+    let mut request = Vec::new();
+    set_lb_state_request(&mut request, 7, b"LB1", Health::BEST, LbFlags::NONE).expect("a short UID");
+    peer.write_all(&request).expect("a socket takes a message");
+    shard.shared.draining.store(true, Ordering::Relaxed);
+    shard.tell_stop();
+    shard.step_some();
+    shard.turn_uplink();
+    let batch = inbox.receive().expect("the coordinator is told");
+    let [_, (_, Up::Request(range))] = &batch.entries[..] else { panic!("{:?}", batch.entries) };
+    assert_eq!(batch.bytes[range.clone()], request);
 }
