@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use loom::{future::block_on, model::Builder, thread};
 
-/// What `src/runtime/atomics.rs` has, as loom knows it.
+/// What `src/runtime/mesh/atomics.rs` has, as loom knows it.
 mod atomics {
     use std::{collections::VecDeque, sync::Mutex, task::Waker};
 
@@ -99,10 +99,10 @@ mod limits {
 }
 
 #[allow(dead_code, missing_docs, unreachable_pub)]
-#[path = "../src/runtime/mesh.rs"]
-mod mesh;
+#[path = "../src/runtime/mesh/pipe.rs"]
+mod pipe;
 
-use mesh::{Bell, pipe};
+use pipe::{Bell, pipe};
 
 /// Goes through the orders with so many changes of thread where none is due; a lost wake is reported as a deadlock.
 fn check(preemptions: usize, scene: impl Fn() + Send + Sync + 'static) {

@@ -19,14 +19,12 @@ use signal_hook::{
 };
 
 use super::{
-    core::{self, Control, Port, Summary},
-    executor, listener, log,
+    coordinator_thread::{self, Control, Port, Summary},
+    log,
+    machine::{executor, poller::Poller},
     mesh::{Bell, pipe},
-    monitoring,
-    poller::Poller,
     probe::{self, Prober},
-    shard::{self, Plan},
-    shared::{Cause, Counters, Lateness, Shared},
+    shard::{self, Cause, Counters, Lateness, Plan, Shared, listener, monitoring},
 };
 use crate::{
     access::Identity,
@@ -129,7 +127,7 @@ pub fn serve(mut config: Config) -> Result<(), String> {
         let spin = config.spin;
         executor::pinned("coordinator", Some(config.coordinator_cpu), move || {
             let _obituary = obituary;
-            Ok(core::run(settings, ports, control, clock, spin, || drop(events.send(Event::Ready))))
+            Ok(coordinator_thread::run(settings, ports, control, clock, spin, || drop(events.send(Event::Ready))))
         })
         .map_err(failed)?
     };

@@ -4,32 +4,18 @@
 //! connections and the checks of its members; the coordinator's thread owns the state machine; and the [`mesh`] joins
 //! them.
 
-mod atomics;
-mod connection;
-mod core;
+mod coordinator_thread;
 mod daemon;
-mod environment;
-pub mod executor;
-mod handshakes;
-mod link;
-mod listener;
+mod limit;
 mod log;
+mod machine;
 pub mod mesh;
-#[cfg(test)]
-mod mesh_tests;
-mod monitoring;
-mod poller;
 pub mod probe;
-mod rate;
-mod refusals;
 mod shard;
-mod shared;
-mod sources;
-mod sys;
-mod table;
-mod throttle;
-mod wire;
 
 pub use daemon::serve;
-pub use environment::{host, prepare};
 pub use log::{last_words, start as start_logging};
+pub use machine::{
+    environment::{host, prepare},
+    executor,
+};

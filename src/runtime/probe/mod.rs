@@ -29,11 +29,11 @@ use rustix::{
 };
 use slab::Slab;
 
-use super::executor::TURN;
 use crate::{
     limits,
     monitor::{Outcome, Reason, echo::Version},
     roster::Check,
+    runtime::machine::executor::TURN,
     sasp::Endpoint,
     time::Time,
 };

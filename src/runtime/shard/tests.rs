@@ -8,7 +8,7 @@ use crate::{
     judgement::Policy,
     monitor::{Settings, Tuning},
     roster::{Member, Roster},
-    runtime::{mesh::pipe, shared::LIMITS},
+    runtime::{mesh::pipe, shard::shared::LIMITS},
     sasp::{Health, LbFlags, writer::set_lb_state_request},
 };
 

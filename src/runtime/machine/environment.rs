@@ -14,8 +14,11 @@ use rustix::{
     thread::sched_getaffinity,
 };
 
-use super::{probe, sys};
-use crate::config::{Config, Host};
+use super::sys;
+use crate::{
+    config::{Config, Host},
+    runtime::probe,
+};
 
 /// Below this glommio refuses to start.
 const MEMLOCK_BYTES: u64 = 512 << 10;

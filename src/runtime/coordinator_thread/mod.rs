@@ -6,6 +6,8 @@
 //! It has no socket, so it needs no reactor: it is an ordinary thread, pinned to its core, that sleeps on a futex. An
 //! executor in its place took several times as long to fall asleep and to wake (PERF.md).
 
+mod refusals;
+
 use std::{
     cell::Cell,
     collections::{BTreeMap, VecDeque},
@@ -21,11 +23,11 @@ use std::{
 use crossbeam_queue::ArrayQueue;
 
 use super::{
-    executor::{HEARTBEAT, TURN},
-    link::{Down, Order, Slot, Up},
-    mesh::{Batch, Bell, Receiver, Sender},
-    refusals::Refusals,
-    shared::Clock,
+    machine::{
+        clock::Clock,
+        executor::{HEARTBEAT, TURN},
+    },
+    mesh::{Batch, Bell, Down, Order, Receiver, Sender, Slot, Up},
 };
 use crate::{
     access::Access,
@@ -35,6 +37,7 @@ use crate::{
     roster::Roster,
     sasp::{Message, Reason},
 };
+use refusals::Refusals;
 
 /// Entries between looks at the clock.
 const ENTRIES_PER_LOOK: usize = 16;
@@ -405,8 +408,8 @@ mod tests {
     /// A core with one shard, and the shard's ends of the pipes, each with this many batches.
     fn core(batches: usize) -> (Core, Sender<(Slot, Up)>, Receiver<Down>) {
         let bell = Arc::new(Bell::default());
-        let (up, inbox) = super::super::mesh::pipe(batches, bell.clone(), bell.clone());
-        let (outbox, down) = super::super::mesh::pipe(batches, bell.clone(), bell.clone());
+        let (up, inbox) = crate::runtime::mesh::pipe(batches, bell.clone(), bell.clone());
+        let (outbox, down) = crate::runtime::mesh::pipe(batches, bell.clone(), bell.clone());
         let settings = Settings {
             hold_time: Duration::from_secs(60),
             poll_interval_seconds: 64,

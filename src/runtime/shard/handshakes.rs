@@ -11,8 +11,10 @@ use std::{
     collections::{BinaryHeap, HashMap, VecDeque},
 };
 
-use super::{link::Slot, sources::Source};
-use crate::coordinator::Time;
+use crate::{
+    coordinator::Time,
+    runtime::{limit::sources::Source, mesh::Slot},
+};
 
 /// Which part of all handshakes one source may have under way.
 const SHARE: usize = 4;

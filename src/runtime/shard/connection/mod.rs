@@ -12,18 +12,20 @@ use rustix::net::{RecvFlags, Shutdown, shutdown};
 use securing::Turn;
 
 use super::{
-    link::Slot,
-    poller::News,
-    rate::Bucket,
-    shard::Shard,
-    shared::{Budget, Cause, count},
-    sources::Source,
+    Shard,
+    cause::Cause,
+    counters::count,
     wire::{Received, Wire, receive_now},
 };
 use crate::{
     config::{Carries, Connections},
     coordinator::{Kind, Time},
     limits,
+    runtime::{
+        limit::{budget::Budget, rate::Bucket, sources::Source},
+        machine::poller::News,
+        mesh::Slot,
+    },
     sasp::{Framer, Summary},
     session::{Verdict, judge},
 };

@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use super::{sources::Source, throttle::Throttle};
 use crate::{
     coordinator::{REFUSALS, Refusal, Refused, Time},
     limits,
+    runtime::limit::{sources::Source, throttle::Throttle},
     sasp::Escaped,
 };
 

@@ -10,7 +10,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 /// The line budget of one cause.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     until: Time,
     lines: u32,
     suppressed: u64,
@@ -18,7 +18,7 @@ pub(super) struct Throttle {
 
 impl Throttle {
     /// Whether to write a line now.
-    pub(super) fn allows(&mut self, now: Time) -> bool {
+    pub(crate) fn allows(&mut self, now: Time) -> bool {
         if now >= self.until {
             self.until = now + WINDOW;
             self.lines = 0;
@@ -32,7 +32,7 @@ impl Throttle {
     }
 
     /// Once a window has ended: how many lines were not written in it, if any.
-    pub(super) fn suppressed(&mut self, now: Time) -> Option<u64> {
+    pub(crate) fn suppressed(&mut self, now: Time) -> Option<u64> {
         if now < self.until || self.suppressed == 0 {
             return None;
         }

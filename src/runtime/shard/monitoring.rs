@@ -16,20 +16,21 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 
-use super::{
-    executor::{self, Alarm, HEARTBEAT, TURN},
-    mesh::Bell,
-    poller::Readable,
-    probe::Prober,
-    shard::Shard,
-    shared::count,
-    throttle::Throttle,
-};
+use super::{Shard, counters::count};
 use crate::{
     coordinator::{Time, WatchOrder},
     judgement::Judgement,
     monitor::{Outcome, Reason, Settings, Table, Token},
     roster::Roster,
+    runtime::{
+        limit::throttle::Throttle,
+        machine::{
+            executor::{self, Alarm, HEARTBEAT, TURN},
+            poller::Readable,
+        },
+        mesh::Bell,
+        probe::Prober,
+    },
     sasp::Endpoint,
 };
 
@@ -44,7 +45,7 @@ const SLEEP_MIN: Duration = Duration::from_micros(500);
 
 /// What the main thread tells a shard's monitoring.
 #[derive(Default)]
-pub(super) struct Control {
+pub(crate) struct Control {
     roster: Reload,
     bell: Bell,
 }
@@ -59,24 +60,24 @@ impl Default for Reload {
 
 impl Control {
     /// The operator says something else from now on.
-    pub(super) fn reload(&self, roster: Arc<Roster>) {
+    pub(crate) fn reload(&self, roster: Arc<Roster>) {
         self.roster.0.force_push(roster);
         self.bell.ring();
     }
 }
 
 /// What a shard's monitoring is made from.
-pub(super) struct Plan {
-    pub(super) control: Arc<Control>,
-    pub(super) roster: Arc<Roster>,
-    pub(super) settings: Settings,
+pub(crate) struct Plan {
+    pub(crate) control: Arc<Control>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) settings: Settings,
     /// Spreads the checks over their intervals.
-    pub(super) seed: u64,
-    pub(super) prober: Prober<Token>,
+    pub(crate) seed: u64,
+    pub(crate) prober: Prober<Token>,
 }
 
 /// The part that the shard's other tasks see.
-pub(super) struct Monitoring {
+pub(crate) struct Monitoring {
     control: Arc<Control>,
     table: RefCell<Table>,
     /// The table has changed since the task looked at it.
@@ -93,7 +94,7 @@ pub(super) struct Monitoring {
 const QUIET: Duration = Duration::from_secs(10);
 
 impl Monitoring {
-    pub(super) fn new(plan: Plan) -> (Monitoring, Prober<Token>) {
+    pub(crate) fn new(plan: Plan) -> (Monitoring, Prober<Token>) {
         let table = Table::new(plan.roster, plan.settings, plan.seed);
         let monitoring = Monitoring {
             control: plan.control,
@@ -107,7 +108,7 @@ impl Monitoring {
     }
 
     /// Does what the coordinator orders.
-    pub(super) fn order(&self, now: Time, order: &WatchOrder) {
+    pub(crate) fn order(&self, now: Time, order: &WatchOrder) {
         let mut table = self.table.borrow_mut();
         match order.endpoint {
             Some(endpoint) => table.watch(now, order.watch, endpoint),
@@ -119,14 +120,14 @@ impl Monitoring {
     }
 
     /// The way up may have room.
-    pub(super) fn room(&self) {
+    pub(crate) fn room(&self) {
         if self.unsent.get() {
             self.control.bell.ring();
         }
     }
 
     /// The shard stops.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.control.bell.ring();
     }
 }

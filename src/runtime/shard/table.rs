@@ -3,7 +3,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{connection::Connection, link::Slot};
+use super::connection::Connection;
+use crate::runtime::mesh::Slot;
 
 /// The connections, by slot.
 #[derive(Default)]

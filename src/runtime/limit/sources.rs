@@ -43,7 +43,7 @@ const COLLECTED: usize = 2;
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// An address.
     V4(u32),
     /// The upper half of one.
@@ -61,18 +61,18 @@ impl From<IpAddr> for Source {
 
 /// What one source may do.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Allowance {
+pub(crate) struct Allowance {
     /// Connections at a time, at least one.
-    pub(super) connections: u32,
+    pub(crate) connections: u32,
     /// New connections.
-    pub(super) new_connections: Option<Rate>,
+    pub(crate) new_connections: Option<Rate>,
     /// Handshakes begun.
-    pub(super) handshakes: Option<Rate>,
+    pub(crate) handshakes: Option<Rate>,
 }
 
 /// Why a source gets no further connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// It has as many as it may have.
     TooMany,
     /// It opens them too fast.
@@ -81,7 +81,7 @@ pub(super) enum Refusal {
 
 /// The sources.
 #[derive(Debug)]
-pub(super) struct Sources {
+pub(crate) struct Sources {
     allowance: Allowance,
     hasher: RandomState,
     stripes: Box<[CachePadded<Mutex<Stripe>>]>,
@@ -110,13 +110,13 @@ impl Entry {
 }
 
 impl Sources {
-    pub(super) fn new(allowance: Allowance) -> Sources {
+    pub(crate) fn new(allowance: Allowance) -> Sources {
         let stripes = (0..STRIPES).map(|_| CachePadded::default()).collect();
         Sources { allowance, hasher: RandomState::new(), stripes }
     }
 
     /// Counts a connection in, if the source may have it; then [`Sources::close`] must follow.
-    pub(super) fn open(&self, source: Source, now: Time) -> Result<(), Refusal> {
+    pub(crate) fn open(&self, source: Source, now: Time) -> Result<(), Refusal> {
         let mut stripe = self.stripe(source);
         stripe.collect(now);
         // One that is new here passes, so no refusal leaves an entry behind.
@@ -132,7 +132,7 @@ impl Sources {
     }
 
     /// Counts a connection out.
-    pub(super) fn close(&self, source: Source, now: Time) {
+    pub(crate) fn close(&self, source: Source, now: Time) {
         let mut stripe = self.stripe(source);
         stripe.collect(now);
         let Some(entry) = stripe.entries.get_mut(&source) else { return };
@@ -153,7 +153,7 @@ impl Sources {
 
     /// Whether a source that has a connection may begin a handshake on it now; else when to ask again. It may be told
     /// so of several connections, of which the first to ask then gets the turn.
-    pub(super) fn may_handshake(&self, source: Source, now: Time) -> Result<(), Time> {
+    pub(crate) fn may_handshake(&self, source: Source, now: Time) -> Result<(), Time> {
         let Some(rate) = self.allowance.handshakes else { return Ok(()) };
         match self.stripe(source).entries.get_mut(&source) {
             Some(entry) => entry.handshakes.take(now, rate),

@@ -29,34 +29,34 @@ use super::sys;
 const EVENTS: usize = 256;
 
 /// The epoll set.
-pub(super) struct Poller {
+pub(crate) struct Poller {
     set: OwnedFd,
 }
 
 /// What became possible with a descriptor since it was last told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct News {
+pub(crate) struct News {
     /// The number under which the descriptor was added.
-    pub(super) token: u64,
+    pub(crate) token: u64,
     /// There may be something to read.
-    pub(super) readable: bool,
+    pub(crate) readable: bool,
     /// The peer has ended its side, or the connection broke: what is left to read ends.
-    pub(super) ended: bool,
+    pub(crate) ended: bool,
 }
 
 impl Poller {
-    pub(super) fn new() -> io::Result<Poller> {
+    pub(crate) fn new() -> io::Result<Poller> {
         Ok(Poller { set: epoll::create(CreateFlags::CLOEXEC)? })
     }
 
     /// Tells of the descriptor from now on, and of what is possible with it already, until it is closed.
-    pub(super) fn add(&self, descriptor: impl AsFd, token: u64) -> io::Result<()> {
+    pub(crate) fn add(&self, descriptor: impl AsFd, token: u64) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         Ok(epoll::add(&self.set, descriptor, EventData::new_u64(token), flags)?)
     }
 
     /// Tells each news once, as far as there are some now; whether there may be more.
-    pub(super) fn collect(&self, mut tell: impl FnMut(News)) -> bool {
+    pub(crate) fn collect(&self, mut tell: impl FnMut(News)) -> bool {
         let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let (events, _) = match epoll::wait(&self.set, &mut events[..], Some(&at_once)) {
@@ -82,10 +82,10 @@ impl AsFd for Poller {
 ///
 /// glommio has no such wait. A stream over the descriptor waits for it to be readable, then receives and fails: that
 /// failure is the news. A stream does so once, so each wait has its own.
-pub(super) struct Readable(TcpStream);
+pub(crate) struct Readable(TcpStream);
 
 impl Readable {
-    pub(super) fn new(descriptor: impl AsFd) -> io::Result<Readable> {
+    pub(crate) fn new(descriptor: impl AsFd) -> io::Result<Readable> {
         Ok(Readable(sys::adopt(fcntl_dupfd_cloexec(descriptor, 0)?)))
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, thread};
 
 use futures_lite::future::block_on;
 
-use super::mesh::{Bell, Receiver, Sender, pipe};
+use super::pipe::{Bell, Receiver, Sender, pipe};
 use crate::limits;
 
 fn ends(batches: usize) -> (Sender<u64>, Receiver<u64>, Arc<Bell>, Arc<Bell>) {

@@ -11,13 +11,13 @@ use rustix::io_uring::{io_uring_params, io_uring_setup};
 
 /// Makes a socket a stream of the executor that calls this, which must happen at once: glommio's own half-way
 /// type leaks the descriptor if it is dropped.
-pub(super) fn adopt(socket: OwnedFd) -> TcpStream {
+pub(crate) fn adopt(socket: OwnedFd) -> TcpStream {
     // SAFETY: the descriptor is open and nobody else's, as `OwnedFd` promises, and the stream is to close it.
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
 /// Whether the kernel gives this process an io_uring; glommio panics where it does not.
-pub(super) fn probe_io_uring() -> io::Result<()> {
+pub(crate) fn probe_io_uring() -> io::Result<()> {
     // SAFETY: all-zero parameters are valid and ask for a plain ring; they are the kernel's output too.
     let mut parameters: io_uring_params = unsafe { std::mem::zeroed() };
     // SAFETY: the parameters are a live exclusive reference, and the ring is closed without having been mapped.
@@ -28,7 +28,7 @@ pub(super) fn probe_io_uring() -> io::Result<()> {
 
 /// Asks for bytes to be brought into this core's cache, where the processor knows how. Without it a push that another
 /// core built costs 3 % more to send (PERF.md).
-pub(super) fn prefetch(bytes: &[u8]) {
+pub(crate) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     for line in bytes.chunks(64) {
         // SAFETY: a prefetch is a hint: it reads nothing into the program and can not fault, whatever the address; these

@@ -15,15 +15,15 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::{
-    executor::{self, TURN},
-    poller::Readable,
-    shard::Shard,
-};
+use super::Shard;
 use crate::{
     config::{Carries, Connections},
     coordinator::Time,
     limits,
+    runtime::machine::{
+        executor::{self, TURN},
+        poller::Readable,
+    },
 };
 
 /// Connections that the kernel completes ahead of us; it cuts this to net.core.somaxconn.
@@ -40,10 +40,10 @@ const ACCEPTS_PER_LOOK: usize = 8;
 const FULL_TICK: Duration = Duration::from_millis(20);
 
 /// How long after a line about that there is no other.
-pub(super) const QUIET: Duration = Duration::from_secs(60);
+pub(crate) const QUIET: Duration = Duration::from_secs(60);
 
 /// Binds one listening socket a shard; the address has the port that was chosen for port 0.
-pub(super) fn bind(address: SocketAddr, shards: usize, limits: &Connections) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+pub(crate) fn bind(address: SocketAddr, shards: usize, limits: &Connections) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
     // The first socket is bound as if it were the only one: with SO_REUSEPORT from the start, a second daemon of
     // the same user would silently get a part of the first one's connections.
     let first = socket(address, limits)?;
@@ -166,7 +166,7 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
-    use crate::runtime::shared::LIMITS;
+    use crate::runtime::shard::shared::LIMITS;
 
     fn limits(stall_timeout: u64, keepalive: Option<u64>) -> Connections {
         let keepalive = keepalive.map(Duration::from_secs);

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, task::Waker};
 
-use super::mesh::{Bell, Sender};
+use super::pipe::{Bell, Sender};
 use crate::{
     access::Peer,
     coordinator::{CloseReason, Kind, WatchOrder},
@@ -11,16 +11,16 @@ use crate::{
 
 /// A connection of the shard at the other end of the pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     /// Where it stands in the shard's table.
-    pub(super) index: u32,
+    pub(crate) index: u32,
     /// Which of the connections that stood there it is.
-    pub(super) generation: u32,
+    pub(crate) generation: u32,
 }
 
 /// Shard to coordinator.
 #[derive(Clone, Debug)]
-pub(super) enum Up {
+pub(crate) enum Up {
     /// A connection is there, and who it is, as far as that is known.
     Opened(Peer),
     /// A well-formed request: this range of the batch's bytes.
@@ -35,18 +35,18 @@ pub(super) enum Up {
 
 /// Coordinator to shard.
 #[derive(Debug)]
-pub(super) struct Down {
+pub(crate) struct Down {
     /// Whom it is for.
-    pub(super) slot: Slot,
+    pub(crate) slot: Slot,
     /// What to do.
-    pub(super) order: Order,
+    pub(crate) order: Order,
     /// Set by the shard if the socket did not take all of the message: an [`Up::Delivered`] follows.
-    pub(super) unfinished: bool,
+    pub(crate) unfinished: bool,
 }
 
 /// What a shard is to do for a connection.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// Write this range of the batch's bytes.
     Write(Kind, Range<usize>),
     /// Flush and close.
@@ -57,7 +57,7 @@ pub(super) enum Order {
 
 /// The shard's end of the way up. What must not be lost and can not wait at its source (a connection that ends)
 /// is kept here while there is no room: at most two entries a connection.
-pub(super) struct Uplink {
+pub(crate) struct Uplink {
     sender: Sender<(Slot, Up)>,
     bell: Arc<Bell>,
     kept: VecDeque<(Slot, Up)>,
@@ -66,27 +66,27 @@ pub(super) struct Uplink {
 
 impl Uplink {
     /// `bell` is that of the task that calls [`Uplink::turn`].
-    pub(super) fn new(sender: Sender<(Slot, Up)>, bell: Arc<Bell>) -> Uplink {
+    pub(crate) fn new(sender: Sender<(Slot, Up)>, bell: Arc<Bell>) -> Uplink {
         Uplink { sender, bell, kept: VecDeque::new(), waiting: Vec::new() }
     }
 
     /// Whether an opened connection or a request can be sent.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.kept.is_empty() && self.sender.has_room()
     }
 
     /// Wakes when that is worth another look.
-    pub(super) fn wait_for_room(&mut self, waker: &Waker) {
+    pub(crate) fn wait_for_room(&mut self, waker: &Waker) {
         self.waiting.push(waker.clone());
     }
 
     /// Sends a connection; there was room.
-    pub(super) fn opened(&mut self, slot: Slot, peer: Peer) {
+    pub(crate) fn opened(&mut self, slot: Slot, peer: Peer) {
         self.push(slot, Up::Opened(peer));
     }
 
     /// Sends a request; there was room.
-    pub(super) fn request(&mut self, slot: Slot, frame: &[u8]) {
+    pub(crate) fn request(&mut self, slot: Slot, frame: &[u8]) {
         let bytes = self.sender.bytes();
         let start = bytes.len();
         bytes.extend_from_slice(frame);
@@ -95,17 +95,17 @@ impl Uplink {
     }
 
     /// Acknowledges messages.
-    pub(super) fn delivered(&mut self, slot: Slot, messages: u32) {
+    pub(crate) fn delivered(&mut self, slot: Slot, messages: u32) {
         self.push(slot, Up::Delivered(messages));
     }
 
     /// Tells of a connection's end.
-    pub(super) fn closed(&mut self, slot: Slot) {
+    pub(crate) fn closed(&mut self, slot: Slot) {
         self.push(slot, Up::Closed);
     }
 
     /// Sends judgements; there was room.
-    pub(super) fn judged(&mut self, judgements: Box<[Judgement]>) {
+    pub(crate) fn judged(&mut self, judgements: Box<[Judgement]>) {
         self.push(Slot { index: 0, generation: 0 }, Up::Judged(judgements));
     }
 
@@ -118,12 +118,12 @@ impl Uplink {
     }
 
     /// Whether [`Uplink::turn`] has something to do.
-    pub(super) fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.sender.is_due() || self.sender.has_returned()
     }
 
     /// Takes back batches, sends what is there, and wakes those who wait for room.
-    pub(super) fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         while let Some(batch) = self.sender.reclaim() {
             self.sender.recycle(batch);
         }

@@ -11,8 +11,9 @@ use rustls::InvalidMessage;
 
 use super::{
     super::{
-        shard::Shard,
-        shared::{Cause, count},
+        Shard,
+        cause::Cause,
+        counters::count,
         wire::{Fault, Received},
     },
     Call, Connection, Stage, broken,
@@ -78,7 +79,7 @@ impl Connection {
     }
 
     /// It is this connection's turn to shake hands.
-    pub(in crate::runtime) fn begin_handshake(&mut self, shard: &Shard) {
+    pub(in crate::runtime::shard) fn begin_handshake(&mut self, shard: &Shard) {
         self.stage = Stage::Securing(Turn::Given(shard.shared.clock.now()));
         if let Err(error) = self.wire.secure(shard.shared.tls()) {
             self.fail(Fault::Tls(error), shard);
@@ -107,7 +108,7 @@ impl Connection {
     }
 
     /// From now on it is a connection like any other.
-    pub(in crate::runtime) fn open(&mut self, shard: &Shard, certificate: Option<Arc<Certificate>>) {
+    pub(in crate::runtime::shard) fn open(&mut self, shard: &Shard, certificate: Option<Arc<Certificate>>) {
         self.stage = Stage::Open;
         self.known = true;
         self.since = shard.shared.clock.now();
@@ -115,7 +116,7 @@ impl Connection {
     }
 
     /// Gives back the right to a handshake, or the place among those who wait for it.
-    pub(in crate::runtime) fn return_turn(&mut self, shard: &Shard) {
+    pub(in crate::runtime::shard) fn return_turn(&mut self, shard: &Shard) {
         let source = self.source();
         match self.stage {
             Stage::Securing(Turn::Given(_)) => shard.handshakes.borrow_mut().end(source),

@@ -8,14 +8,14 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// So many a second, and as many at once after a second without any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     /// From one token to the next, at most a second.
     interval: Duration,
 }
 
 impl Rate {
     /// `count` a second, at most a thousand million; `None` for 0, which stands for no limit.
-    pub(super) fn per_second(count: u32) -> Option<Rate> {
+    pub(crate) fn per_second(count: u32) -> Option<Rate> {
         (count > 0).then(|| Rate { interval: SECOND / count })
     }
 }
@@ -23,19 +23,19 @@ impl Rate {
 /// The bucket: only when it will be full is kept, since all else follows from that and the rate (the virtual scheduling
 /// algorithm of ITU-T I.371). A bucket that was never used is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     full: Time,
 }
 
 impl Bucket {
     /// From when on it has a token; in the past if it has one.
-    pub(super) fn ready(self, rate: Rate) -> Time {
+    pub(crate) fn ready(self, rate: Rate) -> Time {
         let spare = SECOND - rate.interval;
         Time(self.full.0.saturating_sub(spare.as_nanos() as u64))
     }
 
     /// Takes a token, or says when there will be one.
-    pub(super) fn take(&mut self, now: Time, rate: Rate) -> Result<(), Time> {
+    pub(crate) fn take(&mut self, now: Time, rate: Rate) -> Result<(), Time> {
         let ready = self.ready(rate);
         if now < ready {
             return Err(ready);
@@ -45,7 +45,7 @@ impl Bucket {
     }
 
     /// Whether nothing would change if it were forgotten, which is so a second after the last token at the latest.
-    pub(super) fn is_full(self, now: Time) -> bool {
+    pub(crate) fn is_full(self, now: Time) -> bool {
         now >= self.full
     }
 }

@@ -3,6 +3,18 @@
 //! Tasks: one a listener, which accepts; one that moves everything between sockets and mesh; and the main one, which
 //! sweeps for timeouts and ends the shard when it has drained.
 
+mod cause;
+mod connection;
+mod counters;
+mod handshakes;
+pub(super) mod listener;
+pub(super) mod monitoring;
+mod shared;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wire;
+
 use std::{
     cell::{Cell, RefCell},
     cmp::Reverse,
@@ -23,23 +35,27 @@ use glommio::{Task, timer::Timer};
 use rustix::net::sockopt;
 
 use super::{
-    connection::{Connection, Step},
-    executor::{self, Alarm, TURN},
-    handshakes::Handshakes,
-    link::{Down, Order, Slot, Up, Uplink},
-    listener,
-    mesh::{Batch, Bell, Receiver, Sender},
-    monitoring::{self, Monitoring},
-    poller::{Poller, Readable},
+    limit::{
+        rate::Rate,
+        sources::{Refusal, Source},
+        throttle::Throttle,
+    },
+    machine::{
+        executor::{self, Alarm, TURN},
+        poller::{Poller, Readable},
+        sys,
+    },
+    mesh::{Batch, Bell, Down, Order, Receiver, Sender, Slot, Up, Uplink},
     probe::Prober,
-    rate::Rate,
-    shared::{CAUSES, Cause, Counters, Shared, count},
-    sources::{Refusal, Source},
-    sys,
-    table::{Table, slot, token},
-    throttle::Throttle,
-    wire::send_now,
 };
+use cause::CAUSES;
+use connection::{Connection, Step};
+use counters::count;
+use handshakes::Handshakes;
+use monitoring::Monitoring;
+use table::{Table, slot, token};
+use wire::send_now;
+
 use crate::{
     config::{Carries, Connections},
     coordinator::{CloseReason, Kind, Time},
@@ -47,6 +63,9 @@ use crate::{
     monitor::Token,
     sasp::{Message, Summary},
 };
+pub(super) use cause::Cause;
+pub(super) use counters::{Counters, Lateness};
+pub(super) use shared::Shared;
 
 /// How long connections have to end once the server stops.
 const DRAIN: Duration = Duration::from_millis(2500);
@@ -85,26 +104,26 @@ pub(super) struct Plan {
 }
 
 /// What the tasks of one shard share.
-pub(super) struct Shard {
-    pub(super) index: u16,
-    pub(super) limits: Connections,
-    pub(super) shared: Arc<Shared>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) uplink: RefCell<Uplink>,
+struct Shard {
+    index: u16,
+    limits: Connections,
+    shared: Arc<Shared>,
+    counters: Arc<Counters>,
+    uplink: RefCell<Uplink>,
     /// What every read of this shard reads into; never borrowed across an await.
-    pub(super) scratch: RefCell<Box<[u8]>>,
+    scratch: RefCell<Box<[u8]>>,
     /// Where a refusal is put together.
-    pub(super) reply: RefCell<Vec<u8>>,
+    reply: RefCell<Vec<u8>>,
     bell: Arc<Bell>,
     table: RefCell<Table>,
     poller: Poller,
     /// Connections that are to take a step, each once.
     runnable: RefCell<VecDeque<Slot>>,
-    pub(super) handshakes: RefCell<Handshakes>,
+    handshakes: RefCell<Handshakes>,
     /// Connections that become runnable when the uplink has room.
     starved: RefCell<Vec<Slot>>,
     /// How often a connection may ask.
-    pub(super) request_rate: Option<Rate>,
+    request_rate: Option<Rate>,
     /// Connections (by token) that asked too often, and when they become runnable.
     early: RefCell<BinaryHeap<Reverse<(Time, u64)>>>,
     throttles: RefCell<[Throttle; CAUSES]>,
@@ -116,7 +135,7 @@ pub(super) struct Shard {
     stop_by: Cell<Option<Time>>,
     /// Rung when that may have come about.
     stopped: Bell,
-    pub(super) monitoring: Monitoring,
+    monitoring: Monitoring,
 }
 
 /// A shard, and what is its tasks' own.
@@ -623,6 +642,3 @@ impl Shard {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -102,17 +102,17 @@ pub async fn sleep(time: Duration) {
 
 /// A timer that is built anew only for an earlier time: to wake once too often costs less than to arm it each time.
 #[derive(Default)]
-pub(super) struct Alarm(Option<(Time, Timer)>);
+pub(crate) struct Alarm(Option<(Time, Timer)>);
 
 impl Alarm {
     /// Arms the timer for `until` or earlier.
-    pub(super) fn set(&mut self, now: Time, until: Time) {
+    pub(crate) fn set(&mut self, now: Time, until: Time) {
         if self.0.as_ref().is_none_or(|(at, _)| *at > until) {
             self.0 = Some((until, Timer::new(Duration::from_nanos(until.0 - now.0))));
         }
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some((_, timer)) = &mut self.0 else { return Poll::Pending };
         let fired = Pin::new(timer).poll(cx).map(|_| ());
         if fired.is_ready() {

@@ -1,0 +1,33 @@
+//! A number of things with an upper end that all shards share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+/// A number of things with an upper end, taken and given back by every shard.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    used: CachePadded<AtomicU64>,
+    max: u64,
+}
+
+impl Budget {
+    pub(crate) fn new(max: u64) -> Budget {
+        Budget { used: CachePadded::new(AtomicU64::new(0)), max }
+    }
+
+    /// Takes `amount` if that much is left.
+    pub(crate) fn take(&self, amount: u64) -> bool {
+        let before = self.used.fetch_add(amount, Ordering::Relaxed);
+        let fits = before.saturating_add(amount) <= self.max;
+        if !fits {
+            self.give(amount);
+        }
+        fits
+    }
+
+    /// Gives back what was taken.
+    pub(crate) fn give(&self, amount: u64) {
+        self.used.fetch_sub(amount, Ordering::Relaxed);
+    }
+}
