@@ -6,7 +6,7 @@
 //! tick, as the benchmark says); rows below it give items or bytes a second and, where anything was allocated,
 //! allocations. The sockets of load balancers are the business of `gwm-loadgen`.
 
-#[path = "../tests/authority/mod.rs"]
+#[path = "../tests/support/authority.rs"]
 mod authority;
 mod codec;
 mod coordinator;

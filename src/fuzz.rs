@@ -1,6 +1,6 @@
 //! Fuzz entry points: each takes any bytes and panics when something that must always hold does not.
 //!
-//! They are ordinary functions, so that the test suite runs them on seeded input (`tests/fuzz.rs`) and any fuzzer
+//! They are ordinary functions, so that the test suite runs them on seeded input (`tests/library/fuzz.rs`) and any fuzzer
 //! can call them.
 
 mod session;

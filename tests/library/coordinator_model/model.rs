@@ -1,0 +1,518 @@
+//! The coordinator's rules once more, written to be read beside the protocol page: plain lists, everything
+//! recomputed at every step. Numbers in brackets are the page's sections. Here is what is pushed, and when.
+
+mod answers;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use gwm::{
+    coordinator::{ConnectionId, Settings, Totals},
+    judgement::{Scale, Verdict},
+    roster::Roster,
+    sasp::Endpoint,
+};
+
+use super::{
+    checks,
+    monitored::{Said, Watched, watchable},
+    rights::{Rules, Source},
+};
+use crate::wire::{self, Listed, Named, Request, Weights};
+
+pub(crate) type Code = u8;
+type Bytes = Vec<u8>;
+
+pub(crate) struct Model {
+    pub(crate) settings: Settings,
+    pub(crate) rules: Rules,
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) lbs: BTreeMap<Bytes, Lb>,
+    /// What is judged of the endpoints that groups list and the GWM watches.
+    pub(crate) watched: BTreeMap<Endpoint, Watched>,
+    /// The GWM takes what it sees for its own fault.
+    pub(crate) open: bool,
+    /// When the first of them came up, until that is a fall window ago.
+    first_up: Option<u64>,
+    /// Numbers groups and memberships, so that one that was removed and made anew is another one.
+    last_id: u64,
+    /// How often the rarer things happened, for the driver to see that they did.
+    pub(crate) seen: BTreeMap<&'static str, u64>,
+}
+
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) source: Source,
+    pub(crate) bound: Option<Bytes>,
+    /// Another connection took its LB over, or new rules its right to be that; it is about to be closed.
+    pub(crate) replaced: bool,
+    /// Something committed to it has not been delivered.
+    pub(crate) in_flight: bool,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Lb {
+    pub(crate) flags: u8,
+    pub(crate) groups: Vec<Group>,
+    /// The bound connection and what goes with it, or else the end of the hold time.
+    pub(crate) session: Option<Session>,
+    pub(crate) expires: Option<u64>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Group {
+    id: u64,
+    /// When it was registered, compared with others.
+    order: u64,
+    pub(crate) name: Bytes,
+    pub(crate) members: Vec<Membership>,
+    /// As when a message about the group was last built.
+    scale: Option<Scale>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Membership {
+    id: u64,
+    pub(crate) endpoint: Endpoint,
+    label: Bytes,
+    by_lb: bool,
+    state: u8,
+    quiesced: bool,
+}
+
+/// What is remembered per connection of an LB.
+#[derive(Clone)]
+pub(crate) struct Session {
+    pub(crate) connection: ConnectionId,
+    /// Entries as last sent, by membership.
+    sent: BTreeMap<u64, [u8; 4]>,
+    /// The members that the LB was last shown, by group.
+    shown: BTreeMap<u64, BTreeSet<u64>>,
+    farewells: Vec<Farewell>,
+    /// Groups that a member removed whole and that the LB had been shown, until it hears of that.
+    gone: Vec<Group>,
+    /// The end of the window that is open, or a time that has passed while the push waits.
+    window: Option<u64>,
+    /// The groups in which something changed since it opened.
+    changed: BTreeSet<u64>,
+    /// The window's push is of all groups.
+    full: bool,
+    next_refresh: Option<u64>,
+    /// A push is due that found no room.
+    no_room: bool,
+}
+
+/// A membership that a member ended, still to be told.
+#[derive(Clone)]
+struct Farewell {
+    group: Bytes,
+    endpoint: Endpoint,
+    label: Bytes,
+    entry: [u8; 4],
+}
+
+/// What an LB could be told now: by UID and the group's number, every membership's number, what it says itself, and
+/// what is said of its endpoint, be it that quiescing hides it.
+type View = BTreeMap<Bytes, BTreeMap<u64, Vec<(u64, (u8, bool), Said)>>>;
+
+/// What the GWM has to know to say something of an endpoint.
+#[derive(Clone, Copy)]
+struct Knowledge<'a> {
+    settings: &'a Settings,
+    watched: &'a BTreeMap<Endpoint, Watched>,
+    open: bool,
+}
+
+impl Model {
+    pub(crate) fn new(settings: Settings) -> Model {
+        Model {
+            settings,
+            rules: Rules::default(),
+            connections: Vec::new(),
+            lbs: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            open: false,
+            first_up: None,
+            last_id: 0,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn opened(&mut self, id: ConnectionId, source: Source) {
+        self.connections.push(Connection { id, source, bound: None, replaced: false, in_flight: false });
+    }
+
+    pub(crate) fn closed(&mut self, now: u64, id: ConnectionId) {
+        self.connections.retain(|connection| connection.id != id);
+        let hold_time = nanoseconds(self.settings.hold_time);
+        for lb in self.lbs.values_mut() {
+            if lb.session.as_ref().is_some_and(|session| session.connection == id) {
+                lb.session = None;
+                lb.expires = Some(now + hold_time);
+            }
+        }
+    }
+
+    pub(crate) fn delivered(&mut self, id: ConnectionId) {
+        self.connection(id).in_flight = false;
+    }
+
+    /// New rules; the connections to close.
+    pub(crate) fn set_rules(&mut self, now: u64, rules: Rules) -> Vec<ConnectionId> {
+        let mut closes = Vec::new();
+        for connection in &mut self.connections {
+            if connection.bound.as_ref().is_some_and(|uid| !rules.is_lb(connection.source, uid)) {
+                let lb = self.lbs.get_mut(&connection.bound.take().expect("it is bound")).expect("it is known");
+                (lb.session, lb.expires) = (None, Some(now + nanoseconds(self.settings.hold_time)));
+                connection.replaced = true;
+                closes.push(connection.id);
+                *self.seen.entry("no LB any more").or_default() += 1;
+            }
+        }
+        self.rules = rules;
+        closes
+    }
+
+    pub(crate) fn set_roster(&mut self, now: u64, roster: Arc<Roster>) {
+        let before = self.view();
+        let policies = self.policies();
+        self.settings.roster = roster;
+        self.watch();
+        self.open_windows(now, &before, false);
+        let after = self.policies();
+        for (uid, lb) in &mut self.lbs {
+            for group in &mut lb.groups {
+                if policies[&(uid.clone(), group.id)] != after[&(uid.clone(), group.id)] {
+                    group.scale = None;
+                    if let Some(session) = lb.session.as_mut().filter(|_| lb.flags & wire::PUSH != 0) {
+                        session.changed.insert(group.id);
+                        session.window.get_or_insert(now + nanoseconds(self.settings.push_window));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Each group's policy.
+    fn policies(&self) -> BTreeMap<(Bytes, u64), gwm::judgement::Policy> {
+        let groups = self.lbs.iter().flat_map(|(uid, lb)| lb.groups.iter().map(move |group| (uid, group)));
+        groups.map(|(uid, group)| ((uid.clone(), group.id), self.settings.roster.policy(&group.name))).collect()
+    }
+
+    /// Watches what is listed and can be watched, and nothing else.
+    fn watch(&mut self) {
+        let groups = self.lbs.values().flat_map(|lb| &lb.groups);
+        let listed: BTreeSet<Endpoint> = groups.flat_map(|g| &g.members).map(|member| member.endpoint).collect();
+        let wanted = |endpoint: &Endpoint| listed.contains(endpoint) && watchable(&self.settings, endpoint);
+        self.watched.retain(|endpoint, _| wanted(endpoint));
+        for endpoint in listed.iter().filter(|endpoint| wanted(endpoint)) {
+            let last_id = &mut self.last_id;
+            self.watched.entry(*endpoint).or_insert_with(|| {
+                *last_id += 1;
+                Watched::new(*last_id)
+            });
+        }
+    }
+
+    /// What a shard says of endpoints that it watches.
+    pub(crate) fn judge(&mut self, now: u64, judgements: &[(Endpoint, [Verdict; 4])]) {
+        let before = self.view();
+        for (endpoint, verdicts) in judgements {
+            let capacity = self.settings.roster.find(endpoint).capacity;
+            let before = self.any_seen();
+            self.watched.get_mut(endpoint).expect("it is watched").judge(now, verdicts, capacity);
+            if !before && self.any_seen() {
+                self.first_up = Some(now);
+            }
+        }
+        self.open_windows(now, &before, false);
+        self.decide(now, true);
+    }
+
+    fn any_seen(&self) -> bool {
+        self.watched.values().any(|watched| watched.seen)
+    }
+
+    fn fall_window(&self) -> u64 {
+        let times = self.settings.roster.default_member().times;
+        nanoseconds(times.interval + times.fast_interval * (u32::from(times.fall) - 1) + times.timeout)
+    }
+
+    /// Failing open; `coordinator/fail_open.rs` has the rule in words.
+    fn decide(&mut self, now: u64, may_begin: bool) {
+        let window = self.fall_window();
+        if self.first_up.is_some_and(|at| at + window <= now) {
+            self.first_up = None;
+            *self.seen.entry("never up counts no more").or_default() += u64::from(self.open && self.any_seen());
+        }
+        if !self.open {
+            self.watched
+                .values_mut()
+                .for_each(|watched| watched.lost_at = watched.lost_at.filter(|at| at + window > now));
+        }
+        let all_count = !self.any_seen() || self.first_up.is_some();
+        let counts = |watched: &Watched| watched.lost_at.is_some() && (watched.seen || all_count);
+        let lost: Vec<_> = self.watched.iter().filter(|(_, watched)| counts(watched)).collect();
+        let contact = self.watched.values().filter(|watched| watched.contact).count();
+        let addresses: BTreeSet<_> = lost.iter().map(|(endpoint, _)| endpoint.address).collect();
+        let share = 100.0 * lost.len() as f64 / (lost.len() + contact).max(1) as f64;
+        let many = share > f64::from(self.settings.panic_percent);
+        let open = if self.open { many } else { may_begin && many && addresses.len() >= 2 };
+        if open == self.open {
+            return;
+        }
+        self.open = open;
+        *self.seen.entry(if open { "fails open" } else { "fails open no more" }).or_default() += 1;
+        for lb in self.lbs.values_mut() {
+            let Some(session) = lb.session.as_mut().filter(|_| lb.flags & wire::PUSH != 0) else { continue };
+            if !lb.groups.is_empty() {
+                session.window.get_or_insert(now + nanoseconds(self.settings.push_window));
+            }
+            session.changed.extend(lb.groups.iter().map(|group| group.id));
+        }
+    }
+
+    /// What is due at `now`; `room` says whether a connection's shard takes a push. The pushes in any order.
+    pub(crate) fn poll(&mut self, now: u64, room: impl Fn(ConnectionId) -> bool) -> Vec<(ConnectionId, Bytes)> {
+        self.decide(now, false);
+        let known = self.lbs.len();
+        self.lbs.retain(|_, lb| lb.expires.is_none_or(|expires| expires > now));
+        *self.seen.entry("hold time over").or_default() += (known - self.lbs.len()) as u64;
+        self.watch();
+
+        let period = nanoseconds(self.settings.push_refresh);
+        let mut pushes = Vec::new();
+        let knowledge = Knowledge { settings: &self.settings, watched: &self.watched, open: self.open };
+        for (uid, lb) in &mut self.lbs {
+            let delta = lb.flags & wire::NO_CHANGE != 0;
+            let Some(session) = &mut lb.session else { continue };
+            while let Some(next) = session.next_refresh.filter(|&next| next <= now) {
+                session.next_refresh = Some(next + period);
+                if !delta {
+                    // It carries what the window has collected.
+                    (session.full, session.window) = (true, Some(now));
+                }
+            }
+            if session.window.is_none_or(|end| end > now) {
+                continue;
+            }
+            let connection = self.connections.iter_mut().find(|c| c.id == session.connection).expect("it is open");
+            if connection.in_flight {
+                *self.seen.entry("push waits for delivery").or_default() += 1;
+                continue;
+            }
+            session.no_room = !room(connection.id);
+            if session.no_room {
+                *self.seen.entry("push waits for room").or_default() += 1;
+                continue;
+            }
+            let (all, changed) = (session.full, std::mem::take(&mut session.changed));
+            (session.window, session.full) = (None, false);
+            let mut groups = Vec::new();
+            for name in lb.all_names() {
+                let group = lb.shown_group(&name).expect("just listed");
+                if !all && !changed.contains(&group.id) && lb.group(&name).is_some() {
+                    continue;
+                }
+                lb.rescale(&name, knowledge);
+                if delta || all || lb.has_changed(lb.shown_group(&name).expect("just listed"), knowledge) {
+                    groups.push(lb.tell(uid, &name, delta, knowledge));
+                }
+            }
+            lb.session.as_mut().expect("bound").gone.clear();
+            if delta {
+                groups.retain(|group| !group.entries.is_empty());
+                if groups.iter().any(|group| group.entries.iter().any(|listed| listed.entry[1] & 1 == 0)) {
+                    *self.seen.entry("farewell pushed").or_default() += 1;
+                }
+            }
+            if !groups.is_empty() {
+                *self.seen.entry(if delta { "push of changes" } else { "push" }).or_default() += 1;
+                if groups.iter().any(|group| group.entries.is_empty()) {
+                    *self.seen.entry("empty group pushed").or_default() += 1;
+                }
+                connection.in_flight = true;
+                pushes.push((connection.id, wire::send_weights(&groups)));
+            } else {
+                *self.seen.entry("window without a push").or_default() += 1;
+            }
+        }
+        pushes
+    }
+
+    /// The next time at which a poll has something to do, if no event comes before.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        let mut due = Vec::new();
+        if self.open && self.any_seen() {
+            due.extend(self.first_up.map(|at| at + self.fall_window()));
+        }
+        for lb in self.lbs.values() {
+            due.extend(lb.expires);
+            let Some(session) = &lb.session else { continue };
+            let in_flight = self.connections.iter().any(|c| c.id == session.connection && c.in_flight);
+            if !in_flight && !session.no_room {
+                due.extend(session.window);
+                if lb.flags & wire::NO_CHANGE == 0 {
+                    due.extend(session.next_refresh);
+                }
+            }
+        }
+        due.into_iter().min()
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let groups = || self.lbs.values().flat_map(|lb| &lb.groups);
+        let members = || groups().flat_map(|group| &group.members);
+        Totals {
+            load_balancers: self.lbs.len(),
+            groups: groups().count(),
+            memberships: members().count(),
+            endpoints: members().map(|member| member.endpoint).collect::<BTreeSet<_>>().len(),
+            watched: self.watched.len(),
+            lost: self.watched.values().filter(|watched| watched.lost_at.is_some()).count(),
+        }
+    }
+
+    pub(crate) fn connection(&mut self, id: ConnectionId) -> &mut Connection {
+        self.connections.iter_mut().find(|connection| connection.id == id).expect("it is open")
+    }
+
+    fn group(&self, named: &Named) -> Option<&Group> {
+        self.lbs.get(&named.uid)?.group(&named.name)
+    }
+
+    fn view(&self) -> View {
+        let knowledge = self.knowledge();
+        let members = |group: &Group| {
+            let said = |member: &Membership| knowledge.said(group, &member.endpoint);
+            group.members.iter().map(|member| (member.id, (member.state, member.quiesced), said(member))).collect()
+        };
+        let groups = |lb: &Lb| lb.groups.iter().map(|group| (group.id, members(group))).collect();
+        self.lbs.iter().map(|(uid, lb)| (uid.clone(), groups(lb))).collect()
+    }
+
+    fn knowledge(&self) -> Knowledge<'_> {
+        Knowledge { settings: &self.settings, watched: &self.watched, open: self.open }
+    }
+
+    /// A change opens the window of every push LB that it concerns, unless one is open [4]. A group that the LB
+    /// itself removed is no change: there is nothing to tell it.
+    fn open_windows(&mut self, now: u64, before: &View, by_lb: bool) {
+        let after = self.view();
+        let none = BTreeMap::new();
+        for (uid, lb) in &mut self.lbs {
+            let Some(session) = lb.session.as_mut().filter(|_| lb.flags & wire::PUSH != 0) else { continue };
+            let (before, after) = (before.get(uid).unwrap_or(&none), &after[uid]);
+            let changed: Vec<u64> = after.keys().filter(|id| before.get(id) != after.get(id)).copied().collect();
+            let removed = before.keys().any(|id| !after.contains_key(id));
+            if !changed.is_empty() || removed && !by_lb {
+                session.window.get_or_insert(now + nanoseconds(self.settings.push_window));
+            }
+            session.changed.extend(changed);
+        }
+    }
+}
+
+impl Lb {
+    pub(crate) fn group(&self, name: &[u8]) -> Option<&Group> {
+        self.groups.iter().find(|group| group.name == name)
+    }
+
+    fn start_push(&mut self, now: u64, settings: &Settings) {
+        let session = self.session.as_mut().expect("only a bound LB says so");
+        session.window = Some(now + nanoseconds(settings.push_window));
+        session.full = true;
+        session.next_refresh = Some(now + nanoseconds(settings.push_refresh));
+    }
+
+    fn stop_push(&mut self) {
+        let session = self.session.as_mut().expect("only a bound LB says so");
+        (session.window, session.full, session.next_refresh) = (None, false, None);
+        session.changed.clear();
+    }
+
+    /// A group that is there, or is gone and the LB has yet to hear of that.
+    fn shown_group(&self, name: &[u8]) -> Option<&Group> {
+        let gone = self.session.iter().flat_map(|session| &session.gone);
+        self.groups.iter().chain(gone).find(|group| group.name == name)
+    }
+
+    /// All of these, in the order of their registration.
+    fn all_names(&self) -> Vec<Bytes> {
+        let gone = self.session.iter().flat_map(|session| &session.gone);
+        let mut groups: Vec<&Group> = self.groups.iter().chain(gone).collect();
+        groups.sort_by_key(|group| group.order);
+        groups.into_iter().map(|group| group.name.clone()).collect()
+    }
+
+    /// Looks at the scale of a group that is about to be told.
+    fn rescale(&mut self, name: &[u8], knowledge: Knowledge<'_>) {
+        // A group that is gone has no members, and so no scale.
+        let Some(group) = self.groups.iter_mut().find(|group| group.name == name) else { return };
+        let rates = |member: &Membership| {
+            let said = knowledge.said(group, &member.endpoint);
+            said.rate().filter(|_| said.has_contact())
+        };
+        let rates: Vec<_> = group.members.iter().filter_map(rates).collect();
+        group.scale = Scale::follow(group.scale, rates.into_iter());
+    }
+
+    fn has_changed(&self, group: &Group, knowledge: Knowledge<'_>) -> bool {
+        let session = self.session.as_ref().expect("bound");
+        let members: BTreeSet<u64> = group.members.iter().map(|member| member.id).collect();
+        session.shown.get(&group.id) != Some(&members)
+            || group.members.iter().any(|member| session.sent.get(&member.id) != Some(&knowledge.entry(group, member)))
+    }
+
+    /// What a message says of one group; it counts as sent.
+    fn tell(&mut self, uid: &[u8], name: &[u8], delta: bool, knowledge: Knowledge<'_>) -> Weights {
+        self.rescale(name, knowledge);
+        let group = self.shown_group(name).expect("step 8").clone();
+        let session = self.session.as_mut().expect("bound");
+        let mut entries = Vec::new();
+        for member in &group.members {
+            let entry = knowledge.entry(&group, member);
+            let before = session.sent.insert(member.id, entry);
+            if !delta || before != Some(entry) {
+                entries.push(Listed { endpoint: member.endpoint, label: member.label.clone(), entry });
+            }
+        }
+        for farewell in session.farewells.extract_if(.., |farewell| farewell.group == name) {
+            // Registered again, the member is listed as what it is now.
+            let back = group.members.iter().any(|member| member.endpoint == farewell.endpoint);
+            if delta && !back {
+                entries.push(Listed { endpoint: farewell.endpoint, label: farewell.label, entry: farewell.entry });
+            }
+        }
+        if !delta || !entries.is_empty() {
+            session.shown.insert(group.id, group.members.iter().map(|member| member.id).collect());
+        }
+        Weights { uid: uid.to_vec(), name: name.to_vec(), entries }
+    }
+}
+
+impl Knowledge<'_> {
+    fn said(&self, group: &Group, endpoint: &Endpoint) -> Said {
+        let policy = self.settings.roster.policy(&group.name);
+        Said::of(self.settings.roster.find(endpoint), self.watched.get(endpoint), policy, self.open)
+    }
+
+    /// The weight entry [5].
+    fn entry(&self, group: &Group, member: &Membership) -> [u8; 4] {
+        let said = self.said(group, &member.endpoint);
+        let quiesced = member.quiesced || said.quiesced;
+        let contact = said.has_contact();
+        let confident = said.confident && !self.open;
+        let weight = if quiesced || !contact { 0 } else { said.weight(group.scale, self.settings.weight_max) };
+        let bits = [contact, quiesced, member.by_lb, confident];
+        let flags = bits.iter().rev().fold(0, |flags, &bit| flags << 1 | u8::from(bit));
+        let [high, low] = weight.to_be_bytes();
+        [member.state, flags, high, low]
+    }
+}
+
+pub(crate) fn nanoseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).expect("a test's durations are short")
+}

@@ -1,0 +1,12 @@
+//! Every rule of the protocol page's sections 3 to 6 by itself, in literal requests and answers.
+//! [`crate::coordinator_model`] tests the interleavings of the rules.
+
+mod codes;
+mod delta;
+mod flows;
+mod monitoring;
+mod push;
+mod rig;
+mod rights;
+mod sessions;
+mod tables;

@@ -1,0 +1,436 @@
+//! What shards judge of members, who is watched, rates within a group, failing open, and the operator's roster.
+
+use std::{sync::Arc, time::Duration};
+
+use gwm::{
+    coordinator::Settings,
+    judgement::{Level, Policy, Share, Verdict, WatchId},
+    roster::{Member, Monitor, Pattern, Roster, Times},
+    sasp::EntryFlags,
+};
+
+use super::rig::{NOTHING, Peer, Rig, WINDOW, settings};
+use crate::wire::endpoint;
+
+/// From a member's failing to its being seen: 40.
+const TIMES: Times = Times {
+    interval: Duration::from_nanos(20),
+    fast_interval: Duration::from_nanos(5),
+    timeout: Duration::from_nanos(10),
+    rise: 2,
+    fall: 3,
+};
+const FALL_WINDOW: u64 = 40;
+
+fn watched(capacity: u16) -> Member {
+    Member::watched(capacity, Monitor::auto(), TIMES)
+}
+
+/// All members are watched, but for these.
+fn roster(others: &[(&str, Member)]) -> Roster {
+    let mut roster = Roster::new(watched(100), Policy::Auto);
+    for (name, member) in others {
+        assert!(roster.add(endpoint(name), member.clone()));
+    }
+    roster
+}
+
+fn with(roster: Roster) -> Settings {
+    Settings { roster: Arc::new(roster), ..settings() }
+}
+
+/// A push LB that has been told of these members in its group `G`.
+fn told(settings: Settings, members: &str) -> (Rig, Peer) {
+    let mut rig = Rig::with(settings);
+    let lb = rig.lb("LB1", "push");
+    rig.ok(lb, &format!("lb register LB1/G {members}"));
+    assert_eq!(rig.after(WINDOW).len(), 1);
+    rig.take_orders();
+    (rig, lb)
+}
+
+fn up(share: Share) -> Verdict {
+    Verdict { flags: EntryFlags::CONTACT | EntryFlags::CONFIDENT, share }
+}
+
+fn weight(weight: u16) -> Verdict {
+    up(Share::Weight(weight))
+}
+
+fn rate(rate: f64) -> Verdict {
+    up(Share::Rate(Level::of(rate)))
+}
+
+/// Down, with a share that counts for nothing.
+const DOWN: Verdict = Verdict { flags: EntryFlags::CONFIDENT, share: Share::Weight(0) };
+
+#[test]
+fn what_is_watched_is_unknown_until_it_is_judged() {
+    let (mut rig, lb) = told(with(roster(&[])), "a");
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/100]");
+    for (verdict, says) in [
+        (weight(40), "a 00/0D/40"),
+        (weight(0), "a 00/0D/0"), // drained
+        (DOWN, "a 00/0C/0"),
+        (weight(1), "a 00/0D/1"),
+        (Verdict { flags: EntryFlags::CONTACT, share: Share::Weight(60) }, "a 00/05/60"),
+    ] {
+        rig.judge(&[("a", verdict)]);
+        assert_eq!(rig.after(WINDOW), [format!("#0 LB1/G[{says}]")]);
+        rig.judge(&[("a", verdict)]);
+        assert!(!rig.window_is_open(), "the same again is no change");
+    }
+}
+
+#[test]
+fn a_change_within_the_window_is_merged_and_one_that_goes_back_is_none() {
+    let (mut rig, _) = told(with(roster(&[])), "a b");
+    rig.judge(&[("a", weight(40))]);
+    assert_eq!(rig.after(WINDOW - 1), NOTHING);
+    rig.judge(&[("b", DOWN), ("a", weight(30))]);
+    assert_eq!(rig.after(1), ["#0 LB1/G[a 00/0D/30 b 00/0C/0]"]);
+    rig.judge(&[("a", DOWN)]);
+    rig.judge(&[("a", weight(30))]);
+    assert_eq!(rig.after(WINDOW), NOTHING);
+}
+
+#[test]
+fn a_group_has_the_verdicts_of_its_policy_and_hears_of_no_other() {
+    let mut roster = roster(&[]);
+    roster.add_group(Pattern::new("ST*"), Policy::Static);
+    let mut rig = Rig::with(with(roster));
+    let lb = rig.lb("LB1", "push");
+    rig.ok(lb, "lb register LB1/STATIC a + LB1/OTHER a");
+    rig.after(WINDOW);
+    rig.take_orders();
+    rig.judge_by_policy("a", [weight(10), weight(20), weight(30), weight(40)]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/STATIC[a 00/0D/10] LB1/OTHER[a 00/0D/40]"]);
+    rig.judge_by_policy("a", [weight(10), weight(21), weight(31), weight(41)]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/OTHER[a 00/0D/41]"]);
+    rig.judge_by_policy("a", [weight(10), weight(22), weight(32), weight(41)]);
+    assert!(!rig.window_is_open(), "no group is of these policies");
+    // What another policy says is at hand when the operator asks for it.
+    let mut other = Roster::new(watched(100), Policy::Agent);
+    other.add_group(Pattern::new("ST*"), Policy::Static);
+    rig.set_roster(Arc::new(other));
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/OTHER[a 00/0D/22]"]);
+    // A group's policy goes with it.
+    rig.ok(lb, "lb deregister LB1/STATIC");
+    rig.ok(lb, "lb register LB1/THIRD a");
+    assert_eq!(rig.ask(lb, "get LB1/THIRD"), "00 LB1/THIRD[a 00/0D/22]");
+}
+
+#[test]
+fn each_endpoint_is_watched_once_while_it_is_listed() {
+    let mut rig = Rig::with(with(roster(&[("b", Member::fixed(7)), ("c", Member::unknown(9))])));
+    let [one, other] = [rig.lb("LB1", ""), rig.lb("LB2", "")];
+    rig.ok(one, "lb register LB1/G a b c a/udp + LB1/H a d");
+    rig.ok(other, "lb register LB2/G a");
+    assert_eq!(rig.take_orders(), ["watch a", "watch d"], "no check is known for UDP, or allowed");
+    assert_eq!(rig.ask(one, "get LB1/G"), "00 LB1/G[a 00/05/100 b 00/0D/7 c 00/05/9 a/udp 00/05/100]");
+    rig.ok(one, "lb deregister LB1/G + LB1/H");
+    assert_eq!(rig.take_orders(), ["unwatch d"]);
+    rig.ok(other, "lb deregister LB2/G a");
+    // What nobody took cancels out.
+    rig.ok(one, "lb register LB1/I e f");
+    rig.ok(one, "lb deregister LB1/I e");
+    rig.ok(one, "lb register LB1/I a");
+    assert_eq!(rig.take_orders(), ["unwatch a", "watch a", "watch f"]);
+    assert_eq!(rig.watched(), 2);
+}
+
+#[test]
+fn what_is_said_of_an_earlier_watch_is_ignored() {
+    let (mut rig, lb) = told(with(roster(&[])), "a");
+    let old = rig.watch("a");
+    rig.ok(lb, "lb deregister LB1/G a");
+    rig.judge_watch(old, DOWN); // the shard has not heard
+    rig.ok(lb, "lb register LB1/G b");
+    rig.judge_watch(old, DOWN);
+    rig.take_orders();
+    assert_eq!(rig.watch("b").index, old.index);
+    rig.judge_watch(old, DOWN);
+    rig.judge_watch(WatchId { index: 99, generation: 1 }, DOWN);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[b 00/05/100]");
+}
+
+#[test]
+fn an_lb_that_expires_takes_its_watches_along() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b");
+    rig.closed(lb);
+    rig.after(super::rig::HOLD);
+    assert_eq!(rig.take_orders(), ["unwatch a", "unwatch b"]);
+}
+
+#[test]
+fn rates_become_weights_in_their_ratio_and_noise_moves_nobody_else() {
+    let (mut rig, lb) = told(with(roster(&[("f", Member::fixed(33))])), "a b c f d");
+    rig.judge(&[("a", rate(100.0)), ("b", rate(25.0)), ("c", weight(50)), ("d", DOWN)]);
+    // 100 is 8/9 of the top; the mean of the two rates, 62.5 or 56 %, is what a member without a rate can take; the
+    // operator's own weight stays.
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/22 c 00/0D/28 f 00/0D/33 d 00/0C/0]"]);
+    rig.ok(lb, "state LB1 7F push nochange");
+    rig.judge(&[("a", rate(106.0))]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/94]"]);
+    // Over the top: it moves, and everyone's weight with it.
+    rig.judge(&[("a", rate(200.0))]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/11 c 00/0D/25]"]);
+    // The best one dies.
+    rig.judge(&[("a", DOWN)]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0 b 00/0D/89 c 00/0D/44]"]);
+    // Nobody has a rate: weights are weights.
+    rig.judge(&[("b", weight(70))]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 00/0D/70 c 00/0D/50]"]);
+}
+
+/// What noise has kept where it was is no measure for the rates of another policy.
+#[test]
+fn a_group_of_another_policy_has_a_scale_of_its_own() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b");
+    rig.judge(&[("a", rate(100.0)), ("b", rate(80.0))]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/71]"]);
+    rig.judge(&[("a", rate(93.0)), ("b", rate(85.0))]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/83 b 00/0D/76]"]);
+    rig.set_roster(Arc::new(Roster::new(watched(100), Policy::Orca)));
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/81]"]);
+    rig.ok(lb, "lb register LB1/H a b");
+    assert_eq!(rig.ask(lb, "get LB1/H"), "00 LB1/H[a 00/0D/89 b 00/0D/81]", "as a new one has");
+}
+
+#[test]
+fn a_group_that_was_removed_and_is_back_has_a_new_scale() {
+    let mut rig = Rig::with(with(roster(&[])));
+    let lb = rig.lb("LB1", "push trust nochange");
+    rig.ok(lb, "lb register LB1/G a b + LB1/H a b");
+    rig.take_orders();
+    rig.judge(&[("a", rate(100.0)), ("b", rate(80.0))]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/71] LB1/H[a 00/0D/89 b 00/0D/71]"]);
+    rig.judge(&[("a", rate(93.0)), ("b", rate(85.0))]);
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/83 b 00/0D/76] LB1/H[a 00/0D/83 b 00/0D/76]"]);
+    rig.ok(lb, "member deregister LB1/G");
+    rig.ok(lb, "lb register LB1/G a b"); // before the LB has heard of that
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/81]"]);
+}
+
+#[test]
+fn quiesces_of_operator_lb_and_monitor_are_kept_apart() {
+    let quiesced = Member { quiesced: true, ..watched(100) };
+    let (mut rig, lb) = told(with(roster(&[])), "a");
+    rig.judge(&[("a", weight(40))]);
+    rig.ok(lb, "lb set LB1/G a=01q");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 01/0F/0]"]);
+    rig.set_roster(Arc::new(roster(&[("a", quiesced.clone())])));
+    rig.ok(lb, "lb set LB1/G a=01");
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 01/0F/0]", "the operator still does");
+    rig.set_roster(Arc::new(roster(&[("a", quiesced.clone())])));
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 01/0F/0]", "however often that is said");
+    rig.judge(&[("a", weight(30))]);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 01/0F/0]");
+    rig.judge(&[("a", DOWN)]);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 01/0E/0]");
+    rig.judge(&[("a", weight(30))]);
+    rig.set_roster(Arc::new(roster(&[])));
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 01/0D/30]", "what was judged meanwhile");
+    assert_eq!(rig.take_orders(), NOTHING, "it was watched all the time");
+}
+
+#[test]
+fn the_last_word_about_a_member_says_that_the_operator_quiesces_it() {
+    let quiesced = Member { quiesced: true, ..watched(100) };
+    let mut rig = Rig::with(with(roster(&[("a", quiesced)])));
+    let lb = rig.lb("LB1", "trust nochange");
+    rig.ok(lb, "lb register LB1/G a b");
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/07/0 b 00/05/100]");
+    rig.ok(lb, "member deregister LB1/G a b");
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0E/0 b 00/0C/0]");
+}
+
+#[test]
+fn the_operator_fixes_a_member_and_lets_it_go() {
+    let (mut rig, lb) = told(with(roster(&[])), "a");
+    rig.judge(&[("a", DOWN)]);
+    rig.set_roster(Arc::new(roster(&[("a", Member::fixed(70))])));
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/70]"]);
+    let old = rig.watch("a");
+    assert_eq!(rig.take_orders(), ["unwatch a"]);
+    rig.judge_watch(old, DOWN);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0D/70]");
+    rig.set_roster(Arc::new(roster(&[("a", watched(60))])));
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/05/60]"], "nothing is known of it now");
+    assert_eq!(rig.take_orders(), ["watch a"]);
+}
+
+#[test]
+fn more_than_half_at_once_is_taken_for_our_own_fault() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b c d");
+    rig.judge(&[("a", weight(10)), ("b", weight(20)), ("c", weight(30)), ("d", weight(40))]);
+    rig.after(WINDOW);
+    rig.judge(&[("a", DOWN), ("b", DOWN)]);
+    assert_eq!(
+        rig.after(WINDOW),
+        ["#0 LB1/G[a 00/0C/0 b 00/0C/0 c 00/0D/30 d 00/0D/40]"],
+        "half is not more than half"
+    );
+    rig.judge(&[("c", DOWN)]);
+    assert!(rig.fails_open());
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/05/10 b 00/05/20 c 00/05/30 d 00/05/40]"]);
+    // Nothing is believed while it lasts, however long.
+    rig.after(100 * FALL_WINDOW);
+    rig.judge(&[("d", DOWN)]);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/10 b 00/05/20 c 00/05/30 d 00/05/40]");
+    // Half are back: what is down is down.
+    rig.judge(&[("c", weight(30)), ("d", weight(40))]);
+    assert!(!rig.fails_open());
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0 b 00/0C/0 c 00/0D/30 d 00/0D/40]"]);
+}
+
+#[test]
+fn one_after_the_other_is_no_fault_of_ours() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b c d");
+    for name in ["a", "b", "c", "d"] {
+        rig.judge(&[(name, DOWN)]);
+        rig.after(FALL_WINDOW);
+    }
+    assert!(!rig.fails_open());
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 b 00/0C/0 c 00/0C/0 d 00/0C/0]");
+}
+
+#[test]
+fn a_single_address_that_dies_is_dead_and_two_are_a_network() {
+    let (mut rig, lb) = told(with(roster(&[])), "a a/1 a/2");
+    rig.judge(&[("a", DOWN), ("a/1", DOWN), ("a/2", DOWN)]);
+    assert!(!rig.fails_open());
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 a/1 00/0C/0 a/2 00/0C/0]");
+    let (mut rig, lb) = told(with(roster(&[])), "a b");
+    rig.judge(&[("a", DOWN), ("b", DOWN)]);
+    assert!(rig.fails_open());
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/100 b 00/05/100]");
+}
+
+/// Else whoever may register members could have every LB told that nothing is certain, by one small message.
+#[test]
+fn members_that_were_never_up_are_not_missed() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b c d");
+    rig.judge(&[("a", weight(10)), ("b", weight(20)), ("c", weight(30)), ("d", weight(40))]);
+    rig.after(FALL_WINDOW);
+    let other = rig.lb("LB2", "");
+    rig.ok(other, "lb register LB2/G e + LB2/H f g h i j");
+    rig.take_orders();
+    rig.judge(&["e", "f", "g", "h", "i", "j"].map(|name| (name, DOWN)));
+    assert!(!rig.fails_open());
+    rig.judge(&[("a", DOWN)]);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 b 00/0D/20 c 00/0D/30 d 00/0D/40]");
+    assert_eq!(rig.ask(other, "get LB2/G"), "00 LB2/G[e 00/0C/0]");
+    // Three of four that were up are: those that never were do not hide it, nor do they keep it going.
+    rig.judge(&[("b", DOWN), ("c", DOWN)]);
+    assert!(rig.fails_open());
+    assert_eq!(rig.ask(other, "get LB2/G"), "00 LB2/G[e 00/05/100]", "nor are they believed to be down while it lasts");
+    rig.judge(&[("c", weight(30))]);
+    assert!(!rig.fails_open());
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 b 00/0C/0 c 00/0D/30 d 00/0D/40]");
+    assert_eq!(rig.ask(other, "get LB2/G"), "00 LB2/G[e 00/0C/0]");
+}
+
+#[test]
+fn a_member_that_was_never_up_makes_no_second_address() {
+    let (mut rig, _) = told(with(roster(&[])), "a a/1 b");
+    rig.judge(&[("a", weight(10)), ("a/1", weight(20))]);
+    rig.after(FALL_WINDOW);
+    rig.judge(&[("a", DOWN), ("a/1", DOWN), ("b", DOWN)]);
+    assert!(!rig.fails_open());
+}
+
+/// What is said of a member before it was found to be up does not count, nor what it was under an
+/// earlier watch.
+#[test]
+fn a_member_has_been_up_if_its_own_watch_says_so() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b c");
+    rig.judge(&[("a", weight(10)), ("b", weight(20)), ("c", weight(30))]);
+    rig.after(FALL_WINDOW);
+    rig.ok(lb, "lb deregister LB1/G a b");
+    assert_eq!(rig.take_orders(), ["unwatch a", "unwatch b"]);
+    rig.ok(lb, "lb register LB1/G a b");
+    rig.take_orders();
+    let unknown = Verdict { flags: EntryFlags::CONTACT, share: Share::Weight(60) };
+    rig.judge(&[("a", unknown), ("b", unknown)]);
+    rig.judge(&[("a", DOWN), ("b", DOWN)]);
+    assert!(!rig.fails_open());
+    rig.judge(&[("a", weight(10)), ("b", weight(20))]);
+    rig.judge(&[("a", DOWN), ("b", DOWN)]);
+    assert!(rig.fails_open());
+}
+
+/// What a GWM that starts without a network has never seen is not drained, not even the moment that the first member
+/// answers: the others have a fall window.
+#[test]
+fn a_start_without_a_network_ends_a_while_after_the_first_member_answers() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b c d");
+    rig.judge(&[("a", DOWN), ("b", DOWN), ("c", DOWN), ("d", DOWN)]);
+    assert!(rig.fails_open());
+    rig.after(100 * FALL_WINDOW);
+    assert!(rig.fails_open());
+    rig.judge(&[("a", weight(10))]);
+    rig.after(WINDOW);
+    assert!(rig.fails_open());
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/10 b 00/05/100 c 00/05/100 d 00/05/100]");
+    // No event ends it, so the coordinator asks for the time.
+    assert_eq!(rig.deadline(), Some(FALL_WINDOW - WINDOW));
+    rig.after(FALL_WINDOW - WINDOW - 1);
+    assert!(rig.fails_open());
+    rig.after(1);
+    assert!(!rig.fails_open());
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/10 b 00/0C/0 c 00/0C/0 d 00/0C/0]"]);
+    // Where nothing is left that was ever up, it is a start again.
+    rig.ok(lb, "lb deregister LB1/G a");
+    rig.ok(lb, "lb register LB1/G e f g h");
+    rig.take_orders();
+    rig.judge(&[("e", DOWN), ("f", DOWN), ("g", DOWN)]);
+    assert!(rig.fails_open());
+}
+
+#[test]
+fn a_hundred_percent_turns_failing_open_off() {
+    let (mut rig, _) = told(Settings { panic_percent: 100, ..with(roster(&[])) }, "a b");
+    rig.judge(&[("a", DOWN), ("b", DOWN)]);
+    assert!(!rig.fails_open());
+}
+
+/// While failing open nothing is confident, the operator's weights included: an LB avoids a member that is not
+/// confident beside one that is.
+#[test]
+fn failing_open_concerns_every_member() {
+    let (mut rig, lb) = told(with(roster(&[("f", Member::fixed(9))])), "a b f");
+    rig.judge(&[("a", DOWN), ("b", DOWN)]);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/100 b 00/05/100 f 00/05/9]");
+    // Those that are gone are not missed any more.
+    rig.ok(lb, "lb deregister LB1/G a b");
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[f 00/0D/9]"]);
+    assert!(!rig.fails_open());
+}
+
+/// A reload of a large roster is done in pieces, and no push tells half of it.
+#[test]
+fn a_reload_of_many_members_goes_on_with_polls() {
+    let names: Vec<String> = (1000..11_000).map(|port| format!("a/{port}")).collect();
+    let limits = Settings {
+        max_memberships: 20_000,
+        max_memberships_per_lb: 20_000,
+        max_members_per_group: 20_000,
+        ..with(roster(&[]))
+    };
+    let (mut rig, lb) = told(limits, &names.join(" "));
+    rig.set_roster(Arc::new(Roster::new(Member::fixed(5), Policy::Auto)));
+    let mut polls = 0;
+    let push = loop {
+        polls += 1;
+        assert!(polls < 100, "it does not end");
+        if let [push] = &rig.after(WINDOW)[..] {
+            break push.clone();
+        }
+    };
+    assert!(polls > 2, "all at once");
+    assert_eq!(push.matches(" 00/0D/5").count(), names.len());
+    assert_eq!(rig.take_orders().len(), names.len());
+    rig.ok(lb, "lb deregister LB1/G");
+    assert_eq!(rig.take_orders(), NOTHING, "they were not watched any more");
+}

@@ -1,0 +1,451 @@
+//! A short seeded run of every fuzz entry point.
+//!
+//! `GWM_FUZZ_ITERATIONS` makes it longer; a failure prints its seed, and `GWM_FUZZ_SEED` runs that one alone.
+
+use std::{env, panic};
+
+use fastrand::Rng;
+use gwm::{
+    fuzz,
+    sasp::{
+        ComponentType, Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Message,
+        Reason, ReturnCode, SenderFlags, WeightEntry, WeightedMember, Writer, writer,
+    },
+};
+
+use crate::captures::{ACK, Capture, FIN, RST, SYN};
+
+/// Runs `entry` on what `input` makes of seeds.
+fn run(iterations: u64, entry: fn(&[u8]), input: fn(&mut Rng) -> Vec<u8>) {
+    let number = |name: &str| env::var(name).ok().map(|value| value.parse::<u64>().expect(name));
+    let iterations = number("GWM_FUZZ_ITERATIONS").unwrap_or(iterations);
+    let seeds = match number("GWM_FUZZ_SEED") {
+        Some(seed) => vec![seed],
+        None => {
+            let first = fastrand::u64(..u64::MAX - iterations);
+            (first..first + iterations).collect()
+        }
+    };
+    for seed in seeds {
+        let data = input(&mut Rng::with_seed(seed));
+        if let Err(fault) = panic::catch_unwind(|| entry(&data)) {
+            eprintln!("seed {seed} (run again with GWM_FUZZ_SEED={seed}), input {data:02X?}");
+            panic::resume_unwind(fault);
+        }
+    }
+}
+
+fn bytes(rng: &mut Rng, max: usize) -> Vec<u8> {
+    let length = rng.usize(..=max);
+    (0..length).map(|_| rng.u8(..)).collect()
+}
+
+/// A well-formed message of any kind.
+fn message(rng: &mut Rng) -> Vec<u8> {
+    let mut out = Vec::new();
+    let id = rng.u32(..);
+    match rng.u8(..11) {
+        0 => groups(rng, Writer::registration_request(&mut out, id, SenderFlags(id as u8)), |_, member| member),
+        1 => {
+            let writer = Writer::deregistration_request(&mut out, id, SenderFlags(id as u8), Reason(rng.u8(..)));
+            groups(rng, writer, |_, member| member);
+        }
+        2 => {
+            let mut writer = Writer::get_weights_request(&mut out, id);
+            for _ in 0..rng.usize(..4) {
+                writer.name(GroupData { lb_uid: &bytes(rng, 5), name: &bytes(rng, 5) });
+            }
+            writer.finish().unwrap();
+        }
+        3 => groups(rng, Writer::get_weights_reply(&mut out, id, ReturnCode(0), id as u16), weighted),
+        4 => groups(rng, Writer::send_weights(&mut out), weighted),
+        5 => {
+            let (uid, health, flags) = (bytes(rng, 70), Health(rng.u8(..)), LbFlags(rng.u8(..)));
+            writer::set_lb_state_request(&mut out, id, &uid, health, flags).unwrap();
+        }
+        6 => {
+            let writer = Writer::set_member_state_request(&mut out, id, SenderFlags(id as u8));
+            groups(rng, writer, |rng, member| MemberState {
+                member,
+                state: rng.u8(..),
+                flags: MemberFlags(rng.u8(..)),
+            });
+        }
+        other => {
+            let kinds = [0x1015, 0x1025, 0x1055, 0x1065];
+            writer::reply(&mut out, id, ComponentType(kinds[usize::from(other) - 7]), ReturnCode(rng.u8(..)));
+        }
+    }
+    out
+}
+
+fn weighted<'a>(rng: &mut Rng, member: MemberData<'a>) -> WeightedMember<'a> {
+    let entry = WeightEntry { state: rng.u8(..), flags: EntryFlags(rng.u8(..)), weight: rng.u16(..) };
+    WeightedMember { member, entry }
+}
+
+/// Fills in a few groups. `'static`: labels come from a fixed text.
+fn groups<T: gwm::sasp::Entry<'static>>(
+    rng: &mut Rng,
+    mut writer: Writer<'_, T>,
+    entry: fn(&mut Rng, MemberData<'static>) -> T,
+) {
+    const LABELS: &[u8] = b"label \xFF\\\"\n\xE2\x80\xAE~";
+    for _ in 0..rng.usize(..4) {
+        writer.group(GroupData { lb_uid: &bytes(rng, 5), name: &bytes(rng, 5) });
+        for _ in 0..rng.usize(..5) {
+            let mut address = [0; 16];
+            let zeros = if rng.bool() { 12 } else { 0 };
+            rng.fill(&mut address[zeros..]);
+            let endpoint = Endpoint { protocol: rng.u8(..), port: rng.u16(..), address };
+            let label = &LABELS[..rng.usize(..=LABELS.len())];
+            writer.entry(&entry(rng, MemberData { endpoint, label }));
+        }
+    }
+    writer.finish().unwrap();
+}
+
+/// Up to a few changes: a bit, a byte, a 16-bit number, a piece cut out, doubled or put in.
+fn mutate(rng: &mut Rng, data: &mut Vec<u8>) {
+    for _ in 0..rng.usize(..4) {
+        let at = rng.usize(..=data.len());
+        let end = (at + rng.usize(..20)).min(data.len());
+        match rng.u8(..6) {
+            0 => data
+                .get_mut(at..)
+                .and_then(|rest| rest.first_mut())
+                .into_iter()
+                .for_each(|byte| *byte ^= 1 << rng.u8(..8)),
+            1 => data.get_mut(at..).and_then(|rest| rest.first_mut()).into_iter().for_each(|byte| *byte = rng.u8(..)),
+            2 => {
+                let number = rng.choice([0_u16, 1, 4, 5, 24, 255, 256, 0x7FFF, 0xFFFF, 0x3010, 0x4011]).unwrap();
+                if let Some(place) = data.get_mut(at..at + 2) {
+                    place.copy_from_slice(&number.to_be_bytes());
+                }
+            }
+            3 => drop(data.drain(at..end)),
+            4 => {
+                let piece = data[at..end].to_vec();
+                data.splice(at..at, piece);
+            }
+            _ => drop(data.splice(at..end, bytes(rng, 8))),
+        }
+    }
+}
+
+/// One message, mutated; half the time its header states the right length all the same.
+fn broken_message(rng: &mut Rng) -> Vec<u8> {
+    let mut data = message(rng);
+    mutate(rng, &mut data);
+    let length = (data.len() as u32).to_be_bytes();
+    if let (true, Some(stated)) = (rng.bool(), data.get_mut(5..9)) {
+        stated.copy_from_slice(&length);
+    }
+    data
+}
+
+fn stream(rng: &mut Rng) -> Vec<u8> {
+    let mut data: Vec<u8> = (0..rng.usize(..5)).flat_map(|_| message(rng)).collect();
+    if rng.bool() {
+        mutate(rng, &mut data);
+    }
+    data
+}
+
+#[test]
+fn framer() {
+    run(5_000, fuzz::framer, |rng| [vec![rng.u8(..30), rng.u8(..)], stream(rng)].concat());
+}
+
+#[test]
+fn decoder() {
+    run(30_000, fuzz::decoder, broken_message);
+    run(5_000, fuzz::decoder, |rng| bytes(rng, 100));
+    run(5_000, fuzz::decoder, |rng| {
+        let data = message(rng);
+        Message::decode(&data).expect("the generator makes well-formed messages");
+        data
+    });
+}
+
+/// Messages of two connections; what they speak of comes from a few names, so that they meet.
+fn conversation(rng: &mut Rng) -> Vec<u8> {
+    const UIDS: [&[u8]; 4] = [b"A", b"B", b"C", b""];
+    const GROUPS: [&[u8]; 4] = [b"g", b"h", b"i", b""];
+    let mut data = vec![rng.u8(..0x80)];
+    for _ in 0..rng.usize(..12) {
+        let (mut out, id) = (Vec::new(), rng.u32(..));
+        let sender = SenderFlags(rng.u8(..2));
+        let name = |rng: &mut Rng| {
+            let uid = if rng.u8(..4) == 0 { rng.choice(UIDS).expect("a list") } else { UIDS[0] };
+            GroupData { lb_uid: uid, name: rng.choice(GROUPS).expect("a list") }
+        };
+        let member = |rng: &mut Rng| {
+            let endpoint = Endpoint::new([10, 0, 0, rng.u8(..4)].into(), 6, 80);
+            MemberData { endpoint, label: [&b""[..], b"label"][usize::from(rng.bool())] }
+        };
+        match rng.u8(..6) {
+            0 | 1 => {
+                let mut writer = Writer::registration_request(&mut out, id, sender);
+                for _ in 0..rng.usize(1..3) {
+                    writer.group(name(rng));
+                    (0..rng.usize(..4)).for_each(|_| writer.entry(&member(rng)));
+                }
+                writer.finish().unwrap();
+            }
+            2 => {
+                let mut writer = Writer::deregistration_request(&mut out, id, sender, Reason(0));
+                for _ in 0..rng.usize(1..3) {
+                    writer.group(name(rng));
+                    (0..rng.usize(..2)).for_each(|_| writer.entry(&member(rng)));
+                }
+                writer.finish().unwrap();
+            }
+            3 => {
+                let mut writer = Writer::get_weights_request(&mut out, id);
+                (0..rng.usize(..3)).for_each(|_| writer.name(name(rng)));
+                writer.finish().unwrap();
+            }
+            4 => {
+                let (health, flags) = (Health(rng.u8(..)), LbFlags(rng.u8(..8)));
+                writer::set_lb_state_request(&mut out, id, name(rng).lb_uid, health, flags).unwrap();
+            }
+            _ => {
+                let mut writer = Writer::set_member_state_request(&mut out, id, sender);
+                writer.group(name(rng));
+                for _ in 0..rng.usize(..3) {
+                    let (state, flags) = (rng.u8(..4), MemberFlags(rng.u8(..2)));
+                    writer.entry(&MemberState { member: member(rng), state, flags });
+                }
+                writer.finish().unwrap();
+            }
+        }
+        if rng.u8(..8) == 0 {
+            mutate(rng, &mut out);
+        }
+        let body = out.get(9..).unwrap_or_default();
+        data.extend([u8::from(rng.u8(..3) == 0), body.len().min(255) as u8]);
+        data.extend(body.iter().take(255));
+    }
+    data
+}
+
+#[test]
+fn session() {
+    run(5_000, fuzz::session, conversation);
+    run(5_000, fuzz::session, |rng| [vec![rng.u8(0x80..)], stream(rng)].concat());
+    run(2_000, fuzz::session, |rng| bytes(rng, 200));
+    run(5_000, fuzz::session, |rng| {
+        let (length, mut data) = (rng.u8(0x80..), broken_message(rng));
+        data.insert(0, length);
+        data
+    });
+}
+
+/// A stream as hexadecimal text, raw, or in TCP segments that are lost, doubled, cut and out of order.
+fn capture(rng: &mut Rng) -> Vec<u8> {
+    let stream = stream(rng);
+    let mut data = match rng.u8(..4) {
+        0 => stream,
+        1 => stream
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<Vec<_>>()
+            .join(rng.choice(["", " ", ":"]).unwrap())
+            .into(),
+        _ => segments(rng, &stream),
+    };
+    if rng.u8(..4) == 0 {
+        mutate(rng, &mut data);
+    }
+    data.insert(0, rng.u8(..));
+    data
+}
+
+fn segments(rng: &mut Rng, stream: &[u8]) -> Vec<u8> {
+    let (client, server) = ("10.0.0.1:5000".parse().unwrap(), "10.0.0.2:3860".parse().unwrap());
+    let first = if rng.bool() { rng.u32(..) } else { u32::MAX - rng.u32(..100) };
+    let mut capture = Capture::new();
+    if rng.bool() {
+        capture.segment(client, server, (first.wrapping_sub(1), 0), SYN, &[]);
+    }
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    while at < stream.len() {
+        let end = (at + rng.usize(1..60)).min(stream.len());
+        pieces.push(at..(end + rng.usize(..3)).min(stream.len()));
+        if rng.u8(..8) == 0 {
+            pieces.push(at..end);
+        }
+        at = if rng.u8(..16) == 0 { end + 3 } else { end };
+    }
+    for _ in 0..rng.usize(..3) {
+        if pieces.len() > 1 {
+            let (one, other) = (rng.usize(..pieces.len()), rng.usize(..pieces.len()));
+            pieces.swap(one, other);
+        }
+    }
+    for piece in pieces {
+        let number = first.wrapping_add(piece.start as u32);
+        let flags = if rng.u8(..30) == 0 { ACK | FIN } else { ACK };
+        capture.segment(client, server, (number, 7), flags, &stream[piece]);
+        if rng.bool() {
+            let acknowledged = first.wrapping_add(rng.u32(..=stream.len() as u32));
+            let flags = if rng.u8(..50) == 0 { RST } else { ACK };
+            capture.segment(server, client, (7, acknowledged), flags, &[]);
+        }
+    }
+    if rng.bool() { capture.bytes } else { capture.pcapng() }
+}
+
+#[test]
+fn decode_command() {
+    run(3_000, fuzz::decode_command, capture);
+}
+
+/// Pieces from a list, in any order, and now and then a few changes.
+fn pieces(rng: &mut Rng, list: &[&str], most: usize) -> Vec<u8> {
+    let mut data: Vec<u8> =
+        (0..rng.usize(..=most)).flat_map(|_| rng.choice(list).expect("a list").as_bytes().to_vec()).collect();
+    if rng.bool() {
+        mutate(rng, &mut data);
+    }
+    data
+}
+
+const NUMBERS: [&str; 8] = ["0", "1.5", "-1", "1e308", "1e999", "NaN", "\"7\"", "75"];
+
+fn load_text(rng: &mut Rng) -> Vec<u8> {
+    let json = rng.bool();
+    let list: &[&str] = match json {
+        true => &[
+            "{",
+            "}",
+            "\"cpu_utilization\":",
+            "\"rpsFractional\":",
+            "\"eps\":",
+            "\"named_metrics\":{\"queue\":",
+            "[",
+            ",",
+            "null",
+            "\"x\"",
+            "\\",
+        ],
+        false => &["cpu_utilization=", "rps_fractional:", "rps=", "eps=", "named_metrics.queue=", ",", ", ", "x=", "="],
+    };
+    let list = [list, &NUMBERS].concat();
+    let before: &[u8] = if json { b"JSON {" } else { b"TEXT " };
+    [before, &pieces(rng, &list, 12), if json { b"}" } else { b"" }].concat()
+}
+
+#[test]
+fn load_report() {
+    run(20_000, fuzz::load_report, load_text);
+    run(2_000, fuzz::load_report, |rng| [b"TEXT ".to_vec(), bytes(rng, 30)].concat());
+}
+
+#[test]
+fn agent_answer() {
+    const WORDS: [&str; 16] = [
+        "up",
+        "down",
+        "fail",
+        "stopped",
+        "ready",
+        "drain",
+        "maint",
+        "75%",
+        "weight:",
+        "maxconn:9",
+        " ",
+        ",",
+        "\t",
+        "#",
+        "\r\n",
+        "%",
+    ];
+    run(20_000, fuzz::agent_answer, |rng| [vec![rng.u8(..9)], pieces(rng, &WORDS, 20)].concat());
+    run(500, fuzz::agent_answer, |rng| [vec![rng.u8(..)], b"up ".repeat(rng.usize(..700)), b"\n".to_vec()].concat());
+}
+
+#[test]
+fn http_answer() {
+    run(10_000, fuzz::http_answer, |rng| {
+        let status = rng.choice(["200 OK", "100 Continue", "503 No", "2000", "99999", "x"]).expect("a list");
+        let mut data = format!("HTTP/1.{} {status}\r\n", rng.u8(..3)).into_bytes();
+        if rng.bool() {
+            data.extend_from_slice(b"endpoint-load-metrics: ");
+            data.extend(load_text(rng));
+            data.extend_from_slice(b"\r\n");
+        }
+        const PARTS: [&str; 7] = ["a: b\r\n", "\r\n", "\n", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 103 \r\n\r\n", "x", " "];
+        data.extend(pieces(rng, &PARTS, 8));
+        if rng.bool() {
+            mutate(rng, &mut data);
+        }
+        data.insert(0, rng.u8(..9));
+        data
+    });
+}
+
+#[test]
+fn access_file() {
+    const PARTS: [&str; 30] = [
+        "[[lb]]\n",
+        "[[member]]\n",
+        "uid = \"LB1\"\n",
+        "uid = \"LB2\"\n",
+        "addresses = [\"10.0.0.1\"]\n",
+        "addresses = [\"10.0.0.0/8\", \"::1\"]\n",
+        "sources = [\"10.0.0.1\",\n\"2001:db8::/32\"]\n",
+        "certificates = [\"a.example\"]\n",
+        "certificates = [\"sha256:",
+        "00",
+        "\"]\n",
+        "may = [\"register\", \"state\"]\n",
+        "may = []\n",
+        "lbs = [\"LB*\"]\n",
+        "groups = [\"W?B\"]\n",
+        "groups = [",
+        "]",
+        "\"",
+        "\\u00e9",
+        "# \n",
+        "\n",
+        "=",
+        "{ uid = \"x\" }",
+        "lb = ",
+        "member.sources",
+        "/",
+        "*",
+        "-1",
+        "'''",
+        "\t",
+    ];
+    run(10_000, fuzz::access_file, |rng| [vec![rng.u8(..)], pieces(rng, &PARTS, 12)].concat());
+    // Files in which only addresses can be wrong.
+    run(5_000, fuzz::access_file, |rng| {
+        let mut file = vec![4]; // source addresses for both
+        for _ in 0..rng.u8(..6) {
+            let length = rng.u32(..34);
+            let address = std::net::Ipv4Addr::from_bits(rng.u32(..) & !(u64::from(u32::MAX) >> length) as u32);
+            let text = match rng.bool() {
+                true => format!("[[lb]]\nuid = \"LB{length}\"\naddresses = [\"{address}/{length}\"]\n"),
+                false => format!("[[member]]\nsources = [\"{address}/{length}\"]\nmay = [\"state\"]\n"),
+            };
+            file.extend(text.bytes());
+        }
+        file
+    });
+}
+
+#[test]
+fn echo_reply() {
+    run(20_000, fuzz::echo_reply, |rng| {
+        let mut data = bytes(rng, 90);
+        if let (true, Some(first)) = (rng.bool(), data.first_mut()) {
+            *first = rng.choice([0, 0x45, 0x4F, 129]).expect("a list");
+        }
+        data
+    });
+}

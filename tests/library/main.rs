@@ -1,0 +1,14 @@
+//! The library by itself: no process is spawned, and only the fuzz entry points open a file.
+
+#[path = "../support/captures.rs"]
+mod captures;
+mod codec;
+mod codec_properties;
+mod coordinator_model;
+mod coordinator_rules;
+mod fuzz;
+mod layers;
+mod monitor_table;
+mod outbox;
+mod simulator;
+mod wire;

@@ -1,0 +1,280 @@
+//! What is said of an endpoint, and how soon.
+
+use std::{cell::Cell, sync::Arc, time::Duration};
+
+use gwm::{
+    judgement::{Level, Policy, Share},
+    monitor::{
+        Outcome, Reason,
+        outcome::{Administration, AgentWeight, Load, Report},
+        policy::Tuning,
+        table::Settings,
+    },
+    roster::{Check, Http, Member, Monitor, Roster},
+    sasp::Endpoint,
+};
+
+use Share::Weight;
+
+use super::rig::*;
+
+const UP: Option<Said> = Some((true, true, Weight(100)));
+/// Back from being down: three of the last 32 checks were bad.
+const BACK: Option<Said> = Some((true, true, Weight(91)));
+/// What checks take, all of a test's together.
+const SLACK: Duration = Duration::from_millis(20);
+const DOWN: Option<Said> = Some((false, true, Weight(0)));
+const UNKNOWN: Option<Said> = Some((true, false, Weight(100)));
+
+fn one(monitor: Monitor) -> Rig {
+    let mut rig = Rig::new(roster(monitor), settings(), 1);
+    rig.watch(0);
+    rig
+}
+
+#[test]
+fn one_good_check_settles_a_new_endpoint_and_fall_bad_ones_do() {
+    let mut rig = one(Monitor::auto());
+    rig.run(SECOND + SLACK, |_, _| pass());
+    assert_eq!(rig.auto(), UP);
+
+    let mut rig = one(Monitor::auto());
+    while rig.starts.len() < 3 {
+        assert_eq!(rig.auto(), None, "not judged yet");
+        rig.run(SECOND / 100, |_, _| refuse());
+    }
+    rig.run(SLACK, |_, _| refuse());
+    assert_eq!(rig.auto(), DOWN);
+}
+
+/// From the first bad check on, `fall` and `rise` checks at the fast interval.
+#[test]
+fn down_within_fall_and_up_within_rise() {
+    for seed in 0..20 {
+        let mut rig = Rig::new(roster(Monitor::auto()), settings(), seed);
+        rig.watch(0);
+        rig.run(SECOND * 5, |_, _| pass());
+        rig.run(SECOND + SECOND / 10 * 2 + SLACK, |_, _| refuse());
+        assert_eq!(rig.auto(), DOWN, "seed {seed}");
+        rig.run(SECOND * 5, |_, _| refuse());
+        rig.run(SECOND + SECOND / 10 + SLACK, |_, _| pass());
+        assert_eq!(rig.auto(), BACK, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_fault_of_this_machine_leaves_contact_and_takes_confidence() {
+    let blind = |_, _: &_| (Duration::ZERO, Outcome::Inconclusive(Reason::NoNetwork));
+    let mut rig = one(Monitor::auto());
+    rig.run(SECOND, |_, _| pass());
+    rig.run(SECOND * 3, blind);
+    assert_eq!(rig.auto(), UNKNOWN);
+    rig.run(SECOND, |_, _| pass());
+    assert_eq!(rig.auto(), UP);
+    rig.run(SECOND * 3, |_, _| refuse());
+    rig.run(SECOND * 3, blind);
+    assert_eq!(rig.auto(), Some((false, false, Weight(0))));
+    rig.run(SECOND, |_, _| pass());
+    assert_eq!(rig.auto(), BACK);
+}
+
+#[test]
+fn a_flapping_endpoint_changes_no_faster_than_rise_and_fall_allow() {
+    for (period, most) in [(1, 0), (2, 0), (3, 2), (10, 2), (30, 2)] {
+        let mut rig = one(Monitor::auto());
+        rig.run(SECOND * 2, |_, _| pass());
+        rig.changes.set(0);
+        let checks = Cell::new(0u32);
+        rig.run(SECOND * 60, |_, _| {
+            checks.set(checks.get() + 1);
+            if (checks.get() / period).is_multiple_of(2) { pass() } else { refuse() }
+        });
+        let cycles = checks.get() / period / 2 + 1;
+        // What is lost of its recent share of good checks is said, too, in steps of the dead band.
+        let limit = cycles * most + 40;
+        assert!(rig.changes.get() <= limit, "{period}: {} changes in {cycles} cycles", rig.changes.get());
+        assert!(rig.auto().is_none_or(|(_, confident, _)| confident));
+    }
+}
+
+#[test]
+fn tcp_and_the_agent_are_kept_apart() {
+    let mut rig = one(Monitor { auto: true, checks: [agent()].into() });
+    let run = |rig: &mut Rig, tcp: bool, report: Option<Report>| {
+        rig.run(SECOND * 4, |_, job| match (&job.check, report) {
+            (Check::Agent(_), Some(report)) => say(report),
+            (Check::Agent(_), None) => refuse(),
+            _ if tcp => pass(),
+            _ => refuse(),
+        });
+        rig.auto().unwrap()
+    };
+    let nothing = Report::default();
+    let administration = |word| Some(Report { administration: Some(word), ..nothing });
+    let up = |up| Some(Report { up: Some(up), ..nothing });
+    assert_eq!(run(&mut rig, true, None), UP.unwrap(), "an agent that can not be reached changes nothing");
+    assert_eq!(run(&mut rig, true, administration(Administration::Drain)), (true, true, Weight(0)));
+    assert_eq!(run(&mut rig, true, None), (true, true, Weight(0)), "what it said stays");
+    assert_eq!(run(&mut rig, true, up(true)), (true, true, Weight(0)), "and so does what it does not mention");
+    assert_eq!(run(&mut rig, true, administration(Administration::Ready)), UP.unwrap());
+    assert_eq!(run(&mut rig, true, up(false)), DOWN.unwrap());
+    assert_eq!(run(&mut rig, true, up(true)), UP.unwrap());
+    assert_eq!(run(&mut rig, false, up(true)), DOWN.unwrap(), "its `up` does not open the port");
+    assert_eq!(run(&mut rig, true, None), BACK.unwrap());
+}
+
+#[test]
+fn an_agent_alone_is_proof_until_its_answers_expire() {
+    let mut rig = one(Monitor::of([agent()]));
+    rig.run(SECOND * 10, |_, _| refuse());
+    assert_eq!(rig.auto(), None, "nothing is known");
+    rig.run(SECOND * 2, |_, _| say(Report { weight: Some(AgentWeight::Percent(50)), ..Report::default() }));
+    assert_eq!(rig.auto(), Some((true, true, Weight(50))));
+    rig.run(SECOND * 170, |_, _| refuse());
+    assert_eq!(rig.auto(), Some((true, true, Weight(50))));
+    rig.run(SECOND * 20, |_, _| refuse());
+    assert_eq!(rig.auto(), UNKNOWN);
+}
+
+#[test]
+fn old_reports_are_forgotten_where_other_checks_go_on() {
+    let mut rig = one(Monitor { auto: true, checks: [agent()].into() });
+    let mut step = |report: Option<Report>, seconds| {
+        rig.run(SECOND * seconds, |_, job| match (&job.check, report) {
+            (Check::Agent(_), Some(report)) => say(report),
+            (Check::Agent(_), None) => refuse(),
+            _ => pass(),
+        });
+        (rig.said(0, Policy::Agent).unwrap(), rig.auto().unwrap())
+    };
+    let half = Report { weight: Some(AgentWeight::Percent(50)), ..Report::default() };
+    assert_eq!(step(Some(half), 3), ((true, true, Weight(50)), (true, true, Weight(50))));
+    assert_eq!(step(None, 185), ((true, false, Weight(100)), (true, true, Weight(100))));
+}
+
+fn http() -> Roster {
+    let mut member = Member::watched(100, Monitor::none(), times());
+    let http = Http {
+        method: "GET".into(),
+        path: "/".into(),
+        host: None,
+        port: None,
+        expect: Vec::new(),
+        utilization: Vec::new(),
+        tls: None,
+    };
+    member.monitor = Monitor::of([Check::Http(Arc::new(http))]);
+    Roster::new(member, Policy::Auto)
+}
+
+#[test]
+fn load_reports_make_a_rate_until_they_expire() {
+    let mut rig = Rig::new(Arc::new(http()), settings(), 1);
+    rig.watch(0);
+    let busy = Load { cpu_utilization: 0.5, rps: 100.0, ..Load::default() };
+    let mut step = |load: Option<Load>, time| {
+        rig.run(time, |_, _| (Duration::ZERO, load.map_or(Outcome::Passed, Outcome::Load)));
+        [Policy::Orca, Policy::Auto].map(|policy| rig.said(0, policy).unwrap())
+    };
+    let rate = Share::Rate(Level::of(200.0));
+    assert_eq!(step(Some(busy), SECOND + SLACK), [(true, true, rate); 2]);
+    let idle = Load { cpu_utilization: 0.01, ..Load::default() };
+    assert_eq!(step(Some(idle), SECOND * 100), [(true, true, rate); 2], "an idle member is as it was");
+    assert_eq!(step(Some(idle), SECOND * 100), [(true, true, Weight(100)); 2], "until that is too old");
+    assert_eq!(step(None, SECOND * 200), [(true, false, Weight(100)), (true, true, Weight(100))]);
+}
+
+#[test]
+fn noise_is_smoothed_and_not_said() {
+    let mut rig = Rig::new(Arc::new(http()), settings(), 1);
+    rig.watch(0);
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut noisy = |_, _: &_| {
+        let noise = 1.0 + 0.1 * (random.f64() - 0.5);
+        (Duration::ZERO, Outcome::Load(Load { cpu_utilization: 0.5, rps: 100.0 * noise, ..Load::default() }))
+    };
+    rig.run(SECOND * 30, &mut noisy);
+    rig.changes.set(0);
+    rig.run(SECOND * 1000, &mut noisy);
+    // The reports differ by up to a tenth.
+    assert!(rig.changes.get() <= 5, "{} changes from 1000 noisy reports", rig.changes.get());
+    let (.., Share::Rate(level)) = rig.auto().unwrap() else { panic!("no rate") };
+    assert!((level.over(Level::of(200.0)) - 1.0).abs() < 0.06);
+}
+
+#[test]
+fn a_member_that_came_up_starts_slowly() {
+    let tuning = Tuning { slow_start: SECOND * 10, ..Tuning::default() };
+    let mut rig = Rig::new(roster(Monitor::auto()), Settings { tuning, ..settings() }, 1);
+    rig.watch(0);
+    rig.run(SECOND + SLACK, |_, _| pass());
+    assert_eq!(rig.auto(), UP, "a member that was never down does not");
+    rig.run(SECOND * 5, |_, _| refuse());
+    let weight = |rig: &Rig| match rig.auto() {
+        Some((true, true, Weight(weight))) => f32::from(weight),
+        other => panic!("{other:?}"),
+    };
+    // Up with the second good check, at most a second and a fast interval from now.
+    while !rig.auto().is_some_and(|(contact, ..)| contact) {
+        rig.run(SECOND / 100, |_, _| pass());
+    }
+    assert_eq!(weight(&rig), 1.0);
+    // Three of the last 32 checks were bad when it went down.
+    for (tenths, share) in [(50, 0.5), (30, 0.8)] {
+        rig.run(SECOND / 10 * tenths, |_, _| pass());
+        let expected = 100.0 * share * (29.0 / 32.0);
+        assert!((weight(&rig) / expected - 1.0).abs() < 0.06, "{} for {expected}", weight(&rig));
+    }
+    rig.run(SECOND * 32, |_, _| pass());
+    assert_eq!(rig.auto(), UP);
+}
+
+#[test]
+fn a_reload_keeps_what_is_checked_as_before() {
+    let member = |monitor| Member::watched(100, monitor, times());
+    let mut rig = one(Monitor::auto());
+    rig.watch(1);
+    let first = endpoint(0);
+    let answers = move |_, job: &gwm::monitor::table::Job| if job.endpoint == first { refuse() } else { pass() };
+    rig.run(SECOND * 5, answers);
+    let pace = |rig: &Rig, of: Endpoint| {
+        let starts: Vec<_> =
+            rig.starts.iter().filter(|(.., endpoint)| *endpoint == of).map(|(at, ..)| at.0 % 1_000_000_000).collect();
+        starts.last().copied().unwrap()
+    };
+    let before = pace(&rig, endpoint(1));
+    rig.changes.set(0);
+    // The same for both, but for the capacity of one.
+    let mut roster = Roster::new(member(Monitor::auto()), Policy::Auto);
+    roster.add(endpoint(1), Member { capacity: 40, ..member(Monitor::auto()) });
+    rig.table.replan(rig.now, Arc::new(roster));
+    rig.run(SECOND * 3, answers);
+    assert_eq!((rig.auto(), rig.said(1, Policy::Auto)), (DOWN, Some((true, true, Weight(40)))));
+    assert_eq!(rig.changes.get(), 1);
+    assert_eq!(pace(&rig, endpoint(1)), before);
+    // A check more: what was concluded stays, until it has concluded something.
+    let more = Roster::new(
+        member(Monitor { auto: true, checks: http().default_member().monitor.checks.clone() }),
+        Policy::Auto,
+    );
+    rig.table.replan(rig.now, Arc::new(more));
+    rig.run(Duration::ZERO, answers);
+    assert_eq!((rig.auto(), rig.said(1, Policy::Auto)), (DOWN, UP));
+    // A fixed weight needs no checks; and nothing but that is unknown again.
+    let fixed = Roster::new(Member::fixed(7), Policy::Auto);
+    rig.table.replan(rig.now, Arc::new(fixed));
+    rig.run(SECOND, answers);
+    assert_eq!(rig.auto(), Some((true, true, Weight(7))));
+    assert_eq!(rig.table.totals().checks, 0);
+    rig.table.replan(rig.now, Arc::new(Roster::new(Member::unknown(100), Policy::Auto)));
+    rig.run(SECOND, answers);
+    assert_eq!(rig.auto(), UNKNOWN);
+}
+
+#[test]
+fn what_is_watched_before_its_checks_say_anything_is_not_spoken_of() {
+    let mut rig = Rig::new(Arc::new(Roster::new(Member::fixed(7), Policy::Auto)), settings(), 1);
+    rig.watch(0);
+    rig.run(SECOND * 10, |_, _| pass());
+    assert_eq!((rig.said.len(), rig.starts.len(), rig.table.next_due()), (0, 0, None));
+}

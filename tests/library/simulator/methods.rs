@@ -1,0 +1,111 @@
+//! The ways to spread requests that are compared.
+
+use std::sync::Arc;
+
+use gwm::{
+    judgement::Policy,
+    monitor::policy::Tuning,
+    roster::{Agent, Check, Http, Member, Monitor, Roster, Times},
+};
+
+use super::{
+    gwm::member,
+    world::{Guide, IDLE, SPEED},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// The same weight for all, whatever happens: no GWM.
+    Equal,
+    /// Weights in the ratio of the speeds, whatever happens: no GWM.
+    Fixed,
+    /// Policy `static`, checks by `tcp`, capacities in the ratio of the speeds.
+    Static,
+    /// Policy `agent`, the same and an agent that says how idle its server is.
+    Idle,
+    /// The same with an agent that says how fast its server is.
+    Speed,
+    /// Policy `orca`, load reports by `http`; nothing is configured of the speeds.
+    Orca,
+    /// Policy `auto` with `tcp` only and nothing configured.
+    AutoPlain,
+    /// Policy `auto` where such an agent speaks.
+    AutoIdle,
+    /// Policy `auto` where such an agent speaks.
+    AutoSpeed,
+    /// Policy `auto` where load is reported, as with `Orca`.
+    AutoOrca,
+    /// The servers' true speeds at every moment.
+    Oracle,
+}
+
+impl Method {
+    pub(crate) const ALL: [Method; 11] = [
+        Method::Equal,
+        Method::Fixed,
+        Method::Static,
+        Method::Idle,
+        Method::Speed,
+        Method::Orca,
+        Method::AutoPlain,
+        Method::AutoIdle,
+        Method::AutoSpeed,
+        Method::AutoOrca,
+        Method::Oracle,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Method::Equal => "equal weights",
+            Method::Fixed => "fixed capacities",
+            Method::Static => "static",
+            Method::Idle => "agent, idle",
+            Method::Speed => "agent, speed",
+            Method::Orca => "orca",
+            Method::AutoPlain => "auto, tcp only",
+            Method::AutoIdle => "auto, idle",
+            Method::AutoSpeed => "auto, speed",
+            Method::AutoOrca => "auto, orca",
+            Method::Oracle => "oracle",
+        }
+    }
+
+    pub(crate) fn guide(self, farm: &[f64], tuning: Tuning) -> Guide {
+        let agent = |send: &[u8]| Check::Agent(Arc::new(Agent { port: 9999, send: send.to_vec() }));
+        let http = || {
+            Check::Http(Arc::new(Http {
+                method: "GET".into(),
+                path: "/".into(),
+                host: None,
+                port: None,
+                expect: Vec::new(),
+                utilization: Vec::new(),
+                tls: None,
+            }))
+        };
+        let fastest = farm.iter().copied().fold(0.0, f64::max);
+        let gwm = |policy, checks: Vec<Check>, capacities: bool| {
+            let monitor = Monitor::of(checks);
+            let of = |capacity| Member::watched(capacity, monitor.clone(), Times::default());
+            let mut roster = Roster::new(of(tuning.weight_max), policy);
+            for (number, speed) in farm.iter().enumerate().filter(|_| capacities) {
+                let capacity = (f64::from(tuning.weight_max) * speed / fastest).round() as u16;
+                roster.add(member(number), of(capacity));
+            }
+            Guide::Gwm(Arc::new(roster), tuning)
+        };
+        match self {
+            Method::Equal => Guide::Fixed(vec![1.0; farm.len()]),
+            Method::Fixed => Guide::Fixed(farm.to_vec()),
+            Method::Static => gwm(Policy::Static, vec![Check::Tcp], true),
+            Method::Idle => gwm(Policy::Agent, vec![Check::Tcp, agent(IDLE)], true),
+            Method::Speed => gwm(Policy::Agent, vec![Check::Tcp, agent(SPEED)], true),
+            Method::Orca => gwm(Policy::Orca, vec![http()], false),
+            Method::AutoPlain => gwm(Policy::Auto, vec![Check::Tcp], false),
+            Method::AutoIdle => gwm(Policy::Auto, vec![Check::Tcp, agent(IDLE)], true),
+            Method::AutoSpeed => gwm(Policy::Auto, vec![Check::Tcp, agent(SPEED)], true),
+            Method::AutoOrca => gwm(Policy::Auto, vec![http()], false),
+            Method::Oracle => Guide::Oracle,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! A farm of unlike servers in virtual time, and what its clients see of each way to weigh them. The real weight table,
+//! policies and coordinator do the weighing.
+//!
+//! `cargo test --release --test library -- --ignored --nocapture simulator::table` prints the table of PERF.md; the other tests run
+//! parts of it and assert what must hold.
+
+mod gwm;
+mod methods;
+mod world;
+
+use std::time::Duration;
+
+use ::gwm::{monitor::policy::Tuning, roster::Times};
+use methods::Method;
+use world::{Event, Result, Scenario, World};
+
+/// Two servers of each speed.
+const FARM: [f64; 6] = [1.0, 2.0, 4.0, 1.0, 2.0, 4.0];
+
+fn scenario(name: &'static str, load: f64, seconds: u64, events: &[(f64, Event)]) -> Scenario {
+    Scenario { name, farm: FARM.to_vec(), load, events: events.to_vec(), length: Duration::from_secs(seconds) }
+}
+
+fn steady(name: &'static str, load: f64, seconds: u64) -> Scenario {
+    scenario(name, load, seconds, &[])
+}
+
+/// One server of the fastest, a quarter of its kind's work and more than the others could take at once, changes.
+fn disturbed() -> Vec<Scenario> {
+    use Event::*;
+    vec![
+        scenario("slows", 0.6, 300, &[(60.0, Speed(2, 0.25)), (180.0, Speed(2, 1.0))]),
+        scenario("dies", 0.6, 300, &[(60.0, Dies(2))]),
+        scenario("returns", 0.6, 300, &[(0.0, Dies(2)), (60.0, Returns(2))]),
+        scenario("checks fail", 0.6, 300, &[(60.0, ChecksFail), (180.0, ChecksWork)]),
+        scenario("network gone", 0.6, 300, &[(60.0, NetworkGone), (180.0, ChecksWork)]),
+    ]
+}
+
+fn run(scenario: &Scenario, method: Method, tuning: Tuning, seed: u64) -> Result {
+    World::run(scenario, &method.guide(&scenario.farm, tuning), seed)
+}
+
+/// Those that judge by reports.
+const REPORTED: [Method; 3] = [Method::AutoIdle, Method::AutoSpeed, Method::AutoOrca];
+
+#[test]
+fn at_80_percent_auto_is_within_15_percent_of_the_oracle() {
+    let scenario = steady("80 %", 0.8, 600);
+    let p99 =
+        |method| (1..=3).map(|seed| run(&scenario, method, Tuning::default(), seed).percentile(99.0)).sum::<f64>();
+    let oracle = p99(Method::Oracle);
+    for method in REPORTED {
+        let ratio = p99(method) / oracle;
+        assert!((0.9..1.15).contains(&ratio), "{}: {ratio}", method.name());
+    }
+}
+
+#[test]
+fn auto_is_never_worse_than_equal_weights() {
+    let mut scenarios = vec![steady("30 %", 0.3, 300), steady("50 %", 0.5, 300), steady("95 %", 0.95, 300)];
+    scenarios.extend(disturbed());
+    for scenario in &scenarios {
+        let equal = run(scenario, Method::Equal, Tuning::default(), 1);
+        // With nothing known the weights are equal, too, but requests meet other queues: so much is chance.
+        for (method, chance) in REPORTED.map(|method| (method, 1.02)).into_iter().chain([(Method::AutoPlain, 1.1)]) {
+            let auto = run(scenario, method, Tuning::default(), 1);
+            let (p99, errors) = (chance * equal.percentile(99.0), chance * equal.error_share());
+            let name = format!("{}, {}", scenario.name, method.name());
+            assert!(auto.percentile(99.0) <= p99, "{name}: p99 {} over {p99}", auto.percentile(99.0));
+            assert!(auto.error_share() <= errors, "{name}: errors {} over {errors}", auto.error_share());
+        }
+    }
+}
+
+#[test]
+fn after_a_server_dies_errors_stop_within_a_fall_window() {
+    let scenario = scenario("dies", 0.6, 120, &[(60.0, Event::Dies(2))]);
+    let times = Times::default();
+    let window = (times.interval * times.fall.into()).as_secs_f64() + 0.1; // and the push window
+    for method in REPORTED.into_iter().chain([Method::Static, Method::Orca]) {
+        for seed in 1..=3 {
+            let last = run(&scenario, method, Tuning::default(), seed).last_refused;
+            assert!(last.is_some_and(|last| last > 60.0 && last < 60.0 + window), "{}: {last:?}", method.name());
+        }
+    }
+}
+
+/// No server is left unused but while the checks of all of them begin or cease to fail, one after the other.
+#[test]
+fn when_no_check_is_answered_no_server_is_drained() {
+    for event in [Event::ChecksFail, Event::NetworkGone] {
+        let scenario = scenario("fails", 0.6, 200, &[(30.0, event), (150.0, Event::ChecksWork)]);
+        for method in REPORTED {
+            let reduced = run(&scenario, method, Tuning::default(), 1).reduced;
+            assert!(reduced < Times::default().interval * 4, "{event:?}, {}: {reduced:?}", method.name());
+        }
+    }
+}
+
+/// One row a method, one column a scenario.
+fn print_table(title: &str, scenarios: &[Scenario], results: &[Vec<Result>], cell: impl Fn(&Result) -> String) {
+    println!("\n{title}\n");
+    println!("| | {} |", scenarios.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(" | "));
+    println!("| --- |{}", " ---: |".repeat(scenarios.len()));
+    for (method, row) in Method::ALL.iter().zip(results) {
+        println!("| {} | {} |", method.name(), row.iter().map(&cell).collect::<Vec<_>>().join(" | "));
+    }
+}
+
+#[test]
+#[ignore = "prints the table of PERF.md"]
+fn table() {
+    let mut scenarios = vec![steady("30 %", 0.3, 600), steady("50 %", 0.5, 600)];
+    scenarios.extend([steady("80 %", 0.8, 600), steady("95 %", 0.95, 1200)]);
+    scenarios.extend(disturbed());
+    let row = |method: &Method| scenarios.iter().map(|scenario| run(scenario, *method, Tuning::default(), 1)).collect();
+    let results: Vec<Vec<Result>> = Method::ALL.iter().map(row).collect();
+    let print = |title: &str, cell: &dyn Fn(&Result) -> String| print_table(title, &scenarios, &results, cell);
+    print("p99, ms", &|result| format!("{:.0}", result.percentile(99.0) * 1e3));
+    print("p50, ms", &|result| format!("{:.1}", result.percentile(50.0) * 1e3));
+    print("failed requests, %", &|result| format!("{:.2}", result.error_share() * 100.0));
+    print("pushes", &|result| result.pushes.to_string());
+    print("time with a server not in use, s", &|result| format!("{:.1}", result.reduced.as_secs_f64()));
+}
+
+#[test]
+#[ignore = "prints what other constants would do"]
+fn constants() {
+    let (base, seconds) = (Tuning::default(), Duration::from_secs);
+    let mut variants = vec![("defaults".to_owned(), base)];
+    for time in [0, 2, 5, 10] {
+        variants.push((format!("rates smoothed over {time} s"), Tuning { rate_smoothing: seconds(time), ..base }));
+    }
+    for rate_noise in [0.0, 0.1, 0.5] {
+        variants.push((format!("rate noise {rate_noise}"), Tuning { rate_noise, ..base }));
+    }
+    for time in [0, 5, 10, 40] {
+        variants.push((format!("agents smoothed over {time} s"), Tuning { agent_smoothing: seconds(time), ..base }));
+    }
+    for time in [0, 10, 60] {
+        variants.push((format!("slow start {time} s"), Tuning { slow_start: seconds(time), ..base }));
+    }
+    for dead_band in [0.02, 0.1, 0.2] {
+        variants.push((format!("dead band {dead_band}"), Tuning { dead_band, ..base }));
+    }
+    let scenarios: Vec<Scenario> =
+        [steady("80 %", 0.8, 600), steady("95 %", 0.95, 600)].into_iter().chain(disturbed()).take(5).collect();
+    println!("\np99 in ms (pushes)\n");
+    println!("| | | {} |", scenarios.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(" | "));
+    println!("| --- | --- |{}", " ---: |".repeat(scenarios.len()));
+    for (name, tuning) in &variants {
+        for method in REPORTED {
+            let cell = |scenario| {
+                let result = run(scenario, method, *tuning, 1);
+                format!("{:.0} ({})", result.percentile(99.0) * 1e3, result.pushes)
+            };
+            let cells: Vec<String> = scenarios.iter().map(cell).collect();
+            println!("| {name} | {} | {} |", method.name(), cells.join(" | "));
+        }
+    }
+}

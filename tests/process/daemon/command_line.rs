@@ -1,0 +1,289 @@
+//! `gwm serve` as a command: help, exit status, and the one line that says what to do.
+
+use std::process::Output;
+
+use crate::harness::{Daemon, TempFile, command, finish, run};
+
+/// Every flag that `gwm serve` must have, with its default, or `None` for one that has none.
+const FLAGS: &[(&str, Option<&str>)] = &[
+    ("--listen", Some("127.0.0.1:3860")),
+    ("--tls-listen", None),
+    ("--tls-cert", None),
+    ("--tls-key", None),
+    ("--tls-client-ca", None),
+    ("--tls-min-version", Some("1.2")),
+    ("--require-tls", None),
+    ("--handshake-timeout", Some("30s")),
+    ("--max-handshakes", Some("1024")),
+    ("--lb-identity", Some("any")),
+    ("--lb-identity-common-name", None),
+    ("--member-identity", Some("any")),
+    ("--access", None),
+    ("--shards", Some("usable cores less one, at least 1")),
+    ("--cpus", Some("all that this process may use")),
+    ("--spin", Some("0s")),
+    ("--hold-time", Some("10m")),
+    ("--poll-interval", Some("60s")),
+    ("--push-window", Some("100ms")),
+    ("--push-refresh", Some("5m")),
+    ("--stall-timeout", Some("30s")),
+    ("--first-message-timeout", Some("30s")),
+    ("--message-timeout", Some("30s")),
+    ("--keepalive", Some("60s")),
+    ("--max-message-bytes", Some("1048576")),
+    ("--max-buffered-bytes", Some("268435456")),
+    ("--max-unsent-bytes", Some("1073741824")),
+    ("--max-connections", Some("16384")),
+    ("--max-connections-per-source", Some("half of --max-connections")),
+    ("--max-new-connections-per-source", Some("0")),
+    ("--max-handshakes-per-source", Some("0")),
+    ("--max-requests-per-second", Some("0")),
+    ("--max-load-balancers", Some("16384")),
+    ("--max-groups", Some("262144")),
+    ("--max-groups-per-lb", Some("1024")),
+    ("--max-members-per-group", Some("65535")),
+    ("--max-memberships-per-lb", Some("half of --max-memberships")),
+    ("--max-memberships", Some("1000000")),
+    ("--weight-max", Some("100")),
+    ("--members", None),
+    ("--probe", Some("auto")),
+    ("--probe-interval", Some("2s")),
+    ("--probe-fast-interval", Some("as --probe-interval")),
+    ("--probe-timeout", Some("as --probe-interval, but at most 5s")),
+    ("--probe-rise", Some("2")),
+    ("--probe-fall", Some("3")),
+    ("--max-probes", Some("4096")),
+    ("--policy", Some("auto")),
+    ("--panic-percent", Some("50")),
+    ("--slow-start", Some("30s")),
+    ("--log-level", Some("info")),
+    ("--log-format", Some("text")),
+    ("--check", None),
+];
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The exit status and stderr, which must be one line that begins with the program's name.
+fn failure(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+    assert_eq!(text.lines().count(), 1, "{arguments:?}: {text}");
+    assert!(text.starts_with("gwm: "), "{arguments:?}: {text}");
+    assert_eq!(output.stdout, b"", "{arguments:?}");
+    text
+}
+
+#[test]
+fn help_lists_every_flag_with_its_default_and_variable() {
+    let output = run(&["serve", "--help"]);
+    assert!(output.status.success());
+    let help = String::from_utf8(output.stdout).expect("help is text");
+    // What is said of a flag: from its own line to the next flag's, on one line.
+    let said = |flag: &str| {
+        // A flag is indented by six columns, what is said of it by ten: its text may begin a line with "--" too.
+        let heading = |line: &str| line.starts_with("      --");
+        let mut lines = help.lines().skip_while(|line| {
+            !heading(line) || !line.trim_start().starts_with(flag) || line.trim_start()[flag.len()..].starts_with('-')
+        });
+        let first = lines.next().unwrap_or_else(|| panic!("{flag} is not in the help"));
+        let rest = lines.take_while(|line| !heading(line));
+        [first].into_iter().chain(rest).map(str::trim).collect::<Vec<_>>().join(" ")
+    };
+    for &(flag, default) in FLAGS {
+        let said = said(flag);
+        let variable = format!("GWM_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+        assert!(said.contains(&variable), "{flag} has no {variable}: {said}");
+        if let Some(default) = default {
+            let at = said.find("[default: ").unwrap_or_else(|| panic!("{flag} shows no default: {said}"));
+            assert!(said[at..].contains(default), "{flag} has another default: {said}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_has_every_flag() {
+    let readme = include_str!("../../../README.md");
+    for (flag, _) in FLAGS {
+        let ends = [format!("`{flag}`"), format!("`{flag} "), format!("`{flag}[")];
+        assert!(ends.iter().any(|end| readme.contains(end)), "README.md has no {flag}");
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_name_the_flag() {
+    let cases: &[&[&str]] = &[
+        &["--no-such-flag"],
+        &["--shards", "0"],
+        &["--shards", "x"],
+        &["--hold-time", "5"],
+        &["--push-window", "61s"],
+        &["--poll-interval", "1500ms"],
+        &["--stall-timeout", "1ms"],
+        &["--first-message-timeout", "0s"],
+        &["--max-message-bytes", "10"],
+        &["--max-connections", "0"],
+        &["--max-connections-per-source", "0"],
+        &["--max-requests-per-second", "1000001"],
+        &["--max-groups-per-lb", "65536"],
+        &["--max-members-per-group", "65536"],
+        &["--max-memberships", "0"],
+        &["--weight-max", "65536"],
+        &["--listen", "nonsense"],
+        &["--cpus", "3-1"],
+        &["--cpus", "60000"],
+        &["--spin=10us", "--cpus", "0"],
+        &["--push-refresh", "1s", "--push-window", "2s"],
+        &["--probe", "agent"],
+        &["--probe-interval", "9ms"],
+        &["--probe-fast-interval", "3s"],
+        &["--probe-timeout", "2m"],
+        &["--probe-rise", "0"],
+        &["--probe-fall", "256"],
+        &["--max-probes", "0"],
+        &["--policy", "best"],
+        &["--panic-percent", "101"],
+        &["--slow-start", "2h"],
+        &["--lb-identity", "name"],
+        &["--lb-identity", "source-ip"],
+        &["--lb-identity", "certificate"],
+        &["--lb-identity-common-name"],
+        &["--member-identity", "certificate"],
+        &["--access", "/dev/null"],
+        &["--log-level", "loud"],
+        &["--log-format", "xml"],
+    ];
+    for case in cases {
+        let arguments: Vec<&str> = ["serve", "--check"].iter().chain(*case).copied().collect();
+        let output = run(&arguments);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{case:?}: {text}");
+        let flag = case[0].split('=').next().expect("split gives at least one part");
+        assert!(text.contains(flag), "{case:?}: {text}");
+        assert_eq!(output.stdout, b"", "{case:?}");
+    }
+    let text = stderr(&run(&["serve", "--listen", "localhost:3860"]));
+    assert!(text.contains("such as 127.0.0.1:3860 or [::1]:3860"), "{text}");
+    assert_eq!(run(&[]).status.code(), Some(2), "a command is needed");
+    assert_eq!(run(&["dance"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_environment_is_the_fallback_of_flags() {
+    let mut from_environment = command(&["serve", "--check"]);
+    from_environment.env("GWM_SHARDS", "0");
+    let output = finish(from_environment.spawn().expect("the binary starts"));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let mut overridden = command(&["serve", "--check", "--shards", "1"]);
+    overridden.env("GWM_SHARDS", "0");
+    let output = finish(overridden.spawn().expect("the binary starts"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn a_port_that_is_taken_is_one_line_with_the_remedy() {
+    // Also by another gwm of the same user: sharing the port would give each a part of the connections.
+    let daemon = Daemon::start(&["--shards", "2"]);
+    let taken = daemon.address().to_string();
+    for shards in ["1", "2"] {
+        let text = failure(&["serve", "--listen", &taken, "--shards", shards]);
+        assert!(text.contains(&taken) && text.contains("--listen"), "{text}");
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = listener.local_addr().expect("it is bound").to_string();
+    let text = failure(&["serve", "--listen", "127.0.0.1:0", "--listen", &taken]);
+    assert!(text.contains(&taken), "{text}");
+    // An address that this machine does not have.
+    let text = failure(&["serve", "--listen", "192.0.2.1:0"]);
+    assert!(text.contains("192.0.2.1"), "{text}");
+    daemon.stop();
+}
+
+#[test]
+fn more_connections_than_file_descriptors_are_refused_at_start() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let Some(limit) = limit.filter(|&limit| limit < 1_000_000) else { return }; // more than the flag's range
+    let text = failure(&["serve", "--listen", "127.0.0.1:0", "--max-connections", &limit.to_string()]);
+    assert!(text.contains("--max-connections") && text.contains(&limit.to_string()), "{text}");
+    let text = failure(&["serve", "--check", "--max-probes", &limit.to_string()]);
+    assert!(text.contains("--max-probes") && !text.contains("--max-connections"), "{text}");
+}
+
+#[test]
+fn a_bad_members_file_is_named_with_the_line() {
+    let good = "[[member]]\naddress = \"10.0.0.1\"\nport = 80\nweight = 1\nmonitor = \"none\"\n";
+    for (text, line) in [
+        (format!("{good}colour = 1\n"), 6),
+        (good.replace("monitor", "watch"), 5),
+        (good.replace("weight = 1", "weight = -1"), 4),
+        (good.replace("10.0.0.1", "web1"), 2),
+        (format!("{good}\n{good}"), 7),
+        (format!("{good}[["), 6),
+    ] {
+        let file = TempFile::new("bad.toml", text);
+        let place = format!("{}:{line}:", file.path());
+        let at_start = failure(&["serve", "--listen", "127.0.0.1:0", "--members", file.path()]);
+        assert!(at_start.contains(&place), "{place} is not in {at_start}");
+        let at_check = failure(&["serve", "--check", "--members", file.path()]);
+        assert!(at_check.contains(&place), "{place} is not in {at_check}");
+    }
+    let text = failure(&["serve", "--check", "--members", "/nonexistent/members.toml"]);
+    assert!(text.contains("/nonexistent/members.toml"), "{text}");
+    let file = TempFile::new("latin1.toml", [good.as_bytes(), b"# caf\xE9\n"].concat());
+    let text = failure(&["serve", "--check", "--members", file.path()]);
+    assert!(text.contains(&format!("{}:6: this is not UTF-8 text", file.path())), "{text}");
+    let text = failure(&["serve", "--check", "--members", "/"]);
+    assert!(text.contains("the members file /: Is a directory"), "{text}");
+}
+
+#[test]
+fn check_says_that_all_is_well_and_does_not_serve() {
+    let file = TempFile::new("good.toml", "[[member]]\naddress = \"10.0.0.1\"\nweight = 1\nmonitor = \"none\"\n");
+    let daemon = Daemon::start(&[]);
+    // Even where a daemon serves already: that is when a new configuration is checked.
+    let address = daemon.address().to_string();
+    let output = run(&["serve", "--check", "--listen", &address, "--members", file.path()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("listening"));
+    daemon.stop();
+}
+
+/// Echoes by name are refused where they can not be sent, and `auto` does without.
+#[test]
+fn icmp_without_the_right_to_it_is_refused_at_start() {
+    use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+    let may = [SocketType::DGRAM, SocketType::RAW]
+        .into_iter()
+        .any(|kind| socket(AddressFamily::INET, kind, Some(ipproto::ICMP)).is_ok());
+    let file = TempFile::new("icmp.toml", "[[member]]\naddress = \"10.0.0.1\"\nmonitor = \"icmp\"\n");
+    for flags in [["--probe", "icmp"], ["--members", file.path()]] {
+        let arguments = [&["serve", "--check"][..], &flags].concat();
+        if may {
+            let output = run(&arguments);
+            assert_eq!(output.status.code(), Some(0), "{flags:?}: {}", stderr(&output));
+        } else {
+            let text = failure(&arguments);
+            assert!(text.contains("net.ipv4.ping_group_range") && text.contains("CAP_NET_RAW"), "{flags:?}: {text}");
+        }
+    }
+    let output = run(&["serve", "--check", "--probe", "auto"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn json_log_lines_are_json() {
+    let daemon = Daemon::start(&["--log-format", "json"]);
+    let mut peer = daemon.connect();
+    peer.send(&[0xFF; 20]);
+    peer.expect_end();
+    daemon.wait_for_log(&["127.0.0.1:"]);
+    let log = daemon.log();
+    let whole = log.rfind('\n').expect("at least one line was written");
+    for line in log[..whole].lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(value.is_object(), "{line}");
+    }
+    daemon.stop();
+}

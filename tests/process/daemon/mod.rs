@@ -1,0 +1,23 @@
+//! `gwm serve`: every rule that crosses a socket, the limits of what peers can do to the daemon, and its behaviour as
+//! a process.
+
+mod access;
+mod command_line;
+mod concurrency;
+mod excess;
+mod framing;
+mod hostile;
+mod limits;
+mod machine;
+mod members_file;
+mod monitoring;
+mod mutations;
+mod placement;
+mod pushes;
+mod requests;
+mod sessions;
+mod signals;
+mod slow_readers;
+mod thousands;
+mod tls;
+mod tshark;

@@ -1,0 +1,22 @@
+//! The real `gwm` as a spawned process, and the client library against a GWM that plays a script.
+//!
+//! No test sleeps for a fixed time, and none asserts a duration: a test waits for a condition, and
+//! [`harness::PATIENCE`] tells a hang from slowness. All tests share one process, and with it [`harness::Permit`]:
+//! a test that opens thousands of connections or keeps the machine busy starts its daemon alone.
+
+mod attack;
+#[path = "../support/authority.rs"]
+mod authority;
+#[path = "../support/captures.rs"]
+mod captures;
+mod cli;
+mod client;
+mod client_tls;
+mod daemon;
+mod decode;
+mod demo;
+mod fake_gwm;
+mod harness;
+mod site;
+mod tshark;
+mod wire;
