@@ -43,13 +43,19 @@ pub fn judge<'a>(frame: &'a [u8], poll_interval_seconds: u16, reply: &mut Vec<u8
     // A frame has a header and a message type: the framer saw to it.
     let Ok((header, message)) = Header::read(frame) else { return Verdict::Close(NoReply(ComponentType(0))) };
     let Some(reply_type) = message.reply() else { return Verdict::Close(NoReply(message)) };
-    refuse(header.id, reply_type, ReturnCode::NOT_UNDERSTOOD, poll_interval_seconds, reply);
+    write_reply(header.id, reply_type, ReturnCode::NOT_UNDERSTOOD, poll_interval_seconds, reply);
     Verdict::Refused(error)
 }
 
 /// Appends the reply that carries an error code: Get Weights Reply has its interval and no groups, the others
 /// have the code alone.
-pub fn refuse(id: u32, reply_type: ComponentType, code: ReturnCode, poll_interval_seconds: u16, out: &mut Vec<u8>) {
+pub fn write_reply(
+    id: u32,
+    reply_type: ComponentType,
+    code: ReturnCode,
+    poll_interval_seconds: u16,
+    out: &mut Vec<u8>,
+) {
     if reply_type == ComponentType::GET_WEIGHTS_REPLY {
         Writer::get_weights_reply(out, id, code, poll_interval_seconds)
             .finish()
@@ -191,7 +197,7 @@ mod tests {
         for (body, answer) in REQUESTS {
             let kind = ComponentType(u16::from_be_bytes([body[0], body[1]]));
             let mut out = Vec::new();
-            refuse(0xA1B2_C3D4, kind.reply().unwrap(), ReturnCode(0x46), INTERVAL, &mut out);
+            write_reply(0xA1B2_C3D4, kind.reply().unwrap(), ReturnCode(0x46), INTERVAL, &mut out);
             let mut expected = answer.to_vec();
             expected[4] = 0x46;
             assert_eq!(out, reply(&expected));

@@ -4,13 +4,12 @@ use std::{hash::BuildHasher, sync::Arc, time::Duration};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
-use slab::Slab;
 
 use super::{
     Settings, Time, WatchOrder,
     fail_open::FailOpen,
-    group::GroupId,
-    verdicts::{Change, Shown, Verdicts},
+    ids::{EndpointId, GroupId, Table},
+    verdicts::{Shown, Turn, Verdicts},
     watches::Watches,
 };
 use crate::{
@@ -18,9 +17,6 @@ use crate::{
     roster::Roster,
     sasp::{Endpoint, EntryFlags},
 };
-
-/// Names an endpoint while a group lists it.
-pub(super) type EndpointId = u32;
 
 struct Record {
     endpoint: Endpoint,
@@ -31,7 +27,7 @@ struct Record {
 pub(super) struct Endpoints {
     hasher: FixedState,
     index: HashTable<EndpointId>,
-    records: Slab<Record>,
+    records: Table<EndpointId, Record>,
     /// By id, apart from the records: a push reads nothing else of an endpoint.
     verdicts: Verdicts,
     watches: Watches,
@@ -47,9 +43,9 @@ impl Endpoints {
             fail_open: FailOpen::new(settings.panic_percent, hasher.clone()),
             hasher,
             index: HashTable::new(),
-            records: Slab::new(),
-            verdicts: Verdicts::default(),
-            watches: Watches::default(),
+            records: Table::new(),
+            verdicts: Verdicts::new(),
+            watches: Watches::new(),
             roster: settings.roster.clone(),
             icmp: settings.icmp,
         }
@@ -65,7 +61,7 @@ impl Endpoints {
 
     pub(super) fn find(&self, endpoint: &Endpoint) -> Option<EndpointId> {
         let hash = self.hasher.hash_one(endpoint);
-        self.index.find(hash, |&id| self.records[id as usize].endpoint == *endpoint).copied()
+        self.index.find(hash, |&id| self.records[id].endpoint == *endpoint).copied()
     }
 
     /// The endpoint's id; a new one must be linked next.
@@ -73,14 +69,13 @@ impl Endpoints {
         let Endpoints { hasher, index, records, .. } = self;
         let entry = index.entry(
             hasher.hash_one(endpoint),
-            |&id| records[id as usize].endpoint == endpoint,
-            |&id| hasher.hash_one(records[id as usize].endpoint),
+            |&id| records[id].endpoint == endpoint,
+            |&id| hasher.hash_one(records[id].endpoint),
         );
         match entry {
             hashbrown::hash_table::Entry::Occupied(found) => *found.get(),
             hashbrown::hash_table::Entry::Vacant(vacant) => {
                 let id = records.insert(Record { endpoint, groups: Vec::new() });
-                let id = id as EndpointId; // fewer than `limits::MEMBERSHIPS`
                 vacant.insert(id);
                 self.verdicts.reset(id, self.roster.find(&endpoint));
                 if self.is_watchable(&endpoint) {
@@ -93,7 +88,7 @@ impl Endpoints {
 
     /// Adds a group to those that list the endpoint; gives its place.
     pub(super) fn link(&mut self, id: EndpointId, group: GroupId) -> u32 {
-        let groups = &mut self.records[id as usize].groups;
+        let groups = &mut self.records[id].groups;
         if groups.capacity() == 0 {
             groups.reserve_exact(1); // most endpoints are in one group
         }
@@ -104,14 +99,14 @@ impl Endpoints {
     /// Removes the group at `place`; an endpoint without groups is forgotten. The group that now stands at
     /// that place, if one was moved there, must be told.
     pub(super) fn unlink(&mut self, id: EndpointId, place: u32) -> Option<GroupId> {
-        let record = &mut self.records[id as usize];
+        let record = &mut self.records[id];
         record.groups.swap_remove(place as usize);
         if record.groups.is_empty() {
             let hash = self.hasher.hash_one(record.endpoint);
             if let Ok(found) = self.index.find_entry(hash, |&other| other == id) {
                 found.remove();
             }
-            self.records.remove(id as usize);
+            self.records.remove(id);
             self.watches.end(id);
             self.fail_open.forget(id);
             return None;
@@ -121,19 +116,19 @@ impl Endpoints {
 
     /// Takes the list of groups out, for a walk that needs everything else; [`Endpoints::put_groups`] must follow.
     pub(super) fn take_groups(&mut self, id: EndpointId) -> Vec<GroupId> {
-        std::mem::take(&mut self.records[id as usize].groups)
+        std::mem::take(&mut self.records[id].groups)
     }
 
     pub(super) fn put_groups(&mut self, id: EndpointId, groups: Vec<GroupId>) {
-        self.records[id as usize].groups = groups;
+        self.records[id].groups = groups;
     }
 
     pub(super) fn groups(&self, id: EndpointId) -> &[GroupId] {
-        &self.records[id as usize].groups
+        &self.records[id].groups
     }
 
     pub(super) fn endpoint(&self, id: EndpointId) -> Endpoint {
-        self.records[id as usize].endpoint
+        self.records[id].endpoint
     }
 
     /// What is shown of it to who is told that a membership of it has ended.
@@ -156,12 +151,12 @@ impl Endpoints {
 
     /// How many ids there are, some perhaps of no endpoint.
     pub(super) fn ids(&self) -> usize {
-        self.records.capacity()
+        self.records.end()
     }
 
     /// Makes one endpoint what the roster says; `None` if there is none of this id.
-    pub(super) fn reassess(&mut self, id: EndpointId) -> Option<Change> {
-        let endpoint = self.records.get(id as usize)?.endpoint;
+    pub(super) fn reassess(&mut self, id: EndpointId) -> Option<Turn> {
+        let endpoint = self.records.get(id)?.endpoint;
         let (is, was) = (self.is_watchable(&endpoint), self.watches.is_wanted(id));
         let member = self.roster.find(&endpoint);
         if is && was {
@@ -176,7 +171,7 @@ impl Endpoints {
     }
 
     /// Takes what is judged of an endpoint that is watched under this name, if there is one.
-    pub(super) fn judge(&mut self, now: Time, judgement: &Judgement) -> Option<(EndpointId, Change)> {
+    pub(super) fn judge(&mut self, now: Time, judgement: &Judgement) -> Option<(EndpointId, Turn)> {
         let id = self.watches.find(judgement.watch)?;
         let mut change = self.verdicts.judge(id, &judgement.verdicts);
         // An agent's word counts by some policies only. What no policy believes in is what no check can reach.
@@ -239,7 +234,7 @@ impl Endpoints {
     pub(super) fn take_orders(&mut self, shards: u16) -> [Option<WatchOrder>; 2] {
         let Endpoints { hasher, records, watches, .. } = self;
         watches.take(|id| {
-            let endpoint = records[id as usize].endpoint;
+            let endpoint = records[id].endpoint;
             let shard = hasher.hash_one(endpoint) % u64::from(shards);
             (shard as u16, endpoint)
         })

@@ -24,7 +24,7 @@ use std::{collections::VecDeque, time::Duration};
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, hash_map::Entry};
 
-use super::{Time, endpoints::EndpointId};
+use super::{Time, ids::EndpointId};
 use crate::sasp::Endpoint;
 
 /// The fresh endpoints.

@@ -1,48 +1,37 @@
 //! One group of one load balancer: its members in the order of their registration, and its encoded image.
 //!
-//! The image is the group as it stands in a message: Group of Weight Entry Data, Group Data, then Member Data and
-//! Weight Entry of each member. The four value bytes of a Weight Entry in it are those that were last sent on the
-//! LB's connection; so the image is at once what a push copies and the no-change/no-send memory.
+//! The value of each entry in the image is the one that was last sent on the LB's connection. So the image is both what
+//! a push copies and the memory of the no-change/no-send rule.
 
 use std::collections::BTreeMap;
 
 use hashbrown::HashTable;
 
 use super::{
-    endpoints::EndpointId,
-    load_balancer::LbId,
+    ids::{EndpointId, LbId},
     verdicts::{Shown, View},
 };
 use crate::{
     judgement::Scale,
-    sasp::{Endpoint, EntryFlags, GroupData, MemberData, WeightEntry, WeightedMember, writer},
+    sasp::{
+        Endpoint, EntryFlags, GroupData, MemberData, WeightEntry,
+        image::{self, GroupImage},
+    },
 };
-
-/// Names a group while it exists.
-pub(super) type GroupId = u32;
-
-/// Where the group's entry count stands in its image.
-const COUNT_AT: usize = 4;
-
-/// Where the LB UID's length stands in the image: behind two types and lengths and the count.
-const UID_LENGTH_AT: usize = 10;
-
-/// Bytes of an entry whose label is empty.
-const ENTRY_BYTES: usize = 32;
 
 /// Groups of up to so many slots are searched from end to end instead of by index.
 const SCAN_SLOTS: usize = 16;
 
 /// The endpoint of a slot whose member has left.
-const VACANT: EndpointId = EndpointId::MAX;
+const VACANT: EndpointId = EndpointId::NONE;
 
 /// A membership: what this group's LB or the member said about one endpoint. 16 bytes.
 struct Slot {
     endpoint: EndpointId,
     /// This group's place in the endpoint's list of groups.
     place: u32,
-    /// Where the image has the entry's four value bytes; the entry begins where the slot before ends.
-    value_at: u32,
+    /// Where the entry ends in the image; it begins where the entry of the slot before ends.
+    end: u32,
     state: u8,
     bits: u8,
 }
@@ -99,8 +88,6 @@ pub(super) struct Group {
     epoch: u32,
     /// Members: slots that are not vacant.
     live: u32,
-    /// Where the image's entries begin.
-    entries_at: u32,
     /// By what rates become weights, if a member has one.
     scale: Option<Scale>,
     /// A member's rate may have come, gone or changed since the scale was looked at.
@@ -109,7 +96,7 @@ pub(super) struct Group {
     touched: Vec<EndpointId>,
     farewells: BTreeMap<Endpoint, Farewell>,
     farewells_ever: u64,
-    image: Vec<u8>,
+    image: GroupImage,
     slots: Vec<Slot>,
     /// Slots by endpoint, once there are more than [`SCAN_SLOTS`].
     index: HashTable<u32>,
@@ -117,8 +104,6 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(lb: LbId, order: u64, epoch: u32, data: GroupData<'_>) -> Group {
-        let mut image = Vec::new();
-        writer::weight_group_prefix(&mut image, data);
         Group {
             lb,
             order,
@@ -130,26 +115,24 @@ impl Group {
             complete: false,
             epoch,
             live: 0,
-            entries_at: image.len() as u32,
             scale: None,
             rates_moved: false,
             touched: Vec::new(),
             farewells: BTreeMap::new(),
             farewells_ever: 0,
-            image,
+            image: GroupImage::new(data),
             slots: Vec::new(),
             index: HashTable::new(),
         }
     }
 
     pub(super) fn name(&self) -> &[u8] {
-        let uid_length = usize::from(self.image[UID_LENGTH_AT]);
-        &self.image[UID_LENGTH_AT + 1 + uid_length + 1..self.entries_at as usize]
+        self.image.name()
     }
 
     /// Bytes of all of it in a message, or somewhat more.
     pub(super) fn encoded_bytes(&self) -> usize {
-        self.image.len()
+        self.image.bytes().len()
     }
 
     /// How many members it has.
@@ -167,25 +150,24 @@ impl Group {
         self.farewells.len() as u32
     }
 
-    /// Forgets them; gives how many.
-    pub(super) fn drop_farewells(&mut self) -> u32 {
-        std::mem::take(&mut self.farewells).len() as u32
+    /// Forgets them.
+    pub(super) fn drop_farewells(&mut self) {
+        self.farewells.clear();
     }
 
     /// Makes room for so many new members; exactly, where the group is new.
     pub(super) fn reserve(&mut self, members: usize) {
         if self.slots.is_empty() {
             self.slots.reserve_exact(members);
-            self.image.reserve_exact(members * ENTRY_BYTES);
+            self.image.reserve(members);
         }
     }
 
     /// Adds a member that is not in the group, as its last.
     pub(super) fn add(&mut self, endpoint: EndpointId, member: MemberData<'_>, place: u32, by_lb: bool) {
-        writer::weighted_member(&mut self.image, &WeightedMember { member, entry: WeightEntry::default() });
-        let value_at = self.image.len() as u32 - 4;
+        let end = self.image.push(member);
         let bits = if by_lb { BY_LB } else { 0 };
-        self.slots.push(Slot { endpoint, place, value_at, state: 0, bits });
+        self.slots.push(Slot { endpoint, place, end, state: 0, bits });
         self.complete = false;
         self.live += 1;
         self.rates_moved = true;
@@ -219,9 +201,8 @@ impl Group {
         let start = self.entry_start(found);
         let slot = &mut self.slots[found];
         if let Some(shown) = last_word.filter(|_| slot.bits & SENT != 0) {
-            let mut encoded = Box::<[u8]>::from(&self.image[start..slot.value_at as usize + 4]);
-            let value_at = encoded.len() - 4;
-            encoded[value_at..].copy_from_slice(&slot.entry(shown).to_bytes());
+            let mut encoded = Box::<[u8]>::from(self.image.entry(start, slot.end));
+            image::value_of(&mut encoded).copy_from_slice(&slot.entry(shown).to_bytes());
             self.farewells_ever += 1;
             self.farewells.insert(endpoint, Farewell { order: self.farewells_ever, replaced: false, encoded });
         } else if let Some(farewell) = self.farewells.get_mut(&endpoint) {
@@ -306,7 +287,7 @@ impl Group {
     pub(super) fn full(&mut self, epoch: u32, verdicts: View<'_>, stale: bool) -> (&[u8], bool) {
         self.begin(epoch);
         if self.complete && !stale {
-            return (&self.image, false);
+            return (self.image.bytes(), false);
         }
         self.rescale(verdicts);
         if self.slots.len() > self.live as usize {
@@ -316,8 +297,7 @@ impl Group {
         let scale = self.scale;
         for slot in &mut self.slots {
             let value = slot.entry(verdicts.shown(slot.endpoint, scale)).to_bytes();
-            let at = slot.value_at as usize;
-            let sent = &mut self.image[at..at + 4];
+            let sent = self.image.value(slot.end);
             // What is the same is not written: memory that stays clean costs half.
             if sent != value {
                 sent.copy_from_slice(&value);
@@ -330,47 +310,48 @@ impl Group {
         }
         (self.told, self.listed, self.complete) = (true, true, true);
         self.farewells.clear();
-        self.image[COUNT_AT..COUNT_AT + 2].copy_from_slice(&(self.live as u16).to_be_bytes());
-        (&self.image, changed)
+        self.image.set_count(self.live as u16);
+        (self.image.bytes(), changed)
     }
 
     /// Puts the group into `out` with the members whose entry was not sent yet or has changed, and farewells;
     /// they count as sent. Looks at all members, or, unless the group's scale has moved, at those touched only.
     /// Gives how many entries that are.
-    pub(super) fn delta(&mut self, epoch: u32, verdicts: View<'_>, all: bool, out: &mut Vec<u8>) -> u32 {
+    ///
+    /// `slots` is a buffer to work in.
+    pub(super) fn delta(
+        &mut self,
+        epoch: u32,
+        verdicts: View<'_>,
+        all: bool,
+        slots: &mut Vec<usize>,
+        out: &mut Vec<u8>,
+    ) -> u32 {
         self.begin(epoch);
         let all = all || self.whole;
         let rescaled = (all || self.rates_moved) && self.rescale(verdicts);
         let all = all || rescaled;
         out.clear();
-        out.extend_from_slice(&self.image[..self.entries_at as usize]);
+        out.extend_from_slice(self.image.prefix());
         let mut count = 0;
         if all {
             for slot in 0..self.slots.len() {
                 count += u32::from(self.say(slot, verdicts, out));
             }
         } else {
-            // Endpoints become their slots where they stand, so that no push allocates.
-            let mut touched = std::mem::take(&mut self.touched);
-            touched.retain_mut(|place| match self.find(*place) {
-                Some(slot) => {
-                    *place = slot as u32;
-                    true
-                }
-                None => false,
-            });
-            touched.sort_unstable();
-            touched.dedup();
-            for &slot in &touched {
-                count += u32::from(self.say(slot as usize, verdicts, out));
+            slots.clear();
+            slots.extend(self.touched.iter().filter_map(|&endpoint| self.find(endpoint)));
+            slots.sort_unstable();
+            slots.dedup();
+            for &slot in &*slots {
+                count += u32::from(self.say(slot, verdicts, out));
             }
-            touched.clear();
-            self.touched = touched;
+            self.touched.clear();
         }
         count += self.say_farewells(u32::from(u16::MAX) - count, out);
         self.told |= count > 0;
         self.listed |= count > 0;
-        out[COUNT_AT..COUNT_AT + 2].copy_from_slice(&(count as u16).to_be_bytes());
+        image::set_count(out, count as u16);
         count
     }
 
@@ -396,14 +377,13 @@ impl Group {
             return false;
         }
         let value = slot.entry(verdicts.shown(slot.endpoint, self.scale)).to_bytes();
-        let end = slot.value_at as usize + 4;
-        let sent = &mut self.image[end - 4..end];
+        let sent = self.image.value(slot.end);
         if slot.bits & SENT != 0 && sent == value {
             return false;
         }
         sent.copy_from_slice(&value);
         slot.bits |= SENT;
-        out.extend_from_slice(&self.image[start..end]);
+        out.extend_from_slice(self.image.entry(start, slot.end));
         true
     }
 
@@ -433,29 +413,28 @@ impl Group {
         found.map(|&slot| slot as usize)
     }
 
-    fn entry_start(&self, slot: usize) -> usize {
+    fn entry_start(&self, slot: usize) -> u32 {
         match slot.checked_sub(1) {
-            Some(before) => self.slots[before].value_at as usize + 4,
-            None => self.entries_at as usize,
+            Some(before) => self.slots[before].end,
+            None => self.image.first(),
         }
     }
 
     /// Closes the gaps of vacant slots, in the slots and in the image.
     fn compact(&mut self) {
-        let (mut from, mut to) = (self.entries_at as usize, self.entries_at as usize);
+        let (mut from, mut to) = (self.image.first(), self.image.first());
         for slot in &mut self.slots {
-            let end = slot.value_at as usize + 4;
+            let end = slot.end;
             if slot.endpoint != VACANT {
-                self.image.copy_within(from..end, to);
-                to += end - from;
-                slot.value_at = to as u32 - 4;
+                to = self.image.shift(from, end, to);
+                slot.end = to;
             }
             from = end;
         }
-        self.image.truncate(to);
         self.slots.retain(|slot| slot.endpoint != VACANT);
-        if self.slots.len() * 4 < self.slots.capacity() {
-            self.image.shrink_to_fit();
+        let shrink = self.slots.len() * 4 < self.slots.capacity();
+        self.image.truncate(to, shrink);
+        if shrink {
             self.slots.shrink_to_fit();
         }
         self.rebuild_index();
@@ -477,6 +456,6 @@ impl Group {
 
 /// A hash of an endpoint's id, which peers can not choose.
 fn spread(endpoint: EndpointId) -> u64 {
-    let product = u64::from(endpoint).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let product = u64::from(endpoint.number()).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     product ^ (product >> 32)
 }

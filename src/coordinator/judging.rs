@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use super::{
     Coordinator, Time, WatchOrder,
-    endpoints::EndpointId,
-    group::GroupId,
-    verdicts::{Change, Policies},
+    ids::{EndpointId, GroupId, Id},
+    verdicts::{Policies, Turn},
 };
 use crate::{judgement::Judgement, roster::Roster};
 
@@ -95,7 +94,7 @@ impl Coordinator {
     }
 
     /// Notes a change in the groups that list the endpoint and whose policy it concerns.
-    fn spread(&mut self, now: Time, endpoint: EndpointId, change: Change) {
+    fn spread(&mut self, now: Time, endpoint: EndpointId, change: Turn) {
         if change.words.is_empty() {
             return;
         }
@@ -103,12 +102,12 @@ impl Coordinator {
         let groups = self.tables.endpoints.take_groups(endpoint);
         for &group in &groups {
             if !plain {
-                let policy = self.tables.policies[group as usize];
+                let policy = self.tables.policies[group];
                 if !change.words.contains(policy) {
                     continue;
                 }
                 if change.rates.contains(policy) {
-                    self.tables.groups[group as usize].rates_moved();
+                    self.tables.groups[group].rates_moved();
                 }
             }
             // An endpoint may be in thousands of groups, and most have been noted for another one of theirs.
@@ -123,25 +122,27 @@ impl Coordinator {
     fn sweep(&mut self, now: Time) {
         self.sweep.at = now;
         let mut left = SWEEP_PER_POLL;
-        let ends = (self.tables.endpoints.ids(), self.tables.groups.capacity());
+        let ends = (self.tables.endpoints.ids(), self.tables.groups.end());
         while let Some(id) = next(&mut self.sweep.endpoints, ends.0, &mut left) {
-            let id = id as EndpointId;
+            let id = EndpointId::at(id);
             if let Some(change) = self.tables.endpoints.reassess(id) {
                 left = left.saturating_sub(self.tables.endpoints.groups(id).len() / MARKS);
                 self.spread(now, id, change);
             }
         }
         while let Some(group) = next(&mut self.sweep.policies, ends.1, &mut left) {
+            let group = GroupId::at(group);
             let Some(known) = self.tables.groups.get_mut(group) else { continue };
             let policy = self.settings.roster.policy(known.name());
             if std::mem::replace(&mut self.tables.policies[group], policy) != policy {
                 known.forget_scale();
-                self.mark(now, group as GroupId, None);
+                self.mark(now, group, None);
             }
         }
         while let Some(group) = next(&mut self.sweep.all, ends.1, &mut left) {
-            if self.tables.groups.contains(group) {
-                self.mark(now, group as GroupId, None);
+            let group = GroupId::at(group);
+            if self.tables.groups.get(group).is_some() {
+                self.mark(now, group, None);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! One load balancer: its connection, what it asked for, its groups, and where its next push stands.
 
-use super::{ConnectionId, Time, group::GroupId};
+use super::{
+    Time,
+    ids::{ConnectionId, GroupId},
+};
 use crate::sasp::{Health, LbFlags};
-
-/// Names a load balancer while it is known.
-pub(super) type LbId = u32;
 
 /// What a load balancer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

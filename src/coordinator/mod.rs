@@ -4,14 +4,20 @@
 //! A deterministic state machine: it does no I/O, reads no clock, holds no lock, draws no random number.
 //! Events and the time come in through its methods, messages go out through an [`Outbox`].
 
+mod apply;
+mod change;
+mod check;
+mod encode;
 mod endpoints;
 mod fail_open;
 mod group;
+mod ids;
 mod judging;
 mod load_balancer;
+mod outbox;
 mod pushes;
-mod requests;
 mod rights;
+mod settings;
 mod tables;
 mod verdicts;
 mod watches;
@@ -19,120 +25,25 @@ mod watches;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
-    sync::Arc,
-    time::Duration,
 };
 
 pub use crate::time::Time;
 use crate::{
-    access::{Access, Peer},
-    roster::Roster,
-    sasp::{Health, LbFlags, Message, Reason, ReturnCode},
+    access::Peer,
+    sasp::{GroupData, Health, LbFlags, Message, Reason, ReturnCode},
     session,
 };
-use load_balancer::{LbId, Timer};
+pub use change::Change;
+use check::Found;
+pub use ids::ConnectionId;
+use ids::LbId;
+use load_balancer::Timer;
+pub use outbox::{CloseReason, Kind, Outbox};
+use rights::Denied;
 pub use rights::{REFUSALS, Refusal, Refused};
+pub use settings::{Settings, Totals};
 use tables::Tables;
 pub use watches::WatchOrder;
-
-/// One connection, named by the shard that owns it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnectionId {
-    /// The owning shard, from 0.
-    pub shard: u16,
-    /// The shard's slot, reused after [`Coordinator::closed`].
-    pub slot: u32,
-    /// Tells apart the connections that used the same slot.
-    pub generation: u32,
-}
-
-/// What a committed message is, which decides what the shard does once it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The answer to the connection's one request under way: the shard may read the next one.
-    Reply,
-    /// A Send Weights of the coordinator's own accord.
-    Push,
-}
-
-/// Why the coordinator ends a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// Another connection was bound to the same LB UID.
-    TakenOver,
-    /// It may not be its LB any more.
-    NotPermitted,
-}
-
-/// Where the coordinator's messages go: the runtime's batches, or a test's list.
-pub trait Outbox {
-    /// Whether this shard takes another push now; it may depend on what other shards took. Replies are always
-    /// taken: the caller makes room for one before it hands in a request.
-    fn has_room(&self, shard: u16) -> bool;
-    /// The buffer to append one message to; what it holds already is not the caller's.
-    fn buffer(&mut self, shard: u16) -> &mut Vec<u8>;
-    /// Ends the message that began at `start` of [`Outbox::buffer`] and addresses it.
-    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind);
-    /// Asks the shard to flush and close the connection; [`Coordinator::closed`] follows when it has.
-    fn close(&mut self, connection: ConnectionId, reason: CloseReason);
-    /// A request is being answered with 0x11, for somebody to know why.
-    fn refused(&mut self, _refused: &Refused<'_>) {}
-}
-
-/// What the coordinator is told at start; see the flags of `gwm serve` for meaning and ranges.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How long an LB's state outlives its connection.
-    pub hold_time: Duration,
-    /// The Interval of Get Weights replies, in seconds.
-    pub poll_interval_seconds: u16,
-    /// From the first change to the push that carries it.
-    pub push_window: Duration,
-    /// From one full refresh of a push LB to the next.
-    pub push_refresh: Duration,
-    /// The most load balancers, connected or held; a new one beyond them gets 0x11.
-    pub max_load_balancers: u32,
-    /// The most groups in all.
-    pub max_groups: u32,
-    /// The most groups that one LB may have.
-    pub max_groups_per_lb: u32,
-    /// The most members that one group may have.
-    pub max_members_per_group: u32,
-    /// The most memberships that one LB may have.
-    pub max_memberships_per_lb: u32,
-    /// The most memberships in all.
-    pub max_memberships: u32,
-    /// The weight of a member that nothing else is known about.
-    pub weight_max: u16,
-    /// What the operator says of members and groups.
-    pub roster: Arc<Roster>,
-    /// Who may speak for whom.
-    pub access: Arc<Access>,
-    /// Whether shards can send ICMP echoes.
-    pub icmp: bool,
-    /// Of the watched endpoints that had contact, the percentage that may lose it within one fall window; if it is
-    /// more, the fault is taken to be the GWM's own.
-    pub panic_percent: u8,
-    /// A random number, so that peers can not choose names that collide in the tables.
-    pub hash_seed: u64,
-}
-
-/// What the coordinator holds, for logs and later metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Load balancers, connected or within hold time.
-    pub load_balancers: usize,
-    /// Groups of all load balancers.
-    pub groups: usize,
-    /// Members of all groups.
-    pub memberships: usize,
-    /// Distinct endpoints.
-    pub endpoints: usize,
-    /// Those of them that are watched.
-    pub watched: usize,
-    /// Those of these that lost contact within the last fall window; while the GWM fails open, since before it did.
-    pub lost: usize,
-}
 
 /// What the coordinator knows of a connection.
 #[derive(Clone, Debug, Default)]
@@ -181,7 +92,7 @@ pub struct Coordinator {
     /// The shard whose pushes were built first last time.
     first_shard: usize,
     /// Buffers that pushes and replies reuse.
-    scratch: pushes::Scratch,
+    scratch: encode::Scratch,
 }
 
 impl Coordinator {
@@ -197,7 +108,7 @@ impl Coordinator {
             reasons: BTreeMap::new(),
             sweep: judging::Sweep::default(),
             first_shard: 0,
-            scratch: pushes::Scratch::default(),
+            scratch: encode::Scratch::default(),
         }
     }
 
@@ -228,24 +139,51 @@ impl Coordinator {
         if self.connection(connection).is_none() {
             return; // the shard reported its end before
         }
-        let result = match message {
-            Message::RegistrationRequest(request) => self.register(now, connection, request, out),
-            Message::DeregistrationRequest(request) => self.deregister(now, connection, request, out),
-            Message::GetWeightsRequest(request) => self.get_weights(now, connection, id, request, out),
-            Message::SetLbStateRequest(request) => self.set_lb_state(now, connection, request, out),
-            Message::SetMemberStateRequest(request) => self.set_member_state(now, connection, request, out),
-            _ => Err(ReturnCode::NOT_UNDERSTOOD), // the session lets only requests through
-        };
-        let code = match result {
-            Ok(requests::Done::Code) => ReturnCode::SUCCESSFUL,
-            Ok(requests::Done::Replied) => return,
-            Err(code) => code,
+        let names = check::names(message);
+        let code = match self.check_sender(connection, message, &names) {
+            Ok(binding) => {
+                if let Some(binding) = binding {
+                    self.apply(now, binding, Found::default(), out);
+                }
+                match message {
+                    Message::GetWeightsRequest(_) => match self.check_listing(&names) {
+                        Ok((targets, all)) => return self.reply_weights(connection, id, &targets, all, out),
+                        Err(code) => code,
+                    },
+                    _ => self.change(now, message, &names, out),
+                }
+            }
+            Err(Denied::Code(code)) => code,
+            Err(Denied::NotAccepted { cause, lb_uid, member }) => {
+                out.refused(&Refused { peer: self.peer(connection), cause, lb_uid, member });
+                ReturnCode::NOT_ACCEPTED
+            }
         };
         let buffer = out.buffer(connection.shard);
         let start = buffer.len();
         let reply = message.component_type().reply().unwrap_or(message.component_type());
-        session::refuse(id, reply, code, self.settings.poll_interval_seconds, buffer);
+        session::write_reply(id, reply, code, self.settings.poll_interval_seconds, buffer);
         self.commit(connection, start, Kind::Reply, out);
+    }
+
+    /// Does what a request asks, from a sender who may; gives the return code.
+    fn change<'a>(
+        &mut self,
+        now: Time,
+        message: &Message<'a>,
+        names: &[GroupData<'a>],
+        out: &mut impl Outbox,
+    ) -> ReturnCode {
+        let checked = self.check_content(message, names);
+        let checked =
+            checked.and_then(|(change, found)| self.check_limits(&change, &found.targets).map(|()| (change, found)));
+        match checked {
+            Ok((change, found)) => {
+                self.apply(now, change, found, out);
+                ReturnCode::SUCCESSFUL
+            }
+            Err(code) => code,
+        }
     }
 
     /// So many of the messages that were committed to this connection have been handed to its socket; all of them, if
@@ -262,15 +200,15 @@ impl Coordinator {
         }
     }
 
-    /// The connection has ended; its slot may be used again. Messages committed to it since are dropped by the shard.
-    pub fn closed(&mut self, now: Time, connection: ConnectionId) {
+    /// The connection has ended; its slot may be used again. The shard drops messages that were committed to it since.
+    pub fn closed(&mut self, now: Time, connection: ConnectionId, out: &mut impl Outbox) {
         let Some(known) = self.connection(connection) else { return };
         known.open = false;
         let lb = known.lb.take();
         self.peers[usize::from(connection.shard)][connection.slot as usize] = None;
         if let Some(lb) = lb {
-            self.tables.detach(lb);
-            self.set_deadline(lb, Timer::Hold, now + self.settings.hold_time);
+            let lb_uid = self.tables.lbs[lb].uid.clone();
+            self.apply(now, Change::Unbind { lb_uid: &lb_uid, close: None }, Found::default(), out);
         }
     }
 
@@ -282,7 +220,7 @@ impl Coordinator {
         while before - self.tables.memberships < DROPS_PER_POLL {
             let Some(&Reverse(alarm)) = self.alarms.peek().filter(|alarm| alarm.0.at <= now) else { break };
             self.alarms.pop();
-            let Some(lb) = self.tables.lbs.get_mut(alarm.lb as usize) else { continue };
+            let Some(lb) = self.tables.lbs.get_mut(alarm.lb) else { continue };
             if lb.serial != alarm.serial {
                 continue;
             }
@@ -293,7 +231,7 @@ impl Coordinator {
                 Some(at) if at > now => self.set_deadline(alarm.lb, alarm.timer, at),
                 Some(at) => {
                     deadline.at = None;
-                    self.alarm(now, at, alarm.lb, alarm.timer);
+                    self.alarm(now, at, alarm.lb, alarm.timer, out);
                 }
             }
         }
@@ -317,7 +255,7 @@ impl Coordinator {
 
     /// What a load balancer said of itself last, while it is known.
     pub fn lb_state(&self, uid: &[u8]) -> Option<(Health, LbFlags)> {
-        let known = &self.tables.lbs[self.tables.find_lb(uid)? as usize];
+        let known = &self.tables.lbs[self.tables.find_lb(uid)?];
         Some((known.health, known.flags))
     }
 
@@ -326,21 +264,24 @@ impl Coordinator {
         &self.reasons
     }
 
-    fn alarm(&mut self, now: Time, at: Time, lb: LbId, timer: Timer) {
+    fn alarm(&mut self, now: Time, at: Time, lb: LbId, timer: Timer, out: &mut impl Outbox) {
         match timer {
             Timer::Window => self.make_due(lb),
             Timer::Refresh => {
                 let period = u64::try_from(self.settings.push_refresh.as_nanos()).unwrap_or(u64::MAX).max(1);
                 let missed = (now.0 - at.0) / period;
                 self.set_deadline(lb, timer, Time(at.0.saturating_add(period.saturating_mul(missed + 1))));
-                let known = &mut self.tables.lbs[lb as usize];
+                let known = &mut self.tables.lbs[lb];
                 if !known.delta() {
                     known.all = true;
                     known.deadline(Timer::Window).at = None; // the refresh carries what the window collected
                     self.make_due(lb);
                 }
             }
-            Timer::Hold => self.tables.drop_lb(lb),
+            Timer::Hold => {
+                let lb_uid = self.tables.lbs[lb].uid.clone();
+                self.apply(now, Change::Forget { lb_uid: &lb_uid }, Found::default(), out);
+            }
         }
     }
 
@@ -349,21 +290,22 @@ impl Coordinator {
         (known.open && known.generation == id.generation).then_some(known)
     }
 
+    fn find_connection(&self, id: ConnectionId) -> Option<&Connection> {
+        let known = self.connections.get(usize::from(id.shard))?.get(id.slot as usize)?;
+        (known.open && known.generation == id.generation).then_some(known)
+    }
+
+    /// Who is at the other end of a connection that is open.
+    fn peer(&self, connection: ConnectionId) -> &Peer {
+        let slots = self.peers.get(usize::from(connection.shard));
+        let peer = slots.and_then(|slots| slots.get(connection.slot as usize)?.as_ref());
+        peer.expect("an open connection has a peer")
+    }
+
     fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind, out: &mut impl Outbox) {
         if let Some(known) = self.connection(connection) {
             known.in_flight += 1;
         }
         out.commit(connection, start, kind);
-    }
-
-    fn set_deadline(&mut self, lb: LbId, timer: Timer, at: Time) {
-        let known = &mut self.tables.lbs[lb as usize];
-        let serial = known.serial;
-        let deadline = known.deadline(timer);
-        deadline.at = Some(at);
-        if !deadline.queued {
-            deadline.queued = true;
-            self.alarms.push(Reverse(Alarm { at, serial, lb, timer }));
-        }
     }
 }

@@ -1,12 +1,14 @@
-//! The sender's rights: which LB a connection is, whom a member speaks for, and what the operator lets either do
-//! (section 4 of the protocol page, and step 5 of the order of its return codes).
+//! The sender's rights: which LB a connection is, which members a peer speaks for, and what the operator allows
+//! (PROTOCOL.md, section 4, and steps 5 and 6 of the order of return codes).
 
 use std::sync::Arc;
 
 use super::{
-    CloseReason, ConnectionId, Coordinator, Outbox, Time,
-    group::GroupId,
-    load_balancer::{LbId, Timer},
+    Coordinator, Time,
+    change::Change,
+    check::Found,
+    ids::{ConnectionId, GroupId},
+    outbox::{CloseReason, Outbox},
 };
 use crate::{
     access::{Access, Act, Identity, Peer, Speaker},
@@ -87,137 +89,161 @@ pub struct Refused<'a> {
     pub member: Option<Endpoint>,
 }
 
-/// What rights a request takes.
+/// The rights that a request needs.
 #[derive(Clone, Copy)]
 pub(super) struct Ask {
     pub(super) flags: SenderFlags,
-    /// It is one by which an LB contacts the GWM.
+    /// With this request an unknown LB becomes known.
     pub(super) creates: bool,
-    /// What the operator can forbid of it.
+    /// The part of the request that the operator can forbid.
     pub(super) act: Option<Act>,
 }
 
-type Result = std::result::Result<(), ReturnCode>;
+/// Why a sender's request is not done.
+pub(super) enum Denied<'a> {
+    /// Answered with this code.
+    Code(ReturnCode),
+    /// Answered with 0x11.
+    NotAccepted {
+        cause: Refusal,
+        lb_uid: &'a [u8],
+        /// The member that the sender does not speak for.
+        member: Option<Endpoint>,
+    },
+}
+
+impl From<ReturnCode> for Denied<'_> {
+    fn from(code: ReturnCode) -> Self {
+        Denied::Code(code)
+    }
+}
+
+type Result<'a, T> = std::result::Result<T, Denied<'a>>;
+
+fn not_accepted<'a, T>(cause: Refusal, lb_uid: &'a [u8], member: Option<Endpoint>) -> Result<'a, T> {
+    Err(Denied::NotAccepted { cause, lb_uid, member })
+}
 
 impl Coordinator {
-    /// New rules: connections that may not be their LB any more are closed. What members and LBs did before stays.
+    /// Puts new rules in force: a connection that may no longer be its LB is closed. Earlier registrations stay.
     pub fn set_access(&mut self, now: Time, access: Arc<Access>, out: &mut impl Outbox) {
         self.settings.access = access;
-        let bound = self.tables.lbs.iter().filter_map(|(lb, known)| Some((lb as LbId, known.connection?)));
-        let ended: Vec<(LbId, ConnectionId)> = bound
-            .filter(|&(lb, connection)| {
-                !self.settings.access.is_lb(self.peer(connection), &self.tables.lbs[lb as usize].uid)
-            })
+        let bound = self.tables.lbs.iter().filter_map(|(_, known)| Some((&known.uid, known.connection?)));
+        let ended: Vec<Box<[u8]>> = bound
+            .filter(|(uid, connection)| !self.settings.access.is_lb(self.peer(*connection), uid))
+            .map(|(uid, _)| uid.clone())
             .collect();
-        for (lb, connection) in ended {
-            self.dismiss(lb, connection, CloseReason::NotPermitted, out);
-            self.set_deadline(lb, Timer::Hold, now + self.settings.hold_time);
+        for lb_uid in ended {
+            let change = Change::Unbind { lb_uid: &lb_uid, close: Some(CloseReason::NotPermitted) };
+            self.apply(now, change, Found::default(), out);
         }
     }
 
-    /// Whether the sender may say this at all, and an LB's binding. What a member says takes
-    /// [`Coordinator::check_speaker`] next.
-    pub(super) fn admit(
-        &mut self,
-        now: Time,
+    /// Whether the sender, an LB or a member, may ask this. Gives the binding that an LB's request brings, if any.
+    pub(super) fn check_rights<'a, T: Entry<'a>>(
+        &self,
         connection: ConnectionId,
         ask: Ask,
-        names: &[GroupData<'_>],
-        out: &mut impl Outbox,
-    ) -> Result {
-        let Some(first) = names.first() else { return Ok(()) };
-        if !ask.flags.contains(SenderFlags::LOAD_BALANCER) {
-            return self.check_trust(connection, names, out);
+        names: &[GroupData<'a>],
+        groups: Groups<'a, T>,
+    ) -> Result<'a, Option<Change<'a>>> {
+        if ask.flags.contains(SenderFlags::LOAD_BALANCER) {
+            return self.check_lb(connection, ask, names);
         }
-        let uid = first.lb_uid;
-        let refuse = |coordinator: &Self, cause, out: &mut _| coordinator.refuse(connection, cause, uid, None, out);
-        if names.iter().any(|name| name.lb_uid != uid) {
-            return refuse(self, Refusal::SeveralLbs, out);
+        self.check_trust(names)?;
+        self.check_speaker(connection, ask.act, groups)?;
+        Ok(None)
+    }
+
+    /// Whether the connection may speak for the LB of the message, and may ask this.
+    pub(super) fn check_lb<'a>(
+        &self,
+        connection: ConnectionId,
+        ask: Ask,
+        names: &[GroupData<'a>],
+    ) -> Result<'a, Option<Change<'a>>> {
+        let Some(&GroupData { lb_uid, .. }) = names.first() else { return Ok(None) };
+        if names.iter().any(|name| name.lb_uid != lb_uid) {
+            return not_accepted(Refusal::SeveralLbs, lb_uid, None);
         }
-        let known = self.connection(connection).expect("`request` has seen that it is open");
-        let (bound, dismissed) = (known.lb, known.dismissed);
+        let known = self.find_connection(connection).expect("`request` has seen that it is open");
         let access = &self.settings.access;
-        if let Some(bound) = bound {
-            if *self.tables.lbs[bound as usize].uid != *uid {
-                return refuse(self, Refusal::OtherLb, out);
+        if let Some(bound) = known.lb {
+            if *self.tables.lbs[bound].uid != *lb_uid {
+                return not_accepted(Refusal::OtherLb, lb_uid, None);
             }
-        } else if let Some(reason) = dismissed {
+        } else if let Some(reason) = known.dismissed {
             let cause = match reason {
                 CloseReason::TakenOver => Refusal::TakenOver,
                 CloseReason::NotPermitted => Refusal::LbIdentity,
             };
-            return refuse(self, cause, out);
-        } else if access.lb_identity() != Identity::Any && !access.is_lb(self.peer(connection), uid) {
+            return not_accepted(cause, lb_uid, None);
+        } else if access.lb_identity() != Identity::Any && !access.is_lb(self.peer(connection), lb_uid) {
             let shown = access.lb_identity() != Identity::Certificate || self.peer(connection).certificate.is_some();
-            return refuse(self, if shown { Refusal::LbIdentity } else { Refusal::NoCertificate }, out);
+            return not_accepted(if shown { Refusal::LbIdentity } else { Refusal::NoCertificate }, lb_uid, None);
         }
-        if ask.act.is_some_and(|act| !access.lb_may(uid, act)) {
-            return refuse(self, Refusal::LbRight, out);
+        if ask.act.is_some_and(|act| !access.lb_may(lb_uid, act)) {
+            return not_accepted(Refusal::LbRight, lb_uid, None);
         }
-        if bound.is_some() {
-            return Ok(());
+        if known.lb.is_some() {
+            return Ok(None);
         }
-        let lb = match self.tables.find_lb(uid) {
-            Some(lb) => lb,
-            None if !ask.creates => return Err(ReturnCode::UNKNOWN_LB_UID),
-            None if self.tables.lbs.len() >= self.settings.max_load_balancers as usize => {
-                return refuse(self, Refusal::TooManyLbs, out);
+        if self.tables.find_lb(lb_uid).is_none() {
+            if !ask.creates {
+                return Err(ReturnCode::UNKNOWN_LB_UID.into());
             }
-            None => self.tables.create_lb(uid),
-        };
-        self.bind(now, connection, lb, out);
-        Ok(())
+            if self.tables.lbs.len() >= self.settings.max_load_balancers as usize {
+                return not_accepted(Refusal::TooManyLbs, lb_uid, None);
+            }
+        }
+        Ok(Some(Change::Bind { lb_uid, connection }))
     }
 
     /// Whether every LB of a member's message is known and lets members speak for themselves.
-    fn check_trust(&self, connection: ConnectionId, names: &[GroupData<'_>], out: &mut impl Outbox) -> Result {
-        let mut distrustful: Option<&[u8]> = None;
-        let mut last: Option<&[u8]> = None;
+    fn check_trust<'a>(&self, names: &[GroupData<'a>]) -> Result<'a, ()> {
+        let mut distrustful: Option<&'a [u8]> = None;
+        let mut last: Option<&'a [u8]> = None;
         for name in names {
             if last.replace(name.lb_uid) == Some(name.lb_uid) {
                 continue;
             }
             let lb = self.tables.find_lb(name.lb_uid).ok_or(ReturnCode::LB_NOT_CONTACTED)?;
-            let trusts = self.tables.lbs[lb as usize].flags.contains(LbFlags::TRUST);
-            // It may have said so before the operator took that from it.
+            let trusts = self.tables.lbs[lb].flags.contains(LbFlags::TRUST);
+            // The LB may have set trust before the operator took this right from the LB.
             if !trusts || !self.settings.access.lb_may(name.lb_uid, Act::Trust) {
                 distrustful.get_or_insert(name.lb_uid);
             }
         }
         match distrustful {
             None => Ok(()),
-            Some(uid) => self.refuse(connection, Refusal::NoTrust, uid, None, out),
+            Some(lb_uid) => not_accepted(Refusal::NoTrust, lb_uid, None),
         }
     }
 
-    /// Whether a member speaks for everyone that its message concerns; an LB does.
-    pub(super) fn check_speaker<'a, T: Entry<'a>>(
+    /// Whether a member speaks for every member that its message concerns.
+    fn check_speaker<'a, T: Entry<'a>>(
         &self,
         connection: ConnectionId,
-        flags: SenderFlags,
-        act: Act,
+        act: Option<Act>,
         groups: Groups<'a, T>,
-        out: &mut impl Outbox,
-    ) -> Result {
+    ) -> Result<'a, ()> {
         let access = &self.settings.access;
-        if flags.contains(SenderFlags::LOAD_BALANCER) || access.member_identity() == Identity::Any {
-            return Ok(());
-        }
+        let Some(act) = act.filter(|_| access.member_identity() != Identity::Any) else { return Ok(()) };
         let speaker = access.speaker(self.peer(connection));
         for group in groups {
             let GroupData { lb_uid, name } = group.data;
             let Some(speaker) = &speaker else {
-                return self.refuse(connection, Refusal::NoCertificate, lb_uid, None, out);
+                return not_accepted(Refusal::NoCertificate, lb_uid, None);
             };
             let removes_whole = act == Act::Deregister && group.count() == 0;
             let found = if !speaker.may(act, lb_uid, Some(name).filter(|name| !name.is_empty())) {
                 Err((Refusal::MemberRight, None))
             } else if removes_whole && name.is_empty() {
-                let lb = self.tables.find_lb(lb_uid).expect("`admit` has seen every LB of the message");
-                let mut groups = self.tables.lbs[lb as usize].groups.iter();
+                let lb = self.tables.find_lb(lb_uid).expect("`check_trust` has seen every LB of the message");
+                let mut groups = self.tables.lbs[lb].groups.iter();
                 groups.try_for_each(|&group| self.check_whole(speaker, act, lb_uid, group))
             } else if removes_whole {
-                let lb = self.tables.find_lb(lb_uid).expect("`admit` has seen every LB of the message");
+                let lb = self.tables.find_lb(lb_uid).expect("`check_trust` has seen every LB of the message");
                 let group = self.tables.find_group(lb, name);
                 group.map_or(Ok(()), |group| self.check_whole(speaker, act, lb_uid, group))
             } else {
@@ -226,13 +252,13 @@ impl Coordinator {
                 foreign.map_or(Ok(()), |member| Err((Refusal::MemberIdentity, Some(member))))
             };
             if let Err((cause, member)) = found {
-                return self.refuse(connection, cause, lb_uid, member, out);
+                return not_accepted(cause, lb_uid, member);
             }
         }
         Ok(())
     }
 
-    /// Whether a member speaks for all that a group has.
+    /// Whether a member speaks for all members of a group.
     fn check_whole(
         &self,
         speaker: &Speaker<'_>,
@@ -240,57 +266,12 @@ impl Coordinator {
         lb_uid: &[u8],
         group: GroupId,
     ) -> std::result::Result<(), (Refusal, Option<Endpoint>)> {
-        let group = &self.tables.groups[group as usize];
+        let group = &self.tables.groups[group];
         if !speaker.may(act, lb_uid, Some(group.name())) {
             return Err((Refusal::MemberRight, None));
         }
         let mut members = group.members().map(|(endpoint, _)| self.tables.endpoints.endpoint(endpoint));
         let foreign = members.find(|member| !speaker.speaks_for(act, lb_uid, group.name(), member.ip()));
         foreign.map_or(Ok(()), |member| Err((Refusal::MemberIdentity, Some(member))))
-    }
-
-    fn refuse(
-        &self,
-        connection: ConnectionId,
-        cause: Refusal,
-        lb_uid: &[u8],
-        member: Option<Endpoint>,
-        out: &mut impl Outbox,
-    ) -> Result {
-        out.refused(&Refused { peer: self.peer(connection), cause, lb_uid, member });
-        Err(ReturnCode::NOT_ACCEPTED)
-    }
-
-    /// Makes the connection the LB's; an older one is closed.
-    fn bind(&mut self, now: Time, connection: ConnectionId, lb: LbId, out: &mut impl Outbox) {
-        if let Some(old) = self.tables.lbs[lb as usize].connection {
-            self.dismiss(lb, old, CloseReason::TakenOver, out);
-        }
-        if let Some(known) = self.connection(connection) {
-            known.lb = Some(lb);
-        }
-        let known = &mut self.tables.lbs[lb as usize];
-        known.deadline(Timer::Hold).at = None;
-        known.connection = Some(connection);
-        known.epoch = known.epoch.wrapping_add(1);
-        if known.pushing() {
-            self.start_pushing(now, lb);
-        }
-    }
-
-    /// Parts the LB from its connection, which is closed and is no LB's any more.
-    fn dismiss(&mut self, lb: LbId, connection: ConnectionId, reason: CloseReason, out: &mut impl Outbox) {
-        self.tables.detach(lb);
-        if let Some(known) = self.connection(connection) {
-            (known.lb, known.dismissed) = (None, Some(reason));
-        }
-        out.close(connection, reason);
-    }
-
-    /// Who is at the other end of a connection that is open.
-    fn peer(&self, connection: ConnectionId) -> &Peer {
-        let slots = self.peers.get(usize::from(connection.shard));
-        let peer = slots.and_then(|slots| slots.get(connection.slot as usize)?.as_ref());
-        peer.expect("an open connection has a peer")
     }
 }

@@ -4,30 +4,30 @@ use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
-use slab::Slab;
 
 use super::{
     Settings, Totals,
-    endpoints::{EndpointId, Endpoints},
-    group::{Group, GroupId},
-    load_balancer::{LbId, LoadBalancer, Timer},
+    endpoints::Endpoints,
+    group::Group,
+    ids::{Column, EndpointId, GroupId, LbId, Table},
+    load_balancer::{LoadBalancer, Timer},
 };
 use crate::{judgement::Policy, sasp::GroupData};
 
 pub(super) struct Tables {
     hasher: FixedState,
-    pub(super) lbs: Slab<LoadBalancer>,
+    pub(super) lbs: Table<LbId, LoadBalancer>,
     by_uid: HashTable<LbId>,
-    pub(super) groups: Slab<Group>,
+    pub(super) groups: Table<GroupId, Group>,
     /// Groups by LB and name, ghosts too: no name has both.
     by_name: HashTable<GroupId>,
     /// By group, apart from the groups: whether a change in it needs no note, because its LB is not pushed to or
     /// the next push looks at all of it anyway. A weight change reads this of every group that it concerns.
-    pub(super) muted: Vec<bool>,
+    pub(super) muted: Column<GroupId, bool>,
     /// By group: whether anything in it may have changed since all of it was last sent.
-    pub(super) stale: Vec<bool>,
+    pub(super) stale: Column<GroupId, bool>,
     /// By group, apart from the groups too: by which policy its weights are made.
-    pub(super) policies: Vec<Policy>,
+    pub(super) policies: Column<GroupId, Policy>,
     pub(super) endpoints: Endpoints,
     pub(super) memberships: u32,
     /// The farewells of all groups. They and ghosts count against the limits, or an LB that never asks would make
@@ -41,13 +41,13 @@ impl Tables {
         let hasher = FixedState::with_seed(settings.hash_seed);
         Tables {
             hasher: hasher.clone(),
-            lbs: Slab::new(),
+            lbs: Table::new(),
             by_uid: HashTable::new(),
-            groups: Slab::new(),
+            groups: Table::new(),
             by_name: HashTable::new(),
-            muted: Vec::new(),
-            stale: Vec::new(),
-            policies: Vec::new(),
+            muted: Column::new(),
+            stale: Column::new(),
+            policies: Column::new(),
             endpoints: Endpoints::new(hasher, settings),
             memberships: 0,
             farewells: 0,
@@ -69,63 +69,64 @@ impl Tables {
     /// Whether a further note about the group would add nothing.
     #[inline]
     pub(super) fn is_noted(&self, group: GroupId) -> bool {
-        self.muted[group as usize] && self.stale[group as usize]
+        self.muted[group] && self.stale[group]
     }
 
     pub(super) fn find_lb(&self, uid: &[u8]) -> Option<LbId> {
-        self.by_uid.find(self.hasher.hash_one(uid), |&lb| *self.lbs[lb as usize].uid == *uid).copied()
+        self.by_uid.find(self.hasher.hash_one(uid), |&lb| *self.lbs[lb].uid == *uid).copied()
     }
 
     pub(super) fn create_lb(&mut self, uid: &[u8]) -> LbId {
         self.next_serial += 1;
-        let lb = self.lbs.insert(LoadBalancer::new(uid, self.next_serial)) as LbId;
+        let lb = self.lbs.insert(LoadBalancer::new(uid, self.next_serial));
         let Tables { hasher, lbs, by_uid, .. } = self;
-        by_uid.insert_unique(hasher.hash_one(uid), lb, |&lb| hasher.hash_one(&*lbs[lb as usize].uid));
+        by_uid.insert_unique(hasher.hash_one(uid), lb, |&lb| hasher.hash_one(&*lbs[lb].uid));
         lb
     }
 
     pub(super) fn drop_lb(&mut self, lb: LbId) {
-        let groups = self.lbs[lb as usize].groups.clone();
+        let groups = self.lbs[lb].groups.clone();
         self.remove_groups(&groups, false);
         self.drop_ghosts(lb);
-        let hash = self.hasher.hash_one(&*self.lbs[lb as usize].uid);
+        let hash = self.hasher.hash_one(&*self.lbs[lb].uid);
         if let Ok(entry) = self.by_uid.find_entry(hash, |&other| other == lb) {
             entry.remove();
         }
-        self.lbs.remove(lb as usize);
+        self.lbs.remove(lb);
     }
 
     /// The LB's connection has ended or moved: nothing is pushed to it, and what was sent counts no more.
     pub(super) fn detach(&mut self, lb: LbId) {
-        let known = &mut self.lbs[lb as usize];
+        let known = &mut self.lbs[lb];
         (known.connection, known.ready) = (None, false);
         self.stop_pushing(lb);
         self.drop_ghosts(lb);
-        let dropped = self.lbs[lb as usize].groups.iter().map(|&id| self.groups[id as usize].drop_farewells()).sum();
-        self.farewells_moved(lb, dropped, 0);
+        for at in 0..self.lbs[lb].groups.len() {
+            self.with_farewells(self.lbs[lb].groups[at], |group, _| group.drop_farewells());
+        }
     }
 
     /// Forgets what the LB's next push was to carry.
     pub(super) fn stop_pushing(&mut self, lb: LbId) {
-        let known = &mut self.lbs[lb as usize];
+        let known = &mut self.lbs[lb];
         known.changed.clear();
         (known.all, known.due) = (false, false);
         known.deadline(Timer::Window).at = None;
         known.deadline(Timer::Refresh).at = None;
         for &group in known.groups.iter().chain(&known.ghosts) {
-            self.groups[group as usize].settle();
-            self.muted[group as usize] = true;
+            self.groups[group].settle();
+            self.muted[group] = true;
         }
     }
 
     pub(super) fn find_group(&self, lb: LbId, name: &[u8]) -> Option<GroupId> {
-        self.find_name(lb, name).filter(|&group| !self.groups[group as usize].removed)
+        self.find_name(lb, name).filter(|&group| !self.groups[group].removed)
     }
 
     /// The group of that name, be it a ghost.
     pub(super) fn find_name(&self, lb: LbId, name: &[u8]) -> Option<GroupId> {
         let found = self.by_name.find(self.hash_name(lb, name), |&group| {
-            let group = &self.groups[group as usize];
+            let group = &self.groups[group];
             group.lb == lb && group.name() == name
         });
         found.copied()
@@ -137,50 +138,58 @@ impl Tables {
         let group = match self.find_name(lb, data.name) {
             // The LB has yet to hear that it was removed: it goes on as the same group.
             Some(ghost) => {
-                let revived = &mut self.groups[ghost as usize];
+                let revived = &mut self.groups[ghost];
                 (revived.removed, revived.order) = (false, self.next_serial);
                 revived.forget_scale();
-                self.lbs[lb as usize].ghosts.retain(|&other| other != ghost);
+                self.lbs[lb].ghosts.retain(|&other| other != ghost);
                 ghost
             }
             None => {
-                let epoch = self.lbs[lb as usize].epoch;
-                let group = self.groups.insert(Group::new(lb, self.next_serial, epoch, data)) as GroupId;
+                let epoch = self.lbs[lb].epoch;
+                let group = self.groups.insert(Group::new(lb, self.next_serial, epoch, data));
                 let hash = self.hash_name(lb, data.name);
                 let Tables { hasher, groups, by_name, .. } = self;
                 by_name.insert_unique(hash, group, |&group| {
-                    let group = &groups[group as usize];
+                    let group = &groups[group];
                     hasher.hash_one((group.lb, group.name()))
                 });
                 group
             }
         };
-        let known = &mut self.lbs[lb as usize];
+        let known = &mut self.lbs[lb];
         known.groups.push(group);
-        if self.muted.len() <= group as usize {
-            self.muted.resize(group as usize + 1, true);
-            self.stale.resize(group as usize + 1, true);
-            self.policies.resize(group as usize + 1, policy);
-        }
-        self.policies[group as usize] = policy;
-        self.muted[group as usize] = !known.pushing() || known.all;
-        self.stale[group as usize] = true;
+        self.policies.set(group, policy);
+        self.muted.set(group, !known.pushing() || known.all);
+        self.stale.set(group, true);
         group
     }
 
-    /// Takes a member out of a group; says whether it was there. With `farewell` its LB may have to hear of that.
-    pub(super) fn remove_member(&mut self, group: GroupId, endpoint: EndpointId, farewell: bool) -> bool {
-        let known = &mut self.groups[group as usize];
-        let owner = &self.lbs[known.lb as usize];
-        let (lb, owed) = (known.lb, known.owed());
-        let last_word = (farewell && owner.connection.is_some()).then(|| self.endpoints.last_word(endpoint));
-        let Some(place) = known.remove(endpoint, self.endpoints.endpoint(endpoint), last_word, owner.epoch) else {
-            return false;
-        };
-        let owes = known.owed();
-        self.farewells_moved(lb, owed, owes);
-        self.unlink(lb, endpoint, place);
-        true
+    /// Takes a member out of a group, if the group has it. With `farewell` its LB may have to hear of that.
+    pub(super) fn remove_member(&mut self, group: GroupId, endpoint: EndpointId, farewell: bool) {
+        let lb = self.groups[group].lb;
+        let owner = &self.lbs[lb];
+        let (epoch, farewell) = (owner.epoch, farewell && owner.connection.is_some());
+        let place = self.with_farewells(group, |group, endpoints| {
+            let last_word = farewell.then(|| endpoints.last_word(endpoint));
+            group.remove(endpoint, endpoints.endpoint(endpoint), last_word, epoch)
+        });
+        if let Some(place) = place {
+            self.unlink(lb, endpoint, place);
+        }
+    }
+
+    /// Does something to a group that may add or end farewells; here alone their number is kept.
+    pub(super) fn with_farewells<R>(&mut self, group: GroupId, act: impl FnOnce(&mut Group, &Endpoints) -> R) -> R {
+        let group = &mut self.groups[group];
+        let before = group.owed();
+        let done = act(group, &self.endpoints);
+        let now = group.owed();
+        if before != now {
+            let held = &mut self.lbs[group.lb].held;
+            *held = *held - before + now;
+            self.farewells = self.farewells - before + now;
+        }
+        done
     }
 
     /// Takes groups out of the tables, and their members. With `farewell` (it was not the LB's own request)
@@ -189,57 +198,57 @@ impl Tables {
         let mut owners: Vec<LbId> = Vec::new();
         let mut ended: Vec<GroupId> = Vec::with_capacity(doomed.len());
         for &group in doomed {
-            let lb = self.groups[group as usize].lb;
+            let lb = self.groups[group].lb;
             if owners.last() != Some(&lb) {
                 owners.push(lb);
             }
-            let known = &mut self.lbs[lb as usize];
-            let ghost = farewell && known.connection.is_some() && self.groups[group as usize].was_told(known.epoch);
+            let known = &mut self.lbs[lb];
+            let ghost = farewell && known.connection.is_some() && self.groups[group].was_told(known.epoch);
             if ghost {
                 known.ghosts.push(group);
-                for (endpoint, _) in self.groups[group as usize].members().collect::<Vec<_>>() {
+                for (endpoint, _) in self.groups[group].members().collect::<Vec<_>>() {
                     self.remove_member(group, endpoint, true);
                 }
-                self.groups[group as usize].settle();
+                self.groups[group].settle();
             } else {
                 ended.push(group);
-                for (endpoint, place) in self.groups[group as usize].members().collect::<Vec<_>>() {
+                for (endpoint, place) in self.groups[group].members().collect::<Vec<_>>() {
                     self.unlink(lb, endpoint, place);
                 }
             }
-            self.groups[group as usize].removed = true;
-            self.muted[group as usize] = true;
+            self.groups[group].removed = true;
+            self.muted[group] = true;
         }
         owners.sort_unstable();
         owners.dedup();
         for lb in owners {
             let Tables { lbs, groups, .. } = self;
-            let known = &mut lbs[lb as usize];
-            known.groups.retain(|&group| !groups[group as usize].removed);
-            known.changed.retain(|&group| !groups[group as usize].removed);
+            let known = &mut lbs[lb];
+            known.groups.retain(|&group| !groups[group].removed);
+            known.changed.retain(|&group| !groups[group].removed);
         }
         ended.into_iter().for_each(|group| self.forget_group(group));
     }
 
     /// Forgets the groups that the LB has heard the end of, or is not to hear of any more.
     pub(super) fn drop_ghosts(&mut self, lb: LbId) {
-        for ghost in std::mem::take(&mut self.lbs[lb as usize].ghosts) {
+        for ghost in std::mem::take(&mut self.lbs[lb].ghosts) {
             self.forget_group(ghost);
         }
     }
 
     /// Forgets the ghosts of which the LB has heard everything; says whether some are left.
     pub(super) fn settle_ghosts(&mut self, lb: LbId) -> bool {
-        let mut ghosts = std::mem::take(&mut self.lbs[lb as usize].ghosts);
+        let mut ghosts = std::mem::take(&mut self.lbs[lb].ghosts);
         ghosts.retain(|&ghost| {
-            let owes = self.groups[ghost as usize].owed() > 0;
+            let owes = self.groups[ghost].owed() > 0;
             if !owes {
                 self.forget_group(ghost);
             }
             owes
         });
         let left = !ghosts.is_empty();
-        self.lbs[lb as usize].ghosts = ghosts;
+        self.lbs[lb].ghosts = ghosts;
         left
     }
 
@@ -250,13 +259,13 @@ impl Tables {
 
     /// Ends a group that no LB lists.
     fn forget_group(&mut self, group: GroupId) {
-        let known = &self.groups[group as usize];
+        let known = &self.groups[group];
         let hash = self.hash_name(known.lb, known.name());
         if let Ok(entry) = self.by_name.find_entry(hash, |&other| other == group) {
             entry.remove();
         }
-        let forgotten = self.groups.remove(group as usize);
-        self.farewells_moved(forgotten.lb, forgotten.owed(), 0);
+        self.with_farewells(group, |group, _| group.drop_farewells());
+        self.groups.remove(group);
     }
 
     /// For a request's own tables.
@@ -267,23 +276,14 @@ impl Tables {
     /// A member was added to one of the LB's groups.
     pub(super) fn member_added(&mut self, lb: LbId) {
         self.memberships += 1;
-        self.lbs[lb as usize].held += 1;
-    }
-
-    /// A group of the LB had so many farewells and has so many now.
-    pub(super) fn farewells_moved(&mut self, lb: LbId, before: u32, now: u32) {
-        if before != now {
-            let held = &mut self.lbs[lb as usize].held;
-            *held = *held - before + now;
-            self.farewells = self.farewells - before + now;
-        }
+        self.lbs[lb].held += 1;
     }
 
     fn unlink(&mut self, lb: LbId, endpoint: EndpointId, place: u32) {
         self.memberships -= 1;
-        self.lbs[lb as usize].held -= 1;
+        self.lbs[lb].held -= 1;
         if let Some(moved) = self.endpoints.unlink(endpoint, place) {
-            self.groups[moved as usize].moved(endpoint, place);
+            self.groups[moved].moved(endpoint, place);
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     sasp::EntryFlags,
 };
 
-use super::endpoints::EndpointId;
+use super::ids::{Column, EndpointId};
 
 /// What an entry shows of an endpoint, whoever lists it: the contact, quiesced and confident flags, and the weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +80,8 @@ impl Word {
 
 /// Everything that is judged, by policy and endpoint. All policies, whether a group is of them or not: so a reload
 /// that gives a group another policy has its verdicts at hand. A push reads one column only.
-#[derive(Default)]
 pub(super) struct Verdicts {
-    columns: [Vec<Word>; Policy::ALL.len()],
+    columns: [Column<EndpointId, Word>; Policy::ALL.len()],
     /// How many words of each column say a rate.
     rates: [u32; Policy::ALL.len()],
     /// Nothing is confident, and what lost contact lately has it back.
@@ -107,33 +106,37 @@ impl Policies {
 
 /// By which policies a word has changed, and for which of them a rate came, went or changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct Turn {
     pub(super) words: Policies,
     pub(super) rates: Policies,
 }
 
-impl std::ops::BitOr for Change {
-    type Output = Change;
+impl std::ops::BitOr for Turn {
+    type Output = Turn;
 
-    fn bitor(self, other: Change) -> Change {
+    fn bitor(self, other: Turn) -> Turn {
         let both = |one: Policies, other: Policies| Policies(one.0 | other.0);
-        Change { words: both(self.words, other.words), rates: both(self.rates, other.rates) }
+        Turn { words: both(self.words, other.words), rates: both(self.rates, other.rates) }
     }
 }
 
 impl Verdicts {
+    pub(super) fn new() -> Verdicts {
+        Verdicts { columns: std::array::from_fn(|_| Column::new()), rates: Default::default(), open: false }
+    }
+
     /// Nothing is judged of the endpoint, whatever was said of its predecessor under this id.
-    pub(super) fn reset(&mut self, id: EndpointId, member: &Member) -> Change {
+    pub(super) fn reset(&mut self, id: EndpointId, member: &Member) -> Turn {
         let word = Word::of(member);
-        if id as usize >= self.columns[0].len() {
-            self.columns.iter_mut().for_each(|column| column.resize(id as usize + 1, word));
+        if self.columns[0].get(id).is_none() {
+            self.columns.iter_mut().for_each(|column| column.set(id, word));
         }
         self.change(id, |_, _| word)
     }
 
     /// The operator says something else of an endpoint that is watched as before: what is judged of it stays, until
     /// the monitor has thought about it.
-    pub(super) fn reassess(&mut self, id: EndpointId, member: &Member) -> Change {
+    pub(super) fn reassess(&mut self, id: EndpointId, member: &Member) -> Turn {
         self.change(id, |_, word| match word.bits & JUDGED {
             0 => Word::of(member),
             _ => word.quiesced(member.quiesced),
@@ -141,21 +144,21 @@ impl Verdicts {
     }
 
     /// The monitor's word.
-    pub(super) fn judge(&mut self, id: EndpointId, verdicts: &[judgement::Verdict; Policy::ALL.len()]) -> Change {
+    pub(super) fn judge(&mut self, id: EndpointId, verdicts: &[judgement::Verdict; Policy::ALL.len()]) -> Turn {
         self.change(id, |policy, word| word.judged(verdicts[policy]))
     }
 
     /// Whether its contact was lost lately; where there is contact, that is no question.
-    pub(super) fn set_fresh(&mut self, id: EndpointId, fresh: bool) -> Change {
+    pub(super) fn set_fresh(&mut self, id: EndpointId, fresh: bool) -> Turn {
         self.change(id, |_, word| word.with(FRESH, fresh && word.bits & CONTACT == 0))
     }
 
-    fn change(&mut self, id: EndpointId, to: impl Fn(usize, Word) -> Word) -> Change {
-        let mut change = Change::default();
+    fn change(&mut self, id: EndpointId, to: impl Fn(usize, Word) -> Word) -> Turn {
+        let mut change = Turn::default();
         // No entry shows the difference.
         let unseen = if self.open { JUDGED } else { JUDGED | FRESH };
         for (policy, (column, rates)) in self.columns.iter_mut().zip(&mut self.rates).enumerate() {
-            let word = &mut column[id as usize];
+            let word = &mut column[id];
             let (before, after) = (*word, to(policy, *word));
             *word = after;
             if before.with(unseen, false) == after.with(unseen, false) {
@@ -188,7 +191,7 @@ impl Verdicts {
 /// What one policy says of all endpoints.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
-    words: &'a [Word],
+    words: &'a Column<EndpointId, Word>,
     has_rates: bool,
     open: bool,
     weight_max: u16,
@@ -198,7 +201,7 @@ impl View<'_> {
     /// What an entry shows of the endpoint in a group of this scale.
     #[inline]
     pub(super) fn shown(&self, id: EndpointId, scale: Option<Scale>) -> Shown {
-        let word = self.words[id as usize];
+        let word = self.words[id];
         let bits = self.seen(word);
         let flags = EntryFlags(bits & (CONTACT | QUIESCED | CONFIDENT));
         let weight = match scale {
@@ -218,7 +221,7 @@ impl View<'_> {
         if !self.has_rates {
             return None;
         }
-        let words = members.map(|id| self.words[id as usize]);
+        let words = members.map(|id| self.words[id]);
         let rates = words.filter(|&word| word.is_rate() && self.seen(word) & CONTACT != 0);
         Scale::follow(before, rates.map(|word| judgement::Level(word.value)))
     }

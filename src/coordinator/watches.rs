@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::endpoints::EndpointId;
+use super::ids::{Column, EndpointId, Id};
 use crate::{judgement::WatchId, sasp::Endpoint};
 
 /// What a shard is to watch, or to watch no longer.
@@ -40,9 +40,8 @@ const CONTACT: u8 = 8;
 const SEEN: u8 = 16;
 
 /// By endpoint, from the first one that is watched on.
-#[derive(Default)]
 pub(super) struct Watches {
-    list: Vec<Watch>,
+    list: Column<EndpointId, Watch>,
     /// Endpoints whose shard has to be told something, each once.
     queue: VecDeque<EndpointId>,
     /// How many are wanted.
@@ -54,8 +53,12 @@ pub(super) struct Watches {
 }
 
 impl Watches {
+    pub(super) fn new() -> Watches {
+        Watches { list: Column::new(), queue: VecDeque::new(), wanted: 0, contact: 0, seen: 0 }
+    }
+
     pub(super) fn is_wanted(&self, id: EndpointId) -> bool {
-        self.list.get(id as usize).is_some_and(|watch| watch.bits & WANTED != 0)
+        self.list.get(id).is_some_and(|watch| watch.bits & WANTED != 0)
     }
 
     /// How many endpoints are watched.
@@ -75,12 +78,12 @@ impl Watches {
 
     /// Whether this one has.
     pub(super) fn is_seen(&self, id: EndpointId) -> bool {
-        self.list[id as usize].bits & SEEN != 0
+        self.list[id].bits & SEEN != 0
     }
 
     /// Notes that a watched endpoint is up; says whether it is the first one that has been.
     pub(super) fn see(&mut self, id: EndpointId) -> bool {
-        let watch = &mut self.list[id as usize];
+        let watch = &mut self.list[id];
         let new = watch.bits & SEEN == 0;
         watch.bits |= SEEN;
         self.seen += u32::from(new);
@@ -89,10 +92,10 @@ impl Watches {
 
     /// Begins a watch, unless there is one.
     pub(super) fn begin(&mut self, id: EndpointId) {
-        if id as usize >= self.list.len() {
-            self.list.resize(id as usize + 1, Watch::default());
+        if self.list.get(id).is_none() {
+            self.list.set(id, Watch::default());
         }
-        let watch = &mut self.list[id as usize];
+        let watch = &mut self.list[id];
         if watch.bits & WANTED == 0 {
             watch.generation = watch.generation.wrapping_add(1);
             watch.bits |= WANTED | CONTACT;
@@ -104,7 +107,7 @@ impl Watches {
 
     /// Ends the watch, if there is one.
     pub(super) fn end(&mut self, id: EndpointId) {
-        let Some(watch) = self.list.get_mut(id as usize).filter(|watch| watch.bits & WANTED != 0) else { return };
+        let Some(watch) = self.list.get_mut(id).filter(|watch| watch.bits & WANTED != 0) else { return };
         self.wanted -= 1;
         self.contact -= u32::from(watch.bits & CONTACT != 0);
         self.seen -= u32::from(watch.bits & SEEN != 0);
@@ -114,14 +117,15 @@ impl Watches {
 
     /// The endpoint that is watched under this name now.
     pub(super) fn find(&self, watch: WatchId) -> Option<EndpointId> {
-        let known = self.list.get(watch.index as usize)?;
+        let id = EndpointId::at(watch.index as usize);
+        let known = self.list.get(id)?;
         let now = known.bits & WANTED != 0 && known.generation == watch.generation;
-        now.then_some(watch.index)
+        now.then_some(id)
     }
 
     /// Notes whether a watched endpoint has contact; says whether it had.
     pub(super) fn set_contact(&mut self, id: EndpointId, contact: bool) -> bool {
-        let watch = &mut self.list[id as usize];
+        let watch = &mut self.list[id];
         let had = watch.bits & CONTACT != 0;
         watch.bits = if contact { watch.bits | CONTACT } else { watch.bits & !CONTACT };
         self.contact = self.contact + u32::from(contact) - u32::from(had);
@@ -136,27 +140,27 @@ impl Watches {
     /// Takes the next endpoint's orders: the end of the watch that a shard knows, the begin of another, or both.
     pub(super) fn take(&mut self, whom: impl FnOnce(EndpointId) -> (u16, Endpoint)) -> [Option<WatchOrder>; 2] {
         let Some(id) = self.queue.pop_front() else { return [None, None] };
-        let watch = &mut self.list[id as usize];
+        let watch = &mut self.list[id];
         watch.bits &= !QUEUED;
         let wanted = watch.bits & WANTED != 0;
         let mut orders = [None, None];
         if watch.bits & TOLD != 0 && (!wanted || watch.told != watch.generation) {
             watch.bits &= !TOLD;
-            let told = WatchId { index: id, generation: watch.told };
+            let told = WatchId { index: id.number(), generation: watch.told };
             orders[0] = Some(WatchOrder { shard: watch.shard, watch: told, endpoint: None });
         }
         if wanted && watch.bits & TOLD == 0 {
             let (shard, endpoint) = whom(id);
             watch.bits |= TOLD;
             (watch.told, watch.shard) = (watch.generation, shard);
-            let new = WatchId { index: id, generation: watch.generation };
+            let new = WatchId { index: id.number(), generation: watch.generation };
             orders[1] = Some(WatchOrder { shard, watch: new, endpoint: Some(endpoint) });
         }
         orders
     }
 
     fn queue(&mut self, id: EndpointId) {
-        let watch = &mut self.list[id as usize];
+        let watch = &mut self.list[id];
         if watch.bits & QUEUED == 0 {
             watch.bits |= QUEUED;
             self.queue.push_back(id);

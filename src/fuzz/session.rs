@@ -156,13 +156,13 @@ impl Table {
 
     fn end(&mut self, peer: From) {
         self.peers[peer].closed = true;
-        self.coordinator.closed(self.now, id(peer));
+        self.coordinator.closed(self.now, id(peer), &mut self.sent);
     }
 
     fn finish(mut self) -> [(Vec<u8>, bool); 2] {
         let ends = self.peers.map(|peer| (peer.sent, peer.closed));
         for peer in 0..2 {
-            self.coordinator.closed(self.now, id(peer));
+            self.coordinator.closed(self.now, id(peer), &mut self.sent);
         }
         self.now = self.now + HOLD;
         self.coordinator.poll(self.now, &mut self.sent);

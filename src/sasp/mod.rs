@@ -32,6 +32,7 @@ pub mod code;
 pub mod component;
 pub mod dump;
 pub mod frame;
+pub(crate) mod image;
 pub mod message;
 mod reader;
 pub mod writer;

@@ -366,7 +366,7 @@ impl Core {
             }
             Up::Judged(judgements) => self.coordinator.judge(now, judgements),
             Up::Delivered(messages) => self.coordinator.delivered(id, *messages),
-            Up::Closed => self.coordinator.closed(now, id),
+            Up::Closed => self.coordinator.closed(now, id, &mut self.ports),
         }
         true
     }

@@ -229,7 +229,7 @@ impl Run {
         let replaced = self.model.connections.iter().find(|connection| connection.replaced).map(|c| c.id);
         let Some(id) = replaced.filter(|_| chance(&mut self.rng, 70)).or_else(|| self.any_connection()) else { return };
         self.log(format!("{} closed", name(id)));
-        self.real.closed(Time(self.now), id);
+        self.real.closed(Time(self.now), id, &mut self.outbox);
         self.model.closed(self.now, id);
     }
 

@@ -131,7 +131,7 @@ impl Rig {
     }
 
     pub(crate) fn closed(&mut self, peer: Peer) {
-        self.coordinator.closed(Time(self.now), self.peers[peer]);
+        self.coordinator.closed(Time(self.now), self.peers[peer], &mut self.outbox);
     }
 
     /// A new connection of the LB, after Set LB State with these flags.

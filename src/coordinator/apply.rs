@@ -1,0 +1,175 @@
+//! [`Change`] → tables. This file alone changes load balancers, groups and memberships; it refuses nothing.
+
+use std::cmp::Reverse;
+
+use super::{
+    Alarm, Coordinator, Time,
+    change::Change,
+    check::Found,
+    ids::{ConnectionId, GroupId, LbId},
+    load_balancer::Timer,
+    outbox::{CloseReason, Outbox},
+};
+use crate::sasp::{
+    MemberFlags, SenderFlags,
+    message::{DeregistrationRequest, RegistrationRequest, SetLbStateRequest, SetMemberStateRequest},
+};
+
+impl Coordinator {
+    /// Applies a change that was made before, here or by another coordinator, without asking whether anybody may.
+    /// Changes must come in the order in which they were made. Gives `false`, and does nothing, if the change does
+    /// not fit: it names something that is not there.
+    pub fn replay(&mut self, now: Time, change: &Change<'_>, out: &mut impl Outbox) -> bool {
+        let Some(found) = self.look_up(change) else { return false };
+        self.apply(now, *change, found, out);
+        true
+    }
+
+    /// Applies a change; `found` is what its check has looked up.
+    pub(super) fn apply(&mut self, now: Time, change: Change<'_>, found: Found, out: &mut impl Outbox) {
+        out.changed(now, &change);
+        match change {
+            Change::Bind { lb_uid, connection } => self.bind(now, lb_uid, connection, out),
+            Change::Unbind { lb_uid, close } => self.unbind(now, lb_uid, close, out),
+            Change::Forget { lb_uid } => self.forget(lb_uid),
+            Change::Register(request) => self.register(now, &request, found),
+            Change::Deregister(request) => self.deregister(now, &request, &found),
+            Change::SetLbState(request) => self.set_lb_state(now, &request),
+            Change::SetMemberState(request) => self.set_member_state(now, &request, found),
+        }
+    }
+
+    fn bind(&mut self, now: Time, lb_uid: &[u8], connection: ConnectionId, out: &mut impl Outbox) {
+        let lb = self.tables.find_lb(lb_uid).unwrap_or_else(|| self.tables.create_lb(lb_uid));
+        self.part(lb, Some(CloseReason::TakenOver), out);
+        if let Some(known) = self.connection(connection) {
+            known.lb = Some(lb);
+        }
+        let known = &mut self.tables.lbs[lb];
+        known.deadline(Timer::Hold).at = None;
+        known.connection = Some(connection);
+        known.epoch = known.epoch.wrapping_add(1);
+        if known.pushing() {
+            self.start_pushing(now, lb);
+        }
+    }
+
+    fn unbind(&mut self, now: Time, lb_uid: &[u8], close: Option<CloseReason>, out: &mut impl Outbox) {
+        let Some(lb) = self.tables.find_lb(lb_uid) else { return };
+        self.part(lb, close, out);
+        self.set_deadline(lb, Timer::Hold, now + self.settings.hold_time);
+    }
+
+    /// Parts the LB from its connection, if it has one. With a reason the connection is closed.
+    fn part(&mut self, lb: LbId, close: Option<CloseReason>, out: &mut impl Outbox) {
+        let Some(connection) = self.tables.lbs[lb].connection else { return };
+        self.tables.detach(lb);
+        if let Some(known) = self.connection(connection) {
+            (known.lb, known.dismissed) = (None, close);
+        }
+        if let Some(reason) = close {
+            out.close(connection, reason);
+        }
+    }
+
+    fn forget(&mut self, lb_uid: &[u8]) {
+        if let Some(lb) = self.tables.find_lb(lb_uid) {
+            self.tables.drop_lb(lb);
+        }
+    }
+
+    fn register(&mut self, now: Time, request: &RegistrationRequest<'_>, found: Found) {
+        let by_lb = request.flags.contains(SenderFlags::LOAD_BALANCER);
+        let mut targets = found.targets;
+        for (at, group) in request.groups.into_iter().enumerate() {
+            let first = targets[at].first;
+            let id = match targets[first].group {
+                Some(id) => id,
+                None => {
+                    let policy = self.settings.roster.policy(group.data.name);
+                    let id = self.tables.create_group(targets[at].lb, group.data, policy);
+                    targets[first].group = Some(id);
+                    self.mark(now, id, None);
+                    id
+                }
+            };
+            self.tables.groups[id].reserve(group.count().into());
+            for member in group.entries() {
+                let endpoint = self.tables.endpoints.intern(member.endpoint);
+                let place = self.tables.endpoints.link(endpoint, id);
+                self.tables.groups[id].add(endpoint, member, place, by_lb);
+                self.tables.member_added(targets[at].lb);
+                self.mark(now, id, Some(endpoint));
+            }
+        }
+    }
+
+    fn deregister(&mut self, now: Time, request: &DeregistrationRequest<'_>, found: &Found) {
+        let farewell = !request.flags.contains(SenderFlags::LOAD_BALANCER);
+        let mut ended: Vec<GroupId> = Vec::new();
+        for (group, target) in request.groups.into_iter().zip(&found.targets) {
+            match target.group {
+                None => ended.extend(&self.tables.lbs[target.lb].groups),
+                Some(id) if group.count() == 0 => ended.push(id),
+                Some(id) => {
+                    for member in group.entries() {
+                        let Some(endpoint) = self.tables.endpoints.find(&member.endpoint) else { continue };
+                        self.tables.remove_member(id, endpoint, farewell);
+                        self.mark(now, id, Some(endpoint));
+                    }
+                }
+            }
+        }
+        if farewell {
+            ended.iter().for_each(|&group| self.mark(now, group, None));
+        }
+        self.tables.remove_groups(&ended, farewell);
+        if !farewell {
+            // The LB that removes all its groups does not need to hear what members removed before.
+            for (group, target) in request.groups.into_iter().zip(&found.targets) {
+                if group.data.name.is_empty() {
+                    self.tables.drop_ghosts(target.lb);
+                }
+            }
+        }
+        *self.reasons.entry(request.reason).or_insert(0) += 1;
+    }
+
+    fn set_lb_state(&mut self, now: Time, request: &SetLbStateRequest<'_>) {
+        let Some(lb) = self.tables.find_lb(request.lb_uid) else { return };
+        let known = &mut self.tables.lbs[lb];
+        known.health = request.health;
+        let pushed = known.pushing();
+        known.flags = request.flags;
+        match (pushed, known.pushing()) {
+            (false, true) => self.start_pushing(now, lb),
+            (true, false) => self.tables.stop_pushing(lb),
+            _ => {}
+        }
+    }
+
+    fn set_member_state(&mut self, now: Time, request: &SetMemberStateRequest<'_>, found: Found) {
+        let mut members = found.members.into_iter();
+        for (group, target) in request.groups.into_iter().zip(&found.targets) {
+            let Some(id) = target.group else { continue };
+            for (instance, endpoint) in group.entries().zip(&mut members) {
+                let quiesce = instance.flags.contains(MemberFlags::QUIESCE);
+                if self.tables.groups[id].set_state(endpoint, instance.state, quiesce) {
+                    self.mark(now, id, Some(endpoint));
+                }
+            }
+        }
+    }
+
+    /// Sets a deadline of an LB that moves later or away only.
+    pub(super) fn set_deadline(&mut self, lb: LbId, timer: Timer, at: Time) {
+        let known = &mut self.tables.lbs[lb];
+        let serial = known.serial;
+        let deadline = known.deadline(timer);
+        deadline.at = Some(at);
+        if !deadline.queued {
+            deadline.queued = true;
+            self.alarms.push(Reverse(Alarm { at, serial, lb, timer }));
+        }
+    }
+}

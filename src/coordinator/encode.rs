@@ -1,0 +1,155 @@
+//! Groups → messages, for pushes and replies alike. This file alone decides what a message lists; what it lists counts
+//! as sent.
+
+use super::{
+    Coordinator, Settings,
+    check::Target,
+    ids::ConnectionId,
+    ids::{GroupId, LbId},
+    outbox::{Kind, Outbox},
+    tables::Tables,
+};
+use crate::sasp::{ReturnCode, WeightedMember, Writer};
+
+/// Buffers that live longer than one message, so that no message allocates.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// The groups of one message, in the order in which they are listed.
+    pub(super) listing: Vec<GroupId>,
+    /// One group, encoded.
+    group: Vec<u8>,
+    /// Members of one group.
+    slots: Vec<usize>,
+}
+
+/// Which groups a message lists though nothing in them is new.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unchanged {
+    /// None: a push.
+    Leave,
+    /// All, unless the LB wants only changes: a push that refreshes.
+    Refresh,
+    /// All: a reply.
+    List,
+}
+
+impl Tables {
+    /// Puts all of the LB's groups into `listing`, in the order of their registration; with `ghosts` also those that
+    /// members removed and the LB has yet to hear of.
+    pub(super) fn list_all(&self, lb: LbId, ghosts: bool, listing: &mut Vec<GroupId>) {
+        let known = &self.lbs[lb];
+        listing.clear();
+        listing.extend(&known.groups);
+        if ghosts && !known.ghosts.is_empty() {
+            listing.extend(&known.ghosts);
+            self.sort(listing);
+        }
+    }
+
+    /// Puts groups into the order of their registration.
+    pub(super) fn sort(&self, listing: &mut [GroupId]) {
+        listing.sort_unstable_by_key(|&group| self.groups[group].order);
+    }
+
+    /// About how long a message with all of these groups is: a very long one is to have its memory at once.
+    fn encoded_bytes(&self, listing: &[GroupId]) -> usize {
+        listing.iter().map(|&group| self.groups[group].encoded_bytes()).sum()
+    }
+
+    /// Appends the LB's groups of `scratch.listing` to a message; gives how many it lists.
+    fn encode(
+        &mut self,
+        settings: &Settings,
+        lb: LbId,
+        unchanged: Unchanged,
+        scratch: &mut Scratch,
+        message: &mut Writer<'_, WeightedMember<'_>>,
+    ) -> u32 {
+        let known = &self.lbs[lb];
+        let (delta, epoch) = (known.delta(), known.epoch);
+        let mut groups = 0;
+        for &id in &scratch.listing {
+            let (policy, stale) = (self.policies[id], &mut self.stale[id]);
+            let stale = !delta && std::mem::take(stale);
+            let Scratch { group: encoded, slots, .. } = scratch;
+            groups += u32::from(self.with_farewells(id, |group, endpoints| {
+                let verdicts = endpoints.verdicts().view(policy, settings.weight_max);
+                if delta {
+                    let all = unchanged != Unchanged::Leave;
+                    let news = group.delta(epoch, verdicts, all, slots, encoded) > 0;
+                    // A group that a member removed is there for its farewells alone.
+                    let listed = news || unchanged == Unchanged::List && !group.removed;
+                    if listed {
+                        message.encoded_group(encoded);
+                    }
+                    listed
+                } else {
+                    let (image, news) = group.full(epoch, verdicts, stale);
+                    let listed = news || unchanged != Unchanged::Leave;
+                    if listed {
+                        message.encoded_group(image);
+                    }
+                    listed
+                }
+            }));
+        }
+        groups
+    }
+}
+
+impl Coordinator {
+    /// Builds the LB's push, unless there is nothing to say.
+    pub(super) fn push(&mut self, lb: LbId, connection: ConnectionId, unchanged: Unchanged, out: &mut impl Outbox) {
+        let buffer = out.buffer(connection.shard);
+        let start = buffer.len();
+        if !self.tables.lbs[lb].delta() {
+            buffer.reserve(self.tables.encoded_bytes(&self.scratch.listing));
+        }
+        let mut message = Writer::send_weights(buffer);
+        let groups = self.tables.encode(&self.settings, lb, unchanged, &mut self.scratch, &mut message);
+        if groups > 0 {
+            message.finish().expect("the limits keep every LB's tables within one message");
+            self.commit(connection, start, Kind::Push, out);
+        } else {
+            buffer.truncate(start);
+        }
+    }
+
+    /// Answers a Get Weights Request for these groups, or for all groups of the LB.
+    pub(super) fn reply_weights(
+        &mut self,
+        connection: ConnectionId,
+        id: u32,
+        targets: &[Target],
+        all: bool,
+        out: &mut impl Outbox,
+    ) {
+        let lb = targets.first().map(|target| target.lb);
+        let delta = lb.is_some_and(|lb| self.tables.lbs[lb].delta());
+        let listing = &mut self.scratch.listing;
+        listing.clear();
+        listing.extend(targets.iter().filter_map(|target| target.group));
+        if let Some(lb) = lb.filter(|_| all) {
+            self.tables.list_all(lb, delta, listing);
+        }
+        let buffer = out.buffer(connection.shard);
+        let start = buffer.len();
+        if !delta {
+            buffer.reserve(self.tables.encoded_bytes(listing));
+        }
+        let interval = self.settings.poll_interval_seconds;
+        let mut reply = Writer::get_weights_reply(buffer, id, ReturnCode::SUCCESSFUL, interval);
+        if let Some(lb) = lb {
+            self.tables.encode(&self.settings, lb, Unchanged::List, &mut self.scratch, &mut reply);
+        }
+        reply.finish().expect("the limits keep every LB's tables within one message");
+        if let Some(lb) = lb.filter(|_| all) {
+            if delta {
+                self.tables.settle_ghosts(lb);
+            } else {
+                self.tables.drop_ghosts(lb);
+            }
+        }
+        self.commit(connection, start, Kind::Reply, out);
+    }
+}
