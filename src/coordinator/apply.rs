@@ -42,9 +42,11 @@ impl Coordinator {
     fn bind(&mut self, now: Time, lb_uid: &[u8], connection: ConnectionId, out: &mut impl Outbox) {
         let lb = self.tables.find_lb(lb_uid).unwrap_or_else(|| self.tables.create_lb(lb_uid));
         self.part(lb, Some(CloseReason::TakenOver), out);
-        if let Some(known) = self.connection(connection) {
-            known.lb = Some(lb);
-        }
+        let Some(here) = self.connection(connection) else {
+            // A replayed binding: the connection was another process's.
+            return self.set_deadline(lb, Timer::Hold, now + self.settings.hold_time);
+        };
+        here.lb = Some(lb);
         let known = &mut self.tables.lbs[lb];
         known.deadline(Timer::Hold).at = None;
         known.connection = Some(connection);

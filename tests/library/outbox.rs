@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use gwm::coordinator::{CloseReason, ConnectionId, Kind, Outbox, Refusal, Refused};
+use gwm::coordinator::{Change, CloseReason, ConnectionId, Kind, Outbox, Refusal, Refused, Time};
+
+use crate::coordinator_model::replay::Recorded;
 
 /// One committed message.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +27,8 @@ pub(crate) struct Recorder {
     closes: Vec<(ConnectionId, CloseReason)>,
     /// Why requests were not accepted, and what was shown of it.
     pub(crate) refused: Vec<(Refusal, String)>,
+    /// Every change of the tables.
+    pub(crate) changes: Vec<(Time, Recorded)>,
 }
 
 impl Recorder {
@@ -70,6 +74,10 @@ impl Outbox for Recorder {
 
     fn close(&mut self, connection: ConnectionId, reason: CloseReason) {
         self.closes.push((connection, reason));
+    }
+
+    fn changed(&mut self, now: Time, change: &Change<'_>) {
+        self.changes.push((now, Recorded::new(change)));
     }
 
     fn refused(&mut self, refused: &Refused<'_>) {

@@ -1,5 +1,6 @@
 //! The coordinator against a model that is slow and obviously right: the same random events go to both, and
-//! every reply, push, close, total and deadline must be the same.
+//! every reply, push, close, total and deadline must be the same. Then the changes that the coordinator made are
+//! replayed on an empty one, whose tables must be the same.
 //!
 //! `GWM_MODEL_STEPS` sets the number of steps in all; `GWM_MODEL_SEED` replays one seed, which a failure prints.
 
@@ -7,6 +8,7 @@ mod checks;
 mod generator;
 mod model;
 mod monitored;
+pub(crate) mod replay;
 mod rights;
 
 use std::{
@@ -47,12 +49,12 @@ fn the_coordinator_does_what_the_model_does() {
     let steps = number("GWM_MODEL_STEPS");
     let mut seen = Seen::default();
     if let Some(seed) = number("GWM_MODEL_SEED") {
-        Run::new(seed).steps(steps.unwrap_or(STEPS_PER_SEED), &mut seen);
+        Run::new(seed).steps(steps.unwrap_or(STEPS_PER_SEED), &mut seen).replay();
         return;
     }
     let seeds = steps.unwrap_or(STEPS).div_ceil(STEPS_PER_SEED);
     for seed in 0..seeds {
-        Run::new(seed).steps(STEPS_PER_SEED, &mut seen);
+        Run::new(seed).steps(STEPS_PER_SEED, &mut seen).replay();
     }
     println!("{:X?} {:?}", seen.codes, seen.events);
     if steps.is_none() {
@@ -187,7 +189,7 @@ impl Run {
         run
     }
 
-    fn steps(&mut self, steps: u64, seen: &mut Seen) {
+    fn steps(mut self, steps: u64, seen: &mut Seen) -> Run {
         for _ in 0..steps {
             self.step += 1;
             match self.rng.u8(0..100) {
@@ -208,6 +210,14 @@ impl Run {
         for (event, times) in &self.model.seen {
             *seen.events.entry(event).or_default() += times;
         }
+        self
+    }
+
+    /// The recorded changes, applied to an empty coordinator, make the same tables.
+    fn replay(mut self) {
+        let real = std::mem::replace(&mut self.real, Coordinator::new(self.model.settings.clone(), SHARDS));
+        let uids: Vec<_> = self.model.lbs.keys().cloned().collect();
+        replay::check(real, Time(self.now), self.model.settings.clone(), &self.outbox.changes, &uids);
     }
 
     fn open(&mut self) {

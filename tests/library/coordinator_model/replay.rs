@@ -1,0 +1,132 @@
+//! Changes that a coordinator made are enough to make its tables again.
+
+use gwm::{
+    coordinator::{Change, CloseReason, ConnectionId, Coordinator, Settings, Time},
+    sasp::{
+        Endpoint, Entry, EntryFlags, GroupData, Groups, Message, Writer,
+        message::{RegistrationRequest, SetLbStateRequest},
+        writer,
+    },
+};
+
+use super::SHARDS;
+use crate::outbox::Recorder;
+
+/// A change that outlives the message that it came from.
+pub(crate) enum Recorded {
+    Bind(Vec<u8>, ConnectionId),
+    Unbind(Vec<u8>, Option<CloseReason>),
+    Forget(Vec<u8>),
+    /// The request, encoded again.
+    Request(Vec<u8>),
+}
+
+impl Recorded {
+    pub(crate) fn new(change: &Change<'_>) -> Recorded {
+        fn groups<'a, T: Entry<'a>>(mut writer: Writer<'_, T>, groups: Groups<'a, T>) {
+            for group in groups {
+                writer.group(group.data);
+                group.entries().for_each(|entry| writer.entry(&entry));
+            }
+            writer.finish().expect("it was a message before");
+        }
+        let mut bytes = Vec::new();
+        match *change {
+            Change::Bind { lb_uid, connection } => return Recorded::Bind(lb_uid.to_vec(), connection),
+            Change::Unbind { lb_uid, close } => return Recorded::Unbind(lb_uid.to_vec(), close),
+            Change::Forget { lb_uid } => return Recorded::Forget(lb_uid.to_vec()),
+            Change::Register(RegistrationRequest { flags, groups: list }) => {
+                groups(Writer::registration_request(&mut bytes, 0, flags), list);
+            }
+            Change::Deregister(request) => {
+                let writer = Writer::deregistration_request(&mut bytes, 0, request.flags, request.reason);
+                groups(writer, request.groups);
+            }
+            Change::SetLbState(SetLbStateRequest { lb_uid, health, flags }) => {
+                writer::set_lb_state_request(&mut bytes, 0, lb_uid, health, flags).expect("it was a message before");
+            }
+            Change::SetMemberState(request) => {
+                groups(Writer::set_member_state_request(&mut bytes, 0, request.flags), request.groups);
+            }
+        }
+        Recorded::Request(bytes)
+    }
+
+    fn replay(&self, now: Time, coordinator: &mut Coordinator, out: &mut Recorder) {
+        let change = match self {
+            Recorded::Bind(lb_uid, connection) => Change::Bind { lb_uid, connection: *connection },
+            Recorded::Unbind(lb_uid, close) => Change::Unbind { lb_uid, close: *close },
+            Recorded::Forget(lb_uid) => Change::Forget { lb_uid },
+            Recorded::Request(bytes) => match Message::decode(bytes).expect("it was a message before").1 {
+                Message::RegistrationRequest(request) => Change::Register(request),
+                Message::DeregistrationRequest(request) => Change::Deregister(request),
+                Message::SetLbStateRequest(request) => Change::SetLbState(request),
+                Message::SetMemberStateRequest(request) => Change::SetMemberState(request),
+                other => panic!("{other:?} changes nothing"),
+            },
+        };
+        assert!(coordinator.replay(now, &change, out), "{change:?} does not fit");
+    }
+}
+
+/// What a Get Weights shows of a membership, without what the monitor says.
+type Shown = (Vec<u8>, Endpoint, Vec<u8>, u8, EntryFlags);
+
+/// All memberships of an LB, group by group, with groups that are empty; asked on a connection of its own.
+fn listing(coordinator: &mut Coordinator, now: Time, lb_uid: &[u8], slot: u32) -> (Vec<Vec<u8>>, Vec<Shown>) {
+    let connection = ConnectionId { shard: 0, slot: 1_000 + slot, generation: 0 };
+    coordinator.opened(connection, std::net::IpAddr::from([127, 0, 0, 1]).into());
+    let mut out = Recorder::default();
+    let mut bytes = Vec::new();
+    let mut request = Writer::get_weights_request(&mut bytes, 1);
+    request.name(GroupData { lb_uid, name: b"" });
+    request.finish().expect("a UID fits");
+    let (_, message) = Message::decode(&bytes).expect("it is well-formed");
+    coordinator.request(now, connection, 1, &message, &mut out);
+    let (sent, _) = out.take();
+    let Message::GetWeightsReply(reply) = Message::decode(&sent[0].bytes).expect("a reply is well-formed").1 else {
+        panic!("no reply to Get Weights")
+    };
+    let mut names = Vec::new();
+    let mut members = Vec::new();
+    for group in reply.groups {
+        names.push(group.data.name.to_vec());
+        for entry in group.entries() {
+            let flags = EntryFlags(entry.entry.flags.0 & (EntryFlags::QUIESCED.0 | EntryFlags::REGISTERED_BY_LB.0));
+            let label = entry.member.label.to_vec();
+            members.push((group.data.name.to_vec(), entry.member.endpoint, label, entry.entry.state, flags));
+        }
+    }
+    (names, members)
+}
+
+/// Replays everything on an empty coordinator and compares its tables with those of `real`, which is used up.
+pub(crate) fn check(
+    mut real: Coordinator,
+    now: Time,
+    settings: Settings,
+    changes: &[(Time, Recorded)],
+    uids: &[Vec<u8>],
+) {
+    // Limits may have been wider when the changes were made.
+    let settings =
+        Settings { max_load_balancers: 0, max_groups: 0, max_memberships: 0, max_members_per_group: 0, ..settings };
+    let mut replica = Coordinator::new(settings, SHARDS);
+    let mut out = Recorder::default();
+    for (at, change) in changes {
+        change.replay(*at, &mut replica, &mut out);
+    }
+    let (totals, again) = (real.totals(), replica.totals());
+    assert_eq!(
+        (totals.load_balancers, totals.groups, totals.memberships, totals.endpoints),
+        (again.load_balancers, again.groups, again.memberships, again.endpoints)
+    );
+    assert_eq!(real.deregistrations(), replica.deregistrations());
+    for coordinator in [&mut real, &mut replica] {
+        coordinator.set_access(now, std::sync::Arc::default(), &mut out);
+    }
+    for (slot, lb_uid) in (0..).zip(uids) {
+        assert_eq!(real.lb_state(lb_uid), replica.lb_state(lb_uid), "{lb_uid:?}");
+        assert_eq!(listing(&mut real, now, lb_uid, slot), listing(&mut replica, now, lb_uid, slot), "{lb_uid:?}");
+    }
+}
