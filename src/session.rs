@@ -1,5 +1,5 @@
-//! One connection's rules for a whole frame, apart from any table: is it a request for the coordinator, is it
-//! refused at once, or does it end the connection?
+//! The rules of one connection that need no table: a frame is a request for the coordinator, is refused at once, or ends
+//! the connection.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use crate::sasp::{ComponentType, DecodeError, Fault, Header, Message, ReturnCode
 
 /// What to do with a frame.
 #[derive(Debug, PartialEq)]
-pub enum Verdict<'a> {
+pub enum FrameAction<'a> {
     /// A well-formed request: the coordinator answers it.
     Request(Header, Message<'a>),
     /// Not understood: the reply, with code 0x10, is in the caller's buffer; the connection stays.
     Refused(DecodeError),
-    /// A message that has no reply: the connection ends.
+    /// A message without a reply: the connection ends.
     Close(NoReply),
 }
 
-/// A well-framed message that can not be answered: its type has not the pattern of a request.
+/// A well-framed message without a reply: its type does not have the pattern of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoReply(pub ComponentType);
 
@@ -26,13 +26,13 @@ impl fmt::Display for NoReply {
     }
 }
 
-/// Judges one frame that the framer gave. On [`Verdict::Refused`] the reply has been appended to `reply`.
-pub fn judge<'a>(frame: &'a [u8], poll_interval_seconds: u16, reply: &mut Vec<u8>) -> Verdict<'a> {
+/// Decides about one frame of the framer. For [`FrameAction::Refused`] the reply is appended to `reply`.
+pub fn examine<'a>(frame: &'a [u8], poll_interval_seconds: u16, reply: &mut Vec<u8>) -> FrameAction<'a> {
     let error = match Message::decode(frame) {
         Ok((header, message))
             if message.component_type().reply().is_some() && !matches!(message, Message::SendWeights(_)) =>
         {
-            return Verdict::Request(header, message);
+            return FrameAction::Request(header, message);
         }
         Ok((_, message)) => DecodeError {
             offset: crate::sasp::message::HEADER_BYTES,
@@ -41,14 +41,13 @@ pub fn judge<'a>(frame: &'a [u8], poll_interval_seconds: u16, reply: &mut Vec<u8
         Err(error) => error,
     };
     // A frame has a header and a message type: the framer saw to it.
-    let Ok((header, message)) = Header::read(frame) else { return Verdict::Close(NoReply(ComponentType(0))) };
-    let Some(reply_type) = message.reply() else { return Verdict::Close(NoReply(message)) };
+    let Ok((header, message)) = Header::read(frame) else { return FrameAction::Close(NoReply(ComponentType(0))) };
+    let Some(reply_type) = message.reply() else { return FrameAction::Close(NoReply(message)) };
     write_reply(header.id, reply_type, ReturnCode::NOT_UNDERSTOOD, poll_interval_seconds, reply);
-    Verdict::Refused(error)
+    FrameAction::Refused(error)
 }
 
-/// Appends the reply that carries an error code: Get Weights Reply has its interval and no groups, the others
-/// have the code alone.
+/// Appends a reply that is a return code. Get Weights Reply has its interval and no groups as well.
 pub fn write_reply(
     id: u32,
     reply_type: ComponentType,
@@ -84,8 +83,8 @@ mod tests {
 
     fn refused(frame: &[u8]) -> (Fault, Vec<u8>) {
         let mut out = b"before".to_vec();
-        match judge(frame, INTERVAL, &mut out) {
-            Verdict::Refused(error) => (error.fault, out.split_off(6)),
+        match examine(frame, INTERVAL, &mut out) {
+            FrameAction::Refused(error) => (error.fault, out.split_off(6)),
             other => panic!("{other:?}"),
         }
     }
@@ -104,7 +103,7 @@ mod tests {
         for (body, _) in REQUESTS {
             let bytes = frame(1, body);
             let mut out = Vec::new();
-            let Verdict::Request(header, message) = judge(&bytes, INTERVAL, &mut out) else { panic!("{body:?}") };
+            let FrameAction::Request(header, message) = examine(&bytes, INTERVAL, &mut out) else { panic!("{body:?}") };
             assert_eq!((header, message), Message::decode(&bytes).unwrap());
             assert_eq!(header.id, 0xA1B2_C3D4);
             assert!(out.is_empty());
@@ -160,9 +159,9 @@ mod tests {
         for kind in 0..=u16::MAX {
             let bytes = frame(1, &[&kind.to_be_bytes()[..], &[0, 4]].concat());
             let mut out = Vec::new();
-            let verdict = judge(&bytes, INTERVAL, &mut out);
+            let verdict = examine(&bytes, INTERVAL, &mut out);
             if (0x1010..=0x10F0).contains(&kind) && kind % 16 == 0 {
-                let Verdict::Refused(error) = verdict else { panic!("0x{kind:04X}: {verdict:?}") };
+                let FrameAction::Refused(error) = verdict else { panic!("0x{kind:04X}: {verdict:?}") };
                 let unknown = Fault::UnknownMessage(ComponentType(kind));
                 assert!(error.fault == unknown || requests.contains(&kind), "{error}");
                 let [high, low] = (kind + 5).to_be_bytes();
@@ -172,7 +171,7 @@ mod tests {
                 };
                 assert_eq!(out, reply(answer), "0x{kind:04X}");
             } else {
-                assert_eq!(verdict, Verdict::Close(NoReply(ComponentType(kind))));
+                assert_eq!(verdict, FrameAction::Close(NoReply(ComponentType(kind))));
                 assert!(out.is_empty());
             }
         }
@@ -185,8 +184,8 @@ mod tests {
             let bytes = frame(1, &[&[0x10, kind], code].concat());
             assert!(Message::decode(&bytes).is_ok());
             let mut out = Vec::new();
-            let verdict = judge(&bytes, INTERVAL, &mut out);
-            let Verdict::Close(reason) = verdict else { panic!("{verdict:?}") };
+            let verdict = examine(&bytes, INTERVAL, &mut out);
+            let FrameAction::Close(reason) = verdict else { panic!("{verdict:?}") };
             assert!(reason.to_string().ends_with("Reply) is not a request"), "{reason}");
             assert!(out.is_empty());
         }

@@ -1,6 +1,8 @@
-//! Request → [`Change`], or a return code. Every check changes nothing and reads the whole message before the next check
-//! begins, in the order of the return codes (PROTOCOL.md, section 3): form and sender first, which may bind the
-//! connection; then content. A refusal of the content does not undo the binding.
+//! Request → [`Change`], or a return code. A check changes nothing.
+//!
+//! Each check reads the whole message before the next check begins, in the order of the return codes (PROTOCOL.md,
+//! section 3): form and sender first, which may bind the connection; then content. A refusal of the content does not
+//! undo the binding.
 
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
@@ -206,8 +208,8 @@ impl Coordinator {
         Some(members)
     }
 
-    /// Step 10: the GWM's own limits, on the tables as they would be after the request. A group or member counts until its LB has
-    /// heard that it ended.
+    /// Step 10: the GWM's own limits, on the tables as they would be after the request. A group or member counts until
+    /// its LB has heard of its end.
     pub(super) fn check_limits(&self, change: &Change<'_>, targets: &[Target]) -> Result<()> {
         let Change::Register(RegistrationRequest { groups, .. }) = *change else { return Ok(()) };
         let mut members = 0u64;

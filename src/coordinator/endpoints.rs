@@ -1,4 +1,4 @@
-//! Every distinct endpoint once: what is judged of it, whether it is watched, and which groups list it.
+//! Every distinct endpoint, once: the monitor's verdicts, the watch, and the groups that list the endpoint.
 
 use std::{hash::BuildHasher, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
 
 struct Record {
     endpoint: Endpoint,
-    /// The groups that list it, in no order; a membership remembers its place here.
+    /// The groups that list the endpoint, in no order. A membership knows its place here.
     groups: Vec<GroupId>,
 }
 
@@ -28,11 +28,11 @@ pub(super) struct Endpoints {
     hasher: FixedState,
     index: HashTable<EndpointId>,
     records: Table<EndpointId, Record>,
-    /// By id, apart from the records: a push reads nothing else of an endpoint.
+    /// In memory of their own: a push reads nothing else of an endpoint.
     verdicts: Verdicts,
     watches: Watches,
     fail_open: FailOpen,
-    /// What the operator says, and whether an echo can be sent: together they say who is watched.
+    /// The roster and `icmp` (this machine can send echoes) decide which endpoints are watched.
     roster: Arc<Roster>,
     icmp: bool,
 }
@@ -64,7 +64,7 @@ impl Endpoints {
         self.index.find(hash, |&id| self.records[id].endpoint == *endpoint).copied()
     }
 
-    /// The endpoint's id; a new one must be linked next.
+    /// The endpoint's id. A new endpoint must be linked next.
     pub(super) fn intern(&mut self, endpoint: Endpoint) -> EndpointId {
         let Endpoints { hasher, index, records, .. } = self;
         let entry = index.entry(
@@ -86,7 +86,7 @@ impl Endpoints {
         }
     }
 
-    /// Adds a group to those that list the endpoint; gives its place.
+    /// Adds a group to the endpoint's list; gives the group's place.
     pub(super) fn link(&mut self, id: EndpointId, group: GroupId) -> u32 {
         let groups = &mut self.records[id].groups;
         if groups.capacity() == 0 {
@@ -96,8 +96,8 @@ impl Endpoints {
         groups.len() as u32 - 1
     }
 
-    /// Removes the group at `place`; an endpoint without groups is forgotten. The group that now stands at
-    /// that place, if one was moved there, must be told.
+    /// Removes the group at `place`. An endpoint without groups is forgotten. If another group moves to `place`, the
+    /// caller gets its id and must tell that group.
     pub(super) fn unlink(&mut self, id: EndpointId, place: u32) -> Option<GroupId> {
         let record = &mut self.records[id];
         record.groups.swap_remove(place as usize);
@@ -114,7 +114,7 @@ impl Endpoints {
         record.groups.get(place as usize).copied()
     }
 
-    /// Takes the list of groups out, for a walk that needs everything else; [`Endpoints::put_groups`] must follow.
+    /// Takes the list of groups out, for a loop that borrows everything else; [`Endpoints::put_groups`] must follow.
     pub(super) fn take_groups(&mut self, id: EndpointId) -> Vec<GroupId> {
         std::mem::take(&mut self.records[id].groups)
     }
@@ -131,30 +131,30 @@ impl Endpoints {
         self.records[id].endpoint
     }
 
-    /// What is shown of it to who is told that a membership of it has ended.
+    /// The value in a farewell, which tells an LB that a membership of the endpoint has ended.
     pub(super) fn last_word(&self, id: EndpointId) -> Shown {
         let quiesced = self.roster.find(&self.endpoint(id)).quiesced;
         Shown { flags: EntryFlags::CONFIDENT.with(EntryFlags::QUIESCED, quiesced), weight: 0 }
     }
 
-    /// Whether anything can be found out about it that the operator does not know better.
+    /// Whether a check applies to the endpoint and the operator has not fixed its weight.
     fn is_watchable(&self, endpoint: &Endpoint) -> bool {
         let member = self.roster.find(endpoint);
         let monitored = member.monitor.auto || !member.monitor.checks.is_empty();
         !member.fixed && monitored && !self.roster.checks(endpoint, self.icmp).is_empty()
     }
 
-    /// The operator says other things from now on; [`Endpoints::reassess`] every endpoint next.
+    /// Puts a new roster in force; the caller must [reassess](Endpoints::reassess) every endpoint next.
     pub(super) fn set_roster(&mut self, roster: Arc<Roster>) {
         self.roster = roster;
     }
 
-    /// How many ids there are, some perhaps of no endpoint.
+    /// All ids are below this number; some may belong to no endpoint.
     pub(super) fn ids(&self) -> usize {
         self.records.end()
     }
 
-    /// Makes one endpoint what the roster says; `None` if there is none of this id.
+    /// Applies the roster to one endpoint; `None` if no endpoint has this id.
     pub(super) fn reassess(&mut self, id: EndpointId) -> Option<Turn> {
         let endpoint = self.records.get(id)?.endpoint;
         let (is, was) = (self.is_watchable(&endpoint), self.watches.is_wanted(id));
@@ -170,11 +170,11 @@ impl Endpoints {
         Some(self.verdicts.reset(id, member))
     }
 
-    /// Takes what is judged of an endpoint that is watched under this name, if there is one.
-    pub(super) fn judge(&mut self, now: Time, judgement: &Judgement) -> Option<(EndpointId, Turn)> {
+    /// Takes a judgement. A judgement about an endpoint that is no longer watched under this name changes nothing.
+    pub(super) fn take_judgement(&mut self, now: Time, judgement: &Judgement) -> Option<(EndpointId, Turn)> {
         let id = self.watches.find(judgement.watch)?;
-        let mut change = self.verdicts.judge(id, &judgement.verdicts);
-        // An agent's word counts by some policies only. What no policy believes in is what no check can reach.
+        let mut change = self.verdicts.set(id, &judgement.verdicts);
+        // Some policies ignore the agent. An endpoint has lost contact if no policy shows contact.
         let contact = judgement.verdicts.iter().any(|verdict| verdict.flags.contains(EntryFlags::CONTACT));
         let up = EntryFlags::CONTACT | EntryFlags::CONFIDENT;
         if judgement.verdicts.iter().any(|verdict| verdict.flags.contains(up)) && self.watches.see(id) {
@@ -216,7 +216,7 @@ impl Endpoints {
         self.fail_open.is_open()
     }
 
-    /// How many are watched.
+    /// How many endpoints are watched.
     pub(super) fn watched(&self) -> usize {
         self.watches.len()
     }
@@ -230,7 +230,7 @@ impl Endpoints {
         self.watches.has_orders()
     }
 
-    /// The next endpoint's watch orders, for `shards` shards.
+    /// Takes the next endpoint's watch orders, for `shards` shards.
     pub(super) fn take_orders(&mut self, shards: u16) -> [Option<WatchOrder>; 2] {
         let Endpoints { hasher, records, watches, .. } = self;
         watches.take(|id| {
@@ -241,7 +241,7 @@ impl Endpoints {
     }
 }
 
-/// From a member's failing until it is seen to be down, at the latest: what all members that fail at once are within.
+/// The longest time from a member's failure to its being down. Members that fail together go down within it.
 fn fall_window(roster: &Roster) -> Duration {
     let times = roster.default_member().times;
     times.interval + times.fast_interval * u32::from(times.fall.saturating_sub(1)) + times.timeout

@@ -40,7 +40,7 @@ struct Slot {
 const QUIESCED: u8 = 1;
 /// The LB registered the member.
 const BY_LB: u8 = 2;
-/// The image's value bytes were sent on the connection of the group's epoch.
+/// The value in the image was sent on the connection of the group's epoch.
 const SENT: u8 = 4;
 
 impl Slot {
@@ -60,39 +60,39 @@ impl Slot {
 
 /// The last word about a membership that ended without the LB's own request.
 struct Farewell {
-    /// Grows from one to the next.
+    /// Farewells are told in this order.
     order: u64,
-    /// The member is registered again, and the LB not told of that: then it needs to hear only what is now.
+    /// The member is registered again before the LB heard of its end: the farewell need not be told.
     replaced: bool,
     encoded: Box<[u8]>,
 }
 
 pub(super) struct Group {
     pub(super) lb: LbId,
-    /// Groups are listed in the order of this number, which grows with every group created.
+    /// Messages list groups in this order; each new group has a higher number.
     pub(super) order: u64,
-    /// Its LB's list of changed groups has it.
+    /// The group is in its LB's list of changed groups.
     pub(super) queued: bool,
-    /// Any entry may have changed, not only those touched.
+    /// Any entry may have changed, not only the touched ones.
     whole: bool,
-    /// Taken out of its LB's tables; it exists while the LB has yet to hear of that.
+    /// The group has ended, but its LB has yet to hear of that (a ghost).
     pub(super) removed: bool,
-    /// It was in a message on the connection of the epoch.
+    /// A message on the connection of the epoch had the group.
     told: bool,
-    /// The connection of the epoch was told of the group since the last member that it knew left; whether it
-    /// was told of each member, `SENT` says.
+    /// A message on the connection of the epoch had the group after the last known member left. `SENT` says the same
+    /// of each member.
     listed: bool,
-    /// The image is what it was when all of it was last sent on that connection, but for what `delta` sent since.
+    /// The whole image was sent on that connection; since then only `delta` has changed and sent parts of it.
     complete: bool,
-    /// Which connection of the LB `SENT`, `told`, `listed` and the farewells are about.
+    /// The LB's connection that `SENT`, `told`, `listed` and the farewells are about.
     epoch: u32,
     /// Members: slots that are not vacant.
     live: u32,
-    /// By what rates become weights, if a member has one.
+    /// Turns rates into weights, if a member has a rate.
     scale: Option<Scale>,
-    /// A member's rate may have come, gone or changed since the scale was looked at.
+    /// A member's rate may have come, gone or changed since the scale was computed.
     rates_moved: bool,
-    /// Endpoints whose entry may have changed since the last push, some perhaps twice, some perhaps gone.
+    /// Endpoints whose entry may have changed since the last push. Some may be here twice, some may have left.
     touched: Vec<EndpointId>,
     farewells: BTreeMap<Endpoint, Farewell>,
     farewells_ever: u64,
@@ -130,32 +130,32 @@ impl Group {
         self.image.name()
     }
 
-    /// Bytes of all of it in a message, or somewhat more.
+    /// Bytes of the whole group in a message, or somewhat more.
     pub(super) fn encoded_bytes(&self) -> usize {
         self.image.bytes().len()
     }
 
-    /// How many members it has.
+    /// How many members the group has.
     pub(super) fn len(&self) -> u32 {
         self.live
     }
 
-    /// Whether the LB was told of this group on its connection of this epoch.
+    /// Whether a message on the LB's connection of this epoch had the group.
     pub(super) fn was_told(&self, epoch: u32) -> bool {
         self.epoch == epoch && self.told
     }
 
-    /// How many farewells its LB has yet to hear.
+    /// How many farewells the LB has yet to hear.
     pub(super) fn owed(&self) -> u32 {
         self.farewells.len() as u32
     }
 
-    /// Forgets them.
+    /// Forgets all farewells.
     pub(super) fn drop_farewells(&mut self) {
         self.farewells.clear();
     }
 
-    /// Makes room for so many new members; exactly, where the group is new.
+    /// Makes room for exactly so many members, if the group is empty.
     pub(super) fn reserve(&mut self, members: usize) {
         if self.slots.is_empty() {
             self.slots.reserve_exact(members);
@@ -163,7 +163,7 @@ impl Group {
         }
     }
 
-    /// Adds a member that is not in the group, as its last.
+    /// Adds a member that is not in the group; it becomes the last one.
     pub(super) fn add(&mut self, endpoint: EndpointId, member: MemberData<'_>, place: u32, by_lb: bool) {
         let end = self.image.push(member);
         let bits = if by_lb { BY_LB } else { 0 };
@@ -187,8 +187,8 @@ impl Group {
         self.find(endpoint).is_some()
     }
 
-    /// Removes a member; gives the place that it had in its endpoint's list. With a last word, an LB that was told of
-    /// the member on the connection of `epoch` is told that once more.
+    /// Removes a member; gives the group's place in the endpoint's list. With `last_word`, an LB that heard of the
+    /// member on the connection of `epoch` gets a farewell with that value.
     pub(super) fn remove(
         &mut self,
         id: EndpointId,
@@ -220,26 +220,26 @@ impl Group {
         self.complete = false;
         self.rates_moved = true;
         self.listed &= slot.bits & SENT == 0; // of one that was never sent, the LB knows nothing
-        // A vacant slot costs what it costs to pass over it; compacting at half keeps that, and removing, cheap.
+        // Every loop passes over vacant slots. Compacting when half are vacant keeps loops and removals cheap.
         if self.slots.len() > 2 * self.live as usize + SCAN_SLOTS || self.live == 0 {
             self.compact();
         }
         Some(place)
     }
 
-    /// The members' endpoints and places, for taking the group apart.
+    /// The endpoints of all members, and the group's place in each endpoint's list.
     pub(super) fn members(&self) -> impl Iterator<Item = (EndpointId, u32)> {
         self.slots.iter().filter(|slot| slot.endpoint != VACANT).map(|slot| (slot.endpoint, slot.place))
     }
 
-    /// The endpoint's list of groups has this group at another place now.
+    /// Notes the group's new place in the endpoint's list.
     pub(super) fn moved(&mut self, endpoint: EndpointId, place: u32) {
         if let Some(slot) = self.find(endpoint) {
             self.slots[slot].place = place;
         }
     }
 
-    /// Sets a member's opaque state and quiesce; says whether that changed anything.
+    /// Sets a member's opaque state and quiesce; says whether anything changed.
     pub(super) fn set_state(&mut self, endpoint: EndpointId, state: u8, quiesce: bool) -> bool {
         let Some(slot) = self.find(endpoint) else { return false };
         let slot = &mut self.slots[slot];
@@ -249,8 +249,8 @@ impl Group {
         changed
     }
 
-    /// Notes that the entry of `endpoint` may have changed, or, with `None`, the whole group. Gives whether
-    /// further notes before the next push would add nothing.
+    /// Notes that the entry of `endpoint` may have changed, or, with `None`, any entry. Says whether later notes are
+    /// useless, because the next push looks at all entries anyway.
     #[inline]
     pub(super) fn touch(&mut self, endpoint: Option<EndpointId>, delta: bool) -> bool {
         match endpoint {
@@ -270,20 +270,20 @@ impl Group {
         self.rates_moved = true;
     }
 
-    /// Its rates are other ones from now on.
+    /// Forgets the scale: the group has other rates from now on.
     pub(super) fn forget_scale(&mut self) {
         (self.scale, self.rates_moved) = (None, true);
     }
 
-    /// Forgets what was noted: it is being sent, or the LB is not pushed to.
+    /// Forgets all notes: a push sends them now, or the LB gets no pushes.
     pub(super) fn settle(&mut self) {
         self.queued = false;
         self.whole = false;
         self.touched.clear();
     }
 
-    /// The group for a message that lists all members, and whether it differs from what was last sent; it
-    /// counts as sent. Unless it is `stale`, nothing was noted about it since the last time.
+    /// The group for a message that lists all members, and whether the group differs from what was last sent. It counts
+    /// as sent. If the group is not `stale`, nothing was noted since the last call.
     pub(super) fn full(&mut self, epoch: u32, verdicts: View<'_>, stale: bool) -> (&[u8], bool) {
         self.begin(epoch);
         if self.complete && !stale {
@@ -298,7 +298,7 @@ impl Group {
         for slot in &mut self.slots {
             let value = slot.entry(verdicts.shown(slot.endpoint, scale)).to_bytes();
             let sent = self.image.value(slot.end);
-            // What is the same is not written: memory that stays clean costs half.
+            // An equal value is not written: clean memory costs half.
             if sent != value {
                 sent.copy_from_slice(&value);
                 changed = true;
@@ -314,9 +314,8 @@ impl Group {
         (self.image.bytes(), changed)
     }
 
-    /// Puts the group into `out` with the members whose entry was not sent yet or has changed, and farewells;
-    /// they count as sent. Looks at all members, or, unless the group's scale has moved, at those touched only.
-    /// Gives how many entries that are.
+    /// Puts the group into `out` with farewells and with the members whose entry is new or has changed; they count as
+    /// sent. Looks at all members, or only at the touched ones if the scale is the same. Gives the number of entries.
     ///
     /// `slots` is a buffer to work in.
     pub(super) fn delta(
@@ -355,7 +354,7 @@ impl Group {
         count
     }
 
-    /// Appends farewells in their order, as many as fit; gives how many.
+    /// Appends as many farewells as fit, in their order; gives how many.
     fn say_farewells(&mut self, room: u32, out: &mut Vec<u8>) -> u32 {
         if self.farewells.is_empty() {
             return 0;
@@ -369,7 +368,7 @@ impl Group {
         farewells.len() as u32
     }
 
-    /// Appends the slot's entry if it differs from what was last sent.
+    /// Appends the slot's entry, if it differs from what was last sent.
     fn say(&mut self, slot: usize, verdicts: View<'_>, out: &mut Vec<u8>) -> bool {
         let start = self.entry_start(slot);
         let slot = &mut self.slots[slot];
@@ -387,7 +386,7 @@ impl Group {
         true
     }
 
-    /// Looks at the scale of the members' rates; says whether it is another one now, which any entry may show.
+    /// Computes the scale of the members' rates; says whether it changed, which may change every entry.
     fn rescale(&mut self, verdicts: View<'_>) -> bool {
         self.rates_moved = false;
         let members = self.slots.iter().map(|slot| slot.endpoint).filter(|&endpoint| endpoint != VACANT);
@@ -395,7 +394,7 @@ impl Group {
         std::mem::replace(&mut self.scale, scale) != scale
     }
 
-    /// On a new connection nothing was sent yet.
+    /// Begins the memory of a new connection, on which nothing was sent yet.
     fn begin(&mut self, epoch: u32) {
         if self.epoch != epoch {
             self.epoch = epoch;
@@ -420,7 +419,7 @@ impl Group {
         }
     }
 
-    /// Closes the gaps of vacant slots, in the slots and in the image.
+    /// Removes vacant slots and their entries.
     fn compact(&mut self) {
         let (mut from, mut to) = (self.image.first(), self.image.first());
         for slot in &mut self.slots {

@@ -1,4 +1,4 @@
-//! Names of what the coordinator holds, each a type of its own, and tables that only the right name opens.
+//! Ids of load balancers, groups and endpoints, each a type of its own, and tables indexed by such ids.
 
 use std::{
     marker::PhantomData,
@@ -18,7 +18,7 @@ pub struct ConnectionId {
     pub generation: u32,
 }
 
-/// A name that is a small number: the place in a table.
+/// An id: the place in a table.
 pub(super) trait Id: Copy {
     fn at(place: usize) -> Self;
     fn place(self) -> usize;
@@ -63,7 +63,7 @@ impl EndpointId {
     }
 }
 
-/// Entries that come and go; a name is used again after its entry has gone.
+/// Entries by id; an id is used again after its entry has been removed.
 pub(super) struct Table<I, T> {
     entries: Slab<T>,
     names: PhantomData<I>,
@@ -120,7 +120,7 @@ impl<I: Id, T> IndexMut<I> for Table<I, T> {
     }
 }
 
-/// One value for each entry of a [`Table`], in memory of its own: a hot loop reads nothing else.
+/// One value for each entry of a [`Table`], in memory of its own, for loops that read nothing else.
 pub(super) struct Column<I, T> {
     values: Vec<T>,
     names: PhantomData<I>,

@@ -1,5 +1,4 @@
-//! What is said of endpoints from outside: the operator's roster, the monitor's judgements, and the watch orders that
-//! follow from registration and roster.
+//! Endpoints: the operator's roster and the monitor's judgements come in, watch orders go out.
 
 use std::sync::Arc;
 
@@ -10,21 +9,20 @@ use super::{
 };
 use crate::{judgement::Judgement, roster::Roster};
 
-/// How many endpoints and groups one [`Coordinator::poll`] goes through before it gives others their
-/// turn.
+/// How many endpoints and groups one [`Coordinator::poll`] goes through at most.
 const SWEEP_PER_POLL: usize = 4096;
 
-/// How many notes in groups take as long as going through one endpoint.
+/// How many notes in groups take as long as one endpoint.
 const MARKS: usize = 32;
 
-/// Walks through everything that something has changed, a piece at a time: where each of them is.
+/// Loops over all endpoints or groups, done in pieces: where each loop is.
 #[derive(Default)]
 pub(super) struct Sweep {
-    /// Endpoints, of which the operator may say something else.
+    /// Over endpoints: the roster has changed.
     endpoints: Option<usize>,
-    /// Groups, which may have another policy.
+    /// Over groups: the policy may have changed.
     policies: Option<usize>,
-    /// Groups, all of whose entries have changed, because failing open began or ended.
+    /// Over groups: every entry has changed, because failing open began or ended.
     all: Option<usize>,
     /// When the last piece was done.
     at: Time,
@@ -38,11 +36,10 @@ impl Sweep {
 }
 
 impl Coordinator {
-    /// Replaces what the operator says of members and groups. It is in force at once for what is registered from now
-    /// on, and for the rest in pieces, the first of them now and the others with [`Coordinator::poll`].
+    /// Puts a new roster in force: for new registrations at once, for existing ones in pieces, the first of them now and
+    /// the others with [`Coordinator::poll`].
     ///
-    /// An endpoint that is watched before and after keeps what was judged of it, until its shard, which has the new
-    /// roster too, says something else.
+    /// An endpoint that stays watched keeps its verdicts until its shard, which has the new roster too, sends others.
     pub fn set_roster(&mut self, now: Time, roster: Arc<Roster>) {
         self.settings.roster = roster.clone();
         self.tables.endpoints.set_roster(roster);
@@ -50,42 +47,42 @@ impl Coordinator {
         self.sweep(now);
     }
 
-    /// Takes what a shard judges. What is said of an endpoint that is watched no longer, or under a later generation,
-    /// is ignored.
+    /// Takes a shard's judgements. A judgement about an endpoint that is no longer watched, or under a later generation,
+    /// changes nothing.
     pub fn judge(&mut self, now: Time, judgements: &[Judgement]) {
         for judgement in judgements {
-            if let Some((endpoint, change)) = self.tables.endpoints.judge(now, judgement) {
+            if let Some((endpoint, change)) = self.tables.endpoints.take_judgement(now, judgement) {
                 self.spread(now, endpoint, change);
             }
         }
         self.decide(now, true);
     }
 
-    /// Whether the GWM takes what it sees for its own fault: nothing is confident, and members that lost contact lately
-    /// are shown as if they had it. [`Totals`](super::Totals) has the figures.
+    /// Whether the GWM fails open: it shows no member as confident, and members that lost contact lately with contact.
+    /// [`Totals`](super::Totals) has the figures.
     pub fn fails_open(&self) -> bool {
         self.tables.endpoints.fails_open()
     }
 
-    /// Whether [`Coordinator::take_watch_orders`] has something to give.
+    /// Whether [`Coordinator::take_watch_orders`] has orders.
     pub fn has_watch_orders(&self) -> bool {
         self.tables.endpoints.has_orders()
     }
 
-    /// Takes the watch orders of one endpoint: the end of an old watch, the beginning of a new one, or both, in this
-    /// order. Orders that cancel each other while nobody takes them are never given.
+    /// Takes the watch orders of one endpoint: the end of an old watch, the begin of a new watch, or both, in this order.
+    /// Orders that cancel each other before they are taken are never given.
     pub fn take_watch_orders(&mut self) -> impl Iterator<Item = WatchOrder> + use<> {
         let shards = u16::try_from(self.connections.len()).expect("as many as the coordinator was made for");
         self.tables.endpoints.take_orders(shards).into_iter().flatten()
     }
 
-    /// What time and unfinished sweeps bring.
+    /// Does what is due by time: failing open, and the next piece of the loops.
     pub(super) fn reconsider(&mut self, now: Time) {
         self.decide(now, false);
         self.sweep(now);
     }
 
-    /// With `may_open` failing open may begin; it may end in any case.
+    /// Decides about failing open. It may begin only with `may_open`, and may end at any time.
     fn decide(&mut self, now: Time, may_open: bool) {
         if self.tables.endpoints.decide(now, may_open) {
             self.sweep.all = Some(0);
@@ -93,7 +90,7 @@ impl Coordinator {
         }
     }
 
-    /// Notes a change in the groups that list the endpoint and whose policy it concerns.
+    /// Notes a turn of the verdicts in every group that lists the endpoint under a concerned policy.
     fn spread(&mut self, now: Time, endpoint: EndpointId, change: Turn) {
         if change.words.is_empty() {
             return;
@@ -110,7 +107,7 @@ impl Coordinator {
                     self.tables.groups[group].rates_moved();
                 }
             }
-            // An endpoint may be in thousands of groups, and most have been noted for another one of theirs.
+            // An endpoint may be in thousands of groups, and most of them have a note already.
             if !self.tables.is_noted(group) {
                 self.mark(now, group, Some(endpoint));
             }
@@ -118,7 +115,7 @@ impl Coordinator {
         self.tables.endpoints.put_groups(endpoint, groups);
     }
 
-    /// Does a piece of what is to be gone through.
+    /// Does the next piece of the loops.
     fn sweep(&mut self, now: Time) {
         self.sweep.at = now;
         let mut left = SWEEP_PER_POLL;
@@ -148,7 +145,7 @@ impl Coordinator {
     }
 }
 
-/// The next number of a walk up to `end`, which is over then; none while nothing is `left` to be done in this turn.
+/// The next number of a loop up to `end`; `None` when the loop is over or nothing is `left` for this call.
 fn next(walk: &mut Option<usize>, end: usize, left: &mut usize) -> Option<usize> {
     let at = (*walk)?;
     *left = left.checked_sub(1)?;

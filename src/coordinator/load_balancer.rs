@@ -1,4 +1,4 @@
-//! One load balancer: its connection, what it asked for, its groups, and where its next push stands.
+//! One load balancer: its connection, flags and groups, and the state of its next push.
 
 use super::{
     Time,
@@ -18,8 +18,8 @@ pub(super) enum Timer {
     Hold,
 }
 
-/// A deadline that only ever moves later or away, so that one queued entry serves it: whoever pops the entry
-/// too early queues it again.
+/// A deadline that moves later or away only. So one queued entry is enough: an entry that is popped too early is queued
+/// again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Deadline {
     pub(super) at: Option<Time>,
@@ -28,19 +28,19 @@ pub(super) struct Deadline {
 
 pub(super) struct LoadBalancer {
     pub(super) uid: Box<[u8]>,
-    /// Never used again for another load balancer, as its id may be.
+    /// Never used again for another load balancer; ids are.
     pub(super) serial: u64,
     pub(super) connection: Option<ConnectionId>,
-    /// Grows with every connection that is bound.
+    /// Grows with every bound connection.
     pub(super) epoch: u32,
-    /// Kept for people to look at.
+    /// Shown to people only.
     pub(super) health: Health,
     pub(super) flags: LbFlags,
-    /// In the order of their registration.
+    /// In the order of registration.
     pub(super) groups: Vec<GroupId>,
-    /// Groups that members removed whole and that the LB has yet to hear of.
+    /// Groups that members removed and the LB has yet to hear of.
     pub(super) ghosts: Vec<GroupId>,
-    /// Members and farewells of all its groups.
+    /// Number of members and farewells in all its groups.
     pub(super) held: u32,
     /// Groups in which something may have changed since the last push; [`super::group::Group::queued`].
     pub(super) changed: Vec<GroupId>,
@@ -73,12 +73,12 @@ impl LoadBalancer {
         }
     }
 
-    /// Whether changes are to be pushed: it asked for that and is there.
+    /// Whether changes are pushed: the LB asked for that and is connected.
     pub(super) fn pushing(&self) -> bool {
         self.connection.is_some() && self.flags.contains(LbFlags::PUSH)
     }
 
-    /// Whether only what has changed is sent.
+    /// Whether messages list changes only.
     pub(super) fn delta(&self) -> bool {
         self.flags.contains(LbFlags::NO_CHANGE_NO_SEND)
     }

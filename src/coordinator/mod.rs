@@ -1,8 +1,14 @@
-//! The truth about load balancers, groups, memberships and endpoints; the reply to every request; what to
-//! push to whom and when.
+//! The truth about load balancers, groups, memberships and endpoints. The coordinator answers every request and decides
+//! which load balancer gets which push, and when.
 //!
-//! A deterministic state machine: it does no I/O, reads no clock, holds no lock, draws no random number.
-//! Events and the time come in through its methods, messages go out through an [`Outbox`].
+//! The coordinator is a deterministic state machine: it does no I/O, reads no clock, holds no lock, draws no random
+//! number. Events and the time come in through its methods; messages go out through an [`Outbox`].
+//!
+//! A request goes through `check`, which changes nothing and gives a return code or a [`Change`], and through `apply`,
+//! which alone changes the tables. Replies and pushes are made by `encode`.
+//!
+//! Inside, a file knows only files before it in this list: `ids`, `outbox`, `settings`; `verdicts`, `watches`,
+//! `fail_open`; `endpoints`; `group`, `load_balancer`; `tables`. The files after these handle events and know all.
 
 mod apply;
 mod change;
@@ -45,22 +51,22 @@ pub use settings::{Settings, Totals};
 use tables::Tables;
 pub use watches::WatchOrder;
 
-/// What the coordinator knows of a connection.
+/// One connection.
 #[derive(Clone, Debug, Default)]
 struct Connection {
     generation: u32,
     open: bool,
-    /// The LB that it is bound to.
+    /// The LB that the connection is bound to.
     lb: Option<LbId>,
-    /// Why it is being closed: it speaks for no LB any more.
+    /// Why the connection is being closed; it speaks for no LB any more.
     dismissed: Option<CloseReason>,
-    /// Messages that were committed to it and not delivered yet.
+    /// Number of messages that are committed and not delivered yet. Only the coordinator counts them.
     in_flight: u32,
-    /// A push to its LB is due and waits for that.
+    /// A push to the LB is due and waits until nothing is in flight.
     waited_for: bool,
 }
 
-/// An entry of the timer queue; the LB's [`load_balancer::Deadline`] says whether it still counts.
+/// An entry of the timer queue; the LB's [`load_balancer::Deadline`] says whether the entry still counts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Alarm {
     at: Time,
@@ -69,8 +75,7 @@ struct Alarm {
     timer: Timer,
 }
 
-/// After how many memberships of expired LBs, each of which goes whole, one [`Coordinator::poll`] gives others their
-/// turn.
+/// After so many memberships of forgotten LBs, one [`Coordinator::poll`] ends and leaves the other LBs for the next.
 const DROPS_PER_POLL: u32 = 10_000;
 
 /// The state machine.
@@ -79,17 +84,17 @@ pub struct Coordinator {
     tables: Tables,
     /// By shard and slot.
     connections: Vec<Vec<Connection>>,
-    /// Who is at the other end; apart from the connections, which a push touches.
+    /// The peer of each connection; not in `connections`, because a push reads those.
     peers: Vec<Vec<Option<Peer>>>,
-    /// At most one entry for each LB and timer; those of an LB that is gone are void, and leave at their time.
+    /// At most one entry for each LB and timer. Entries of a forgotten LB are void and leave at their time.
     alarms: BinaryHeap<Reverse<Alarm>>,
-    /// By shard: LBs, with their connection, whose push is due.
+    /// By shard: LBs whose push is due, with their connection.
     ready: Vec<VecDeque<(LbId, ConnectionId)>>,
-    /// How many deregistrations were done, by the reason that they gave: at most one entry a byte.
+    /// Number of deregistrations by their reason, which is a byte.
     reasons: BTreeMap<Reason, u64>,
-    /// What the operator's word or failing open has changed and is still to be gone through.
+    /// Loops over all endpoints or groups that are not finished.
     sweep: judging::Sweep,
-    /// The shard whose pushes were built first last time.
+    /// The shard whose pushes were built first in the last call.
     first_shard: usize,
     /// Buffers that pushes and replies reuse.
     scratch: encode::Scratch,
@@ -112,7 +117,7 @@ impl Coordinator {
         }
     }
 
-    /// A connection is there, and who is at its other end. Its slot is not in use.
+    /// A peer has connected. The connection's slot is not in use.
     pub fn opened(&mut self, connection: ConnectionId, peer: Peer) {
         let shard = usize::from(connection.shard);
         let (slots, peers) = (&mut self.connections[shard], &mut self.peers[shard]);
@@ -126,8 +131,8 @@ impl Coordinator {
         peers[slot] = Some(Peer { address: peer.address.to_canonical(), ..peer });
     }
 
-    /// A well-formed request arrived (`id` from its header); exactly one reply is committed before this
-    /// returns, perhaps with closes. The caller has seen that the shard takes a reply.
+    /// A well-formed request arrived (`id` from its header). Exactly one reply is committed before this returns, perhaps
+    /// with closes. The caller has seen that the shard takes a reply.
     pub fn request(
         &mut self,
         now: Time,
@@ -166,7 +171,7 @@ impl Coordinator {
         self.commit(connection, start, Kind::Reply, out);
     }
 
-    /// Does what a request asks, from a sender who may; gives the return code.
+    /// Does what the request of an accepted sender asks; gives the return code.
     fn change<'a>(
         &mut self,
         now: Time,
@@ -186,12 +191,11 @@ impl Coordinator {
         }
     }
 
-    /// So many of the messages that were committed to this connection have been handed to its socket; all of them, if
-    /// there are fewer.
+    /// The shard has written so many of the messages that were committed to this connection, or all, if there are fewer.
     pub fn delivered(&mut self, connection: ConnectionId, messages: u32) {
         let Some(known) = self.connection(connection) else { return };
         known.in_flight = known.in_flight.saturating_sub(messages);
-        // Most of the time nothing waits: then the LB, which is cold, is not looked at.
+        // Mostly nothing waits. Then the LB, whose memory is cold, is not read.
         if known.in_flight == 0
             && std::mem::take(&mut known.waited_for)
             && let Some(lb) = known.lb
@@ -212,8 +216,8 @@ impl Coordinator {
         }
     }
 
-    /// Does what is due at `now`: windows, refreshes, hold times; commits pushes while shards have room.
-    /// Call it after every batch of events and at [`Coordinator::next_deadline`].
+    /// Does what is due at `now`: windows, refreshes, hold times; commits pushes while shards have room. Call this after
+    /// every batch of events and at [`Coordinator::next_deadline`].
     pub fn poll(&mut self, now: Time, out: &mut impl Outbox) {
         self.reconsider(now);
         let before = self.tables.memberships;
@@ -235,31 +239,31 @@ impl Coordinator {
                 }
             }
         }
-        // No push tells half of a new roster.
+        // No push shows half of a new roster.
         if self.sweep.unfinished().is_none() {
             self.flush(now, out);
         }
     }
 
-    /// When [`Coordinator::poll`] has something to do next, perhaps early; `None` while only an event can change that.
+    /// When to call [`Coordinator::poll`] next, perhaps earlier than needed; `None` if only an event can bring work.
     pub fn next_deadline(&self) -> Option<Time> {
         let alarm = self.alarms.peek().map(|alarm| alarm.0.at);
         let alarm = [alarm, self.tables.endpoints.next_deadline()].into_iter().flatten().min();
         self.sweep.unfinished().or(alarm)
     }
 
-    /// What is held now.
+    /// How much the coordinator holds now.
     pub fn totals(&self) -> Totals {
         self.tables.totals()
     }
 
-    /// What a load balancer said of itself last, while it is known.
+    /// The last health and flags of a load balancer that is known.
     pub fn lb_state(&self, uid: &[u8]) -> Option<(Health, LbFlags)> {
         let known = &self.tables.lbs[self.tables.find_lb(uid)?];
         Some((known.health, known.flags))
     }
 
-    /// How many Deregistration Requests were done, by the reason that they gave.
+    /// Number of accepted Deregistration Requests by their reason.
     pub fn deregistrations(&self) -> &BTreeMap<Reason, u64> {
         &self.reasons
     }
@@ -295,7 +299,7 @@ impl Coordinator {
         (known.open && known.generation == id.generation).then_some(known)
     }
 
-    /// Who is at the other end of a connection that is open.
+    /// The peer of an open connection.
     fn peer(&self, connection: ConnectionId) -> &Peer {
         let slots = self.peers.get(usize::from(connection.shard));
         let peer = slots.and_then(|slots| slots.get(connection.slot as usize)?.as_ref());

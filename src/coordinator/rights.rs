@@ -15,7 +15,7 @@ use crate::{
     sasp::{Endpoint, Entry, GroupData, Groups, LbFlags, ReturnCode, SenderFlags},
 };
 
-/// Why a request is not accepted from its sender: every 0x11 has one of these.
+/// Why a request is not accepted from its sender. Every 0x11 has one of these causes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]
 pub enum Refusal {
@@ -25,19 +25,19 @@ pub enum Refusal {
     OtherLb,
     /// The load balancer moved to another connection, which closes this one.
     TakenOver,
-    /// There is no room for one more load balancer.
+    /// The limit of load balancers is reached.
     TooManyLbs,
     /// The load balancer does not let members speak for themselves.
     NoTrust,
-    /// A certificate is asked for and was not shown.
+    /// A certificate is needed and the sender showed none.
     NoCertificate,
     /// The sender does not prove to be the load balancer.
     LbIdentity,
-    /// The load balancer is not to do this.
+    /// The operator does not let the load balancer do this.
     LbRight,
     /// The sender does not prove to be the member, or one of the members concerned.
     MemberIdentity,
-    /// The member is not to do this.
+    /// The operator does not let the member do this.
     MemberRight,
 }
 
@@ -79,11 +79,11 @@ impl Refusal {
 /// A request that was answered with 0x11.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused<'a> {
-    /// Who asked.
+    /// The sender.
     pub peer: &'a Peer,
-    /// Why it was refused.
+    /// Why the request was refused.
     pub cause: Refusal,
-    /// The load balancer that it is about.
+    /// The load balancer that the request is about.
     pub lb_uid: &'a [u8],
     /// The member that the sender does not speak for.
     pub member: Option<Endpoint>,

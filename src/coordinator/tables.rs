@@ -1,4 +1,4 @@
-//! Load balancers, groups, memberships and endpoints, and the indexes between them: adding, finding, removing.
+//! Load balancers, groups, memberships and endpoints, and the indexes between them: add, find, remove.
 
 use std::hash::BuildHasher;
 
@@ -19,19 +19,19 @@ pub(super) struct Tables {
     pub(super) lbs: Table<LbId, LoadBalancer>,
     by_uid: HashTable<LbId>,
     pub(super) groups: Table<GroupId, Group>,
-    /// Groups by LB and name, ghosts too: no name has both.
+    /// Groups by LB and name, ghosts too. A name belongs to a group or to a ghost, never to both.
     by_name: HashTable<GroupId>,
-    /// By group, apart from the groups: whether a change in it needs no note, because its LB is not pushed to or
-    /// the next push looks at all of it anyway. A weight change reads this of every group that it concerns.
+    /// A change in the group needs no note: its LB gets no pushes, or the next push looks at the whole group anyway. A
+    /// weight change reads this column for every group that lists the endpoint.
     pub(super) muted: Column<GroupId, bool>,
-    /// By group: whether anything in it may have changed since all of it was last sent.
+    /// Something in the group may have changed since the whole group was last sent.
     pub(super) stale: Column<GroupId, bool>,
-    /// By group, apart from the groups too: by which policy its weights are made.
+    /// The policy that makes the group's weights.
     pub(super) policies: Column<GroupId, Policy>,
     pub(super) endpoints: Endpoints,
     pub(super) memberships: u32,
-    /// The farewells of all groups. They and ghosts count against the limits, or an LB that never asks would make
-    /// the server remember without end.
+    /// Number of farewells in all groups. Farewells and ghosts count against the limits: else an LB that never asks would
+    /// make the GWM's memory grow without end.
     pub(super) farewells: u32,
     next_serial: u64,
 }
@@ -66,7 +66,7 @@ impl Tables {
         }
     }
 
-    /// Whether a further note about the group would add nothing.
+    /// Whether another note about the group is useless.
     #[inline]
     pub(super) fn is_noted(&self, group: GroupId) -> bool {
         self.muted[group] && self.stale[group]
@@ -95,7 +95,7 @@ impl Tables {
         self.lbs.remove(lb);
     }
 
-    /// The LB's connection has ended or moved: nothing is pushed to it, and what was sent counts no more.
+    /// The LB's connection has ended or moved: pushes stop, and the memory of sent values is void.
     pub(super) fn detach(&mut self, lb: LbId) {
         let known = &mut self.lbs[lb];
         (known.connection, known.ready) = (None, false);
@@ -106,7 +106,7 @@ impl Tables {
         }
     }
 
-    /// Forgets what the LB's next push was to carry.
+    /// Forgets what the LB's next push should have had.
     pub(super) fn stop_pushing(&mut self, lb: LbId) {
         let known = &mut self.lbs[lb];
         known.changed.clear();
@@ -123,7 +123,7 @@ impl Tables {
         self.find_name(lb, name).filter(|&group| !self.groups[group].removed)
     }
 
-    /// The group of that name, be it a ghost.
+    /// The group of that name; it may be a ghost.
     pub(super) fn find_name(&self, lb: LbId, name: &[u8]) -> Option<GroupId> {
         let found = self.by_name.find(self.hash_name(lb, name), |&group| {
             let group = &self.groups[group];
@@ -132,11 +132,11 @@ impl Tables {
         found.copied()
     }
 
-    /// Creates a group that the LB does not have, as its last.
+    /// Creates a group that the LB does not have; it becomes the LB's last group.
     pub(super) fn create_group(&mut self, lb: LbId, data: GroupData<'_>, policy: Policy) -> GroupId {
         self.next_serial += 1;
         let group = match self.find_name(lb, data.name) {
-            // The LB has yet to hear that it was removed: it goes on as the same group.
+            // The LB has yet to hear that the group ended: the same group continues.
             Some(ghost) => {
                 let revived = &mut self.groups[ghost];
                 (revived.removed, revived.order) = (false, self.next_serial);
@@ -178,7 +178,7 @@ impl Tables {
         }
     }
 
-    /// Does something to a group that may add or end farewells; here alone their number is kept.
+    /// Calls `act`, which may add or end farewells of the group. Only this function counts farewells.
     pub(super) fn with_farewells<R>(&mut self, group: GroupId, act: impl FnOnce(&mut Group, &Endpoints) -> R) -> R {
         let group = &mut self.groups[group];
         let before = group.owed();
@@ -192,8 +192,8 @@ impl Tables {
         done
     }
 
-    /// Takes groups out of the tables, and their members. With `farewell` (it was not the LB's own request)
-    /// those that the LB was told of stay as its ghosts until it has heard of that.
+    /// Ends groups and removes their members. With `farewell` (the request was not the LB's own), groups that the LB knows
+    /// become ghosts until the LB has heard of their end.
     pub(super) fn remove_groups(&mut self, doomed: &[GroupId], farewell: bool) {
         let mut owners: Vec<LbId> = Vec::new();
         let mut ended: Vec<GroupId> = Vec::with_capacity(doomed.len());
@@ -230,14 +230,14 @@ impl Tables {
         ended.into_iter().for_each(|group| self.forget_group(group));
     }
 
-    /// Forgets the groups that the LB has heard the end of, or is not to hear of any more.
+    /// Forgets all ghosts of the LB.
     pub(super) fn drop_ghosts(&mut self, lb: LbId) {
         for ghost in std::mem::take(&mut self.lbs[lb].ghosts) {
             self.forget_group(ghost);
         }
     }
 
-    /// Forgets the ghosts of which the LB has heard everything; says whether some are left.
+    /// Forgets the ghosts without farewells; says whether others are left.
     pub(super) fn settle_ghosts(&mut self, lb: LbId) -> bool {
         let mut ghosts = std::mem::take(&mut self.lbs[lb].ghosts);
         ghosts.retain(|&ghost| {
@@ -252,7 +252,7 @@ impl Tables {
         left
     }
 
-    /// How many groups there are, ghosts too.
+    /// How many groups and ghosts there are.
     pub(super) fn groups_and_ghosts(&self) -> usize {
         self.groups.len()
     }
@@ -268,12 +268,12 @@ impl Tables {
         self.groups.remove(group);
     }
 
-    /// For a request's own tables.
+    /// A hasher for the tables of one request.
     pub(super) fn hasher(&self) -> FixedState {
         self.hasher.clone()
     }
 
-    /// A member was added to one of the LB's groups.
+    /// Counts a member that was added to one of the LB's groups.
     pub(super) fn member_added(&mut self, lb: LbId) {
         self.memberships += 1;
         self.lbs[lb].held += 1;

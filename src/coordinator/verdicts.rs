@@ -1,4 +1,4 @@
-//! What is judged of every endpoint, by policy, and what a group's entries show of it.
+//! The verdict on every endpoint by every policy, and what an entry shows of it.
 
 use crate::{
     judgement::{self, Policy, Scale, Share},
@@ -8,30 +8,30 @@ use crate::{
 
 use super::ids::{Column, EndpointId};
 
-/// What an entry shows of an endpoint, whoever lists it: the contact, quiesced and confident flags, and the weight.
+/// The part of an entry that is the same in all groups of one scale: contact, quiesced and confident flags, and weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shown {
     pub(super) flags: EntryFlags,
     pub(super) weight: u16,
 }
 
-/// What one policy says of an endpoint, in four bytes: all that encoding a push reads of it.
+/// One policy's verdict on an endpoint in four bytes. The encoder reads nothing else of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word {
     bits: u8,
-    /// A weight or a level. Of an endpoint without contact it is the last one that it had with it.
+    /// A weight or a level. Without contact, the last one that the endpoint had with contact.
     value: u16,
 }
 
 /// Contact, as on the wire.
 const CONTACT: u8 = EntryFlags::CONTACT.0;
-/// The operator quiesced it; on the wire that is the same bit as the membership's own.
+/// The operator quiesced the endpoint. The wire has one bit for this and for the membership's own quiesce.
 const QUIESCED: u8 = EntryFlags::QUIESCED.0;
 /// Confident, as on the wire.
 const CONFIDENT: u8 = EntryFlags::CONFIDENT.0;
-/// The monitor has said it; else nothing is judged yet, or nobody monitors.
+/// The verdict is the monitor's. Without this bit nothing is judged yet, or nothing watches the endpoint.
 const JUDGED: u8 = 0x10;
-/// It lost contact so short a time ago that failing open gives it back.
+/// The endpoint lost contact within the fall window: failing open shows it with contact.
 const FRESH: u8 = 0x20;
 /// The value is the operator's weight, which no scale changes.
 const FIXED: u8 = 0x40;
@@ -39,7 +39,7 @@ const FIXED: u8 = 0x40;
 const RATE: u8 = 0x80;
 
 impl Word {
-    /// What is said of an endpoint of which nothing is judged.
+    /// The verdict before the first judgement.
     pub(super) fn of(member: &Member) -> Word {
         let known = if member.fixed { CONFIDENT | FIXED } else { 0 };
         Word { bits: CONTACT | known, value: member.capacity }.quiesced(member.quiesced)
@@ -72,23 +72,23 @@ impl Word {
         }
     }
 
-    /// Whether it says a rate.
+    /// Whether the value is a rate.
     pub(super) fn is_rate(self) -> bool {
         self.bits & RATE != 0
     }
 }
 
-/// Everything that is judged, by policy and endpoint. All policies, whether a group is of them or not: so a reload
-/// that gives a group another policy has its verdicts at hand. A push reads one column only.
+/// Verdicts by policy and endpoint. A push reads one column only. All policies have a column, used or not, so a reload
+/// that gives a group another policy finds the verdicts here.
 pub(super) struct Verdicts {
     columns: [Column<EndpointId, Word>; Policy::ALL.len()],
-    /// How many words of each column say a rate.
+    /// How many values of each column are rates.
     rates: [u32; Policy::ALL.len()],
-    /// Nothing is confident, and what lost contact lately has it back.
+    /// The GWM fails open: no entry is confident, and fresh endpoints have contact.
     open: bool,
 }
 
-/// Policies by number, as bits.
+/// A set of policies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Policies(u8);
 
@@ -104,7 +104,7 @@ impl Policies {
     }
 }
 
-/// By which policies a word has changed, and for which of them a rate came, went or changed.
+/// The policies whose verdict on an endpoint has changed, and those among them where a rate came, went or changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Turn {
     pub(super) words: Policies,
@@ -125,7 +125,7 @@ impl Verdicts {
         Verdicts { columns: std::array::from_fn(|_| Column::new()), rates: Default::default(), open: false }
     }
 
-    /// Nothing is judged of the endpoint, whatever was said of its predecessor under this id.
+    /// A new endpoint, or one that is no longer watched: nothing is judged.
     pub(super) fn reset(&mut self, id: EndpointId, member: &Member) -> Turn {
         let word = Word::of(member);
         if self.columns[0].get(id).is_none() {
@@ -134,8 +134,7 @@ impl Verdicts {
         self.change(id, |_, _| word)
     }
 
-    /// The operator says something else of an endpoint that is watched as before: what is judged of it stays, until
-    /// the monitor has thought about it.
+    /// The roster has changed for an endpoint that stays watched: its judged verdicts stay until the monitor sends others.
     pub(super) fn reassess(&mut self, id: EndpointId, member: &Member) -> Turn {
         self.change(id, |_, word| match word.bits & JUDGED {
             0 => Word::of(member),
@@ -143,19 +142,19 @@ impl Verdicts {
         })
     }
 
-    /// The monitor's word.
-    pub(super) fn judge(&mut self, id: EndpointId, verdicts: &[judgement::Verdict; Policy::ALL.len()]) -> Turn {
+    /// Takes the monitor's verdicts.
+    pub(super) fn set(&mut self, id: EndpointId, verdicts: &[judgement::Verdict; Policy::ALL.len()]) -> Turn {
         self.change(id, |policy, word| word.judged(verdicts[policy]))
     }
 
-    /// Whether its contact was lost lately; where there is contact, that is no question.
+    /// Sets whether the endpoint lost contact lately; an endpoint with contact did not.
     pub(super) fn set_fresh(&mut self, id: EndpointId, fresh: bool) -> Turn {
         self.change(id, |_, word| word.with(FRESH, fresh && word.bits & CONTACT == 0))
     }
 
     fn change(&mut self, id: EndpointId, to: impl Fn(usize, Word) -> Word) -> Turn {
         let mut change = Turn::default();
-        // No entry shows the difference.
+        // No entry shows these bits.
         let unseen = if self.open { JUDGED } else { JUDGED | FRESH };
         for (policy, (column, rates)) in self.columns.iter_mut().zip(&mut self.rates).enumerate() {
             let word = &mut column[id];
@@ -177,7 +176,7 @@ impl Verdicts {
         self.open = open;
     }
 
-    /// What a group of this policy shows.
+    /// One policy's view of all endpoints.
     pub(super) fn view(&self, policy: Policy, weight_max: u16) -> View<'_> {
         View {
             words: &self.columns[policy as usize],
@@ -188,7 +187,7 @@ impl Verdicts {
     }
 }
 
-/// What one policy says of all endpoints.
+/// One policy's verdicts on all endpoints.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     words: &'a Column<EndpointId, Word>,
@@ -198,7 +197,7 @@ pub(super) struct View<'a> {
 }
 
 impl View<'_> {
-    /// What an entry shows of the endpoint in a group of this scale.
+    /// What a group of this scale shows of the endpoint.
     #[inline]
     pub(super) fn shown(&self, id: EndpointId, scale: Option<Scale>) -> Shown {
         let word = self.words[id];
@@ -212,7 +211,7 @@ impl View<'_> {
         Shown { flags, weight }
     }
 
-    /// The scale of a group with these members.
+    /// The scale of a group that has these members.
     pub(super) fn scale(
         &self,
         before: Option<Scale>,
@@ -226,7 +225,7 @@ impl View<'_> {
         Scale::follow(before, rates.map(|word| judgement::Level(word.value)))
     }
 
-    /// A word's bits, or what failing open makes of them.
+    /// The bits of a word as shown: failing open changes some.
     fn seen(&self, word: Word) -> u8 {
         match self.open {
             false => word.bits,

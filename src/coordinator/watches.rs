@@ -1,54 +1,54 @@
-//! Which endpoints are to be watched, and what the shards have yet to be told of that.
+//! Which endpoints are watched, and the orders about them that shards have yet to get.
 
 use std::collections::VecDeque;
 
 use super::ids::{Column, EndpointId, Id};
 use crate::{judgement::WatchId, sasp::Endpoint};
 
-/// What a shard is to watch, or to watch no longer.
+/// An order to a shard to begin or end a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchOrder {
     /// The shard that the endpoint hashes to.
     pub shard: u16,
     /// Names the watch, also when it ends.
     pub watch: WatchId,
-    /// Whom to watch; `None` ends the watch.
+    /// The endpoint to watch; `None` ends the watch.
     pub endpoint: Option<Endpoint>,
 }
 
 /// The watch of one endpoint. 12 bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Watch {
-    /// Grows with every watch under this id.
+    /// Grows with every watch of this id.
     generation: u32,
-    /// The watch that the shard was told of.
+    /// The generation that the shard was told of.
     told: u32,
     /// The shard that was told.
     shard: u16,
     bits: u8,
 }
 
-/// The endpoint is to be watched.
+/// The endpoint should be watched.
 const WANTED: u8 = 1;
-/// A shard was told to watch it.
+/// A shard was told to watch the endpoint.
 const TOLD: u8 = 2;
-/// The queue has it.
+/// The endpoint is in the queue.
 const QUEUED: u8 = 4;
-/// It has contact, or nothing is judged of it yet.
+/// The endpoint has contact, or is not judged yet.
 const CONTACT: u8 = 8;
-/// It has been up while it was watched.
+/// The endpoint has been up while it was watched.
 const SEEN: u8 = 16;
 
-/// By endpoint, from the first one that is watched on.
+/// All watches.
 pub(super) struct Watches {
     list: Column<EndpointId, Watch>,
-    /// Endpoints whose shard has to be told something, each once.
+    /// Endpoints with orders to give, each once.
     queue: VecDeque<EndpointId>,
-    /// How many are wanted.
+    /// Number of endpoints that should be watched.
     wanted: u32,
-    /// How many of those have contact.
+    /// Number of those with contact.
     contact: u32,
-    /// How many of them have been up.
+    /// Number of those that have been up.
     seen: u32,
 }
 
@@ -66,22 +66,22 @@ impl Watches {
         self.wanted as usize
     }
 
-    /// How many watched endpoints have contact, those not judged yet among them.
+    /// How many watched endpoints have contact or are not judged yet.
     pub(super) fn with_contact(&self) -> u32 {
         self.contact
     }
 
-    /// Whether any watched endpoint has been up since it is watched.
+    /// Whether any watched endpoint has been up while it was watched.
     pub(super) fn any_seen(&self) -> bool {
         self.seen > 0
     }
 
-    /// Whether this one has.
+    /// Whether this endpoint has.
     pub(super) fn is_seen(&self, id: EndpointId) -> bool {
         self.list[id].bits & SEEN != 0
     }
 
-    /// Notes that a watched endpoint is up; says whether it is the first one that has been.
+    /// Notes that a watched endpoint is up; says whether it is the first one ever.
     pub(super) fn see(&mut self, id: EndpointId) -> bool {
         let watch = &mut self.list[id];
         let new = watch.bits & SEEN == 0;
@@ -90,7 +90,7 @@ impl Watches {
         new && self.seen == 1
     }
 
-    /// Begins a watch, unless there is one.
+    /// Begins a watch, if there is none.
     pub(super) fn begin(&mut self, id: EndpointId) {
         if self.list.get(id).is_none() {
             self.list.set(id, Watch::default());
@@ -115,7 +115,7 @@ impl Watches {
         self.queue(id);
     }
 
-    /// The endpoint that is watched under this name now.
+    /// The endpoint that has this watch now.
     pub(super) fn find(&self, watch: WatchId) -> Option<EndpointId> {
         let id = EndpointId::at(watch.index as usize);
         let known = self.list.get(id)?;
@@ -132,12 +132,12 @@ impl Watches {
         had
     }
 
-    /// Whether there are orders to take.
+    /// Whether there are orders.
     pub(super) fn has_orders(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    /// Takes the next endpoint's orders: the end of the watch that a shard knows, the begin of another, or both.
+    /// Takes the next endpoint's orders: the end of the watch that a shard knows, the begin of another one, or both.
     pub(super) fn take(&mut self, whom: impl FnOnce(EndpointId) -> (u16, Endpoint)) -> [Option<WatchOrder>; 2] {
         let Some(id) = self.queue.pop_front() else { return [None, None] };
         let watch = &mut self.list[id];

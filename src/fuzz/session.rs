@@ -12,7 +12,7 @@ use crate::{
     judgement::Policy,
     roster::{Member, Roster},
     sasp::{ComponentType, Framer, Header, Message, ReturnCode},
-    session::{Verdict, judge},
+    session::{FrameAction, examine},
 };
 
 /// The Interval of Get Weights replies, in seconds.
@@ -109,8 +109,8 @@ impl Table {
         self.now = self.now + PACE;
         let (header, kind) = Header::read(frame).expect("a frame has a header and a type");
         let mut refusal = Vec::new();
-        match judge(frame, INTERVAL, &mut refusal) {
-            Verdict::Request(judged, message) => {
+        match examine(frame, INTERVAL, &mut refusal) {
+            FrameAction::Request(judged, message) => {
                 let number = header.id;
                 assert_eq!((judged, message.component_type()), (header, kind));
                 assert!(refusal.is_empty());
@@ -121,7 +121,7 @@ impl Table {
                 let (answer, answered) = Message::decode(reply).expect("a reply is well-formed");
                 assert_eq!((answer.id, Some(answered.component_type())), (number, kind.reply()));
             }
-            Verdict::Refused(error) => {
+            FrameAction::Refused(error) => {
                 assert!(error.offset <= frame.len(), "{error}");
                 let (answer, answered) = Header::read(&refusal).expect("a reply begins like any message");
                 assert_eq!((answer.version, answer.length as usize, answer.id), (1, refusal.len(), header.id));
@@ -129,7 +129,7 @@ impl Table {
                 assert_eq!(refusal[17], ReturnCode::NOT_UNDERSTOOD.0);
                 self.peers[from].sent.extend(refusal);
             }
-            Verdict::Close(reason) => {
+            FrameAction::Close(reason) => {
                 assert_eq!((reason.0, kind.reply()), (kind, None));
                 assert!(refusal.is_empty());
                 self.end(from);

@@ -6,7 +6,7 @@ use std::{io::Write, net::SocketAddr, thread};
 use fastrand::Rng;
 use gwm::{
     sasp::{ComponentType, Framer, Header, LbFlags, ReturnCode, SenderFlags},
-    session::{Verdict, judge},
+    session::{FrameAction, examine},
 };
 
 use crate::{
@@ -112,10 +112,10 @@ fn expect(bytes: &[u8]) -> Expected {
         };
         let (header, kind) = Header::read(frame).expect("a frame has a header");
         let mut reply = Vec::new();
-        match judge(frame, 60, &mut reply) {
-            Verdict::Close(_) => return Expected { replies, over: true },
-            Verdict::Refused(_) => replies.push((Some(reply), kind.reply().expect("it was replied to"), header.id)),
-            Verdict::Request(..) => replies.push((None, kind.reply().expect("a request has a reply"), header.id)),
+        match examine(frame, 60, &mut reply) {
+            FrameAction::Close(_) => return Expected { replies, over: true },
+            FrameAction::Refused(_) => replies.push((Some(reply), kind.reply().expect("it was replied to"), header.id)),
+            FrameAction::Request(..) => replies.push((None, kind.reply().expect("a request has a reply"), header.id)),
         }
     }
     Expected { replies, over: framer.buffered() > 0 }

@@ -27,7 +27,7 @@ use crate::{
         mesh::Slot,
     },
     sasp::{Framer, Summary},
-    session::{Verdict, judge},
+    session::{FrameAction, examine},
 };
 
 /// How long the peer has to close its side after ours is closed.
@@ -333,18 +333,18 @@ impl Connection {
                 let taken = self.requests.take(shard.shared.clock.now(), rate);
                 debug_assert!(taken.is_ok() || shard.shared.draining.load(Ordering::Relaxed), "asked before it began");
             }
-            match judge(frame, shard.limits.poll_interval_seconds, &mut refusals) {
-                Verdict::Request(header, message) => {
+            match examine(frame, shard.limits.poll_interval_seconds, &mut refusals) {
+                FrameAction::Request(header, message) => {
                     tracing::trace!(peer = %self.peer, "received: {}", Summary(&header, &message));
                     shard.uplink.borrow_mut().request(self.slot, frame);
                     count(&shard.counters.requests);
                     self.under_way = true;
                 }
-                Verdict::Refused(error) => {
+                FrameAction::Refused(error) => {
                     count(&shard.counters.refused);
                     tracing::trace!(peer = %self.peer, "refused: {error}");
                 }
-                Verdict::Close(why) => {
+                FrameAction::Close(why) => {
                     shard.note(Cause::NoReply, self.peer, Some(&why));
                     self.stage = Stage::Flushing(Cause::NoReply);
                     break;
