@@ -120,7 +120,7 @@ async fn drive(mut boss: Ends, mut echo: Ends) {
     }
 }
 
-type Running = JoinHandle<Result<(), String>>;
+type Running = JoinHandle<Result<(), gwm::runtime::Error>>;
 
 /// What the echo runs on.
 #[derive(Clone, Copy)]

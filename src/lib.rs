@@ -13,6 +13,7 @@
 //! | [`runtime`] | sockets, cores, clocks: the only module that names glommio |
 //! | [`client`] | a blocking SASP client for load balancers and members |
 //! | [`config`], [`limits`] | validated settings; every cap in one place |
+//! | [`metrics`] | one table of all metrics; counters that other threads read |
 //! | [`cli`] | one file a command |
 //! | [`fuzz`] | entry points for fuzzers, run by the test suite too |
 
@@ -24,6 +25,7 @@ pub mod coordinator;
 pub mod fuzz;
 pub mod judgement;
 pub mod limits;
+pub mod metrics;
 pub mod monitor;
 pub mod network;
 pub mod roster;

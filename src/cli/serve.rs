@@ -37,7 +37,7 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-fn failure(error: &str) -> ExitCode {
-    runtime::last_words(error.to_owned());
+fn failure(error: &runtime::Error) -> ExitCode {
+    runtime::last_words(error.to_string());
     ExitCode::FAILURE
 }

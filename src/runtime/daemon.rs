@@ -1,133 +1,129 @@
-//! The daemon as a whole: listeners, executors, signals, and the stop. This is the main thread's work.
+//! The main thread: it binds listeners, starts the other threads, waits for signals, and stops the daemon.
 
 use std::{
     io::{self, Write},
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{Arc, atomic::Ordering, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime},
 };
 
-use crossbeam_queue::ArrayQueue;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
 
 use super::{
-    coordinator_thread::{self, Control, Port, Summary},
+    coordinator_thread::{self, CoordinatorControl, CoordinatorMetrics, Port},
+    error::Error,
     log,
     machine::{executor, poller::Poller},
     mesh::{Bell, pipe},
     probe::{self, Prober},
-    shard::{self, Cause, Counters, Lateness, Plan, Shared, listener, monitoring},
+    shard::{self, MonitoringControl, MonitoringSetup, ShardMetrics, ShardSetup, Shared, listener},
 };
 use crate::{
     access::Identity,
     config::{Carries, Config, Listen, tls::Server},
-    coordinator::{Refusal, Settings},
+    coordinator::Settings,
     limits,
+    metrics::Reading,
     monitor::{self, Tuning},
 };
 
 /// How long the stop may take in all.
-const STOP: Duration = Duration::from_millis(4500);
+const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
 
-/// How often it is looked whether log lines were lost.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the main thread looks whether log lines were lost.
+const LOST_LINES_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What the main thread waits for.
+/// An event that the main thread waits for.
 enum Event {
     Ready,
     Signal(i32),
-    /// A thread has ended, one way or another.
+    /// A thread has ended, also by a panic.
     Ended,
 }
 
-/// Tells the main thread that the thread that owns it has ended, also by a panic.
-struct Obituary(mpsc::Sender<Event>);
+/// Tells the main thread that the thread that owns this value has ended, also by a panic.
+struct EndNotice(mpsc::Sender<Event>);
 
-impl Drop for Obituary {
+impl Drop for EndNotice {
     fn drop(&mut self) {
-        // Nobody listens any more if the main thread gave up waiting.
+        // The main thread does not listen any more if it gave up waiting.
         let _ = self.0.send(Event::Ended);
     }
 }
 
-/// The running executors.
+/// The running threads.
 struct Threads {
-    coordinator: JoinHandle<Result<Summary, String>>,
-    shards: Vec<JoinHandle<Result<(), String>>>,
+    coordinator: JoinHandle<Result<(), Error>>,
+    shards: Vec<JoinHandle<Result<(), Error>>>,
 }
 
-/// Serves until a signal asks to stop; an error is one line for the operator.
-pub fn serve(mut config: Config) -> Result<(), String> {
+/// Serves until a signal asks to stop.
+pub fn serve(mut config: Config) -> Result<(), Error> {
     config.settings.icmp = probe::may_echo().is_ok();
     let (events, inbox) = mpsc::channel();
-    watch_signals(events.clone()).map_err(|error| format!("can not watch for signals: {error}"))?;
+    watch_signals(events.clone()).map_err(|error| Error::Start { what: "watch for signals", error })?;
 
     let shards = config.shard_cpus.len();
     let mut addresses = Vec::new();
     let mut listeners: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
     for &Listen { address, carries } in &config.listen {
-        let (bound, sockets) = listener::bind(address, shards, &config.connections)
-            .map_err(|error| bind_failed(address, carries, &error))?;
+        let (bound, sockets) = listener::bind(address, shards, &config.connections).map_err(|error| Error::Bind {
+            address,
+            carries,
+            error,
+        })?;
         addresses.push(Listen { address: bound, carries });
         listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push((socket, carries)));
     }
 
     let shared = Arc::new(Shared::new(&config.connections, config.tls.as_ref().map(|tls| tls.config.clone())));
-    let control = Arc::new(Control {
-        roster: ArrayQueue::new(1),
-        access: ArrayQueue::new(1),
-        stop: AtomicBool::new(false),
-        bell: Arc::new(Bell::default()),
-    });
-    let counters: Vec<Arc<Counters>> = (0..shards).map(|_| Arc::default()).collect();
+    let control = Arc::new(CoordinatorControl::new());
+    let metrics = Metrics::new(shards);
     let bells: Vec<Arc<Bell>> = (0..shards).map(|_| Arc::default()).collect();
-    let monitoring: Vec<Arc<monitoring::Control>> = (0..shards).map(|_| Arc::default()).collect();
-    let failed = |error: io::Error| format!("can not start a thread: {error}");
+    let monitoring: Vec<Arc<MonitoringControl>> = (0..shards).map(|_| Arc::default()).collect();
+    let failed = |error| Error::Start { what: "start a thread", error };
 
     let mut ports = Vec::new();
     let mut handles = Vec::new();
     for (index, listeners) in listeners.into_iter().enumerate() {
-        let bell = bells.get(index).expect("there is a bell a shard").clone();
+        let bell = bells.get(index).expect("each shard has a bell").clone();
         let (up_sender, up_receiver) = pipe(limits::BATCHES, bell.clone(), control.bell.clone());
         let (down_sender, down_receiver) = pipe(limits::BATCHES, control.bell.clone(), bell.clone());
         ports.push(Port::new(up_receiver, down_sender));
-        let plan = Plan {
+        let setup = ShardSetup {
             index: u16::try_from(index).expect("there are at most 256 shards"),
             shards: u16::try_from(shards).expect("there are at most 256 shards"),
             limits: config.connections.clone(),
             listeners,
             shared: shared.clone(),
-            counters: counters.get(index).expect("there are counters for each shard").clone(),
+            metrics: metrics.shards.get(index).expect("each shard has metrics").clone(),
             bell,
             spin: config.spin,
-            poller: Poller::new().map_err(|error| format!("can not make an epoll set: {error}"))?,
+            poller: Poller::new().map_err(|error| Error::Start { what: "make an epoll set", error })?,
             up: up_sender,
             down: down_receiver,
-            monitoring: plan_monitoring(&config, index, monitoring.get(index).expect("there is one a shard"))?,
+            monitoring: monitoring_setup(&config, index, monitoring.get(index).expect("each shard has one"))?,
         };
         let (cpu, events) = (config.shard_cpus.get(index).copied(), events.clone());
-        let obituary = Obituary(events.clone());
+        let end_notice = EndNotice(events.clone());
         let handle = executor::spawn(&format!("shard-{index}"), cpu, move || async move {
-            let _obituary = obituary;
-            shard::run(plan, || drop(events.send(Event::Ready))).await;
+            let _end_notice = end_notice;
+            shard::run(setup, || drop(events.send(Event::Ready))).await;
         });
         handles.push(handle.map_err(failed)?);
     }
     let coordinator = {
         let (settings, control, clock) = (config.settings.clone(), control.clone(), shared.clock);
-        let (events, obituary) = (events.clone(), Obituary(events.clone()));
+        let metrics = metrics.coordinator.clone();
+        let (events, end_notice) = (events.clone(), EndNotice(events.clone()));
         let spin = config.spin;
         executor::pinned("coordinator", Some(config.coordinator_cpu), move || {
-            let _obituary = obituary;
-            Ok(coordinator_thread::run(settings, ports, control, clock, spin, || drop(events.send(Event::Ready))))
+            let _end_notice = end_notice;
+            coordinator_thread::run(settings, ports, control, metrics, clock, spin, || drop(events.send(Event::Ready)));
+            Ok(())
         })
         .map_err(failed)?
     };
@@ -136,8 +132,8 @@ pub fn serve(mut config: Config) -> Result<(), String> {
     let mut starting = shards + 1;
     let mut lost = 0;
     loop {
-        let Ok(event) = inbox.recv_timeout(LOOK) else {
-            log::tell_of_lost(&mut lost);
+        let Ok(event) = inbox.recv_timeout(LOST_LINES_INTERVAL) else {
+            log::report_lost(&mut lost);
             continue;
         };
         match event {
@@ -156,11 +152,11 @@ pub fn serve(mut config: Config) -> Result<(), String> {
                 reload_tls(&mut config.tls, &shared);
             }
             Event::Signal(_) => break,
-            Event::Ended => return Err(threads.autopsy()),
+            Event::Ended => return Err(threads.cause_of_end()),
         }
     }
-    log::tell_of_lost(&mut lost);
-    stop(threads, &inbox, &shared, &control, &bells, &counters)
+    log::report_lost(&mut lost);
+    stop(threads, &inbox, &shared, &control, &bells, &metrics)
 }
 
 /// Lets the shards drain, then ends the coordinator.
@@ -168,12 +164,12 @@ fn stop(
     threads: Threads,
     inbox: &mpsc::Receiver<Event>,
     shared: &Shared,
-    control: &Control,
+    control: &CoordinatorControl,
     bells: &[Arc<Bell>],
-    counters: &[Arc<Counters>],
-) -> Result<(), String> {
+    metrics: &Metrics,
+) -> Result<(), Error> {
     tracing::info!("stopping: listeners are closed, requests under way are answered");
-    let deadline = Instant::now() + STOP;
+    let deadline = Instant::now() + STOP_TIMEOUT;
     shared.draining.store(true, Ordering::Release);
     bells.iter().for_each(|bell| bell.ring());
     let mut running = threads.shards.len() + 1;
@@ -181,89 +177,69 @@ fn stop(
         match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Event::Ended) => running -= 1,
             Ok(_) => {}
-            Err(_) => return Err(format!("{running} threads did not stop in time")),
+            Err(_) => return Err(Error::StopTimeout { running }),
         }
         if running == 1 {
             control.stop.store(true, Ordering::Release);
             control.bell.ring();
         }
     }
-    for shard in threads.shards {
-        joined(shard)?;
-    }
-    let Summary { totals, refused, deregistrations } = joined(threads.coordinator)?;
-    let sum = |read: fn(&Counters) -> u64| counters.iter().map(|counters| read(counters)).sum::<u64>();
-    let (full, resumed) =
-        (sum(|c| c.handshakes.load(Ordering::Relaxed)), sum(|c| c.resumptions.load(Ordering::Relaxed)));
-    if full + resumed > 0 {
-        tracing::info!(full, resumed, "TLS handshakes");
-    }
-    tracing::info!(
-        accepted = sum(|c| c.accepted.load(Ordering::Relaxed)),
-        requests = sum(|c| c.requests.load(Ordering::Relaxed)),
-        refused = sum(|c| c.refused.load(Ordering::Relaxed)),
-        throttled = sum(|c| c.throttled.load(Ordering::Relaxed)),
-        sent = sum(|c| c.sent.load(Ordering::Relaxed)),
-        delayed = sum(|c| c.delayed.load(Ordering::Relaxed)),
-        load_balancers = totals.load_balancers,
-        groups = totals.groups,
-        memberships = totals.memberships,
-        "stopped"
-    );
-    let lateness: Vec<&Lateness> = counters.iter().map(|counters| &counters.lateness).collect();
-    if let Some(late_ms_p99) = Lateness::quantile(&lateness, 990) {
-        tracing::info!(
-            passed = sum(|c| c.checks_passed.load(Ordering::Relaxed)),
-            failed = sum(|c| c.checks_failed.load(Ordering::Relaxed)),
-            inconclusive = sum(|c| c.checks_inconclusive.load(Ordering::Relaxed)),
-            late_ms_p99,
-            "checks"
-        );
-    }
-    for (cause, requests) in Refusal::ALL.iter().zip(refused).filter(|(_, requests)| *requests > 0) {
-        tracing::info!(requests, "not accepted (0x11): {}", cause.text());
-    }
-    for (reason, requests) in deregistrations {
-        tracing::info!(requests, "deregistered, reason: {reason}");
-    }
-    for (at, cause) in Cause::ALL.iter().enumerate() {
-        let closed: u64 = counters.iter().filter_map(|c| c.closed.get(at)).map(|c| c.load(Ordering::Relaxed)).sum();
-        if closed > 0 {
-            tracing::info!(connections = closed, "closed: {}", cause.text());
-        }
-    }
+    threads.shards.into_iter().chain([threads.coordinator]).try_for_each(joined)?;
+    metrics.read().log();
     Ok(())
 }
 
-impl Threads {
-    /// Why a thread ended that should not have: the first one that has something to say.
-    fn autopsy(self) -> String {
-        // The others run on, and end with the process.
-        let mut ended = Vec::new();
-        while ended.is_empty() {
-            // The obituary comes a moment before the thread's end.
-            std::thread::yield_now();
-            ended.extend(self.shards.iter().filter(|shard| shard.is_finished()).map(|shard| shard.thread().id()));
-            if self.coordinator.is_finished() {
-                return joined(self.coordinator).err().unwrap_or_else(|| "the coordinator ended".into());
-            }
+/// The metrics of all threads.
+struct Metrics {
+    shards: Vec<Arc<ShardMetrics>>,
+    coordinator: Arc<CoordinatorMetrics>,
+}
+
+impl Metrics {
+    fn new(shards: usize) -> Metrics {
+        Metrics { shards: (0..shards).map(|_| Arc::default()).collect(), coordinator: Arc::default() }
+    }
+
+    /// All metrics now; the threads may run on.
+    fn read(&self) -> Reading {
+        let mut reading = Reading::default();
+        for (shard, metrics) in (0..).zip(&self.shards) {
+            metrics.read(shard, &mut reading);
         }
-        let first = self.shards.into_iter().find(|shard| ended.contains(&shard.thread().id()));
-        first.and_then(|shard| joined(shard).err()).unwrap_or_else(|| "a shard ended".into())
+        self.coordinator.read(&mut reading);
+        reading
     }
 }
 
-/// A thread's result; a panic becomes an error.
-fn joined<T>(thread: JoinHandle<Result<T, String>>) -> Result<T, String> {
-    let name = thread.thread().name().unwrap_or("a thread").to_owned();
-    match thread.join() {
-        Ok(result) => result,
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            Err(format!("{name} failed, which is a fault of gwm itself (please report it): {text}"))
+impl Threads {
+    /// Why a thread has ended that should run: the first one found.
+    fn cause_of_end(self) -> Error {
+        // The other threads run on, and end with the process.
+        let mut threads: Vec<_> = self.shards.into_iter().chain([self.coordinator]).collect();
+        loop {
+            // A thread reports its end a moment before its handle shows the end.
+            std::thread::yield_now();
+            if let Some(at) = threads.iter().position(JoinHandle::is_finished) {
+                let thread = threads.swap_remove(at);
+                let name = name(&thread);
+                return joined(thread).err().unwrap_or(Error::Ended { thread: name });
+            }
         }
     }
+}
+
+fn name<T>(thread: &JoinHandle<T>) -> String {
+    thread.thread().name().unwrap_or("a thread").to_owned()
+}
+
+/// A thread's result; a panic becomes an error.
+fn joined<T>(thread: JoinHandle<Result<T, Error>>) -> Result<T, Error> {
+    let name = name(&thread);
+    thread.join().unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(Error::Panicked { thread: name, text })
+    })
 }
 
 fn announce(listeners: &[Listen], config: &Config) {
@@ -271,7 +247,7 @@ fn announce(listeners: &[Listen], config: &Config) {
     let asks = config.tls.as_ref().is_some_and(|tls| tls.files.client_ca.is_some());
     for Listen { address, carries } in listeners {
         let certificates = if asks && *carries != Carries::Plain { ", client certificates required" } else { "" };
-        // Nobody has to read this.
+        // The lines are news for people, so nobody may read them.
         let _ = writeln!(out, "gwm: listening on {address} ({carries}{certificates})");
     }
     let _ = out.flush();
@@ -299,29 +275,28 @@ fn announce(listeners: &[Listen], config: &Config) {
     );
 }
 
-/// What one shard's monitoring needs.
-fn plan_monitoring(
-    config: &Config,
-    shard: usize,
-    control: &Arc<monitoring::Control>,
-) -> Result<monitoring::Plan, String> {
+/// The parts of one shard's monitoring.
+fn monitoring_setup(config: &Config, shard: usize, control: &Arc<MonitoringControl>) -> Result<MonitoringSetup, Error> {
     let Settings { icmp, weight_max, hash_seed, .. } = config.settings;
     let tuning = Tuning { weight_max, slow_start: config.monitoring.slow_start, ..Tuning::default() };
     // A shard that has no share of the descriptors checks one member at a time.
     let checks_under_way = (config.monitoring.max_probes as usize / config.shard_cpus.len()).max(1);
-    Ok(monitoring::Plan {
+    Ok(MonitoringSetup {
         control: control.clone(),
         roster: config.settings.roster.clone(),
         settings: monitor::Settings { tuning, checks_under_way, icmp },
         seed: hash_seed ^ shard as u64,
-        prober: Prober::new(icmp).map_err(|error| format!("can not make sockets for checks: {error}"))?,
+        prober: Prober::new(icmp).map_err(|error| Error::Start { what: "make sockets for checks", error })?,
     })
 }
 
-fn reload_members(config: &Config, control: &Control, monitoring: &[Arc<monitoring::Control>]) {
+/// Reads the members file again.
+fn reload_members(config: &Config, control: &CoordinatorControl, monitoring: &[Arc<MonitoringControl>]) {
     let Some(path) = &config.monitoring.members else { return };
     let roster = config.monitoring.read().and_then(|roster| match roster {
-        Some(roster) if roster.names_icmp() => probe::may_echo().map(|()| Some(roster)),
+        Some(roster) if roster.names_icmp() => {
+            probe::may_echo().map(|()| Some(roster)).map_err(|error| error.to_string())
+        }
         other => Ok(other),
     });
     match roster {
@@ -337,8 +312,8 @@ fn reload_members(config: &Config, control: &Control, monitoring: &[Arc<monitori
     }
 }
 
-/// Connections that may not be their LB any more end.
-fn reload_access(config: &Config, control: &Control) {
+/// Reads the access file again. Connections that it does not permit end.
+fn reload_access(config: &Config, control: &CoordinatorControl) {
     let Some(path) = &config.access.file else { return };
     match config.access.read() {
         Ok(access) => {
@@ -350,7 +325,7 @@ fn reload_access(config: &Config, control: &Control) {
     }
 }
 
-/// Sessions go on as they are; later ones get the new files.
+/// Reads the TLS files again, for new sessions.
 fn reload_tls(tls: &mut Option<Server>, shared: &Shared) {
     let Some(server) = tls else { return };
     match server.read_again() {
@@ -371,7 +346,7 @@ fn warn_of_expiry(server: &Server) {
     }
 }
 
-/// Forwards signals. The second one that asks to stop ends the process here and now, whatever the others do.
+/// Forwards signals. The second one that asks to stop ends the process at once, whatever the other threads do.
 fn watch_signals(events: mpsc::Sender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -387,20 +362,4 @@ fn watch_signals(events: mpsc::Sender<Event>) -> io::Result<()> {
         }
     })?;
     Ok(())
-}
-
-fn bind_failed(address: SocketAddr, carries: Carries, error: &io::Error) -> String {
-    let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            let port = address.port();
-            format!("another process has the port: stop it (`ss -ltnp sport = {port}` shows it), or choose another")
-        }
-        io::ErrorKind::PermissionDenied => {
-            "a port under 1024 takes the capability CAP_NET_BIND_SERVICE: give it, or choose another".into()
-        }
-        io::ErrorKind::AddrNotAvailable => "this machine does not have the address: choose one that it has".into(),
-        _ => "choose another".into(),
-    };
-    let flag = if carries == Carries::Tls { "--tls-listen" } else { "--listen" };
-    format!("can not listen on {address} ({error}): {remedy} with {flag}")
 }

@@ -60,7 +60,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 /// Logs how many lines were lost since `told`, which it brings up to date.
-pub(super) fn tell_of_lost(told: &mut usize) {
+pub(super) fn report_lost(told: &mut usize) {
     let lost = LOST.get().map_or(0, ErrorCounter::dropped_lines);
     if lost > *told {
         tracing::warn!(lines = lost - *told, "log lines were lost: stderr is not read as fast as they come");

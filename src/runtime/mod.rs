@@ -1,4 +1,4 @@
-//! The daemon: sockets, cores and clocks. The only module that knows glommio.
+//! The daemon: sockets, CPUs and clocks. The only module that knows glommio.
 //!
 //! The main thread ([`serve`]) binds, starts the others and waits for signals. Each shard, an executor, owns its
 //! connections and the checks of its members; the coordinator's thread owns the state machine; and the [`mesh`] joins
@@ -6,6 +6,7 @@
 
 mod coordinator_thread;
 mod daemon;
+mod error;
 mod limit;
 mod log;
 mod machine;
@@ -14,6 +15,7 @@ pub mod probe;
 mod shard;
 
 pub use daemon::serve;
+pub use error::Error;
 pub use log::{last_words, start as start_logging};
 pub use machine::{
     environment::{host, prepare},

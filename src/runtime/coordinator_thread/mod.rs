@@ -1,16 +1,19 @@
-//! The coordinator's thread: it feeds the state machine with what the shards report, and carries its messages back.
+//! The coordinator's thread: it feeds the state machine with the shards' requests and reports, and carries its messages to
+//! the shards.
 //!
-//! A turn takes acknowledgements, then requests from all shards in turn, then lets the coordinator do what is due,
-//! and sends. Requests and pushes have a [`TURN`] each, even if there is more.
+//! A turn takes acknowledgements, then requests from all shards in turn, then lets the coordinator push, and sends.
+//! Requests and pushes have a [`TIME_SLICE`] each, even if there is more.
 //!
-//! It has no socket, so it needs no reactor: it is an ordinary thread, pinned to its core, that sleeps on a futex. An
-//! executor in its place took several times as long to fall asleep and to wake (PERF.md).
+//! The coordinator has no socket, so it needs no reactor: it is an ordinary thread, pinned to its CPU, that sleeps on a
+//! futex. An executor in its place took several times as long to fall asleep and to wake (PERF.md).
 
+mod metrics;
+mod ports;
 mod refusals;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    cell::Cell,
-    collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,19 +28,21 @@ use crossbeam_queue::ArrayQueue;
 use super::{
     machine::{
         clock::Clock,
-        executor::{HEARTBEAT, TURN},
+        executor::{HEARTBEAT, TIME_SLICE},
     },
-    mesh::{Batch, Bell, Down, Order, Receiver, Sender, Slot, Up},
+    mesh::{Bell, Order, Slot, Up},
 };
 use crate::{
     access::Access,
-    coordinator::{
-        CloseReason, ConnectionId, Coordinator, Kind, Outbox, REFUSALS, Refused, Settings, Time, Totals, WatchOrder,
-    },
+    coordinator::{Coordinator, Settings, Totals},
     roster::Roster,
-    sasp::{Message, Reason},
+    sasp::Message,
+    time::Time,
 };
-use refusals::Refusals;
+use ports::{Ports, connection};
+
+pub(super) use metrics::CoordinatorMetrics;
+pub(super) use ports::Port;
 
 /// Entries between looks at the clock.
 const ENTRIES_PER_LOOK: usize = 16;
@@ -48,153 +53,41 @@ const BYTES_PER_LOOK: usize = 64 << 10;
 /// Endpoints whose watch orders are given in one turn.
 const ENDPOINTS_PER_TURN: usize = 512;
 
-/// The shortest sleep: what is due while no shard has room stays due, and must not keep the core busy.
-const SLEEP_MIN: Duration = Duration::from_micros(200);
+/// The shortest sleep: a push that is due while no shard has room stays due, and must not keep the CPU busy.
+const DEADLINE_SLEEP_MIN: Duration = Duration::from_micros(200);
+
+/// How often the coordinator's numbers are copied to where other threads read them.
+const PUBLISH_INTERVAL: Duration = HEARTBEAT;
 
 /// What the main thread tells the coordinator.
-pub(super) struct Control {
-    /// What the operator says from now on.
+pub(super) struct CoordinatorControl {
+    /// A new roster to put in force.
     pub(super) roster: ArrayQueue<Arc<Roster>>,
-    /// Who may speak for whom from now on.
+    /// New access rules to put in force.
     pub(super) access: ArrayQueue<Arc<Access>>,
-    /// Set once: the task ends.
+    /// Set once: the thread ends.
     pub(super) stop: AtomicBool,
     /// The coordinator's bell.
     pub(super) bell: Arc<Bell>,
 }
 
-/// What is left to tell when the coordinator stops.
-pub(super) struct Summary {
-    /// What it held.
-    pub(super) totals: Totals,
-    /// Requests that were not accepted from their sender, by cause.
-    pub(super) refused: [u64; REFUSALS],
-    /// Deregistrations, by the reason that they gave.
-    pub(super) deregistrations: BTreeMap<Reason, u64>,
-}
-
-type UpBatch = Batch<(Slot, Up)>;
-
-/// One shard's pipes, seen from the coordinator.
-pub(super) struct Port {
-    up: Receiver<(Slot, Up)>,
-    down: Sender<Down>,
-    /// A batch that is not finished, and how many of its entries are.
-    inbox: Option<(UpBatch, usize)>,
-    /// Batches that are: given back after the replies to them are sent, so that one wake serves both.
-    finished: Vec<UpBatch>,
-    /// Closes that found no room.
-    closes: VecDeque<(Slot, CloseReason)>,
-    /// Watch orders that found no room, those of a few endpoints at most.
-    orders: VecDeque<WatchOrder>,
-}
-
-impl Port {
-    pub(super) fn new(up: Receiver<(Slot, Up)>, down: Sender<Down>) -> Port {
-        Port { up, down, inbox: None, finished: Vec::new(), closes: VecDeque::new(), orders: VecDeque::new() }
+impl CoordinatorControl {
+    pub(super) fn new() -> CoordinatorControl {
+        let (roster, access) = (ArrayQueue::new(1), ArrayQueue::new(1));
+        CoordinatorControl { roster, access, stop: AtomicBool::new(false), bell: Arc::default() }
     }
-
-    fn has_work(&self) -> bool {
-        let room = self.down.has_room();
-        self.down.has_returned()
-            || self.down.is_due()
-            || (room
-                && (!self.closes.is_empty() || !self.orders.is_empty() || self.inbox.is_some() || self.up.has_batch()))
-    }
-
-    fn send_orders(&mut self) {
-        while self.down.has_room() {
-            let Some(order) = self.orders.pop_front() else { break };
-            let slot = Slot { index: 0, generation: 0 }; // it concerns no connection
-            self.down.push(Down { slot, order: Order::Watch(Box::new(order)), unfinished: false });
-        }
-    }
-
-    fn flush(&mut self) {
-        while self.down.has_room() {
-            let Some((slot, reason)) = self.closes.pop_front() else { break };
-            self.down.push(Down { slot, order: Order::Close(reason), unfinished: false });
-        }
-        self.send_orders();
-        self.down.flush();
-        for batch in self.finished.drain(..) {
-            self.up.give_back(batch);
-        }
-    }
-}
-
-/// Where the coordinator's messages go.
-struct Ports {
-    list: Vec<Port>,
-    /// When pushes have to stop in this turn, which is also when there is no room for more.
-    pushes_until: Instant,
-    /// Whether they had to.
-    cut_short: Cell<bool>,
-    /// Bytes of all messages so far.
-    committed: usize,
-    clock: Clock,
-    refusals: Refusals,
-}
-
-impl Ports {
-    fn new(list: Vec<Port>, clock: Clock) -> Ports {
-        let refusals = Refusals::default();
-        Ports { list, pushes_until: Instant::now(), cut_short: Cell::new(false), committed: 0, clock, refusals }
-    }
-
-    fn port(&mut self, shard: u16) -> &mut Port {
-        self.list.get_mut(usize::from(shard)).expect("the coordinator names shards that it was told of")
-    }
-}
-
-impl Outbox for Ports {
-    fn has_room(&self, shard: u16) -> bool {
-        let room = self.list.get(usize::from(shard)).is_some_and(|port| port.down.has_room());
-        if room && Instant::now() >= self.pushes_until {
-            self.cut_short.set(true);
-            return false;
-        }
-        room
-    }
-
-    fn buffer(&mut self, shard: u16) -> &mut Vec<u8> {
-        self.port(shard).down.bytes()
-    }
-
-    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind) {
-        let slot = slot(connection);
-        let port = self.port(connection.shard);
-        let range = start..port.down.bytes().len();
-        let length = range.len();
-        port.down.push(Down { slot, order: Order::Write(kind, range), unfinished: false });
-        self.committed += length;
-    }
-
-    fn close(&mut self, connection: ConnectionId, reason: CloseReason) {
-        self.port(connection.shard).closes.push_back((slot(connection), reason));
-    }
-
-    fn refused(&mut self, refused: &Refused<'_>) {
-        self.refusals.note(self.clock.now(), refused);
-    }
-}
-
-fn slot(connection: ConnectionId) -> Slot {
-    Slot { index: connection.slot, generation: connection.generation }
-}
-
-fn connection(shard: usize, slot: Slot) -> ConnectionId {
-    let shard = u16::try_from(shard).expect("there are at most 256 shards");
-    ConnectionId { shard, slot: slot.index, generation: slot.generation }
 }
 
 /// The coordinator and what it needs to run.
-struct Core {
+struct CoordinatorThread {
     coordinator: Coordinator,
     ports: Ports,
-    control: Arc<Control>,
+    control: Arc<CoordinatorControl>,
     clock: Clock,
-    /// The coordinator failed open when it was last looked at.
+    metrics: Arc<CoordinatorMetrics>,
+    /// When the metrics are published next.
+    publish_at: Time,
+    /// The coordinator failed open at the last look.
     open: bool,
 }
 
@@ -207,33 +100,41 @@ impl Wake for Unpark {
     }
 }
 
-/// Runs the coordinator until it is told to stop, and polls for `spin` before each sleep; what is left to tell.
+/// Runs the coordinator until the main thread stops it. `spin` is how long it polls before each sleep.
 pub(super) fn run(
     settings: Settings,
     ports: Vec<Port>,
-    control: Arc<Control>,
+    control: Arc<CoordinatorControl>,
+    metrics: Arc<CoordinatorMetrics>,
     clock: Clock,
     spin: Duration,
     ready: impl FnOnce(),
-) -> Summary {
+) {
     let shards = u16::try_from(ports.len()).expect("there are at most 256 shards");
-    let (coordinator, ports) = (Coordinator::new(settings, shards), Ports::new(ports, clock));
-    let mut core = Core { coordinator, ports, control, clock, open: false };
+    let coordinator = Coordinator::new(settings, shards);
+    let mut thread = CoordinatorThread::new(coordinator, ports, control, metrics, clock);
     ready();
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    while !core.control.stop.load(Ordering::Acquire) {
-        if !core.turn() {
-            core.wait(&waker, spin);
+    while !thread.control.stop.load(Ordering::Acquire) {
+        if !thread.turn() {
+            thread.wait(&waker, spin);
         }
     }
-    Summary {
-        totals: core.coordinator.totals(),
-        refused: core.ports.refusals.counts(),
-        deregistrations: core.coordinator.deregistrations().clone(),
-    }
+    thread.metrics.publish(&thread.coordinator);
 }
 
-impl Core {
+impl CoordinatorThread {
+    fn new(
+        coordinator: Coordinator,
+        ports: Vec<Port>,
+        control: Arc<CoordinatorControl>,
+        metrics: Arc<CoordinatorMetrics>,
+        clock: Clock,
+    ) -> CoordinatorThread {
+        let ports = Ports::new(ports, clock, metrics.clone());
+        CoordinatorThread { coordinator, ports, control, clock, metrics, publish_at: Time::default(), open: false }
+    }
+
     /// One turn; whether it was cut short.
     fn turn(&mut self) -> bool {
         let start = Instant::now();
@@ -247,24 +148,34 @@ impl Core {
         }
         let mut more = false;
         for shard in 0..self.ports.list.len() {
-            // A time slice for each, so that one shard's flood is not another's silence.
-            let slice = TURN * (shard as u32 + 1) / self.ports.list.len() as u32;
+            // Each shard has its part of the time, so that one shard's flood does not silence others.
+            let slice = TIME_SLICE * (shard as u32 + 1) / self.ports.list.len() as u32;
             more |= self.take_requests(shard, || start.elapsed() >= slice);
         }
-        self.ports.pushes_until = Instant::now() + TURN;
+        self.ports.pushes_until = Instant::now() + TIME_SLICE;
         self.coordinator.poll(self.clock.now(), &mut self.ports);
         more |= self.give_watch_orders();
-        self.tell_of_failing_open();
-        self.ports.refusals.report_suppressed(self.clock.now());
+        self.log_failing_open();
+        self.ports.refusals.log_suppressed(self.clock.now());
         self.ports.list.iter_mut().for_each(Port::flush);
+        self.publish();
         more | self.ports.cut_short.take()
+    }
+
+    /// Publishes the metrics, if the time has come.
+    fn publish(&mut self) {
+        let now = self.clock.now();
+        if now >= self.publish_at {
+            self.publish_at = now + PUBLISH_INTERVAL;
+            self.metrics.publish(&self.coordinator);
+        }
     }
 
     /// Gives some watch orders to the shards, as far as these have room; whether there are more to give at once.
     fn give_watch_orders(&mut self) -> bool {
         for _ in 0..ENDPOINTS_PER_TURN {
             if self.ports.list.iter().any(|port| !port.orders.is_empty()) {
-                return false; // the rest waits in the coordinator, where what cancels out is never given
+                return false; // further orders wait in the coordinator, which drops those that cancel each other out
             }
             if !self.coordinator.has_watch_orders() {
                 return false;
@@ -279,7 +190,7 @@ impl Core {
     }
 
     /// Logs when failing open begins and ends.
-    fn tell_of_failing_open(&mut self) {
+    fn log_failing_open(&mut self) {
         let open = self.coordinator.fails_open();
         if std::mem::replace(&mut self.open, open) == open {
             return;
@@ -310,8 +221,7 @@ impl Core {
         }
     }
 
-    /// Takes what a shard has sent until time is up, or there is no room for a reply; whether there is more to
-    /// take at once.
+    /// Takes entries of a shard until time is up, or there is no room for a reply; whether there are more to take at once.
     fn take_requests(&mut self, shard: usize, time_is_up: impl Fn() -> bool) -> bool {
         loop {
             let port = self.ports.list.get_mut(shard).expect("the shard exists");
@@ -371,7 +281,7 @@ impl Core {
         true
     }
 
-    /// Waits for work, or until the coordinator has something to do by itself; perhaps not as long.
+    /// Waits for work, or for the coordinator's next deadline, or for [`HEARTBEAT`].
     fn wait(&self, waker: &Waker, spin: Duration) {
         let work = || {
             let told = !self.control.roster.is_empty() || !self.control.access.is_empty();
@@ -387,151 +297,9 @@ impl Core {
         let now = self.clock.now();
         let longest = now + HEARTBEAT;
         let until = self.coordinator.next_deadline().map_or(longest, |deadline| deadline.min(longest));
-        let until = until.max(now + SLEEP_MIN);
+        let until = until.max(now + DEADLINE_SLEEP_MIN);
         if self.control.bell.poll(&mut Context::from_waker(waker), work).is_pending() {
             thread::park_timeout(Duration::from_nanos(until.0 - now.0));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        judgement::{Judgement, Policy, Share, Verdict},
-        roster::Member,
-        sasp::{Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, SenderFlags, Writer, writer},
-    };
-
-    const SLOT: Slot = Slot { index: 3, generation: 7 };
-
-    /// A core with one shard, and the shard's ends of the pipes, each with this many batches.
-    fn core(batches: usize) -> (Core, Sender<(Slot, Up)>, Receiver<Down>) {
-        let bell = Arc::new(Bell::default());
-        let (up, inbox) = crate::runtime::mesh::pipe(batches, bell.clone(), bell.clone());
-        let (outbox, down) = crate::runtime::mesh::pipe(batches, bell.clone(), bell.clone());
-        let settings = Settings {
-            hold_time: Duration::from_secs(60),
-            poll_interval_seconds: 64,
-            push_window: Duration::ZERO,
-            push_refresh: Duration::from_secs(60),
-            max_load_balancers: 10,
-            max_groups: 10,
-            max_groups_per_lb: 10,
-            max_members_per_group: 10,
-            max_memberships_per_lb: 10,
-            max_memberships: 10,
-            weight_max: 100,
-            roster: Arc::new(Roster::new(Member::unknown(100), Policy::Auto)),
-            access: Arc::default(),
-            icmp: false,
-            panic_percent: 50,
-            hash_seed: 1,
-        };
-        let (roster, access) = (ArrayQueue::new(1), ArrayQueue::new(1));
-        let control = Arc::new(Control { roster, access, stop: AtomicBool::new(false), bell });
-        let coordinator = Coordinator::new(settings, 1);
-        let clock = Clock::new();
-        let ports = Ports::new(vec![Port::new(inbox, outbox)], clock);
-        (Core { coordinator, ports, control, clock, open: false }, up, down)
-    }
-
-    fn request(up: &mut Sender<(Slot, Up)>, id: u32) {
-        let start = up.bytes().len();
-        writer::set_lb_state_request(up.bytes(), id, b"LB1", Health::BEST, LbFlags::NONE).expect("a short UID");
-        let range = start..up.bytes().len();
-        up.push((SLOT, Up::Request(range)));
-    }
-
-    fn reply_ids(batch: &Batch<Down>) -> Vec<u32> {
-        let id = |down: &Down| match &down.order {
-            Order::Write(Kind::Reply, range) => Message::decode(&batch.bytes[range.clone()]).expect("a message").0.id,
-            other => panic!("{other:?}"),
-        };
-        batch.entries.iter().map(id).collect()
-    }
-
-    #[test]
-    fn a_request_waits_until_there_is_room_for_its_reply() {
-        let (mut core, mut up, mut down) = core(1);
-        up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
-        request(&mut up, 1);
-        up.flush();
-        assert!(core.ports.list[0].has_work());
-        assert!(!core.turn());
-        let first = down.receive().expect("the reply");
-        assert_eq!(reply_ids(&first), [1]);
-
-        // The only batch is with the shard: nothing can be answered, and there is no point in trying.
-        let back = up.reclaim().expect("all of it was taken");
-        up.recycle(back);
-        request(&mut up, 2);
-        request(&mut up, 3);
-        up.flush();
-        assert!(!core.turn() && !core.ports.list[0].has_work());
-        assert!(!up.has_returned(), "the requests are not taken");
-
-        down.give_back(first);
-        assert!(core.ports.list[0].has_work());
-        core.turn();
-        assert_eq!(reply_ids(&down.receive().expect("the replies")), [2, 3]);
-        assert!(up.has_returned());
-    }
-
-    #[test]
-    fn a_close_is_never_lost() {
-        let (mut core, _up, mut down) = core(1);
-        let start = core.ports.buffer(0).len();
-        core.ports.commit(connection(0, SLOT), start, Kind::Push);
-        core.turn();
-        core.ports.close(connection(0, SLOT), CloseReason::TakenOver);
-        core.turn();
-        let batch = down.receive().expect("the push");
-        assert!(matches!(batch.entries[..], [Down { order: Order::Write(..), .. }]));
-        down.give_back(batch);
-        core.turn();
-        let batch = down.receive().expect("the close");
-        assert!(matches!(batch.entries[..], [Down { slot: SLOT, order: Order::Close(_), .. }]));
-    }
-
-    #[test]
-    fn watch_orders_wait_for_room_and_judgements_come_back() {
-        let (mut core, mut up, mut down) = core(1);
-        let times = crate::roster::Times::default();
-        let watched = Member::watched(100, crate::roster::Monitor::auto(), times);
-        core.coordinator.set_roster(core.clock.now(), Arc::new(Roster::new(watched, Policy::Auto)));
-        up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
-        let start = up.bytes().len();
-        let mut request = Writer::registration_request(up.bytes(), 1, SenderFlags::LOAD_BALANCER);
-        request.group(GroupData { lb_uid: b"LB1", name: b"G" });
-        let endpoint = Endpoint::new("127.0.0.1".parse().unwrap(), 6, 80);
-        request.entry(&MemberData { endpoint, label: b"" });
-        request.finish().unwrap();
-        let range = start..up.bytes().len();
-        up.push((SLOT, Up::Request(range)));
-        up.flush();
-        // The only batch is with the shard.
-        core.ports.commit(connection(0, SLOT), 0, Kind::Push);
-        core.ports.list[0].down.flush();
-        let taken = down.receive().expect("the push");
-        assert!(!core.turn());
-        down.give_back(taken);
-        core.turn();
-        let batch = down.receive().expect("the reply and the order");
-        let watch = match &batch.entries[..] {
-            [Down { order: Order::Write(Kind::Reply, _), .. }, Down { order: Order::Watch(order), .. }] => {
-                assert_eq!(order.endpoint, Some(endpoint));
-                order.watch
-            }
-            other => panic!("{other:?}"),
-        };
-        let back = up.reclaim().expect("all of it was taken");
-        up.recycle(back);
-        let verdict = Verdict { flags: EntryFlags::CONFIDENT, share: Share::Weight(0) };
-        let judgement = Judgement { watch, verdicts: [verdict; 4] };
-        up.push((Slot { index: 0, generation: 0 }, Up::Judged([judgement].into())));
-        up.flush();
-        core.turn();
-        assert_eq!(core.coordinator.totals().lost, 1);
     }
 }

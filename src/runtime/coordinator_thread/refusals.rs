@@ -1,4 +1,4 @@
-//! Requests that were not accepted from their sender (0x11): counted by cause, and logged once per peer and cause.
+//! The log of refused requests (return code 0x11): one line for each peer and cause.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -12,35 +12,29 @@ use crate::{
     sasp::Escaped,
 };
 
-/// How long the same cause of the same source is not logged again.
-const SILENCE: Duration = Duration::from_secs(3600);
+/// How long the same cause of the same peer is not logged again.
+const LOG_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
 /// Bytes of a certificate's name that a log line shows.
 const NAME_BYTES: usize = 128;
 
-/// Whom a line is about: a source, and the first bytes of its certificate's fingerprint. Behind one address there may be
-/// many certificates.
+/// The peer of a line: a source, and the first bytes of its certificate's fingerprint, because one address may have many
+/// certificates.
 type Who = (Source, u64);
 
-/// What was refused, and what was said of it. Memory is bounded: of the peers and causes that were logged, the newest
-/// [`limits::REFUSALS_REMEMBERED`] are known; who has more names than that meets the limit of lines per second.
+/// The peers and causes that were logged. Memory is bounded: only the newest [`limits::REFUSALS_REMEMBERED`] are known. A
+/// peer with more names than that meets the limit of lines per second.
 #[derive(Default)]
 pub(super) struct Refusals {
-    counts: [u64; REFUSALS],
     logged: HashSet<(Who, Refusal)>,
-    /// The same, and when, oldest first.
+    /// The same with the time of the line, oldest first.
     order: VecDeque<(Time, Who, Refusal)>,
     throttles: [Throttle; REFUSALS],
 }
 
 impl Refusals {
-    /// How many there were, by cause.
-    pub(super) fn counts(&self) -> [u64; REFUSALS] {
-        self.counts
-    }
-
-    /// Counts one, and logs it if it is news.
-    pub(super) fn note(&mut self, now: Time, refused: &Refused<'_>) {
+    /// Logs a refused request, unless its peer and cause were logged lately.
+    pub(super) fn log(&mut self, now: Time, refused: &Refused<'_>) {
         let certificate = refused.peer.certificate.as_deref();
         let known_by = certificate.and_then(|certificate| certificate.fingerprint.first_chunk());
         let who = (refused.peer.address.into(), known_by.map_or(0, |bytes| u64::from_be_bytes(*bytes)));
@@ -61,14 +55,14 @@ impl Refusals {
         );
     }
 
-    /// The rules are other ones: what is refused from now on is news.
+    /// Forgets all peers, because the access rules have changed.
     pub(super) fn forget(&mut self) {
         self.logged.clear();
         self.order.clear();
     }
 
-    /// Says how many lines were left out.
-    pub(super) fn report_suppressed(&mut self, now: Time) {
+    /// Logs how many lines were left out.
+    pub(super) fn log_suppressed(&mut self, now: Time) {
         for (cause, throttle) in Refusal::ALL.iter().zip(&mut self.throttles) {
             let Some(lines) = throttle.suppressed(now) else { continue };
             tracing::warn!("{lines} more not accepted (0x11): {}", cause.text());
@@ -76,11 +70,8 @@ impl Refusals {
     }
 
     fn is_news(&mut self, now: Time, who: Who, cause: Refusal) -> bool {
-        if let Some(count) = self.counts.get_mut(cause as usize) {
-            *count += 1;
-        }
         while let Some(&(at, who, cause)) = self.order.front() {
-            if now < at + SILENCE && self.order.len() < limits::REFUSALS_REMEMBERED {
+            if now < at + LOG_AGAIN_AFTER && self.order.len() < limits::REFUSALS_REMEMBERED {
                 break;
             }
             self.order.pop_front();
@@ -115,7 +106,6 @@ mod tests {
         assert!(refusals.is_news(at(1), (one.0, 7), Refusal::NoTrust), "another certificate");
         assert!(!refusals.is_news(at(3599), one, Refusal::NoTrust));
         assert!(refusals.is_news(at(3600), one, Refusal::NoTrust));
-        assert_eq!(refusals.counts()[Refusal::NoTrust as usize], 6);
         refusals.forget();
         assert!(refusals.is_news(at(3601), one, Refusal::NoTrust));
     }
@@ -126,7 +116,7 @@ mod tests {
         let news =
             (0..100_000).filter(|&name| refusals.is_news(at(0), (Source::V4(name), 0), Refusal::NoTrust)).count();
         assert!(news < 10, "{news} lines within a second");
-        // Slowly enough to be told of each.
+        // So slowly that no line is left out.
         for source in 0..3 * limits::REFUSALS_REMEMBERED as u64 {
             assert!(refusals.is_news(at(1 + source / 5), (Source::V6(source), 0), Refusal::NoTrust));
             assert!(refusals.logged.len() <= limits::REFUSALS_REMEMBERED);

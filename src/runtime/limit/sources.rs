@@ -72,7 +72,7 @@ pub(crate) struct Allowance {
 
 /// Why a source gets no further connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum Rejection {
     /// It has as many as it may have.
     TooMany,
     /// It opens them too fast.
@@ -116,16 +116,16 @@ impl Sources {
     }
 
     /// Counts a connection in, if the source may have it; then [`Sources::close`] must follow.
-    pub(crate) fn open(&self, source: Source, now: Time) -> Result<(), Refusal> {
+    pub(crate) fn open(&self, source: Source, now: Time) -> Result<(), Rejection> {
         let mut stripe = self.stripe(source);
         stripe.collect(now);
         // One that is new here passes, so no refusal leaves an entry behind.
         let entry = stripe.entries.entry(source).or_default();
         if entry.connections >= self.allowance.connections.max(1) {
-            return Err(Refusal::TooMany);
+            return Err(Rejection::TooMany);
         }
         if let Some(rate) = self.allowance.new_connections {
-            entry.opened.take(now, rate).map_err(|_| Refusal::TooFast)?;
+            entry.opened.take(now, rate).map_err(|_| Rejection::TooFast)?;
         }
         entry.connections += 1;
         Ok(())
@@ -238,12 +238,12 @@ mod tests {
         for source in [A, B, A, B] {
             assert_eq!(sources.open(source, at(0)), Ok(()));
         }
-        assert_eq!(sources.open(A, at(0)), Err(Refusal::TooMany));
+        assert_eq!(sources.open(A, at(0)), Err(Rejection::TooMany));
         sources.close(B, at(0));
-        assert_eq!(sources.open(A, at(0)), Err(Refusal::TooMany), "what another gives back is not A's");
+        assert_eq!(sources.open(A, at(0)), Err(Rejection::TooMany), "what another gives back is not A's");
         sources.close(A, at(0));
         assert_eq!(sources.open(A, at(0)), Ok(()));
-        assert_eq!(sources.open(A, at(0)), Err(Refusal::TooMany));
+        assert_eq!(sources.open(A, at(0)), Err(Rejection::TooMany));
     }
 
     #[test]
@@ -262,18 +262,18 @@ mod tests {
             assert_eq!(sources.open(A, at(1000)), Ok(()));
             sources.close(A, at(1000));
         }
-        assert_eq!(sources.open(A, at(1000)), Err(Refusal::TooFast));
+        assert_eq!(sources.open(A, at(1000)), Err(Rejection::TooFast));
         assert_eq!(sources.open(B, at(1000)), Ok(()), "another source is not concerned");
-        assert_eq!(sources.open(A, at(1300)), Err(Refusal::TooFast));
+        assert_eq!(sources.open(A, at(1300)), Err(Rejection::TooFast));
         assert_eq!(sources.open(A, at(1334)), Ok(()));
-        assert_eq!(sources.open(A, at(1334)), Err(Refusal::TooFast));
+        assert_eq!(sources.open(A, at(1334)), Err(Rejection::TooFast));
     }
 
     #[test]
     fn a_connection_over_the_number_uses_up_nothing_of_the_rate() {
         let sources = sources(1, 2, 0);
         assert_eq!(sources.open(A, at(0)), Ok(()));
-        (0..9).for_each(|_| assert_eq!(sources.open(A, at(0)), Err(Refusal::TooMany)));
+        (0..9).for_each(|_| assert_eq!(sources.open(A, at(0)), Err(Rejection::TooMany)));
         sources.close(A, at(0));
         assert_eq!(sources.open(A, at(0)), Ok(()));
     }
@@ -330,7 +330,7 @@ mod tests {
             sources.close(Source::V6(source), at(1));
         }
         assert!(known(&sources) <= IDLE_SOURCES + 1);
-        assert_eq!(sources.open(A, at(1001)), Err(Refusal::TooMany));
+        assert_eq!(sources.open(A, at(1001)), Err(Rejection::TooMany));
         assert_eq!(sources.open(B, at(1)), Ok(()));
     }
 
@@ -361,6 +361,6 @@ mod tests {
         assert!(most.into_inner() <= MAX);
         assert_eq!(known(&sources), 0, "every connection was counted out");
         (0..MAX).for_each(|_| assert_eq!(sources.open(A, at(0)), Ok(())));
-        assert_eq!(sources.open(A, at(0)), Err(Refusal::TooMany));
+        assert_eq!(sources.open(A, at(0)), Err(Rejection::TooMany));
     }
 }

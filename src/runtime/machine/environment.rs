@@ -1,4 +1,4 @@
-//! What the machine offers, and whether it is enough; every refusal is one line with its remedy.
+//! Checks at the start that the machine offers all that the daemon needs.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use rustix::{
 use super::sys;
 use crate::{
     config::{Config, Host},
-    runtime::probe,
+    runtime::{Error, probe},
 };
 
 /// Below this glommio refuses to start.
@@ -26,10 +26,10 @@ const MEMLOCK_BYTES: u64 = 512 << 10;
 /// Threads beside the shards': the log's, the signals' and the coordinator's.
 const THREADS_BASE: usize = 3;
 
-/// A shard's own, and the one that glommio gives it.
+/// A shard's own thread, and the one that glommio adds.
 const THREADS_PER_SHARD: usize = 2;
 
-/// What this process may use.
+/// The CPUs and file descriptors that this process may use.
 pub fn host() -> Host {
     let cpus = match sched_getaffinity(None) {
         Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
@@ -39,42 +39,22 @@ pub fn host() -> Host {
     Host { cpus, descriptors }
 }
 
-/// Raises this process's own limits to what the configuration takes, and checks what can not be raised.
-pub fn prepare(config: &Config) -> Result<(), String> {
-    raise(Resource::Nofile, config.descriptors).map_err(|limit| {
-        format!(
-            "{} file descriptors are needed and the limit stays at {limit}: raise it (ulimit -n, or LimitNOFILE= in a \
-             systemd unit), or lower --max-connections or --max-probes",
-            config.descriptors
-        )
-    })?;
-    raise(Resource::Memlock, MEMLOCK_BYTES).map_err(|limit| {
-        format!(
-            "io_uring needs {} KiB of locked memory and the limit is {} KiB: raise it (ulimit -l, LimitMEMLOCK= in a \
-             systemd unit, --ulimit memlock=-1 in a container)",
-            MEMLOCK_BYTES >> 10,
-            limit >> 10
-        )
-    })?;
-    let threads = THREADS_BASE + THREADS_PER_SHARD * config.shard_cpus.len();
-    threads_at_once(threads, |main| thread::Builder::new().spawn(main)).map_err(|error| {
-        format!(
-            "{threads} threads are needed, and not all of them can be started ({error}): raise the limit (ulimit -u, \
-             TasksMax= in a systemd unit, --pids-limit for a container), or give fewer --shards"
-        )
-    })?;
+/// Raises this process's limits to what the configuration needs, and checks the rest.
+pub fn prepare(config: &Config) -> Result<(), Error> {
+    let needed = config.descriptors;
+    raise(Resource::Nofile, needed).map_err(|limit| Error::Descriptors { needed, limit })?;
+    let needed = MEMLOCK_BYTES;
+    raise(Resource::Memlock, needed).map_err(|limit| Error::LockedMemory { needed, limit })?;
+    let needed = THREADS_BASE + THREADS_PER_SHARD * config.shard_cpus.len();
+    threads_at_once(needed, |main| thread::Builder::new().spawn(main))
+        .map_err(|error| Error::Threads { needed, error })?;
     if config.settings.roster.names_icmp() {
         probe::may_echo()?;
     }
-    sys::probe_io_uring().map_err(|error| {
-        format!(
-            "this process may not use io_uring ({error}): it takes Linux 5.8 or later, kernel.io_uring_disabled = 0 \
-             (sysctl), and a container whose seccomp profile allows io_uring_setup"
-        )
-    })
+    sys::probe_io_uring().map_err(Error::IoUring)
 }
 
-/// Raises the soft limit to `needed` if it is lower; the limit that remains if that is refused.
+/// Raises the soft limit to `needed` if it is lower; an error is the limit that remains.
 fn raise(resource: Resource, needed: u64) -> Result<(), u64> {
     let limit = getrlimit(resource);
     let current = limit.current.unwrap_or(u64::MAX);
@@ -85,8 +65,8 @@ fn raise(resource: Resource, needed: u64) -> Result<(), u64> {
     setrlimit(resource, raised).map_err(|_| current)
 }
 
-/// Whether so many threads can be there at once. They are tried before they are needed, because not all that start
-/// threads later can be told of a failure: tracing-appender and glommio panic.
+/// Checks that so many threads can run at once. They are tried before they are needed, because tracing-appender and
+/// glommio panic if a thread can not be started.
 fn threads_at_once(
     count: usize,
     start: impl Fn(Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>,

@@ -1,13 +1,13 @@
-//! Executors, and every way around a fault of glommio 0.9.0 that concerns them.
+//! Executors, and all workarounds for faults of glommio 0.9.0 in them.
 //!
-//! - Between polling for I/O and running tasks it can come to believe that nothing is runnable, and park: when the
-//!   preemption timer fires there, or a wake of a latency-sensitive queue. So that timer is set to an hour, there
-//!   is only the default queue, which is not latency-sensitive, and fairness is each task's own business: it does
-//!   a bounded piece of work (about [`TURN`]) and then awaits I/O, a bell or [`turn`]. `tests/stall.rs` keeps watch.
-//!   Beyond that, every executor of the daemon has a timer that ends a sleep after [`HEARTBEAT`] at most.
-//! - The memory locked for a process's rings is given back some time after its end, and counted per user: a daemon
-//!   that is restarted may have to ask more than once.
-//! - By default an executor takes 10 MiB for file I/O, which nothing here does.
+//! - glommio can park although tasks are runnable: this happens when the preemption timer, or a wake of a
+//!   latency-sensitive queue, fires between polling for I/O and running tasks. So the timer is set to an hour, and there is
+//!   only the default queue, which is not latency-sensitive. Fairness is each task's own duty: a task works for about a
+//!   [`TIME_SLICE`] and then awaits I/O, a bell or [`turn`]. `tests/stall.rs` tests this. In addition, every executor of
+//!   the daemon has a timer that ends a sleep after [`HEARTBEAT`] at most.
+//! - The kernel counts the memory locked for rings per user, and gives it back some time after the end of a process: a
+//!   daemon that is restarted may have to try more than once.
+//! - By default an executor takes 10 MiB for file I/O, which the daemon does not do.
 
 use std::{
     future::Future,
@@ -21,24 +21,24 @@ use std::{
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, timer::Timer};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::time::Time;
+use crate::{runtime::Error, time::Time};
 
 /// How long a task may work before it lets the reactor turn.
-pub const TURN: Duration = Duration::from_micros(500);
+pub const TIME_SLICE: Duration = Duration::from_micros(500);
 
 /// The longest sleep of an executor of the daemon.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// How long building an executor is tried again.
+/// How long the building of an executor is tried again.
 const BUILD_RETRIES: Duration = Duration::from_secs(3);
 
-/// Runs a future on an executor on its own thread, pinned to a core if one is given. An error is the machine's
-/// refusal, in words; a panic shows when the thread is joined.
+/// Runs a future on an executor on its own thread, pinned to a CPU if one is given. The thread's result is an error if the
+/// machine refuses the executor.
 pub fn spawn<F, T>(
     name: &str,
     cpu: Option<usize>,
     main: impl FnOnce() -> F + Send + 'static,
-) -> io::Result<JoinHandle<Result<T, String>>>
+) -> io::Result<JoinHandle<Result<T, Error>>>
 where
     F: Future<Output = T> + 'static,
     T: Send + 'static,
@@ -47,7 +47,7 @@ where
     pinned(name, cpu, move || Ok(build(&label)?.run(main())))
 }
 
-/// Runs something on a thread of its own, pinned to a core if one is given.
+/// Runs a function on a thread of its own, pinned to a CPU if one is given.
 pub fn pinned<T: Send + 'static>(
     name: &str,
     cpu: Option<usize>,
@@ -58,16 +58,16 @@ pub fn pinned<T: Send + 'static>(
         if let Some(cpu) = cpu {
             let mut set = CpuSet::new();
             set.set(cpu);
-            // Not being pinned costs speed, not correctness: a core may have been taken away since the start.
+            // A thread that is not pinned is slower, not wrong: the CPU may have been taken away since the start.
             if let Err(error) = sched_setaffinity(None, &set) {
-                tracing::warn!("{label} is not pinned to core {cpu}: {error}");
+                tracing::warn!("{label} is not pinned to CPU {cpu}: {error}");
             }
         }
         main()
     })
 }
 
-fn build(name: &str) -> Result<LocalExecutor, String> {
+fn build(name: &str) -> Result<LocalExecutor, Error> {
     let start = Instant::now();
     loop {
         let built = LocalExecutorBuilder::new(Placement::Unbound)
@@ -80,27 +80,24 @@ fn build(name: &str) -> Result<LocalExecutor, String> {
             Ok(executor) => return Ok(executor),
             Err(_) if start.elapsed() < BUILD_RETRIES => thread::sleep(Duration::from_millis(50)),
             Err(error) => {
-                return Err(format!(
-                    "can not set up io_uring for {name}: {error}; if it is about memory, raise the limit of locked \
-                     memory (ulimit -l, LimitMEMLOCK= in a systemd unit, --ulimit memlock=-1 in a container)"
-                ));
+                return Err(Error::Executor { name: name.to_owned(), error: error.to_string() });
             }
         }
     }
 }
 
-/// Lets the reactor turn: I/O is polled, wakes from other cores arrive, other tasks run. (A task that merely
-/// yields is run again before any of that.)
+/// Lets the reactor turn: I/O is polled, wakes from other threads arrive, other tasks run. (A task that only yields runs
+/// again before all of this.)
 pub async fn turn() {
     Timer::new(Duration::from_micros(1)).await;
 }
 
-/// Waits; wakes end in time even if everything else stands still.
+/// Waits for a time.
 pub async fn sleep(time: Duration) {
     Timer::new(time).await;
 }
 
-/// A timer that is built anew only for an earlier time: to wake once too often costs less than to arm it each time.
+/// A timer that is armed again only for an earlier time, because a needless wake costs less than to arm it each time.
 #[derive(Default)]
 pub(crate) struct Alarm(Option<(Time, Timer)>);
 

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A connection of the shard at the other end of the pipe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot {
     /// Where it stands in the shard's table.
     pub(crate) index: u32,

@@ -22,6 +22,7 @@ use crate::{
         Outcome, Reason,
         echo::{self, MARK_BYTES, Version},
     },
+    runtime::Error,
     sasp::Endpoint,
 };
 
@@ -37,14 +38,9 @@ pub(super) struct Sockets {
     secret: u64,
 }
 
-/// Whether this process may send echoes; an error is one line with the remedy.
-pub fn may_echo() -> Result<(), String> {
-    open(Version::V4).map(drop).map_err(|error| {
-        format!(
-            "this process may not send ICMP echoes ({error}): put its group into the range of \
-             net.ipv4.ping_group_range (sysctl), or give it CAP_NET_RAW (AmbientCapabilities= in a systemd unit)"
-        )
-    })
+/// Whether this process may send echoes.
+pub fn may_echo() -> Result<(), Error> {
+    open(Version::V4).map(drop).map_err(Error::Echoes)
 }
 
 fn open(version: Version) -> io::Result<OwnedFd> {

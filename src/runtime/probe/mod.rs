@@ -33,7 +33,7 @@ use crate::{
     limits,
     monitor::{Outcome, Reason, echo::Version},
     roster::Check,
-    runtime::machine::executor::TURN,
+    runtime::machine::executor::TIME_SLICE,
     sasp::Endpoint,
     time::Time,
 };
@@ -152,7 +152,7 @@ impl<T> Prober<T> {
                 self.next += 1;
                 self.handle(name, flags, &mut tell);
             }
-            if start.elapsed() >= TURN {
+            if start.elapsed() >= TIME_SLICE {
                 return true; // nothing times out that may have been answered
             }
         }
@@ -165,7 +165,7 @@ impl<T> Prober<T> {
             if known {
                 let run = self.runs.remove(index as usize);
                 tell(run.token, Outcome::Failed(Reason::TimedOut));
-                if start.elapsed() >= TURN {
+                if start.elapsed() >= TIME_SLICE {
                     return true;
                 }
             }

@@ -336,7 +336,8 @@ fn faults_of_this_machine_say_nothing_of_the_member() {
 #[test]
 fn echoes_come_back_to_the_check_that_sent_them() {
     match may_echo() {
-        Err(text) => {
+        Err(error) => {
+            let text = error.to_string();
             assert!(text.contains("ping_group_range") && text.contains("CAP_NET_RAW"), "{text}");
             assert!(Prober::<()>::new(true).is_err());
         }

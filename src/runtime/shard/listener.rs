@@ -15,13 +15,13 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::Shard;
+use super::context::{Arrival, Context};
 use crate::{
     config::{Carries, Connections},
     coordinator::Time,
     limits,
     runtime::machine::{
-        executor::{self, TURN},
+        executor::{self, TIME_SLICE},
         poller::Readable,
     },
 };
@@ -29,20 +29,20 @@ use crate::{
 /// Connections that the kernel completes ahead of us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
-/// How much a socket buffers beyond what the peer has room for. Without it the kernel would queue megabytes of
-/// weights for a peer that reads slowly, all of them stale by the time they are read.
+/// Unsent bytes that a socket buffers. Without this limit the kernel would queue megabytes of weights for a peer that reads
+/// slowly, and all of them would be old when they are read.
 const UNSENT_BYTES: u32 = 128 << 10;
 
 /// Connections accepted between looks at the clock.
 const ACCEPTS_PER_LOOK: usize = 8;
 
-/// How soon a full server, or one without file descriptors, looks again.
+/// The pause of a full server, or of one without file descriptors, before it tries again.
 const FULL_TICK: Duration = Duration::from_millis(20);
 
-/// How long after a line about that there is no other.
-pub(crate) const QUIET: Duration = Duration::from_secs(60);
+/// The least time between two log lines about such trouble.
+pub(super) const TROUBLE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Binds one listening socket a shard; the address has the port that was chosen for port 0.
+/// Binds one listening socket for each shard; the returned address has the port that was chosen for port 0.
 pub(crate) fn bind(address: SocketAddr, shards: usize, limits: &Connections) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
     // The first socket is bound as if it were the only one: with SO_REUSEPORT from the start, a second daemon of
     // the same user would silently get a part of the first one's connections.
@@ -73,8 +73,8 @@ fn socket(address: SocketAddr, limits: &Connections) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
-    // A peer whose machine is gone acknowledges nothing, but as long as the socket buffers our bytes we do not see
-    // that: then the kernel ends the connection. This time rules keepalive too, which must get its three probes.
+    // A peer whose machine is gone acknowledges nothing. While the socket buffers all our bytes only the kernel sees
+    // this, and ends the connection after this time. The time also limits keepalive, which must get its three probes.
     let mut unacknowledged = limits.stall_timeout;
     if let Some(idle) = limits.keepalive {
         let interval = (idle / 3).max(Duration::from_secs(1));
@@ -85,23 +85,23 @@ fn socket(address: SocketAddr, limits: &Connections) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Accepts while the server has room; until then connections wait in the backlog. Runs until it is dropped.
-pub(super) async fn accept(shard: Rc<Shard>, listener: OwnedFd, carries: Carries) {
+/// Accepts while the server has room; else connections wait in the kernel's backlog. Runs until it is dropped.
+pub(super) async fn accept(context: Rc<Context>, listener: OwnedFd, carries: Carries) {
     let mut quiet_until = Time::default();
     loop {
-        // It waits without accepting: whether there is room is asked first.
+        // The wait does not accept, because the budget of connections is asked first.
         let trouble = match wait(&listener).await {
-            Ok(()) => match burst(&shard, &listener, carries).await {
+            Ok(()) => match burst(&context, &listener, carries).await {
                 Burst::Drained => continue,
-                Burst::Full => format!("--max-connections {} are open: more wait unaccepted", shard.limits.max),
+                Burst::Full => format!("--max-connections {} are open: more wait unaccepted", context.limits.max),
                 Burst::Failed(error) => format!("can not accept connections, trying again: {error}"),
             },
             Err(error) => format!("can not wait for connections, trying again: {error}"),
         };
-        let now = shard.shared.clock.now();
+        let now = context.now();
         if now >= quiet_until {
-            quiet_until = now + QUIET;
-            tracing::warn!(shard = shard.index, "{trouble}");
+            quiet_until = now + TROUBLE_LOG_INTERVAL;
+            tracing::warn!(shard = context.index, "{trouble}");
         }
         executor::sleep(FULL_TICK).await;
     }
@@ -118,38 +118,38 @@ enum Burst {
     Failed(Errno),
 }
 
-async fn burst(shard: &Rc<Shard>, listener: &OwnedFd, carries: Carries) -> Burst {
+async fn burst(context: &Context, listener: &OwnedFd, carries: Carries) -> Burst {
     let mut start = Instant::now();
     for count in 1..=limits::ACCEPT_BURST {
-        // Connections that come in a flood must not hold up those that are there, some of which want to end.
-        if count % ACCEPTS_PER_LOOK == 0 && start.elapsed() >= TURN {
+        // A flood of new connections must not hold up the open ones, some of which want to end.
+        if count % ACCEPTS_PER_LOOK == 0 && start.elapsed() >= TIME_SLICE {
             executor::turn().await;
             start = Instant::now();
         }
         std::future::poll_fn(|cx| {
-            let mut uplink = shard.uplink.borrow_mut();
-            if uplink.has_room() {
+            let mut uplink = context.uplink.borrow_mut();
+            if uplink.has_room() && context.arrivals.borrow().len() < limits::ACCEPT_BURST {
                 return Poll::Ready(());
             }
             uplink.wait_for_room(cx.waker());
             Poll::Pending
         })
         .await;
-        if !shard.shared.connections.take(1) {
+        if !context.shared.connections.take(1) {
             return Burst::Full;
         }
         match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((socket, peer)) => {
                 // A peer without an IP address does not exist on an IP socket.
                 match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
-                    Some(peer) => shard.admit(socket, peer, carries),
-                    None => shard.shared.connections.give(1),
+                    Some(peer) => context.arrive(Arrival { socket, peer, carries }),
+                    None => context.shared.connections.give(1),
                 }
             }
             Err(error) => {
-                shard.shared.connections.give(1);
+                context.shared.connections.give(1);
                 match error {
-                    // The peer was gone before it was accepted; the others were not.
+                    // This peer was gone before it was accepted; others may wait.
                     Errno::CONNABORTED | Errno::INTR | Errno::PROTO => {}
                     Errno::AGAIN => return Burst::Drained,
                     error => return Burst::Failed(error),

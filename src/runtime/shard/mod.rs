@@ -1,14 +1,18 @@
 //! A shard: one executor that owns its listeners, its connections from accept to close, and the checks of its members.
 //!
-//! Tasks: one a listener, which accepts; one that moves everything between sockets and mesh; and the main one, which
-//! sweeps for timeouts and ends the shard when it has drained.
+//! Tasks: one accepts on each listener; one owns the connections and moves everything between sockets and mesh; one runs
+//! the checks; and the main one asks for looks at timeouts and ends the shard when all connections have ended.
+//!
+//! Modules know only those to their left: `context <- connection, securing, monitoring, listener <- table <- shard`. The
+//! table has one owner and no cell around it, so nothing can reach a table that is in use.
 
 mod cause;
 mod connection;
-mod counters;
+mod context;
 mod handshakes;
 pub(super) mod listener;
-pub(super) mod monitoring;
+mod monitoring;
+mod shard_metrics;
 mod shared;
 mod table;
 #[cfg(test)]
@@ -16,17 +20,11 @@ mod tests;
 mod wire;
 
 use std::{
-    cell::{Cell, RefCell},
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
-    fmt,
     future::Future,
-    net::SocketAddr,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    panic::{AssertUnwindSafe, catch_unwind},
+    os::fd::OwnedFd,
     pin::Pin,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
@@ -35,169 +33,95 @@ use glommio::{Task, timer::Timer};
 use rustix::net::sockopt;
 
 use super::{
-    limit::{
-        rate::Rate,
-        sources::{Refusal, Source},
-        throttle::Throttle,
-    },
+    limit::sources::{Rejection, Source},
     machine::{
-        executor::{self, Alarm, TURN},
+        executor::{self, Alarm, TIME_SLICE},
         poller::{Poller, Readable},
         sys,
     },
     mesh::{Batch, Bell, Down, Order, Receiver, Sender, Slot, Up, Uplink},
-    probe::Prober,
 };
-use cause::CAUSES;
-use connection::{Connection, Step};
-use counters::count;
-use handshakes::Handshakes;
-use monitoring::Monitoring;
-use table::{Table, slot, token};
-use wire::send_now;
-
 use crate::{
     config::{Carries, Connections},
-    coordinator::{CloseReason, Kind, Time},
-    limits,
-    monitor::Token,
-    sasp::{Message, Summary},
+    coordinator::CloseReason,
+    metrics::Id,
+    time::Time,
 };
-pub(super) use cause::Cause;
-pub(super) use counters::{Counters, Lateness};
+use connection::Connection;
+use context::{Arrival, Context};
+use monitoring::Monitoring;
+use table::{Table, slot, token};
+
+use cause::Cause;
+pub(super) use monitoring::{MonitoringControl, MonitoringSetup};
+pub(super) use shard_metrics::ShardMetrics;
 pub(super) use shared::Shared;
 
-/// How long connections have to end once the server stops.
-const DRAIN: Duration = Duration::from_millis(2500);
-
-/// Why a connection is slowed down.
-const HASTE: &str = "it asks more often than --max-requests-per-second";
-
-/// Slots swept before the reactor has its turn.
-const SWEEP_CHUNK: usize = 4096;
-
-/// Connections ended before it has: closing a socket costs more than a look at it.
-const ENDS_PER_TURN: usize = 64;
-
 /// The shortest sleep: connections whose time is a moment later are woken with those of that moment.
-const SLEEP_MIN: Duration = Duration::from_micros(500);
+const CONNECTION_SLEEP_MIN: Duration = Duration::from_micros(500);
 
-/// Writes, or steps, between looks at the clock.
-const WRITES_PER_LOOK: usize = 16;
+/// Writes, steps or new connections between looks at the clock.
+const WORK_PER_LOOK: usize = 16;
 
-/// What a shard is made from.
-pub(super) struct Plan {
+/// The parts from which a shard is made.
+pub(super) struct ShardSetup {
     pub(super) index: u16,
-    /// How many shards there are.
+    /// The number of shards.
     pub(super) shards: u16,
     pub(super) limits: Connections,
     pub(super) listeners: Vec<(OwnedFd, Carries)>,
     pub(super) shared: Arc<Shared>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) metrics: Arc<ShardMetrics>,
     pub(super) bell: Arc<Bell>,
     pub(super) poller: Poller,
     /// How long to poll before a sleep.
     pub(super) spin: Duration,
     pub(super) up: Sender<(Slot, Up)>,
     pub(super) down: Receiver<Down>,
-    pub(super) monitoring: monitoring::Plan,
+    pub(super) monitoring: MonitoringSetup,
 }
 
-/// What the tasks of one shard share.
+/// A shard's connections, with all that serves them.
 struct Shard {
-    index: u16,
-    limits: Connections,
-    shared: Arc<Shared>,
-    counters: Arc<Counters>,
-    uplink: RefCell<Uplink>,
-    /// What every read of this shard reads into; never borrowed across an await.
-    scratch: RefCell<Box<[u8]>>,
-    /// Where a refusal is put together.
-    reply: RefCell<Vec<u8>>,
-    bell: Arc<Bell>,
-    table: RefCell<Table>,
+    context: Rc<Context>,
+    table: Table,
     poller: Poller,
-    /// Connections that are to take a step, each once.
-    runnable: RefCell<VecDeque<Slot>>,
-    handshakes: RefCell<Handshakes>,
-    /// Connections that become runnable when the uplink has room.
-    starved: RefCell<Vec<Slot>>,
-    /// How often a connection may ask.
-    request_rate: Option<Rate>,
-    /// Connections (by token) that asked too often, and when they become runnable.
-    early: RefCell<BinaryHeap<Reverse<(Time, u64)>>>,
-    throttles: RefCell<[Throttle; CAUSES]>,
-    /// For lines about connections that ask too often.
-    haste: Cell<Throttle>,
+    monitoring: Rc<Monitoring>,
     /// The tasks that accept; dropping them closes their listeners.
-    accepting: RefCell<Vec<Task<()>>>,
-    /// By when connections have to end, once they have been told that the server stops.
-    stop_by: Cell<Option<Time>>,
-    /// Rung when that may have come about.
-    stopped: Bell,
-    monitoring: Monitoring,
+    accepting: Vec<Task<()>>,
+    /// The time and the next row of the look for overdue connections, while there is one.
+    sweep: Option<(Time, usize)>,
 }
 
-/// A shard, and what is its tasks' own.
-struct Parts {
-    shard: Rc<Shard>,
-    listeners: Vec<(OwnedFd, Carries)>,
-    down: Receiver<Down>,
-    prober: Prober<Token>,
-    spin: Duration,
-}
-
-impl Parts {
-    /// A shard without connections, and what its tasks need.
-    fn new(plan: Plan) -> Parts {
-        let (monitoring, prober) = Monitoring::new(plan.monitoring);
-        let handshakes = Handshakes::new(plan.limits.max_handshakes.div_ceil(plan.shards.into()) as usize);
-        let request_rate = Rate::per_second(plan.limits.max_requests_per_second);
-        let shard = Rc::new(Shard {
-            index: plan.index,
-            limits: plan.limits,
-            shared: plan.shared,
-            counters: plan.counters,
-            uplink: RefCell::new(Uplink::new(plan.up, plan.bell.clone())),
-            scratch: RefCell::new(vec![0; limits::READ_BYTES].into()),
-            reply: RefCell::default(),
-            bell: plan.bell,
-            table: RefCell::default(),
-            poller: plan.poller,
-            runnable: RefCell::default(),
-            handshakes: RefCell::new(handshakes),
-            starved: RefCell::default(),
-            request_rate,
-            early: RefCell::default(),
-            throttles: RefCell::default(),
-            haste: Cell::default(),
-            accepting: RefCell::default(),
-            stop_by: Cell::default(),
-            stopped: Bell::default(),
-            monitoring,
-        });
-        Parts { shard, listeners: plan.listeners, down: plan.down, prober, spin: plan.spin }
+impl Shard {
+    fn new(context: Rc<Context>, poller: Poller, monitoring: Rc<Monitoring>) -> Shard {
+        Shard { context, table: Table::default(), poller, monitoring, accepting: Vec::new(), sweep: None }
     }
 }
 
-/// Runs a shard until it has drained.
-pub(super) async fn run(plan: Plan, ready: impl FnOnce()) {
-    let Parts { shard, listeners, down, prober, spin } = Parts::new(plan);
-    let serve = glommio::spawn_local(serve(shard.clone(), down, spin));
-    let checks = glommio::spawn_local(monitoring::run(shard.clone(), prober));
-    for (listener, carries) in listeners {
-        let task = glommio::spawn_local(listener::accept(shard.clone(), listener, carries));
-        shard.accepting.borrow_mut().push(task);
+/// Runs a shard until all its connections have ended after the server's stop.
+pub(super) async fn run(setup: ShardSetup, ready: impl FnOnce()) {
+    let uplink = Uplink::new(setup.up, setup.bell.clone());
+    let number = (setup.index, setup.shards);
+    let context = Rc::new(Context::new(number, setup.limits, setup.shared, setup.metrics, uplink, setup.bell));
+    let (monitoring, prober) = Monitoring::new(setup.monitoring);
+    let monitoring = Rc::new(monitoring);
+    let mut shard = Shard::new(context.clone(), setup.poller, monitoring.clone());
+    for (listener, carries) in setup.listeners {
+        shard.accepting.push(glommio::spawn_local(listener::accept(context.clone(), listener, carries)));
     }
+    let serve = glommio::spawn_local(serve(shard, setup.down, setup.spin));
+    let checks = glommio::spawn_local(monitoring::run(context.clone(), monitoring, prober));
     ready();
-    sweep(&shard).await;
+    watch_timeouts(&context).await;
     drop((serve, checks));
 }
 
-/// Moves everything between sockets and mesh. One task does it all, so that what has arrived is with the coordinator,
-/// and the answer with its socket, without a turn of the reactor in between.
-async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
-    // A batch that is being written, and how many of its messages are.
+/// Moves everything between sockets and mesh. One task does all of it, so that a request is with the coordinator, and the
+/// reply with its socket, without a turn of the reactor in between.
+async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration) {
+    let context = shard.context.clone();
+    // A batch that is being written, and the number of its messages that are written.
     let mut open = None;
     let mut news = None;
     let mut turned = Instant::now();
@@ -205,13 +129,15 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
     let mut alarm = Alarm::default();
     let mut quiet_until = Time::default();
     loop {
-        if shard.stop_is_news() {
-            shard.tell_stop();
+        if context.stop_is_news() {
+            shard.stop();
         }
-        shard.wake_early();
-        let mut busy = shard.collect();
+        shard.wake_waiting();
+        let mut busy = shard.admit_some();
+        busy |= shard.collect();
         busy |= shard.step_some();
         busy |= shard.step_handshakes();
+        busy |= shard.sweep_some();
         shard.turn_uplink();
         if let Some((mut batch, mut done)) = open.take().or_else(|| down.receive().map(|batch| (batch, 0))) {
             busy = true;
@@ -220,13 +146,13 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
                 false => down.give_back(batch),
             }
         }
-        busy |= !shard.runnable.borrow().is_empty();
+        busy |= context.has_runnable();
         let now = Instant::now();
         if busy {
             idle_since = None;
         }
         if busy || now - *idle_since.get_or_insert(now) < spin {
-            if now - turned >= TURN {
+            if now - turned >= TIME_SLICE {
                 executor::turn().await;
                 turned = Instant::now();
             }
@@ -237,30 +163,26 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
                 Ok(readable) => news = Some(readable),
                 // Out of file descriptors, for a moment: connections that end give theirs back.
                 Err(error) => {
-                    let now = shard.shared.clock.now();
+                    let now = context.now();
                     if now >= quiet_until {
-                        quiet_until = now + listener::QUIET;
-                        tracing::warn!(shard = shard.index, "can not wait for connections, trying again: {error}");
+                        quiet_until = now + listener::TROUBLE_LOG_INTERVAL;
+                        tracing::warn!(shard = context.index, "can not wait for connections, trying again: {error}");
                     }
                     executor::sleep(Duration::from_millis(5)).await;
                     continue;
                 }
             }
         }
-        if let Some(at) = shard.next_time() {
-            let now = shard.shared.clock.now();
-            alarm.set(now, at.max(now + SLEEP_MIN));
+        if let Some(at) = context.next_time() {
+            let now = context.now();
+            alarm.set(now, at.max(now + CONNECTION_SLEEP_MIN));
         }
         std::future::poll_fn(|cx| {
-            let work = || {
-                let handshakes = shard.handshakes.borrow().is_due();
-                down.has_batch() || shard.uplink.borrow().is_due() || handshakes || shard.stop_is_news()
-            };
             let told = news.as_mut().is_none_or(|news| Pin::new(news).poll(cx).is_ready());
             if told {
                 news = None;
             }
-            let rung = shard.bell.poll(cx, work).is_ready();
+            let rung = context.bell.poll(cx, || down.has_batch() || context.has_work()).is_ready();
             if alarm.poll(cx).is_ready() || rung || told { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -269,9 +191,9 @@ async fn serve(shard: Rc<Shard>, mut down: Receiver<Down>, spin: Duration) {
     }
 }
 
-/// Ends what takes too long; returns when the shard has drained.
-async fn sweep(shard: &Rc<Shard>) {
-    let limits = &shard.limits;
+/// Asks for a look at timeouts now and then; returns when all connections have ended, or have to.
+async fn watch_timeouts(context: &Context) {
+    let limits = &context.limits;
     let shortest =
         [limits.stall_timeout, limits.first_message_timeout, limits.message_timeout, limits.handshake_timeout]
             .into_iter()
@@ -279,194 +201,168 @@ async fn sweep(shard: &Rc<Shard>) {
             .expect("there are some");
     let tick = (shortest / 4).clamp(Duration::from_millis(10), executor::HEARTBEAT);
     loop {
-        let now = shard.shared.clock.now();
-        let stop_by = shard.stop_by.get();
+        let now = context.now();
+        let stop_by = context.stop_by();
         let pause = stop_by.map_or(tick, |by| tick.min(Duration::from_nanos(by.0.saturating_sub(now.0))));
         let mut timer = Timer::new(pause);
-        std::future::poll_fn(|cx| match shard.stopped.poll(cx, || shard.has_drained()) {
+        std::future::poll_fn(|cx| match context.ended.poll(cx, || context.has_drained()) {
             Poll::Ready(()) => Poll::Ready(()),
             Poll::Pending => Pin::new(&mut timer).poll(cx).map(|_| ()),
         })
         .await;
-        if shard.has_drained() {
+        if context.has_drained() {
             return;
         }
-        if shard.shared.clock.now() >= now + pause + executor::HEARTBEAT {
-            // This process stood still, not its peers: what they sent and took meanwhile is looked at first.
+        if context.now() >= now + pause + executor::HEARTBEAT {
+            // This process stood still, not its peers: what they sent and took meanwhile is handled first.
             executor::sleep(executor::HEARTBEAT).await;
         }
-        let now = shard.shared.clock.now();
+        let now = context.now();
         if stop_by.is_some_and(|by| now >= by) {
-            let open = shard.table.borrow().open;
-            tracing::warn!(shard = shard.index, "stopping with {open} connections that did not end in time");
+            let open = context.open_connections();
+            tracing::warn!(shard = context.index, "stopping with {open} connections that did not end in time");
             return;
         }
-        let mut from = 0;
-        while shard.sweep_some(now, &mut from) {
-            executor::turn().await;
-        }
-        shard.report_suppressed(now);
+        context.ask_for_sweep(now);
+        context.log_suppressed(now);
     }
 }
 
 impl Shard {
-    /// Takes in an accepted connection, for which the budget of connections was asked, unless its source has too many.
-    pub(super) fn admit(self: &Rc<Self>, socket: OwnedFd, peer: SocketAddr, carries: Carries) {
-        count(&self.counters.accepted);
-        let (source, now) = (Source::from(peer.ip()), self.shared.clock.now());
-        if let Err(refusal) = self.shared.sources.open(source, now) {
-            self.shared.connections.give(1);
-            let cause = match refusal {
-                Refusal::TooMany => Cause::SourceConnections,
-                Refusal::TooFast => Cause::SourceRate,
-            };
-            // With a reset, which costs no further packet and leaves nothing behind here.
-            let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
-            self.count_end(cause);
-            self.note(cause, peer, None);
-            return;
-        }
-        let mut table = self.table.borrow_mut();
-        let slot = table.reserve();
-        if let Err(error) = self.poller.add(&socket, token(slot)) {
-            // The kernel's limit of watched descriptors, or of memory.
-            table.release(slot);
-            self.shared.sources.close(source, now);
-            self.shared.connections.give(1);
-            tracing::warn!(%peer, shard = self.index, "can not take in a connection: {error}");
-            return;
-        }
-        let mut connection = Box::new(Connection::new(slot, peer, carries, self));
-        if carries == Carries::Plain {
-            connection.open(self, None);
-        }
-        table.put(slot, socket, connection);
-        self.counters.open.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(%peer, shard = self.index, "connected");
-    }
-
-    /// Puts a connection among those to take a step; only what [`serve`] calls does so.
-    pub(super) fn enqueue(&self, slot: Slot) {
-        self.runnable.borrow_mut().push_back(slot);
-    }
-
-    /// Wakes a connection when the uplink has room.
-    pub(super) fn wake_when_there_is_room(&self, slot: Slot) {
-        self.starved.borrow_mut().push(slot);
-    }
-
-    /// Wakes a connection at a time.
-    pub(super) fn wake_at(&self, at: Time, slot: Slot) {
-        self.early.borrow_mut().push(Reverse((at, token(slot))));
-    }
-
-    /// When something is to be woken that waits for its time.
-    fn next_time(&self) -> Option<Time> {
-        let connection = self.early.borrow().peek().map(|Reverse((at, _))| *at);
-        [connection, self.handshakes.borrow().next_time()].into_iter().flatten().min()
-    }
-
-    /// Wakes what has waited for its time.
-    fn wake_early(&self) {
-        if self.next_time().is_none() {
-            return;
-        }
-        let now = self.shared.clock.now();
-        self.handshakes.borrow_mut().resume(now);
-        let (mut early, mut table) = (self.early.borrow_mut(), self.table.borrow_mut());
-        while let Some(&Reverse((at, connection))) = early.peek()
-            && at <= now
-        {
-            early.pop();
-            table.with(slot(connection), |connection, _| connection.wake(self));
-        }
-    }
-
-    fn turn_uplink(&self) {
-        self.uplink.borrow_mut().turn();
-        if !self.starved.borrow().is_empty() && self.uplink.borrow().has_room() {
-            let starved = self.starved.take();
-            let mut table = self.table.borrow_mut();
-            for slot in starved {
-                table.with(slot, |connection, _| connection.room(self));
+    /// Takes accepted connections into the table until time is up; whether there are more.
+    fn admit_some(&mut self) -> bool {
+        let start = Instant::now();
+        loop {
+            for _ in 0..WORK_PER_LOOK {
+                if !self.context.may_admit() {
+                    return false;
+                }
+                let Some(arrival) = self.context.arrivals.borrow_mut().pop_front() else { return false };
+                self.admit(arrival);
+            }
+            if start.elapsed() >= TIME_SLICE / 2 {
+                return self.context.may_admit();
             }
         }
-        self.monitoring.room();
+    }
+
+    /// Takes an accepted connection into the table, unless its source has too many.
+    fn admit(&mut self, Arrival { socket, peer, carries }: Arrival) {
+        let Shard { context, table, poller, .. } = self;
+        context.count(Id::ConnectionsAccepted);
+        let (source, now) = (Source::from(peer.ip()), context.now());
+        if let Err(rejection) = context.shared.sources.open(source, now) {
+            context.shared.connections.give(1);
+            let cause = match rejection {
+                Rejection::TooMany => Cause::SourceConnections,
+                Rejection::TooFast => Cause::SourceRate,
+            };
+            // Closed with a reset, which costs no further packet and leaves nothing behind here.
+            let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+            context.count_end(cause);
+            context.log_closed(cause, peer, None);
+            return;
+        }
+        let slot = table.reserve();
+        if let Err(error) = poller.add(&socket, token(slot)) {
+            // The kernel's limit of watched descriptors, or of memory.
+            table.release(slot);
+            context.shared.sources.close(source, now);
+            context.shared.connections.give(1);
+            tracing::warn!(%peer, shard = context.index, "can not take in a connection: {error}");
+            return;
+        }
+        let mut connection = Connection::new(slot, peer, carries, context);
+        if carries == Carries::Plain {
+            connection.open(context, None);
+        }
+        table.put(slot, socket, connection);
+        context.count(Id::ConnectionsOpen);
+        tracing::debug!(%peer, shard = context.index, "connected");
+    }
+
+    /// Wakes connections and handshakes whose time has come.
+    fn wake_waiting(&mut self) {
+        let Shard { context, table, .. } = self;
+        if context.next_time().is_none() {
+            return;
+        }
+        let now = context.now();
+        context.handshakes.borrow_mut().resume(now);
+        while let Some(slot) = context.next_rate_limited(now) {
+            table.with(slot, |connection, _| connection.wake(context));
+        }
+    }
+
+    /// Takes back batches, sends what the shard has for the coordinator, and wakes connections that wait for room.
+    fn turn_uplink(&mut self) {
+        let Shard { context, table, monitoring, .. } = self;
+        context.uplink.borrow_mut().turn();
+        for slot in context.take_waiting_for_room() {
+            table.with(slot, |connection, _| connection.room(context));
+        }
+        monitoring.room();
     }
 
     /// Takes news of sockets; whether there may be more.
-    fn collect(&self) -> bool {
-        let mut table = self.table.borrow_mut();
-        self.poller.collect(|news| {
+    fn collect(&mut self) -> bool {
+        let Shard { context, table, poller, .. } = self;
+        poller.collect(|news| {
             table.with(slot(news.token), |connection, _| {
                 connection.hear(news);
-                connection.wake(self);
+                connection.wake(context);
             });
         })
     }
 
     /// Lets connections take steps until time is up; whether there are more.
-    fn step_some(&self) -> bool {
+    fn step_some(&mut self) -> bool {
         let start = Instant::now();
         loop {
-            for _ in 0..WRITES_PER_LOOK {
-                let Some(slot) = self.runnable.borrow_mut().pop_front() else { return false };
-                self.step(slot);
+            for _ in 0..WORK_PER_LOOK {
+                let Some(slot) = self.context.next_runnable() else { return false };
+                self.table.step(&self.context, slot);
             }
-            if start.elapsed() >= TURN / 2 {
-                return !self.runnable.borrow().is_empty();
+            if start.elapsed() >= TIME_SLICE / 2 {
+                return self.context.has_runnable();
             }
         }
     }
 
-    /// Lets one handshake begin and one take a step: what is dear comes in small portions. Whether there are more.
-    fn step_handshakes(&self) -> bool {
-        let may = |source| self.shared.sources.may_handshake(source, self.shared.clock.now());
-        let begin = self.handshakes.borrow_mut().begin(may);
+    /// Lets one handshake begin and one take a step, because handshakes cost much CPU. Whether there are more.
+    fn step_handshakes(&mut self) -> bool {
+        let Shard { context, table, .. } = self;
+        let may = |source| context.shared.sources.may_handshake(source, context.now());
+        let begin = context.handshakes.borrow_mut().begin(may);
         if let Some(slot) = begin {
-            self.guarded(slot, |connection, _| connection.begin_handshake(self));
+            table.guarded(context, slot, |connection, _| connection.begin_handshake(context));
         }
-        let next = self.handshakes.borrow_mut().next();
+        let next = context.handshakes.borrow_mut().next();
         if let Some(slot) = next {
-            self.step(slot);
+            table.step(context, slot);
         }
-        self.handshakes.borrow().is_due()
+        context.handshakes.borrow().is_due()
     }
 
-    /// Does something with a connection, unless it has ended since. A panic in it ends this connection alone.
-    fn guarded<R>(&self, slot: Slot, act: impl FnOnce(&mut Connection, BorrowedFd<'_>) -> R) -> Option<R> {
-        match catch_unwind(AssertUnwindSafe(|| self.table.borrow_mut().with(slot, act))) {
-            Ok(result) => result,
-            Err(_) => {
-                self.end(slot, Cause::Panicked);
-                None
-            }
-        }
-    }
-
-    /// Lets a connection take a step.
-    fn step(&self, slot: Slot) {
-        let step = self.guarded(slot, |connection, socket| {
-            connection.queued = false;
-            connection.step(socket, self)
-        });
-        match step {
-            Some(Step::Again) => {
-                self.guarded(slot, |connection, _| connection.wake(self));
-            }
-            Some(Step::Ended(cause)) => self.end(slot, cause),
-            Some(Step::Idle) | None => {}
-        }
+    /// Ends some overdue connections, if a look at timeouts was asked for; whether the look goes on.
+    fn sweep_some(&mut self) -> bool {
+        let Some((now, mut from)) = self.sweep.take().or_else(|| self.context.take_sweep().map(|now| (now, 0))) else {
+            return false;
+        };
+        let more = self.table.sweep_some(&self.context, now, &mut from);
+        self.sweep = more.then_some((now, from));
+        more
     }
 
     /// Writes messages of a batch from number `done` on; whether there are more, the time being up.
-    fn write_some(&self, batch: &mut Batch<Down>, done: &mut usize) -> bool {
+    fn write_some(&mut self, batch: &mut Batch<Down>, done: &mut usize) -> bool {
+        let Shard { context, table, monitoring, .. } = self;
         let start = Instant::now();
         let Batch { bytes, entries } = batch;
         loop {
-            for at in *done..entries.len().min(*done + WRITES_PER_LOOK) {
+            for at in *done..entries.len().min(*done + WORK_PER_LOOK) {
                 *done += 1;
-                // The coordinator's core wrote it. It comes over while the kernel sends the one before.
+                // Another CPU wrote the next message. Its bytes come over while the kernel sends this message.
                 if let Some(Down { order: Order::Write(_, next), .. }) = entries.get(at + 1) {
                     sys::prefetch(bytes.get(next.clone()).unwrap_or_default());
                 }
@@ -474,8 +370,8 @@ impl Shard {
                 match &down.order {
                     Order::Write(kind, range) => {
                         let message = bytes.get(range.clone()).expect("the coordinator committed this range");
-                        // Written only if need be: the coordinator's core has this line too.
-                        if !self.write(down.slot, *kind, message) {
+                        // Written only if need be: the coordinator's CPU has this cache line too.
+                        if !table.write(context, down.slot, *kind, message) {
                             down.unfinished = true;
                         }
                     }
@@ -484,161 +380,27 @@ impl Shard {
                             CloseReason::TakenOver => Cause::TakenOver,
                             CloseReason::NotPermitted => Cause::NotPermitted,
                         };
-                        self.guarded(down.slot, |connection, _| connection.close(cause, self));
+                        table.guarded(context, down.slot, |connection, _| connection.close(cause, context));
                     }
-                    Order::Watch(order) => self.monitoring.order(self.shared.clock.now(), order),
+                    Order::Watch(order) => monitoring.order(context.now(), order),
                 }
             }
             if *done >= entries.len() {
                 return false;
             }
-            if start.elapsed() >= TURN / 2 {
+            if start.elapsed() >= TIME_SLICE / 2 {
                 return true;
             }
         }
     }
 
-    /// Writes a message; false if an acknowledgement of it follows.
-    fn write(&self, slot: Slot, kind: Kind, message: &[u8]) -> bool {
-        let mut table = self.table.borrow_mut();
-        let Some(row) = table.row(slot) else { return true };
-        if tracing::enabled!(tracing::Level::TRACE)
-            && let Some(connection) = &row.connection
-            && let Ok((header, message)) = Message::decode_trusted(message)
-        {
-            tracing::trace!(peer = %connection.peer, "to send: {}", Summary(&header, &message));
-        }
-        let sent = match &row.socket {
-            Some(socket) if row.clear => Some(send_now(socket.as_fd(), message)),
-            _ => None,
-        };
-        if kind == Kind::Push && matches!(sent, Some(Ok(sent)) if sent == message.len()) {
-            count(&self.counters.sent);
-            return true;
-        }
-        drop(table);
-        let deliver =
-            |connection: &mut Connection, socket: BorrowedFd<'_>| connection.deliver(socket, kind, message, sent, self);
-        self.guarded(slot, deliver).unwrap_or(true)
-    }
-
-    /// Drops what is overdue among some slots; whether there are more.
-    fn sweep_some(&self, now: Time, from: &mut usize) -> bool {
-        let mut overdue = Vec::new();
-        {
-            let scarce = self.handshakes.borrow().are_scarce();
-            let table = self.table.borrow();
-            for row in table.rows.iter().skip(*from).take(SWEEP_CHUNK) {
-                *from += 1;
-                let Some(connection) = row.connection.as_deref() else { continue };
-                if let Some(cause) = connection.overdue(now, &self.limits, scarce) {
-                    overdue.push((connection.slot(), cause));
-                    if overdue.len() == ENDS_PER_TURN {
-                        break;
-                    }
-                }
-            }
-        }
-        for (slot, cause) in overdue {
-            self.end(slot, cause);
-        }
-        *from < self.table.borrow().rows.len()
-    }
-
-    /// Ends a connection, whatever it does.
-    fn end(&self, slot: Slot, cause: Cause) {
-        let Some(mut connection) = self.table.borrow_mut().remove(slot) else { return };
-        connection.release(self);
-        connection.forgive(self);
-        connection.return_turn(self);
-        if self.handshakes.borrow().is_due() {
-            self.bell.ring(); // the sweep may have ended it, while the task that gives turns sleeps
-        }
-        if connection.is_known() {
-            self.uplink.borrow_mut().closed(slot);
-        }
-        self.shared.sources.close(connection.source(), self.shared.clock.now());
-        self.shared.connections.give(1);
-        self.counters.open.fetch_sub(1, Ordering::Relaxed);
-        self.count_end(cause);
-        match cause {
-            Cause::PeerClosed | Cause::Failed | Cause::Draining => {
-                tracing::debug!(peer = %connection.peer, shard = self.index, "disconnected: {}", cause.text());
-            }
-            // Told when it was seen.
-            Cause::Framing | Cause::NoReply | Cause::Handshake | Cause::Tls => {}
-            _ => self.note(cause, connection.peer, None),
-        }
-        self.stopped.ring();
-    }
-
-    fn count_end(&self, cause: Cause) {
-        if let Some(counter) = self.counters.closed.get(cause as usize) {
-            count(counter);
-        }
-    }
-
-    /// Logs that a peer asks too often, within reason.
-    pub(super) fn note_haste(&self, peer: SocketAddr) {
-        let mut haste = self.haste.get();
-        if haste.allows(self.shared.clock.now()) {
-            tracing::warn!(%peer, shard = self.index, "slowed down: {HASTE}");
-        }
-        self.haste.set(haste);
-    }
-
-    /// Logs why a peer is disconnected, within reason.
-    pub(super) fn note(&self, cause: Cause, peer: SocketAddr, detail: Option<&dyn fmt::Display>) {
-        let mut throttles = self.throttles.borrow_mut();
-        let Some(throttle) = throttles.get_mut(cause as usize) else { return };
-        if !throttle.allows(self.shared.clock.now()) {
-            return;
-        }
-        let detail = detail.map(tracing::field::display);
-        if cause == Cause::TakenOver {
-            tracing::info!(%peer, shard = self.index, detail, "closed: {}", cause.text());
-        } else {
-            tracing::warn!(%peer, shard = self.index, detail, "closed: {}", cause.text());
-        }
-    }
-
-    fn report_suppressed(&self, now: Time) {
-        let mut haste = self.haste.get();
-        if let Some(lines) = haste.suppressed(now) {
-            tracing::warn!(shard = self.index, "{lines} more slowed down: {HASTE}");
-        }
-        self.haste.set(haste);
-        for (cause, throttle) in Cause::ALL.iter().zip(self.throttles.borrow_mut().iter_mut()) {
-            let Some(lines) = throttle.suppressed(now) else { continue };
-            if *cause == Cause::TakenOver {
-                tracing::info!(shard = self.index, "{lines} more closed: {}", cause.text());
-            } else {
-                tracing::warn!(shard = self.index, "{lines} more closed: {}", cause.text());
-            }
-        }
-    }
-
-    fn has_drained(&self) -> bool {
-        self.stop_by.get().is_some() && self.table.borrow().open == 0
-    }
-
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stop_by.get().is_some()
-    }
-
-    fn stop_is_news(&self) -> bool {
-        self.stop_by.get().is_none() && self.shared.draining.load(Ordering::Relaxed)
-    }
-
-    fn tell_stop(&self) {
-        self.stop_by.set(Some(self.shared.clock.now() + DRAIN));
-        self.accepting.take();
-        self.stopped.ring();
+    /// Begins the stop: no listener accepts any more, and connections end as soon as they owe nothing.
+    fn stop(&mut self) {
+        self.accepting.clear();
+        let arrivals = self.context.arrivals.take();
+        arrivals.into_iter().for_each(|arrival| self.admit(arrival));
+        self.context.begin_stop();
         self.monitoring.stop();
-        for row in &mut self.table.borrow_mut().rows {
-            if let Some(connection) = &mut row.connection {
-                connection.wake(self);
-            }
-        }
+        self.table.wake_all(&self.context);
     }
 }

@@ -1,8 +1,8 @@
-//! A shard's monitoring: one task that owns the checks' sockets, starts what the weight table finds due, tells it how
-//! checks end, and sends the table's changes to the coordinator.
+//! A shard's monitoring: one task owns the sockets of the checks, starts the checks that the weight table finds due, tells
+//! the table how checks end, and sends the table's changes to the coordinator.
 //!
-//! The mesh's task brings watch orders straight to the table. While the way up has no room, changes stay in the
-//! table, each endpoint once; then the newest is sent.
+//! Watch orders of the coordinator go straight to the table. While the uplink has no room, changes stay in the table, one
+//! for each endpoint; later the newest is sent.
 
 use std::{
     cell::{Cell, RefCell},
@@ -16,59 +16,61 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 
-use super::{Shard, counters::count};
+use super::context::Context;
 use crate::{
-    coordinator::{Time, WatchOrder},
+    coordinator::WatchOrder,
     judgement::Judgement,
+    metrics::Id,
     monitor::{Outcome, Reason, Settings, Table, Token},
     roster::Roster,
     runtime::{
         limit::throttle::Throttle,
         machine::{
-            executor::{self, Alarm, HEARTBEAT, TURN},
+            executor::{self, Alarm, HEARTBEAT, TIME_SLICE},
             poller::Readable,
         },
         mesh::Bell,
         probe::Prober,
     },
     sasp::Endpoint,
+    time::Time,
 };
 
-/// Judgements that travel as one entry of a batch.
+/// Judgements in one entry of a batch.
 const JUDGEMENTS: usize = 64;
 
 /// Checks started between looks at the clock: each takes some system calls.
 const STARTS_PER_LOOK: usize = 4;
 
-/// The shortest sleep: a check that is due a moment later is started with those of that moment.
-const SLEEP_MIN: Duration = Duration::from_micros(500);
+/// The shortest sleep: a check that is due a moment later is started together with the checks of that moment.
+const CHECK_SLEEP_MIN: Duration = Duration::from_micros(500);
+
+/// How long all checks must give a result before one without a result is logged again.
+const BLIND_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What the main thread tells a shard's monitoring.
-#[derive(Default)]
-pub(crate) struct Control {
-    roster: Reload,
+pub(crate) struct MonitoringControl {
+    roster: ArrayQueue<Arc<Roster>>,
     bell: Bell,
 }
 
-struct Reload(ArrayQueue<Arc<Roster>>);
-
-impl Default for Reload {
-    fn default() -> Reload {
-        Reload(ArrayQueue::new(1))
+impl Default for MonitoringControl {
+    fn default() -> MonitoringControl {
+        MonitoringControl { roster: ArrayQueue::new(1), bell: Bell::default() }
     }
 }
 
-impl Control {
-    /// The operator says something else from now on.
+impl MonitoringControl {
+    /// Puts a new roster in force.
     pub(crate) fn reload(&self, roster: Arc<Roster>) {
-        self.roster.0.force_push(roster);
+        self.roster.force_push(roster);
         self.bell.ring();
     }
 }
 
-/// What a shard's monitoring is made from.
-pub(crate) struct Plan {
-    pub(crate) control: Arc<Control>,
+/// The parts from which a shard's monitoring is made.
+pub(crate) struct MonitoringSetup {
+    pub(crate) control: Arc<MonitoringControl>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) settings: Settings,
     /// Spreads the checks over their intervals.
@@ -76,39 +78,25 @@ pub(crate) struct Plan {
     pub(crate) prober: Prober<Token>,
 }
 
-/// The part that the shard's other tasks see.
-pub(crate) struct Monitoring {
-    control: Arc<Control>,
+/// The weight table, and how the shard's other tasks wake the task that checks.
+pub(super) struct Monitoring {
+    control: Arc<MonitoringControl>,
     table: RefCell<Table>,
     /// The table has changed since the task looked at it.
     news: Cell<bool>,
-    /// The table has changes for which there was no room.
+    /// The table has changes for which the uplink had no room.
     unsent: Cell<bool>,
-    /// When a check last said nothing, since that was logged.
-    blind: Cell<Option<Time>>,
-    /// Lines about checks that came to nothing through our own fault.
-    faults: Cell<Throttle>,
 }
 
-/// How long every check must say something before one that says nothing is news again.
-const QUIET: Duration = Duration::from_secs(10);
-
 impl Monitoring {
-    pub(crate) fn new(plan: Plan) -> (Monitoring, Prober<Token>) {
-        let table = Table::new(plan.roster, plan.settings, plan.seed);
-        let monitoring = Monitoring {
-            control: plan.control,
-            table: RefCell::new(table),
-            news: Cell::default(),
-            unsent: Cell::default(),
-            blind: Cell::default(),
-            faults: Cell::default(),
-        };
-        (monitoring, plan.prober)
+    pub(super) fn new(setup: MonitoringSetup) -> (Monitoring, Prober<Token>) {
+        let table = RefCell::new(Table::new(setup.roster, setup.settings, setup.seed));
+        let (news, unsent) = (Cell::default(), Cell::default());
+        (Monitoring { control: setup.control, table, news, unsent }, setup.prober)
     }
 
-    /// Does what the coordinator orders.
-    pub(crate) fn order(&self, now: Time, order: &WatchOrder) {
+    /// Carries out an order of the coordinator.
+    pub(super) fn order(&self, now: Time, order: &WatchOrder) {
         let mut table = self.table.borrow_mut();
         match order.endpoint {
             Some(endpoint) => table.watch(now, order.watch, endpoint),
@@ -119,48 +107,48 @@ impl Monitoring {
         }
     }
 
-    /// The way up may have room.
-    pub(crate) fn room(&self) {
+    /// The uplink may have room.
+    pub(super) fn room(&self) {
         if self.unsent.get() {
             self.control.bell.ring();
         }
     }
 
     /// The shard stops.
-    pub(crate) fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.control.bell.ring();
     }
 }
 
-/// Runs a shard's checks until the shard stops; those under way end there and then.
-pub(super) async fn run(shard: Rc<Shard>, mut prober: Prober<Token>) {
-    let monitoring = &shard.monitoring;
+/// Runs a shard's checks until the shard stops; checks that run then are dropped.
+pub(super) async fn run(context: Rc<Context>, monitoring: Rc<Monitoring>, mut prober: Prober<Token>) {
+    let mut results = Results { context: context.clone(), blind: None, fault_lines: Throttle::default() };
     let mut alarm = Alarm::default();
     let mut readable: Option<Readable> = None;
     loop {
-        if shard.is_stopping() {
+        if context.is_stopping() {
             return;
         }
-        if turn(&shard, &mut prober) {
+        if work_some(&context, &monitoring, &mut prober, &mut results) {
             executor::turn().await;
             continue;
         }
         if readable.is_none() {
-            // Without a file descriptor to wait with, news is found by looking now and then.
+            // Without a file descriptor to wait with, the prober is asked every few milliseconds.
             readable = Readable::new(&prober).ok();
         }
-        let now = shard.shared.clock.now();
+        let now = context.now();
         let blind = (readable.is_none() && prober.under_way() > 0).then(|| now + Duration::from_millis(5));
         let due = monitoring.table.borrow().next_due();
         let until = [due, prober.next_deadline(), blind].into_iter().flatten().min();
         let longest = now + HEARTBEAT;
-        alarm.set(now, until.unwrap_or(longest).clamp(now + SLEEP_MIN, longest));
+        alarm.set(now, until.unwrap_or(longest).clamp(now + CHECK_SLEEP_MIN, longest));
         std::future::poll_fn(|cx| {
             let work = || {
                 monitoring.news.get()
-                    || !monitoring.control.roster.0.is_empty()
-                    || monitoring.unsent.get() && shard.uplink.borrow().has_room()
-                    || shard.is_stopping()
+                    || !monitoring.control.roster.is_empty()
+                    || monitoring.unsent.get() && context.uplink.borrow().has_room()
+                    || context.is_stopping()
             };
             let mut ready = monitoring.control.bell.poll(cx, work).is_ready();
             ready |= alarm.poll(cx).is_ready();
@@ -174,39 +162,37 @@ pub(super) async fn run(shard: Rc<Shard>, mut prober: Prober<Token>) {
     }
 }
 
-/// Does a bounded piece of what can be done; whether there is more.
-fn turn(shard: &Shard, prober: &mut Prober<Token>) -> bool {
-    let monitoring = &shard.monitoring;
-    let (clock, counters) = (shard.shared.clock, &shard.counters);
+/// Does a bounded part of the work; whether there is more.
+fn work_some(context: &Context, monitoring: &Monitoring, prober: &mut Prober<Token>, results: &mut Results) -> bool {
     let start = Instant::now();
     let mut table = monitoring.table.borrow_mut();
-    let now = clock.now();
+    let now = context.now();
     monitoring.news.set(false);
-    if let Some(roster) = monitoring.control.roster.0.pop() {
+    if let Some(roster) = monitoring.control.roster.pop() {
         table.replan(now, roster);
     }
     let mut more = prober.turn(now, |token, outcome| {
         let member = table.endpoint(token);
-        note(shard, now, member, &outcome);
-        // The table has scheduled the next check by the time that it makes something of what this one found.
+        results.note(now, member, &outcome);
+        // The table schedules the next check before it uses the outcome, so a fault loses one outcome only.
         if catch_unwind(AssertUnwindSafe(|| table.finish(now, token, outcome))).is_err() {
-            note(shard, now, member, &Outcome::Inconclusive(Reason::Fault));
+            results.note(now, member, &Outcome::Inconclusive(Reason::Fault));
         }
     });
     table.poll(now);
     'starts: loop {
-        let now = clock.now();
+        let now = context.now();
         for _ in 0..STARTS_PER_LOOK {
             let Some(job) = table.start(now) else { break 'starts };
-            counters.lateness.add(job.late);
+            context.metrics.check_lateness.add(job.late);
             prober.start(job.token, &job.endpoint, &job.check, job.deadline);
         }
-        if start.elapsed() >= TURN {
+        if start.elapsed() >= TIME_SLICE {
             more = true;
             break;
         }
     }
-    let mut uplink = shard.uplink.borrow_mut();
+    let mut uplink = context.uplink.borrow_mut();
     loop {
         let room = uplink.has_room();
         monitoring.unsent.set(!room);
@@ -220,47 +206,52 @@ fn turn(shard: &Shard, prober: &mut Prober<Token>) -> bool {
         }
         uplink.judged(judgements.into());
     }
-    // What ended before it began, or a replanning under way, is due at once.
+    // Checks that ended at their start, and a replanning that goes on, are due at once.
     more || prober.next_deadline().is_some_and(|at| at <= now) || table.next_due().is_some_and(|at| at <= now)
 }
 
-/// Counts how a check ended, and logs when checks begin to say nothing, and when they say something again.
-fn note(shard: &Shard, now: Time, member: Option<Endpoint>, outcome: &Outcome) {
-    let (counters, blind) = (&shard.counters, &shard.monitoring.blind);
-    match outcome {
-        Outcome::Inconclusive(Reason::Fault) => {
-            count(&counters.checks_inconclusive);
-            let mut faults = shard.monitoring.faults.get();
-            if let Some(lines) = faults.suppressed(now) {
-                tracing::error!(
-                    shard = shard.index,
-                    "{lines} more checks came to nothing through a fault of gwm itself"
-                );
+/// Counts and logs how checks end.
+struct Results {
+    context: Rc<Context>,
+    /// The last check without a result, until all checks have given one for [`BLIND_LOG_INTERVAL`].
+    blind: Option<Time>,
+    /// Limits the lines about faults of gwm itself.
+    fault_lines: Throttle,
+}
+
+impl Results {
+    fn note(&mut self, now: Time, member: Option<Endpoint>, outcome: &Outcome) {
+        let shard = self.context.index;
+        match outcome {
+            Outcome::Inconclusive(Reason::Fault) => {
+                self.context.count(Id::ChecksInconclusive);
+                if let Some(lines) = self.fault_lines.suppressed(now) {
+                    tracing::error!(shard, "{lines} more checks gave no result through a fault of gwm itself");
+                }
+                if self.fault_lines.allows(now) {
+                    let member = member.map(tracing::field::display);
+                    tracing::error!(
+                        member,
+                        shard,
+                        "a check gave no result through a fault of gwm itself: please report it"
+                    );
+                }
             }
-            if faults.allows(now) {
-                let member = member.map(tracing::field::display);
-                tracing::error!(
-                    member,
-                    shard = shard.index,
-                    "a check came to nothing through a fault of gwm itself: please report it"
-                );
+            Outcome::Inconclusive(reason) => {
+                self.context.count(Id::ChecksInconclusive);
+                if self.blind.replace(now).is_none() {
+                    tracing::warn!(
+                        shard,
+                        "checks give no result, because {reason}: members keep contact and are not confident until then"
+                    );
+                }
             }
-            shard.monitoring.faults.set(faults);
+            Outcome::Failed(_) => self.context.count(Id::ChecksFailed),
+            Outcome::Passed | Outcome::Load(_) | Outcome::Agent(_) => self.context.count(Id::ChecksPassed),
         }
-        Outcome::Inconclusive(reason) => {
-            count(&counters.checks_inconclusive);
-            if blind.replace(Some(now)).is_none() {
-                tracing::warn!(
-                    shard = shard.index,
-                    "checks say nothing, because {reason}: members keep contact and are not confident until they do"
-                );
-            }
+        if self.blind.is_some_and(|last| now >= last + BLIND_LOG_INTERVAL) {
+            self.blind = None;
+            tracing::info!(shard, "checks give results again");
         }
-        Outcome::Failed(_) => count(&counters.checks_failed),
-        Outcome::Passed | Outcome::Load(_) | Outcome::Agent(_) => count(&counters.checks_passed),
-    }
-    if blind.get().is_some_and(|last| now >= last + QUIET) {
-        blind.set(None);
-        tracing::info!(shard = shard.index, "checks say something again");
     }
 }

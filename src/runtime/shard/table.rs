@@ -1,34 +1,54 @@
-//! Where a shard's connections stand: a connection keeps its place from accept to close, and a number that outlives it
-//! finds nothing there.
+//! The connections of a shard. A connection keeps its slot from accept to close; a slot of a closed connection finds
+//! nothing.
+//!
+//! Only this file calls connections. They get the shard's [`Context`], which does not lead back to the table.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
-use super::connection::Connection;
-use crate::runtime::mesh::Slot;
+use super::{
+    cause::Cause,
+    connection::{Connection, Step},
+    context::Context,
+    wire::send_now,
+};
+use crate::{
+    coordinator::Kind,
+    metrics::Id,
+    runtime::mesh::Slot,
+    sasp::{Message, Summary},
+    time::Time,
+};
+
+/// Rows looked at for overdue connections before other work has its turn.
+const SWEEP_CHUNK: usize = 4096;
+
+/// Overdue connections ended before other work has its turn: to close a socket costs more than to look at a row.
+const SWEEP_ENDS: usize = 64;
 
 /// The connections, by slot.
 #[derive(Default)]
 pub(super) struct Table {
-    pub(super) rows: Vec<Row>,
+    rows: Vec<Row>,
     free: Vec<u32>,
-    /// How many there are.
-    pub(super) open: usize,
 }
 
-/// A place for one.
+/// A place for one connection.
 #[derive(Default)]
-pub(super) struct Row {
-    /// Of the connection that is here or will be next.
+struct Row {
+    /// The generation of the connection that is here or will be next.
     generation: u32,
-    pub(super) socket: Option<OwnedFd>,
-    /// [`Connection::is_clear`] says so: then a push needs no more than this row, which is warm.
-    pub(super) clear: bool,
-    // Boxed: a row that is free, or a table that grows, costs next to nothing.
-    pub(super) connection: Option<Box<Connection>>,
+    socket: Option<OwnedFd>,
+    /// [`Connection::is_clear`] of the connection: a push to a clear connection needs only this row, which is warm.
+    clear: bool,
+    // Boxed: a free row, or a table that grows, costs next to nothing.
+    connection: Option<Box<Connection>>,
 }
 
 impl Table {
-    /// A place for a connection, which is put there or released.
+    /// Reserves a slot; [`Table::put`] or [`Table::release`] follows.
     pub(super) fn reserve(&mut self) -> Slot {
         let index = self.free.pop().unwrap_or_else(|| {
             self.rows.push(Row::default());
@@ -38,26 +58,20 @@ impl Table {
         Slot { index, generation }
     }
 
-    /// Puts a connection at the place that was reserved for it.
-    pub(super) fn put(&mut self, slot: Slot, socket: OwnedFd, connection: Box<Connection>) {
+    /// Puts a connection at the slot that was reserved for it.
+    pub(super) fn put(&mut self, slot: Slot, socket: OwnedFd, connection: Connection) {
         let row = self.rows.get_mut(slot.index as usize).expect("the slot was reserved");
         row.clear = connection.is_clear();
         row.socket = Some(socket);
-        row.connection = Some(connection);
-        self.open += 1;
+        row.connection = Some(Box::new(connection));
     }
 
-    /// Gives the place back unused.
+    /// Gives a reserved slot back unused.
     pub(super) fn release(&mut self, slot: Slot) {
         self.free.push(slot.index);
     }
 
-    /// The row, unless its connection has ended since.
-    pub(super) fn row(&mut self, slot: Slot) -> Option<&mut Row> {
-        self.rows.get_mut(slot.index as usize).filter(|row| row.socket.is_some() && row.generation == slot.generation)
-    }
-
-    /// Does something with the connection, unless it has ended since.
+    /// Calls `act` with the connection, unless it has ended.
     pub(super) fn with<R>(&mut self, slot: Slot, act: impl FnOnce(&mut Connection, BorrowedFd<'_>) -> R) -> Option<R> {
         let row = self.row(slot)?;
         let (connection, socket) = (row.connection.as_deref_mut()?, row.socket.as_ref()?);
@@ -66,24 +80,128 @@ impl Table {
         Some(result)
     }
 
+    /// Like [`Table::with`], and a panic in `act` ends this connection alone.
+    pub(super) fn guarded<R>(
+        &mut self,
+        context: &Context,
+        slot: Slot,
+        act: impl FnOnce(&mut Connection, BorrowedFd<'_>) -> R,
+    ) -> Option<R> {
+        match catch_unwind(AssertUnwindSafe(|| self.with(slot, act))) {
+            Ok(result) => result,
+            Err(_) => {
+                self.end(context, slot, Cause::Panicked);
+                None
+            }
+        }
+    }
+
+    /// Lets a connection take a step.
+    pub(super) fn step(&mut self, context: &Context, slot: Slot) {
+        let step = self.guarded(context, slot, |connection, socket| connection.step(socket, context));
+        match step {
+            Some(Step::Again) => {
+                self.guarded(context, slot, |connection, _| connection.wake(context));
+            }
+            Some(Step::Ended(cause)) => self.end(context, slot, cause),
+            Some(Step::Idle) | None => {}
+        }
+    }
+
+    /// Wakes all connections.
+    pub(super) fn wake_all(&mut self, context: &Context) {
+        for connection in self.rows.iter_mut().filter_map(|row| row.connection.as_mut()) {
+            connection.wake(context);
+        }
+    }
+
+    /// Writes a message of the coordinator; false if an acknowledgement of this message follows.
+    pub(super) fn write(&mut self, context: &Context, slot: Slot, kind: Kind, message: &[u8]) -> bool {
+        let Some(row) = self.row(slot) else { return true };
+        if tracing::enabled!(tracing::Level::TRACE)
+            && let Some(connection) = &row.connection
+            && let Ok((header, message)) = Message::decode_trusted(message)
+        {
+            tracing::trace!(peer = %connection.peer, "to send: {}", Summary(&header, &message));
+        }
+        let sent = match &row.socket {
+            Some(socket) if row.clear => Some(send_now(socket.as_fd(), message)),
+            _ => None,
+        };
+        if kind == Kind::Push && matches!(sent, Some(Ok(sent)) if sent == message.len()) {
+            context.count(Id::MessagesSent);
+            return true;
+        }
+        let deliver = |connection: &mut Connection, socket: BorrowedFd<'_>| {
+            connection.deliver(socket, kind, message, sent, context)
+        };
+        self.guarded(context, slot, deliver).unwrap_or(true)
+    }
+
+    /// Ends some connections that are overdue at `now`, from row `from` on; whether there are rows left.
+    pub(super) fn sweep_some(&mut self, context: &Context, now: Time, from: &mut usize) -> bool {
+        let scarce = context.handshakes.borrow().are_scarce();
+        let mut overdue = Vec::new();
+        for row in self.rows.iter().skip(*from).take(SWEEP_CHUNK) {
+            *from += 1;
+            let Some(connection) = row.connection.as_deref() else { continue };
+            if let Some(cause) = connection.overdue(now, &context.limits, scarce) {
+                overdue.push((connection.slot(), cause));
+                if overdue.len() == SWEEP_ENDS {
+                    break;
+                }
+            }
+        }
+        for (slot, cause) in overdue {
+            self.end(context, slot, cause);
+        }
+        *from < self.rows.len()
+    }
+
+    /// Ends a connection, whatever its state.
+    pub(super) fn end(&mut self, context: &Context, slot: Slot, cause: Cause) {
+        let Some(mut connection) = self.remove(slot) else { return };
+        connection.release(context);
+        if connection.is_announced() {
+            context.uplink.borrow_mut().closed(slot);
+        }
+        context.shared.sources.close(connection.source(), context.now());
+        context.shared.connections.give(1);
+        context.metrics.values.subtract(Id::ConnectionsOpen);
+        context.count_end(cause);
+        match cause {
+            Cause::PeerClosed | Cause::Failed | Cause::Draining => {
+                tracing::debug!(peer = %connection.peer, shard = context.index, "disconnected: {}", cause.text());
+            }
+            // Logged when they were found.
+            Cause::Framing | Cause::NoReply | Cause::Handshake | Cause::Tls => {}
+            _ => context.log_closed(cause, connection.peer, None),
+        }
+        context.ended.ring();
+    }
+
+    /// The row, unless its connection has ended.
+    fn row(&mut self, slot: Slot) -> Option<&mut Row> {
+        self.rows.get_mut(slot.index as usize).filter(|row| row.socket.is_some() && row.generation == slot.generation)
+    }
+
     /// Takes a connection out, and closes its socket.
-    pub(super) fn remove(&mut self, slot: Slot) -> Option<Box<Connection>> {
+    fn remove(&mut self, slot: Slot) -> Option<Box<Connection>> {
         let row = self.row(slot)?;
         let connection = row.connection.take()?;
         row.socket = None; // closed: the epoll set forgets it
         row.generation = row.generation.wrapping_add(1);
         self.free.push(slot.index);
-        self.open -= 1;
         Some(connection)
     }
 }
 
-/// A connection's number in the epoll set.
+/// A slot as a number in the epoll set.
 pub(super) fn token(slot: Slot) -> u64 {
     u64::from(slot.generation) << 32 | u64::from(slot.index)
 }
 
-/// Whose number it is.
+/// The slot of a number in the epoll set.
 pub(super) fn slot(token: u64) -> Slot {
     Slot { index: token as u32, generation: (token >> 32) as u32 }
 }

@@ -1,66 +1,58 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
+    sync::atomic::Ordering,
 };
 
 use super::*;
 use crate::{
+    coordinator::Kind,
     judgement::Policy,
     monitor::{Settings, Tuning},
     roster::{Member, Roster},
-    runtime::{mesh::pipe, shard::shared::LIMITS},
+    runtime::{mesh::pipe, probe::Prober, shard::shared::LIMITS},
     sasp::{Health, LbFlags, writer::set_lb_state_request},
 };
 
-/// A shard that no executor runs, and the coordinator's end of its way up.
-fn shard() -> (Rc<Shard>, Receiver<(Slot, Up)>) {
+/// A shard that no executor runs, and the coordinator's end of its uplink.
+fn shard() -> (Shard, Receiver<(Slot, Up)>) {
     let bell = Arc::new(Bell::default());
     let (up, inbox) = pipe(2, bell.clone(), bell.clone());
-    let (_, down) = pipe(2, bell.clone(), bell.clone());
     let settings = Settings { tuning: Tuning::default(), checks_under_way: 1, icmp: false };
     let roster = Arc::new(Roster::new(Member::unknown(100), Policy::Auto));
     let prober = Prober::new(false).expect("an epoll set");
-    let plan = Plan {
-        index: 0,
-        shards: 1,
-        limits: LIMITS,
-        listeners: Vec::new(),
-        shared: Arc::new(Shared::new(&LIMITS, None)),
-        counters: Arc::default(),
-        bell,
-        poller: Poller::new().expect("an epoll set"),
-        spin: Duration::ZERO,
-        up,
-        down,
-        monitoring: monitoring::Plan { control: Arc::default(), roster, settings, seed: 1, prober },
-    };
-    (Parts::new(plan).shard, inbox)
+    let setup = MonitoringSetup { control: Arc::default(), roster, settings, seed: 1, prober };
+    let (monitoring, _) = Monitoring::new(setup);
+    let (shared, uplink) = (Arc::new(Shared::new(&LIMITS, None)), Uplink::new(up, bell.clone()));
+    let context = Context::new((0, 1), LIMITS, shared, Arc::default(), uplink, bell);
+    (Shard::new(context.into(), Poller::new().expect("an epoll set"), monitoring.into()), inbox)
 }
 
 /// Connects a peer to the shard.
-fn connect(shard: &Rc<Shard>) -> TcpStream {
+fn connect(shard: &mut Shard) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
     let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
     let (socket, address) = listener.accept().expect("a connection waits");
-    assert!(shard.shared.connections.take(1));
-    shard.admit(socket.into(), address, Carries::Plain);
+    assert!(shard.context.shared.connections.take(1));
+    shard.admit(Arrival { socket: socket.into(), peer: address, carries: Carries::Plain });
     peer
 }
 
 #[test]
 fn a_fault_in_one_connection_ends_that_one_alone() {
-    let (shard, mut inbox) = shard();
-    let (mut first, mut second) = (connect(&shard), connect(&shard));
+    let (mut shard, mut inbox) = shard();
+    let (mut first, mut second) = (connect(&mut shard), connect(&mut shard));
     let slot = |index| Slot { index, generation: 0 };
-    assert_eq!(shard.guarded(slot(0), |connection, _| connection.slot()), Some(slot(0)));
-    let fault = shard.guarded(slot(0), |_, _| -> () { panic!("a fault, for the test") });
+    let context = shard.context.clone();
+    assert_eq!(shard.table.guarded(&context, slot(0), |connection, _| connection.slot()), Some(slot(0)));
+    let fault = shard.table.guarded(&context, slot(0), |_, _| -> () { panic!("a fault, for the test") });
     assert_eq!(fault, None);
 
     assert_eq!(first.read(&mut [0; 1]).expect("the end"), 0);
     second.set_nonblocking(true).expect("a socket option");
     assert_eq!(second.read(&mut [0; 1]).expect_err("it is open").kind(), ErrorKind::WouldBlock);
-    assert_eq!(shard.table.borrow().open, 1);
-    assert_eq!(shard.counters.closed[Cause::Panicked as usize].load(Ordering::Relaxed), 1);
+    assert_eq!(context.open_connections(), 1);
+    assert_eq!(context.metrics.closed[Cause::Panicked as usize].get(), 1);
     shard.turn_uplink();
     let told = inbox.receive().expect("the coordinator is told").entries;
     assert!(
@@ -68,8 +60,8 @@ fn a_fault_in_one_connection_ends_that_one_alone() {
         "{told:?}"
     );
     // What is on its way to it finds nobody, and the other one is written to.
-    assert!(shard.write(slot(0), Kind::Push, b"lost"));
-    assert!(shard.write(slot(1), Kind::Push, b"heard"));
+    assert!(shard.table.write(&context, slot(0), Kind::Push, b"lost"));
+    assert!(shard.table.write(&context, slot(1), Kind::Push, b"heard"));
     second.set_nonblocking(false).expect("a socket option");
     let mut heard = [0; 5];
     second.read_exact(&mut heard).expect("a message");
@@ -78,16 +70,17 @@ fn a_fault_in_one_connection_ends_that_one_alone() {
 
 #[test]
 fn what_is_owed_is_written_before_the_end() {
-    let (shard, _inbox) = shard();
-    let mut peer = connect(&shard);
+    let (mut shard, _inbox) = shard();
+    let mut peer = connect(&mut shard);
     let slot = Slot { index: 0, generation: 0 };
     let message = [7; 8000];
     let mut sent = message.len();
-    while shard.write(slot, Kind::Push, &message) {
+    let context = shard.context.clone();
+    while shard.table.write(&context, slot, Kind::Push, &message) {
         sent += message.len();
     }
     // The socket has not taken all of the last one.
-    shard.guarded(slot, |connection, _| connection.close(Cause::TakenOver, &shard));
+    shard.table.guarded(&context, slot, |connection, _| connection.close(Cause::TakenOver, &context));
     peer.set_nonblocking(true).expect("a socket option");
     let (mut received, mut bytes) = (0, vec![0; 65536]);
     let start = Instant::now();
@@ -106,13 +99,13 @@ fn what_is_owed_is_written_before_the_end() {
 
 #[test]
 fn what_came_before_the_stop_is_read_though_there_was_no_news_of_it() {
-    let (shard, mut inbox) = shard();
-    let mut peer = connect(&shard);
+    let (mut shard, mut inbox) = shard();
+    let mut peer = connect(&mut shard);
     let mut request = Vec::new();
     set_lb_state_request(&mut request, 7, b"LB1", Health::BEST, LbFlags::NONE).expect("a short UID");
     peer.write_all(&request).expect("a socket takes a message");
-    shard.shared.draining.store(true, Ordering::Relaxed);
-    shard.tell_stop();
+    shard.context.shared.draining.store(true, Ordering::Relaxed);
+    shard.stop();
     shard.step_some();
     shard.turn_uplink();
     let batch = inbox.receive().expect("the coordinator is told");

@@ -1,0 +1,567 @@
+//! All metrics of the daemon in one table. The log at the stop is made from this table, and so is what monitoring systems
+//! read.
+//!
+//! To add a metric with one value: add a row to the table below, and call [`Values::add`] or [`Values::set`] with its
+//! [`Id`] where the event happens. A row in a `line` is also a field of that line of the log at the stop; every counter
+//! stands in a `line` or in `by_label`. To add a metric by a label (one value for each cause): add a row to `by_label`,
+//! keep one [`Counter`] for each value of the label, and give them to [`Reading::add_labelled`] where the runtime reads
+//! its metrics. Names follow Prometheus: base units, and `_total` at the end of a counter.
+//!
+//! Each shard has its own [`Values`], and so has the coordinator: one thread writes, any thread reads.
+
+use std::{
+    borrow::Cow,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crossbeam_utils::CachePadded;
+
+/// What a metric measures over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A number of events since the start.
+    Counter,
+    /// A number of things now.
+    Gauge,
+    /// Durations, counted by size.
+    Histogram,
+}
+
+/// Whose threads write a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Each shard has a series.
+    Shards,
+    /// The coordinator has the only series.
+    Coordinator,
+}
+
+/// The label that tells apart the series of one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Label {
+    /// One series.
+    None,
+    /// This row of the table is the series with this name and value of the label.
+    Fixed(&'static str, &'static str),
+    /// One series for each value of the label with this name.
+    Each(&'static str),
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// The name for monitoring systems; rows with [`Label::Fixed`] share a name.
+    pub name: &'static str,
+    /// One sentence for people.
+    pub help: &'static str,
+    /// The base unit, if the metric does not count things or events.
+    pub unit: Option<&'static str>,
+    /// What the metric measures.
+    pub kind: Kind,
+    /// Who writes the metric.
+    pub owner: Owner,
+    /// The label beside that of the shard.
+    pub label: Label,
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, help, unit: None, kind: Kind::Counter, owner: Owner::Shards, label: Label::None }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, help, unit: None, kind: Kind::Gauge, owner: Owner::Shards, label: Label::None }
+}
+
+const fn seconds(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, help, unit: Some("seconds"), kind: Kind::Histogram, owner: Owner::Shards, label: Label::None }
+}
+
+impl Metric {
+    const fn with(self, label: &'static str, value: &'static str) -> Metric {
+        Metric { label: Label::Fixed(label, value), ..self }
+    }
+
+    const fn of_coordinator(self) -> Metric {
+        Metric { owner: Owner::Coordinator, ..self }
+    }
+
+    const fn each(self, label: &'static str) -> Metric {
+        Metric { label: Label::Each(label), ..self }
+    }
+}
+
+/// Makes [`Id`], [`TABLE`] and [`Reading::log`] from the rows.
+macro_rules! table {
+    (
+        $(line $text:literal { $($field:ident = $id:ident: $metric:expr;)+ })+
+        by_label { $($count:ident, $prefix:literal = $labelled:ident: $by_label:expr;)+ }
+        gauges { $($gauge:ident: $gauge_metric:expr;)+ }
+    ) => {
+        /// A metric's place in [`TABLE`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[allow(missing_docs)] // the table has the help texts
+        pub enum Id { $($($id,)+)+ $($labelled,)+ $($gauge,)+ }
+
+        const ROWS: &[(Id, Metric)] = &[
+            $($((Id::$id, $metric),)+)+
+            $((Id::$labelled, $by_label),)+
+            $((Id::$gauge, $gauge_metric),)+
+        ];
+
+        impl Reading {
+            /// Logs the metrics: the line "stopped" always, other lines if one of their values is not 0.
+            pub fn log(&self) {
+                $(
+                    if $text == "stopped" $(|| self.logged(Id::$id) > 0)+ {
+                        tracing::info!($($field = self.logged(Id::$id)),+, $text);
+                    }
+                )+
+                $(
+                    for (label, total) in self.totals_by_label(Id::$labelled).into_iter().filter(|(_, total)| *total > 0) {
+                        tracing::info!($count = total, concat!($prefix, ": {}"), label.text);
+                    }
+                )+
+            }
+        }
+    };
+}
+
+table! {
+    line "TLS handshakes" {
+        full = HandshakesFull: counter("gwm_tls_handshakes_total", "TLS handshakes that ended well.").with("kind", "full");
+        resumed = HandshakesResumed: counter("gwm_tls_handshakes_total", "TLS handshakes that ended well.")
+            .with("kind", "resumed");
+    }
+    line "stopped" {
+        accepted = ConnectionsAccepted: counter("gwm_connections_accepted_total", "Connections that were accepted.");
+        requests = Requests: counter("gwm_requests_total", "Well-formed requests, which went to the coordinator.");
+        refused = RequestsInvalid: counter(
+            "gwm_requests_invalid_total",
+            "Requests that a shard refused, because they were not well-formed."
+        );
+        throttled = RateLimitPauses: counter(
+            "gwm_rate_limit_pauses_total",
+            "Times that a connection was not read for a while because of --max-requests-per-second."
+        );
+        sent = MessagesSent: counter("gwm_messages_total", "Replies and pushes, by whether the socket took them at once.")
+            .with("delayed", "false");
+        delayed = MessagesDelayed: counter("gwm_messages_total", "Replies and pushes, by whether the socket took them at once.")
+            .with("delayed", "true");
+        load_balancers = LoadBalancers: gauge("gwm_load_balancers", "Load balancers, connected or within hold time.")
+            .of_coordinator();
+        groups = Groups: gauge("gwm_groups", "Groups of all load balancers.").of_coordinator();
+        memberships = Memberships: gauge("gwm_memberships", "Members of all groups.").of_coordinator();
+    }
+    line "checks" {
+        passed = ChecksPassed: counter("gwm_checks_total", "Checks of members that ended.").with("result", "passed");
+        failed = ChecksFailed: counter("gwm_checks_total", "Checks of members that ended.").with("result", "failed");
+        inconclusive = ChecksInconclusive: counter("gwm_checks_total", "Checks of members that ended.")
+            .with("result", "inconclusive");
+        late_ms_p99 = CheckLateness: seconds("gwm_check_lateness_seconds", "Delays from a check's due time to its start.");
+    }
+    by_label {
+        requests, "not accepted (0x11)" = RequestsRefused:
+            counter("gwm_requests_refused_total", "Requests that were answered with return code 0x11.")
+            .each("cause").of_coordinator();
+        requests, "deregistered, reason" = Deregistrations:
+            counter("gwm_deregistrations_total", "Deregistrations, by the reason that they gave.")
+            .each("reason").of_coordinator();
+        connections, "closed" = ConnectionsClosed:
+            counter("gwm_connections_closed_total", "Connections that ended.").each("cause");
+    }
+    gauges {
+        ConnectionsOpen: gauge("gwm_connections_open", "Connections that are open.");
+        Endpoints: gauge("gwm_endpoints", "Distinct endpoints of all members.").of_coordinator();
+        EndpointsWatched: gauge("gwm_endpoints_watched", "Endpoints that the daemon checks.").of_coordinator();
+        EndpointsLost: gauge("gwm_endpoints_lost", "Watched endpoints that lost contact within the last fall window.")
+            .of_coordinator();
+    }
+}
+
+/// Number of rows.
+const METRICS: usize = ROWS.len();
+
+/// All metrics, by [`Id`].
+pub static TABLE: [Metric; METRICS] = {
+    let mut table = [ROWS[0].1; METRICS];
+    let mut row = 0;
+    while row < METRICS {
+        table[row] = ROWS[row].1;
+        row += 1;
+    }
+    table
+};
+
+impl Id {
+    /// All metrics, in the order of the table.
+    pub fn all() -> impl Iterator<Item = Id> {
+        ROWS.iter().map(|(id, _)| *id)
+    }
+
+    /// The metric's row.
+    pub fn metric(self) -> &'static Metric {
+        &TABLE[self as usize]
+    }
+}
+
+/// A number that one thread writes and any thread reads: plain loads and stores, no locked instruction.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to the number. Only the thread that owns the counter may call this.
+    pub fn add(&self, amount: u64) {
+        self.set(self.get().wrapping_add(amount));
+    }
+
+    /// Takes from the number. Only the thread that owns the counter may call this.
+    pub fn subtract(&self, amount: u64) {
+        self.set(self.get().wrapping_sub(amount));
+    }
+
+    /// Replaces the number.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The metrics of one owner that have one value each, on cache lines of their own.
+#[derive(Debug)]
+pub struct Values(CachePadded<[Counter; METRICS]>);
+
+impl Default for Values {
+    fn default() -> Values {
+        Values(CachePadded::new([const { Counter(AtomicU64::new(0)) }; METRICS]))
+    }
+}
+
+impl Values {
+    /// Counts one. Only the thread that owns the values may call this.
+    pub fn add(&self, id: Id) {
+        self.0[id as usize].add(1);
+    }
+
+    /// Counts one less of a gauge. Only the thread that owns the values may call this.
+    pub fn subtract(&self, id: Id) {
+        self.0[id as usize].subtract(1);
+    }
+
+    /// Replaces the value of a gauge.
+    pub fn set(&self, id: Id, value: u64) {
+        self.0[id as usize].set(value);
+    }
+
+    /// The value now.
+    pub fn get(&self, id: Id) -> u64 {
+        self.0[id as usize].get()
+    }
+}
+
+/// Number of buckets of a [`Histogram`].
+const BUCKETS: usize = 20;
+
+/// Durations, known to a factor of two: the first bucket has those under a millisecond, each further bucket those of up to
+/// twice as much, the last bucket all longer ones.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [Counter; BUCKETS],
+    nanoseconds: Counter,
+}
+
+impl Histogram {
+    /// Counts a duration. Only the thread that owns the histogram may call this.
+    pub fn add(&self, duration: Duration) {
+        let octave = 128 - duration.as_millis().leading_zeros() as usize;
+        self.buckets[octave.min(BUCKETS - 1)].add(1);
+        self.nanoseconds.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// The counts now.
+    pub fn read(&self) -> Distribution {
+        Distribution {
+            counts: std::array::from_fn(|bucket| self.buckets[bucket].get()),
+            sum: Duration::from_nanos(self.nanoseconds.get()),
+        }
+    }
+}
+
+/// What a [`Histogram`] held when it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Distribution {
+    counts: [u64; BUCKETS],
+    /// All durations together.
+    pub sum: Duration,
+}
+
+impl Distribution {
+    /// Upper ends in milliseconds (`None`: no end) and counts of the buckets, shortest first.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
+        self.counts.iter().enumerate().map(|(at, count)| ((at < BUCKETS - 1).then_some(1 << at), *count))
+    }
+
+    /// The upper end, in milliseconds, of the bucket in which this part (in thousandths) of all durations ends; `None`
+    /// without any.
+    pub fn quantile_ms(&self, thousandths: u64) -> Option<u64> {
+        let total: u64 = self.counts.iter().sum();
+        let mut seen = 0;
+        let octave = self.counts.iter().position(|count| {
+            seen += count;
+            seen * 1000 >= total * thousandths
+        });
+        octave.filter(|_| total > 0).map(|octave| 1 << octave)
+    }
+
+    fn merge(&mut self, other: &Distribution) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+        self.sum += other.sum;
+    }
+}
+
+/// One value of a label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelValue {
+    /// For monitoring systems: lower case, words joined by `_`.
+    pub name: Cow<'static, str>,
+    /// For people.
+    pub text: Cow<'static, str>,
+}
+
+impl LabelValue {
+    /// The label of a variant of an enum: `PeerClosed` becomes `peer_closed`.
+    pub fn of_variant(variant: &impl std::fmt::Debug, text: &'static str) -> LabelValue {
+        let mut name = String::new();
+        for character in format!("{variant:?}").chars() {
+            if character.is_ascii_uppercase() && !name.is_empty() {
+                name.push('_');
+            }
+            name.push(character.to_ascii_lowercase());
+        }
+        LabelValue { name: name.into(), text: text.into() }
+    }
+}
+
+/// The value of one series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Of a counter or a gauge.
+    Number(u64),
+    /// Of a histogram.
+    Distribution(Box<Distribution>),
+}
+
+/// One series, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The metric.
+    pub id: Id,
+    /// The shard that counted; `None` is the coordinator.
+    pub shard: Option<u16>,
+    /// The value of the metric's label, if the metric has [`Label::Each`].
+    pub label: Option<LabelValue>,
+    /// The value.
+    pub value: Value,
+}
+
+/// All metrics at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// The series, those of one owner together.
+    pub samples: Vec<Sample>,
+}
+
+impl Reading {
+    /// Adds the metrics with one value that a shard or (`None`) the coordinator writes.
+    pub fn add_values(&mut self, shard: Option<u16>, values: &Values) {
+        let owner = if shard.is_some() { Owner::Shards } else { Owner::Coordinator };
+        for id in Id::all() {
+            let metric = id.metric();
+            let labelled = matches!(metric.label, Label::Each(_));
+            if metric.owner == owner && metric.kind != Kind::Histogram && !labelled {
+                let value = Value::Number(values.get(id));
+                self.samples.push(Sample { id, shard, label: None, value });
+            }
+        }
+    }
+
+    /// Adds a series of a metric by a label.
+    pub fn add_labelled(&mut self, shard: Option<u16>, id: Id, label: LabelValue, value: u64) {
+        self.samples.push(Sample { id, shard, label: Some(label), value: Value::Number(value) });
+    }
+
+    /// Adds a histogram.
+    pub fn add_distribution(&mut self, shard: Option<u16>, id: Id, value: Distribution) {
+        self.samples.push(Sample { id, shard, label: None, value: Value::Distribution(value.into()) });
+    }
+
+    /// The number of a metric, of all shards and the coordinator together.
+    pub fn total(&self, id: Id) -> u64 {
+        let number = |sample: &Sample| match &sample.value {
+            Value::Number(number) => *number,
+            Value::Distribution(_) => 0,
+        };
+        self.of(id).map(number).sum()
+    }
+
+    /// The durations of a metric, of all shards together.
+    pub fn distribution(&self, id: Id) -> Distribution {
+        let mut all = Distribution::default();
+        for sample in self.of(id) {
+            if let Value::Distribution(one) = &sample.value {
+                all.merge(one);
+            }
+        }
+        all
+    }
+
+    /// The number for each value of a metric's label, in the order of their first appearance.
+    pub fn totals_by_label(&self, id: Id) -> Vec<(&LabelValue, u64)> {
+        let mut totals: Vec<(&LabelValue, u64)> = Vec::new();
+        for sample in self.of(id) {
+            let (Some(label), Value::Number(number)) = (&sample.label, &sample.value) else { continue };
+            match totals.iter_mut().find(|(known, _)| *known == label) {
+                Some((_, total)) => *total += number,
+                None => totals.push((label, *number)),
+            }
+        }
+        totals
+    }
+
+    /// A metric's value in the log at the stop: of a histogram the 99th percentile in milliseconds.
+    fn logged(&self, id: Id) -> u64 {
+        match id.metric().kind {
+            Kind::Histogram => self.distribution(id).quantile_ms(990).unwrap_or(0),
+            Kind::Counter | Kind::Gauge => self.total(id),
+        }
+    }
+
+    fn of(&self, id: Id) -> impl Iterator<Item = &Sample> {
+        self.samples.iter().filter(move |sample| sample.id == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        io::Write,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+
+    #[test]
+    fn durations_are_known_to_a_factor_of_two() {
+        let (one, other) = (Histogram::default(), Histogram::default());
+        assert_eq!(one.read().quantile_ms(990), None);
+        (0..985).for_each(|_| one.add(Duration::from_micros(999)));
+        (0..14).for_each(|_| other.add(Duration::from_millis(5)));
+        other.add(Duration::from_secs(100_000_000));
+        let mut reading = Reading::default();
+        reading.add_distribution(Some(0), Id::CheckLateness, one.read());
+        reading.add_distribution(Some(1), Id::CheckLateness, other.read());
+        let all = reading.distribution(Id::CheckLateness);
+        assert_eq!([500, 990, 1000].map(|part| all.quantile_ms(part)), [Some(1), Some(8), Some(1 << 19)]);
+        assert_eq!(all.buckets().next(), Some((Some(1), 985)));
+        assert_eq!(all.buckets().last(), Some((None, 1)));
+        assert_eq!(all.sum, Duration::from_micros(985 * 999 + 14 * 5000) + Duration::from_secs(100_000_000));
+    }
+
+    #[test]
+    fn names_follow_the_rules_and_each_series_stands_once() {
+        let mut helps = BTreeMap::new();
+        for (at, (id, metric)) in ROWS.iter().enumerate() {
+            assert_eq!((*id as usize, id.metric()), (at, metric));
+            let Metric { name, help, unit, kind, owner: _, label } = *metric;
+            let word = |character: char| character.is_ascii_lowercase() || character == '_';
+            assert!(name.starts_with("gwm_") && name.chars().all(word), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == Kind::Counter, "{name}");
+            assert!(unit.is_none_or(|unit| name.ends_with(unit)), "{name}");
+            assert!(help.ends_with('.'), "{name}");
+            assert_eq!(*helps.entry(name).or_insert(help), help, "{name} has one help text");
+            let same = ROWS.iter().filter(|(_, other)| (other.name, other.label) == (name, label)).count();
+            assert_eq!(same, 1, "{name}");
+        }
+    }
+
+    /// The log of a reading, as JSON lines.
+    fn log(reading: &Reading) -> Vec<serde_json::Map<String, serde_json::Value>> {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().json().flatten_event(true).with_target(false);
+        let log = log.without_time().with_level(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(log, || reading.log());
+        let bytes = lines.0.lock().unwrap().clone();
+        serde_json::Deserializer::from_slice(&bytes).into_iter().map(|line| line.expect("JSON")).collect()
+    }
+
+    #[test]
+    fn the_log_at_the_stop_has_every_counter_and_nothing_else() {
+        let mut reading = Reading::default();
+        let values = Values::default();
+        for (at, id) in Id::all().enumerate() {
+            let value = 1_000_003 * (at as u64 + 1); // no power of two, as the histogram's is
+            let metric = id.metric();
+            match (metric.kind, metric.label) {
+                (Kind::Histogram, _) => {
+                    let histogram = Histogram::default();
+                    histogram.add(Duration::from_micros(value * 700));
+                    reading.add_distribution(Some(0), id, histogram.read());
+                }
+                (_, Label::Each(_)) => {
+                    let label = LabelValue::of_variant(&id, "a cause");
+                    reading.add_labelled(Some(0), id, label.clone(), value - 1);
+                    reading.add_labelled(Some(1), id, label, 1);
+                }
+                _ => values.set(id, value),
+            }
+        }
+        reading.add_values(Some(0), &values);
+        reading.add_values(None, &values);
+        let mut expected: BTreeMap<_, _> = Id::all().map(|id| (reading.logged(id), (id, id.metric().kind))).collect();
+        let mut numbers = Vec::new();
+        for mut line in log(&reading) {
+            assert!(line.remove("message").is_some_and(|text| !text.as_str().unwrap_or_default().is_empty()));
+            numbers.extend(line.values().map(|value| value.as_u64().expect("a number")));
+        }
+        let logged: Vec<_> = numbers.iter().map(|number| expected.remove(number).expect("a metric, once")).collect();
+        assert!(logged.len() > 10, "{logged:?}");
+        let missing: Vec<_> = expected.values().filter(|(_, kind)| *kind != Kind::Gauge).collect();
+        assert!(missing.is_empty(), "not in the log at the stop: {missing:?}");
+    }
+
+    #[test]
+    fn lines_without_values_are_left_out() {
+        let lines = log(&Reading::default());
+        let texts: Vec<_> = lines.iter().map(|line| &line["message"]).collect();
+        assert_eq!(texts, ["stopped"]);
+        let mut reading = Reading::default();
+        let label = |text: &'static str| LabelValue { name: "x".into(), text: text.into() };
+        reading.add_labelled(Some(0), Id::ConnectionsClosed, label("the server stops"), 3);
+        reading.add_labelled(Some(0), Id::ConnectionsClosed, label("it broke"), 0);
+        let lines = log(&reading);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[1]["message"], "closed: the server stops");
+        assert_eq!(lines[1]["connections"], 3);
+    }
+
+    #[test]
+    fn variants_become_label_values() {
+        assert_eq!(LabelValue::of_variant(&Id::ConnectionsOpen, "").name, "connections_open");
+    }
+}

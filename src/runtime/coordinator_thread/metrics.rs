@@ -1,0 +1,58 @@
+//! The metrics of the coordinator.
+
+use crate::{
+    coordinator::{Coordinator, REFUSALS, Refusal, Totals},
+    metrics::{Counter, Id, LabelValue, Reading, Values},
+    sasp::Reason,
+};
+
+/// Metrics that only the coordinator's thread writes, and any thread reads.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct CoordinatorMetrics {
+    values: Values,
+    /// Requests answered with 0x11, by cause.
+    pub(super) refused: [Counter; REFUSALS],
+    /// Deregistrations, by the code of their reason.
+    deregistrations: [Counter; 256],
+}
+
+impl Default for CoordinatorMetrics {
+    fn default() -> CoordinatorMetrics {
+        let deregistrations = std::array::from_fn(|_| Counter::default());
+        CoordinatorMetrics { values: Values::default(), refused: Default::default(), deregistrations }
+    }
+}
+
+impl CoordinatorMetrics {
+    /// Copies the coordinator's own numbers, so that other threads can read them.
+    pub(super) fn publish(&self, coordinator: &Coordinator) {
+        let Totals { load_balancers, groups, memberships, endpoints, watched, lost } = coordinator.totals();
+        for (id, total) in [
+            (Id::LoadBalancers, load_balancers),
+            (Id::Groups, groups),
+            (Id::Memberships, memberships),
+            (Id::Endpoints, endpoints),
+            (Id::EndpointsWatched, watched),
+            (Id::EndpointsLost, lost),
+        ] {
+            self.values.set(id, total as u64);
+        }
+        for (reason, requests) in coordinator.deregistrations() {
+            self.deregistrations[usize::from(reason.0)].set(*requests);
+        }
+    }
+
+    /// Adds all metrics of the coordinator.
+    pub(crate) fn read(&self, reading: &mut Reading) {
+        reading.add_values(None, &self.values);
+        for (cause, count) in Refusal::ALL.iter().zip(&self.refused) {
+            let label = LabelValue::of_variant(cause, cause.text());
+            reading.add_labelled(None, Id::RequestsRefused, label, count.get());
+        }
+        for (code, count) in (0..=u8::MAX).zip(&self.deregistrations).filter(|(_, count)| count.get() > 0) {
+            let label = LabelValue { name: format!("0x{code:02x}").into(), text: Reason(code).to_string().into() };
+            reading.add_labelled(None, Id::Deregistrations, label, count.get());
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The coordinator's ends of the pipes: one port for each shard.
+
+use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Instant};
+
+use super::{metrics::CoordinatorMetrics, refusals::Refusals};
+use crate::{
+    coordinator::{CloseReason, ConnectionId, Kind, Outbox, Refused, WatchOrder},
+    runtime::{
+        machine::clock::Clock,
+        mesh::{Batch, Down, Order, Receiver, Sender, Slot, Up},
+    },
+};
+
+type UpBatch = Batch<(Slot, Up)>;
+
+/// One shard's pipes, seen from the coordinator.
+pub(crate) struct Port {
+    pub(super) up: Receiver<(Slot, Up)>,
+    pub(super) down: Sender<Down>,
+    /// A batch in work, and the number of its entries that are done.
+    pub(super) inbox: Option<(UpBatch, usize)>,
+    /// Batches that are done. They go back after the replies to them are sent, so that one wake serves both.
+    pub(super) finished: Vec<UpBatch>,
+    /// Closes that found no room.
+    closes: VecDeque<(Slot, CloseReason)>,
+    /// Watch orders that found no room, those of a few endpoints at most.
+    pub(super) orders: VecDeque<WatchOrder>,
+}
+
+impl Port {
+    pub(crate) fn new(up: Receiver<(Slot, Up)>, down: Sender<Down>) -> Port {
+        Port { up, down, inbox: None, finished: Vec::new(), closes: VecDeque::new(), orders: VecDeque::new() }
+    }
+
+    /// Whether a turn would do something for this shard now.
+    pub(super) fn has_work(&self) -> bool {
+        let room = self.down.has_room();
+        self.down.has_returned()
+            || self.down.is_due()
+            || (room
+                && (!self.closes.is_empty() || !self.orders.is_empty() || self.inbox.is_some() || self.up.has_batch()))
+    }
+
+    /// Sends watch orders while there is room.
+    pub(super) fn send_orders(&mut self) {
+        while self.down.has_room() {
+            let Some(order) = self.orders.pop_front() else { break };
+            let slot = Slot { index: 0, generation: 0 }; // a watch order concerns no connection
+            self.down.push(Down { slot, order: Order::Watch(Box::new(order)), unfinished: false });
+        }
+    }
+
+    /// Sends what waits, and gives finished batches back.
+    pub(super) fn flush(&mut self) {
+        while self.down.has_room() {
+            let Some((slot, reason)) = self.closes.pop_front() else { break };
+            self.down.push(Down { slot, order: Order::Close(reason), unfinished: false });
+        }
+        self.send_orders();
+        self.down.flush();
+        for batch in self.finished.drain(..) {
+            self.up.give_back(batch);
+        }
+    }
+}
+
+/// The ports of all shards: the coordinator's messages go there.
+pub(super) struct Ports {
+    pub(super) list: Vec<Port>,
+    /// From this time on there is no room for pushes in this turn.
+    pub(super) pushes_until: Instant,
+    /// Pushes had no room because their time was up.
+    pub(super) cut_short: Cell<bool>,
+    /// Bytes of all messages since the start.
+    pub(super) committed: usize,
+    clock: Clock,
+    pub(super) refusals: Refusals,
+    metrics: Arc<CoordinatorMetrics>,
+}
+
+impl Ports {
+    pub(super) fn new(list: Vec<Port>, clock: Clock, metrics: Arc<CoordinatorMetrics>) -> Ports {
+        let (pushes_until, cut_short, refusals) = (Instant::now(), Cell::new(false), Refusals::default());
+        Ports { list, pushes_until, cut_short, committed: 0, clock, refusals, metrics }
+    }
+
+    pub(super) fn port(&mut self, shard: u16) -> &mut Port {
+        self.list.get_mut(usize::from(shard)).expect("the coordinator names shards that it was told of")
+    }
+}
+
+impl Outbox for Ports {
+    fn has_room(&self, shard: u16) -> bool {
+        let room = self.list.get(usize::from(shard)).is_some_and(|port| port.down.has_room());
+        if room && Instant::now() >= self.pushes_until {
+            self.cut_short.set(true);
+            return false;
+        }
+        room
+    }
+
+    fn buffer(&mut self, shard: u16) -> &mut Vec<u8> {
+        self.port(shard).down.bytes()
+    }
+
+    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind) {
+        let slot = slot(connection);
+        let port = self.port(connection.shard);
+        let range = start..port.down.bytes().len();
+        let length = range.len();
+        port.down.push(Down { slot, order: Order::Write(kind, range), unfinished: false });
+        self.committed += length;
+    }
+
+    fn close(&mut self, connection: ConnectionId, reason: CloseReason) {
+        self.port(connection.shard).closes.push_back((slot(connection), reason));
+    }
+
+    fn refused(&mut self, refused: &Refused<'_>) {
+        if let Some(count) = self.metrics.refused.get(refused.cause as usize) {
+            count.add(1);
+        }
+        self.refusals.log(self.clock.now(), refused);
+    }
+}
+
+fn slot(connection: ConnectionId) -> Slot {
+    Slot { index: connection.slot, generation: connection.generation }
+}
+
+/// The coordinator's name of a shard's connection.
+pub(super) fn connection(shard: usize, slot: Slot) -> ConnectionId {
+    let shard = u16::try_from(shard).expect("there are at most 256 shards");
+    ConnectionId { shard, slot: slot.index, generation: slot.generation }
+}

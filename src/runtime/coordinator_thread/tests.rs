@@ -1,0 +1,138 @@
+use super::*;
+use crate::{
+    coordinator::{CloseReason, Kind, Outbox},
+    judgement::{Judgement, Policy, Share, Verdict},
+    roster::Member,
+    runtime::mesh::{Batch, Down, Receiver, Sender, pipe},
+    sasp::{Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, SenderFlags, Writer, writer},
+};
+
+const SLOT: Slot = Slot { index: 3, generation: 7 };
+
+/// A coordinator's thread with one shard, and the shard's ends of the pipes, each with this many batches.
+fn coordinator_thread(batches: usize) -> (CoordinatorThread, Sender<(Slot, Up)>, Receiver<Down>) {
+    let bell = Arc::new(Bell::default());
+    let (up, inbox) = pipe(batches, bell.clone(), bell.clone());
+    let (outbox, down) = pipe(batches, bell.clone(), bell.clone());
+    let settings = Settings {
+        hold_time: Duration::from_secs(60),
+        poll_interval_seconds: 64,
+        push_window: Duration::ZERO,
+        push_refresh: Duration::from_secs(60),
+        max_load_balancers: 10,
+        max_groups: 10,
+        max_groups_per_lb: 10,
+        max_members_per_group: 10,
+        max_memberships_per_lb: 10,
+        max_memberships: 10,
+        weight_max: 100,
+        roster: Arc::new(Roster::new(Member::unknown(100), Policy::Auto)),
+        access: Arc::default(),
+        icmp: false,
+        panic_percent: 50,
+        hash_seed: 1,
+    };
+    let (control, metrics) = (Arc::new(CoordinatorControl::new()), Arc::default());
+    let ports = vec![Port::new(inbox, outbox)];
+    let coordinator = Coordinator::new(settings, 1);
+    (CoordinatorThread::new(coordinator, ports, control, metrics, Clock::new()), up, down)
+}
+
+fn request(up: &mut Sender<(Slot, Up)>, id: u32) {
+    let start = up.bytes().len();
+    writer::set_lb_state_request(up.bytes(), id, b"LB1", Health::BEST, LbFlags::NONE).expect("a short UID");
+    let range = start..up.bytes().len();
+    up.push((SLOT, Up::Request(range)));
+}
+
+fn reply_ids(batch: &Batch<Down>) -> Vec<u32> {
+    let id = |down: &Down| match &down.order {
+        Order::Write(Kind::Reply, range) => Message::decode(&batch.bytes[range.clone()]).expect("a message").0.id,
+        other => panic!("{other:?}"),
+    };
+    batch.entries.iter().map(id).collect()
+}
+
+#[test]
+fn a_request_waits_until_there_is_room_for_its_reply() {
+    let (mut thread, mut up, mut down) = coordinator_thread(1);
+    up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
+    request(&mut up, 1);
+    up.flush();
+    assert!(thread.ports.list[0].has_work());
+    assert!(!thread.turn());
+    let first = down.receive().expect("the reply");
+    assert_eq!(reply_ids(&first), [1]);
+
+    // The only batch is with the shard: nothing can be answered, and there is no point in trying.
+    let back = up.reclaim().expect("all of it was taken");
+    up.recycle(back);
+    request(&mut up, 2);
+    request(&mut up, 3);
+    up.flush();
+    assert!(!thread.turn() && !thread.ports.list[0].has_work());
+    assert!(!up.has_returned(), "the requests are not taken");
+
+    down.give_back(first);
+    assert!(thread.ports.list[0].has_work());
+    thread.turn();
+    assert_eq!(reply_ids(&down.receive().expect("the replies")), [2, 3]);
+    assert!(up.has_returned());
+}
+
+#[test]
+fn a_close_is_never_lost() {
+    let (mut thread, _up, mut down) = coordinator_thread(1);
+    let start = thread.ports.buffer(0).len();
+    thread.ports.commit(connection(0, SLOT), start, Kind::Push);
+    thread.turn();
+    thread.ports.close(connection(0, SLOT), CloseReason::TakenOver);
+    thread.turn();
+    let batch = down.receive().expect("the push");
+    assert!(matches!(batch.entries[..], [Down { order: Order::Write(..), .. }]));
+    down.give_back(batch);
+    thread.turn();
+    let batch = down.receive().expect("the close");
+    assert!(matches!(batch.entries[..], [Down { slot: SLOT, order: Order::Close(_), .. }]));
+}
+
+#[test]
+fn watch_orders_wait_for_room_and_judgements_come_back() {
+    let (mut thread, mut up, mut down) = coordinator_thread(1);
+    let times = crate::roster::Times::default();
+    let watched = Member::watched(100, crate::roster::Monitor::auto(), times);
+    thread.coordinator.set_roster(thread.clock.now(), Arc::new(Roster::new(watched, Policy::Auto)));
+    up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
+    let start = up.bytes().len();
+    let mut request = Writer::registration_request(up.bytes(), 1, SenderFlags::LOAD_BALANCER);
+    request.group(GroupData { lb_uid: b"LB1", name: b"G" });
+    let endpoint = Endpoint::new("127.0.0.1".parse().unwrap(), 6, 80);
+    request.entry(&MemberData { endpoint, label: b"" });
+    request.finish().unwrap();
+    let range = start..up.bytes().len();
+    up.push((SLOT, Up::Request(range)));
+    up.flush();
+    // The only batch is with the shard.
+    thread.ports.commit(connection(0, SLOT), 0, Kind::Push);
+    thread.ports.list[0].down.flush();
+    let taken = down.receive().expect("the push");
+    assert!(!thread.turn());
+    down.give_back(taken);
+    thread.turn();
+    let batch = down.receive().expect("the reply and the order");
+    let watch = match &batch.entries[..] {
+        [Down { order: Order::Write(Kind::Reply, _), .. }, Down { order: Order::Watch(order), .. }] => {
+            assert_eq!(order.endpoint, Some(endpoint));
+            order.watch
+        }
+        other => panic!("{other:?}"),
+    };
+    let back = up.reclaim().expect("all of it was taken");
+    up.recycle(back);
+    let verdict = Verdict { flags: EntryFlags::CONFIDENT, share: Share::Weight(0) };
+    let judgement = Judgement { watch, verdicts: [verdict; 4] };
+    up.push((Slot { index: 0, generation: 0 }, Up::Judged([judgement].into())));
+    up.flush();
+    thread.turn();
+    assert_eq!(thread.coordinator.totals().lost, 1);
+}

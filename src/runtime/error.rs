@@ -1,0 +1,153 @@
+//! Why the daemon can not start, or ends by itself.
+
+use std::{fmt, io, net::SocketAddr};
+
+use crate::config::Carries;
+
+/// Why the daemon can not start, or ends by itself. The text is one line for the operator, with the remedy if there is one.
+#[derive(Debug)]
+pub enum Error {
+    /// The limit of file descriptors is too low and can not be raised.
+    Descriptors {
+        /// The number of descriptors that the configuration needs.
+        needed: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The limit of locked memory is too low and can not be raised.
+    LockedMemory {
+        /// The bytes that io_uring needs.
+        needed: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The machine refuses as many threads as the daemon needs.
+    Threads {
+        /// The number of threads.
+        needed: usize,
+        /// The machine's answer.
+        error: io::Error,
+    },
+    /// The machine refuses io_uring to this process.
+    IoUring(io::Error),
+    /// An executor can not be built.
+    Executor {
+        /// The executor's name.
+        name: String,
+        /// The text of glommio's error.
+        error: String,
+    },
+    /// The machine refuses ICMP echoes to this process.
+    Echoes(io::Error),
+    /// A listener can not be bound.
+    Bind {
+        /// The listener's address.
+        address: SocketAddr,
+        /// What the listener carries, which names its flag.
+        carries: Carries,
+        /// The machine's answer.
+        error: io::Error,
+    },
+    /// The machine refuses something else at the start.
+    Start {
+        /// The thing, as in "can not …".
+        what: &'static str,
+        /// The machine's answer.
+        error: io::Error,
+    },
+    /// A thread has panicked.
+    Panicked {
+        /// The thread's name.
+        thread: String,
+        /// The text of the panic.
+        text: String,
+    },
+    /// A thread has ended before the stop.
+    Ended {
+        /// The thread's name.
+        thread: String,
+    },
+    /// Threads have not ended within the time of a stop.
+    StopTimeout {
+        /// The number of threads that still run.
+        running: usize,
+    },
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Threads { error, .. }
+            | Error::IoUring(error)
+            | Error::Echoes(error)
+            | Error::Bind { error, .. }
+            | Error::Start { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Descriptors { needed, limit } => write!(
+                f,
+                "{needed} file descriptors are needed and the limit stays at {limit}: raise it (ulimit -n, or \
+                 LimitNOFILE= in a systemd unit), or lower --max-connections or --max-probes"
+            ),
+            Error::LockedMemory { needed, limit } => write!(
+                f,
+                "io_uring needs {} KiB of locked memory and the limit is {} KiB: raise it (ulimit -l, LimitMEMLOCK= in a \
+                 systemd unit, --ulimit memlock=-1 in a container)",
+                needed >> 10,
+                limit >> 10
+            ),
+            Error::Threads { needed, error } => write!(
+                f,
+                "{needed} threads are needed, and not all of them can be started ({error}): raise the limit (ulimit -u, \
+                 TasksMax= in a systemd unit, --pids-limit for a container), or give fewer --shards"
+            ),
+            Error::IoUring(error) => write!(
+                f,
+                "this process may not use io_uring ({error}): it takes Linux 5.8 or later, kernel.io_uring_disabled = 0 \
+                 (sysctl), and a container whose seccomp profile allows io_uring_setup"
+            ),
+            Error::Executor { name, error } => write!(
+                f,
+                "can not set up io_uring for {name}: {error}; if it is about memory, raise the limit of locked memory \
+                 (ulimit -l, LimitMEMLOCK= in a systemd unit, --ulimit memlock=-1 in a container)"
+            ),
+            Error::Echoes(error) => write!(
+                f,
+                "this process may not send ICMP echoes ({error}): put its group into the range of \
+                 net.ipv4.ping_group_range (sysctl), or give it CAP_NET_RAW (AmbientCapabilities= in a systemd unit)"
+            ),
+            Error::Bind { address, carries, error } => {
+                write!(f, "can not listen on {address} ({error}): ")?;
+                match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        let port = address.port();
+                        write!(
+                            f,
+                            "another process has the port: stop it (`ss -ltnp sport = {port}` shows it), or choose another"
+                        )
+                    }
+                    io::ErrorKind::PermissionDenied => f.write_str(
+                        "a port under 1024 takes the capability CAP_NET_BIND_SERVICE: give it, or choose another",
+                    ),
+                    io::ErrorKind::AddrNotAvailable => {
+                        f.write_str("this machine does not have the address: choose one that it has")
+                    }
+                    _ => f.write_str("choose another"),
+                }?;
+                write!(f, " with {}", if *carries == Carries::Tls { "--tls-listen" } else { "--listen" })
+            }
+            Error::Start { what, error } => write!(f, "can not {what}: {error}"),
+            Error::Panicked { thread, text } => {
+                write!(f, "{thread} failed, which is a fault of gwm itself (please report it): {text}")
+            }
+            Error::Ended { thread } => write!(f, "{thread} ended"),
+            Error::StopTimeout { running } => write!(f, "{running} threads did not stop in time"),
+        }
+    }
+}
