@@ -1,4 +1,5 @@
-//! SASP v1 (RFC 4678 with its errata): bytes ↔ messages, both directions, without I/O or state.
+//! SASP v1 (RFC 4678 with its errata): bytes ↔ messages, both directions, without I/O or state. [`protocol`] is the page
+//! about the wire format and the rules.
 //!
 //! [`Framer`] cuts a byte stream into frames; [`Message::decode`] checks one frame from the first byte to the
 //! last and gives a [`Message`] that borrows from it; [`Writer`] appends a message to a buffer in one pass.
@@ -34,6 +35,9 @@ pub mod dump;
 pub mod frame;
 pub(crate) mod image;
 pub mod message;
+pub mod protocol {
+    #![doc = include_str!("PROTOCOL.md")]
+}
 mod reader;
 pub mod writer;
 

@@ -1,4 +1,4 @@
-//! The checks of a request that need no table: steps 3, 4 and 7 of the protocol page's section 3.
+//! The checks of a request that need no table: steps 3, 4 and 7 of section 3 of PROTOCOL.md.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! The coordinator's rules once more, written to be read beside the protocol page: plain lists, everything
+//! The coordinator's rules once more, written to be read beside PROTOCOL.md: plain lists, everything
 //! recomputed at every step. Numbers in brackets are the page's sections. Here is what is pushed, and when.
 
 mod answers;

@@ -1,4 +1,4 @@
-//! The example of the protocol page's section 6, byte for byte, and its two flows.
+//! The example of section 6 of PROTOCOL.md, byte for byte, and its two flows.
 
 use super::rig::{NOTHING, Rig, WINDOW, fixed, settings};
 use crate::wire;

@@ -1,4 +1,4 @@
-//! Every rule of the protocol page's sections 3 to 6 by itself, in literal requests and answers.
+//! Every rule of sections 3 to 6 of PROTOCOL.md by itself, in literal requests and answers.
 //! [`crate::coordinator_model`] tests the interleavings of the rules.
 
 mod codes;
