@@ -1,21 +1,28 @@
 //! A Group Workload Manager (GWM): it tells load balancers, all the time, how much work each server can take.
 //!
-//! The protocol is SASP v1 (RFC 4678). Layers, each knowing only those above it in this list:
+//! The protocol is SASP v1 (RFC 4678). Each module names only the modules that its row lists, and each row lists only
+//! modules above it. A pure module does no I/O, reads no clock, holds no lock and draws no random number.
+//! `tests/library/layers` reads this table and checks the code against it.
 //!
-//! | module | what it owns |
-//! | --- | --- |
-//! | [`sasp`] | bytes ↔ messages: no I/O, no state |
-//! | [`session`] | one connection's rules: which frame is a request, which is refused, which ends the connection |
-//! | [`judgement`], [`roster`], [`network`], [`time`] | what monitoring concludes of an endpoint; what the operator says of it; address prefixes; points in time |
-//! | [`access`] | who a peer proves to be, and what that lets it do |
-//! | [`monitor`] | what checks find of endpoints → what to say of them |
-//! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push to whom and when |
-//! | [`runtime`] | sockets, cores, clocks: the only module that names glommio |
-//! | [`client`] | a blocking SASP client for load balancers and members |
-//! | [`config`], [`limits`] | validated settings; every cap in one place |
-//! | [`metrics`] | one table of all metrics; counters that other threads read |
-//! | [`cli`] | one file a command |
-//! | [`fuzz`] | entry points for fuzzers, run by the test suite too |
+//! | module | what it owns | may know | pure |
+//! | --- | --- | --- | --- |
+//! | [`limits`] | every limit |  | yes |
+//! | [`time`] | points in time |  | yes |
+//! | [`sasp`] | bytes ↔ messages |  | yes |
+//! | [`network`] | address prefixes |  | yes |
+//! | [`session`] | the rules of one connection: which frame is a request, which is refused, which ends the connection | `sasp` | yes |
+//! | [`judgement`] | what monitoring concludes about an endpoint | `sasp` | yes |
+//! | [`roster`] | what the operator says about members | `sasp`, `network`, `judgement` | yes |
+//! | [`access`] | who a peer is, and what the peer may do | `network`, `roster` | yes |
+//! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |
+//! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access` | yes |
+//! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
+//! | [`client`] | a blocking SASP client for load balancers and members | `limits`, `sasp` | no |
+//! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `judgement`, `roster`, `access`, `coordinator` | no |
+//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `metrics`, `config` | no |
+//! | [`cli`] | one file a command | `limits`, `sasp`, `client`, `config`, `runtime` | no |
+//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `config`, `cli` | no |
+//! | `main.rs` | the binary | `cli` | no |
 
 pub mod access;
 pub mod cli;
