@@ -1,5 +1,5 @@
-//! The coordinator's hot paths. Iterations run one by one, because each needs its tables made ready first: a time
-//! below some 100 ns is mostly the clock's.
+//! The coordinator's hot paths. Iterations run one by one, because each one needs prepared tables: a time below about
+//! 100 ns is mostly the cost of the clock.
 
 use std::{cell::RefCell, collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -16,10 +16,10 @@ use gwm::{
 
 use crate::{codec::endpoint, scaled};
 
-/// What pushes are written into at most before it is cleared, as a batch of the runtime's would be.
+/// The buffer of pushes is cleared at this size, like a batch of the runtime.
 const BATCH_BYTES: usize = 64 << 10;
 
-/// Takes messages like the runtime does: into a buffer that is used again.
+/// Takes messages as the runtime does: into a buffer that is used again.
 #[derive(Default)]
 struct Out {
     bytes: Vec<u8>,
@@ -55,13 +55,13 @@ struct Bed {
     coordinator: Coordinator,
     out: Out,
     now: Time,
-    /// The weight written last: every change writes another.
+    /// The weight of the last change: every change has another weight.
     weight: u16,
-    /// Under which name each endpoint is watched.
+    /// The watch of each endpoint.
     watches: HashMap<Endpoint, WatchId>,
 }
 
-/// Which endpoints the groups of different LBs list.
+/// Whether groups of different LBs have the same members.
 #[derive(Clone, Copy, PartialEq)]
 enum Members {
     Shared,
@@ -92,7 +92,7 @@ impl Bed {
         Bed { coordinator: Coordinator::new(settings, 1), out, now: Time(0), weight: 0, watches: HashMap::new() }
     }
 
-    /// Push LBs, each with one group of so many members; everything that is owed to them has been sent.
+    /// Push LBs, each with one group of so many members; all pushes have been sent.
     fn with_lbs(lbs: u32, members: u32, which: Members, flags: LbFlags) -> Bed {
         let mut bed = Bed::new();
         let mut bytes = Vec::new();
@@ -111,7 +111,7 @@ impl Bed {
         bed
     }
 
-    /// One request and its reply, which says that it was done.
+    /// One request and its reply, which must be successful.
     fn request(&mut self, lb: u32, frame: &[u8]) {
         let (header, message) = Message::decode_trusted(frame).expect("our own message");
         self.coordinator.request(self.now, connection(lb), header.id, &message, &mut self.out);
@@ -119,14 +119,14 @@ impl Bed {
         self.coordinator.delivered(connection(lb), u32::MAX);
     }
 
-    /// Sends what is due once the push windows have ended; gives the number of messages. They are in flight then.
+    /// Ends the push windows and builds the pushes; returns their number. The pushes stay in flight.
     fn tick(&mut self) -> usize {
         self.now = self.now + Duration::from_secs(1);
         self.coordinator.poll(self.now, &mut self.out);
         self.out.pushed.len()
     }
 
-    /// As [`Bed::tick`], and all of it arrives.
+    /// As [`Bed::tick`], and all pushes arrive.
     fn settle(&mut self) {
         self.tick();
         for connection in self.out.pushed.drain(..) {
@@ -134,7 +134,7 @@ impl Bed {
         }
     }
 
-    /// New weights of these endpoints, to be given to [`Bed::judge`].
+    /// New weights of these endpoints, for [`Bed::judge`].
     fn weights(&mut self, endpoints: impl Iterator<Item = u32>) -> Vec<Judgement> {
         while self.coordinator.has_watch_orders() {
             let orders = self.coordinator.take_watch_orders();
@@ -167,7 +167,7 @@ fn register(out: &mut Vec<u8>, uid: &[u8], name: &[u8], members: std::ops::Range
     request.finish().expect("a group fits");
 }
 
-/// Runs `work` on a bed that `prepare` makes ready outside of the measured time.
+/// Measures `work` on a bed; `prepare` runs before it and is not measured.
 fn each<I>(
     bencher: Bencher<'_, '_>,
     bed: Bed,
@@ -182,8 +182,7 @@ fn each<I>(
         .bench_local_values(|input| work(&mut bed.borrow_mut(), input));
 }
 
-/// A new weight of an endpoint that so many LBs list: everything until their push windows are open. Items are
-/// memberships.
+/// A new weight of an endpoint that so many LBs list, until their push windows are open. Items are memberships.
 #[divan::bench(args = [1, 100, 10_000], sample_size = 1, sample_count = 300)]
 fn weight_change(bencher: Bencher<'_, '_>, memberships: u32) {
     let memberships = scaled(memberships);
@@ -195,15 +194,15 @@ fn weight_change(bencher: Bencher<'_, '_>, memberships: u32) {
     each(bencher, bed, memberships, prepare, Bed::judge);
 }
 
-/// A new weight of one endpoint of many, each in one group of 100, up to the push in the buffer, by memberships in
-/// the tables; another endpoint each time, so that with large tables nothing is in the processor's caches.
+/// A new weight of one of many endpoints, each in one group of 100, until the push is in the buffer, by memberships in
+/// the tables. Each change is about another endpoint, so that with large tables no data is in the processor's caches.
 #[divan::bench(args = [1_000, 1_000_000], sample_size = 1, sample_count = 2_000)]
 fn weight_change_in_tables_of(bencher: Bencher<'_, '_>, memberships: u32) {
     let lbs = scaled(memberships) / 100;
     change_to_push(bencher, lbs.max(1), |number| number.wrapping_mul(2_654_435_761));
 }
 
-/// The same change, but always of the same endpoint: what the size of the tables costs apart from caches.
+/// The same, but always of the same endpoint: the cost of large tables without cache misses.
 #[divan::bench(args = [1_000, 1_000_000], sample_size = 1, sample_count = 2_000)]
 fn weight_change_again_in_tables_of(bencher: Bencher<'_, '_>, memberships: u32) {
     let lbs = scaled(memberships) / 100;
@@ -274,8 +273,7 @@ fn get_weights_by_1000(bencher: Bencher<'_, '_>) {
     each(bencher, bed, lbs, |bed| bed.settle(), |bed, ()| bed.requests(&requests));
 }
 
-/// One LB after the other writes the state of one of its 100 members, which nobody else lists; half of it anew.
-/// Items are requests.
+/// One LB after the other sets the state of one of its 100 members, which no other LB lists. Items are requests.
 #[divan::bench(sample_size = 1)]
 fn set_member_state_by_1000(bencher: Bencher<'_, '_>) {
     let lbs = scaled(1_000);

@@ -1,14 +1,16 @@
-//! [`Change`] → tables. This file alone changes load balancers, groups and memberships; it refuses nothing.
+//! [`Change`] → tables. Only this file changes load balancers, groups and memberships. It refuses nothing.
+//!
+//! `encode.rs` and `pushes.rs` write only what was sent and what is due; `judging.rs` writes what is known of endpoints.
 
 use std::cmp::Reverse;
 
 use super::{
     Alarm, Coordinator, Time,
-    change::Change,
+    change::{Change, CloseReason},
     check::Found,
     ids::{ConnectionId, GroupId, LbId},
     load_balancer::Timer,
-    outbox::{CloseReason, Outbox},
+    outbox::Outbox,
 };
 use crate::sasp::{
     MemberFlags, SenderFlags,
@@ -16,16 +18,16 @@ use crate::sasp::{
 };
 
 impl Coordinator {
-    /// Applies a change that was made before, here or by another coordinator, without asking whether anybody may.
-    /// Changes must come in the order in which they were made. Gives `false`, and does nothing, if the change does
-    /// not fit: it names something that is not there.
+    /// Applies a change that a coordinator made earlier, this one or another. Rights and limits are not checked again.
+    /// Changes must come in the order in which they were made. Returns `false`, and changes nothing, if the change does
+    /// not fit these tables: it names an unknown load balancer, group or member, or registers a member twice.
     pub fn replay(&mut self, now: Time, change: &Change<'_>, out: &mut impl Outbox) -> bool {
         let Some(found) = self.look_up(change) else { return false };
         self.apply(now, *change, found, out);
         true
     }
 
-    /// Applies a change; `found` is what its check has looked up.
+    /// Applies a change; `found` has the ids that the check of the change has looked up.
     pub(super) fn apply(&mut self, now: Time, change: Change<'_>, found: Found, out: &mut impl Outbox) {
         out.changed(now, &change);
         match change {
@@ -43,7 +45,7 @@ impl Coordinator {
         let lb = self.tables.find_lb(lb_uid).unwrap_or_else(|| self.tables.create_lb(lb_uid));
         self.part(lb, Some(CloseReason::TakenOver), out);
         let Some(here) = self.connection(connection) else {
-            // A replayed binding: the connection was another process's.
+            // A replayed binding: the connection belonged to another process.
             return self.set_deadline(lb, Timer::Hold, now + self.settings.hold_time);
         };
         here.lb = Some(lb);
@@ -62,7 +64,7 @@ impl Coordinator {
         self.set_deadline(lb, Timer::Hold, now + self.settings.hold_time);
     }
 
-    /// Parts the LB from its connection, if it has one. With a reason the connection is closed.
+    /// Parts the LB from its connection, if the LB has one. With a reason the connection is closed.
     fn part(&mut self, lb: LbId, close: Option<CloseReason>, out: &mut impl Outbox) {
         let Some(connection) = self.tables.lbs[lb].connection else { return };
         self.tables.detach(lb);
@@ -127,7 +129,7 @@ impl Coordinator {
         }
         self.tables.remove_groups(&ended, farewell);
         if !farewell {
-            // The LB that removes all its groups does not need to hear what members removed before.
+            // An LB that removes all its groups need not hear of groups that members removed before.
             for (group, target) in request.groups.into_iter().zip(&found.targets) {
                 if group.data.name.is_empty() {
                     self.tables.drop_ghosts(target.lb);
@@ -163,7 +165,7 @@ impl Coordinator {
         }
     }
 
-    /// Sets a deadline of an LB that moves later or away only.
+    /// Sets a deadline of an LB; a deadline never moves earlier.
     pub(super) fn set_deadline(&mut self, lb: LbId, timer: Timer, at: Time) {
         let known = &mut self.tables.lbs[lb];
         let serial = known.serial;

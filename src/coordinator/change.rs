@@ -4,28 +4,37 @@
 //! change means the same in another process, or after a restart: a journal can write it, a fleet can carry it, and
 //! [`Coordinator::replay`](super::Coordinator::replay) applies it.
 
-use super::{ids::ConnectionId, outbox::CloseReason};
+use super::ids::ConnectionId;
 use crate::sasp::message::{DeregistrationRequest, RegistrationRequest, SetLbStateRequest, SetMemberStateRequest};
+
+/// Why the coordinator ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Another connection was bound to the same LB UID.
+    TakenOver,
+    /// The connection may no longer be its load balancer.
+    NotPermitted,
+}
 
 /// One change of the tables. Only a request that passed every check becomes one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Change<'a> {
-    /// A load balancer speaks on this connection: it is known from now on, its hold time ends, and an older connection
-    /// of it is closed (a takeover).
+    /// A load balancer is bound to this connection. A new load balancer becomes known, a hold time ends, and an older
+    /// connection of the load balancer is closed (a takeover).
     Bind {
         /// The load balancer.
         lb_uid: &'a [u8],
         /// Its connection.
         connection: ConnectionId,
     },
-    /// A load balancer has lost its connection, and its hold time begins.
+    /// A load balancer loses its connection, and its hold time begins.
     Unbind {
         /// The load balancer.
         lb_uid: &'a [u8],
-        /// Why the coordinator ends the connection, if it is the coordinator who does.
+        /// Why the coordinator closes the connection; `None` if the connection ended by itself.
         close: Option<CloseReason>,
     },
-    /// A load balancer's hold time is over: it is forgotten, with everything that it has.
+    /// A load balancer's hold time is over: the load balancer and its groups are forgotten.
     Forget {
         /// The load balancer.
         lb_uid: &'a [u8],
@@ -34,7 +43,7 @@ pub enum Change<'a> {
     Register(RegistrationRequest<'a>),
     /// Members leave groups, or groups end.
     Deregister(DeregistrationRequest<'a>),
-    /// A load balancer says how it is and what it wants.
+    /// A load balancer states its health and flags.
     SetLbState(SetLbStateRequest<'a>),
     /// Members are quiesced or resumed, and get an opaque state.
     SetMemberState(SetMemberStateRequest<'a>),

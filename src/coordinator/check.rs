@@ -22,12 +22,12 @@ use crate::{
     },
 };
 
-/// What a check has looked up, so that nobody looks it up again.
+/// The ids that a check has looked up, so that `apply` does not look them up again.
 #[derive(Default)]
 pub(super) struct Found {
-    /// For each group that the request names.
+    /// One for each group that the request names.
     pub(super) targets: Vec<Target>,
-    /// For each member of a Set Member State Request.
+    /// One for each member of a Set Member State Request.
     pub(super) members: Vec<EndpointId>,
 }
 
@@ -58,7 +58,7 @@ pub(super) fn names<'a>(message: &Message<'a>) -> Vec<GroupData<'a>> {
 }
 
 impl Coordinator {
-    /// Steps 3 to 6: sizes, and whether the sender may say this. Gives the binding that the request brings, if any.
+    /// Steps 3 to 6: sizes and the sender's rights. Returns the binding that the request makes, if any.
     pub(super) fn check_sender<'a>(
         &self,
         connection: ConnectionId,
@@ -160,8 +160,8 @@ impl Coordinator {
         Ok((targets, all))
     }
 
-    /// What [`Coordinator::apply`] needs of a change that was checked elsewhere; `None` if the change names something
-    /// that is not there.
+    /// The ids for [`Coordinator::apply`] of a change that was checked elsewhere; `None` if the change does not fit these
+    /// tables.
     pub(super) fn look_up(&self, change: &Change<'_>) -> Option<Found> {
         let message = match *change {
             Change::Bind { .. } => return Some(Found::default()),

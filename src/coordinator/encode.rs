@@ -1,41 +1,41 @@
-//! Groups → messages, for pushes and replies alike. This file alone decides what a message lists; what it lists counts
-//! as sent.
+//! Groups → messages, for pushes and replies alike. Only this file decides which groups and entries a message lists.
+//! A listed entry counts as sent.
 
 use super::{
-    Coordinator, Settings,
+    Coordinator,
     check::Target,
-    ids::ConnectionId,
-    ids::{GroupId, LbId},
+    ids::{ConnectionId, GroupId, LbId},
     outbox::{Kind, Outbox},
+    settings::Settings,
     tables::Tables,
 };
 use crate::sasp::{ReturnCode, WeightedMember, Writer};
 
-/// Buffers that live longer than one message, so that no message allocates.
+/// Buffers that are used for one message after the other, so that no message allocates.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// The groups of one message, in the order in which they are listed.
+    /// The groups of one message, in the order of the message.
     pub(super) listing: Vec<GroupId>,
     /// One group, encoded.
     group: Vec<u8>,
-    /// Members of one group.
+    /// Slots of one group that may have changed.
     slots: Vec<usize>,
 }
 
-/// Which groups a message lists though nothing in them is new.
+/// What a message does with a group that has not changed since it was last sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unchanged {
-    /// None: a push.
+    /// The message leaves the group out: a push.
     Leave,
-    /// All, unless the LB wants only changes: a push that refreshes.
+    /// The message lists the group, unless the LB wants only changes: a push that refreshes.
     Refresh,
-    /// All: a reply.
+    /// The message lists the group: a reply.
     List,
 }
 
 impl Tables {
-    /// Puts all of the LB's groups into `listing`, in the order of their registration; with `ghosts` also those that
-    /// members removed and the LB has yet to hear of.
+    /// Puts all groups of the LB into `listing`, in the order of their registration. With `ghosts` also groups that
+    /// members removed, if the LB has yet to hear of that.
     pub(super) fn list_all(&self, lb: LbId, ghosts: bool, listing: &mut Vec<GroupId>) {
         let known = &self.lbs[lb];
         listing.clear();
@@ -51,12 +51,12 @@ impl Tables {
         listing.sort_unstable_by_key(|&group| self.groups[group].order);
     }
 
-    /// About how long a message with all of these groups is: a very long one is to have its memory at once.
+    /// Bytes of a message with all of these groups, about. A long message gets its memory at once.
     fn encoded_bytes(&self, listing: &[GroupId]) -> usize {
         listing.iter().map(|&group| self.groups[group].encoded_bytes()).sum()
     }
 
-    /// Appends the LB's groups of `scratch.listing` to a message; gives how many it lists.
+    /// Appends the groups of `scratch.listing`, which are the LB's, to a message; returns the number of groups appended.
     fn encode(
         &mut self,
         settings: &Settings,
@@ -77,7 +77,7 @@ impl Tables {
                 if delta {
                     let all = unchanged != Unchanged::Leave;
                     let news = group.delta(epoch, verdicts, all, slots, encoded) > 0;
-                    // A group that a member removed is there for its farewells alone.
+                    // A group that a member removed is listed only with farewells.
                     let listed = news || unchanged == Unchanged::List && !group.removed;
                     if listed {
                         message.encoded_group(encoded);
@@ -98,7 +98,7 @@ impl Tables {
 }
 
 impl Coordinator {
-    /// Builds the LB's push, unless there is nothing to say.
+    /// Builds the LB's push, unless the push would list no group.
     pub(super) fn push(&mut self, lb: LbId, connection: ConnectionId, unchanged: Unchanged, out: &mut impl Outbox) {
         let buffer = out.buffer(connection.shard);
         let start = buffer.len();

@@ -6,16 +6,17 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::{
-    Settings, Time, WatchOrder,
     fail_open::FailOpen,
     ids::{EndpointId, GroupId, Table},
-    verdicts::{Shown, Turn, Verdicts},
-    watches::Watches,
+    settings::Settings,
+    verdicts::{Shown, VerdictDelta, Verdicts},
+    watches::{WatchOrder, Watches},
 };
 use crate::{
     judgement::Judgement,
     roster::Roster,
     sasp::{Endpoint, EntryFlags},
+    time::Time,
 };
 
 struct Record {
@@ -155,7 +156,7 @@ impl Endpoints {
     }
 
     /// Applies the roster to one endpoint; `None` if no endpoint has this id.
-    pub(super) fn reassess(&mut self, id: EndpointId) -> Option<Turn> {
+    pub(super) fn reassess(&mut self, id: EndpointId) -> Option<VerdictDelta> {
         let endpoint = self.records.get(id)?.endpoint;
         let (is, was) = (self.is_watchable(&endpoint), self.watches.is_wanted(id));
         let member = self.roster.find(&endpoint);
@@ -171,7 +172,7 @@ impl Endpoints {
     }
 
     /// Takes a judgement. A judgement about an endpoint that is no longer watched under this name changes nothing.
-    pub(super) fn take_judgement(&mut self, now: Time, judgement: &Judgement) -> Option<(EndpointId, Turn)> {
+    pub(super) fn take_judgement(&mut self, now: Time, judgement: &Judgement) -> Option<(EndpointId, VerdictDelta)> {
         let id = self.watches.find(judgement.watch)?;
         let mut change = self.verdicts.set(id, &judgement.verdicts);
         // Some policies ignore the agent. An endpoint has lost contact if no policy shows contact.
@@ -194,8 +195,8 @@ impl Endpoints {
         Some((id, change))
     }
 
-    /// Lets the time pass for failing open; says whether that began or ended, which concerns every group. With
-    /// `may_open` it may begin.
+    /// Applies the rule of failing open; returns whether failing open began or ended, which concerns every group. It
+    /// begins only with `may_open`.
     pub(super) fn decide(&mut self, now: Time, may_open: bool) -> bool {
         let window = fall_window(&self.roster);
         while let Some(id) = self.fail_open.expire(now, window) {
@@ -221,7 +222,7 @@ impl Endpoints {
         self.watches.len()
     }
 
-    /// How many of those lost contact so short a time ago that failing open gives it back.
+    /// How many endpoints are fresh: they lost contact within the fall window.
     pub(super) fn lost(&self) -> usize {
         self.fail_open.fresh()
     }

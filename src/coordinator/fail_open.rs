@@ -1,43 +1,48 @@
-//! When to believe that the fault is the GWM's own, and not that of all those members at once.
+//! Failing open: when the GWM takes a loss of contact for its own fault, not for the fault of all those members at once.
 //!
-//! Of the endpoints that are watched, one that has contact (up, or not judged yet) and loses it is *fresh* for one fall
-//! window, or until it has contact again or is watched no longer. A fresh one *counts* if it has been up since it is
-//! watched. One that never was is a server that was not started yet, or was never there, and anybody who may register
-//! members can register more of those than all others have: it counts only while nothing that is watched has been up,
-//! and for one fall window after the first one came up, in which others follow that are there. The rule:
+//! A watched endpoint that has contact (it is up, or not judged yet) and loses contact is *fresh* for one fall window, or
+//! until it has contact again or is no longer watched. A fresh endpoint *counts* if it has been up while it was watched.
 //!
-//! - The GWM *fails open* when more than `--panic-percent` of (those that count + those with contact) count, and they
-//!   are of at least two addresses: one server that dies, with all its ports, is a dead server, however few there are.
-//!   Two of two are taken for a fault of the GWM: a farm that is drained by mistake is down, while an LB that is told
-//!   "contact, not confident" of dead members uses its own means and finds that they are. (Envoy's panic threshold,
-//!   the model of this, counts every host, so that one of one is enough; but Envoy must send a request somewhere,
-//!   and an LB may have another site.)
-//! - While it does, fresh endpoints stay fresh and others that lose contact become so; nothing is confident, and
-//!   fresh endpoints are shown with contact and the weight that they had.
-//! - It ends when those that count are no more than that percentage. Those left that lost contact longer than a fall
-//!   window ago are shown as down.
+//! A fresh endpoint that was never up is a server that was not started yet, or does not exist. Anyone who may register
+//! members can register more such endpoints than all others together. So such an endpoint counts only while no watched
+//! endpoint has been up, and for one fall window after the first one came up: within that window the others come up too,
+//! if they exist.
 //!
-//! So 100 turns it off, and a GWM that starts without a network does not drain what it has never seen.
+//! The rule:
+//!
+//! - The GWM *fails open* when more than `--panic-percent` of (endpoints that count + endpoints with contact) count, and
+//!   the endpoints that count have at least two addresses. One server that dies, with all its ports, is a dead server,
+//!   even if there is no other server. Two of two servers are taken for a fault of the GWM: the cost of the other choice
+//!   is a farm that is drained by mistake, while an LB that hears "contact, not confident" about dead members uses its
+//!   own means and finds that they are dead. (The model of this rule is Envoy's panic threshold. It counts every host, so
+//!   one of one is enough. But Envoy must send a request somewhere, while an LB may have another site.)
+//! - While the GWM fails open, fresh endpoints stay fresh, and other endpoints that lose contact become fresh. No endpoint
+//!   is confident. Fresh endpoints are shown with contact and with the weight that they had.
+//! - Failing open ends when no more than that percentage counts. Endpoints that are still without contact, and lost it
+//!   longer than a fall window ago, are then shown as down.
+//!
+//! So 100 percent turns failing open off, and a GWM that starts without a network does not drain endpoints that it has
+//! never seen.
 
 use std::{collections::VecDeque, time::Duration};
 
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, hash_map::Entry};
 
-use super::{Time, ids::EndpointId};
-use crate::sasp::Endpoint;
+use super::ids::EndpointId;
+use crate::{sasp::Endpoint, time::Time};
 
-/// The fresh endpoints.
+/// The fresh endpoints, and whether the GWM fails open.
 pub(super) struct FailOpen {
     percent: u8,
     fresh: HashMap<EndpointId, Lost, FixedState>,
-    /// Of all of them.
+    /// Counts of all fresh endpoints.
     all: Tally,
-    /// Of those that have been up.
+    /// Counts of the fresh endpoints that have been up.
     seen: Tally,
-    /// When they lost contact, in that order; an entry that `fresh` does not bear out is void.
+    /// Times of lost contact, in order. An entry is void unless `fresh` has the same endpoint with the same time.
     queue: VecDeque<(Time, EndpointId)>,
-    /// When the first watched endpoint came up, until that is a fall window ago.
+    /// When the first watched endpoint came up; `None` again after a fall window.
     first_up: Option<Time>,
     open: bool,
 }
@@ -46,11 +51,11 @@ pub(super) struct FailOpen {
 struct Lost {
     at: Time,
     address: [u8; 16],
-    /// It has been up.
+    /// The endpoint has been up.
     seen: bool,
 }
 
-/// How many endpoints there are, and how many of each address.
+/// A number of endpoints, and the number for each address.
 struct Tally {
     endpoints: u32,
     addresses: HashMap<[u8; 16], u32, FixedState>,
@@ -96,12 +101,12 @@ impl FailOpen {
         self.fresh.len()
     }
 
-    /// A watched endpoint is up, as none that is watched has been.
+    /// A watched endpoint is up; before, no watched endpoint had been up.
     pub(super) fn first_is_up(&mut self, now: Time) {
         self.first_up = Some(now);
     }
 
-    /// A watched endpoint, which has been up or not, has lost contact.
+    /// A watched endpoint has lost contact; `seen`: the endpoint has been up.
     pub(super) fn lost(&mut self, now: Time, id: EndpointId, endpoint: Endpoint, seen: bool) {
         self.forget(id);
         let Endpoint { address, .. } = endpoint;
@@ -117,7 +122,7 @@ impl FailOpen {
         }
     }
 
-    /// It has contact again, or is watched no longer, or was fresh for long enough.
+    /// The endpoint is fresh no more: it has contact again, is no longer watched, or its window has ended.
     pub(super) fn forget(&mut self, id: EndpointId) {
         let Some(lost) = self.fresh.remove(&id) else { return };
         self.all.remove(lost.address);
@@ -126,7 +131,7 @@ impl FailOpen {
         }
     }
 
-    /// An endpoint that is fresh no more, because its window has ended.
+    /// Removes the next endpoint whose window has ended, and returns it.
     pub(super) fn expire(&mut self, now: Time, window: Duration) -> Option<EndpointId> {
         self.first_up = self.first_up.filter(|at| now < *at + window);
         while !self.open {
@@ -140,13 +145,13 @@ impl FailOpen {
         None
     }
 
-    /// When those stop counting that were never up, if that may end it.
+    /// When endpoints that were never up stop counting, if that may end failing open.
     pub(super) fn grace_ends(&self, window: Duration) -> Option<Time> {
         self.first_up.filter(|_| self.open).map(|at| at + window)
     }
 
-    /// Applies the rule, after all that is to [expire](FailOpen::expire) has; says whether that opened or ended it.
-    /// `any_seen`: something that is watched has been up.
+    /// Applies the rule, once nothing is left to [expire](FailOpen::expire); returns whether failing open began or ended.
+    /// `any_seen`: a watched endpoint has been up.
     pub(super) fn decide(&mut self, any_seen: bool, with_contact: u32) -> bool {
         let counted = if any_seen && self.first_up.is_none() { &self.seen } else { &self.all };
         let (count, with_contact) = (u64::from(counted.endpoints), u64::from(with_contact));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Coordinator, Time, WatchOrder,
     ids::{EndpointId, GroupId, Id},
-    verdicts::{Policies, Turn},
+    verdicts::{Policies, VerdictDelta},
 };
 use crate::{judgement::Judgement, roster::Roster};
 
@@ -91,7 +91,7 @@ impl Coordinator {
     }
 
     /// Notes a turn of the verdicts in every group that lists the endpoint under a concerned policy.
-    fn spread(&mut self, now: Time, endpoint: EndpointId, change: Turn) {
+    fn spread(&mut self, now: Time, endpoint: EndpointId, change: VerdictDelta) {
         if change.words.is_empty() {
             return;
         }

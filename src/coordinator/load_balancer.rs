@@ -1,10 +1,10 @@
 //! One load balancer: its connection, flags and groups, and the state of its next push.
 
-use super::{
-    Time,
-    ids::{ConnectionId, GroupId},
+use super::ids::{ConnectionId, GroupId};
+use crate::{
+    sasp::{Health, LbFlags},
+    time::Time,
 };
-use crate::sasp::{Health, LbFlags};
 
 /// What a load balancer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,8 +7,9 @@
 //! A request goes through `check`, which changes nothing and gives a return code or a [`Change`], and through `apply`,
 //! which alone changes the tables. Replies and pushes are made by `encode`.
 //!
-//! Inside, a file knows only files before it in this list: `ids`, `outbox`, `settings`; `verdicts`, `watches`,
-//! `fail_open`; `endpoints`; `group`, `load_balancer`; `tables`. The files after these handle events and know all.
+//! Inside, a file knows only files of earlier groups in this list: `ids`, `settings`; `verdicts`, `watches`, `fail_open`;
+//! `endpoints`; `group`, `load_balancer`; `tables`. The others handle events and know all of these; among them, `change`
+//! comes before `rights`, then `outbox` and `check`, then `apply`, `encode`, `pushes` and `judging`.
 
 mod apply;
 mod change;
@@ -31,20 +32,21 @@ mod watches;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
+    sync::Arc,
 };
 
 pub use crate::time::Time;
 use crate::{
-    access::Peer,
+    access::{Access, Peer},
     sasp::{GroupData, Health, LbFlags, Message, Reason, ReturnCode},
     session,
 };
-pub use change::Change;
+pub use change::{Change, CloseReason};
 use check::Found;
 pub use ids::ConnectionId;
 use ids::LbId;
 use load_balancer::Timer;
-pub use outbox::{CloseReason, Kind, Outbox};
+pub use outbox::{Kind, Outbox};
 use rights::Denied;
 pub use rights::{REFUSALS, Refusal, Refused};
 pub use settings::{Settings, Totals};
@@ -155,7 +157,7 @@ impl Coordinator {
                         Ok((targets, all)) => return self.reply_weights(connection, id, &targets, all, out),
                         Err(code) => code,
                     },
-                    _ => self.change(now, message, &names, out),
+                    _ => self.check_and_apply(now, message, &names, out),
                 }
             }
             Err(Denied::Code(code)) => code,
@@ -172,16 +174,17 @@ impl Coordinator {
     }
 
     /// Does what the request of an accepted sender asks; gives the return code.
-    fn change<'a>(
+    fn check_and_apply<'a>(
         &mut self,
         now: Time,
         message: &Message<'a>,
         names: &[GroupData<'a>],
         out: &mut impl Outbox,
     ) -> ReturnCode {
-        let checked = self.check_content(message, names);
-        let checked =
-            checked.and_then(|(change, found)| self.check_limits(&change, &found.targets).map(|()| (change, found)));
+        let checked = self.check_content(message, names).and_then(|(change, found)| {
+            self.check_limits(&change, &found.targets)?;
+            Ok((change, found))
+        });
         match checked {
             Ok((change, found)) => {
                 self.apply(now, change, found, out);
@@ -213,6 +216,20 @@ impl Coordinator {
         if let Some(lb) = lb {
             let lb_uid = self.tables.lbs[lb].uid.clone();
             self.apply(now, Change::Unbind { lb_uid: &lb_uid, close: None }, Found::default(), out);
+        }
+    }
+
+    /// Puts new rules in force: a connection that may no longer be its LB is closed. Earlier registrations stay.
+    pub fn set_access(&mut self, now: Time, access: Arc<Access>, out: &mut impl Outbox) {
+        self.settings.access = access;
+        let bound = self.tables.lbs.iter().filter_map(|(_, known)| Some((&known.uid, known.connection?)));
+        let ended: Vec<Box<[u8]>> = bound
+            .filter(|(uid, connection)| !self.settings.access.is_lb(self.peer(*connection), uid))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for lb_uid in ended {
+            let change = Change::Unbind { lb_uid: &lb_uid, close: Some(CloseReason::NotPermitted) };
+            self.apply(now, change, Found::default(), out);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What to push to whom and when: notes of changes, push windows, and the LBs of each shard whose push is due.
+//! Pushes: notes of changes, push windows, and each shard's list of LBs whose push is due.
 
 use super::{
     Coordinator, Time,
@@ -9,8 +9,8 @@ use super::{
 };
 
 impl Coordinator {
-    /// Notes that something in the group may have changed for its LB: one endpoint's entry, or anything (`None`).
-    /// Opens the LB's push window if none is open.
+    /// Notes that one endpoint's entry in the group may have changed, or, with `None`, any entry. Opens the LB's push
+    /// window if none is open.
     #[inline]
     pub(super) fn mark(&mut self, now: Time, group: GroupId, endpoint: Option<EndpointId>) {
         self.tables.stale[group] = true;
@@ -28,7 +28,7 @@ impl Coordinator {
         self.open_window(now, lb);
     }
 
-    /// Push was turned on, or an LB that had it on is bound again: after the window it gets everything.
+    /// The LB turned push on, or an LB with push is bound again: after the window, a push lists all its groups.
     pub(super) fn start_pushing(&mut self, now: Time, lb: LbId) {
         self.tables.lbs[lb].all = true;
         self.open_window(now, lb);
@@ -42,13 +42,13 @@ impl Coordinator {
         }
     }
 
-    /// The LB's push is to go out as soon as nothing is in flight to it.
+    /// Makes the LB's push due: the push goes out once no message is in flight to the LB.
     pub(super) fn make_due(&mut self, lb: LbId) {
         self.tables.lbs[lb].due = true;
         self.make_ready(lb);
     }
 
-    /// Puts a due LB into its shard's list, unless it is there.
+    /// Puts a due LB into its shard's list, unless the list has the LB.
     pub(super) fn make_ready(&mut self, lb: LbId) {
         let known = &mut self.tables.lbs[lb];
         if let Some(connection) = known.connection.filter(|_| known.due && !known.ready) {
@@ -59,7 +59,7 @@ impl Coordinator {
 
     /// Builds the pushes that are due, as far as the shards have room.
     pub(super) fn flush(&mut self, now: Time, out: &mut impl Outbox) {
-        // Each time another shard is first: the room for pushes may be all shards' together.
+        // Each time another shard is first: all shards may share the room for pushes.
         self.first_shard = (self.first_shard + 1) % self.ready.len().max(1);
         for offset in 0..self.ready.len() {
             let shard = (self.first_shard + offset) % self.ready.len();
@@ -67,7 +67,7 @@ impl Coordinator {
                 let Some((lb, connection)) = self.ready[shard].pop_front() else { break };
                 let here = |known: &&mut LoadBalancer| known.connection == Some(connection);
                 let Some(known) = self.tables.lbs.get_mut(lb).filter(here) else {
-                    continue; // it has moved or gone since
+                    continue; // the LB has another connection, or is gone
                 };
                 known.ready = false;
                 let due = known.due;
@@ -103,7 +103,7 @@ impl Coordinator {
             self.tables.muted[id] = group.removed;
             owes |= delta && !group.removed && group.owed() > 0;
         }
-        // One group of a message can list 65,535 entries: further farewells are for the next push.
+        // A group lists at most 65,535 entries in one message: the next push has the other farewells.
         if self.tables.settle_ghosts(lb) || owes {
             self.tables.lbs[lb].all = true;
             self.open_window(now, lb);

@@ -1,17 +1,13 @@
 //! The sender's rights: which LB a connection is, which members a peer speaks for, and what the operator allows
 //! (PROTOCOL.md, section 4, and steps 5 and 6 of the order of return codes).
 
-use std::sync::Arc;
-
 use super::{
-    Coordinator, Time,
-    change::Change,
-    check::Found,
+    Coordinator,
+    change::{Change, CloseReason},
     ids::{ConnectionId, GroupId},
-    outbox::{CloseReason, Outbox},
 };
 use crate::{
-    access::{Access, Act, Identity, Peer, Speaker},
+    access::{Act, Identity, Peer, Speaker},
     sasp::{Endpoint, Entry, GroupData, Groups, LbFlags, ReturnCode, SenderFlags},
 };
 
@@ -125,21 +121,7 @@ fn not_accepted<'a, T>(cause: Refusal, lb_uid: &'a [u8], member: Option<Endpoint
 }
 
 impl Coordinator {
-    /// Puts new rules in force: a connection that may no longer be its LB is closed. Earlier registrations stay.
-    pub fn set_access(&mut self, now: Time, access: Arc<Access>, out: &mut impl Outbox) {
-        self.settings.access = access;
-        let bound = self.tables.lbs.iter().filter_map(|(_, known)| Some((&known.uid, known.connection?)));
-        let ended: Vec<Box<[u8]>> = bound
-            .filter(|(uid, connection)| !self.settings.access.is_lb(self.peer(*connection), uid))
-            .map(|(uid, _)| uid.clone())
-            .collect();
-        for lb_uid in ended {
-            let change = Change::Unbind { lb_uid: &lb_uid, close: Some(CloseReason::NotPermitted) };
-            self.apply(now, change, Found::default(), out);
-        }
-    }
-
-    /// Whether the sender, an LB or a member, may ask this. Gives the binding that an LB's request brings, if any.
+    /// Whether the sender, an LB or a member, may ask this. Returns the binding that an LB's request makes, if any.
     pub(super) fn check_rights<'a, T: Entry<'a>>(
         &self,
         connection: ConnectionId,

@@ -6,11 +6,11 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::{
-    Settings, Totals,
     endpoints::Endpoints,
     group::Group,
     ids::{Column, EndpointId, GroupId, LbId, Table},
     load_balancer::{LoadBalancer, Timer},
+    settings::{Settings, Totals},
 };
 use crate::{judgement::Policy, sasp::GroupData};
 

@@ -106,17 +106,17 @@ impl Policies {
 
 /// The policies whose verdict on an endpoint has changed, and those among them where a rate came, went or changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct VerdictDelta {
     pub(super) words: Policies,
     pub(super) rates: Policies,
 }
 
-impl std::ops::BitOr for Turn {
-    type Output = Turn;
+impl std::ops::BitOr for VerdictDelta {
+    type Output = VerdictDelta;
 
-    fn bitor(self, other: Turn) -> Turn {
+    fn bitor(self, other: VerdictDelta) -> VerdictDelta {
         let both = |one: Policies, other: Policies| Policies(one.0 | other.0);
-        Turn { words: both(self.words, other.words), rates: both(self.rates, other.rates) }
+        VerdictDelta { words: both(self.words, other.words), rates: both(self.rates, other.rates) }
     }
 }
 
@@ -126,7 +126,7 @@ impl Verdicts {
     }
 
     /// A new endpoint, or one that is no longer watched: nothing is judged.
-    pub(super) fn reset(&mut self, id: EndpointId, member: &Member) -> Turn {
+    pub(super) fn reset(&mut self, id: EndpointId, member: &Member) -> VerdictDelta {
         let word = Word::of(member);
         if self.columns[0].get(id).is_none() {
             self.columns.iter_mut().for_each(|column| column.set(id, word));
@@ -135,7 +135,7 @@ impl Verdicts {
     }
 
     /// The roster has changed for an endpoint that stays watched: its judged verdicts stay until the monitor sends others.
-    pub(super) fn reassess(&mut self, id: EndpointId, member: &Member) -> Turn {
+    pub(super) fn reassess(&mut self, id: EndpointId, member: &Member) -> VerdictDelta {
         self.change(id, |_, word| match word.bits & JUDGED {
             0 => Word::of(member),
             _ => word.quiesced(member.quiesced),
@@ -143,17 +143,17 @@ impl Verdicts {
     }
 
     /// Takes the monitor's verdicts.
-    pub(super) fn set(&mut self, id: EndpointId, verdicts: &[judgement::Verdict; Policy::ALL.len()]) -> Turn {
+    pub(super) fn set(&mut self, id: EndpointId, verdicts: &[judgement::Verdict; Policy::ALL.len()]) -> VerdictDelta {
         self.change(id, |policy, word| word.judged(verdicts[policy]))
     }
 
     /// Sets whether the endpoint lost contact lately; an endpoint with contact did not.
-    pub(super) fn set_fresh(&mut self, id: EndpointId, fresh: bool) -> Turn {
+    pub(super) fn set_fresh(&mut self, id: EndpointId, fresh: bool) -> VerdictDelta {
         self.change(id, |_, word| word.with(FRESH, fresh && word.bits & CONTACT == 0))
     }
 
-    fn change(&mut self, id: EndpointId, to: impl Fn(usize, Word) -> Word) -> Turn {
-        let mut change = Turn::default();
+    fn change(&mut self, id: EndpointId, to: impl Fn(usize, Word) -> Word) -> VerdictDelta {
+        let mut change = VerdictDelta::default();
         // No entry shows these bits.
         let unseen = if self.open { JUDGED } else { JUDGED | FRESH };
         for (policy, (column, rates)) in self.columns.iter_mut().zip(&mut self.rates).enumerate() {

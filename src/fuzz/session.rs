@@ -1,4 +1,4 @@
-//! What connections do with whatever arrives: frames, verdicts, and the coordinator's answers.
+//! Arbitrary bytes on two connections: frames, the session's rules, and the coordinator's replies.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -18,21 +18,21 @@ use crate::{
 /// The Interval of Get Weights replies, in seconds.
 const INTERVAL: u16 = 64;
 
-/// How long after a message the next one is looked at.
+/// From one message to the next.
 const PACE: Duration = Duration::from_millis(1);
 
-/// How long an LB's state outlives its connection.
+/// How long an LB's state is kept after its connection ends.
 const HOLD: Duration = Duration::from_secs(1);
 
 /// The longest message.
 const MAX_BYTES: u32 = 4096;
 
-/// Two connections to one coordinator: every frame is answered, refused with a well-formed reply or ends its
-/// connection, how the bytes are cut does not matter, and in the end nothing is left of anyone.
+/// Two connections to one coordinator. Every frame gets a reply, or a well-formed refusal, or ends its connection. The
+/// sizes of the pieces in which bytes arrive do not matter. After the hold time the tables are empty.
 ///
-/// The first byte of `data` says how long the pieces are that arrive. With its top bit the rest is one connection's
-/// stream; without it the rest is messages, each after two bytes that say from whom and how long, and each is given
-/// the header's first nine bytes that make it a frame.
+/// The first byte of `data` is the size of the pieces. If its top bit is set, the rest is the stream of one connection.
+/// Otherwise the rest is a list of messages; two bytes before each one are its connection and its length, and each one
+/// gets the nine bytes of a header that make it a frame.
 pub fn session(data: &[u8]) {
     let Some((&size, rest)) = data.split_first() else { return };
     let arrivals = if size & 0x80 != 0 { vec![(0, rest.to_vec())] } else { messages(rest) };
@@ -43,7 +43,7 @@ pub fn session(data: &[u8]) {
     assert_eq!(whole, talk(cut), "a split changes what is answered");
 }
 
-/// Which of the two connections.
+/// One of the two connections, 0 or 1.
 type From = usize;
 
 fn messages(mut data: &[u8]) -> Vec<(From, Vec<u8>)> {
@@ -59,12 +59,12 @@ fn messages(mut data: &[u8]) -> Vec<(From, Vec<u8>)> {
     found
 }
 
-/// What the two peers were sent, and whether their connections were closed.
+/// All bytes sent to each of the two peers, and whether their connections were closed.
 fn talk<'s>(arrivals: impl Iterator<Item = (From, &'s [u8])>) -> [(Vec<u8>, bool); 2] {
     let mut table = Table::new();
     for (from, mut piece) in arrivals {
         while !table.peers[from].closed {
-            // Taken out, for the framer's frame lives as long as it is looked at.
+            // The frame borrows the framer, so the framer is taken out of the table.
             let mut framer = std::mem::replace(&mut table.peers[from].framer, Framer::new(MAX_BYTES));
             match framer.next(&mut piece) {
                 Ok(Some(frame)) => table.take(from, frame),
@@ -139,7 +139,7 @@ impl Table {
         self.hand_over();
     }
 
-    /// Gives the peers what the coordinator has for them.
+    /// Delivers the coordinator's messages and closes to the peers.
     fn hand_over(&mut self) {
         for (to, kind, message) in std::mem::take(&mut self.sent.messages) {
             if kind == Kind::Push {
@@ -176,7 +176,7 @@ fn id(peer: From) -> ConnectionId {
     ConnectionId { shard: 0, slot: peer as u32, generation: 1 }
 }
 
-/// Everything is scarce, so that what is refused for a limit comes up.
+/// All limits are low, so that requests reach them.
 fn settings() -> Settings {
     Settings {
         hold_time: HOLD,
@@ -198,7 +198,7 @@ fn settings() -> Settings {
     }
 }
 
-/// What the coordinator sends, message by message.
+/// The coordinator's messages and closes.
 #[derive(Default)]
 struct Sent {
     buffer: Vec<u8>,

@@ -1,5 +1,5 @@
 //! The layout of one encoded group: Group of Weight Entry Data, Group Data, then Member Data and Weight Entry of each
-//! member. Whoever keeps a group encoded changes values and counts through this file only.
+//! member. Only this file knows where values and counts stand in an encoded group.
 
 use super::{
     component::{GroupData, MemberData, WeightEntry, WeightedMember},
@@ -12,16 +12,16 @@ const ENTRY_BYTES: usize = 32;
 /// The value of an entry: its last bytes, which hold state, flags and weight.
 pub(crate) const VALUE_BYTES: usize = 4;
 
-/// Where the entry count stands: behind one type and length.
+/// Offset of the entry count: after one type and length.
 const COUNT_AT: usize = 4;
 
-/// Where the LB UID's length stands: behind two types and lengths and the count.
+/// Offset of the LB UID's length: after two types and lengths and the count.
 const UID_LENGTH_AT: usize = 10;
 
-/// One group as it stands in a message.
+/// One group, encoded as in a message.
 pub(crate) struct GroupImage {
     bytes: Vec<u8>,
-    /// Where the entries begin.
+    /// Offset of the first entry.
     entries_at: u32,
 }
 
@@ -44,17 +44,17 @@ impl GroupImage {
         &self.bytes
     }
 
-    /// What stands before the entries.
+    /// The bytes before the first entry.
     pub(crate) fn prefix(&self) -> &[u8] {
         &self.bytes[..self.entries_at as usize]
     }
 
-    /// Makes room for exactly so many members with empty labels.
+    /// Reserves memory for exactly so many more members with empty labels.
     pub(crate) fn reserve(&mut self, members: usize) {
         self.bytes.reserve_exact(members * ENTRY_BYTES);
     }
 
-    /// Appends a member whose value is 0; gives where the entry ends.
+    /// Appends a member with the value 0; returns where its entry ends.
     pub(crate) fn push(&mut self, member: MemberData<'_>) -> u32 {
         writer::weighted_member(&mut self.bytes, &WeightedMember { member, entry: WeightEntry::default() });
         self.end()
@@ -81,13 +81,13 @@ impl GroupImage {
         &mut self.bytes[end as usize - VALUE_BYTES..end as usize]
     }
 
-    /// Moves an entry forward to where the one before it ends; gives where it ends then.
+    /// Moves an entry forward to `to`, the end of the entry before it; returns the entry's new end.
     pub(crate) fn shift(&mut self, begin: u32, end: u32, to: u32) -> u32 {
         self.bytes.copy_within(begin as usize..end as usize, to as usize);
         to + (end - begin)
     }
 
-    /// Drops what stands behind the entry that ends there; with `shrink` gives the memory back.
+    /// Removes all bytes after the entry that ends there; with `shrink` frees their memory.
     pub(crate) fn truncate(&mut self, end: u32, shrink: bool) {
         self.bytes.truncate(end as usize);
         if shrink {
