@@ -1,5 +1,5 @@
-//! Logging: from the cores into a queue, from there to stderr by a thread of its own, so that a terminal or a pipe
-//! that is stuck never stalls a core. What does not fit into the queue is lost, and counted.
+//! Logging: threads put lines into a queue, and a thread of its own writes them to stderr, so that a stuck terminal or pipe
+//! never stalls a shard. Lines that do not fit into the queue are lost, and counted.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -15,16 +15,16 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 
 use crate::config::{LogFormat, LogLevel};
 
-/// Lines in the queue: some seconds' worth of the most that is logged at the default level.
+/// Lines in the queue: enough for some seconds at the highest rate of the default level.
 const LINES: usize = 8192;
 
-/// How long a line may take that is not queued, because the process is about to end.
+/// How long the last line of a process may take, which is not queued.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Counts the lines that were lost.
+/// Counts the lost lines.
 static LOST: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// Starts logging for the whole process, panics among it; what is queued is written when the guard is dropped.
+/// Starts logging for the whole process, with panics. Dropping the guard writes the lines in the queue.
 pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LINES).finish(std::io::stderr());
     let lost = writer.error_counter();
@@ -43,10 +43,10 @@ pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
         }
         LogFormat::Json => tracing::subscriber::set_global_default(builder.json().flatten_event(true).finish()),
     };
-    // A second start in one process (a test) keeps the first one's settings.
+    // A second start in one process, as in a test, keeps the settings of the first.
     if set.is_ok() {
         let _ = LOST.set(lost);
-        // A shard outlives the panic of one connection, so this must not wait for stderr either.
+        // A shard goes on after the panic of one connection, so the hook must not wait for stderr either.
         set_hook(Box::new(log_panic));
     }
     guard
@@ -59,7 +59,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(thread = current.name(), backtrace, "{panic}");
 }
 
-/// Logs how many lines were lost since `told`, which it brings up to date.
+/// Logs how many lines were lost since there were `told`, and updates `told`.
 pub(super) fn report_lost(told: &mut usize) {
     let lost = LOST.get().map_or(0, ErrorCounter::dropped_lines);
     if lost > *told {
@@ -68,15 +68,15 @@ pub(super) fn report_lost(told: &mut usize) {
     }
 }
 
-/// Says on stderr why the process is about to end, which a terminal or a pipe that is stuck or gone must not prevent.
+/// Writes to stderr why the process ends. A stuck or closed terminal or pipe delays the end by [`LAST_WORDS`] at most.
 pub fn last_words(line: String) {
-    let (told, heard) = mpsc::channel();
-    let say = move || {
+    let (done, written) = mpsc::channel();
+    let write = move || {
         let _ = writeln!(std::io::stderr(), "gwm: {line}");
-        let _ = told.send(());
+        let _ = done.send(());
     };
-    // Without a thread to be had it stays unsaid.
-    if thread::Builder::new().name("last-words".into()).spawn(say).is_ok() {
-        let _ = heard.recv_timeout(LAST_WORDS);
+    // If no thread can be started, the line is not written.
+    if thread::Builder::new().name("last-words".into()).spawn(write).is_ok() {
+        let _ = written.recv_timeout(LAST_WORDS);
     }
 }

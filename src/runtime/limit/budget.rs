@@ -1,10 +1,10 @@
-//! A number of things with an upper end that all shards share.
+//! A limit on a number of things that all shards share.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-/// A number of things with an upper end, taken and given back by every shard.
+/// A number of things with a limit; every shard takes from it and gives back.
 #[derive(Debug)]
 pub(crate) struct Budget {
     used: CachePadded<AtomicU64>,
@@ -16,7 +16,7 @@ impl Budget {
         Budget { used: CachePadded::new(AtomicU64::new(0)), max }
     }
 
-    /// Takes `amount` if that much is left.
+    /// Takes `amount`, if so much is left.
     pub(crate) fn take(&self, amount: u64) -> bool {
         let before = self.used.fetch_add(amount, Ordering::Relaxed);
         let fits = before.saturating_add(amount) <= self.max;

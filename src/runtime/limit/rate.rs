@@ -1,4 +1,4 @@
-//! How often something may happen: a token bucket that holds one second's worth, in eight bytes.
+//! Limits on how often an event may happen: a token bucket of eight bytes that holds the tokens of one second.
 
 use std::time::Duration;
 
@@ -6,35 +6,35 @@ use crate::coordinator::Time;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// So many a second, and as many at once after a second without any.
+/// A number of events a second. After a second without events, as many may happen at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
-    /// From one token to the next, at most a second.
+    /// The time from one token to the next, at most a second.
     interval: Duration,
 }
 
 impl Rate {
-    /// `count` a second, at most a thousand million; `None` for 0, which stands for no limit.
+    /// `count` events a second, at most a thousand million; `None`, which is no limit, for 0.
     pub(crate) fn per_second(count: u32) -> Option<Rate> {
         (count > 0).then(|| Rate { interval: SECOND / count })
     }
 }
 
-/// The bucket: only when it will be full is kept, since all else follows from that and the rate (the virtual scheduling
-/// algorithm of ITU-T I.371). A bucket that was never used is full.
+/// The bucket. It keeps only the time at which it will be full, because the rest follows from this time and the rate (the
+/// virtual scheduling algorithm of ITU-T I.371). An unused bucket is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bucket {
     full: Time,
 }
 
 impl Bucket {
-    /// From when on it has a token; in the past if it has one.
+    /// The time from which the bucket has a token; in the past if it has one now.
     pub(crate) fn ready(self, rate: Rate) -> Time {
         let spare = SECOND - rate.interval;
         Time(self.full.0.saturating_sub(spare.as_nanos() as u64))
     }
 
-    /// Takes a token, or says when there will be one.
+    /// Takes a token, or gives the time at which there will be one.
     pub(crate) fn take(&mut self, now: Time, rate: Rate) -> Result<(), Time> {
         let ready = self.ready(rate);
         if now < ready {
@@ -44,7 +44,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// Whether nothing would change if it were forgotten, which is so a second after the last token at the latest.
+    /// Whether the bucket is full, as an unused one. This takes a second after the last token at most.
     pub(crate) fn is_full(self, now: Time) -> bool {
         now >= self.full
     }

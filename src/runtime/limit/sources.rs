@@ -1,17 +1,16 @@
-//! What is known of the addresses that connections come from, for all shards together: how many each has open, and how
-//! many more it may open or begin a handshake on now.
+//! Limits for each address that connections come from, for all shards together: open connections, new connections a second,
+//! and handshakes a second.
 //!
-//! A source is an IPv4 address or an IPv6 network of 64 bits: that is the least that a subscriber or a link is given,
-//! and within it a host takes what addresses it likes, so to count single ones would be no limit at all.
+//! A source is an IPv4 address or an IPv6 network of 64 bits. A subscriber or a link gets such a network at least, and a host
+//! may use all addresses in it, so a limit for each IPv6 address would be no limit.
 //!
-//! Shards share locks here, in stripes by source: taken when a connection begins or ends and when a handshake begins,
-//! each time for a look-up, and never for a message. Counts that each shard kept for itself would not add up to a
-//! limit that is exact.
+//! Shards share locks here, in stripes by source. A lock is taken for a look-up when a connection begins or ends and when a
+//! handshake begins, never for a message. Separate counts in each shard would not give an exact limit.
 //!
-//! A source is known while it has connections, which have a limit of their own, and until its buckets are full again,
-//! a second later at most. Of those without connections [`IDLE_SOURCES`] are kept: then the one that left
-//! first is forgotten, and may open as many as one that never was here. The other way out, to refuse strangers
-//! while the table is full, would let whoever fills it keep everyone else out.
+//! A source is kept while it has connections, whose number has a limit of its own, and then until its buckets are full, a
+//! second later at most. At most [`IDLE_SOURCES`] without connections are kept. Beyond this, the source that left first is
+//! forgotten, and may open as many connections as a new source. The alternative, to refuse new sources while the table is
+//! full, would let an attacker who fills the table keep all others out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,27 +25,27 @@ use crossbeam_utils::CachePadded;
 use super::rate::{Bucket, Rate};
 use crate::coordinator::Time;
 
-/// Locks: many more than shards that accept in the same moment.
+/// Number of locks: many more than shards that accept at the same moment.
 const STRIPES: usize = 64;
 
-/// Sources without connections that are known, about 100 bytes each.
+/// The most sources without connections that are kept, about 100 bytes each.
 const IDLE_SOURCES: usize = 65_536;
 
-/// Of a stripe.
+/// The same for one stripe.
 const IDLE_PER_STRIPE: usize = IDLE_SOURCES / STRIPES;
 
-/// After this long every bucket is full: it holds no more than a second's worth.
+/// After this time every bucket is full, because it holds the tokens of one second.
 const FULL_AFTER: Duration = Duration::from_secs(1);
 
-/// Sources looked at when one comes or goes, whether they can be forgotten: more than one, so that they become fewer.
+/// Sources checked for removal when one comes or goes: more than one, so that the table shrinks.
 const COLLECTED: usize = 2;
 
-/// Where a connection comes from.
+/// The origin of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Source {
-    /// An address.
+    /// An IPv4 address.
     V4(u32),
-    /// The upper half of one.
+    /// The upper half of an IPv6 address.
     V6(u64),
 }
 
@@ -59,10 +58,10 @@ impl From<IpAddr> for Source {
     }
 }
 
-/// What one source may do.
+/// The limits of one source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowance {
-    /// Connections at a time, at least one.
+    /// Open connections, at least one.
     pub(crate) connections: u32,
     /// New connections.
     pub(crate) new_connections: Option<Rate>,
@@ -70,12 +69,12 @@ pub(crate) struct Allowance {
     pub(crate) handshakes: Option<Rate>,
 }
 
-/// Why a source gets no further connection.
+/// Why a source may not open one more connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// It has as many as it may have.
+    /// The source has as many connections as it may have.
     TooMany,
-    /// It opens them too fast.
+    /// The source opens connections too fast.
     TooFast,
 }
 
@@ -89,9 +88,9 @@ pub(crate) struct Sources {
 
 #[derive(Debug, Default)]
 struct Stripe {
-    /// Each has connections or is queued.
+    /// Each source here has connections or is queued.
     entries: HashMap<Source, Entry>,
-    /// Those that were left without connections, first come first, and from when on they are looked at; each once.
+    /// Sources that lost their last connection, oldest first, with the time of their check for removal; each once.
     queue: VecDeque<(Time, Source)>,
 }
 
@@ -115,11 +114,11 @@ impl Sources {
         Sources { allowance, hasher: RandomState::new(), stripes }
     }
 
-    /// Counts a connection in, if the source may have it; then [`Sources::close`] must follow.
+    /// Counts a new connection, if the source may have it; then [`Sources::close`] must follow.
     pub(crate) fn open(&self, source: Source, now: Time) -> Result<(), Rejection> {
         let mut stripe = self.stripe(source);
         stripe.collect(now);
-        // One that is new here passes, so no refusal leaves an entry behind.
+        // A new source always passes, so a rejection leaves no new entry behind.
         let entry = stripe.entries.entry(source).or_default();
         if entry.connections >= self.allowance.connections.max(1) {
             return Err(Rejection::TooMany);
@@ -131,7 +130,7 @@ impl Sources {
         Ok(())
     }
 
-    /// Counts a connection out.
+    /// Counts the end of a connection.
     pub(crate) fn close(&self, source: Source, now: Time) {
         let mut stripe = self.stripe(source);
         stripe.collect(now);
@@ -151,8 +150,8 @@ impl Sources {
         }
     }
 
-    /// Whether a source that has a connection may begin a handshake on it now; else when to ask again. It may be told
-    /// so of several connections, of which the first to ask then gets the turn.
+    /// Whether a source with a connection may begin a handshake now; an error is the time to ask again. Several connections
+    /// may get the same time; then the first to ask passes.
     pub(crate) fn may_handshake(&self, source: Source, now: Time) -> Result<(), Time> {
         let Some(rate) = self.allowance.handshakes else { return Ok(()) };
         match self.stripe(source).entries.get_mut(&source) {
@@ -164,13 +163,13 @@ impl Sources {
     fn stripe(&self, source: Source) -> MutexGuard<'_, Stripe> {
         let at = self.hasher.hash_one(source) as usize % STRIPES;
         let stripe = self.stripes.get(at).expect("the remainder is less");
-        // What a panic left is as good as before: nothing here is done by halves that could not be.
+        // Each change under the lock leaves a valid state at every step, so a panic did no harm.
         stripe.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 impl Stripe {
-    /// Forgets sources that nothing is lost with.
+    /// Removes some sources that are as good as new ones.
     fn collect(&mut self, now: Time) {
         for _ in 0..COLLECTED {
             if self.queue.front().is_some_and(|(at, _)| *at <= now) {
@@ -179,13 +178,14 @@ impl Stripe {
         }
     }
 
-    /// Takes the first of the queue, and forgets it if it has no connection: without a time, whatever it has used up.
+    /// Takes the first source of the queue, and removes it if it has no connection and full buckets. Without a time, the
+    /// buckets do not matter.
     fn look(&mut self, now: Option<Time>) {
         let Some((_, source)) = self.queue.pop_front() else { return };
         let Some(entry) = self.entries.get_mut(&source) else { return };
         match now {
             _ if entry.connections > 0 => entry.queued = false,
-            // It was here again since it was queued.
+            // The source has opened connections since it was queued.
             Some(now) if !entry.is_full(now) => self.queue.push_back((now + FULL_AFTER, source)),
             _ => {
                 self.entries.remove(&source);

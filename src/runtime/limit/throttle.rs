@@ -1,4 +1,4 @@
-//! Keeps logs readable under attack: a few lines a second for each cause, then one line that says how many more.
+//! Keeps logs readable under attack: a few lines a second for each cause, then one line with the number of the rest.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// Whether to write a line now.
+    /// Whether a line may be written now; if so, it counts as written.
     pub(crate) fn allows(&mut self, now: Time) -> bool {
         if now >= self.until {
             self.until = now + WINDOW;
@@ -31,7 +31,7 @@ impl Throttle {
         true
     }
 
-    /// Once a window has ended: how many lines were not written in it, if any.
+    /// The number of lines that were left out in the last window, once the window has ended; `None` for 0.
     pub(crate) fn suppressed(&mut self, now: Time) -> Option<u64> {
         if now < self.until || self.suppressed == 0 {
             return None;

@@ -1,8 +1,8 @@
-//! The descriptors of a shard that wait for their peers, in one epoll set that glommio waits for as a whole.
+//! Epoll sets. glommio waits for a whole set, not for its descriptors.
 //!
-//! glommio arms an io_uring poll for every read. With thousands of them pending that costs twice: arming for every
-//! request, and a search through all of them whenever glommio cancels its own timer, which is at every turn. Edge
-//! triggered, a descriptor is armed once in its life, and the ring has one poll.
+//! glommio arms an io_uring poll for every read. With thousands of pending reads this costs twice: each request arms one,
+//! and glommio searches through all of them when it cancels its own timer, which happens at every turn. An edge-triggered
+//! descriptor in an epoll set is armed once in its life, and the ring has one poll.
 
 use std::{
     future::Future,
@@ -28,20 +28,31 @@ use super::sys;
 /// Events taken in one go.
 const EVENTS: usize = 256;
 
-/// The epoll set.
+/// An epoll set.
 pub(crate) struct Poller {
     set: OwnedFd,
 }
 
-/// What became possible with a descriptor since it was last told.
+/// News of a connection's socket since the last news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct News {
-    /// The number under which the descriptor was added.
-    pub(crate) token: u64,
-    /// There may be something to read.
+    /// There may be bytes to read.
     pub(crate) readable: bool,
-    /// The peer has ended its side, or the connection broke: what is left to read ends.
+    /// The peer has ended its side, or the connection broke: no news of the remaining bytes will come.
     pub(crate) ended: bool,
+}
+
+impl News {
+    /// The events that a connection waits for, each told once.
+    pub(crate) const INTEREST: EventFlags =
+        EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+}
+
+impl From<EventFlags> for News {
+    fn from(events: EventFlags) -> News {
+        let ended = events.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        News { readable: ended || events.contains(EventFlags::IN), ended }
+    }
 }
 
 impl Poller {
@@ -49,24 +60,22 @@ impl Poller {
         Ok(Poller { set: epoll::create(CreateFlags::CLOEXEC)? })
     }
 
-    /// Tells of the descriptor from now on, and of what is possible with it already, until it is closed.
-    pub(crate) fn add(&self, descriptor: impl AsFd, token: u64) -> io::Result<()> {
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(&self.set, descriptor, EventData::new_u64(token), flags)?)
+    /// Watches a descriptor until it is closed. Its events come with `token`, also those that are possible already.
+    pub(crate) fn add(&self, descriptor: impl AsFd, token: u64, interest: EventFlags) -> Result<(), Errno> {
+        epoll::add(&self.set, descriptor, EventData::new_u64(token), interest)
     }
 
-    /// Tells each news once, as far as there are some now; whether there may be more.
-    pub(crate) fn collect(&self, mut tell: impl FnMut(News)) -> bool {
+    /// Gives the events of now, at most [`EVENTS`], with their tokens; whether there may be more.
+    pub(crate) fn collect(&self, mut give: impl FnMut(u64, EventFlags)) -> bool {
         let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         let (events, _) = match epoll::wait(&self.set, &mut events[..], Some(&at_once)) {
             Ok(events) => events,
             Err(Errno::INTR) => return true,
-            Err(error) => unreachable!("an epoll set that is ours can be asked: {error}"),
+            Err(error) => unreachable!("the epoll set is open, and the buffer is valid: {error}"),
         };
         for &Event { flags, data, .. } in events.iter() {
-            let ended = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
-            tell(News { token: data.u64(), readable: ended || flags.contains(EventFlags::IN), ended });
+            give(data.u64(), flags);
         }
         events.len() == EVENTS
     }
@@ -78,10 +87,10 @@ impl AsFd for Poller {
     }
 }
 
-/// Waits until a descriptor that nothing can be received from (a listener, an epoll set) is readable.
+/// Waits until a listener or an epoll set is readable.
 ///
-/// glommio has no such wait. A stream over the descriptor waits for it to be readable, then receives and fails: that
-/// failure is the news. A stream does so once, so each wait has its own.
+/// glommio can only wait for streams. A stream over such a descriptor waits until the descriptor is readable, then receives
+/// and fails: this failure is the news. A stream does so once, so each wait has its own stream.
 pub(crate) struct Readable(TcpStream);
 
 impl Readable {
@@ -107,12 +116,15 @@ mod tests {
 
     use super::*;
 
-    /// Collects until there is news that says what is waited for.
+    /// Collects until there is news as `wanted`.
     fn news(poller: &Poller, wanted: impl Fn(News) -> bool) -> News {
         let start = std::time::Instant::now();
         loop {
             let mut found = None;
-            poller.collect(|news| found = found.or(wanted(news).then_some(news)));
+            poller.collect(|token, events| {
+                assert_eq!(token, 7);
+                found = found.or(Some(News::from(events)).filter(|news| wanted(*news)));
+            });
             if let Some(news) = found {
                 return news;
             }
@@ -127,13 +139,13 @@ mod tests {
         let mut peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let (mut socket, _) = listener.accept().expect("a connection waits");
         let poller = Poller::new().expect("an epoll set");
-        poller.add(&socket, 7).expect("a socket can be added");
-        assert_eq!(news(&poller, |_| true), News { token: 7, readable: false, ended: false }, "it can be written");
+        poller.add(&socket, 7, News::INTEREST).expect("a socket can be added");
+        assert_eq!(news(&poller, |_| true), News { readable: false, ended: false }, "it can be written");
 
         peer.write_all(b"ab").expect("the peer sends");
-        assert_eq!(news(&poller, |news| news.readable), News { token: 7, readable: true, ended: false });
+        assert_eq!(news(&poller, |news| news.readable), News { readable: true, ended: false });
         let mut told = 0;
-        assert!(!poller.collect(|_| told += 1));
+        assert!(!poller.collect(|_, _| told += 1));
         assert_eq!(told, 0, "what was told is not told again, read or not");
 
         peer.write_all(b"c").expect("the peer sends");

@@ -1,6 +1,7 @@
-//! ICMP echoes: one socket an IP version for all of a shard's.
+//! ICMP echoes: one socket for each IP version serves all checks of a shard.
 //!
-//! Unprivileged ping sockets where net.ipv4.ping_group_range lets them, else raw ones, which take CAP_NET_RAW.
+//! The sockets are unprivileged ping sockets where net.ipv4.ping_group_range allows them, else raw ones, which need
+//! CAP_NET_RAW.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -29,12 +30,12 @@ use crate::{
 /// Room for replies that arrive together; the kernel gives as much of it as net.core.rmem_max allows.
 const RECEIVE_BYTES: usize = 4 << 20;
 
-/// The sockets that echoes are sent and heard on.
+/// The sockets that send and receive echoes.
 pub(super) struct Sockets {
     v4: OwnedFd,
     /// `None` where this machine has no IPv6.
     v6: Option<OwnedFd>,
-    /// In every request, so that nobody who has not seen one can answer.
+    /// A random number in every request, so that only a host that has seen a request can answer.
     secret: u64,
 }
 
@@ -50,14 +51,14 @@ fn open(version: Version) -> io::Result<OwnedFd> {
     };
     let open = |kind| socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, Some(protocol));
     let socket = open(SocketType::DGRAM).or_else(|_| open(SocketType::RAW))?;
-    // A lost reply counts as none.
+    // A reply that finds no room counts as none.
     sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BYTES)?;
     Ok(socket)
 }
 
 impl Sockets {
     pub(super) fn open() -> io::Result<Sockets> {
-        // std's hash maps start from the system's randomness, which is all that is needed here.
+        // The seed of std's hash maps comes from the system's randomness.
         let secret = RandomState::new().build_hasher().finish();
         Ok(Sockets { v4: open(Version::V4)?, v6: open(Version::V6).ok(), secret })
     }
@@ -78,7 +79,7 @@ impl Sockets {
         let (secret, rest) = mark.split_at_mut(8);
         secret.copy_from_slice(&self.secret.to_be_bytes());
         rest.copy_from_slice(&name.to_be_bytes());
-        // A ping socket puts in its own identifier.
+        // A ping socket writes its own identifier.
         let packet = echo::request(version, self.secret as u16, name as u16, &mark);
         loop {
             match sendto(socket, &packet, SendFlags::empty(), &SocketAddr::new(address, 0)) {
@@ -90,13 +91,13 @@ impl Sockets {
         }
     }
 
-    /// Reads a packet: who answered, and the name in the request. `None` if there is no packet, `Some(None)` if it is
-    /// no answer to us.
+    /// Reads a packet: the address that answered, and the name in its request. `None` if there is no packet, `Some(None)`
+    /// if the packet is no answer to this daemon.
     pub(super) fn hear(&self, version: Version, scratch: &mut [u8]) -> Option<Option<(IpAddr, u64)>> {
         let (length, from) = match recvfrom(self.socket(version)?, &mut *scratch, RecvFlags::empty()) {
             Ok((length, _, from)) => (length, from),
             Err(Errno::AGAIN) => return None,
-            // What a socket was told of an earlier packet; there may be others behind it.
+            // The error belongs to an earlier packet; other packets may follow.
             Err(_) => return Some(None),
         };
         let mark = echo::reply(version, scratch.get(..length).unwrap_or_default());

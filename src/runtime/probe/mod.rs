@@ -1,9 +1,9 @@
-//! The I/O of a shard's checks: what [`monitor`](crate::monitor) wants to know of members, asked with sockets that
-//! never block, all of them in one epoll set, which the shard waits for as a whole.
+//! The I/O of a shard's checks, which [`monitor`](crate::monitor) orders. The sockets never block, and all stand in one
+//! epoll set, which the shard waits for as a whole.
 //!
-//! A check has its own socket (echoes share one a shard and IP version), lives no longer than its deadline, and holds
-//! no more of an answer than its parser takes. Its connection ends with a reset, as HAProxy's checks do: closed
-//! the usual way, it would linger here for a minute as TIME_WAIT, for each check one, and eat up the ports.
+//! A check has its own socket (echoes share one for each shard and IP version), ends at its deadline at the latest, and
+//! keeps no more of an answer than its parser takes. Its connection ends with a reset, as HAProxy's checks do: a connection
+//! that is closed the usual way stays in TIME_WAIT for a minute, so that many checks would use up all ports.
 
 mod echo;
 mod stream;
@@ -14,60 +14,53 @@ use std::{
     cmp::Reverse,
     collections::BinaryHeap,
     io,
-    mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     time::Instant,
 };
 
-use rustix::{
-    event::{
-        Timespec,
-        epoll::{self, CreateFlags, Event, EventData, EventFlags},
-    },
-    io::Errno,
-};
+use rustix::{event::epoll::EventFlags, io::Errno};
 use slab::Slab;
 
 use crate::{
     limits,
     monitor::{Outcome, Reason, echo::Version},
     roster::Check,
-    runtime::machine::executor::TIME_SLICE,
+    runtime::machine::{executor::TIME_SLICE, poller::Poller},
     sasp::Endpoint,
     time::Time,
 };
 
 pub use echo::may_echo;
 
-/// Events taken from the kernel at a time.
-const EVENTS: usize = 256;
+/// Echoes read before other work has its turn.
+const ECHOES: usize = 256;
 
 /// Events handled between looks at the clock.
 const EVENTS_PER_LOOK: usize = 8;
 
-/// Names of the echo sockets in the epoll set; checks have slots below.
+/// Names of the echo sockets in the epoll set; the names of checks are lower.
 const ECHO_V4: u64 = u64::MAX;
 const ECHO_V6: u64 = u64::MAX - 1;
 
 /// The bits of a serial: with one more, a check could have the name of an echo socket.
 const SERIALS: u32 = u32::MAX >> 1;
 
-/// The checks under way, each named by its caller's `T`.
+/// The running checks, each named by its caller's `T`.
 pub struct Prober<T> {
-    set: OwnedFd,
+    poller: Poller,
     runs: Slab<Run<T>>,
-    /// Counts checks, to tell apart those that used the same slot.
+    /// The number of the last check, to tell apart checks that used the same slot.
     serial: u32,
-    /// By deadline; that of a check that has ended stays until its time has come or it is the first.
+    /// Deadline, slot and serial, earliest first. The entry of a check that has ended stays until it is the first.
     deadlines: BinaryHeap<Reverse<(Time, u32, u32)>>,
-    /// Ended before they began.
+    /// Checks that ended at their start.
     done: Vec<(T, Outcome)>,
-    /// Taken from the kernel, and not yet handled from `next` on.
+    /// Events from the kernel; those from `next` on are not handled yet.
     events: Vec<(u64, EventFlags)>,
     next: usize,
     echo: Option<echo::Sockets>,
-    /// What every read reads into.
+    /// The buffer of every read.
     scratch: Box<[u8]>,
 }
 
@@ -77,43 +70,43 @@ struct Run<T> {
     asking: Asking,
 }
 
-/// What a check waits for.
+/// A check's way to ask its member.
 enum Asking {
-    /// A connection, and perhaps an answer on it.
+    /// By a connection, and perhaps a request on it.
     Stream(stream::Stream),
-    /// An echo from this endpoint.
+    /// By an echo to this endpoint.
     Echo(Endpoint),
 }
 
 impl<T> Prober<T> {
-    /// No checks. `icmp`: [`may_echo`] said that echoes can be sent.
+    /// Makes a prober without checks. `icmp` says whether the process [may echo](may_echo).
     pub fn new(icmp: bool) -> io::Result<Prober<T>> {
-        let set = epoll::create(CreateFlags::CLOEXEC)?;
+        let poller = Poller::new()?;
         let echo = icmp.then(echo::Sockets::open).transpose()?;
         for (version, name) in [(Version::V4, ECHO_V4), (Version::V6, ECHO_V6)] {
             if let Some(socket) = echo.as_ref().and_then(|echo| echo.socket(version)) {
-                // Not edge-triggered: what is left after one go is told again.
-                epoll::add(&set, socket, EventData::new_u64(name), EventFlags::IN)?;
+                // Level-triggered: packets that are left after one go are told again.
+                poller.add(socket, name, EventFlags::IN)?;
             }
         }
         Ok(Prober {
-            set,
+            poller,
             runs: Slab::new(),
             serial: 0,
             deadlines: BinaryHeap::new(),
             done: Vec::new(),
-            events: Vec::with_capacity(EVENTS),
+            events: Vec::new(),
             next: 0,
             echo,
             scratch: vec![0; limits::READ_BYTES].into(),
         })
     }
 
-    /// Begins a check. How it ends is told by [`Prober::turn`], even if that is known now.
+    /// Starts a check. [`Prober::turn`] gives its outcome, even if the check ends at once.
     pub fn start(&mut self, token: T, endpoint: &Endpoint, check: &Check, deadline: Time) {
         self.serial = (self.serial + 1) & SERIALS;
         let entry = self.runs.vacant_entry();
-        let (index, serial) = (entry.key() as u32, self.serial); // fewer checks than file descriptors
+        let (index, serial) = (entry.key() as u32, self.serial); // there are fewer checks than file descriptors
         let name = u64::from(index) | u64::from(serial) << 32;
         let begun = isolated(|| match check {
             Check::Icmp => match &self.echo {
@@ -121,7 +114,7 @@ impl<T> Prober<T> {
                 None => Err(Outcome::Inconclusive(Reason::NoNetwork)),
             },
             _ => stream::Stream::open(endpoint, check).and_then(|stream| {
-                match epoll::add(&self.set, stream.socket(), EventData::new_u64(name), stream.interest()) {
+                match self.poller.add(stream.socket(), name, stream.interest()) {
                     Ok(()) => Ok(Asking::Stream(stream)),
                     Err(error) => Err(ours(error)),
                 }
@@ -136,8 +129,9 @@ impl<T> Prober<T> {
         }
     }
 
-    /// Does what can be done now, and tells of each check that has ended. `true` if there is more to do: come back
-    /// after others had their turn; else when the set is readable, or [`Prober::next_deadline`] has come.
+    /// Does all that is possible now, for about a [`TIME_SLICE`], and gives the outcome of each check that has ended. If
+    /// true, there is more to do at once; else the next call is due when the set is readable or at
+    /// [`Prober::next_deadline`].
     pub fn turn(&mut self, now: Time, mut tell: impl FnMut(T, Outcome)) -> bool {
         for (token, outcome) in self.done.drain(..) {
             tell(token, outcome);
@@ -153,7 +147,7 @@ impl<T> Prober<T> {
                 self.handle(name, flags, &mut tell);
             }
             if start.elapsed() >= TIME_SLICE {
-                return true; // nothing times out that may have been answered
+                return true; // no check times out whose answer may have arrived
             }
         }
         while let Some(&Reverse((at, index, serial))) = self.deadlines.peek() {
@@ -173,7 +167,7 @@ impl<T> Prober<T> {
         false
     }
 
-    /// When a check times out next.
+    /// The time at which the next check times out.
     pub fn next_deadline(&self) -> Option<Time> {
         if !self.done.is_empty() {
             return Some(Time::default());
@@ -181,23 +175,18 @@ impl<T> Prober<T> {
         self.deadlines.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// How many checks there are that have not ended.
+    /// The number of checks that have not ended.
     pub fn under_way(&self) -> usize {
         self.runs.len()
     }
 
-    /// Asks the kernel for news; whether there are some.
+    /// Takes events from the kernel; whether there are some.
     fn collect(&mut self) -> bool {
-        self.events.clear();
+        let Prober { poller, events, .. } = self;
+        events.clear();
         self.next = 0;
-        let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match epoll::wait(&self.set, &mut events[..], Some(&at_once)) {
-            Ok((events, _)) => self.events.extend(events.iter().map(|event| (event.data.u64(), event.flags))),
-            Err(Errno::INTR) => {}
-            Err(error) => unreachable!("an epoll set that is ours can be asked: {error}"),
-        }
-        !self.events.is_empty()
+        poller.collect(|name, flags| events.push((name, flags)));
+        !events.is_empty()
     }
 
     fn handle(&mut self, name: u64, flags: EventFlags, tell: &mut impl FnMut(T, Outcome)) {
@@ -205,7 +194,7 @@ impl<T> Prober<T> {
             return self.hear(if name == ECHO_V4 { Version::V4 } else { Version::V6 }, tell);
         }
         let mut scratch = std::mem::take(&mut self.scratch);
-        // The check may have ended, and another be in its slot.
+        // The check may have ended, and another one may have its slot.
         let outcome = match self.run(name).map(|run| &mut run.asking) {
             Some(Asking::Stream(stream)) => isolated(|| stream.advance(flags, &mut scratch)).unwrap_or_else(Some),
             _ => None,
@@ -224,7 +213,7 @@ impl<T> Prober<T> {
 
     /// Reads some echoes.
     fn hear(&mut self, version: Version, tell: &mut impl FnMut(T, Outcome)) {
-        for _ in 0..EVENTS {
+        for _ in 0..ECHOES {
             let Some(echo) = &self.echo else { return };
             let Ok(heard) = isolated(|| echo.hear(version, &mut self.scratch)) else { continue };
             let Some(heard) = heard else { return };
@@ -239,32 +228,31 @@ impl<T> Prober<T> {
 }
 
 impl<T> AsFd for Prober<T> {
-    /// Readable while there is news.
+    /// Readable while there are events.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.set.as_fd()
+        self.poller.as_fd()
     }
 }
 
-/// Does a piece of one check's work. A fault of ours in it, a panic, is the end of that check and not of the shard: what
-/// the check has is dropped with it, and the next one begins anew.
+/// Does a part of one check's work. A panic in this part ends the check and not the shard: the check's state is dropped, and
+/// the next check begins anew.
 fn isolated<R>(work: impl FnOnce() -> R) -> Result<R, Outcome> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| Outcome::Inconclusive(Reason::Fault))
 }
 
-/// What an error says that this machine itself gave, before anything was sent.
+/// The outcome after an error of this machine, before anything was sent.
 fn ours(error: Errno) -> Outcome {
     match error {
         Errno::CONNREFUSED | Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::HOSTDOWN => theirs(error),
         Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN | Errno::NOSPC => {
             Outcome::Inconclusive(Reason::NoResources)
         }
-        // No route, no address of that kind, no free port, a rule of a local firewall: all of them are no fault of
-        // the member's.
+        // No route, no address of that kind, no free port, a rule of a local firewall: none is the member's fault.
         _ => Outcome::Inconclusive(Reason::NoNetwork),
     }
 }
 
-/// What an error says that came of asking.
+/// The outcome after an error that the network or the member caused.
 fn theirs(error: Errno) -> Outcome {
     match error {
         Errno::CONNREFUSED => Outcome::Failed(Reason::Refused),

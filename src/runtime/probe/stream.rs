@@ -1,4 +1,4 @@
-//! Checks over TCP: the connection, what is said on it, and TLS in between.
+//! Checks over TCP: the connection, the request and answer on it, and TLS in between.
 
 use std::{
     io::{Read, Write},
@@ -25,7 +25,7 @@ use crate::{
     sasp::Endpoint,
 };
 
-/// The most encrypted bytes taken of one answer, handshake included: certificates may be long, an answer's head not.
+/// The most encrypted bytes taken for one answer, with the handshake: certificates may be long, an answer's head is not.
 const TLS_BYTES: usize = 256 << 10;
 
 /// A check over TCP.
@@ -33,16 +33,16 @@ pub(super) struct Stream {
     socket: OwnedFd,
     address: SocketAddr,
     connected: bool,
-    /// Beyond that: nothing, for a check that the connection itself answers.
+    /// The request and its answer; `None` for a check that only connects.
     talk: Option<Box<Talk>>,
 }
 
-/// What is said on a connection.
+/// A request and its answer.
 struct Talk {
-    /// To be sent, from `sent` on.
+    /// The request; bytes from `sent` on are not sent yet.
     request: Vec<u8>,
     sent: usize,
-    /// The part of the answer that was not enough.
+    /// The part of the answer that has arrived, if the parser needs more.
     received: Vec<u8>,
     listener: Listener,
     tls: Option<Encryption>,
@@ -54,7 +54,7 @@ struct Encryption {
     received: usize,
 }
 
-/// Who understands the answer.
+/// The parser of the answer.
 enum Listener {
     Http(Arc<Http>, http::Reader),
     Agent,
@@ -84,7 +84,7 @@ impl Stream {
         self.socket.as_fd()
     }
 
-    /// What there may be news of.
+    /// The events that the check waits for.
     pub(super) fn interest(&self) -> EventFlags {
         match self.talk {
             None => EventFlags::OUT | EventFlags::ET,
@@ -92,7 +92,7 @@ impl Stream {
         }
     }
 
-    /// Goes on after news; gives the outcome if that is clear now. `scratch` is for reading.
+    /// Goes on after events; gives the outcome once it is known. `scratch` is for reading.
     pub(super) fn advance(&mut self, flags: EventFlags, scratch: &mut [u8]) -> Option<Outcome> {
         if !self.connected {
             if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
@@ -103,7 +103,7 @@ impl Stream {
             } else if !flags.contains(EventFlags::OUT) {
                 return None;
             }
-            // TCP lets a socket connect to itself, if the kernel happens to give it the very port that it asks for.
+            // A TCP socket connects to itself if the kernel gives it the same port that it asks for.
             if getsockname(&self.socket).ok().and_then(|own| SocketAddr::try_from(own).ok()) == Some(self.address) {
                 return Some(Outcome::Failed(Reason::Refused));
             }
@@ -185,7 +185,7 @@ impl Talk {
             while !encrypted.is_empty() {
                 let tls = self.tls.as_mut()?;
                 match tls.connection.read_tls(&mut encrypted) {
-                    // What follows the end of TLS is not taken.
+                    // Bytes after the end of TLS are not taken.
                     Ok(0) => {
                         ended = true;
                         break;
@@ -197,14 +197,14 @@ impl Talk {
                     Ok(state) => state,
                     Err(error) => {
                         tracing::debug!(member = %tls.member, "TLS: {error}");
-                        // The alert that says so, if the socket takes it.
+                        // The alert for the member, if the socket takes it.
                         let _ = tls.send(socket);
                         return Some(Outcome::Failed(Reason::Tls));
                     }
                 };
                 ended |= state.peer_has_closed();
                 if self.sent == 0 && !tls.connection.is_handshaking() {
-                    // Its buffer is not bounded as long as we do not bound it.
+                    // The buffer of rustls has no limit by default, so the whole request fits.
                     self.sent = tls.connection.writer().write(&self.request).unwrap_or(0);
                 }
                 while let Ok(length @ 1..) = self.tls.as_mut()?.connection.reader().read(&mut plain) {
@@ -222,7 +222,7 @@ impl Talk {
         }
     }
 
-    /// Takes in a part of the answer.
+    /// Takes a part of the answer.
     fn listen(&mut self, part: &[u8], ended: bool) -> Option<Outcome> {
         let whole = match self.received.is_empty() {
             true => part,
@@ -256,7 +256,7 @@ impl Encryption {
         Ok(Encryption { member: *endpoint, connection, received: 0 })
     }
 
-    /// Sends what is ready, as far as the socket takes it.
+    /// Sends encrypted bytes until none are left, or the socket takes no more.
     fn send(&mut self, socket: BorrowedFd<'_>) -> Result<(), Outcome> {
         while self.connection.wants_write() {
             match self.connection.write_tls(&mut Socket(socket)) {
@@ -269,7 +269,7 @@ impl Encryption {
     }
 }
 
-/// A socket to write to that does not raise SIGPIPE.
+/// Writes to a socket without SIGPIPE.
 struct Socket<'a>(BorrowedFd<'a>);
 
 impl Write for Socket<'_> {

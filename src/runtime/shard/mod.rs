@@ -36,7 +36,7 @@ use super::{
     limit::sources::{Rejection, Source},
     machine::{
         executor::{self, Alarm, TIME_SLICE},
-        poller::{Poller, Readable},
+        poller::{News, Poller, Readable},
         sys,
     },
     mesh::{Batch, Bell, Down, Order, Receiver, Sender, Slot, Up, Uplink},
@@ -264,7 +264,7 @@ impl Shard {
             return;
         }
         let slot = table.reserve();
-        if let Err(error) = poller.add(&socket, token(slot)) {
+        if let Err(error) = poller.add(&socket, token(slot), News::INTEREST) {
             // The kernel's limit of watched descriptors, or of memory.
             table.release(slot);
             context.shared.sources.close(source, now);
@@ -307,9 +307,9 @@ impl Shard {
     /// Takes news of sockets; whether there may be more.
     fn collect(&mut self) -> bool {
         let Shard { context, table, poller, .. } = self;
-        poller.collect(|news| {
-            table.with(slot(news.token), |connection, _| {
-                connection.hear(news);
+        poller.collect(|token, events| {
+            table.with(slot(token), |connection, _| {
+                connection.hear(events.into());
                 connection.wake(context);
             });
         })
