@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     coordinator::{CloseReason, Kind, Outbox},
     judgement::{Judgement, Policy, Share, Verdict},
+    metrics::{Id, Reading},
     roster::Member,
     runtime::mesh::{Batch, Down, Receiver, Sender, pipe},
     sasp::{Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, SenderFlags, Writer, writer},
@@ -135,4 +136,29 @@ fn watch_orders_wait_for_room_and_judgements_come_back() {
     up.flush();
     thread.turn();
     assert_eq!(thread.coordinator.totals().lost, 1);
+}
+
+#[test]
+fn metrics_can_be_read_while_the_coordinator_runs() {
+    let (mut thread, mut up, _down) = coordinator_thread(2);
+    up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
+    request(&mut up, 1);
+    // Another load balancer on the same connection is refused.
+    let start = up.bytes().len();
+    writer::set_lb_state_request(up.bytes(), 2, b"LB2", Health::BEST, LbFlags::NONE).expect("a short UID");
+    let range = start..up.bytes().len();
+    up.push((SLOT, Up::Request(range)));
+    up.flush();
+    let metrics = thread.metrics.clone();
+    thread.turn();
+    let mut reading = Reading::default();
+    metrics.read(&mut reading);
+    assert_eq!(reading.total(Id::LoadBalancers), 1);
+    let refused: Vec<_> = reading
+        .totals_by_label(Id::RequestsRefused)
+        .into_iter()
+        .filter(|(_, requests)| *requests > 0)
+        .map(|(label, requests)| (&*label.name, requests))
+        .collect();
+    assert_eq!(refused, [("other_lb", 1)]);
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::time::Time;
 
-/// The process's clock: [`Time`] since its making.
+/// The process's clock: it counts [`Time`] from its creation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 

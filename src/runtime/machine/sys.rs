@@ -1,4 +1,4 @@
-//! The few things that std and the chosen crates offer only as `unsafe`.
+//! The few functions that std and the chosen crates offer only as `unsafe`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -9,14 +9,14 @@ use std::{
 use glommio::net::TcpStream;
 use rustix::io_uring::{io_uring_params, io_uring_setup};
 
-/// Makes a socket a stream of the executor that calls this, which must happen at once: glommio's own half-way
-/// type leaks the descriptor if it is dropped.
+/// Makes a socket a stream of the calling executor. This happens at once, because glommio's type for an unbound stream leaks
+/// its descriptor when it is dropped.
 pub(crate) fn adopt(socket: OwnedFd) -> TcpStream {
-    // SAFETY: the descriptor is open and nobody else's, as `OwnedFd` promises, and the stream is to close it.
+    // SAFETY: `OwnedFd` promises that the descriptor is open and has no other owner, and the stream will close it.
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
-/// Whether the kernel gives this process an io_uring; glommio panics where it does not.
+/// Whether the kernel gives this process an io_uring. Without one, glommio would panic.
 pub(crate) fn probe_io_uring() -> io::Result<()> {
     // SAFETY: all-zero parameters are valid and ask for a plain ring; they are the kernel's output too.
     let mut parameters: io_uring_params = unsafe { std::mem::zeroed() };
@@ -26,13 +26,13 @@ pub(crate) fn probe_io_uring() -> io::Result<()> {
     Ok(())
 }
 
-/// Asks for bytes to be brought into this core's cache, where the processor knows how. Without it a push that another
-/// core built costs 3 % more to send (PERF.md).
+/// Asks the processor to load bytes into this CPU's cache. Without this, a push that another CPU built costs 3 % more to send
+/// (PERF.md).
 pub(crate) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     for line in bytes.chunks(64) {
-        // SAFETY: a prefetch is a hint: it reads nothing into the program and can not fault, whatever the address; these
-        // are those of live bytes anyway.
+        // SAFETY: a prefetch is a hint: it reads nothing into the program and can not fault at any address, and these
+        // addresses are of live bytes.
         unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]

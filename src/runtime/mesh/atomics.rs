@@ -1,5 +1,4 @@
-//! What the mesh is built on. `tests/mesh_model.rs` has others of the same names, whose every order of events it goes
-//! through.
+//! The building blocks of the mesh. `tests/mesh_model.rs` replaces them by loom's, to try every order of events.
 
 pub(crate) use std::sync::atomic::{AtomicBool, fence};
 

@@ -1,4 +1,4 @@
-//! What travels between a shard and the coordinator, and the shard's end of the way up.
+//! The messages between a shard and the coordinator, and the shard's sending end.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, task::Waker};
 
@@ -12,51 +12,51 @@ use crate::{
 /// A connection of the shard at the other end of the pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot {
-    /// Where it stands in the shard's table.
+    /// The row in the shard's table.
     pub(crate) index: u32,
-    /// Which of the connections that stood there it is.
+    /// The number of earlier connections in this row.
     pub(crate) generation: u32,
 }
 
 /// Shard to coordinator.
 #[derive(Clone, Debug)]
 pub(crate) enum Up {
-    /// A connection is there, and who it is, as far as that is known.
+    /// A connection has opened, from this peer.
     Opened(Peer),
     /// A well-formed request: this range of the batch's bytes.
     Request(Range<usize>),
-    /// So many messages that their batch's return did not acknowledge are with the socket now.
+    /// So many messages that were marked [unfinished](Down::unfinished) are with the socket now.
     Delivered(u32),
-    /// The connection is gone.
+    /// The connection has ended.
     Closed,
-    /// What is concluded of members now; it concerns no connection.
+    /// New conclusions about members; this concerns no connection.
     Judged(Box<[Judgement]>),
 }
 
 /// Coordinator to shard.
 #[derive(Debug)]
 pub(crate) struct Down {
-    /// Whom it is for.
+    /// The connection.
     pub(crate) slot: Slot,
-    /// What to do.
+    /// The order.
     pub(crate) order: Order,
-    /// Set by the shard if the socket did not take all of the message: an [`Up::Delivered`] follows.
+    /// The shard sets this if the socket did not take the whole message: an [`Up::Delivered`] follows.
     pub(crate) unfinished: bool,
 }
 
-/// What a shard is to do for a connection.
+/// An order of the coordinator to a shard.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Write this range of the batch's bytes.
     Write(Kind, Range<usize>),
-    /// Flush and close.
+    /// Write the rest, and close.
     Close(CloseReason),
-    /// Watch an endpoint, or do so no longer. Boxed, because almost all orders are writes.
+    /// Begin or end the checks of an endpoint. Boxed, because almost all orders are writes.
     Watch(Box<WatchOrder>),
 }
 
-/// The shard's end of the way up. What must not be lost and can not wait at its source (a connection that ends)
-/// is kept here while there is no room: at most two entries a connection.
+/// The shard's sending end. Acknowledgements and ends of connections can not wait at their source, so they are kept here while
+/// there is no room: a few entries for each connection.
 pub(crate) struct Uplink {
     sender: Sender<(Slot, Up)>,
     bell: Arc<Bell>,
@@ -65,22 +65,22 @@ pub(crate) struct Uplink {
 }
 
 impl Uplink {
-    /// `bell` is that of the task that calls [`Uplink::turn`].
+    /// `bell` wakes the task that calls [`Uplink::turn`].
     pub(crate) fn new(sender: Sender<(Slot, Up)>, bell: Arc<Bell>) -> Uplink {
         Uplink { sender, bell, kept: VecDeque::new(), waiting: Vec::new() }
     }
 
-    /// Whether an opened connection or a request can be sent.
+    /// Whether there is room for an opened connection or a request.
     pub(crate) fn has_room(&self) -> bool {
         self.kept.is_empty() && self.sender.has_room()
     }
 
-    /// Wakes when that is worth another look.
+    /// Wakes the waker once there may be room.
     pub(crate) fn wait_for_room(&mut self, waker: &Waker) {
         self.waiting.push(waker.clone());
     }
 
-    /// Sends a connection; there was room.
+    /// Announces a connection; there was room.
     pub(crate) fn opened(&mut self, slot: Slot, peer: Peer) {
         self.push(slot, Up::Opened(peer));
     }
@@ -99,7 +99,7 @@ impl Uplink {
         self.push(slot, Up::Delivered(messages));
     }
 
-    /// Tells of a connection's end.
+    /// Reports a connection's end.
     pub(crate) fn closed(&mut self, slot: Slot) {
         self.push(slot, Up::Closed);
     }
@@ -122,7 +122,7 @@ impl Uplink {
         self.sender.is_due() || self.sender.has_returned()
     }
 
-    /// Takes back batches, sends what is there, and wakes those who wait for room.
+    /// Takes back batches, sends entries, and wakes the tasks that wait for room.
     pub(crate) fn turn(&mut self) {
         while let Some(batch) = self.sender.reclaim() {
             self.sender.recycle(batch);

@@ -1,4 +1,4 @@
-//! What joins the shards with the coordinator: the queues, and the messages that they carry.
+//! The queues between the shards and the coordinator, and the messages in them.
 
 mod atomics;
 mod link;

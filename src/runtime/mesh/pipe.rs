@@ -1,9 +1,8 @@
-//! What joins a shard with the coordinator: one pipe of reusable batches in each direction, and a bell for each end.
+//! A shard and the coordinator share one pipe of reusable batches in each direction, and a bell for each end.
 //!
-//! A [`pipe`] has a fixed number of batches, which travel full one way and empty the other, so a receiver that
-//! falls behind leaves its sender without a batch to fill, and the sender stops taking work: nothing is dropped and
-//! nothing grows. Batching comes by itself: a batch is sent at the end of its sender's turn while the receiver has
-//! taken all that was sent before, and otherwise when it is full or when one comes back.
+//! A [`pipe`] has a fixed number of batches, which travel full one way and empty the other. If the receiver falls behind, the
+//! sender has no batch to fill and stops taking work: nothing is dropped and nothing grows. A batch is sent at the end of
+//! the sender's turn if the receiver has taken all earlier batches, else when it is full or when a batch comes back.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -12,12 +11,12 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 
-// By way of the parent, because `tests/mesh_model.rs` gives this file loom's in place of the real ones.
+// Named by way of the parent module, because `tests/mesh_model.rs` gives this file loom's in place of the real ones.
 use super::atomics::{ArrayQueue, AtomicBool, AtomicWaker, fence};
 use crate::limits;
 
-/// Wakes one task or thread, from any core, and only if it sleeps: a waker's reference count has 16 bits in
-/// glommio, so a wake for each message would end in a panic, and it would cost a system call each.
+/// Wakes one task or thread, from any thread, and only if it sleeps. A wake for each message would cost a system call each,
+/// and end in a panic, because the reference count of glommio's wakers has 16 bits.
 #[derive(Debug, Default)]
 pub struct Bell {
     asleep: CachePadded<AtomicBool>,
@@ -25,16 +24,16 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// Wakes the task if it sleeps. What it is to see must have been written before.
+    /// Wakes the task if it sleeps. The caller writes the work for the task before.
     pub fn ring(&self) {
-        // Pairs with the fence in `poll`: of the task's "I sleep" and the caller's work, one side sees the other.
+        // Pairs with the fence in `poll`: the task sees the caller's work, or the caller sees that the task sleeps.
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
             self.waker.wake();
         }
     }
 
-    /// Ready once `has_work` says so; asked again after every ring. One task may wait at a bell.
+    /// Ready once `has_work` is true; a ring makes the task ask again. Only one task may wait at a bell.
     pub fn poll(&self, cx: &mut Context<'_>, mut has_work: impl FnMut() -> bool) -> Poll<()> {
         if has_work() {
             return Poll::Ready(());
@@ -49,13 +48,13 @@ impl Bell {
         Poll::Pending
     }
 
-    /// Waits until `has_work` says so.
+    /// Waits until `has_work` is true.
     pub async fn wait(&self, mut has_work: impl FnMut() -> bool) {
         std::future::poll_fn(|cx| self.poll(cx, &mut has_work)).await;
     }
 }
 
-/// Messages on their way: entries, and the bytes that these refer to.
+/// Some messages: their entries, and the bytes that the entries refer to.
 #[derive(Debug)]
 pub struct Batch<E> {
     /// The bytes of all messages.
@@ -64,7 +63,7 @@ pub struct Batch<E> {
     pub entries: Vec<E>,
 }
 
-/// The way that batches go between two ends.
+/// The queues between two ends.
 #[derive(Debug)]
 struct Track<E> {
     full: ArrayQueue<Batch<E>>,
@@ -95,13 +94,13 @@ pub fn pipe<E>(batches: usize, sender: Arc<Bell>, receiver: Arc<Bell>) -> (Sende
 }
 
 impl<E> Sender<E> {
-    /// Whether there is room for a message, of any size. [`Sender::reclaim`] brings more.
+    /// Whether there is room for a message of any size. [`Sender::reclaim`] makes more room.
     pub fn has_room(&self) -> bool {
-        // A batch that is open is not full: it is sent when it becomes so.
+        // An open batch is not full, because a full batch is sent at once.
         self.open.is_some() || !self.spare.is_empty()
     }
 
-    /// The bytes to append to; they stay where they are until [`Sender::push`].
+    /// The bytes of the open batch, to append to. They belong to the next [`Sender::push`].
     ///
     /// # Panics
     /// If there is no room.
@@ -109,7 +108,7 @@ impl<E> Sender<E> {
         &mut self.open().bytes
     }
 
-    /// Appends a message's entry, and sends the batch if that fills it.
+    /// Appends a message's entry, and sends the batch if it is full then.
     ///
     /// # Panics
     /// If there is no room.
@@ -126,13 +125,13 @@ impl<E> Sender<E> {
         open.get_or_insert_with(|| spare.pop().expect("the caller has seen that there is room"))
     }
 
-    /// Whether [`Sender::flush`] would send something now.
+    /// Whether [`Sender::flush`] would send a batch now.
     pub fn is_due(&self) -> bool {
         self.open.as_ref().is_some_and(|open| !open.entries.is_empty()) && self.track.full.is_empty()
     }
 
-    /// Sends what has been appended, unless the receiver still has earlier batches to take: then it is sent when
-    /// one comes back.
+    /// Sends the open batch, unless the receiver has earlier batches to take: then the caller tries again when a batch comes
+    /// back.
     pub fn flush(&mut self) {
         if self.is_due() {
             self.send();
@@ -151,16 +150,16 @@ impl<E> Sender<E> {
         !self.track.empty.is_empty()
     }
 
-    /// A batch that the receiver is done with, as it left it; give it to [`Sender::recycle`].
+    /// A batch that the receiver has given back, as the receiver left it; give it to [`Sender::recycle`].
     pub fn reclaim(&mut self) -> Option<Batch<E>> {
         self.track.empty.pop()
     }
 
-    /// Makes a batch ready to be filled again.
+    /// Empties a batch for reuse.
     pub fn recycle(&mut self, mut batch: Batch<E>) {
         batch.bytes.clear();
         batch.entries.clear();
-        // One huge message must not keep its memory for ever.
+        // The memory of one huge message is given back.
         batch.bytes.shrink_to(2 * limits::BATCH_BYTES);
         self.spare.push(batch);
     }
@@ -177,7 +176,7 @@ impl<E> Receiver<E> {
         self.track.full.pop()
     }
 
-    /// Returns a batch to its sender, entries and all.
+    /// Returns a batch to its sender, with its entries.
     pub fn give_back(&mut self, batch: Batch<E>) {
         self.track.empty.push(batch).map_err(|_| ()).expect("the queue holds as many batches as there are");
         self.sender.ring();

@@ -10,33 +10,33 @@ pub(crate) enum Cause {
     Failed,
     /// The peer's bytes are not framed as SASP.
     Framing,
-    /// A message that has no reply.
+    /// The peer sent a message that is not a request, so no reply exists.
     NoReply,
     /// Another connection speaks for the same load balancer.
     TakenOver,
-    /// The new rules do not let it speak for its load balancer.
+    /// The new access rules do not permit the peer to speak for its load balancer.
     NotPermitted,
-    /// Bytes for the peer were not taken for too long.
+    /// The peer took no bytes for too long.
     Stalled,
     /// The first message took too long.
     FirstMessageTimeout,
     /// A later message took too long.
     MessageTimeout,
-    /// All unfinished messages together were too long.
+    /// The unfinished messages of all connections exceed their budget.
     BufferedBytes,
-    /// All that peers have yet to take was too long.
+    /// The unwritten bytes of all connections exceed their budget.
     UnsentBytes,
-    /// Its source has as many connections as it may have.
+    /// The source has as many connections as it may have.
     SourceConnections,
-    /// Its source opens connections too fast.
+    /// The source opens connections too fast.
     SourceRate,
     /// The TLS handshake failed.
     Handshake,
     /// The TLS handshake took too long.
     HandshakeTimeout,
-    /// The TLS handshake took a turn for too long that others waited for.
+    /// The TLS handshake had its turn for too long, and others waited.
     HandshakeTurn,
-    /// The peer does not keep to TLS.
+    /// The peer broke the rules of TLS after the handshake.
     Tls,
     /// The server stops.
     Draining,

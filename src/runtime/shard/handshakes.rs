@@ -1,10 +1,10 @@
-//! Whose TLS handshake has its turn, on one shard.
+//! The order of TLS handshakes on one shard.
 //!
-//! A handshake costs the shard a hundred times what a message costs, and a stranger may ask for it. So only so many are
-//! under way at a time, one source has no more than a quarter of these, sources that wait take turns, one that begins
-//! too many a second waits as a whole, and steps of handshakes are taken one at a time, when the established connections
-//! have had theirs. A few sources could still take all turns and do nothing with them: while others wait, such
-//! a turn is short.
+//! A handshake costs a hundred times as much CPU as a message, and any stranger may begin one. So:
+//! - The number of handshakes at a time is limited, and one source has a quarter of them at most.
+//! - Waiting sources take turns. A source that begins too many a second waits as a whole.
+//! - The shard takes one step of one handshake at a time, after the steps of established connections.
+//! - A few sources could still take all turns and not use them: a turn ends early while others wait.
 
 use std::{
     cmp::Reverse,
@@ -16,7 +16,7 @@ use crate::{
     runtime::{limit::sources::Source, mesh::Slot},
 };
 
-/// Which part of all handshakes one source may have under way.
+/// One source may have the fraction 1/`SHARE` of all handshakes.
 const SHARE: usize = 4;
 
 /// The handshakes of a shard.
@@ -25,29 +25,29 @@ pub(super) struct Handshakes {
     max: usize,
     under_way: usize,
     sources: HashMap<Source, Entry>,
-    /// Sources of which some connection waits and may have its turn.
+    /// Sources with a waiting connection that may have its turn.
     ring: VecDeque<Source>,
-    /// Sources that may not begin one before a time, by that.
+    /// Sources that may not begin a handshake before a time, earliest first.
     early: BinaryHeap<Reverse<(Time, Source)>>,
-    /// Connections whose handshake can take a step, each once, by source.
+    /// Connections that can take a step of their handshake, each once, by source.
     runnable: HashMap<Source, VecDeque<Slot>>,
-    /// Sources that have some.
+    /// Sources with such connections.
     stepping: VecDeque<Source>,
 }
 
-/// One that has a handshake under way or waiting.
+/// A source with a handshake that has its turn or waits.
 #[derive(Debug, Default)]
 struct Entry {
     under_way: usize,
     waiting: VecDeque<Slot>,
-    /// It is in the ring.
+    /// The source is in the ring.
     listed: bool,
-    /// It is among those that are early, and not in the ring.
+    /// The source is among the early ones, and not in the ring.
     early: bool,
 }
 
 impl Handshakes {
-    /// Allows `max` at a time, but so many at least that one source does not have all of them.
+    /// Allows `max` handshakes at a time, and at least as many as let each source have one.
     pub(super) fn new(max: usize) -> Handshakes {
         Handshakes {
             max: max.max(SHARE),
@@ -64,15 +64,15 @@ impl Handshakes {
         self.max / SHARE
     }
 
-    /// A connection wants to begin.
+    /// A connection asks for its turn.
     pub(super) fn ask(&mut self, source: Source, slot: Slot) {
         let entry = self.sources.entry(source).or_default();
         entry.waiting.push_back(slot);
         self.list(source);
     }
 
-    /// Gives the next connection its turn, if one may have it; [`Handshakes::end`] follows when it has ended. `may` says
-    /// whether a source may begin one now, which it then does, or when to ask again.
+    /// Gives the next connection its turn, if a turn is free; [`Handshakes::end`] follows after the handshake. `may` counts a
+    /// handshake of a source if the source may begin one now; its error is the time to ask again.
     pub(super) fn begin(&mut self, may: impl Fn(Source) -> Result<(), Time>) -> Option<Slot> {
         while self.under_way < self.max {
             let source = self.ring.pop_front()?;
@@ -92,13 +92,13 @@ impl Handshakes {
         None
     }
 
-    /// When sources that were early may begin.
+    /// The time at which the next early source may begin.
     pub(super) fn next_time(&self) -> Option<Time> {
         self.early.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Lists the sources again whose time has come. One that has gone meanwhile, and perhaps come back, may be among
-    /// them: then it is asked for once too often.
+    /// Lists the early sources whose time has come. A source that has left meanwhile, and perhaps come back, may be listed too
+    /// early: then `may` is asked once more than needed.
     pub(super) fn resume(&mut self, now: Time) {
         while self.next_time().is_some_and(|at| at <= now) {
             let Some(Reverse((_, source))) = self.early.pop() else { return };
@@ -109,10 +109,10 @@ impl Handshakes {
         }
     }
 
-    /// A connection that waits has ended.
+    /// A waiting connection has ended.
     pub(super) fn forget(&mut self, source: Source, slot: Slot) {
         let Some(entry) = self.sources.get_mut(&source) else { return };
-        // Mostly those end that have waited longest.
+        // Mostly the connections at the front end, because they have waited longest.
         if let Some(at) = entry.waiting.iter().position(|waiting| *waiting == slot) {
             entry.waiting.remove(at);
         }
@@ -126,7 +126,7 @@ impl Handshakes {
         }
     }
 
-    /// A connection that had its turn needs it no more.
+    /// A connection gives its turn back.
     pub(super) fn end(&mut self, source: Source) {
         let Some(entry) = self.sources.get_mut(&source) else { return };
         entry.under_way -= 1;
@@ -157,7 +157,7 @@ impl Handshakes {
         queue.push_back(slot);
     }
 
-    /// The next one that can, if it has not ended since; sources take turns at this too.
+    /// The next connection that can take a step; it may have ended. Sources take turns.
     pub(super) fn next(&mut self) -> Option<Slot> {
         let source = self.stepping.pop_front()?;
         let queue = self.runnable.get_mut(&source)?;
@@ -169,12 +169,12 @@ impl Handshakes {
         slot
     }
 
-    /// Whether someone has no turn only because all are taken.
+    /// Whether a connection waits only because all turns are taken.
     pub(super) fn are_scarce(&self) -> bool {
         self.under_way >= self.max && !self.ring.is_empty()
     }
 
-    /// Whether there is something to do.
+    /// Whether a handshake can begin or take a step.
     pub(super) fn is_due(&self) -> bool {
         !self.stepping.is_empty() || (self.under_way < self.max && !self.ring.is_empty())
     }

@@ -18,21 +18,21 @@ use crate::{
     },
 };
 
-/// What the shards have in common.
+/// The state that all shards share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
-    /// Connections.
+    /// The budget of open connections.
     pub(crate) connections: Budget,
-    /// Who has how many of them, and how many more.
+    /// The limits of each source of connections.
     pub(crate) sources: Sources,
-    /// Bytes of unfinished messages beyond the first [`crate::limits::READ_BYTES`] of each connection.
+    /// The budget for unfinished messages: bytes beyond the first [`crate::limits::READ_BYTES`] of each connection.
     pub(crate) buffered: Budget,
-    /// Bytes that peers have yet to take, beyond the same of each.
+    /// The budget for unwritten messages: bytes beyond the same number of each connection.
     pub(crate) unsent: Budget,
-    /// Set once: listeners close, connections end as soon as nothing is under way.
+    /// Set once, when the server stops: listeners close, and connections end after the replies to their requests.
     pub(crate) draining: AtomicBool,
-    /// How TLS is spoken from now on, if it is. Locked for a moment when a handshake begins.
+    /// The configuration for new TLS sessions. Locked for a moment when a handshake begins.
     tls: Mutex<Option<Arc<ServerConfig>>>,
 }
 
@@ -53,19 +53,19 @@ impl Shared {
         }
     }
 
-    /// How the next session speaks TLS.
+    /// The configuration for the next TLS session.
     pub(crate) fn tls(&self) -> Arc<ServerConfig> {
         let tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-        tls.clone().expect("whoever listens with TLS has a configuration for it")
+        tls.clone().expect("a daemon with a TLS listener has a configuration")
     }
 
-    /// Has sessions speak TLS so from now on.
+    /// Replaces the configuration, for new sessions.
     pub(crate) fn set_tls(&self, config: Arc<ServerConfig>) {
         *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(config);
     }
 }
 
-/// Limits for tests of what takes them.
+/// Limits for tests.
 #[cfg(test)]
 pub(super) const LIMITS: Connections = Connections {
     max: 10,

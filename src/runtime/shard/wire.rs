@@ -1,7 +1,8 @@
-//! What carries a connection's bytes: the socket itself, or TLS on top of it. No call blocks.
+//! The transport of a connection: the plain socket, or TLS on it. No call blocks.
 //!
-//! rustls does no I/O of its own here: it takes what has arrived and says what to send, and both buffers are bounded.
-//! A message is encrypted in pieces of at most [`rustls`]' own buffer; the next piece follows when the socket took it.
+//! rustls does no I/O of its own here: it takes the bytes that have arrived and gives the bytes to send, and both buffers are
+//! bounded. A message is encrypted in pieces that fit into the buffer of [`rustls`]; the next piece follows when the socket
+//! has taken the last one.
 
 use std::{
     io::{self, IoSlice, Read, Write},
@@ -15,16 +16,16 @@ use rustix::{
 };
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
-/// What carries a connection's bytes.
+/// The transport of a connection.
 pub(super) enum Wire {
-    /// The socket.
+    /// The plain socket.
     Plain,
-    /// TLS will, of which nothing has been looked at; or the socket, if the first byte says so.
+    /// A socket whose first byte has not been read: TLS will follow, or plain bytes.
     Undecided {
-        /// Whether the first byte may say so.
+        /// Whether plain bytes are allowed.
         plain_too: bool,
     },
-    /// TLS. Boxed: it is large, and a plain connection has none.
+    /// TLS. Boxed, because it is large and a plain connection has none.
     Tls(Box<Tls>),
 }
 
@@ -34,27 +35,27 @@ pub(super) struct Tls {
     records: Records,
 }
 
-/// Where in the stream of TLS records what has been read ends.
+/// The position in the stream of TLS records up to which bytes have been read.
 #[derive(Debug, Default)]
 struct Records {
-    /// The part of a record's head that has been read.
+    /// The head of a record, as far as it has been read.
     head: [u8; RECORD_HEAD],
-    /// How much that is.
+    /// The number of bytes in `head`.
     known: usize,
     /// Bytes of the record's body that are missing.
     missing: usize,
-    /// Bytes read since the peer last said something.
+    /// Bytes read since the last decrypted byte of a message.
     unspoken: usize,
 }
 
-/// Type, version and length.
+/// Bytes of a record's head: type, version and length.
 const RECORD_HEAD: usize = 5;
 
-/// What a peer may send after the handshake without saying anything: twice the longest record. rustls would keep up to
-/// 64 KiB of what claims to be a long handshake message.
+/// The most bytes that a peer may send after the handshake without any byte of a message: twice the longest record. rustls
+/// would keep up to 64 KiB of an alleged long handshake message.
 const UNSPOKEN_BYTES: usize = 36 << 10;
 
-/// What a peer may send aside, new keys say, without anyone waiting for more.
+/// The most bytes without a byte of a message, as for new keys, after which no timeout of a message runs.
 const ASIDE_BYTES: usize = 1 << 10;
 
 impl Records {
@@ -77,40 +78,40 @@ impl Records {
         }
     }
 
-    /// A record has begun and is not whole, or records have come that look like a part of something.
+    /// Whether a record is not whole, or records without any byte of a message suggest that more must follow.
     fn is_inside(&self) -> bool {
         self.known > 0 || self.missing > 0 || self.unspoken > ASIDE_BYTES
     }
 }
 
-/// What came of reading.
+/// The outcome of a read.
 #[derive(Debug)]
 pub(super) enum Received {
-    /// So many bytes.
+    /// So many bytes of messages.
     Bytes(usize),
     /// The peer has ended its side.
     End,
-    /// Nothing for the connection; there may be more to read.
+    /// No bytes of messages; there may be more to read.
     Progress,
     /// Nothing has arrived.
     Nothing,
 }
 
-/// What came of sending.
+/// The outcome of sending.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sent {
-    /// Bytes that the caller need not keep: the socket, or TLS, has them.
+    /// Bytes that the socket or TLS has taken.
     pub(super) taken: usize,
-    /// The socket took something.
+    /// The socket took some bytes.
     pub(super) progress: bool,
 }
 
-/// Why nothing more is to be had from a connection.
+/// Why nothing more can be read from a connection.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// It broke.
+    /// The connection broke.
     Broken(io::Error),
-    /// The peer does not keep to TLS, or does not prove what it has to; an alert is ready to be sent.
+    /// The peer broke the rules of TLS, or has no valid certificate; an alert is ready to be sent.
     Tls(rustls::Error),
 }
 
@@ -120,10 +121,10 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// The type byte of a TLS record with a handshake message, which begins a connection. SASP begins with 0x20.
+/// The first byte of a TLS connection: the type of a record with a handshake message. SASP begins with 0x20.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Hands bytes to the socket; how many it takes at once, perhaps none.
+/// Sends bytes; the result is the number that the socket took, perhaps 0.
 pub(super) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -135,7 +136,7 @@ pub(super) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize
     }
 }
 
-/// Reads what has arrived, as far as there is room; `None` if that is nothing.
+/// Reads bytes that have arrived, as far as there is room; `None` if there are none.
 pub(super) fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: RecvFlags) -> io::Result<Option<usize>> {
     loop {
         match recv(socket, &mut *bytes, flags | RecvFlags::DONTWAIT) {
@@ -151,7 +152,7 @@ pub(super) fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: RecvF
 struct Input<'s> {
     socket: BorrowedFd<'s>,
     records: &'s mut Records,
-    /// A read got less than there was room for: that was all.
+    /// A read got fewer bytes than it had room for, so the socket has no more.
     drained: bool,
 }
 
@@ -172,7 +173,7 @@ impl Write for Output<'_> {
         self.write_vectored(&[IoSlice::new(bytes)])
     }
 
-    /// Long messages are many records.
+    /// Long messages are many records, sent with one call.
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -194,12 +195,12 @@ impl Write for Output<'_> {
 }
 
 impl Wire {
-    /// Whether messages go to the socket as they are.
+    /// Whether messages go to the socket unencrypted.
     pub(super) fn is_plain(&self) -> bool {
         matches!(self, Wire::Plain)
     }
 
-    /// Looks at the first byte, if it has arrived: whether it is to be TLS, or plain, which this then is.
+    /// Looks at the first byte: whether TLS follows, or `None` if no byte has arrived. Without TLS the wire becomes plain.
     pub(super) fn decide(&mut self, socket: BorrowedFd<'_>) -> io::Result<Option<bool>> {
         let Wire::Undecided { plain_too } = *self else { return Ok(Some(!self.is_plain())) };
         let mut first = [0];
@@ -209,7 +210,7 @@ impl Wire {
                 *self = Wire::Plain;
                 Ok(Some(false))
             }
-            // Its end is for the handshake to meet.
+            // If this is the end, the handshake will find it.
             Some(_) => Ok(Some(true)),
         }
     }
@@ -220,7 +221,7 @@ impl Wire {
         Ok(())
     }
 
-    /// The session, once its handshake has ended.
+    /// The TLS session, after its handshake.
     pub(super) fn session(&self) -> Option<&ServerConnection> {
         match self {
             Wire::Tls(tls) if !tls.session.is_handshaking() => Some(&tls.session),
@@ -228,13 +229,13 @@ impl Wire {
         }
     }
 
-    /// Whether the handshake, which has ended, took a session up again.
+    /// Whether the handshake has resumed an earlier session.
     pub(super) fn resumed(&self) -> bool {
         self.session().is_some_and(|tls| tls.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
-    /// Reads once. `readable` is whether something may have arrived, and `ended` whether its end has; what has been
-    /// decrypted before comes first.
+    /// Reads once; bytes that are decrypted already come first. `readable` says that bytes may have arrived, `ended` that the
+    /// end has.
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -249,7 +250,7 @@ impl Wire {
             Wire::Tls(tls) => tls,
             _ => {
                 let received = receive_now(socket, bytes, RecvFlags::empty())?;
-                // Less than there was room for: that was all, and of what comes later there is news.
+                // Fewer bytes than there was room for were all bytes; the epoll set tells of later ones.
                 *readable = received.is_some_and(|length| length == bytes.len() || ended);
                 return Ok(match received {
                     None => Received::Nothing,
@@ -264,23 +265,23 @@ impl Wire {
         match take_in(tls, socket, readable, ended)? {
             Received::Bytes(all) => {
                 let received = decrypted(&mut tls.session, bytes).unwrap_or(Received::Progress);
-                // The rest, or TLS's end, is there without news of the socket.
+                // The epoll set does not tell of the rest, or of the end of TLS.
                 *readable |= !matches!(received, Received::Bytes(length) if length == all);
                 Ok(received)
             }
             _ if tls.records.unspoken > UNSPOKEN_BYTES => {
-                Err(Fault::Tls(rustls::Error::General("records without end that say nothing".into())))
+                Err(Fault::Tls(rustls::Error::General("too many records without any message".into())))
             }
             other => Ok(other),
         }
     }
 
-    /// Whether a part of a record has arrived, and the rest of it has not.
+    /// Whether a part of a record has arrived, and the rest has not.
     pub(super) fn is_inside_record(&self) -> bool {
         matches!(self, Wire::Tls(tls) if tls.records.is_inside())
     }
 
-    /// Goes on with the handshake as far as the peer has; what it sends beyond that is kept for [`Wire::receive`].
+    /// Goes on with the handshake as far as possible; later bytes are kept for [`Wire::receive`].
     pub(super) fn shake_hands(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -293,7 +294,7 @@ impl Wire {
         }
     }
 
-    /// Hands bytes over; there is [nothing pending](Self::has_pending), or the socket gets that first.
+    /// Sends bytes, after those that are [pending](Self::has_pending).
     pub(super) fn send(&mut self, socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<Sent> {
         let Wire::Tls(tls) = self else {
             let taken = send_now(socket, bytes)?;
@@ -310,12 +311,12 @@ impl Wire {
         Ok(sent)
     }
 
-    /// Whether TLS has something that the socket has not taken.
+    /// Whether TLS has bytes that the socket has not taken.
     pub(super) fn has_pending(&self) -> bool {
         matches!(self, Wire::Tls(tls) if tls.session.wants_write())
     }
 
-    /// Nothing follows: has TLS say so, once.
+    /// Ends the sending side of TLS, once.
     pub(super) fn finish(&mut self) {
         if let Wire::Tls(tls) = self {
             tls.session.send_close_notify();
@@ -323,7 +324,7 @@ impl Wire {
     }
 }
 
-/// Reads once from the socket. `Bytes` stands for something that was decrypted and may be read.
+/// Reads once from the socket. `Bytes` means that so many decrypted bytes can be taken.
 fn take_in(tls: &mut Tls, socket: BorrowedFd<'_>, readable: &mut bool, ended: bool) -> Result<Received, Fault> {
     let Tls { session, records } = tls;
     let mut input = Input { socket, records, drained: false };
@@ -338,7 +339,7 @@ fn take_in(tls: &mut Tls, socket: BorrowedFd<'_>, readable: &mut bool, ended: bo
     }
     let drained = input.drained;
     let state = session.process_new_packets().map_err(Fault::Tls)?;
-    // Alerts, tickets, a part of the handshake: as far as the socket takes it now.
+    // Alerts, tickets, a part of the handshake: as far as the socket takes them now.
     flush(session, socket)?;
     if state.plaintext_bytes_to_read() > 0 {
         tls.records.unspoken = 0;
@@ -351,18 +352,18 @@ fn take_in(tls: &mut Tls, socket: BorrowedFd<'_>, readable: &mut bool, ended: bo
     })
 }
 
-/// What has been decrypted and not been read.
+/// Takes decrypted bytes.
 fn decrypted(tls: &mut ServerConnection, bytes: &mut [u8]) -> Option<Received> {
     match tls.reader().read(bytes) {
         Ok(0) => Some(Received::End),
         Ok(length) => Some(Received::Bytes(length)),
-        // The socket's end without TLS's is an end: SASP's own lengths show what is missing.
+        // An end of the socket without an end of TLS is a good end, because SASP's own lengths show missing bytes.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Some(Received::End),
         Err(_) => None,
     }
 }
 
-/// Sends what is ready, as far as the socket takes it; whether that is something.
+/// Sends encrypted bytes, as far as the socket takes them; whether it took some.
 fn flush(tls: &mut ServerConnection, socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut progress = false;
     let mut output = Output(socket);
