@@ -204,7 +204,7 @@ impl CoordinatorThread {
                  of this machine or its network: their contact is kept, and nothing is confident"
             );
         } else {
-            tracing::warn!(watched, lost, "fails open no more: what is watched is believed again");
+            tracing::warn!(watched, lost, "fails open no more: the checks count again");
         }
     }
 
@@ -284,8 +284,8 @@ impl CoordinatorThread {
     /// Waits for work, or for the coordinator's next deadline, or for [`HEARTBEAT`].
     fn wait(&self, waker: &Waker, spin: Duration) {
         let work = || {
-            let told = !self.control.roster.is_empty() || !self.control.access.is_empty();
-            self.ports.list.iter().any(Port::has_work) || told || self.control.stop.load(Ordering::Acquire)
+            let news = !self.control.roster.is_empty() || !self.control.access.is_empty();
+            self.ports.list.iter().any(Port::has_work) || news || self.control.stop.load(Ordering::Acquire)
         };
         let start = Instant::now();
         while start.elapsed() < spin {

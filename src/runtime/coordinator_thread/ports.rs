@@ -50,7 +50,7 @@ impl Port {
         }
     }
 
-    /// Sends what waits, and gives finished batches back.
+    /// Sends waiting orders and the open batch, and gives finished batches back.
     pub(super) fn flush(&mut self) {
         while self.down.has_room() {
             let Some((slot, reason)) = self.closes.pop_front() else { break };

@@ -86,7 +86,7 @@ fn order_and_wakes_survive_two_threads() {
                     back += batch.entries.len() as u64;
                     sender.recycle(batch);
                 }
-                // What is open goes out when the batches before it have been taken.
+                // The open batch goes out when the earlier batches have been taken.
                 sender.flush();
                 sender.has_room() && next < MESSAGES || back == MESSAGES
             }));

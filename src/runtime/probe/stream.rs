@@ -144,7 +144,7 @@ impl Talk {
                 Ok(sent) => self.sent += sent,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
-                // An agent may answer and close without having read what it is sent.
+                // An agent may answer and close without having read the request.
                 Err(Errno::PIPE | Errno::CONNRESET) => break,
                 Err(error) => return Some(theirs(error)),
             }

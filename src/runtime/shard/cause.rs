@@ -84,7 +84,7 @@ impl Cause {
             Cause::FirstMessageTimeout => "no whole message within --first-message-timeout",
             Cause::MessageTimeout => "a message was not whole within --message-timeout",
             Cause::BufferedBytes => "unfinished messages would exceed --max-buffered-bytes",
-            Cause::UnsentBytes => "what peers have yet to take would exceed --max-unsent-bytes",
+            Cause::UnsentBytes => "the bytes that peers have yet to take would exceed --max-unsent-bytes",
             Cause::SourceConnections => "its address has --max-connections-per-source open",
             Cause::SourceRate => "its address opens more than --max-new-connections-per-source a second",
             Cause::Handshake => "the TLS handshake failed",

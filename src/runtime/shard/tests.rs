@@ -59,7 +59,7 @@ fn a_fault_in_one_connection_ends_that_one_alone() {
         matches!(told[..], [(_, Up::Opened(_)), (_, Up::Opened(_)), (Slot { index: 0, .. }, Up::Closed)]),
         "{told:?}"
     );
-    // What is on its way to it finds nobody, and the other one is written to.
+    // A message for the first connection finds nobody; the second connection gets its message.
     assert!(shard.table.write(&context, slot(0), Kind::Push, b"lost"));
     assert!(shard.table.write(&context, slot(1), Kind::Push, b"heard"));
     second.set_nonblocking(false).expect("a socket option");

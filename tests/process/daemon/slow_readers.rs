@@ -245,7 +245,7 @@ fn what_all_peers_together_have_yet_to_take_is_limited() {
     // The first is waited for; there is no room for the second.
     let mut first = ask_and_stall(&daemon, "LB0");
     let second = ask_and_stall(&daemon, "LB1");
-    daemon.wait_for_log(&["what peers have yet to take would exceed --max-unsent-bytes"]);
+    daemon.wait_for_log(&["the bytes that peers have yet to take would exceed --max-unsent-bytes"]);
     while second.stream().read(&mut [0; 65536]).is_ok_and(|count| count > 0) {}
     // Who takes its bytes is served, and what the first took leaves room.
     assert!(first.receive().len() > MANY_BYTES);

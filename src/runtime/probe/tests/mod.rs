@@ -117,7 +117,7 @@ fn answers(pieces: &'static [&'static [u8]]) -> SocketAddr {
     })
 }
 
-/// A port at which connections are neither taken nor refused, and what keeps it so.
+/// A port at which connections are neither accepted nor refused, and the sockets that keep it so.
 fn black_hole() -> (SocketAddr, impl Sized) {
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP));
     let socket = socket.expect("a socket");
@@ -241,7 +241,7 @@ fn a_connection_that_ends_early_is_no_answer() {
     assert_eq!(check(reset, agent(reset.port(), "")), Outcome::Failed(Reason::Closed));
 }
 
-/// A peer that never stops is cut off, and one that says nothing more is waited for until the deadline.
+/// A check ends before the answer of a peer that never stops, and at the deadline for a peer that sends nothing more.
 #[test]
 fn endless_and_slow_answers_end() {
     let endless = |piece: &'static [u8]| serve(move |mut stream| while stream.write_all(piece).is_ok() {});
@@ -286,7 +286,7 @@ fn an_agent_hears_what_is_sent_and_its_line_counts() {
     let (_member, own) = listener();
     assert_eq!(check(own, agent(address.port(), "web1\n")), Outcome::Agent(report));
     assert_eq!(sent.recv_timeout(PATIENCE), Ok(*b"web1\n"));
-    // One that does not care what it is sent, and closes at once.
+    // An agent that reads nothing, and closes at once.
     let address = serve(|mut stream| drop(stream.write_all(b"up\n")));
     let report = Report { up: Some(true), ..Report::default() };
     assert_eq!(check(own, agent(address.port(), "")), Outcome::Agent(report));
@@ -296,7 +296,7 @@ fn an_agent_hears_what_is_sent_and_its_line_counts() {
 
 #[test]
 fn faults_of_this_machine_say_nothing_of_the_member() {
-    // TCP has no route to a multicast address; the kernel says so before anything is sent.
+    // TCP has no route to a multicast address; the kernel reports this before anything is sent.
     let nowhere = SocketAddr::from((Ipv4Addr::new(224, 0, 0, 1), 80));
     assert_eq!(check(nowhere, Check::Tcp), Outcome::Inconclusive(Reason::NoNetwork));
     assert_eq!(check(nowhere, Check::Icmp), Outcome::Inconclusive(Reason::NoNetwork), "echoes are not allowed");
