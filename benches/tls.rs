@@ -10,10 +10,7 @@ use divan::{
     Bencher, black_box,
     counter::{BytesCount, ItemsCount},
 };
-use gwm::config::{
-    TlsVersion,
-    tls::{self, Files, Server},
-};
+use gwm::tls::{self, Files, Server};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, client::Resumption,
     pki_types::ServerName,
@@ -29,7 +26,7 @@ static ENDS: LazyLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = LazyLock::new(||
     let (authority, folder) = (Authority::new("bench"), Folder::new());
     let (certificate, key) = folder.identity("server", &authority.server());
     let ca = folder.write("ca.pem", authority.pem());
-    let min_version = TlsVersion::Tls13;
+    let min_version = tls::Version::Tls13;
     let files = Files { certificate: certificate.into(), key: key.into(), client_ca: Some(ca.into()), min_version };
     let mut roots = RootCertStore::empty();
     roots.add(authority.der()).expect("our own certificate");

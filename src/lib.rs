@@ -16,11 +16,13 @@
 //! | [`access`] | who a peer is, and what the peer may do | `network`, `roster` | yes |
 //! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access` | yes |
+//! | [`files`] | TOML files that a person writes: reading, and the line of a mistake |  | no |
+//! | [`tls`] | certificates and keys from files; TLS settings for the server, for checks and for clients | `roster`, `access` | no |
 //! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
-//! | [`client`] | a blocking SASP client for load balancers and members | `limits`, `sasp` | no |
-//! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `judgement`, `roster`, `access`, `coordinator` | no |
-//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `metrics`, `config` | no |
-//! | [`cli`] | one file a command | `limits`, `sasp`, `client`, `config`, `runtime` | no |
+//! | [`client`] | a blocking SASP client for load balancers and members; groups as text | `limits`, `sasp`, `files` | no |
+//! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `judgement`, `roster`, `access`, `coordinator`, `files`, `tls` | no |
+//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `tls`, `metrics`, `config` | no |
+//! | [`cli`] | one file a command | `sasp`, `tls`, `client`, `config`, `runtime` | no |
 //! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `config`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 
@@ -29,6 +31,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod coordinator;
+pub mod files;
 pub mod fuzz;
 pub mod judgement;
 pub mod limits;
@@ -40,3 +43,4 @@ pub mod runtime;
 pub mod sasp;
 pub mod session;
 pub mod time;
+pub mod tls;

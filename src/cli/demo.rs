@@ -20,13 +20,16 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
-    groups::{GroupSpec, MemberSpec},
-    session::{Session, Wishes},
     table::{self, Screen},
     target::{self, Failure, Target},
 };
 use crate::{
-    client::{Client, Weights},
+    client::{
+        Client, Weights,
+        session::{Session, Wishes},
+        spec::{GroupSpec, MemberSpec},
+    },
+    config::duration,
     sasp::{
         Endpoint, EntryFlags, Escaped, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Reason,
         SenderFlags,
@@ -42,7 +45,7 @@ pub struct Args {
     seconds: Option<u32>,
     /// Time from one event of the story to the next: 100ms to 1m
     #[arg(long, env = "GWM_PACE", value_name = "DURATION", default_value = "2s",
-          value_parser = |text: &str| target::duration(text, Duration::from_millis(100)..=Duration::from_secs(60)))]
+          value_parser = duration(Duration::from_millis(100)..=Duration::from_secs(60)))]
     pace: Duration,
 }
 
@@ -81,7 +84,7 @@ fn follow(args: &Args, daemon: &mut Daemon, stopped: &dyn Fn() -> bool) -> Resul
         health: Health::BEST,
         flags: LbFlags::PUSH | LbFlags::TRUST,
     };
-    let mut session = Session::open(&target, &wishes)?;
+    let mut session = Session::open(target.connect()?, target.timeout, &wishes)?;
     let mut members = target.connect()?;
     let mut view = View::new(&target)?;
     view.tell(&format!("A GWM listens on {}. Load balancer {LB} asks it to push weights,", target.gwm))?;

@@ -5,11 +5,13 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Subcommand;
 
 use super::{
-    groups::{self, GroupSpec, MemberSpec},
     lb::done,
     target::{self, Failure, Target},
 };
-use crate::sasp::{ComponentType, Endpoint, MemberFlags, MemberState, Reason, SenderFlags};
+use crate::{
+    client::spec::{self, GroupSpec, MemberSpec},
+    sasp::{ComponentType, Endpoint, MemberFlags, MemberState, Reason, SenderFlags},
+};
 
 const HELP: &str = "\
 A GWM accepts a member only for a load balancer that has contacted it and has set trust. Members given together \
@@ -79,16 +81,16 @@ struct Opaque {
 #[derive(clap::Args)]
 struct Who {
     /// UID of the load balancer: 1 to 64 bytes; with --file, of the groups that name none
-    #[arg(long, env = "GWM_LB", value_name = "UID", value_parser = target::lb_uid)]
+    #[arg(long, env = "GWM_LB", value_name = "UID", value_parser = spec::lb_uid)]
     lb: Option<String>,
     /// The group's name: 1 to 255 bytes
-    #[arg(long, env = "GWM_MEMBER_GROUP", value_name = "NAME", value_parser = groups::group_name, conflicts_with = "file")]
+    #[arg(long, env = "GWM_MEMBER_GROUP", value_name = "NAME", value_parser = spec::group_name, conflicts_with = "file")]
     group: Option<String>,
     /// The member: IP:PORT (TCP), `[IPv6]:PORT/udp`, IP:PORT/NUMBER (IP protocol 0 to 255), or IP alone: a whole system
-    #[arg(long, env = "GWM_MEMBER", value_name = "MEMBER", value_parser = groups::endpoint, conflicts_with = "file")]
+    #[arg(long, env = "GWM_MEMBER", value_name = "MEMBER", value_parser = spec::endpoint, conflicts_with = "file")]
     member: Option<Endpoint>,
     /// A label for the member, which the GWM hands on to the load balancer: at most 255 bytes
-    #[arg(long, env = "GWM_LABEL", value_name = "TEXT", value_parser = groups::label, conflicts_with = "file")]
+    #[arg(long, env = "GWM_LABEL", value_name = "TEXT", value_parser = spec::label, conflicts_with = "file")]
     label: Option<String>,
     /// A TOML file of members instead: `[[group]]` (lb, name) and, below each, `[[group.member]]` (address, protocol,
     /// port, label; without protocol and port a whole system)
@@ -100,7 +102,9 @@ impl Who {
     /// The groups with their members, each of which has an LB.
     fn read(self) -> Result<(Vec<GroupSpec>, String), Failure> {
         let groups = match (self.file, self.group, self.member) {
-            (Some(path), ..) => groups::combine(&[], Some(&path), true).map_err(Failure::Usage)?,
+            (Some(path), ..) => {
+                spec::combine(&[], Some(&path), true).map_err(|error| Failure::Usage(error.to_string()))?
+            }
             (None, Some(name), Some(endpoint)) => {
                 vec![GroupSpec {
                     lb: None,

@@ -15,11 +15,9 @@ use clap::{
 
 pub mod decode;
 pub mod demo;
-mod groups;
 pub mod lb;
 pub mod member;
 pub mod serve;
-mod session;
 mod table;
 mod target;
 

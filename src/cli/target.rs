@@ -3,7 +3,6 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
-    ops::RangeInclusive,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -14,9 +13,9 @@ use rustls::pki_types::ServerName;
 
 use crate::{
     client::{Client, Error, Tls},
-    config::tls as config,
-    limits,
+    config::duration,
     sasp::{PORT, ReturnCode},
+    tls::{self, TlsError},
 };
 
 /// Where these flags stand in the help: apart from those of the command itself.
@@ -31,22 +30,22 @@ pub(crate) struct Flags {
     /// Longest wait for a connection, and for a reply: 10ms to 1h. Not of the system's own wait for the address of a
     /// host's name
     #[arg(long, env = "GWM_TIMEOUT", value_name = "DURATION", default_value = "5s",
-          value_parser = |text: &str| duration(text, Duration::from_millis(10)..=HOUR), global = true, help_heading = CONNECTION)]
+          value_parser = duration(Duration::from_millis(10)..=HOUR), global = true, help_heading = CONNECTION)]
     timeout: Duration,
     /// Speak TLS (1.2 or 1.3) with the GWM, whose certificate must be good
-    #[arg(long, env = "GWM_TLS", value_parser = clap::builder::FalseyValueParser::new(), global = true, help_heading = CONNECTION)]
+    #[arg(long, env = "GWM_CLIENT_TLS", value_parser = clap::builder::FalseyValueParser::new(), global = true, help_heading = CONNECTION)]
     tls: bool,
     /// Certificates (PEM) of the authorities to trust; else those that this machine trusts
-    #[arg(long, env = "GWM_TLS_CA", value_name = "FILE", global = true, help_heading = CONNECTION)]
+    #[arg(long, env = "GWM_CLIENT_TLS_CA", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_ca: Option<PathBuf>,
     /// Our own certificate (PEM), with those that lead to an authority that the GWM trusts; goes with --tls-key
-    #[arg(long, env = "GWM_TLS_CERT", value_name = "FILE", global = true, help_heading = CONNECTION)]
+    #[arg(long, env = "GWM_CLIENT_TLS_CERT", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_cert: Option<PathBuf>,
     /// The private key (PEM) to --tls-cert
-    #[arg(long, env = "GWM_TLS_KEY", value_name = "FILE", global = true, help_heading = CONNECTION)]
+    #[arg(long, env = "GWM_CLIENT_TLS_KEY", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_key: Option<PathBuf>,
     /// The name or IP address that the GWM's certificate must have; else the host of --gwm
-    #[arg(long, env = "GWM_TLS_SERVER_NAME", value_name = "NAME", value_parser = server_name, global = true, help_heading = CONNECTION)]
+    #[arg(long, env = "GWM_CLIENT_TLS_SERVER_NAME", value_name = "NAME", value_parser = server_name, global = true, help_heading = CONNECTION)]
     tls_server_name: Option<ServerName<'static>>,
 }
 
@@ -94,18 +93,18 @@ impl Flags {
             };
         }
         let roots = match &self.tls_ca {
-            Some(file) => pem("--tls-ca", file, |pem| config::roots(Some(pem)))?,
-            None => config::roots(None).map_err(|error| format!("--tls without --tls-ca: {error}"))?,
+            Some(file) => pem("--tls-ca", file, |pem| tls::roots(Some(pem)))?,
+            None => tls::roots(None).map_err(|error| format!("--tls without --tls-ca: {error}"))?,
         };
         let identity = match (&self.tls_cert, &self.tls_key) {
             (Some(chain), Some(key)) => {
-                Some((pem("--tls-cert", chain, config::certificates)?, pem("--tls-key", key, config::key)?))
+                Some((pem("--tls-cert", chain, tls::certificates)?, pem("--tls-key", key, tls::key)?))
             }
             (None, None) => None,
             (Some(_), None) => return Err("--tls-cert goes with --tls-key, which is not given".into()),
             (None, Some(_)) => return Err("--tls-key goes with --tls-cert, which is not given".into()),
         };
-        let config = config::client(roots, identity).map_err(|error| format!("--tls-cert and --tls-key: {error}"))?;
+        let config = tls::client(roots, identity).map_err(|error| format!("--tls-cert and --tls-key: {error}"))?;
         let server_name = match &self.tls_server_name {
             Some(name) => name.clone(),
             None => server_name(host(&self.gwm)).map_err(|error| format!("--gwm: {error}: use --tls-server-name"))?,
@@ -114,9 +113,10 @@ impl Flags {
     }
 }
 
-/// What a PEM file holds; an error names the flag and the file.
-fn pem<T>(flag: &str, file: &Path, parse: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, String> {
-    parse(&config::flag_file(flag, file)?).map_err(|error| format!("{flag}: {}: {error}", file.display()))
+/// The content of a PEM file; an error names the flag and the file.
+fn pem<T>(flag: &str, file: &Path, parse: impl FnOnce(&[u8]) -> Result<T, TlsError>) -> Result<T, String> {
+    let bytes = tls::flag_file(flag, file).map_err(|error| error.to_string())?;
+    parse(&bytes).map_err(|error| format!("{flag}: {}: {error}", file.display()))
 }
 
 /// The host of `host:port`, without the brackets of an IPv6 address.
@@ -212,16 +212,6 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
     }
 }
 
-/// A duration such as `5ms`, `2s`, `1m`, in a range.
-pub(crate) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
-    let shown = humantime::format_duration;
-    let given = humantime::parse_duration(text).map_err(|error| format!("{error} (such as 500ms, 20s, 1m)"))?;
-    if range.contains(&given) {
-        return Ok(given);
-    }
-    Err(format!("{} is not between {} and {}", shown(given), shown(*range.start()), shown(*range.end())))
-}
-
 /// A byte: decimal, or hexadecimal with `0x`.
 pub(crate) fn byte(text: &str) -> Result<u8, String> {
     match text.strip_prefix("0x") {
@@ -229,14 +219,6 @@ pub(crate) fn byte(text: &str) -> Result<u8, String> {
         None => text.parse(),
     }
     .map_err(|_| format!("`{text}` is not a byte: 0 to 255, or 0x00 to 0xFF"))
-}
-
-/// An LB UID: 1 to 64 bytes.
-pub(crate) fn lb_uid(text: &str) -> Result<String, String> {
-    match text.len() {
-        1..=limits::LB_UID_BYTES => Ok(text.to_owned()),
-        bytes => Err(format!("{bytes} bytes: an LB UID has 1 to {}", limits::LB_UID_BYTES)),
-    }
 }
 
 #[cfg(test)]
@@ -272,22 +254,10 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_units_and_ends() {
-        let range = Duration::from_secs(1)..=HOUR;
-        assert_eq!(duration("1s", range.clone()), Ok(Duration::from_secs(1)));
-        assert_eq!(duration("1h", range.clone()), Ok(HOUR));
-        assert_eq!(duration("1m 30s", range.clone()), Ok(Duration::from_secs(90)));
-        for bad in ["", "5", "999ms", "3601s", "fast", "-1s"] {
-            assert!(duration(bad, range.clone()).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn bytes_and_uids_have_ends() {
+    fn bytes_have_ends() {
         assert_eq!((byte("0"), byte("255"), byte("0x7F")), (Ok(0), Ok(255), Ok(127)));
         for bad in ["", "256", "-1", "0x", "0x100", "ff"] {
             assert!(byte(bad).is_err(), "{bad}");
         }
-        assert!(lb_uid(&"x".repeat(64)).is_ok() && lb_uid("").is_err() && lb_uid(&"x".repeat(65)).is_err());
     }
 }

@@ -22,6 +22,8 @@
 //! [`Client::connect_tls`] does the same over TLS.
 
 mod error;
+pub mod session;
+pub mod spec;
 mod tls;
 mod weights;
 
@@ -307,7 +309,7 @@ impl Client {
         loop {
             let timed_out = ErrorKind::TimedOut { doing: "send", after: self.timeout };
             let Some(left) = time_left(deadline) else { return Err(self.error(timed_out)) };
-            self.transport.set_write_timeout(left.min(TURN)).map_err(|error| self.io("send", error))?;
+            self.transport.set_write_timeout(left.min(WRITE_WAIT)).map_err(|error| self.io("send", error))?;
             let step = match &self.output[sent..] {
                 [] => self.transport.flush().map(|()| None),
                 rest => self.transport.write(rest).map(Some),
@@ -399,8 +401,8 @@ impl Client {
 /// The shortest time that a socket can be told to wait.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// How long a peer may take no bytes before those that it sent are looked at.
-const TURN: Duration = Duration::from_millis(10);
+/// How long one write may wait for the peer to take bytes, before this side reads what the peer sent.
+const WRITE_WAIT: Duration = Duration::from_millis(10);
 
 /// When `timeout` will have passed; one that the clock can not express is as good as a century.
 fn deadline(timeout: Duration) -> Instant {

@@ -8,9 +8,9 @@ use std::{net::IpAddr, path::Path};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::file::{self, Fault, fault, place};
 use crate::{
     access::{Access, Act, Acts, CertificateName, Certificates, Identity, Lb, Member, Who},
+    files::{self, Fault, FileError, fault, place},
     limits,
     network::Network,
     roster::Pattern,
@@ -68,15 +68,15 @@ struct MemberTable {
     may: Option<Texts>,
 }
 
-/// Reads an access file; the error is one line for the operator.
-pub fn read(path: &Path, rules: &Rules) -> Result<Access, String> {
-    let text = file::read(path, "access file", FILE_BYTES)?;
-    parse(&text, rules).map_err(|error| file::located(path, error))
+/// Reads an access file.
+pub fn read(path: &Path, rules: &Rules) -> Result<Access, FileError> {
+    let text = files::read(path, "access file", FILE_BYTES)?;
+    parse(&text, rules).map_err(|error| files::located(path, error))
 }
 
 /// Parses the file's text; an error has its line, from 1.
 pub fn parse(text: &str, rules: &Rules) -> Result<Access, (usize, String)> {
-    file::parse(text, |file| build(file, rules))
+    files::parse(text, |file| build(file, rules))
 }
 
 fn build(file: File, rules: &Rules) -> Result<Access, Fault> {

@@ -7,7 +7,7 @@ use clap::{
     builder::{FalseyValueParser, RangedU64ValueParser},
 };
 
-use super::members;
+use super::{members, units::duration};
 use crate::{access::Identity, judgement::Policy, limits};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ pub struct Flags {
     /// From accept to the end of the TLS handshake, the wait for its turn included, 100ms to 1h; a connection that takes
     /// longer is dropped
     #[arg(long, env = "GWM_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "30s",
-        value_parser = duration(Duration::from_millis(100), HOUR))]
+        value_parser = duration(Duration::from_millis(100)..=HOUR))]
     pub handshake_timeout: Duration,
 
     /// TLS handshakes under way at a time, 4 to 1000000, but at least 4 a shard, of which one source has a quarter at most;
@@ -94,51 +94,51 @@ pub struct Flags {
     /// [default: 0s; 50us if no value is given]
     #[arg(
         long, env = "GWM_SPIN", value_name = "DURATION", default_value = "0s", num_args = 0..=1, require_equals = true,
-        default_missing_value = "50us", hide_default_value = true, value_parser = duration(Duration::ZERO, SECOND)
+        default_missing_value = "50us", hide_default_value = true, value_parser = duration(Duration::ZERO..=SECOND)
     )]
     pub spin: Duration,
 
     /// How long everything about a load balancer is kept after its connection ended, 0s to 30d. The default
     /// outlives a reboot or a network repair; longer keeps load balancers that are gone for good
     #[arg(long, env = "GWM_HOLD_TIME", value_name = "DURATION", default_value = "10m",
-        value_parser = duration(Duration::ZERO, DAY * 30))]
+        value_parser = duration(Duration::ZERO..=DAY * 30))]
     pub hold_time: Duration,
 
     /// The Interval of Get Weights replies: how soon a load balancer should ask again; whole seconds, 1s to 65535s
     #[arg(long, env = "GWM_POLL_INTERVAL", value_name = "DURATION", default_value = "60s",
-        value_parser = duration(SECOND, SECOND * 65535))]
+        value_parser = duration(SECOND..=SECOND * 65535))]
     pub poll_interval: Duration,
 
     /// From the first change to the push that carries it and all that followed, 0s to 60s
     #[arg(long, env = "GWM_PUSH_WINDOW", value_name = "DURATION", default_value = "100ms",
-        value_parser = duration(Duration::ZERO, SECOND * 60))]
+        value_parser = duration(Duration::ZERO..=SECOND * 60))]
     pub push_window: Duration,
 
     /// From one full refresh of a load balancer that takes pushes to the next, 1s to 24h
     #[arg(long, env = "GWM_PUSH_REFRESH", value_name = "DURATION", default_value = "5m",
-        value_parser = duration(SECOND, DAY))]
+        value_parser = duration(SECOND..=DAY))]
     pub push_refresh: Duration,
 
     /// A peer that takes none of the bytes that wait for it for this long is dropped, 100ms to 1h. What is in the
     /// kernel's buffers and not acknowledged for this long, or twice --keepalive if that is longer, counts too
     #[arg(long, env = "GWM_STALL_TIMEOUT", value_name = "DURATION", default_value = "30s",
-        value_parser = duration(Duration::from_millis(100), HOUR))]
+        value_parser = duration(Duration::from_millis(100)..=HOUR))]
     pub stall_timeout: Duration,
 
     /// A connection whose first message is not there whole after this long is dropped, 100ms to 1h
     #[arg(long, env = "GWM_FIRST_MESSAGE_TIMEOUT", value_name = "DURATION", default_value = "30s",
-        value_parser = duration(Duration::from_millis(100), HOUR))]
+        value_parser = duration(Duration::from_millis(100)..=HOUR))]
     pub first_message_timeout: Duration,
 
     /// A later message that is not there whole this long after its first byte ends its connection, 100ms to 1h
     #[arg(long, env = "GWM_MESSAGE_TIMEOUT", value_name = "DURATION", default_value = "30s",
-        value_parser = duration(Duration::from_millis(100), HOUR))]
+        value_parser = duration(Duration::from_millis(100)..=HOUR))]
     pub message_timeout: Duration,
 
     /// Idle time before TCP keepalive probes, whole seconds, 0s (no probes) to 32767s; three probes unanswered,
     /// each a third of this apart, end the connection
     #[arg(long, env = "GWM_KEEPALIVE", value_name = "DURATION", default_value = "60s",
-        value_parser = duration(Duration::ZERO, SECOND * 32767))]
+        value_parser = duration(Duration::ZERO..=SECOND * 32767))]
     pub keepalive: Duration,
 
     /// The longest message taken, in bytes, 1024 to 268435456; one that states more ends its connection
@@ -237,19 +237,19 @@ pub struct Flags {
 
     /// From one check of a member to the next, 10ms to 1h
     #[arg(long, env = "GWM_PROBE_INTERVAL", value_name = "DURATION", default_value = "2s",
-        value_parser = duration(members::INTERVALS.0, members::INTERVALS.1))]
+        value_parser = duration(members::INTERVALS.0..=members::INTERVALS.1))]
     pub probe_interval: Duration,
 
     /// The same while checks fail of a member that is up, or pass of one that is down, and for a new member; 10ms to
     /// 1h, and not over --probe-interval [default: as --probe-interval]
     #[arg(long, env = "GWM_PROBE_FAST_INTERVAL", value_name = "DURATION",
-        value_parser = duration(members::INTERVALS.0, members::INTERVALS.1))]
+        value_parser = duration(members::INTERVALS.0..=members::INTERVALS.1))]
     pub probe_fast_interval: Option<Duration>,
 
     /// For one check, 10ms to 60s; one that is not answered by then has failed, and the next one begins no earlier
     /// [default: as --probe-interval, but at most 5s]
     #[arg(long, env = "GWM_PROBE_TIMEOUT", value_name = "DURATION",
-        value_parser = duration(members::TIMEOUTS.0, members::TIMEOUTS.1))]
+        value_parser = duration(members::TIMEOUTS.0..=members::TIMEOUTS.1))]
     pub probe_timeout: Option<Duration>,
 
     /// Checks in a row that a member that is down must pass to be up, 1 to 255
@@ -283,7 +283,7 @@ pub struct Flags {
     /// From when a member that was down comes up until it has its full weight, which grows steadily: caches are cold.
     /// 0s (at once) to 1h
     #[arg(long, env = "GWM_SLOW_START", value_name = "DURATION", default_value = "30s",
-        value_parser = duration(Duration::ZERO, HOUR))]
+        value_parser = duration(Duration::ZERO..=HOUR))]
     pub slow_start: Duration,
 
     /// The least severe log lines to write, on stderr
@@ -422,22 +422,6 @@ pub enum LogFormat {
 /// Numbers of cores, as given to `--cpus`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(pub Vec<usize>);
-
-/// A parser of durations like `5ms`, `2s`, `1m` within a range.
-pub(super) fn duration(
-    min: Duration,
-    max: Duration,
-) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync {
-    move |text| {
-        let value = humantime::parse_duration(text)
-            .map_err(|error| format!("{error}; a duration reads like 5ms, 2s, 1m or 1h30m"))?;
-        if value < min || value > max {
-            let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
-            return Err(format!("it has to be between {min} and {max}"));
-        }
-        Ok(value)
-    }
-}
 
 /// Parses `127.0.0.1:3860` and `[::1]:3860`.
 fn socket_address(text: &str) -> Result<SocketAddr, String> {

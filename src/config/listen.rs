@@ -2,8 +2,8 @@
 
 use std::{fmt, net::SocketAddr};
 
-use super::{ConfigError, Flags, tls, usage};
-use crate::sasp::PORT;
+use super::{ConfigError, Flags, TlsVersion, usage};
+use crate::{sasp::PORT, tls};
 
 /// What the connections of a listener carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,10 @@ pub(super) fn tls(flags: &Flags) -> Result<Option<tls::Server>, ConfigError> {
         certificate: certificate.clone(),
         key: key.clone(),
         client_ca: flags.tls_client_ca.clone(),
-        min_version: flags.tls_min_version,
+        min_version: match flags.tls_min_version {
+            TlsVersion::Tls12 => tls::Version::Tls12,
+            TlsVersion::Tls13 => tls::Version::Tls13,
+        },
     };
-    tls::Server::read(files).map(Some).map_err(ConfigError::Failure)
+    tls::Server::read(files).map(Some).map_err(|error| ConfigError::Failure(error.to_string()))
 }

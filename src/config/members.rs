@@ -11,8 +11,8 @@ use std::{collections::HashSet, net::IpAddr, path::Path, time::Duration};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::file::{self, Fault, fault, place};
 use crate::{
+    files::{self, Fault, FileError, fault, place},
     judgement::Policy,
     network::Network,
     roster::{Member, Monitor, Pattern, Range, Roster, Selector, Times},
@@ -137,16 +137,16 @@ enum Subject {
     Many(Range),
 }
 
-/// Reads a members file; the error is one line for the operator. Files that it names are relative to it.
-pub fn read(path: &Path, defaults: &Defaults) -> Result<Roster, String> {
-    let text = file::read(path, "members file", FILE_BYTES)?;
+/// Reads a members file. Names of files in it are relative to it.
+pub fn read(path: &Path, defaults: &Defaults) -> Result<Roster, FileError> {
+    let text = files::read(path, "members file", FILE_BYTES)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    parse(&text, folder, defaults).map_err(|error| file::located(path, error))
+    parse(&text, folder, defaults).map_err(|error| files::located(path, error))
 }
 
 /// Parses the file's text; an error has its line, from 1. Files that it names are looked for in `folder`.
 pub fn parse(text: &str, folder: &Path, defaults: &Defaults) -> Result<Roster, (usize, String)> {
-    file::parse(text, |file| build(file, folder, defaults))
+    files::parse(text, |file| build(file, folder, defaults))
 }
 
 fn build(file: File, folder: &Path, defaults: &Defaults) -> Result<Roster, Fault> {
@@ -280,7 +280,7 @@ fn member(
 fn times(entry: &Entry, defaults: &Defaults) -> Result<Times, Fault> {
     let read = |given: &Option<Spanned<String>>, (min, max)| {
         let Some(given) = given else { return Ok(None) };
-        super::duration(min, max)(given.get_ref()).map(Some).map_err(|message| (given.span().start, message))
+        super::duration(min..=max)(given.get_ref()).map(Some).map_err(|message| (given.span().start, message))
     };
     let interval = read(&entry.interval, INTERVALS)?.unwrap_or(defaults.interval);
     let fast_interval = read(&entry.fast_interval, INTERVALS)?;

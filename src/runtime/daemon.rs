@@ -23,11 +23,12 @@ use super::{
 };
 use crate::{
     access::Identity,
-    config::{Carries, Config, Listen, tls::Server},
+    config::{Carries, Config, Listen},
     coordinator::Settings,
     limits,
     metrics::Reading,
     monitor::{self, Tuning},
+    tls::Server,
 };
 
 /// How long the stop may take in all.
@@ -293,7 +294,7 @@ fn monitoring_setup(config: &Config, shard: usize, control: &Arc<MonitoringContr
 /// Reads the members file again.
 fn reload_members(config: &Config, control: &CoordinatorControl, monitoring: &[Arc<MonitoringControl>]) {
     let Some(path) = &config.monitoring.members else { return };
-    let roster = config.monitoring.read().and_then(|roster| match roster {
+    let roster = config.monitoring.read().map_err(|error| error.to_string()).and_then(|roster| match roster {
         Some(roster) if roster.names_icmp() => {
             probe::may_echo().map(|()| Some(roster)).map_err(|error| error.to_string())
         }

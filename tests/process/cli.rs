@@ -69,6 +69,19 @@ fn answer_shown(peer: &mut Peer, kind: ComponentType, expected: &str) {
     peer.write(&reply(id, kind, OK));
 }
 
+/// The daemon's TLS files belong to the daemon: a client command in the same environment speaks plain SASP.
+#[test]
+fn an_environment_for_the_daemon_does_not_change_the_clients() {
+    let peer = FakeGwm::once(|mut peer| peer.answer(DEREGISTRATION, OK));
+    let output = gwm(&["lb", "--uid=LB1", "deregister", "--group=web", "--gwm", &peer.address])
+        .envs([("GWM_TLS_LISTEN", "127.0.0.1:0"), ("GWM_TLS_CERT", "/nonexistent"), ("GWM_TLS_KEY", "/nonexistent")])
+        .envs([("GWM_TLS_CLIENT_CA", "/nonexistent"), ("GWM_TLS_MIN_VERSION", "1.3")])
+        .output()
+        .unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    peer.end();
+}
+
 #[test]
 fn what_is_done_is_told_by_name() {
     let one_shots: [(&[&str], ComponentType, &str); 9] = [

@@ -10,8 +10,8 @@ use std::{
 
 use gwm::{
     client::{Client, Error, ErrorKind, Tls},
-    config::tls as config,
     sasp::{ComponentType, GroupData, Health, LbFlags, MemberData, Message, ReturnCode, SenderFlags},
+    tls as config,
 };
 use rustls::{
     HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion,

@@ -11,12 +11,14 @@ use std::{
 use clap::{CommandFactory, Subcommand, error::ErrorKind};
 
 use super::{
-    groups::{self, GroupSpec},
     table,
     target::{self, Failure, Named, Target},
 };
 use crate::{
-    client::{Source, Weights},
+    client::{
+        Source, Weights,
+        spec::{self, GroupSpec},
+    },
     sasp::{
         ComponentType, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Reason, ReturnCode,
         SenderFlags,
@@ -42,7 +44,7 @@ pub struct Args {
     #[command(flatten)]
     target: target::Flags,
     /// The load balancer's UID: 1 to 64 bytes (required)
-    #[arg(long, env = "GWM_UID", value_name = "UID", value_parser = target::lb_uid, global = true)]
+    #[arg(long, env = "GWM_UID", value_name = "UID", value_parser = spec::lb_uid, global = true)]
     uid: Option<String>,
     #[command(subcommand)]
     command: Command,
@@ -78,7 +80,7 @@ enum Command {
 pub(super) struct GroupArgs {
     /// A group and its members; repeatable (GWM_GROUP holds one). A member is IP:PORT (TCP), `[IPv6]:PORT/udp`,
     /// IP:PORT/NUMBER (IP protocol 0 to 255), or IP alone: a whole system
-    #[arg(long = "group", env = "GWM_GROUP", value_name = "NAME[=MEMBER,…]", value_parser = groups::group)]
+    #[arg(long = "group", env = "GWM_GROUP", value_name = "NAME[=MEMBER,…]", value_parser = spec::group)]
     group: Vec<GroupSpec>,
     /// A TOML file with `[[group]]` (name) and, below each, `[[group.member]]` (address, protocol, port, label;
     /// without protocol and port a whole system)
@@ -88,7 +90,7 @@ pub(super) struct GroupArgs {
 
 impl GroupArgs {
     pub(super) fn read(&self) -> Result<Vec<GroupSpec>, Failure> {
-        groups::combine(&self.group, self.groups.as_deref(), false).map_err(Failure::Usage)
+        spec::combine(&self.group, self.groups.as_deref(), false).map_err(|error| Failure::Usage(error.to_string()))
     }
 
     /// Groups, at least one.
@@ -103,7 +105,7 @@ impl GroupArgs {
 #[derive(clap::Args)]
 struct WeightsArgs {
     /// Groups to show; all when none is given
-    #[arg(value_name = "GROUP", value_parser = groups::group_name)]
+    #[arg(value_name = "GROUP", value_parser = spec::group_name)]
     groups: Vec<String>,
     /// Print one JSON object: {event: "weights", time, gwm, lb, source: "get-weights", interval_seconds, groups};
     /// `gwm lb watch --help` explains groups

@@ -12,11 +12,14 @@ use serde::Serialize;
 use super::{GroupArgs, Wanted};
 use crate::{
     cli::{
-        session::{Session, Wishes},
         table::{self, JsonGroup, Screen},
-        target::{self, Failure, HOUR, Target},
+        target::{Failure, HOUR, Target},
     },
-    client::{Error, Weights},
+    client::{
+        Error, Weights,
+        session::{Session, Wishes},
+    },
+    config::duration,
     sasp::Health,
 };
 
@@ -51,7 +54,7 @@ pub(super) struct Args {
     /// Wait before connecting again, and up to a tenth more at random: 1s to 1h. RFC 4678 (section 9.2) asks for
     /// at least 20 s, so that LBs do not storm a GWM that comes back
     #[arg(long, env = "GWM_RETRY", value_name = "DURATION", default_value = "20s",
-          value_parser = |text: &str| target::duration(text, Duration::from_secs(1)..=HOUR))]
+          value_parser = duration(Duration::from_secs(1)..=HOUR))]
     retry: Duration,
     /// End after so many times that weights were shown: 1 to 4294967295 [default: never]
     #[arg(long, env = "GWM_UPDATES", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
@@ -146,7 +149,7 @@ impl From<io::Error> for End {
 
 /// One connection; `Ok` when enough has been shown.
 fn session(target: &Target, wishes: &Wishes, poll: bool, view: &mut View<'_>) -> Result<(), End> {
-    let mut session = Session::open(target, wishes)?;
+    let mut session = Session::open(target.connect()?, target.timeout, wishes)?;
     view.connected()?;
     let mut enough = view.show(session.weights(), "get-weights")?;
     let mut asked = Instant::now();

@@ -226,7 +226,7 @@ fn entries_that_could_not_count_are_refused() {
 #[test]
 fn a_file_that_can_not_be_read_is_named() {
     for (path, part) in [("/nonexistent/access.toml", "can not read the access file"), ("/dev/zero", "has more than")] {
-        let error = read(Path::new(path), &SOURCES).unwrap_err();
+        let error = read(Path::new(path), &SOURCES).unwrap_err().to_string();
         assert!(error.contains(path) && error.contains(part), "{error}");
     }
 }

@@ -13,12 +13,10 @@ use toml::Spanned;
 
 use super::{Entry, Subject};
 use crate::{
-    config::{
-        file::{Fault, fault, place},
-        tls,
-    },
+    files::{Fault, fault, place},
     roster::{Agent, Check, Http, Monitor, Tls, TlsSource},
     sasp::component::TCP,
+    tls,
 };
 
 /// The longest texts that are sent to a member.
@@ -93,7 +91,7 @@ impl<'a> Loader<'a> {
             return Ok(bytes.clone());
         }
         match tls::file(&whole) {
-            Err(error) => fault(path.span().start, error),
+            Err(error) => fault(path.span().start, error.to_string()),
             Ok(bytes) => {
                 self.files.insert(whole, bytes.clone());
                 Ok(bytes)
@@ -105,7 +103,7 @@ impl<'a> Loader<'a> {
         if let Some((_, config)) = self.configs.iter().find(|(known, _)| known == source) {
             return Ok(config.clone());
         }
-        let config = tls::check(source)?;
+        let config = tls::check(source).map_err(|error| error.to_string())?;
         self.configs.push((source.clone(), config.clone()));
         Ok(config)
     }

@@ -1,4 +1,4 @@
-//! Groups and members as people write them: on the command line and in TOML files.
+//! Groups and members as text: on the command line and in TOML files.
 
 use std::{
     collections::HashSet,
@@ -7,10 +7,11 @@ use std::{
 };
 
 use serde::Deserialize;
+use thiserror::Error;
 use toml::Spanned;
 
 use crate::{
-    config::file::{self, Fault, fault},
+    files::{self, Fault, FileError, fault},
     limits,
     sasp::{
         Endpoint, GroupData, MemberData,
@@ -20,47 +21,100 @@ use crate::{
 
 /// A group and its members.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct GroupSpec {
-    /// The LB that it belongs to, where the file says so.
-    pub(crate) lb: Option<String>,
+pub struct GroupSpec {
+    /// The group's LB, if the file names one.
+    pub lb: Option<String>,
     /// Its name; 1 to 255 bytes.
-    pub(crate) name: String,
+    pub name: String,
     /// Its members, each endpoint once.
-    pub(crate) members: Vec<MemberSpec>,
+    pub members: Vec<MemberSpec>,
 }
 
 /// A member.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MemberSpec {
-    /// Who.
-    pub(crate) endpoint: Endpoint,
+pub struct MemberSpec {
+    /// Address, protocol and port.
+    pub endpoint: Endpoint,
     /// At most 255 bytes.
-    pub(crate) label: String,
+    pub label: String,
 }
 
 impl GroupSpec {
-    /// As the wire names it; `lb` where the file does not say whose it is.
-    pub(crate) fn data<'a>(&'a self, lb: &'a str) -> GroupData<'a> {
+    /// The group on the wire; `lb` if the file names no LB.
+    pub fn data<'a>(&'a self, lb: &'a str) -> GroupData<'a> {
         GroupData { lb_uid: self.lb.as_deref().unwrap_or(lb).as_bytes(), name: self.name.as_bytes() }
     }
 }
 
 impl MemberSpec {
-    /// As the wire names it.
-    pub(crate) fn data(&self) -> MemberData<'_> {
+    /// The member on the wire.
+    pub fn data(&self) -> MemberData<'_> {
         MemberData { endpoint: self.endpoint, label: self.label.as_bytes() }
     }
 }
 
+/// Why a text is not a group or a member.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SpecError {
+    /// Not an LB UID.
+    #[error("{0} bytes: an LB UID has 1 to {max}", max = limits::LB_UID_BYTES)]
+    UidSize(usize),
+    /// A group without a name.
+    #[error("the group name is missing: write NAME=MEMBER,…")]
+    NoGroupName,
+    /// A group name that does not fit.
+    #[error("a group name of {0} bytes: at most {max} fit", max = limits::GROUP_NAME_BYTES)]
+    GroupNameSize(usize),
+    /// A label that does not fit.
+    #[error("a label of {0} bytes: at most {max} fit", max = limits::LABEL_BYTES)]
+    LabelSize(usize),
+    /// A member twice in a group.
+    #[error("{member} stands twice in group {group}")]
+    Twice {
+        /// The member.
+        member: Endpoint,
+        /// The group.
+        group: String,
+    },
+    /// A group twice.
+    #[error("group {0} is given twice")]
+    GroupTwice(String),
+    /// Not a member.
+    #[error(
+        "`{0}` is not a member: write ADDRESS, ADDRESS:PORT or ADDRESS:PORT/PROTOCOL, an IPv6 address with a port in [ ]"
+    )]
+    NotAMember(String),
+    /// An IPv4 address in brackets.
+    #[error("`{0}`: only an IPv6 address stands in [ ]")]
+    Brackets(String),
+    /// A protocol without a port.
+    #[error("`{0}` has a protocol but no port; a whole system has neither")]
+    NoPort(String),
+    /// Not an IP protocol.
+    #[error("`{0}` is not a protocol: tcp, udp or 0 to 255")]
+    NotAProtocol(String),
+    /// A file that can not be used.
+    #[error("{0}")]
+    File(String),
+}
+
+/// An LB UID: 1 to 64 bytes.
+pub fn lb_uid(text: &str) -> Result<String, SpecError> {
+    match text.len() {
+        1..=limits::LB_UID_BYTES => Ok(text.to_owned()),
+        bytes => Err(SpecError::UidSize(bytes)),
+    }
+}
+
 /// `web=10.0.0.1:80,[2001:db8::1]:8080/udp,10.0.0.9`; `web` alone has no members.
-pub(crate) fn group(text: &str) -> Result<GroupSpec, String> {
+pub fn group(text: &str) -> Result<GroupSpec, SpecError> {
     let (name, list) = text.split_once('=').unwrap_or((text, ""));
     let mut group = GroupSpec { lb: None, name: group_name(name)?, members: Vec::new() };
     let mut seen = HashSet::new();
     for member in list.split(',').filter(|_| !list.is_empty()) {
         let endpoint = endpoint(member.trim())?;
         if !seen.insert(endpoint) {
-            return Err(format!("{endpoint} stands twice in group {name}"));
+            return Err(SpecError::Twice { member: endpoint, group: name.into() });
         }
         group.members.push(MemberSpec { endpoint, label: String::new() });
     }
@@ -68,26 +122,25 @@ pub(crate) fn group(text: &str) -> Result<GroupSpec, String> {
 }
 
 /// A group's name: 1 to 255 bytes.
-pub(crate) fn group_name(text: &str) -> Result<String, String> {
+pub fn group_name(text: &str) -> Result<String, SpecError> {
     match text.len() {
-        0 => Err("a group name is missing: NAME=MEMBER,… is due".into()),
+        0 => Err(SpecError::NoGroupName),
         1..=limits::GROUP_NAME_BYTES => Ok(text.to_owned()),
-        bytes => Err(format!("a group name of {bytes} bytes: at most {} fit", limits::GROUP_NAME_BYTES)),
+        bytes => Err(SpecError::GroupNameSize(bytes)),
     }
 }
 
 /// A label: at most 255 bytes.
-pub(crate) fn label(text: &str) -> Result<String, String> {
+pub fn label(text: &str) -> Result<String, SpecError> {
     match text.len() {
         0..=limits::LABEL_BYTES => Ok(text.to_owned()),
-        bytes => Err(format!("a label of {bytes} bytes: at most {} fit", limits::LABEL_BYTES)),
+        bytes => Err(SpecError::LabelSize(bytes)),
     }
 }
 
-/// A member: `10.0.0.1:80` (TCP), `[2001:db8::1]:53/udp`, `10.0.0.1:7/132` (any IP protocol number), or a
-/// whole system: `10.0.0.1`.
-pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {
-    let due = "ADDRESS, ADDRESS:PORT or ADDRESS:PORT/PROTOCOL is due, an IPv6 address with a port in [ ]";
+/// A member: `10.0.0.1:80` (TCP), `[2001:db8::1]:53/udp`, `10.0.0.1:7/132` (any IP protocol number), or a whole system:
+/// `10.0.0.1`.
+pub fn endpoint(text: &str) -> Result<Endpoint, SpecError> {
     let (place, protocol_name) = match text.split_once('/') {
         Some((place, name)) => (place, Some(name)),
         None => (text, None),
@@ -95,27 +148,27 @@ pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {
     let bare = place.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(place);
     if let Ok(ip) = bare.parse::<IpAddr>() {
         if bare.len() != place.len() && ip.is_ipv4() {
-            return Err(format!("`{text}`: only an IPv6 address stands in [ ]"));
+            return Err(SpecError::Brackets(text.into()));
         }
         return match protocol_name {
             None => Ok(Endpoint::new(ip, 0, 0)),
-            Some(_) => Err(format!("`{text}` has a protocol but no port; a whole system has neither")),
+            Some(_) => Err(SpecError::NoPort(text.into())),
         };
     }
-    let Ok(place) = place.parse::<SocketAddr>() else { return Err(format!("`{text}` is not a member: {due}")) };
+    let Ok(place) = place.parse::<SocketAddr>() else { return Err(SpecError::NotAMember(text.into())) };
     Ok(Endpoint::new(place.ip(), protocol(protocol_name.unwrap_or("tcp"))?, place.port()))
 }
 
 /// `tcp`, `udp`, or an IP protocol number.
-pub(crate) fn protocol(name: &str) -> Result<u8, String> {
+pub fn protocol(name: &str) -> Result<u8, SpecError> {
     match name {
         "tcp" => Ok(TCP),
         "udp" => Ok(UDP),
-        number => number.parse().map_err(|_| format!("`{number}` is not a protocol: tcp, udp or 0 to 255")),
+        number => number.parse().map_err(|_| SpecError::NotAProtocol(number.into())),
     }
 }
 
-/// What the file holds, as it stands there.
+/// The file's own structure.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -152,23 +205,23 @@ enum FileProtocol {
 /// The most bytes of a file of groups: over two million members.
 const FILE_BYTES: u64 = 256 << 20;
 
-/// Reads a file of groups; `lb_allowed` says whether they may name their LB. An error has file and line.
-pub(crate) fn read_file(path: &Path, lb_allowed: bool) -> Result<Vec<GroupSpec>, String> {
-    let text = file::read(path, "file", FILE_BYTES)?;
-    parse_file(&text, lb_allowed).map_err(|error| file::located(path, error))
+/// Reads a file of groups; `lb_allowed` says whether a group may name its LB.
+pub fn read_file(path: &Path, lb_allowed: bool) -> Result<Vec<GroupSpec>, FileError> {
+    let text = files::read(path, "file", FILE_BYTES)?;
+    parse_file(&text, lb_allowed).map_err(|error| files::located(path, error))
 }
 
 fn parse_file(text: &str, lb_allowed: bool) -> Result<Vec<GroupSpec>, (usize, String)> {
-    file::parse(text, |file: File| file.group.into_iter().map(|group| group_spec(group, lb_allowed)).collect())
+    files::parse(text, |file: File| file.group.into_iter().map(|group| group_spec(group, lb_allowed)).collect())
 }
 
 fn group_spec(group: FileGroup, lb_allowed: bool) -> Result<GroupSpec, Fault> {
     let at = group.name.span().start;
-    let here = |error: String| (at, error);
+    let here = |error: SpecError| (at, error.to_string());
     let lb = match group.lb {
         None => None,
         Some(lb) if !lb_allowed => return fault(lb.span().start, "`lb` is for files of `gwm member`"),
-        Some(lb) => Some(super::target::lb_uid(lb.get_ref()).map_err(here)?),
+        Some(lb) => Some(lb_uid(lb.get_ref()).map_err(here)?),
     };
     let name = group_name(group.name.get_ref()).map_err(here)?;
     let mut members = Vec::with_capacity(group.member.len());
@@ -189,26 +242,26 @@ fn member_spec(member: FileMember) -> Result<MemberSpec, String> {
     let protocol = match member.protocol {
         None => None,
         Some(FileProtocol::Number(number)) => Some(number),
-        Some(FileProtocol::Name(name)) => Some(protocol(&name)?),
+        Some(FileProtocol::Name(name)) => Some(protocol(&name).map_err(|error| error.to_string())?),
     };
     let endpoint = match (protocol, member.port) {
         (None | Some(0), None) => Endpoint::new(ip, 0, 0),
         (Some(_), None) => return Err("a member with a protocol needs a port; a whole system has neither".into()),
         (protocol, Some(port)) => Endpoint::new(ip, protocol.unwrap_or(TCP), port),
     };
-    Ok(MemberSpec { endpoint, label: label(&member.label)? })
+    Ok(MemberSpec { endpoint, label: label(&member.label).map_err(|error| error.to_string())? })
 }
 
 /// Groups from flags and file together; a group may stand only once for each LB.
-pub(crate) fn combine(flags: &[GroupSpec], file: Option<&Path>, lb_allowed: bool) -> Result<Vec<GroupSpec>, String> {
+pub fn combine(flags: &[GroupSpec], file: Option<&Path>, lb_allowed: bool) -> Result<Vec<GroupSpec>, SpecError> {
     let mut groups = flags.to_vec();
     if let Some(path) = file {
-        groups.extend(read_file(path, lb_allowed)?);
+        groups.extend(read_file(path, lb_allowed).map_err(|error| SpecError::File(error.to_string()))?);
     }
     let mut seen = HashSet::new();
     for group in &groups {
         if !seen.insert((&group.lb, &group.name)) {
-            return Err(format!("group {} is given twice", group.name));
+            return Err(SpecError::GroupTwice(group.name.clone()));
         }
     }
     Ok(groups)
@@ -277,6 +330,7 @@ mod tests {
             assert!(group(bad).is_err(), "{bad}");
         }
         assert!(group(&"x".repeat(255)).is_ok() && group(&"x".repeat(256)).is_err());
+        assert!(lb_uid(&"x".repeat(64)).is_ok() && lb_uid("").is_err() && lb_uid(&"x".repeat(65)).is_err());
     }
 
     #[test]
@@ -326,7 +380,7 @@ mod tests {
             ("[[group]]\nname = \"web\"\ncolour = 1\n", 3, "unknown field `colour`"),
             ("[[groups]]\nname = \"web\"\n", 1, "unknown field `groups`"),
             ("[[group]]\n", 1, "missing field `name`"),
-            ("[[group]]\nname = \"\"\n", 2, "a group name is missing"),
+            ("[[group]]\nname = \"\"\n", 2, "the group name is missing"),
             ("[[group]]\nname = 7\n", 2, "invalid type"),
             ("[[group]]\nname = \"w\"\n[[group.member]]\nadress = \"10.0.0.1\"\n", 4, "unknown field `adress`"),
             ("[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0\"\n", 3, "`10.0.0` is not an IP"),

@@ -1,56 +1,55 @@
-//! One connection of a load balancer: what it says first, and the table that it keeps up to date from then on.
+//! A load balancer's session with a GWM: registers, then keeps the table of weights up to date.
 
 use std::time::{Duration, Instant};
 
-use super::groups::{GroupSpec, MemberSpec};
-use super::target::Target;
-use crate::{
-    client::{Client, Error, ErrorKind, Source, Weights},
-    sasp::{
-        ComponentType, EncodeError, GroupData, Health, LbFlags, Message, ReturnCode, SenderFlags, Writer,
-        message::SetLbStateRequest,
-    },
+use super::{
+    Client, Error, ErrorKind, Source, Weights,
+    spec::{GroupSpec, MemberSpec},
+};
+use crate::sasp::{
+    ComponentType, EncodeError, GroupData, Health, LbFlags, Message, ReturnCode, SenderFlags, Writer,
+    message::SetLbStateRequest,
 };
 
-/// What an LB wants of its GWM.
+/// What a load balancer tells its GWM at the beginning of a session.
 #[derive(Clone, Debug)]
-pub(crate) struct Wishes {
-    /// Its UID.
-    pub(crate) uid: String,
+pub struct Wishes {
+    /// The load balancer's UID.
+    pub uid: String,
     /// Groups to register.
-    pub(crate) groups: Vec<GroupSpec>,
+    pub groups: Vec<GroupSpec>,
     /// Its health.
-    pub(crate) health: Health,
+    pub health: Health,
     /// Push, trust, no-change/no-send.
-    pub(crate) flags: LbFlags,
+    pub flags: LbFlags,
 }
 
-/// How often a registration that others disturb is tried again.
+/// How often a registration is tried, if others register the same members meanwhile.
 const REGISTRATIONS: usize = 5;
 
 /// A bound connection and its table.
-pub(crate) struct Session {
+pub struct Session {
     client: Client,
     uid: String,
     timeout: Duration,
-    /// Whether what is not mentioned is unchanged.
+    /// Whether an entry that the GWM leaves out is unchanged.
     no_change: bool,
     weights: Weights,
     interval: Duration,
 }
 
 impl Session {
-    /// Connects, sets the LB's state, registers what is not registered yet, and asks for all weights.
+    /// Sets the LB's state on a new connection, registers the groups and members that are not registered yet, and asks
+    /// for all weights. `timeout` bounds each reply.
     ///
-    /// The state comes first: it binds the connection, and from its reply on it is known how pushes are to be
-    /// read. (A GWM that still holds this LB's earlier state may push from the first moment.)
-    pub(crate) fn open(target: &Target, wishes: &Wishes) -> Result<Session, Error> {
-        let client = target.connect()?;
+    /// The state comes first: it binds the connection, and its reply decides how pushes are read. (A GWM that still holds
+    /// this LB's earlier state may push before that.)
+    pub fn open(client: Client, timeout: Duration, wishes: &Wishes) -> Result<Session, Error> {
         let mut session = Session {
             client,
             uid: wishes.uid.clone(),
-            timeout: target.timeout,
-            no_change: true, // under flags set by someone else, losing nothing is the safe reading
+            timeout,
+            no_change: true, // the flags may be another session's: this reading loses nothing
             weights: Weights::default(),
             interval: Duration::from_secs(1),
         };
@@ -64,8 +63,8 @@ impl Session {
         Ok(session)
     }
 
-    /// Asks for the weights of all groups; earlier pushes are applied first, so that the table is never older than it was.
-    pub(crate) fn refresh(&mut self) -> Result<(), Error> {
+    /// Asks for the weights of all groups. Earlier pushes are applied first, so the table never becomes older.
+    pub fn refresh(&mut self) -> Result<(), Error> {
         let uid = self.uid.clone();
         self.ask(ComponentType::GET_WEIGHTS_REQUEST, |out, id| {
             let mut writer = Writer::get_weights_request(out, id);
@@ -74,8 +73,8 @@ impl Session {
         })
     }
 
-    /// Waits for a push, at most so long; whether one came.
-    pub(crate) fn next_push(&mut self, timeout: Duration) -> Result<bool, Error> {
+    /// Waits for a push, at most for `timeout`; says whether one came.
+    pub fn next_push(&mut self, timeout: Duration) -> Result<bool, Error> {
         match self.client.next_push(timeout)? {
             None => Ok(false),
             Some(push) => {
@@ -85,18 +84,19 @@ impl Session {
         }
     }
 
-    /// What is known now.
-    pub(crate) fn weights(&self) -> &Weights {
+    /// The table.
+    pub fn weights(&self) -> &Weights {
         &self.weights
     }
 
-    /// How long the GWM wants to be left alone between two Get Weights; at least a second.
-    pub(crate) fn interval(&self) -> Duration {
+    /// How long to wait between two Get Weights, as the GWM says; at least a second.
+    pub fn interval(&self) -> Duration {
         self.interval.max(Duration::from_secs(1))
     }
 
-    /// Registers what is not there yet. "Already registered" means that nothing was done: the GWM held some of
-    /// it over a lost connection, or members registered themselves. So see what it has and register the rest.
+    /// Registers the groups and members that the table does not show. "Already registered" means that the GWM did
+    /// nothing, because it held some of them over a lost connection, or members registered themselves. Then this asks
+    /// what the GWM has and registers the rest.
     fn register(&mut self, groups: &[GroupSpec]) -> Result<(), Error> {
         for attempt in 1.. {
             let missing: Vec<_> = groups.iter().filter_map(|group| self.missing(group)).collect();
@@ -117,7 +117,7 @@ impl Session {
         Ok(())
     }
 
-    /// What of a group the table does not show.
+    /// The members of a group that the table does not show; `None` if it shows all.
     fn missing<'g>(&self, group: &'g GroupSpec) -> Option<(&'g GroupSpec, Vec<&'g MemberSpec>)> {
         let Some(known) = self.weights.group(group.name.as_bytes()) else {
             return Some((group, group.members.iter().collect()));
@@ -126,7 +126,7 @@ impl Session {
         (!members.is_empty()).then_some((group, members))
     }
 
-    /// Sends a request and takes what comes, in its order, up to the reply.
+    /// Sends a request and applies all pushes that come before the reply.
     fn ask(
         &mut self,
         request: ComponentType,

@@ -1,9 +1,10 @@
-//! What the server, its https checks and its clients trust and prove over TLS, made from what the operator gives.
+//! Certificates and keys from files, and the TLS settings made of them: for the server, for `https` checks, and for
+//! clients of a GWM.
 
 use std::{
     fmt,
     fs::File,
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -25,38 +26,106 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::TlsVersion;
+use thiserror::Error as ThisError;
+
 use crate::{access::Certificate, roster::TlsSource};
 
-/// What the server's TLS is made from.
+/// Why certificates, keys or the files with them can not be used.
+#[derive(Debug, ThisError)]
+pub enum TlsError {
+    /// The system does not give the file.
+    #[error("can not read {}: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// The file is too large.
+    #[error("{} has more than {FILE_BYTES} bytes", _0.display())]
+    TooLarge(PathBuf),
+    /// The text has no certificate.
+    #[error("there is no certificate (PEM) in it")]
+    NoCertificate,
+    /// The text has no private key.
+    #[error("there is no private key (PEM) in it")]
+    NoKey,
+    /// The private key needs a passphrase.
+    #[error("the key has a passphrase, which gwm does not ask for: remove the passphrase (openssl pkey -in FILE)")]
+    EncryptedKey,
+    /// The key belongs to another certificate.
+    #[error("it is not the key of {}", _0.display())]
+    OtherKey(PathBuf),
+    /// The text is not PEM.
+    #[error("{0}")]
+    Pem(pem::Error),
+    /// This machine has no authorities.
+    #[error("this machine trusts no certificate authority: name one (ca), or install ca-certificates")]
+    NoAuthority,
+    /// rustls refuses it.
+    #[error("{0}")]
+    Refused(Error),
+    /// The certificate does not parse.
+    #[error("{0}")]
+    Certificate(String),
+    /// A client's certificate and key do not go together.
+    #[error("certificate and key: {0}")]
+    Identity(Error),
+    /// A flag or a key of a file names what can not be used.
+    #[error("{name}: {error}")]
+    Named {
+        /// The flag, perhaps with the file.
+        name: String,
+        /// Why.
+        error: Box<TlsError>,
+    },
+}
+
+impl TlsError {
+    /// The same error, of this flag.
+    pub fn of(self, name: impl fmt::Display) -> TlsError {
+        TlsError::Named { name: name.to_string(), error: Box::new(self) }
+    }
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// RFC 5246.
+    Tls12,
+    /// RFC 8446.
+    Tls13,
+}
+
+/// The files of the server's TLS settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
-    /// Its certificate chain.
+    /// The server's certificate chain.
     pub certificate: PathBuf,
     /// The chain's private key.
     pub key: PathBuf,
-    /// Who vouches for clients; without it nobody asks them for a certificate.
+    /// The authorities of clients' certificates; without this file no client is asked for a certificate.
     pub client_ca: Option<PathBuf>,
     /// The oldest version.
-    pub min_version: TlsVersion,
+    pub min_version: Version,
 }
 
 /// The server's side of TLS.
 #[derive(Clone)]
 pub struct Server {
-    /// Where it comes from.
+    /// The files that the settings come from.
     pub files: Files,
-    /// How, ready to use.
+    /// Ready to use.
     pub config: Arc<ServerConfig>,
-    /// What the files said, to tell whether they changed.
+    /// The content of the files, to see whether they changed.
     content: Content,
-    /// When the certificate ends, in seconds since 1970.
+    /// The end of the certificate's validity, in seconds since 1970.
     not_after: u64,
 }
 
 const DAY: u64 = 24 * 3600;
 
-/// How long before its certificate ends a server warns of that.
+/// The server warns for this long before its certificate ends.
 const EXPIRY_WARNING: u64 = 14 * DAY;
 
 #[derive(Clone, PartialEq, Eq)]
@@ -82,8 +151,8 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Reads the files; an error is one line for the operator.
-    pub fn read(files: Files) -> Result<Server, String> {
+    /// Reads the files.
+    pub fn read(files: Files) -> Result<Server, TlsError> {
         let content = Content {
             certificate: flag_file("--tls-cert", &files.certificate)?,
             key: flag_file("--tls-key", &files.key)?,
@@ -92,11 +161,13 @@ impl Server {
         let config = server(&files, &content)?;
         let own = certificates(&content.certificate)?.into_iter().next();
         let own = own.map(|own| Certificate::parse(&own)).transpose();
-        let own = own.map_err(|error| format!("--tls-cert: {}: {error}", files.certificate.display()))?;
+        let own = own.map_err(|error| {
+            TlsError::Certificate(error.to_string()).of(format_args!("--tls-cert: {}", files.certificate.display()))
+        })?;
         Ok(Server { files, config, content, not_after: own.unwrap_or_default().not_after })
     }
 
-    /// A line about the end of the certificate, if it is near or past; clients refuse one that has ended.
+    /// A warning if the certificate has expired or will soon.
     pub fn expiry(&self, now: SystemTime) -> Option<String> {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let file = self.files.certificate.display();
@@ -109,49 +180,51 @@ impl Server {
         }
     }
 
-    /// Reads the files again; `None` if they say what they said.
-    pub fn read_again(&self) -> Result<Option<Server>, String> {
-        // A new configuration has a new key for tickets: no session is resumed that the new files would refuse.
+    /// Reads the files again; `None` if their content is the same.
+    pub fn read_again(&self) -> Result<Option<Server>, TlsError> {
+        // New settings have a new key for tickets: no session is resumed that the new files would refuse.
         Server::read(self.files.clone()).map(|new| (new.content != self.content).then_some(new))
     }
 }
 
-fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, String> {
+fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let versions = match files.min_version {
-        TlsVersion::Tls12 => &[&TLS13, &TLS12][..],
-        TlsVersion::Tls13 => &[&TLS13][..],
+        Version::Tls12 => &[&TLS13, &TLS12][..],
+        Version::Tls13 => &[&TLS13][..],
     };
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)
-        .map_err(|error| error.to_string())?;
+        .map_err(TlsError::Refused)?;
     let builder = match (&content.client_ca, &files.client_ca) {
         (Some(ca), Some(path)) => {
-            let of_ca = |error: String| format!("--tls-client-ca: {}: {error}", path.display());
+            let of_ca = |error: TlsError| error.of(format_args!("--tls-client-ca: {}", path.display()));
             let roots = Arc::new(roots(Some(ca)).map_err(of_ca)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| of_ca(error.to_string()))?)
+            builder
+                .with_client_cert_verifier(verifier.map_err(|error| of_ca(TlsError::Certificate(error.to_string())))?)
         }
         _ => builder.with_no_client_auth(),
     };
-    let of_cert = |error| format!("--tls-cert: {}: {error}", files.certificate.display());
-    let of_key = |error| format!("--tls-key: {}: {error}", files.key.display());
+    let of_cert = |error: TlsError| error.of(format_args!("--tls-cert: {}", files.certificate.display()));
+    let of_key = |error: TlsError| error.of(format_args!("--tls-key: {}", files.key.display()));
     let chain = certificates(&content.certificate).map_err(of_cert)?;
     let key = key(&content.key).map_err(of_key)?;
     let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
-        Error::InconsistentKeys(_) => of_key(format!("it is not the key of {}", files.certificate.display())),
-        error => of_cert(error.to_string()),
+        Error::InconsistentKeys(_) => of_key(TlsError::OtherKey(files.certificate.clone())),
+        error => of_cert(TlsError::Refused(error)),
     })?;
-    // Sessions are resumed from tickets alone: the server keeps nothing of a connection that has ended.
+    // Sessions are resumed from tickets only: the server keeps nothing of an ended connection.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| format!("can not make a key for tickets: {error}"))?;
-    // A client resumes with one connection, and gets a new ticket there.
+    config.ticketer =
+        aws_lc_rs::Ticketer::new().map_err(|error| TlsError::Refused(error).of("can not make a key for tickets"))?;
+    // A client resumes one connection, and gets a new ticket there.
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
 }
 
-/// How checks speak TLS; an error says what can not be used, without the file's name.
-pub fn check(source: &TlsSource) -> Result<Arc<ClientConfig>, String> {
+/// The TLS settings of checks.
+pub fn check(source: &TlsSource) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = builder(provider.clone())?;
     let builder = match source.verify {
@@ -159,108 +232,99 @@ pub fn check(source: &TlsSource) -> Result<Arc<ClientConfig>, String> {
         false => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))),
     };
     let identity = match &source.identity {
-        Some((chain, private)) => {
-            Some((certificates(chain)?, key(private).map_err(|error| format!("the key: {error}"))?))
-        }
+        Some((chain, private)) => Some((certificates(chain)?, key(private).map_err(|error| error.of("the key"))?)),
         None => None,
     };
     let mut config = identified(builder, identity)?;
-    // A resumed session would not show the certificate, and so hide that it has expired.
+    // A resumed session shows no certificate, so it would hide that the certificate has expired.
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 
-/// How a client of a GWM speaks TLS: whom it trusts, and who it is itself. Whoever keeps this resumes sessions.
-pub fn client(roots: RootCertStore, identity: Option<Identity>) -> Result<Arc<ClientConfig>, String> {
+/// The TLS settings of a client of a GWM: the authorities that it trusts, and its own certificate. Connections with the
+/// same settings resume each other's sessions.
+pub fn client(roots: RootCertStore, identity: Option<Identity>) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = builder(Arc::new(aws_lc_rs::default_provider()))?.with_root_certificates(roots);
     Ok(Arc::new(identified(builder, identity)?))
 }
 
-/// A certificate chain, the own one first, and the private key to it.
+/// A certificate chain, the own certificate first, and its private key.
 pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-fn builder(provider: Arc<CryptoProvider>) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())
+fn builder(provider: Arc<CryptoProvider>) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(TlsError::Refused)
 }
 
 fn identified(
     builder: ConfigBuilder<ClientConfig, WantsClientCert>,
     identity: Option<Identity>,
-) -> Result<ClientConfig, String> {
+) -> Result<ClientConfig, TlsError> {
     match identity {
         None => Ok(builder.with_no_client_auth()),
-        Some((chain, key)) => {
-            builder.with_client_auth_cert(chain, key).map_err(|error| format!("certificate and key: {error}"))
-        }
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(TlsError::Identity),
     }
 }
 
 /// The longest file that is read: some thousand certificates.
 const FILE_BYTES: u64 = 16 << 20;
 
-/// A file with certificates or a key; an error names it.
-pub fn file(path: &Path) -> Result<Vec<u8>, String> {
+/// Reads a file with certificates or a key.
+pub fn file(path: &Path) -> Result<Vec<u8>, TlsError> {
     let mut bytes = Vec::new();
     match File::open(path).and_then(|file| file.take(FILE_BYTES + 1).read_to_end(&mut bytes)) {
-        Err(error) => Err(format!("can not read {}: {error}", path.display())),
-        Ok(_) if bytes.len() as u64 > FILE_BYTES => Err(format!("{} has more than {FILE_BYTES} bytes", path.display())),
+        Err(error) => Err(TlsError::Unreadable { path: path.into(), error }),
+        Ok(_) if bytes.len() as u64 > FILE_BYTES => Err(TlsError::TooLarge(path.into())),
         Ok(_) => Ok(bytes),
     }
 }
 
 /// As [`file()`]; an error names the flag too.
-pub fn flag_file(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
-    file(path).map_err(|error| format!("{flag}: {error}"))
+pub fn flag_file(flag: &str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    file(path).map_err(|error| error.of(flag))
 }
 
 /// The certificates in PEM text, at least one.
-pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match certificates {
-        Ok(certificates) if certificates.is_empty() => Err("there is no certificate (PEM) in it".into()),
+        Ok(certificates) if certificates.is_empty() => Err(TlsError::NoCertificate),
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(TlsError::Pem(error)),
     }
 }
 
 /// The first private key in PEM text.
-pub fn key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
-    /// What PEM says of a key that takes a passphrase, in PKCS#8 as in the formats before it.
+pub fn key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    /// Stands in the PEM text of a key with a passphrase, in PKCS#8 and in the older formats.
     const ENCRYPTED: &[u8] = b"ENCRYPTED";
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
-        _ if pem.windows(ENCRYPTED.len()).any(|part| part == ENCRYPTED) => {
-            "the key takes a passphrase, and nobody is asked for one: give it without (openssl pkey -in FILE)".into()
-        }
-        pem::Error::NoItemsFound => "there is no private key (PEM) in it".into(),
-        error => error.to_string(),
+        _ if pem.windows(ENCRYPTED.len()).any(|part| part == ENCRYPTED) => TlsError::EncryptedKey,
+        pem::Error::NoItemsFound => TlsError::NoKey,
+        error => TlsError::Pem(error),
     })
 }
 
-/// Whom to trust: the given authorities, else this machine's.
-pub fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, String> {
+/// The authorities to trust: the given ones, else this machine's.
+pub fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(pem) => {
             for certificate in certificates(pem)? {
-                roots.add(certificate).map_err(|error| error.to_string())?;
+                roots.add(certificate).map_err(TlsError::Refused)?;
             }
         }
         None => {
-            // Some of a machine's certificates may be ones that rustls does not read.
+            // rustls may be unable to read some of the machine's certificates.
             let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if added == 0 {
-                return Err("this machine trusts no certificate authority: name one (ca), or install \
-                            ca-certificates"
-                    .into());
+                return Err(TlsError::NoAuthority);
             }
         }
     }
     Ok(roots)
 }
 
-/// Takes any certificate, but wants the proof that its key is there: what `verify = false` asks for.
+/// Accepts any certificate whose key the peer has: for `verify = false`.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 

@@ -14,19 +14,20 @@ use std::{
 use crate::{
     access::Access,
     coordinator::Settings,
+    files::FileError,
     roster::{Check, Monitor, Roster},
+    tls,
 };
 
 pub mod access;
-pub(crate) mod file;
 mod flags;
 mod listen;
 pub mod members;
-pub mod tls;
+mod units;
 
-use flags::duration;
 pub use flags::{CpuList, Flags, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion};
 pub use listen::{Carries, Listen};
+pub(crate) use units::duration;
 
 /// File descriptors that are not connections: listeners, rings, event descriptors, files.
 const DESCRIPTORS_BASE: u64 = 64;
@@ -64,6 +65,12 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+impl From<FileError> for ConfigError {
+    fn from(error: FileError) -> ConfigError {
+        ConfigError::Failure(error.to_string())
+    }
+}
 
 /// What the daemon runs with.
 #[derive(Clone, Debug)]
@@ -105,7 +112,7 @@ pub struct Monitoring {
 
 impl Monitoring {
     /// Reads the members file again, if there is one.
-    pub fn read(&self) -> Result<Option<Roster>, String> {
+    pub fn read(&self) -> Result<Option<Roster>, FileError> {
         self.members.as_ref().map(|path| members::read(path, &self.defaults)).transpose()
     }
 }
@@ -121,7 +128,7 @@ pub struct AccessSource {
 
 impl AccessSource {
     /// Reads the file, or reads it again.
-    pub fn read(&self) -> Result<Access, String> {
+    pub fn read(&self) -> Result<Access, FileError> {
         self.file.as_ref().map_or_else(|| Ok(self.rules.access()), |path| access::read(path, &self.rules))
     }
 }
@@ -237,7 +244,7 @@ impl Config {
                 max_memberships: flags.max_memberships,
                 weight_max: flags.weight_max,
                 roster: Arc::new(roster),
-                access: Arc::new(access.read().map_err(ConfigError::Failure)?),
+                access: Arc::new(access.read()?),
                 // What this process may do shows when it serves.
                 icmp: false,
                 panic_percent: flags.panic_percent,
@@ -268,7 +275,7 @@ fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring), Co
         fall: flags.probe_fall,
     };
     let roster = match &flags.members {
-        Some(path) => members::read(path, &defaults).map_err(ConfigError::Failure)?,
+        Some(path) => members::read(path, &defaults)?,
         None => defaults.roster(),
     };
     let monitoring = Monitoring { members: flags.members.clone(), defaults, max_probes, slow_start: flags.slow_start };
@@ -391,203 +398,4 @@ fn descriptors(flags: &Flags, host: &Host, shards: usize, listeners: usize) -> R
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        flags: Flags,
-    }
-
-    fn flags(line: &str) -> Result<Flags, clap::Error> {
-        Line::try_parse_from(std::iter::once("serve").chain(line.split_whitespace())).map(|line| line.flags)
-    }
-
-    fn host(cpus: usize, descriptors: u64) -> Host {
-        Host { cpus: (0..cpus).collect(), descriptors }
-    }
-
-    fn config(line: &str, host: &Host) -> Result<Config, ConfigError> {
-        Config::new(&flags(line).expect("each flag is fine by itself"), host)
-    }
-
-    #[test]
-    fn defaults_are_valid_on_any_machine() {
-        for cpus in [1, 2, 8, 300] {
-            let config = config("", &host(cpus, 1 << 20)).unwrap();
-            assert_eq!(config.coordinator_cpu, 0);
-            assert_eq!(config.shard_cpus.len(), (cpus - 1).clamp(1, 256));
-            assert_eq!((config.connections.max, config.connections.max_per_source), (16384, 8192));
-            assert_eq!(config.settings.poll_interval_seconds, 60);
-        }
-        assert_eq!(config("", &host(1, 1024)).unwrap().shard_cpus, [0], "one core is shared");
-    }
-
-    #[test]
-    fn shards_take_the_cores_after_the_first_in_turn() {
-        let config = config("--cpus 6,1,3-4 --shards 5", &host(8, 1024)).unwrap();
-        assert_eq!((config.coordinator_cpu, config.shard_cpus), (6, vec![1, 3, 4, 1, 3]));
-    }
-
-    #[test]
-    fn connections_follow_the_descriptor_limit() {
-        let limited = config("--probe off --shards 1", &host(2, 1024)).unwrap();
-        assert_eq!(u64::from(limited.connections.max), 1024 - 64 - 2 * 16 - 1);
-        assert_eq!(limited.descriptors, 1024);
-        let Err(ConfigError::Failure(text)) = config("--probe off --shards 1 --max-connections 1000", &host(2, 1024))
-        else {
-            panic!("1000 connections fit into no 1024 descriptors")
-        };
-        assert!(text.contains("1097") && text.contains("the limit is 1024") && text.contains("to 927"), "{text}");
-        assert!(matches!(config("", &host(2, 64)), Err(ConfigError::Failure(_))));
-    }
-
-    #[test]
-    fn one_source_has_half_of_the_connections_unless_a_flag_says_otherwise() {
-        let per_source = |line: &str| config(line, &host(2, 1 << 20)).unwrap().connections.max_per_source;
-        assert_eq!(per_source("--max-connections 10"), 5);
-        assert_eq!(per_source("--max-connections 3"), 2);
-        assert_eq!(per_source("--max-connections 1"), 1);
-        assert_eq!(per_source("--max-connections 3 --max-connections-per-source 3"), 3);
-        assert_eq!(per_source("--max-connections-per-source 1000000"), 1_000_000, "which turns it off");
-    }
-
-    #[test]
-    fn checks_have_their_share_of_the_descriptors() {
-        let off = config("--probe off --shards 1", &host(2, 1 << 20)).unwrap();
-        assert_eq!((off.monitoring.max_probes, off.connections.max), (0, 16384));
-        let wide = config("--probe tcp --shards 1", &host(2, 1 << 20)).unwrap();
-        assert_eq!((wide.monitoring.max_probes, wide.connections.max), (4096, 16384));
-        assert_eq!(wide.descriptors, 64 + 2 * 16 + 1 + 4096 + 16384);
-        let narrow = config("--probe tcp --shards 1", &host(2, 1024)).unwrap();
-        assert_eq!((narrow.monitoring.max_probes, narrow.connections.max), (231, 696));
-        assert_eq!(narrow.descriptors, 1024);
-        let Err(ConfigError::Failure(text)) =
-            config("--probe tcp --shards 1 --max-connections 900 --max-probes 100", &host(2, 1024))
-        else {
-            panic!("1000 sockets fit into no 1024 descriptors")
-        };
-        assert!(text.contains("1097") && text.contains("--max-probes") && text.contains("to 827"), "{text}");
-        // Where only the checks are too many, only they are spoken of.
-        for probes in ["927", "5000"] {
-            let Err(ConfigError::Failure(text)) =
-                config(&format!("--probe tcp --shards 1 --max-probes {probes}"), &host(2, 1024))
-            else {
-                panic!("{probes} checks leave no connection")
-            };
-            assert!(!text.contains("--max-connections") && text.contains("to 926 at most"), "{text}");
-        }
-        let most = config("--probe tcp --shards 1 --max-probes 926", &host(2, 1024)).unwrap();
-        assert_eq!((most.connections.max, most.descriptors), (1, 1024));
-        for line in ["--max-probes 1", ""] {
-            let Err(ConfigError::Failure(text)) = config(line, &host(2, 97)) else { panic!("no room at all") };
-            assert!(text.contains("before the first connection"), "{line}: {text}");
-        }
-    }
-
-    #[test]
-    fn flags_say_how_members_are_watched_that_no_file_lists() {
-        let member = |line: &str| {
-            let config = config(line, &host(2, 1 << 20)).unwrap();
-            crate::roster::Member::clone(config.settings.roster.default_member())
-        };
-        let seconds = Duration::from_secs;
-        let plain = member("--probe auto --weight-max 7");
-        assert_eq!((plain.capacity, plain.fixed, plain.quiesced), (7, false, false));
-        assert_eq!(plain.monitor, Monitor::auto());
-        assert_eq!(
-            (plain.times.interval, plain.times.fast_interval, plain.times.timeout),
-            (seconds(2), seconds(2), seconds(2))
-        );
-        assert_eq!((plain.times.rise, plain.times.fall), (2, 3));
-        assert_eq!(member("--probe off").monitor, Monitor::none());
-        assert_eq!(member("--probe tcp").monitor, Monitor::of([Check::Tcp]));
-        assert_eq!(member("--probe icmp").monitor, Monitor::of([Check::Icmp]));
-        assert!(matches!(&member("--probe http").monitor.checks[..], [Check::Http(_)]));
-        let times = member("--probe-interval 1m --probe-fast-interval 3s --probe-rise 1 --probe-fall 9").times;
-        assert_eq!((times.interval, times.fast_interval, times.timeout), (seconds(60), seconds(3), seconds(5)));
-        assert_eq!((times.rise, times.fall), (1, 9));
-    }
-
-    #[test]
-    fn impossible_combinations_say_what_to_change() {
-        let cases = [
-            ("--cpus 0,9", "--cpus names core 9"),
-            ("--spin --cpus 0", "fewer --shards"),
-            ("--spin=10us --shards 2", "fewer --shards"),
-            ("--max-buffered-bytes 65536 --max-message-bytes 65537", "raise the first"),
-            ("--push-refresh 1s --push-window 2s", "--push-refresh 1s"),
-            ("--poll-interval 1500ms", "whole number of seconds"),
-            ("--probe-interval 1s --probe-fast-interval 2s", "--probe-fast-interval 2s is longer"),
-            ("--keepalive 1500ms", "whole number of seconds"),
-            ("--lb-identity certificate", "--lb-identity certificate needs --tls-client-ca"),
-            ("--member-identity certificate", "--member-identity certificate needs --tls-client-ca"),
-            ("--lb-identity source-ip", "needs an --access file"),
-            ("--lb-identity-common-name", "is for --lb-identity certificate"),
-            ("--access /dev/null", "set --lb-identity or --member-identity"),
-            ("--listen 127.0.0.1:1,127.0.0.1:1", "given twice"),
-            ("--listen 127.0.0.1:1,0.0.0.0:1", "0.0.0.0:1 stands for every address, 127.0.0.1:1 too"),
-            ("--listen [::]:1,[::1]:1", "[::]:1 stands for every address, [::1]:1 too"),
-        ];
-        for (line, expected) in cases {
-            match config(line, &host(2, 1 << 20)) {
-                Err(ConfigError::Usage(text)) => assert!(text.contains(expected), "{line}: {text}"),
-                other => panic!("{line}: {other:?}"),
-            }
-        }
-        assert!(config("--listen 127.0.0.1:0 --listen 127.0.0.1:0", &host(2, 1 << 20)).is_ok(), "two free ports");
-        assert!(config("--listen 0.0.0.0:1,[::]:1,127.0.0.1:2", &host(2, 1 << 20)).is_ok(), "nothing is meant twice");
-        assert!(config("--spin --shards 1", &host(2, 1 << 20)).is_ok());
-        assert!(config("--member-identity source-ip", &host(2, 1 << 20)).is_ok(), "no file: its own address");
-        assert!(config("--lb-identity source-ip --access /dev/null", &host(2, 1 << 20)).is_ok());
-    }
-
-    #[test]
-    fn values_out_of_range_are_refused() {
-        for line in [
-            "--poll-interval 0s",
-            "--poll-interval 65536s",
-            "--push-window 61s",
-            "--hold-time 31d",
-            "--hold-time 5",
-            "--stall-timeout 99ms",
-            "--weight-max 0",
-            "--max-groups-per-lb 65536",
-            "--max-memberships-per-lb 0",
-            "--max-memberships 7000001",
-            "--max-message-bytes 1023",
-            "--max-connections-per-source 0",
-            "--max-new-connections-per-source 1000001",
-            "--max-handshakes-per-source -1",
-            "--max-requests-per-second 1000001",
-            "--shards 0",
-            "--probe agent",
-            "--probe-interval 9ms",
-            "--probe-timeout 61s",
-            "--probe-rise 0",
-            "--probe-fall 256",
-            "--max-probes 0",
-            "--panic-percent 101",
-            "--policy best",
-            "--cpus 3-1",
-            "--cpus 1,1",
-            "--cpus x",
-            "--cpus 0-99999999999",
-            "--listen localhost",
-        ] {
-            assert!(flags(line).is_err(), "{line}");
-        }
-    }
-
-    #[test]
-    fn durations_read_as_people_write_them() {
-        let flags = flags("--push-window 5ms --stall-timeout 2s --hold-time 1m --spin").unwrap();
-        assert_eq!(flags.push_window, Duration::from_millis(5));
-        assert_eq!(flags.stall_timeout, Duration::from_secs(2));
-        assert_eq!(flags.hold_time, Duration::from_secs(60));
-        assert_eq!(flags.spin, Duration::from_micros(50));
-    }
-}
+mod tests;
