@@ -198,7 +198,7 @@ fn wrong_usage_has_status_2_and_says_why() {
         (&["lb", "--uid=LB1", "deregister"], "use --group, --groups or --all"),
         (&["lb", "--uid=LB1", "deregister", "--all", "--group=web"], "--all goes without"),
         (&["lb", "--uid=LB1", "state", "--health=128"], "not between 0 and 127"),
-        (&["lb", "--uid=LB1", "watch", "--retry=10ms"], "not between 1s and 1h"),
+        (&["lb", "--uid=LB1", "watch", "--retry=10ms"], "must be between 1s and 1h"),
         (&["lb", "--uid=LB1", "weights", "--gwm=1:2:3"], "is not a port"),
         (&["member", "register", "--lb=LB1", "--group=web"], "who?"),
         (&["member", "register", "--group=web", "--member=10.0.0.1"], "whose group is it?"),
