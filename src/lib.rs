@@ -22,7 +22,7 @@
 //! | [`client`] | a blocking SASP client for load balancers and members; groups as text | `limits`, `sasp`, `files` | no |
 //! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `judgement`, `roster`, `access`, `coordinator`, `files`, `tls` | no |
 //! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `tls`, `metrics`, `config` | no |
-//! | [`cli`] | one file a command | `sasp`, `tls`, `client`, `config`, `runtime` | no |
+//! | [`cli`] | one file a command | `limits`, `sasp`, `tls`, `client`, `config`, `runtime` | no |
 //! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `config`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 
