@@ -21,7 +21,6 @@ use crate::{
     monitor::outcome::{Administration, AgentWeight, Load, Report},
     roster::{Agent, Http},
     sasp::component::TCP,
-    tls,
 };
 
 /// How long a test waits for an event before it reports a hang.

@@ -11,8 +11,8 @@ use rustls::{
 
 use super::*;
 use crate::{
-    config::tls,
     roster::{Tls, TlsSource},
+    tls,
 };
 
 /// An authority, and a server with its certificate for `name`. A `rude` server answers half a head, ends TLS and sends on.
