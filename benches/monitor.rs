@@ -9,7 +9,7 @@ use gwm::{
         Outcome,
         outcome::Load,
         policy::Tuning,
-        table::{Settings, Table},
+        table::{MonitorSettings, Table},
     },
     roster::{Member, Monitor, Roster, Times},
     time::Time,
@@ -22,7 +22,7 @@ const ENDPOINTS: u32 = 100_000;
 
 fn table(endpoints: u32) -> Table {
     let member = Member::watched(100, Monitor::auto(), Times::default());
-    let settings = Settings { tuning: Tuning::default(), checks_under_way: 1000, icmp: false };
+    let settings = MonitorSettings { tuning: Tuning::default(), checks_under_way: 1000, icmp: false };
     let mut table = Table::new(Arc::new(Roster::new(member, Policy::Auto)), settings, 7);
     for index in 0..endpoints {
         table.watch(Time(0), WatchId { index, generation: 1 }, endpoint(index));

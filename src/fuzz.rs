@@ -12,7 +12,7 @@ use crate::{
     cli::decode::{Format, decode},
     config::access::{self, Rules},
     monitor::{
-        Outcome, Reason, agent,
+        Outcome, Reason, agent_check,
         echo::{self, Version},
         http, orca,
         outcome::Load,
@@ -131,16 +131,16 @@ pub fn load_report(value: &[u8]) {
 /// how long the pieces are.
 pub fn agent_answer(data: &[u8]) {
     let Some((&size, answer)) = data.split_first() else { return };
-    let whole = agent::read(answer, true);
+    let whole = agent_check::read(answer, true);
     assert_ne!(whole, Ok(None), "a connection that has ended is waited for");
     let size = usize::from(size).max(1);
     let cuts = (0..answer.len()).step_by(size);
-    let told = cuts.map(|cut| agent::read(&answer[..cut], false)).find(|read| *read != Ok(None));
+    let told = cuts.map(|cut| agent_check::read(&answer[..cut], false)).find(|read| *read != Ok(None));
     if let Some(told) = told {
         assert_eq!(told, whole, "more bytes change what was read");
     }
-    if answer.len() > agent::LINE_BYTES {
-        assert_ne!(agent::read(answer, false), Ok(None), "an endless line is waited for");
+    if answer.len() > agent_check::LINE_BYTES {
+        assert_ne!(agent_check::read(answer, false), Ok(None), "an endless line is waited for");
     }
 }
 

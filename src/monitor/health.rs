@@ -8,7 +8,7 @@
 //! - checks that fail by this machine's fault say nothing; after `fall` of them in a row the endpoint is unknown
 //!   again, and contact stays what it was. A check that agrees with that, or `rise` or `fall` that do not, settle it.
 //!
-//! Checks of one endpoint must all pass. What its agent says is kept apart ([`Agent`]): it takes the endpoint down or
+//! Checks of one endpoint must all pass. What its agent says is kept apart ([`AgentState`]): it takes the endpoint down or
 //! out of service, but proves nothing about checks; and an agent that can not be reached changes nothing.
 
 use super::outcome::{Administration, Report};
@@ -19,7 +19,7 @@ pub const HISTORY: u32 = u32::BITS;
 
 /// What one check has concluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Health {
+pub struct CheckHealth {
     up: bool,
     known: bool,
     /// Results in a row that contradict `up`.
@@ -39,13 +39,13 @@ pub enum Finding {
     Nothing,
 }
 
-impl Health {
+impl CheckHealth {
     /// Of a check that has found nothing yet.
-    pub const NEW: Health = Health { up: true, known: false, against: 0, blind: 0 };
+    pub const NEW: CheckHealth = CheckHealth { up: true, known: false, against: 0, blind: 0 };
 
     /// Of a check that replaces or joins others, which concluded this.
-    pub fn inherited(standing: Standing) -> Health {
-        Health { up: standing.up, known: standing.known, ..Health::NEW }
+    pub fn inherited(standing: Standing) -> CheckHealth {
+        CheckHealth { up: standing.up, known: standing.known, ..CheckHealth::NEW }
     }
 
     /// Whether the last conclusion is that the check passes.
@@ -82,21 +82,21 @@ impl Health {
         }
         self.against = self.against.saturating_add(1);
         if self.against >= if good { times.rise } else { times.fall } {
-            *self = Health { up: good, known: true, ..Health::NEW };
+            *self = CheckHealth { up: good, known: true, ..CheckHealth::NEW };
         }
     }
 }
 
 /// What an agent said last; it counts until the agent says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Agent {
+pub struct AgentState {
     /// It said `down`, `fail` or `stopped`, and not `up` since.
     pub down: bool,
     /// What the administrator wants.
     pub administration: Administration,
 }
 
-impl Agent {
+impl AgentState {
     /// Takes what the next answer says.
     pub fn note(&mut self, report: &Report) {
         self.down = report.up.map_or(self.down, |up| !up);
@@ -121,7 +121,7 @@ pub struct Standing {
 impl Standing {
     /// From the checks but the agent's; what the agent said; and whether it said anything lately, which counts for
     /// proof where there are no other checks.
-    pub fn of(checks: impl Iterator<Item = Health>, agent: Agent, agent_heard: bool) -> Standing {
+    pub fn of(checks: impl Iterator<Item = CheckHealth>, agent: AgentState, agent_heard: bool) -> Standing {
         let (mut any, mut all_up, mut all_known, mut proved_down) = (false, true, true, agent.down && agent_heard);
         for check in checks {
             any = true;
@@ -177,7 +177,7 @@ mod tests {
         for seed in 0..200 {
             let mut random = fastrand::Rng::with_seed(seed);
             let times = Times { rise: random.u8(1..6), fall: random.u8(1..6), ..Times::default() };
-            let mut ours = Health::NEW;
+            let mut ours = CheckHealth::NEW;
             ours.note(Good, &times);
             let mut theirs = HaProxy(u16::from(times.rise) + u16::from(times.fall) - 1);
             for step in 0..200 {
@@ -195,7 +195,7 @@ mod tests {
     /// The state after findings written as `+` good, `-` bad, `.` nothing: `U` up, `D` down, lower case if unknown.
     fn after(findings: &str) -> char {
         let times = Times { rise: 2, fall: 3, ..Times::default() };
-        let mut health = Health::NEW;
+        let mut health = CheckHealth::NEW;
         for finding in findings.chars() {
             let finding = match finding {
                 '+' => Good,
@@ -250,35 +250,35 @@ mod tests {
         }
     }
 
-    const UP: Health = Health { up: true, known: true, against: 0, blind: 0 };
-    const DOWN: Health = Health { up: false, ..UP };
-    const READY: Agent = Agent { down: false, administration: Administration::Ready };
+    const UP: CheckHealth = CheckHealth { up: true, known: true, against: 0, blind: 0 };
+    const DOWN: CheckHealth = CheckHealth { up: false, ..UP };
+    const READY: AgentState = AgentState { down: false, administration: Administration::Ready };
 
     #[test]
     fn all_checks_must_pass() {
-        let of = |checks: &[Health]| {
+        let of = |checks: &[CheckHealth]| {
             let standing = Standing::of(checks.iter().copied(), READY, false);
             (standing.up, standing.known)
         };
         assert_eq!(of(&[UP, UP]), (true, true));
         assert_eq!(of(&[UP, DOWN]), (false, true));
-        assert_eq!(of(&[UP, Health::NEW]), (true, false));
-        assert_eq!(of(&[Health::NEW, DOWN]), (false, true), "one that fails is enough");
-        assert_eq!(of(&[UP, Health { known: false, ..DOWN }]), (false, false), "contact stays what it was");
+        assert_eq!(of(&[UP, CheckHealth::NEW]), (true, false));
+        assert_eq!(of(&[CheckHealth::NEW, DOWN]), (false, true), "one that fails is enough");
+        assert_eq!(of(&[UP, CheckHealth { known: false, ..DOWN }]), (false, false), "contact stays what it was");
         assert_eq!(of(&[]), (true, false));
     }
 
     #[test]
     fn an_agent_takes_down_and_proves_only_where_nothing_else_does() {
-        let of = |checks: &[Health], down, heard| {
-            let standing = Standing::of(checks.iter().copied(), Agent { down, ..READY }, heard);
+        let of = |checks: &[CheckHealth], down, heard| {
+            let standing = Standing::of(checks.iter().copied(), AgentState { down, ..READY }, heard);
             (standing.up, standing.known)
         };
         assert_eq!(of(&[UP], false, false), (true, true), "an agent that is not there changes nothing");
         assert_eq!(of(&[UP], true, true), (false, true));
         assert_eq!(of(&[UP], true, false), (false, true), "its word counts until it says otherwise");
         assert_eq!(of(&[DOWN], false, true), (false, true), "its `up` does not outweigh the checks");
-        assert_eq!(of(&[Health::NEW], false, true), (true, false));
+        assert_eq!(of(&[CheckHealth::NEW], false, true), (true, false));
         assert_eq!(of(&[], false, true), (true, true));
         assert_eq!(of(&[], false, false), (true, false));
         assert_eq!(of(&[], true, false), (false, false));

@@ -116,7 +116,7 @@ enum Exact {
 }
 
 /// What `policy` says, given what it said before.
-pub fn judge(policy: Policy, facts: &Facts, tuning: &Tuning, before: &Verdict) -> Verdict {
+pub fn verdict(policy: Policy, facts: &Facts, tuning: &Tuning, before: &Verdict) -> Verdict {
     let Standing { up, known } = facts.standing;
     let flags = |confident| EntryFlags::default().with(EntryFlags::CONTACT, up).with(EntryFlags::CONFIDENT, confident);
     if facts.fixed {
@@ -229,7 +229,7 @@ mod tests {
     /// Contact, confident and share by policy, without a word before.
     fn all(facts: Facts) -> [(bool, bool, Share); 4] {
         Policy::ALL.map(|policy| {
-            let verdict = judge(policy, &facts, &Tuning::default(), &NOTHING);
+            let verdict = verdict(policy, &facts, &Tuning::default(), &NOTHING);
             let has = |flag| verdict.flags.contains(flag);
             (has(EntryFlags::CONTACT), has(EntryFlags::CONFIDENT), verdict.share)
         })
@@ -310,7 +310,7 @@ mod tests {
             let flags = EntryFlags::CONTACT.with(EntryFlags::CONFIDENT, true);
             let before = Verdict { flags, share: Weight(before) };
             let facts = Facts { capacity: 100, health, ..facts() };
-            let after = judge(Policy::Static, &facts, &Tuning::default(), &before);
+            let after = verdict(Policy::Static, &facts, &Tuning::default(), &before);
             let Weight(weight) = after.share else { panic!("{after:?}") };
             weight
         };
@@ -329,7 +329,7 @@ mod tests {
     fn small_changes_of_a_rate_are_not_said() {
         let say = |before: &Verdict, rate| {
             let facts = Facts { rate: Some(rate), load_heard: true, capacity: 100, ..facts() };
-            judge(Policy::Orca, &facts, &Tuning::default(), before)
+            verdict(Policy::Orca, &facts, &Tuning::default(), before)
         };
         let first = say(&NOTHING, 100.0);
         for (rate, same) in [(104.0, true), (96.0, true), (106.0, false), (94.0, false)] {

@@ -285,7 +285,7 @@ fn monitoring_setup(config: &Config, shard: usize, control: &Arc<MonitoringContr
     Ok(MonitoringSetup {
         control: control.clone(),
         roster: config.settings.roster.clone(),
-        settings: monitor::Settings { tuning, checks_under_way, icmp },
+        settings: monitor::MonitorSettings { tuning, checks_under_way, icmp },
         seed: hash_seed ^ shard as u64,
         prober: Prober::new(icmp).map_err(|error| Error::Start { what: "make sockets for checks", error })?,
     })

@@ -14,7 +14,7 @@ use toml::Spanned;
 use super::{Entry, Subject};
 use crate::{
     files::{Fault, fault, place},
-    roster::{Agent, Check, Http, Monitor, Tls, TlsSource},
+    roster::{AgentCheck, Check, Http, Monitor, Tls, TlsSource},
     sasp::component::TCP,
     tls,
 };
@@ -209,7 +209,7 @@ fn agent(entry: &Entry, at: usize) -> Result<Check, Fault> {
         let at = place(&entry.agent_send).unwrap_or(at);
         return fault(at, format!("agent_send has {} bytes, and {AGENT_SEND_BYTES} is the most", send.len()));
     }
-    Ok(Check::Agent(Arc::new(Agent { port: *port.get_ref(), send: send.into_bytes() })))
+    Ok(Check::Agent(Arc::new(AgentCheck { port: *port.get_ref(), send: send.into_bytes() })))
 }
 
 fn http(entry: &Entry, secure: bool, loader: &mut Loader<'_>) -> Result<Http, Fault> {

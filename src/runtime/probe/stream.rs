@@ -20,8 +20,8 @@ use rustls::{ClientConnection, pki_types::ServerName};
 
 use super::{ours, theirs};
 use crate::{
-    monitor::{Outcome, Reason, agent, http},
-    roster::{Agent, Check, Http, Tls},
+    monitor::{Outcome, Reason, agent_check, http},
+    roster::{AgentCheck, Check, Http, Tls},
     sasp::Endpoint,
 };
 
@@ -131,7 +131,7 @@ impl Talk {
         Ok(talk)
     }
 
-    fn agent(agent: &Agent) -> Talk {
+    fn agent(agent: &AgentCheck) -> Talk {
         Talk::new(Listener::Agent, agent.send.clone())
     }
 
@@ -233,7 +233,7 @@ impl Talk {
         };
         let outcome = match &mut self.listener {
             Listener::Http(http, reader) => reader.read(whole, ended, http),
-            Listener::Agent => match agent::read(whole, ended) {
+            Listener::Agent => match agent_check::read(whole, ended) {
                 Ok(report) => report.map(Outcome::Agent),
                 Err(reason) => Some(Outcome::Failed(reason)),
             },

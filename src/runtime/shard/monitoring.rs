@@ -21,7 +21,7 @@ use crate::{
     coordinator::WatchOrder,
     judgement::Judgement,
     metrics::Id,
-    monitor::{Outcome, Reason, Settings, Table, Token},
+    monitor::{MonitorSettings, Outcome, Reason, Table, Token},
     roster::Roster,
     runtime::{
         limit::throttle::Throttle,
@@ -72,7 +72,7 @@ impl MonitoringControl {
 pub(crate) struct MonitoringSetup {
     pub(crate) control: Arc<MonitoringControl>,
     pub(crate) roster: Arc<Roster>,
-    pub(crate) settings: Settings,
+    pub(crate) settings: MonitorSettings,
     /// Spreads the checks over their intervals.
     pub(crate) seed: u64,
     pub(crate) prober: Prober<Token>,

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     coordinator::Kind,
     judgement::Policy,
-    monitor::{Settings, Tuning},
+    monitor::{MonitorSettings, Tuning},
     roster::{Member, Roster},
     runtime::{mesh::pipe, probe::Prober, shard::shared::LIMITS},
     sasp::{Health, LbFlags, writer::set_lb_state_request},
@@ -18,7 +18,7 @@ use crate::{
 fn shard() -> (Shard, Receiver<(Slot, Up)>) {
     let bell = Arc::new(Bell::default());
     let (up, inbox) = pipe(2, bell.clone(), bell.clone());
-    let settings = Settings { tuning: Tuning::default(), checks_under_way: 1, icmp: false };
+    let settings = MonitorSettings { tuning: Tuning::default(), checks_under_way: 1, icmp: false };
     let roster = Arc::new(Roster::new(Member::unknown(100), Policy::Auto));
     let prober = Prober::new(false).expect("an epoll set");
     let setup = MonitoringSetup { control: Arc::default(), roster, settings, seed: 1, prober };

@@ -13,9 +13,9 @@ use gwm::{
         Outcome, Reason,
         outcome::Report,
         policy::Tuning,
-        table::{Job, Settings, Table, Token},
+        table::{Job, MonitorSettings, Table, Token},
     },
-    roster::{Agent, Check, Member, Monitor, Roster, Times},
+    roster::{AgentCheck, Check, Member, Monitor, Roster, Times},
     sasp::{Endpoint, EntryFlags},
     time::Time,
 };
@@ -27,7 +27,7 @@ pub(crate) fn endpoint(index: u32) -> Endpoint {
 }
 
 pub(crate) fn agent() -> Check {
-    Check::Agent(Arc::new(Agent { port: 9999, send: Vec::new() }))
+    Check::Agent(Arc::new(AgentCheck { port: 9999, send: Vec::new() }))
 }
 
 /// Checked every second, in doubt every 100 ms, rise 2, fall 3.
@@ -39,8 +39,12 @@ pub(crate) fn roster(monitor: Monitor) -> Arc<Roster> {
     Arc::new(Roster::new(Member::watched(100, monitor, times()), Policy::Auto))
 }
 
-pub(crate) fn settings() -> Settings {
-    Settings { tuning: Tuning { slow_start: Duration::ZERO, ..Tuning::default() }, checks_under_way: 1000, icmp: false }
+pub(crate) fn settings() -> MonitorSettings {
+    MonitorSettings {
+        tuning: Tuning { slow_start: Duration::ZERO, ..Tuning::default() },
+        checks_under_way: 1000,
+        icmp: false,
+    }
 }
 
 /// Contact, confident, and the share.
@@ -62,7 +66,7 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    pub(crate) fn new(roster: Arc<Roster>, settings: Settings, seed: u64) -> Rig {
+    pub(crate) fn new(roster: Arc<Roster>, settings: MonitorSettings, seed: u64) -> Rig {
         Rig {
             now: Time(1_000_000_000_000),
             table: Table::new(roster, settings, seed),

@@ -46,7 +46,7 @@ fn no_check_is_lost_or_doubled_whatever_comes_and_goes() {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut rig = Rig::new(
             roster(Monitor::auto()),
-            gwm::monitor::table::Settings { checks_under_way: 20, ..settings() },
+            gwm::monitor::table::MonitorSettings { checks_under_way: 20, ..settings() },
             seed,
         );
         for _ in 0..300 {
@@ -97,8 +97,11 @@ fn no_check_is_lost_or_doubled_whatever_comes_and_goes() {
 /// A second in which no check ends is made up for as fast as checks may be started, and then forgotten.
 #[test]
 fn after_a_stall_lateness_ends() {
-    let mut rig =
-        Rig::new(roster(Monitor::auto()), gwm::monitor::table::Settings { checks_under_way: 10, ..settings() }, 3);
+    let mut rig = Rig::new(
+        roster(Monitor::auto()),
+        gwm::monitor::table::MonitorSettings { checks_under_way: 10, ..settings() },
+        3,
+    );
     (0..500).for_each(|index| rig.watch(index));
     rig.run(SECOND * 3, |_, _| pass());
     let stall = rig.now;
@@ -114,8 +117,11 @@ fn after_a_stall_lateness_ends() {
 /// However many members do not answer, and hold a place for the whole timeout, those that are up are checked in time.
 #[test]
 fn silent_members_delay_nobody_who_is_up() {
-    let mut rig =
-        Rig::new(roster(Monitor::auto()), gwm::monitor::table::Settings { checks_under_way: 20, ..settings() }, 2);
+    let mut rig = Rig::new(
+        roster(Monitor::auto()),
+        gwm::monitor::table::MonitorSettings { checks_under_way: 20, ..settings() },
+        2,
+    );
     (0..5).for_each(|index| rig.watch(index));
     rig.run(SECOND * 2, |_, _| pass());
     (5..300).for_each(|index| rig.watch(index));

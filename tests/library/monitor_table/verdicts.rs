@@ -8,7 +8,7 @@ use gwm::{
         Outcome, Reason,
         outcome::{Administration, AgentWeight, Load, Report},
         policy::Tuning,
-        table::Settings,
+        table::MonitorSettings,
     },
     roster::{Check, Http, Member, Monitor, Roster},
     sasp::Endpoint,
@@ -205,7 +205,7 @@ fn noise_is_smoothed_and_not_said() {
 #[test]
 fn a_member_that_came_up_starts_slowly() {
     let tuning = Tuning { slow_start: SECOND * 10, ..Tuning::default() };
-    let mut rig = Rig::new(roster(Monitor::auto()), Settings { tuning, ..settings() }, 1);
+    let mut rig = Rig::new(roster(Monitor::auto()), MonitorSettings { tuning, ..settings() }, 1);
     rig.watch(0);
     rig.run(SECOND + SLACK, |_, _| pass());
     assert_eq!(rig.auto(), UP, "a member that was never down does not");

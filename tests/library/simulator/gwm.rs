@@ -86,7 +86,7 @@ impl Gwm {
         let mut gwm = Gwm {
             table: Table::new(
                 roster,
-                gwm::monitor::table::Settings { tuning, checks_under_way: 1000, icmp: false },
+                gwm::monitor::table::MonitorSettings { tuning, checks_under_way: 1000, icmp: false },
                 seed,
             ),
             coordinator: Coordinator::new(settings, 1),

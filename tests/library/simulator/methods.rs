@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gwm::{
     judgement::Policy,
     monitor::policy::Tuning,
-    roster::{Agent, Check, Http, Member, Monitor, Roster, Times},
+    roster::{AgentCheck, Check, Http, Member, Monitor, Roster, Times},
 };
 
 use super::{
@@ -71,7 +71,7 @@ impl Method {
     }
 
     pub(crate) fn guide(self, farm: &[f64], tuning: Tuning) -> Guide {
-        let agent = |send: &[u8]| Check::Agent(Arc::new(Agent { port: 9999, send: send.to_vec() }));
+        let agent = |send: &[u8]| Check::Agent(Arc::new(AgentCheck { port: 9999, send: send.to_vec() }));
         let http = || {
             Check::Http(Arc::new(Http {
                 method: "GET".into(),

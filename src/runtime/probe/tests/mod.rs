@@ -19,7 +19,7 @@ use rustix::{
 use super::*;
 use crate::{
     monitor::outcome::{Administration, AgentWeight, Load, Report},
-    roster::{Agent, Http},
+    roster::{AgentCheck, Http},
     sasp::component::TCP,
 };
 
@@ -71,7 +71,7 @@ fn http() -> Http {
 }
 
 fn agent(port: u16, send: &str) -> Check {
-    Check::Agent(Arc::new(Agent { port, send: send.into() }))
+    Check::Agent(Arc::new(AgentCheck { port, send: send.into() }))
 }
 
 fn listener() -> (TcpListener, SocketAddr) {

@@ -3,6 +3,8 @@
 //! About 280 bytes an endpoint with one check (100,000 of them: 28 MB), and 72 more where an agent or load reports are
 //! heard. Starting and ending a check take time with the logarithm of the number of checks; nothing else grows with it.
 
+mod watched;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
@@ -13,15 +15,16 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use slab::Slab;
 
+use self::watched::{Watched, Watching};
 use super::{
-    health::{Agent, Finding, Health, History, Standing},
-    outcome::{AgentWeight, Load, Outcome, Report},
-    policy::{self, Availability, Facts, Tuning},
-    schedule::{CheckId, Class, Owner, Schedule},
+    health::{CheckHealth, Finding, History, Standing},
+    outcome::Outcome,
+    policy::Tuning,
+    schedule::{Class, Owner, Schedule},
 };
 use crate::{
     judgement::{Judgement, Policy, Share, Verdict, WatchId},
-    roster::{Check, Member, Roster},
+    roster::{Check, Roster},
     sasp::{Endpoint, EntryFlags},
     time::Time,
 };
@@ -30,7 +33,7 @@ pub use super::schedule::Token;
 
 /// What a table is told at start.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct MonitorSettings {
     /// The constants of the formulas.
     pub tuning: Tuning,
     /// The most checks under way at a time, at least 1: each has a socket. Those of members that are down or were never
@@ -69,56 +72,9 @@ pub struct Totals {
 /// Names an endpoint while it is watched.
 type Id = u32;
 
-/// One check of an endpoint.
-struct Watching {
-    id: CheckId,
-    health: Health,
-}
-
-/// What the member itself, or its agent, reported.
-#[derive(Default)]
-struct Reports {
-    agent: Agent,
-    /// When the agent answered last.
-    agent_at: Option<Time>,
-    /// Smoothed.
-    availability: Option<Availability>,
-    /// When a load report came last, whatever was in it.
-    load_at: Option<Time>,
-    rate: Option<Rate>,
-}
-
-struct Rate {
-    /// Smoothed.
-    value: f32,
-    /// When a report came last that stated a rate.
-    at: Time,
-}
-
-struct Watched {
-    endpoint: Endpoint,
-    watch: WatchId,
-    member: Arc<Member>,
-    /// What is done, by place in `watching`.
-    checks: Arc<[Check]>,
-    watching: Box<[Watching]>,
-    reports: Option<Box<Reports>>,
-    history: History,
-    standing: Standing,
-    /// It was found to be up at some time.
-    seen: bool,
-    /// It stands in the queue of changes.
-    queued: bool,
-    /// When it came up, until its slow start is over.
-    ramp_from: Option<Time>,
-    /// When time alone may change what is said.
-    review_at: Option<Time>,
-    said: [Verdict; Policy::ALL.len()],
-}
-
 /// The table.
 pub struct Table {
-    settings: Settings,
+    settings: MonitorSettings,
     roster: Arc<Roster>,
     schedule: Schedule,
     watched: Slab<Watched>,
@@ -133,15 +89,9 @@ pub struct Table {
 /// How many endpoints one [`Table::poll`] deals with before it gives others their turn.
 const REVIEWS_PER_POLL: usize = 256;
 
-/// What an agent's 0 % counts as where a mean is made: less is no less work.
-const LEAST_SHARE: f32 = 0.01;
-
-/// In how many steps a slow start is made at most.
-const RAMP_STEPS: u32 = 50;
-
 impl Table {
     /// An empty table. With the same seed and the same calls, all is the same.
-    pub fn new(roster: Arc<Roster>, settings: Settings, seed: u64) -> Table {
+    pub fn new(roster: Arc<Roster>, settings: MonitorSettings, seed: u64) -> Table {
         Table {
             schedule: Schedule::new(settings.checks_under_way, seed),
             settings,
@@ -191,9 +141,9 @@ impl Table {
         });
         let interval = watched.member.times.interval;
         let owners = (0..watched.checks.len() as u8).map(|which| Owner { index: id, which, class: Class::Other });
-        let add = |owner| Watching { id: self.schedule.add(now, interval, owner), health: Health::NEW };
+        let add = |owner| Watching { id: self.schedule.add(now, interval, owner), health: CheckHealth::NEW };
         watched.watching = owners.map(add).collect();
-        watched.said = watched.judge(now, &self.settings.tuning).0;
+        watched.said = watched.verdicts(now, &self.settings.tuning).0;
         self.by_index.insert(watch.index, id);
     }
 
@@ -323,7 +273,7 @@ impl Table {
             let ramps = !was_up && !self.settings.tuning.slow_start.is_zero();
             watched.ramp_from = ramps.then_some(now);
         }
-        let (verdicts, review) = watched.judge(now, &self.settings.tuning);
+        let (verdicts, review) = watched.verdicts(now, &self.settings.tuning);
         if verdicts != watched.said {
             watched.said = verdicts;
             if !std::mem::replace(&mut watched.queued, true) {
@@ -350,7 +300,7 @@ impl Table {
         let interval = member.times.interval;
         let (before, list) = (std::mem::take(&mut watched.watching), std::mem::replace(&mut watched.checks, checks));
         let mut before: Vec<Option<Watching>> = before.into_iter().map(Some).collect();
-        let inherited = Health::inherited(watched.standing);
+        let inherited = CheckHealth::inherited(watched.standing);
         watched.member = member;
         let class = watched.class();
         watched.watching = (0u8..)
@@ -376,139 +326,5 @@ impl Table {
             watched.forget_load();
         }
         self.review(now, id as Id);
-    }
-}
-
-impl Watched {
-    /// One that is up stays what it is while its checks fail but have not taken it down, or say nothing.
-    fn class(&self) -> Class {
-        if self.standing.up && self.seen { Class::Up } else { Class::Other }
-    }
-
-    fn standing(&self, now: Time, expiry: Duration) -> Standing {
-        let checks = self.checks.iter().zip(&self.watching);
-        let healths =
-            checks.filter(|(check, _)| !matches!(check, Check::Agent(_))).map(|(_, watching)| watching.health);
-        let agent = self.reports.as_ref().map_or(Agent::default(), |reports| reports.agent);
-        let heard = self.reports.as_ref().and_then(|reports| reports.agent_at).is_some_and(|at| now < at + expiry);
-        Standing::of(healths, agent, heard)
-    }
-
-    /// The verdicts of all policies, and when time alone may change them.
-    fn judge(&mut self, now: Time, tuning: &Tuning) -> ([Verdict; Policy::ALL.len()], Option<Time>) {
-        let mut next: Option<Time> = None;
-        // Whether a point in time lies ahead; then things are to be looked at again when it has come.
-        let mut ahead = |at: Time| {
-            let ahead = now < at;
-            if ahead {
-                next = Some(next.map_or(at, |next| next.min(at)));
-            }
-            ahead
-        };
-        let mut facts = Facts {
-            standing: self.standing,
-            drained: false,
-            fixed: self.member.fixed,
-            capacity: self.member.capacity,
-            health: self.history.share(),
-            ramp: 1.0,
-            availability: None,
-            rate: None,
-            load_heard: false,
-        };
-        if let Some(from) = self.ramp_from {
-            let slow_start = tuning.slow_start;
-            if ahead(from + slow_start) {
-                ahead(now + (slow_start / RAMP_STEPS).max(Duration::from_millis(100)));
-                facts.ramp = now.since(from).as_secs_f32() / slow_start.as_secs_f32();
-            } else {
-                self.ramp_from = None;
-            }
-        }
-        if let Some(reports) = &self.reports {
-            facts.drained = reports.agent.drained();
-            let mut fresh = |at: Option<Time>| at.is_some_and(|at| ahead(at + tuning.report_expiry));
-            facts.load_heard = fresh(reports.load_at);
-            if fresh(reports.agent_at) {
-                facts.availability = Some(reports.availability.unwrap_or(Availability::Share(1.0)));
-            }
-            if let Some(rate) = &reports.rate
-                && fresh(Some(rate.at))
-            {
-                facts.rate = Some(rate.value);
-            }
-        }
-        let mut said = Policy::ALL.into_iter().zip(&self.said);
-        let verdicts = std::array::from_fn(|_| {
-            let (policy, before) = said.next().expect("there is one for each policy");
-            policy::judge(policy, &facts, tuning, before)
-        });
-        (verdicts, next)
-    }
-
-    fn note_load(&mut self, now: Time, load: &Load, tuning: &Tuning) {
-        let reports = self.reports.get_or_insert_default();
-        reports.load_at = Some(now);
-        let Some(sample) = policy::rate(load, tuning.error_penalty) else { return };
-        match &mut reports.rate {
-            Some(rate) if now < rate.at + tuning.report_expiry => {
-                let gain = policy::gain(now.since(rate.at), tuning.rate_smoothing);
-                let trust = policy::trust(rate.value, sample, tuning.rate_noise);
-                rate.value = policy::approach(rate.value, sample, gain * trust);
-                rate.at = now;
-            }
-            rate => *rate = Some(Rate { value: sample, at: now }),
-        }
-    }
-
-    fn note_report(&mut self, now: Time, report: &Report, tuning: &Tuning) {
-        let reports = self.reports.get_or_insert_default();
-        let before = reports.agent_at.filter(|at| now < *at + tuning.report_expiry);
-        reports.agent_at = Some(now);
-        reports.agent.note(report);
-        if before.is_none() {
-            reports.availability = None;
-        }
-        let gain = before.map_or(1.0, |at| policy::gain(now.since(at), tuning.agent_smoothing));
-        let stated = match report.weight {
-            Some(AgentWeight::Percent(percent)) => Availability::Share(f32::from(percent) / 100.0),
-            Some(AgentWeight::Absolute(weight)) => Availability::Absolute(weight.into()),
-            None => return,
-        };
-        reports.availability = Some(match (reports.availability, stated) {
-            (Some(Availability::Share(old)), Availability::Share(new)) => {
-                Availability::Share(policy::approach(old.max(LEAST_SHARE), new.max(LEAST_SHARE), gain))
-            }
-            (Some(Availability::Absolute(old)), Availability::Absolute(new)) => {
-                Availability::Absolute(policy::approach(old.max(1.0), new.max(1.0), gain))
-            }
-            (_, stated) => stated,
-        });
-    }
-
-    fn forget_agent(&mut self) {
-        if let Some(reports) = &mut self.reports {
-            (reports.agent, reports.agent_at, reports.availability) = Default::default();
-        }
-    }
-
-    fn forget_load(&mut self) {
-        if let Some(reports) = &mut self.reports {
-            (reports.load_at, reports.rate) = Default::default();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_endpoint_is_small() {
-        // Beside it stand its checks (8 bytes and an allocation, 32 in the schedule and some 24 in its order each),
-        // and 15 in the index.
-        assert!(size_of::<Watched>() <= 152, "{}", size_of::<Watched>());
-        assert_eq!(size_of::<Watching>(), 8);
-        assert!(size_of::<Reports>() <= 72, "{}", size_of::<Reports>());
     }
 }

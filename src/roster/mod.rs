@@ -1,7 +1,13 @@
 //! What the operator says of members: how each is watched, how much it can take, and by which policy each group's
 //! weights are made. Read from flags and the members file by [`config`](crate::config), never changed after that.
 
-use std::{collections::HashMap, fmt, ops::RangeInclusive, sync::Arc, time::Duration};
+mod checks;
+mod pattern;
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+pub use checks::{AgentCheck, Check, Http, Monitor, Times, Tls, TlsSource};
+pub use pattern::Pattern;
 
 use crate::{
     judgement::Policy,
@@ -40,134 +46,6 @@ pub struct Member {
     pub times: Times,
 }
 
-/// The checks that a member is to get.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Monitor {
-    /// The plainest check that applies, beside `checks`.
-    pub auto: bool,
-    /// Each kind at most once. None, and not `auto`: nothing is known about the member.
-    pub checks: Arc<[Check]>,
-}
-
-/// One kind of check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// A TCP connection to the member's port.
-    Tcp,
-    /// An ICMP echo to its address.
-    Icmp,
-    /// An HTTP request, the member's load report in its answer included.
-    Http(Arc<Http>),
-    /// HAProxy's agent-check.
-    Agent(Arc<Agent>),
-}
-
-/// What to ask an HTTP server, and which answers are good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Http {
-    /// A token of RFC 9110, as in `GET`.
-    pub method: String,
-    /// The request target, as in `/health?deep=1`.
-    pub path: String,
-    /// The Host header; else address and port.
-    pub host: Option<String>,
-    /// Where to ask, if not at the member's own port.
-    pub port: Option<u16>,
-    /// Status codes that mean that the member is well.
-    pub expect: Vec<RangeInclusive<u16>>,
-    /// Metrics of the load report, as in `named_metrics.queue`, that are utilisations to go by.
-    pub utilization: Vec<String>,
-    /// For https.
-    pub tls: Option<Tls>,
-}
-
-impl Default for Http {
-    /// `GET /` at the member's own port, of which any answer but an error is good.
-    fn default() -> Http {
-        Http {
-            method: "GET".into(),
-            path: "/".into(),
-            host: None,
-            port: None,
-            expect: vec![200..=399],
-            utilization: Vec::new(),
-            tls: None,
-        }
-    }
-}
-
-/// How to speak TLS with a member.
-#[derive(Clone)]
-pub struct Tls {
-    /// Who the member must prove to be and is asked for (SNI); else its address.
-    pub server_name: Option<String>,
-    /// How, ready to use.
-    pub config: Arc<rustls::ClientConfig>,
-    /// From what `config` was made, to tell whether a reload changed it.
-    pub source: TlsSource,
-}
-
-/// What the operator gives for TLS, the content of files included.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TlsSource {
-    /// Whether the member's certificate is checked.
-    pub verify: bool,
-    /// Certificates (PEM) of the authorities to trust; else those that this machine trusts.
-    pub ca: Option<Vec<u8>>,
-    /// Our own certificate chain and private key (PEM), for members that ask.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-impl PartialEq for Tls {
-    fn eq(&self, other: &Tls) -> bool {
-        self.server_name == other.server_name && self.source == other.source
-    }
-}
-
-impl Eq for Tls {}
-
-impl fmt::Debug for Tls {
-    /// Without keys.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
-            .field("server_name", &self.server_name)
-            .field("verify", &self.source.verify)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Where a member's agent is, and what to send it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Agent {
-    /// Its TCP port, at the member's address.
-    pub port: u16,
-    /// Sent before its answer is read; may be empty.
-    pub send: Vec<u8>,
-}
-
-/// When a member is checked, and how many results it takes to believe them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Times {
-    /// From one check to the next.
-    pub interval: Duration,
-    /// The same while the member's state is in doubt.
-    pub fast_interval: Duration,
-    /// For one check.
-    pub timeout: Duration,
-    /// Good checks in a row after which a member that was down is up; at least 1.
-    pub rise: u8,
-    /// Bad checks in a row after which a member that was up is down; at least 1.
-    pub fall: u8,
-}
-
-impl Default for Times {
-    /// HAProxy's defaults.
-    fn default() -> Times {
-        let interval = Duration::from_secs(2);
-        Times { interval, fast_interval: interval, timeout: interval, rise: 2, fall: 3 }
-    }
-}
-
 /// The endpoints that an entry with a CIDR prefix is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Range {
@@ -195,46 +73,6 @@ impl fmt::Display for Range {
             Selector::All => Ok(()),
             Selector::Protocol(protocol) => write!(f, " protocol {protocol}"),
             Selector::Port(protocol, port) => write!(f, " protocol {protocol} port {port}"),
-        }
-    }
-}
-
-/// Group names: `*` stands for any bytes, `?` for one byte.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern(Vec<u8>);
-
-impl Pattern {
-    /// Any text is a pattern.
-    pub fn new(text: &str) -> Pattern {
-        Pattern(text.as_bytes().to_vec())
-    }
-
-    /// Whether the whole name fits. Takes time with pattern × name at worst, and no memory.
-    pub fn fits(&self, name: &[u8]) -> bool {
-        let (mut pattern, mut rest) = (self.0.as_slice(), name);
-        // Where to go on after the last `*` if what follows does not fit: it takes one byte more.
-        let mut again: Option<(&[u8], &[u8])> = None;
-        loop {
-            match (pattern.split_first(), rest.split_first()) {
-                (Some((b'*', after)), _) => {
-                    again = Some((after, rest));
-                    pattern = after;
-                    continue;
-                }
-                (Some((want, after)), Some((have, more))) if *want == b'?' || want == have => {
-                    (pattern, rest) = (after, more);
-                    continue;
-                }
-                (None, None) => return true,
-                _ => {}
-            }
-            match again {
-                Some((after, [_, more @ ..])) => {
-                    again = Some((after, more));
-                    (pattern, rest) = (after, more);
-                }
-                _ => return false,
-            }
         }
     }
 }
@@ -340,23 +178,6 @@ impl Roster {
     }
 }
 
-impl Monitor {
-    /// Nothing.
-    pub fn none() -> Monitor {
-        Monitor { auto: false, checks: [].into() }
-    }
-
-    /// The plainest check that applies.
-    pub fn auto() -> Monitor {
-        Monitor { auto: true, checks: [].into() }
-    }
-
-    /// These checks.
-    pub fn of(checks: impl Into<Arc<[Check]>>) -> Monitor {
-        Monitor { auto: false, checks: checks.into() }
-    }
-}
-
 impl Member {
     /// One that nothing watches, and nothing is known about.
     pub fn unknown(capacity: u16) -> Member {
@@ -433,7 +254,7 @@ mod tests {
     fn checks_are_those_that_apply() {
         let (application, system, sctp) =
             (endpoint("10.0.0.1", 6, 80), endpoint("10.0.0.1", 0, 0), endpoint("10.0.0.1", 132, 80));
-        let agent = Check::Agent(Arc::new(Agent { port: 9, send: Vec::new() }));
+        let agent = Check::Agent(Arc::new(AgentCheck { port: 9, send: Vec::new() }));
         let http = |port| {
             let get = Http {
                 method: "GET".into(),
@@ -477,33 +298,6 @@ mod tests {
         roster.add(endpoint("10.0.0.1", 0, 0), echo);
         assert!(roster.names_icmp());
         assert!(!super::tests::roster().may_use_icmp());
-    }
-
-    #[test]
-    fn patterns_fit_whole_names() {
-        for (pattern, name, fits) in [
-            ("", "", true),
-            ("", "a", false),
-            ("*", "", true),
-            ("*", "abc", true),
-            ("FARM", "FARM", true),
-            ("FARM", "FARM1", false),
-            ("FARM", "farm", false),
-            ("FARM*", "FARM", true),
-            ("FARM*", "FARM12", true),
-            ("FARM?", "FARM", false),
-            ("FARM?", "FARM1", true),
-            ("FARM?", "FARM12", false),
-            ("*web*db", "a-web-db", true),
-            ("*web*db", "web-db-db", true),
-            ("*web*db", "web-db-x", false),
-            ("a*b*c", "abbc", true),
-            ("a*b*c", "acb", false),
-            ("**", "x", true),
-        ] {
-            assert_eq!(Pattern::new(pattern).fits(name.as_bytes()), fits, "{pattern} {name}");
-        }
-        assert!(Pattern::new("a?c").fits(b"a\xFFc"), "names are bytes");
     }
 
     #[test]

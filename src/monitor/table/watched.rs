@@ -1,0 +1,203 @@
+//! One endpoint that is watched: what its checks and reports say.
+
+use std::{sync::Arc, time::Duration};
+
+use super::super::{
+    health::{AgentState, CheckHealth, History, Standing},
+    outcome::{AgentWeight, Load, Report},
+    policy::{self, Availability, Facts, Tuning},
+    schedule::{CheckId, Class},
+};
+use crate::{
+    judgement::{Policy, Verdict, WatchId},
+    roster::{Check, Member},
+    sasp::Endpoint,
+    time::Time,
+};
+
+/// What an agent's 0 % counts as where a mean is made: less is no less work.
+const LEAST_SHARE: f32 = 0.01;
+
+/// In how many steps a slow start is made at most.
+const RAMP_STEPS: u32 = 50;
+
+/// One check of an endpoint.
+pub(super) struct Watching {
+    pub(super) id: CheckId,
+    pub(super) health: CheckHealth,
+}
+
+/// What the member itself, or its agent, reported.
+#[derive(Default)]
+pub(super) struct Reports {
+    agent: AgentState,
+    /// When the agent answered last.
+    agent_at: Option<Time>,
+    /// Smoothed.
+    availability: Option<Availability>,
+    /// When a load report came last, whatever was in it.
+    load_at: Option<Time>,
+    rate: Option<Rate>,
+}
+
+struct Rate {
+    /// Smoothed.
+    value: f32,
+    /// When a report came last that stated a rate.
+    at: Time,
+}
+
+pub(super) struct Watched {
+    pub(super) endpoint: Endpoint,
+    pub(super) watch: WatchId,
+    pub(super) member: Arc<Member>,
+    /// What is done, by place in `watching`.
+    pub(super) checks: Arc<[Check]>,
+    pub(super) watching: Box<[Watching]>,
+    pub(super) reports: Option<Box<Reports>>,
+    pub(super) history: History,
+    pub(super) standing: Standing,
+    /// It was found to be up at some time.
+    pub(super) seen: bool,
+    /// It stands in the queue of changes.
+    pub(super) queued: bool,
+    /// When it came up, until its slow start is over.
+    pub(super) ramp_from: Option<Time>,
+    /// When time alone may change what is said.
+    pub(super) review_at: Option<Time>,
+    pub(super) said: [Verdict; Policy::ALL.len()],
+}
+
+impl Watched {
+    /// One that is up stays what it is while its checks fail but have not taken it down, or say nothing.
+    pub(super) fn class(&self) -> Class {
+        if self.standing.up && self.seen { Class::Up } else { Class::Other }
+    }
+
+    pub(super) fn standing(&self, now: Time, expiry: Duration) -> Standing {
+        let checks = self.checks.iter().zip(&self.watching);
+        let healths =
+            checks.filter(|(check, _)| !matches!(check, Check::Agent(_))).map(|(_, watching)| watching.health);
+        let agent = self.reports.as_ref().map_or(AgentState::default(), |reports| reports.agent);
+        let heard = self.reports.as_ref().and_then(|reports| reports.agent_at).is_some_and(|at| now < at + expiry);
+        Standing::of(healths, agent, heard)
+    }
+
+    /// The verdicts of all policies, and when time alone may change them.
+    pub(super) fn verdicts(&mut self, now: Time, tuning: &Tuning) -> ([Verdict; Policy::ALL.len()], Option<Time>) {
+        let mut next: Option<Time> = None;
+        // Whether a point in time lies ahead; then things are to be looked at again when it has come.
+        let mut ahead = |at: Time| {
+            let ahead = now < at;
+            if ahead {
+                next = Some(next.map_or(at, |next| next.min(at)));
+            }
+            ahead
+        };
+        let mut facts = Facts {
+            standing: self.standing,
+            drained: false,
+            fixed: self.member.fixed,
+            capacity: self.member.capacity,
+            health: self.history.share(),
+            ramp: 1.0,
+            availability: None,
+            rate: None,
+            load_heard: false,
+        };
+        if let Some(from) = self.ramp_from {
+            let slow_start = tuning.slow_start;
+            if ahead(from + slow_start) {
+                ahead(now + (slow_start / RAMP_STEPS).max(Duration::from_millis(100)));
+                facts.ramp = now.since(from).as_secs_f32() / slow_start.as_secs_f32();
+            } else {
+                self.ramp_from = None;
+            }
+        }
+        if let Some(reports) = &self.reports {
+            facts.drained = reports.agent.drained();
+            let mut fresh = |at: Option<Time>| at.is_some_and(|at| ahead(at + tuning.report_expiry));
+            facts.load_heard = fresh(reports.load_at);
+            if fresh(reports.agent_at) {
+                facts.availability = Some(reports.availability.unwrap_or(Availability::Share(1.0)));
+            }
+            if let Some(rate) = &reports.rate
+                && fresh(Some(rate.at))
+            {
+                facts.rate = Some(rate.value);
+            }
+        }
+        let mut said = Policy::ALL.into_iter().zip(&self.said);
+        let verdicts = std::array::from_fn(|_| {
+            let (policy, before) = said.next().expect("there is one for each policy");
+            policy::verdict(policy, &facts, tuning, before)
+        });
+        (verdicts, next)
+    }
+
+    pub(super) fn note_load(&mut self, now: Time, load: &Load, tuning: &Tuning) {
+        let reports = self.reports.get_or_insert_default();
+        reports.load_at = Some(now);
+        let Some(sample) = policy::rate(load, tuning.error_penalty) else { return };
+        match &mut reports.rate {
+            Some(rate) if now < rate.at + tuning.report_expiry => {
+                let gain = policy::gain(now.since(rate.at), tuning.rate_smoothing);
+                let trust = policy::trust(rate.value, sample, tuning.rate_noise);
+                rate.value = policy::approach(rate.value, sample, gain * trust);
+                rate.at = now;
+            }
+            rate => *rate = Some(Rate { value: sample, at: now }),
+        }
+    }
+
+    pub(super) fn note_report(&mut self, now: Time, report: &Report, tuning: &Tuning) {
+        let reports = self.reports.get_or_insert_default();
+        let before = reports.agent_at.filter(|at| now < *at + tuning.report_expiry);
+        reports.agent_at = Some(now);
+        reports.agent.note(report);
+        if before.is_none() {
+            reports.availability = None;
+        }
+        let gain = before.map_or(1.0, |at| policy::gain(now.since(at), tuning.agent_smoothing));
+        let stated = match report.weight {
+            Some(AgentWeight::Percent(percent)) => Availability::Share(f32::from(percent) / 100.0),
+            Some(AgentWeight::Absolute(weight)) => Availability::Absolute(weight.into()),
+            None => return,
+        };
+        reports.availability = Some(match (reports.availability, stated) {
+            (Some(Availability::Share(old)), Availability::Share(new)) => {
+                Availability::Share(policy::approach(old.max(LEAST_SHARE), new.max(LEAST_SHARE), gain))
+            }
+            (Some(Availability::Absolute(old)), Availability::Absolute(new)) => {
+                Availability::Absolute(policy::approach(old.max(1.0), new.max(1.0), gain))
+            }
+            (_, stated) => stated,
+        });
+    }
+
+    pub(super) fn forget_agent(&mut self) {
+        if let Some(reports) = &mut self.reports {
+            (reports.agent, reports.agent_at, reports.availability) = Default::default();
+        }
+    }
+
+    pub(super) fn forget_load(&mut self) {
+        if let Some(reports) = &mut self.reports {
+            (reports.load_at, reports.rate) = Default::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_small() {
+        // Beside it stand its checks (8 bytes and an allocation, 32 in the schedule and some 24 in its order each),
+        // and 15 in the index.
+        assert!(size_of::<Watched>() <= 152, "{}", size_of::<Watched>());
+        assert_eq!(size_of::<Watching>(), 8);
+        assert!(size_of::<Reports>() <= 72, "{}", size_of::<Reports>());
+    }
+}
