@@ -5,7 +5,7 @@ mod policy;
 
 use std::{net::IpAddr, sync::Arc};
 
-pub use certificate::{Certificate, CertificateName};
+pub use certificate::{Certificate, CertificateError, CertificateName, CertificateNameError};
 pub use policy::{Access, Act, Acts, Certificates, Identity, Lb, Member, Speaker, Who};
 
 /// A peer as far as its connection proves who it is.

@@ -1,6 +1,6 @@
 //! The names of a client certificate, and which of them count.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use aws_lc_rs::digest;
 use x509_parser::{
@@ -32,12 +32,11 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads a certificate (DER); whether it is to be trusted is not asked here. The error says what is wrong with it.
-    pub fn parse(der: &[u8]) -> Result<Certificate, String> {
-        let wrong = |error: &dyn std::fmt::Display| format!("the certificate can not be read: {error}");
-        let (rest, parsed) = X509Certificate::from_der(der).map_err(|error| wrong(&error))?;
+    /// Reads a certificate (DER). Does not check whether anybody trusts the certificate.
+    pub fn parse(der: &[u8]) -> Result<Certificate, CertificateError> {
+        let (rest, parsed) = X509Certificate::from_der(der).map_err(CertificateError::malformed)?;
         if !rest.is_empty() {
-            return Err(wrong(&"bytes follow its end"));
+            return Err(CertificateError::Leftover(rest.len()));
         }
         let mut certificate = Certificate {
             fingerprint: digest::digest(&digest::SHA256, der).as_ref().try_into().expect("SHA-256 has 32 bytes"),
@@ -46,7 +45,7 @@ impl Certificate {
         };
         let common_names = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
         certificate.common_names = common_names.map(Box::from).collect();
-        let names = parsed.subject_alternative_name().map_err(|error| wrong(&error))?;
+        let names = parsed.subject_alternative_name().map_err(CertificateError::malformed)?;
         for name in names.map_or(&[][..], |names| &names.value.general_names) {
             match name {
                 GeneralName::DNSName(name) => certificate.dns_names.push((*name).into()),
@@ -78,6 +77,34 @@ impl Certificate {
     }
 }
 
+/// Why a certificate can not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateError {
+    /// The bytes are not an X.509 certificate in DER; the parser's reason.
+    Malformed(Box<str>),
+    /// So many bytes follow the certificate.
+    Leftover(usize),
+}
+
+impl CertificateError {
+    fn malformed(error: impl fmt::Display) -> CertificateError {
+        CertificateError::Malformed(error.to_string().into())
+    }
+}
+
+impl fmt::Display for CertificateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the certificate can not be read: ")?;
+        match self {
+            CertificateError::Malformed(reason) => f.write_str(reason),
+            CertificateError::Leftover(1) => f.write_str("1 byte follows its end"),
+            CertificateError::Leftover(bytes) => write!(f, "{bytes} bytes follow its end"),
+        }
+    }
+}
+
+impl std::error::Error for CertificateError {}
+
 /// How a file names a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CertificateName {
@@ -89,11 +116,11 @@ pub enum CertificateName {
 
 impl CertificateName {
     /// Reads a name, or `sha256:` and 64 hexadecimal digits, perhaps with colons between the bytes.
-    pub fn parse(text: &str) -> Result<CertificateName, String> {
+    pub fn parse(text: &str) -> Result<CertificateName, CertificateNameError> {
         let Some(hex) = text.strip_prefix(FINGERPRINT) else {
             return match text {
-                "" => Err("\"\" is no certificate's name".into()),
-                _ if !is_plain(text) => Err(format!("\"{text}\" is a wildcard, which names nobody: name each one")),
+                "" => Err(CertificateNameError::Empty),
+                _ if !is_plain(text) => Err(CertificateNameError::Wildcard(text.into())),
                 _ => Ok(CertificateName::Name(text.into())),
             };
         };
@@ -107,11 +134,36 @@ impl CertificateName {
             })
             .collect();
         let fingerprint = bytes.and_then(|bytes| bytes.try_into().ok());
-        let fingerprint =
-            fingerprint.ok_or_else(|| format!("\"{text}\" is not {FINGERPRINT} and 64 digits (0-9, a-f)"));
-        fingerprint.map(CertificateName::Fingerprint)
+        fingerprint.map(CertificateName::Fingerprint).ok_or_else(|| CertificateNameError::NotAFingerprint(text.into()))
     }
 }
+
+/// Why a text names no certificate; an error has the text where there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateNameError {
+    /// The text is empty.
+    Empty,
+    /// The text is a wildcard, such as `*.example`.
+    Wildcard(Box<str>),
+    /// The text begins with `sha256:`, but 64 hexadecimal digits do not follow.
+    NotAFingerprint(Box<str>),
+}
+
+impl fmt::Display for CertificateNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CertificateNameError::Empty => f.write_str("\"\" is no certificate's name"),
+            CertificateNameError::Wildcard(text) => {
+                write!(f, "\"{text}\" is a wildcard, which names nobody: name each one")
+            }
+            CertificateNameError::NotAFingerprint(text) => {
+                write!(f, "\"{text}\" is not {FINGERPRINT} and 64 digits (0-9, a-f)")
+            }
+        }
+    }
+}
+
+impl std::error::Error for CertificateNameError {}
 
 /// Whether a name means one thing alone.
 fn is_plain(name: &str) -> bool {
@@ -211,7 +263,7 @@ mod tests {
             assert!(Certificate::parse(&der[..end]).is_err(), "{end} bytes");
         }
         let more = [&der[..], &[0]].concat();
-        assert!(Certificate::parse(&more).unwrap_err().contains("bytes follow"));
+        assert_eq!(Certificate::parse(&more), Err(CertificateError::Leftover(1)));
     }
 
     #[test]

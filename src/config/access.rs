@@ -3,7 +3,7 @@
 //! What says who somebody is (addresses or certificates) follows from the flags, and the other key is an error: nothing
 //! in the file is passed over in silence.
 
-use std::{net::IpAddr, path::Path};
+use std::{convert::Infallible, fmt::Display, net::IpAddr, path::Path};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -151,7 +151,7 @@ fn member(table: &MemberTable, at: usize, identity: Identity) -> Result<(Who, Me
         (Identity::SourceIp, ..) => Who::Sources(list(&table.sources, network)?),
         (Identity::Certificate, ..) => Who::Certificates(list(&table.certificates, CertificateName::parse)?),
     };
-    let patterns = |given| list(given, |text| Ok(Pattern::new(text)));
+    let patterns = |given| list(given, |text| Ok::<_, Infallible>(Pattern::new(text)));
     let member = Member {
         addresses: list(&table.addresses, network)?.into_iter().collect(),
         lbs: patterns(&table.lbs)?,
@@ -162,7 +162,7 @@ fn member(table: &MemberTable, at: usize, identity: Identity) -> Result<(Who, Me
 }
 
 /// What each text of a list means; a list without any is an error.
-fn list<T>(given: &Option<Texts>, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, Fault> {
+fn list<T, E: Display>(given: &Option<Texts>, read: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, Fault> {
     match given {
         None => Ok(Vec::new()),
         Some(texts) if texts.get_ref().is_empty() => {
@@ -172,15 +172,15 @@ fn list<T>(given: &Option<Texts>, read: impl Fn(&str) -> Result<T, String>) -> R
     }
 }
 
-fn each<T>(texts: &Texts, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, Fault> {
-    let one = |text: &Spanned<String>| read(text.get_ref()).map_err(|message| (text.span().start, message));
+fn each<T, E: Display>(texts: &Texts, read: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, Fault> {
+    let one = |text: &Spanned<String>| read(text.get_ref()).map_err(|error| (text.span().start, error.to_string()));
     texts.get_ref().iter().map(one).collect()
 }
 
 /// An address, or a network as in `10.0.0.0/8`.
 fn network(text: &str) -> Result<Network, String> {
     let network = match text.contains('/') {
-        true => Network::parse(text)?,
+        true => Network::parse(text).map_err(|error| error.to_string())?,
         false => text
             .parse::<IpAddr>()
             .map_err(|_| format!("\"{text}\" is not an address such as 10.0.0.1, nor a network such as 10.0.0.0/8"))?

@@ -218,7 +218,7 @@ fn subject(entry: &Entry, at: usize) -> Result<Subject, Fault> {
                 (protocol, Some(port)) => Selector::Port(protocol.unwrap_or(TCP), port),
             };
             let network =
-                Network::parse(cidr.get_ref()).map_err(|message| (cidr.span().start, format!("cidr {message}")))?;
+                Network::parse(cidr.get_ref()).map_err(|error| (cidr.span().start, format!("cidr {error}")))?;
             Ok(Subject::Many(Range { network, selector }))
         }
         (None, None) => fault(at, "a member has an address, or a cidr for all members of a network"),

@@ -146,7 +146,7 @@ impl Connection {
 /// The certificate that a client has shown. A resumed session was verified when it began, and may outlive its
 /// certificate, so its dates are checked again here.
 fn still_valid(shown: &[u8]) -> Result<Arc<Certificate>, String> {
-    let certificate = Certificate::parse(shown)?;
+    let certificate = Certificate::parse(shown).map_err(|error| error.to_string())?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     match now > certificate.not_after {
         true => Err("the client's certificate has expired since its session began".into()),
