@@ -1,4 +1,4 @@
-//! `gwm decode`: captured bytes → readable messages or JSON, and where exactly a broken one breaks.
+//! `gwm decode`: captured bytes → readable messages or JSON, and the exact place where a broken message breaks.
 
 use std::{
     fs::File,
@@ -44,10 +44,10 @@ Examples:
   gwm decode --json capture.pcapng | jq 'select(.message == \"Send Weights\")'
   tcpdump -i any -U -w - tcp port 3860 | gwm decode")]
 pub struct Args {
-    /// File to read; standard input if it is left out or `-`
+    /// File to read; `-` or none for standard input
     file: Option<PathBuf>,
 
-    /// What the input is
+    /// Format of the input
     #[arg(long, value_enum, default_value_t = Format::Auto, env = "GWM_FORMAT")]
     format: Format,
 
@@ -60,10 +60,10 @@ pub struct Args {
     json: bool,
 }
 
-/// What the input of `gwm decode` is.
+/// The format of `gwm decode`'s input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Look at its first bytes
+    /// Guess from the first bytes
     Auto,
     /// Hexadecimal text
     Hex,
@@ -112,22 +112,22 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-/// What [`decode`] came across.
+/// Counts of [`decode`].
 #[derive(Debug)]
 pub struct Outcome {
-    /// What the input was read as; not [`Format::Auto`].
+    /// The format that was used; not [`Format::Auto`].
     pub format: Format,
-    /// Messages that are as they should be.
+    /// Good messages.
     pub messages: u64,
     /// Broken or cut messages, gaps, and bytes that are not SASP.
     pub faults: u64,
-    /// Packets of a capture that could not be looked into; counted, no fault.
+    /// Packets of a capture that this program can not read; no fault.
     pub unreadable_packets: u64,
     /// Why reading the input ended early.
     pub input_error: Option<String>,
 }
 
-/// Decodes `input` to `out`, text or JSON; an error is one of writing.
+/// Decodes `input` to `out`, as text or JSON; an error is an error of writing.
 pub fn decode(
     mut input: impl BufRead + Send,
     format: Format,
@@ -164,7 +164,7 @@ pub fn decode(
     Ok(outcome)
 }
 
-/// What the first bytes look like.
+/// The format that the first bytes look like.
 fn detect(start: &[u8]) -> Format {
     const MAGIC: [[u8; 4]; 5] = [
         [0x0A, 0x0D, 0x0D, 0x0A], // pcapng
@@ -183,7 +183,7 @@ fn detect(start: &[u8]) -> Format {
     }
 }
 
-/// What was read before a fault of the input is decoded all the same; the fault is returned.
+/// Decodes everything before a fault of the input; the fault is returned.
 fn read_raw(mut input: impl BufRead, printer: &mut Printer<impl Write>) -> Option<String> {
     let mut stream = Stream::new(DECODE_MESSAGE_BYTES, false);
     let mut fault = None;
@@ -226,7 +226,7 @@ fn read_hex(mut input: impl BufRead, printer: &mut Printer<impl Write>) -> Optio
     fault
 }
 
-/// Writes events as they come; the first failure of writing ends it.
+/// Writes each event; ends at the first failure of writing.
 struct Printer<W> {
     out: W,
     json: bool,
@@ -256,13 +256,13 @@ fn count(bytes: u64) -> String {
     format!("{bytes} byte{}", if bytes == 1 { "" } else { "s" })
 }
 
-/// What one event says.
+/// One event as text or JSON.
 struct Entry<'a> {
     seen: Option<Seen>,
     offset: u64,
     header: Option<Header>,
     message: Option<Message<'a>>,
-    /// What is wrong, and where in the message if it is in one.
+    /// What is wrong, and the place in the message if it is in a message.
     error: Option<(String, Option<usize>)>,
     bytes: &'a [u8],
 }
@@ -300,7 +300,7 @@ impl<'a> Entry<'a> {
                     }
                     _ => "",
                 };
-                // Its header alone: where it ends is not known, and the same bytes are looked at again for others.
+                // Only the header: the end is not known, and the same bytes are searched for other messages.
                 let (header, _) = Message::decode_broken(bytes.get(..HEADER_BYTES).unwrap_or(bytes));
                 let error = Some((format!("{error}{hint}"), Some(error.offset())));
                 Entry { seen, offset, header, message: None, error, bytes }
@@ -362,7 +362,7 @@ impl<'a> Entry<'a> {
             #[serde(flatten)]
             message: Option<Dump<'x, 'a>>,
         }
-        /// Of a message that only the header can be read of.
+        /// A message of which only the header can be read.
         #[derive(Serialize)]
         struct HeaderLine {
             version: u8,

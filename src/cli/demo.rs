@@ -40,7 +40,7 @@ use crate::{
 /// Flags of `gwm demo`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// End by itself after so many seconds: 1 to 86400 [default: at Ctrl-C]
+    /// End after so many seconds: 1 to 86400 [default: at Ctrl-C]
     #[arg(long, env = "GWM_SECONDS", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=86400))]
     seconds: Option<u32>,
     /// Time from one event of the story to the next: 100ms to 1m
@@ -54,7 +54,7 @@ pub fn run(args: Args) -> ExitCode {
     target::finish(play(&args))
 }
 
-/// How long a signal may go unnoticed.
+/// The longest time until a signal is noticed.
 const ATTENTION: Duration = Duration::from_millis(100);
 
 fn play(args: &Args) -> Result<(), Failure> {
@@ -66,7 +66,7 @@ fn play(args: &Args) -> Result<(), Failure> {
     let stopped = || stop.load(Ordering::Relaxed) || end.is_some_and(|end| Instant::now() >= end);
     let Some(mut daemon) = Daemon::start(&FIRST_WEIGHTS, &stopped)? else { return Ok(()) };
     let outcome = follow(args, &mut daemon, &stopped);
-    // What the daemon said is worth reading only if something went wrong; its file goes with it.
+    // The daemon's log is shown only if something went wrong.
     match outcome {
         Err(Failure::Failed(message)) => Err(Failure::Failed(format!("{message}{}", daemon.last_words()))),
         other => other,
@@ -95,7 +95,7 @@ fn follow(args: &Args, daemon: &mut Daemon, stopped: &dyn Fn() -> bool) -> Resul
     let mut next_event = Instant::now() + args.pace;
     while !stopped() {
         let now = Instant::now();
-        // An event waits until the load balancer has seen what the one before it changed: so the story is true
+        // An event waits until the load balancer has seen the change of the event before: so the story is true
         // on a busy machine too.
         if now >= next_event && *session.weights() != before {
             before = session.weights().clone();
@@ -113,12 +113,12 @@ fn follow(args: &Args, daemon: &mut Daemon, stopped: &dyn Fn() -> bool) -> Resul
     Ok(())
 }
 
-/// How long the daemon may take to push what an event changed.
+/// How long the daemon may take to push the change of an event.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const LB: &str = "DEMO";
 
-/// The web servers, which register themselves. These addresses are for documentation; nothing connects to them.
+/// The web servers, which register themselves. Their addresses are for documentation; nothing connects to them.
 const WEB: [(&str, IpAddr); 3] = [
     ("web-1", IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
     ("web-2", IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2))),
@@ -131,18 +131,18 @@ const DNS: [(&str, IpAddr); 2] = [
     ("ns-2", IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 5))),
 ];
 
-/// The operator's weights: the web servers', then the name servers'. A web server with none is not in the file.
+/// The operator's weights: of web servers, then of name servers. A web server without one is not in the file.
 type FixedWeights = ([Option<u16>; 3], [u16; 2]);
 
 const FIRST_WEIGHTS: FixedWeights = ([None; 3], [50, 50]);
 
-/// The events that come once, before those that come round.
+/// The events that come once, at the beginning.
 const OPENING: usize = 3;
 
-/// The events that come round.
+/// The events that come again and again.
 const ROUND: usize = 10;
 
-/// Makes the story's next event happen and tells it. Each changes what the load balancer sees.
+/// Makes the story's next event happen and prints it. Each event changes the load balancer's table.
 fn event(number: usize, daemon: &mut Daemon, members: &mut Client) -> Result<&'static str, Failure> {
     let (w, n) = (Some, [50, 50]);
     let told = match if number < OPENING { number } else { OPENING + (number - OPENING) % ROUND } {
@@ -226,7 +226,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon and waits until it listens; `None` when `stopped` came first.
+    /// Starts the daemon and waits until it listens; `None` if `stopped` came first.
     fn start(weights: &FixedWeights, stopped: &dyn Fn() -> bool) -> Result<Option<Daemon>, Failure> {
         let directory = temporary_directory()?;
         let child = write_weights(&directory, weights).and_then(|()| spawn(&directory));
@@ -241,7 +241,7 @@ impl Daemon {
         let stdout = daemon.child.stdout.take().expect("it was spawned with a pipe");
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
-            // Reads on when nobody listens any more, so that the daemon never waits for us.
+            // Keeps reading when nobody listens any more, so that the daemon never waits for us.
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let _ = sender.send(line);
             }
@@ -269,7 +269,7 @@ impl Daemon {
             .map_err(|error| failed("can not signal the daemon", &error.into()))
     }
 
-    /// What the daemon wrote to stderr last, as an addition to an error.
+    /// The daemon's last lines on stderr, to add to an error.
     fn last_words(&self) -> String {
         let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -281,7 +281,7 @@ impl Daemon {
 impl Drop for Daemon {
     /// Stops the daemon, by force if it takes longer than it promises, and removes its files.
     fn drop(&mut self) {
-        // Errors here have no remedy: a process that is gone, a directory that someone else removed.
+        // Errors here have no remedy: the process or the directory is gone.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let deadline = Instant::now() + Duration::from_secs(6);
         while matches!(self.child.try_wait(), Ok(None)) {
@@ -325,7 +325,7 @@ fn temporary_directory() -> Result<PathBuf, Failure> {
     Err(last.expect("it was tried"))
 }
 
-/// Writes the daemon's file of weights beside the old one and puts it in its place, so that it is never half there.
+/// Writes the daemon's file of weights beside the old file and renames it, so that a half-written file is never seen.
 fn write_weights(directory: &Path, (web, dns): &FixedWeights) -> Result<(), Failure> {
     let mut text = String::new();
     let mut add = |address: IpAddr, protocol: u8, port: u16, weight: u16| {
@@ -359,7 +359,7 @@ struct View {
     screen: Option<Screen>,
     story: VecDeque<String>,
     table: Vec<String>,
-    /// Lines of the summary that stand already; only others are printed.
+    /// Lines of the summary that were printed; only new lines are.
     printed: Vec<String>,
 }
 
@@ -397,7 +397,7 @@ impl View {
         let mut lines = vec![self.title.clone(), String::new()];
         lines.extend(self.table.iter().cloned());
         lines.push(String::new());
-        // On a low terminal the newest of the story, if anything.
+        // A low terminal shows only the newest lines of the story.
         let room = screen.size().1.saturating_sub(lines.len()).min(self.story.len());
         lines.extend(self.story.iter().skip(self.story.len() - room).cloned());
         screen.draw(&lines)

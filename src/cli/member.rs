@@ -40,7 +40,7 @@ enum Command {
     Deregister {
         #[command(flatten)]
         who: Who,
-        /// Why: 0 none given, 1 learned and purposeful, 0x80 to 0xFF the vendor's
+        /// The reason: 0 none given, 1 learned and purposeful, 0x80 to 0xFF the vendor's
         #[arg(long, env = "GWM_REASON", value_name = "BYTE", default_value = "0", value_parser = target::byte)]
         reason: u8,
     },
@@ -58,14 +58,14 @@ enum Command {
         #[command(flatten)]
         opaque: Opaque,
     },
-    /// Set the opaque state, a byte that the GWM hands on to the load balancer
+    /// Set the opaque state, a byte that the GWM passes to the load balancer
     State {
         /// The state: 0 to 255, or 0x00 to 0xFF
         #[arg(value_name = "BYTE", value_parser = target::byte)]
         value: u8,
         #[command(flatten)]
         who: Who,
-        /// Quiesce too. The same message always writes both, so without this a quiesced member is resumed
+        /// Quiesce too. The message always writes both, so without this flag a quiesced member is resumed
         #[arg(long, env = "GWM_QUIESCE", value_parser = clap::builder::FalseyValueParser::new())]
         quiesce: bool,
     },
@@ -73,14 +73,14 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Opaque {
-    /// The opaque state, which the same message always writes: 0 to 255, or 0x00 to 0xFF
+    /// The opaque state, because the message always writes it: 0 to 255, or 0x00 to 0xFF
     #[arg(long, env = "GWM_OPAQUE_STATE", value_name = "BYTE", default_value = "0", value_parser = target::byte)]
     opaque_state: u8,
 }
 
 #[derive(clap::Args)]
 struct Who {
-    /// UID of the load balancer: 1 to 64 bytes; with --file, of the groups that name none
+    /// UID of the load balancer: 1 to 64 bytes; with --file, for groups without `lb`
     #[arg(long, env = "GWM_LB", value_name = "UID", value_parser = spec::lb_uid)]
     lb: Option<String>,
     /// The group's name: 1 to 255 bytes
@@ -89,17 +89,17 @@ struct Who {
     /// The member: IP:PORT (TCP), `[IPv6]:PORT/udp`, IP:PORT/NUMBER (IP protocol 0 to 255), or IP alone: a whole system
     #[arg(long, env = "GWM_MEMBER", value_name = "MEMBER", value_parser = spec::endpoint, conflicts_with = "file")]
     member: Option<Endpoint>,
-    /// A label for the member, which the GWM hands on to the load balancer: at most 255 bytes
+    /// A label for the member, which the GWM passes to the load balancer: at most 255 bytes
     #[arg(long, env = "GWM_LABEL", value_name = "TEXT", value_parser = spec::label, conflicts_with = "file")]
     label: Option<String>,
-    /// A TOML file of members instead: `[[group]]` (lb, name) and, below each, `[[group.member]]` (address, protocol,
+    /// Instead, a TOML file of members: `[[group]]` (lb, name) and, below each, `[[group.member]]` (address, protocol,
     /// port, label; without protocol and port a whole system)
     #[arg(long, env = "GWM_FILE", value_name = "FILE")]
     file: Option<PathBuf>,
 }
 
 impl Who {
-    /// The groups with their members, each of which has an LB.
+    /// The groups with their members, and the default LB.
     fn read(self) -> Result<(Vec<GroupSpec>, String), Failure> {
         let groups = match (self.file, self.group, self.member) {
             (Some(path), ..) => {

@@ -1,4 +1,8 @@
 //! The command line: one file a command, each with its own flags, `run` and exit status.
+//!
+//! To add a command: add a file here with `Args` (clap) and `run(args) -> ExitCode`; add it to [`Command`] and to
+//! [`main`]; give each flag an environment variable, unit, range and default; add a row to the table of commands in
+//! README.md, and tests in `tests/process/`. A command that speaks to a GWM takes its connection flags from `target.rs`.
 
 use std::{
     env,
@@ -39,7 +43,7 @@ enum Command {
     Member(member::Args),
     /// Turn captured SASP bytes into readable messages
     Decode(decode::Args),
-    /// Run a daemon, members whose weights move and a load balancer that follows, to see it work
+    /// Run a daemon, members whose weights move, and a load balancer that follows, as a demonstration
     Demo(demo::Args),
 }
 
@@ -55,7 +59,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Shows help, the version, or what is wrong with the arguments, as clap words it.
+/// Shows clap's text: help, version, or the error of the arguments.
 fn show(answer: &clap::Error) -> ExitCode {
     let shown = answer.print();
     if answer.use_stderr() {
@@ -67,7 +71,7 @@ fn show(answer: &clap::Error) -> ExitCode {
     written(shown)
 }
 
-/// The environment variable that a refused value came from, unless it was among the arguments.
+/// The environment variable that a refused value came from, if the value was not an argument.
 fn variable_of(error: &clap::Error) -> Option<String> {
     let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else { return None };
     let flag = shown.split([' ', '=', '[']).next()?; // of `--shards <N>` or `--spin[=<DURATION>]`
@@ -80,19 +84,19 @@ fn variable_of(error: &clap::Error) -> Option<String> {
     (!given).then(|| variable.to_string_lossy().into_owned())
 }
 
-/// The variables of all flags with this name; commands may differ.
+/// The variables of all flags with this name, which may differ by command.
 fn variables(command: &clap::Command, flag: &str) -> Vec<OsString> {
     let own = command.get_arguments().filter(|argument| argument.get_long() == Some(flag));
     let own = own.filter_map(|argument| argument.get_env().map(OsString::from));
     own.chain(command.get_subcommands().flat_map(|command| variables(command, flag))).collect()
 }
 
-/// A line on stderr. Where that can not be written nobody is to be told, and the exit status still says it.
+/// Writes a line on stderr. If that fails, the exit status still tells.
 fn complain(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// The exit status of a command whose last deed was to write its output.
+/// The exit status of a command that has written its output.
 fn written(outcome: io::Result<()>) -> ExitCode {
     target::finish(outcome.map_err(target::Failure::from))
 }

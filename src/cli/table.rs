@@ -26,14 +26,14 @@ use crate::{
 
 const TITLES: [&str; 9] = ["GROUP", "MEMBER", "LABEL", "WEIGHT", "SHARE", "CONTACT", "CONFIDENT", "QUIESCED", "STATE"];
 
-/// Columns of figures, which stand to the right.
+/// Columns of figures, aligned to the right.
 const RIGHT: [bool; 9] = [false, false, false, true, true, false, false, false, false];
 
-/// The column that gives way where the others do not fit.
+/// The column that is cut if the others do not fit.
 const LABEL: usize = 2;
 
-/// The table, a line each, the titles first. Where it is wider than `width` its columns stand closer, and labels are
-/// cut as far as that helps.
+/// The table as lines, titles first. If it is wider than `width`, columns move closer and labels are cut, as far as that
+/// helps.
 pub(crate) fn lines(weights: &Weights, width: usize) -> Vec<String> {
     let mut rows = vec![TITLES.map(str::to_owned)];
     for group in weights.groups() {
@@ -86,7 +86,7 @@ pub(crate) fn lines(weights: &Weights, width: usize) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
-/// As much of the text as `columns` of a terminal take: some characters are two wide, some none.
+/// The beginning of the text that fits `columns` of a terminal; some characters are two columns wide, some none.
 fn cut(text: &str, columns: usize) -> &str {
     let mut used = 0;
     let end = text.char_indices().find(|(_, character)| {
@@ -146,7 +146,7 @@ pub(crate) fn json(weights: &Weights) -> Vec<JsonGroup> {
     weights.groups().iter().map(group).collect()
 }
 
-/// The terminal, given back as it was when this is dropped or when [`end_on_signal`] ends the process.
+/// The terminal; its former state comes back when this is dropped, or when [`end_on_signal`] ends the process.
 pub(crate) struct Screen(());
 
 impl Screen {
@@ -164,12 +164,13 @@ impl Screen {
         }
     }
 
-    /// Shows these lines from the top, in one write; what does not fit is cut off, and the last line says so of lines.
+    /// Shows these lines from the top, in one write. Lines and columns that do not fit are cut; the last line says how
+    /// many lines are missing.
     pub(crate) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
         let (columns, rows) = self.size();
         let mut frame = Vec::new();
         for (row, line) in (0..).zip(fitting(lines, rows)) {
-            // Cleared first: a line as wide as the terminal leaves the cursor on its last character.
+            // Clear first: after a line as wide as the terminal, the cursor stands on the last character.
             queue!(frame, MoveTo(0, row), Clear(ClearType::CurrentLine), Print(cut(&line, columns)))?;
         }
         if lines.len() < rows {
@@ -181,7 +182,7 @@ impl Screen {
     }
 }
 
-/// At most so many lines; where there are more, the last one says how many.
+/// At most so many lines; if there are more, the last line says how many.
 fn fitting(lines: &[String], rows: usize) -> Vec<Cow<'_, str>> {
     let room = if lines.len() > rows { rows.saturating_sub(1) } else { rows };
     let mut shown: Vec<Cow<'_, str>> = lines.iter().take(room).map(|line| line.into()).collect();
@@ -201,19 +202,19 @@ fn restore(out: &mut impl Write) -> io::Result<()> {
     execute!(out, Show, LeaveAlternateScreen)
 }
 
-/// How long a signal waits for what is being written: whoever should read it may never do so.
+/// How long a signal waits for a write in progress, which may never end.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// From now on SIGINT, SIGTERM and SIGHUP end the process with status 0, the terminal restored if `screen`.
 ///
-/// A line or a frame under way is finished first, unless nobody takes it.
+/// A line or a frame in progress is finished first, unless nobody reads it.
 pub(crate) fn end_on_signal(screen: bool) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     thread::spawn(move || {
         if signals.forever().next().is_some() {
             let (said, last_words) = mpsc::channel();
-            // On a thread of its own, because whoever waits for a reader holds the lock.
+            // On a thread of its own, because a thread that waits for a reader holds the lock.
             thread::spawn(move || {
                 let mut out = io::stdout().lock();
                 if screen {

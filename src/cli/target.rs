@@ -1,4 +1,4 @@
-//! What the commands that speak to a GWM share: where it is, how long to wait, and how an end is told.
+//! The connection flags of commands that speak to a GWM, and their failures and exit status.
 
 use std::{
     fmt, io,
@@ -18,47 +18,47 @@ use crate::{
     tls::{self, TlsError},
 };
 
-/// Where these flags stand in the help: apart from those of the command itself.
+/// The heading of these flags in the help.
 const CONNECTION: &str = "Connection";
 
-/// The flags that say where the GWM is, and how to speak with it.
+/// The connection flags.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Flags {
     /// The GWM: HOST:PORT, IPv4:PORT or `[IPv6]:PORT`; without a port, 3860
     #[arg(long, env = "GWM_GWM", value_name = "ADDR", default_value = "127.0.0.1:3860", value_parser = address, global = true, help_heading = CONNECTION)]
     gwm: String,
-    /// Longest wait for a connection, and for a reply: 10ms to 1h. Not of the system's own wait for the address of a
-    /// host's name
+    /// Time limit for a connection, and for a reply: 10ms to 1h. The resolution of a host's name has the system's own
+    /// limit
     #[arg(long, env = "GWM_TIMEOUT", value_name = "DURATION", default_value = "5s",
           value_parser = duration(Duration::from_millis(10)..=HOUR), global = true, help_heading = CONNECTION)]
     timeout: Duration,
-    /// Speak TLS (1.2 or 1.3) with the GWM, whose certificate must be good
+    /// Speak TLS (1.2 or 1.3) with the GWM, and check its certificate
     #[arg(long, env = "GWM_CLIENT_TLS", value_parser = clap::builder::FalseyValueParser::new(), global = true, help_heading = CONNECTION)]
     tls: bool,
-    /// Certificates (PEM) of the authorities to trust; else those that this machine trusts
+    /// Certificates (PEM) of the authorities to trust [default: those that this machine trusts]
     #[arg(long, env = "GWM_CLIENT_TLS_CA", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_ca: Option<PathBuf>,
-    /// Our own certificate (PEM), with those that lead to an authority that the GWM trusts; goes with --tls-key
+    /// The client's own certificate chain (PEM), up to an authority that the GWM trusts; needs --tls-key
     #[arg(long, env = "GWM_CLIENT_TLS_CERT", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_cert: Option<PathBuf>,
-    /// The private key (PEM) to --tls-cert
+    /// The private key (PEM) of --tls-cert
     #[arg(long, env = "GWM_CLIENT_TLS_KEY", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_key: Option<PathBuf>,
-    /// The name or IP address that the GWM's certificate must have; else the host of --gwm
+    /// The name or IP address that the GWM's certificate must have [default: the host of --gwm]
     #[arg(long, env = "GWM_CLIENT_TLS_SERVER_NAME", value_name = "NAME", value_parser = server_name, global = true, help_heading = CONNECTION)]
     tls_server_name: Option<ServerName<'static>>,
 }
 
-/// Where the GWM is, and how to speak with it.
+/// The GWM, and how to speak with it.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) gwm: String,
     pub(crate) timeout: Duration,
-    /// One for all connections, so that they resume each other's session.
+    /// Shared by all connections, so that they resume each other's sessions.
     pub(crate) tls: Option<Tls>,
 }
 
-/// The longest duration that these commands take.
+/// The longest duration in these commands' flags.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 impl Target {
@@ -72,7 +72,7 @@ impl Target {
 }
 
 impl Flags {
-    /// Checks what the flags say, and reads the files that they name, once.
+    /// Checks the flags and reads the files that they name.
     pub(crate) fn read(self) -> Result<Target, Failure> {
         let tls = self.tls().map_err(Failure::Usage)?;
         Ok(Target { gwm: self.gwm, timeout: self.timeout, tls })
@@ -86,7 +86,7 @@ impl Flags {
                 ("--tls-key", self.tls_key.is_some()),
                 ("--tls-server-name", self.tls_server_name.is_some()),
             ];
-            // Whoever gives these counts on TLS: a plain connection would betray that.
+            // These flags show that the user wants TLS; a plain connection would be a surprise.
             return match given.iter().find(|(_, given)| *given) {
                 Some((flag, _)) => Err(format!("{flag} goes with --tls, which is not given")),
                 None => Ok(None),
@@ -125,19 +125,19 @@ fn host(address: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
-/// A name that a certificate can have.
+/// A name that can stand in a certificate.
 fn server_name(text: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(text.to_owned()).map_err(|_| format!("`{text}` is neither a DNS name nor an IP address"))
 }
 
-/// Why a command ends without having done what it was asked.
+/// Why a command did not do its work.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The flags or files can not be meant so: exit status 2.
+    /// Flags or files are wrong: exit status 2.
     Usage(String),
-    /// It went wrong, or the GWM refused: exit status 1.
+    /// An error, or the GWM refused: exit status 1.
     Failed(String),
-    /// Nobody reads the output any more: a quiet end, as of `| head`.
+    /// Nobody reads the output any more (as with `| head`): a quiet end.
     OutputClosed,
 }
 
@@ -148,7 +148,7 @@ impl From<Error> for Failure {
 }
 
 impl From<io::Error> for Failure {
-    /// Of writing the output, the only I/O that the commands do themselves.
+    /// An error of writing the output, the only I/O that the commands do themselves.
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
@@ -157,7 +157,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Tells of a failure on stderr and gives the exit status.
+/// Prints a failure on stderr and gives the exit status.
 pub(crate) fn finish(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
@@ -184,7 +184,7 @@ impl fmt::Display for Named {
     }
 }
 
-/// `host:port` from an address that may lack the port.
+/// `host:port` from an address with or without a port.
 pub(crate) fn address(text: &str) -> Result<String, String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, PORT).to_string());
@@ -194,14 +194,14 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
             return Err(format!("`{ip}` is not an IPv6 address"));
         }
         Some((ip, "")) => return Ok(format!("[{ip}]:{PORT}")),
-        Some((ip, port)) => (ip, port.strip_prefix(':').ok_or("after `]` a `:` and a port are due")?),
+        Some((ip, port)) => (ip, port.strip_prefix(':').ok_or("after `]` write `:` and a port")?),
         None => match text.split_once(':') {
             Some(parts) => parts,
             None => (text, "3860"),
         },
     };
     if host.is_empty() || host.contains(char::is_whitespace) {
-        return Err("a host is missing: HOST:PORT is due".into());
+        return Err("the host is missing: write HOST:PORT".into());
     }
     match port.parse::<u16>() {
         Ok(0) | Err(_) => {

@@ -1,14 +1,14 @@
-//! What can go wrong between a client and its GWM: who, on what, and whether a retry can help.
+//! Errors between a client and its GWM: which GWM, doing what, and whether a retry can help.
 
 use std::{fmt, io, time::Duration};
 
 use super::tls;
 use crate::sasp::{ComponentType, DecodeError, EncodeError, FrameError, ReturnCode};
 
-/// A failure, and the GWM that it happened with.
+/// An error with a GWM.
 ///
-/// After [`ErrorKind::Refused`] and [`ErrorKind::Encode`] the connection is as good as before; after any other
-/// kind the client is of no more use.
+/// After [`ErrorKind::Refused`] and [`ErrorKind::Encode`] the connection can be used on; after any other kind it can
+/// not.
 #[derive(Debug)]
 pub struct Error {
     /// The GWM as the caller named it.
@@ -22,41 +22,41 @@ pub struct Error {
 pub enum ErrorKind {
     /// The operating system reports an error.
     Io {
-        /// What was under way: `resolve`, `connect`, `send`, `receive`.
+        /// The action: `resolve`, `connect`, `send`, `receive`.
         doing: &'static str,
-        /// Its error.
+        /// The system's error.
         error: io::Error,
     },
     /// The GWM took too long.
     TimedOut {
-        /// What was under way.
+        /// The action.
         doing: &'static str,
-        /// How long it was waited for.
+        /// How long the client waited.
         after: Duration,
     },
     /// The GWM closed the connection.
     Closed {
-        /// Bytes of a message that will not be completed; 0 when the close came between messages.
+        /// Bytes of an incomplete message; 0 if the close came between messages.
         unfinished_bytes: usize,
     },
-    /// There is no TLS with it, or no longer: a certificate will not do, or what arrives is not TLS.
+    /// TLS failed: a certificate was refused, or the bytes are not TLS.
     Tls(rustls::Error),
     /// The GWM closed the connection before the TLS handshake was over.
     ClosedInHandshake,
-    /// What arrives is not a stream of SASP messages.
+    /// The bytes are not a stream of SASP messages.
     Framing(FrameError),
     /// A message is broken.
     Decode(DecodeError),
-    /// A well-formed message that nothing here asked for.
+    /// A well-formed message that the client did not ask for.
     Unexpected {
         /// The message.
         message: ComponentType,
         /// Its id.
         id: u32,
     },
-    /// More bytes of pushes arrived before a reply than are kept.
+    /// Too many bytes of pushes arrived before a reply.
     Backlog {
-        /// The cap.
+        /// The limit.
         max_bytes: usize,
     },
     /// The request does not fit the wire format.
@@ -79,19 +79,19 @@ impl Error {
         }
     }
 
-    /// Whether the same thing can succeed later on a new connection, nothing else having changed.
+    /// Whether the same action can succeed later on a new connection, with nothing else changed.
     pub fn is_transient(&self) -> bool {
         match &self.kind {
             ErrorKind::Encode(_) | ErrorKind::Refused { .. } => false,
             ErrorKind::Tls(rustls::Error::AlertReceived(alert)) => !tls::is_about_us(*alert),
-            // A stream that is not SASP counts, and a GWM's bad certificate: both may be replaced there.
+            // The operator of the GWM may mend a stream that is not SASP, or a bad certificate.
             _ => true,
         }
     }
 }
 
 impl ErrorKind {
-    /// An error of the transport, which may be one of TLS in the clothes of one of the system.
+    /// An error of the transport; an I/O error may hold a TLS error.
     pub(super) fn io(doing: &'static str, error: io::Error) -> ErrorKind {
         match error.downcast::<rustls::Error>() {
             Ok(error) => ErrorKind::Tls(error),
@@ -121,7 +121,7 @@ impl fmt::Display for ErrorKind {
             ErrorKind::ClosedInHandshake => {
                 f.write_str("closed the connection in the TLS handshake: it may not speak TLS")
             }
-            // The type and version of a record that is an alert or a handshake.
+            // The first bytes of a TLS alert or handshake.
             ErrorKind::Framing(FrameError::NotAHeader(ComponentType(0x1503 | 0x1603))) => {
                 f.write_str("speaks TLS, and we do not")
             }

@@ -2,7 +2,8 @@
 //!
 //! One thread, one connection, requests one after the other. A GWM may push weights at any time, so pushes that
 //! arrive before a reply are kept, in order, for [`Client::next_push`] and [`Client::receive`]. [`Weights`] is
-//! the table that an LB builds from what it is sent.
+//! the table that an LB builds from these messages. [`session`] keeps a load balancer registered and its table up to
+//! date; [`spec`] reads groups and members as text.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -50,7 +51,7 @@ use crate::{
     },
 };
 
-/// What carries the bytes: a TCP stream, or something on top of one.
+/// A byte stream: TCP, or a layer on top of it.
 pub trait Transport: Read + Write + Send {
     /// How long the next reads may block; never zero.
     fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()>;
@@ -85,14 +86,14 @@ pub struct Client {
     /// Whole Send Weights messages that came before a reply.
     pushes: VecDeque<Vec<u8>>,
     pushes_bytes: usize,
-    /// The one of `pushes` that was given last.
+    /// The push that was given last.
     push: Vec<u8>,
 }
 
 impl Client {
-    /// Connects over plain TCP to `gwm`, a `host:port`, trying each of the host's addresses. `timeout` bounds
-    /// connecting (each address gets its share of the time that is left), and later each request with its reply. It
-    /// does not bound the resolution of the name, which the system does by its own settings.
+    /// Connects over plain TCP to `gwm`, a `host:port`; tries each of the host's addresses. `timeout` bounds connecting
+    /// (each address gets a share of the remaining time), and later each request with its reply. The timeout does not
+    /// bound the resolution of the name, which follows the system's own settings.
     pub fn connect(gwm: &str, timeout: Duration) -> Result<Client, Error> {
         match open(gwm, deadline(timeout), timeout) {
             Ok(stream) => Ok(Client::over(Box::new(stream), gwm, timeout)),
@@ -102,7 +103,7 @@ impl Client {
 
     /// As [`Client::connect`], over TLS; the handshake counts as part of connecting.
     ///
-    /// With TLS 1.3, a GWM that does not take the client's certificate says so only in answer to the first request.
+    /// With TLS 1.3, a GWM refuses the client's certificate only in answer to the first request.
     pub fn connect_tls(gwm: &str, timeout: Duration, tls: &Tls) -> Result<Client, Error> {
         let deadline = deadline(timeout);
         match open(gwm, deadline, timeout).and_then(|stream| tls::Stream::open(stream, tls, deadline, timeout)) {
@@ -140,7 +141,7 @@ impl Client {
         self.exchange_for_code(|out, id| write_groups(Writer::registration_request(out, id, sender), groups))
     }
 
-    /// Deregisters members; a group without members is removed whole, one without a name means all groups.
+    /// Deregisters members. A group without members is removed whole; an empty name means all groups.
     pub fn deregister<'a, M>(
         &mut self,
         sender: SenderFlags,
@@ -170,10 +171,10 @@ impl Client {
         self.exchange_for_code(|out, id| writer::set_lb_state_request(out, id, lb_uid, health, flags))
     }
 
-    /// Asks for the weights of groups; one without a name means all groups.
+    /// Asks for the weights of groups; an empty name means all groups.
     ///
     /// Pushes that [`Client::next_push`] gives afterwards may be older than this reply. An LB that uses both
-    /// sends its request with [`Client::send`] and takes what comes, in order, with [`Client::receive`].
+    /// sends its request with [`Client::send`] and takes all messages, in order, with [`Client::receive`].
     pub fn get_weights<'a>(
         &mut self,
         names: impl IntoIterator<Item = GroupData<'a>>,
@@ -193,13 +194,13 @@ impl Client {
         }
     }
 
-    /// Sends any request and gives its reply, whatever code that carries.
+    /// Sends any request and gives its reply, whatever its code is.
     pub fn request(&mut self, request: &Message<'_>) -> Result<Message<'_>, Error> {
         let frame = self.exchange(|out, id| request.encode(id, out))?;
         Ok(decode(&self.gwm, &self.input[frame])?.1)
     }
 
-    /// Waits for the next push, at most so long; `None` when none came. Part of a message is kept for the next call.
+    /// Waits for the next push, at most for `timeout`; `None` if none came. A part of a message is kept for the next call.
     pub fn next_push(&mut self, timeout: Duration) -> Result<Option<SendWeights<'_>>, Error> {
         match self.receive_as(timeout)? {
             None => Ok(None),
@@ -213,7 +214,7 @@ impl Client {
         self.send_with(|out, id| request.encode(id, out))
     }
 
-    /// [`Client::send`] of what `encode` appends, a request with the id that it is given (see [`Writer`]).
+    /// [`Client::send`] of the request that `encode` appends with the given id (see [`Writer`]).
     pub fn send_with(
         &mut self,
         encode: impl FnOnce(&mut Vec<u8>, u32) -> Result<(), EncodeError>,
@@ -226,8 +227,8 @@ impl Client {
         Ok(id)
     }
 
-    /// Waits for the next message of any kind, at most so long, and gives it with its id; messages come in the
-    /// order of their arrival. `None` when none came.
+    /// Waits for the next message of any kind, at most for `timeout`, and gives it with its id, in the order of arrival;
+    /// `None` if none came.
     pub fn receive(&mut self, timeout: Duration) -> Result<Option<(u32, Message<'_>)>, Error> {
         Ok(self.receive_as(timeout)?.map(|(header, message, _)| (header.id, message)))
     }
@@ -268,8 +269,8 @@ impl Client {
         Err(self.error(ErrorKind::Refused { request, code }))
     }
 
-    /// Sends a request and waits for the message with its id; pushes that come first are put aside. Gives where
-    /// in `input` the reply is.
+    /// Sends a request and waits for the message with its id; earlier pushes are put aside. Gives the reply's place in
+    /// `input`.
     fn exchange(
         &mut self,
         encode: impl FnOnce(&mut Vec<u8>, u32) -> Result<(), EncodeError>,
@@ -301,8 +302,8 @@ impl Client {
         Ok(())
     }
 
-    /// Sends what `output` holds. A GWM may not read before it has got rid of what it owes us, so what has arrived
-    /// is taken in while it does not.
+    /// Sends the content of `output`. A GWM may not read before this side has read the GWM's bytes; so this reads while
+    /// the GWM takes nothing.
     fn flush_output(&mut self) -> Result<(), Error> {
         let deadline = deadline(self.timeout);
         let mut sent = 0;
@@ -325,7 +326,7 @@ impl Client {
         }
     }
 
-    /// Takes in what has arrived, as far as it may be kept.
+    /// Reads arrived bytes, as many as may be kept.
     fn take_in(&mut self, deadline: Instant) -> Result<(), Error> {
         while time_left(deadline).is_some() && self.fill(Instant::now() + MOMENT)? {
             if self.pushes_bytes + (self.end - self.start) > limits::CLIENT_BACKLOG_BYTES {
@@ -335,7 +336,7 @@ impl Client {
         Ok(())
     }
 
-    /// Where in `input` the next whole frame is; it stays there until the next call. `None` at the deadline.
+    /// The place of the next whole frame in `input`, where it stays until the next call; `None` at the deadline.
     fn next_frame(&mut self, deadline: Instant) -> Result<Option<Range<usize>>, Error> {
         loop {
             let length = message_length(&self.input[self.start..self.end], limits::CLIENT_MESSAGE_BYTES)
@@ -351,7 +352,7 @@ impl Client {
         }
     }
 
-    /// Reads what there is; `false` at the deadline.
+    /// Reads arrived bytes; `false` at the deadline.
     fn fill(&mut self, deadline: Instant) -> Result<bool, Error> {
         if self.start > 0 {
             self.input.copy_within(self.start..self.end, 0);
@@ -362,7 +363,7 @@ impl Client {
             // Grows with what has arrived, never with what a header promises.
             self.input.resize((self.end * 2).max(self.end + READ_BYTES), 0);
         }
-        // What has arrived already is taken whatever the deadline: hence a read of at least a moment.
+        // Bytes that arrived before the deadline are read even after it: hence a read of at least a moment.
         let mut left = time_left(deadline).unwrap_or(MOMENT);
         loop {
             self.transport.set_read_timeout(left).map_err(|error| self.io("receive", error))?;
@@ -404,7 +405,7 @@ const MOMENT: Duration = Duration::from_millis(1);
 /// How long one write may wait for the peer to take bytes, before this side reads what the peer sent.
 const WRITE_WAIT: Duration = Duration::from_millis(10);
 
-/// When `timeout` will have passed; one that the clock can not express is as good as a century.
+/// The time after `timeout`; a timeout that the clock can not express counts as a century.
 fn deadline(timeout: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 24 * 3600))
@@ -419,7 +420,7 @@ fn is_retry(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
-/// Whether the peer has ended the connection: it was killed, or closed with bytes of ours unread.
+/// Whether the peer has ended the connection: the peer was killed, or closed without reading all of our bytes.
 fn is_end(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
@@ -438,7 +439,8 @@ fn open(gwm: &str, deadline: Instant, timeout: Duration) -> Result<TcpStream, Er
     connect(&addresses.collect::<Vec<_>>(), deadline, timeout)
 }
 
-/// Tries one after the other. Each has its share of the time, so that one that swallows what is sent leaves some.
+/// Tries one address after the other. Each gets a share of the time, so an address that swallows packets leaves time for
+/// the next.
 fn connect(addresses: &[SocketAddr], deadline: Instant, timeout: Duration) -> Result<TcpStream, ErrorKind> {
     let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let mut last = ErrorKind::Io { doing: "resolve its name", error: none };
@@ -457,7 +459,7 @@ fn connect(addresses: &[SocketAddr], deadline: Instant, timeout: Duration) -> Re
     Err(last)
 }
 
-/// Requests are small and waited for; and a push LB must notice a GWM whose machine has gone without a word.
+/// No delay for small requests; keepalive probes, because a push LB must notice that the GWM's machine is gone.
 fn prepare(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new()

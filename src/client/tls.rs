@@ -1,4 +1,4 @@
-//! TLS below a client: the handshake, records in and out, and what can go wrong with them in words.
+//! TLS for a client: the handshake, records in and out, and TLS errors in words.
 
 use std::{
     io::{self, Read, Write},
@@ -16,23 +16,24 @@ use rustls::{
 use super::{ErrorKind, MOMENT, Transport, is_end, is_retry, time_left};
 use crate::sasp::Escaped;
 
-/// How a client speaks TLS with a GWM.
+/// The TLS settings of a client.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// Whom it trusts and who it is itself. Connections made with one and the same value resume each other's session.
+    /// The trusted authorities and the client's own certificate. Connections with the same settings resume each other's
+    /// sessions.
     pub config: Arc<ClientConfig>,
     /// The name or address that the GWM's certificate must have.
     pub server_name: ServerName<'static>,
 }
 
-/// A TCP connection whose TLS handshake has ended well.
+/// A TCP connection after its TLS handshake.
 pub(super) struct Stream {
     tls: ClientConnection,
     tcp: TcpStream,
 }
 
 impl Stream {
-    /// Shakes hands before the deadline, which is `timeout` from when connecting began.
+    /// Does the handshake before the deadline, which is `timeout` after connecting began.
     pub(super) fn open(tcp: TcpStream, tls: &Tls, deadline: Instant, timeout: Duration) -> Result<Stream, ErrorKind> {
         let doing = "finish the TLS handshake";
         let connection = ClientConnection::new(tls.config.clone(), tls.server_name.clone()).map_err(ErrorKind::Tls)?;
@@ -50,7 +51,7 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Sends what waits, or else reads once; `false` at the stream's end.
+    /// Sends waiting records, or else reads once; `false` at the stream's end.
     fn step(&mut self, left: Duration) -> io::Result<bool> {
         if self.tls.wants_write() {
             Transport::set_write_timeout(&mut self.tcp, left)?;
@@ -60,18 +61,18 @@ impl Stream {
         Ok(self.receive()? > 0)
     }
 
-    /// Reads once from the socket and takes what arrived; the bytes read.
+    /// Reads once from the socket and processes the records; gives the bytes read.
     fn receive(&mut self) -> io::Result<usize> {
         let read = self.tls.read_tls(&mut self.tcp)?;
         if let Err(error) = self.tls.process_new_packets() {
-            // Tells the peer why, if it listens.
+            // The alert tells the peer why.
             let _ = self.tls.write_tls(&mut self.tcp);
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
         Ok(read)
     }
 
-    /// Sends what waits. What this could not send waits on.
+    /// Sends waiting records, as many as the socket takes.
     fn send(&mut self) -> io::Result<()> {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut self.tcp) {
@@ -83,8 +84,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Why the peer has closed: with TLS 1.3 it refuses a client's certificate only when the client believes that
-    /// the handshake is over, and sends already.
+    /// The peer's reason for closing. With TLS 1.3 a peer refuses a client's certificate when the handshake is over for
+    /// the client, which sends already.
     fn last_words(&mut self) -> Option<io::Error> {
         Transport::set_read_timeout(&mut self.tcp, MOMENT).ok()?;
         loop {
@@ -96,12 +97,12 @@ impl Stream {
         }
     }
 
-    /// Plaintext that has arrived; `None` if there is none.
+    /// Decrypted bytes; `None` if there are none.
     fn plaintext(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
         match self.tls.reader().read(out) {
             Ok(read) => Ok(Some(read)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            // An end without TLS's goodbye. A message states its length, so one that was cut is noticed anyway.
+            // The stream ended without close_notify. A SASP message states its length, so a cut message is noticed anyway.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(0)),
             Err(error) => Err(error),
         }
@@ -113,16 +114,16 @@ impl Read for Stream {
         if let Some(read) = self.plaintext(out)? {
             return Ok(read);
         }
-        // Such as the answer to a new key. A peer that does not take it now may wait for us to read.
+        // Records such as a key update. A peer that does not read them now may wait for us to read.
         while self.tls.wants_write() && self.tls.write_tls(&mut AtOnce(&self.tcp)).is_ok() {}
         self.receive()?;
-        // Not one more wait: whoever sends a byte at a time must not hold the caller beyond its deadline.
+        // Wait only once: a peer that sends single bytes must not hold the caller beyond its deadline.
         self.plaintext(out)?.ok_or_else(|| io::ErrorKind::Interrupted.into())
     }
 }
 
 impl Write for Stream {
-    /// Takes bytes over; [`Write::flush`] sends them.
+    /// Buffers bytes; [`Write::flush`] sends them.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.send()?; // so there is room
         self.tls.writer().write(bytes)
@@ -144,7 +145,7 @@ impl Transport for Stream {
 }
 
 impl Drop for Stream {
-    /// Says goodbye, unless that would have to wait.
+    /// Sends close_notify, if the socket takes it at once.
     fn drop(&mut self) {
         self.tls.send_close_notify();
         let _ = self.tls.write_tls(&mut AtOnce(&self.tcp));
@@ -164,14 +165,14 @@ impl Write for AtOnce<'_> {
     }
 }
 
-/// What a GWM did, in words that go behind its name.
+/// A TLS error in words that follow the GWM's name.
 pub(super) fn explain(error: &rustls::Error) -> String {
     use rustls::Error;
     match error {
         Error::InvalidCertificate(error) => format!("shows a certificate {}", certificate(error)),
         Error::AlertReceived(AlertDescription::CertificateRequired) => "wants a client certificate".into(),
         Error::AlertReceived(AlertDescription::HandshakeFailure) => {
-            "breaks off the TLS handshake: the two sides have nothing in common, or it wants a client certificate"
+            "breaks off the TLS handshake: there is no common version or cipher, or it wants a client certificate"
                 .into()
         }
         Error::AlertReceived(AlertDescription::ProtocolVersion) | Error::PeerIncompatible(_) => {
@@ -184,7 +185,7 @@ pub(super) fn explain(error: &rustls::Error) -> String {
     }
 }
 
-/// What is wrong with the GWM's certificate.
+/// An error of the GWM's certificate in words.
 fn certificate(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer => "of an authority that is not trusted here".into(),
@@ -205,11 +206,11 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "that is not one for servers".into()
         }
-        other => format!("that will not do: {other}"),
+        other => format!("that is not accepted: {other}"),
     }
 }
 
-/// A name without what rustls writes around it.
+/// A name without rustls' decoration.
 fn plain(name: &str) -> &str {
     let of_kind = |kind| name.strip_prefix(kind)?.strip_suffix("\")");
     ["DnsName(\"", "UniformResourceIdentifier(\""].into_iter().find_map(of_kind).unwrap_or(name)
@@ -220,7 +221,7 @@ fn date(time: UnixTime) -> String {
     time.map_or("the end of time".into(), |time| humantime::format_rfc3339_seconds(time).to_string())
 }
 
-/// Whether an alert finds fault with the certificate that we showed, or should have.
+/// Whether an alert is about the client's certificate, or its absence.
 pub(super) fn is_about_us(alert: AlertDescription) -> bool {
     matches!(
         alert,

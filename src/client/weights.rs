@@ -1,26 +1,26 @@
-//! The table that a load balancer builds from the weights that it is sent, whole or as changes.
+//! The table that a load balancer builds from weights, complete ones or changes.
 
 use std::collections::HashMap;
 
 use crate::sasp::{Endpoint, EntryFlags, Group, Groups, WeightEntry, WeightedMember};
 
-/// Which message the groups are from.
+/// The message that groups come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Send Weights: groups in which something changed.
     Push,
-    /// The reply to a Get Weights that asked for all groups: a group that is not in it does not exist.
+    /// The reply to a Get Weights for all groups: a group that the reply does not list does not exist.
     AllGroups,
 }
 
-/// What an LB knows of its groups. It belongs to one connection: start anew with the next (RFC 4678 section 9.2).
+/// An LB's table of its groups. It belongs to one connection: begin a new table for the next one (RFC 4678 section 9.2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Weights {
     groups: Vec<GroupWeights>,
     by_name: HashMap<Vec<u8>, usize>,
 }
 
-/// One group, members in the order in which they became known.
+/// One group; members are in the order in which they became known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupWeights {
     name: Vec<u8>,
@@ -31,17 +31,17 @@ pub struct GroupWeights {
 /// One member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberWeight {
-    /// Who.
+    /// Address, protocol and port.
     pub endpoint: Endpoint,
-    /// The label that it was registered with.
+    /// The label from its registration.
     pub label: Vec<u8>,
-    /// What the GWM says.
+    /// The GWM's weight entry.
     pub entry: WeightEntry,
 }
 
 impl Weights {
-    /// Takes over what a message says. With `no_change_no_send` (the flag that the LB has set) members that it
-    /// does not mention are as before, without it they are no more.
+    /// Applies a message. With `no_change_no_send` (the LB's flag) members that the message leaves out are unchanged;
+    /// without the flag they have left.
     pub fn apply(&mut self, groups: Groups<'_, WeightedMember<'_>>, source: Source, no_change_no_send: bool) {
         if source == Source::AllGroups {
             self.keep_only(groups);
@@ -73,7 +73,7 @@ impl Weights {
         &mut self.groups[at]
     }
 
-    /// Forgets groups that are not in the message, and takes over its order.
+    /// Forgets groups that are not in the message, and takes the message's order.
     fn keep_only(&mut self, groups: Groups<'_, WeightedMember<'_>>) {
         let mut kept = Weights::default();
         for group in groups {
@@ -102,9 +102,9 @@ impl GroupWeights {
         self.by_endpoint.get(endpoint).map(|at| &self.members[*at]) // the index follows the members
     }
 
-    /// Each member's share of new work, 0 to 1, as the flags mean it (RFC 4678 section 4.8): none for a member that can
-    /// not be reached or is quiesced, none for one that the GWM is not confident of while it is of another.
-    /// `None` when it is confident of none: then an LB is to use its own means.
+    /// Each member's share of new work, 0 to 1 (RFC 4678 section 4.8). A member without contact, or quiesced, has 0; so has
+    /// a member that is not confident while another one is. `None` if no member is confident: then an LB uses its own
+    /// means.
     pub fn shares(&self) -> Option<Vec<f64>> {
         let valid = |entry: WeightEntry| {
             entry.flags.contains(EntryFlags::CONTACT) && !entry.flags.contains(EntryFlags::QUIESCED)

@@ -1,7 +1,8 @@
-//! The access file: who may be which load balancer, and whom members speak for. An error names the file and the line.
+//! The access file: which peers may be which load balancer and speak for which members. An error names the file and the
+//! line.
 //!
-//! What says who somebody is (addresses or certificates) follows from the flags, and the other key is an error: nothing
-//! in the file is passed over in silence.
+//! The flags decide whether addresses or certificates identify a peer; the other key is an error. Nothing in the file is
+//! ignored silently.
 
 use std::{convert::Infallible, fmt::Display, net::IpAddr, path::Path};
 
@@ -16,22 +17,22 @@ use crate::{
     roster::Pattern,
 };
 
-/// The longest access file that is read: a hundred thousand entries, generously written.
+/// The longest access file: enough for a hundred thousand entries.
 const FILE_BYTES: u64 = 64 << 20;
 
-/// What flags say of identities.
+/// The identity flags.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// What a load balancer has to prove.
+    /// What a load balancer must prove.
     pub lb_identity: Identity,
-    /// What a member has to prove.
+    /// What a member must prove.
     pub member_identity: Identity,
     /// A certificate's CN counts as one of a load balancer's names.
     pub common_name: bool,
 }
 
 impl Rules {
-    /// What is said without a file.
+    /// The rules without a file.
     pub fn access(&self) -> Access {
         Access::new(self.lb_identity, self.member_identity, self.common_name)
     }
@@ -105,20 +106,29 @@ fn lb(table: &LbTable, at: usize, identity: Identity) -> Result<Lb, Fault> {
     let (certificates, addresses) = (place(&table.certificates), place(&table.addresses));
     match (identity, certificates, addresses) {
         (Identity::Any, ..) => {
-            return fault(at, "an [[lb]] means nothing while --lb-identity is any: set it, or leave this out");
+            return fault(
+                at,
+                "an [[lb]] has no effect while --lb-identity is any: set the flag, or leave this entry out",
+            );
         }
         (Identity::SourceIp, Some(at), _) => {
-            return fault(at, "certificates are for --lb-identity certificate, and it is source-ip: say addresses");
+            return fault(
+                at,
+                "certificates are for --lb-identity certificate, but the flag is source-ip: use addresses",
+            );
         }
         (Identity::SourceIp, None, None) => {
-            return fault(at, "an [[lb]] needs addresses, from which it connects: --lb-identity is source-ip");
+            return fault(at, "an [[lb]] needs addresses that it connects from: --lb-identity is source-ip");
         }
         (Identity::Certificate, _, Some(at)) => {
-            return fault(at, "addresses are for --lb-identity source-ip, and it is certificate: say certificates");
+            return fault(
+                at,
+                "addresses are for --lb-identity source-ip, but the flag is certificate: use certificates",
+            );
         }
         _ => {}
     }
-    // An empty list means that nobody is this load balancer.
+    // With an empty list, no peer is this load balancer.
     let addresses = table.addresses.as_ref().map_or(Ok(Vec::new()), |texts| each(texts, network))?;
     let certificates = table.certificates.as_ref().map(|texts| {
         let mut certificates = Certificates::default();
@@ -134,19 +144,28 @@ fn member(table: &MemberTable, at: usize, identity: Identity) -> Result<(Who, Me
     let (certificates, sources) = (place(&table.certificates), place(&table.sources));
     let who = match (identity, certificates, sources) {
         (Identity::Any, ..) => {
-            return fault(at, "a [[member]] means nothing while --member-identity is any: set it, or leave this out");
+            return fault(
+                at,
+                "a [[member]] has no effect while --member-identity is any: set the flag, or leave this entry out",
+            );
         }
         (Identity::SourceIp, Some(at), _) => {
-            return fault(at, "certificates are for --member-identity certificate, and it is source-ip: say sources");
+            return fault(
+                at,
+                "certificates are for --member-identity certificate, but the flag is source-ip: use sources",
+            );
         }
         (Identity::SourceIp, None, None) => {
-            return fault(at, "a [[member]] needs sources, from which it connects: --member-identity is source-ip");
+            return fault(at, "a [[member]] needs sources that it connects from: --member-identity is source-ip");
         }
         (Identity::Certificate, _, Some(at)) => {
-            return fault(at, "sources are for --member-identity source-ip, and it is certificate: say certificates");
+            return fault(
+                at,
+                "sources are for --member-identity source-ip, but the flag is certificate: use certificates",
+            );
         }
         (Identity::Certificate, None, None) => {
-            return fault(at, "a [[member]] needs certificates, which it shows: --member-identity is certificate");
+            return fault(at, "a [[member]] needs the certificates that it shows: --member-identity is certificate");
         }
         (Identity::SourceIp, ..) => Who::Sources(list(&table.sources, network)?),
         (Identity::Certificate, ..) => Who::Certificates(list(&table.certificates, CertificateName::parse)?),
@@ -161,12 +180,12 @@ fn member(table: &MemberTable, at: usize, identity: Identity) -> Result<(Who, Me
     Ok((who, member))
 }
 
-/// What each text of a list means; a list without any is an error.
+/// Reads each text of a list; an empty list is an error.
 fn list<T, E: Display>(given: &Option<Texts>, read: impl Fn(&str) -> Result<T, E>) -> Result<Vec<T>, Fault> {
     match given {
         None => Ok(Vec::new()),
         Some(texts) if texts.get_ref().is_empty() => {
-            fault(texts.span().start, "an empty list says nothing: leave it out, or fill it")
+            fault(texts.span().start, "an empty list has no effect: leave it out, or fill it")
         }
         Some(texts) => each(texts, read),
     }
@@ -192,7 +211,7 @@ fn network(text: &str) -> Result<Network, String> {
     }
 }
 
-/// What an entry lets its peers do; without a word, everything.
+/// The rights of an entry; without the key, all rights.
 fn may(given: &Option<Texts>, lb: bool) -> Result<Acts, Fault> {
     let Some(texts) = given else { return Ok(Acts::ALL) };
     let mut acts = Acts::NONE;

@@ -1,4 +1,8 @@
-//! The flags of `gwm serve`: definition, range, default and help text of each in one place.
+//! The flags of `gwm serve`: each has its definition, range, default and help text here.
+//!
+//! To add a flag: add a field to [`Flags`], with an environment variable, a range in the parser, and unit, range and
+//! default in the text; use it in [`Config::new`](super::Config::new), which checks flags against each other and the
+//! machine; add a row to the table in README.md (a test looks for it) and a test to `config/tests.rs`.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -18,18 +22,18 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
     /// Address and port to listen on without TLS, IPv4 or IPv6 (`[::1]:3860`; `[::]` is every IPv6 address and no IPv4
-    /// one); repeatable. Port 0 lets the system choose one, which is printed [default: 127.0.0.1:3860, unless
+    /// address); repeatable. With port 0 the system chooses a port, which is printed [default: 127.0.0.1:3860, unless
     /// --tls-listen is given]
     #[arg(long, env = "GWM_LISTEN", value_name = "ADDR", value_delimiter = ',', value_parser = socket_address)]
     pub listen: Vec<SocketAddr>,
 
-    /// Address and port to listen on with TLS; repeatable. One that --listen names too takes both: a peer's first byte
-    /// tells which
+    /// Address and port to listen on with TLS; repeatable. An address that --listen names too takes both plain and TLS
+    /// connections: the peer's first byte tells which
     #[arg(long, env = "GWM_TLS_LISTEN", value_name = "ADDR", value_delimiter = ',', value_parser = socket_address, requires_all = ["tls_cert", "tls_key"])]
     pub tls_listen: Vec<SocketAddr>,
 
-    /// The server's certificate chain for TLS, its own certificate first (PEM). Read again on SIGHUP, as --tls-key and
-    /// --tls-client-ca are: sessions go on, new ones get the new files; files that can not be used change nothing
+    /// The server's certificate chain for TLS, its own certificate first (PEM). SIGHUP reads this file, --tls-key and
+    /// --tls-client-ca again: sessions continue, new sessions get the new files; unusable files change nothing
     #[arg(long, env = "GWM_TLS_CERT", value_name = "FILE", requires = "tls_listen")]
     pub tls_cert: Option<PathBuf>,
 
@@ -37,32 +41,32 @@ pub struct Flags {
     #[arg(long, env = "GWM_TLS_KEY", value_name = "FILE", requires = "tls_listen")]
     pub tls_key: Option<PathBuf>,
 
-    /// Certificate authorities (PEM) for the certificates of clients. With it every TLS client must show a certificate
-    /// that one of them vouches for; without it nobody is asked for one
+    /// Certificate authorities (PEM) of client certificates. With this flag every TLS client must show a certificate from
+    /// one of them; without this flag no client is asked for a certificate
     #[arg(long, env = "GWM_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_listen")]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// The oldest version of TLS that is spoken
+    /// The oldest TLS version to accept
     #[arg(long, env = "GWM_TLS_MIN_VERSION", value_name = "VERSION", default_value = "1.2")]
     pub tls_min_version: TlsVersion,
 
-    /// Refuse to listen without TLS on an address that is not loopback; without this flag it is only warned of
+    /// Refuse to listen without TLS on an address that is not loopback; without this flag there is only a warning
     #[arg(long, env = "GWM_REQUIRE_TLS", value_parser = FalseyValueParser::new())]
     pub require_tls: bool,
 
-    /// From accept to the end of the TLS handshake, the wait for its turn included, 100ms to 1h; a connection that takes
-    /// longer is dropped
+    /// Time limit from accept to the end of the TLS handshake, including the wait for a turn, 100ms to 1h; a connection
+    /// that takes longer is dropped
     #[arg(long, env = "GWM_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "30s",
         value_parser = duration(Duration::from_millis(100)..=HOUR))]
     pub handshake_timeout: Duration,
 
-    /// TLS handshakes under way at a time, 4 to 1000000, but at least 4 a shard, of which one source has a quarter at most;
-    /// more wait for their turn, unread. While all are taken and others wait, one that takes over 3s is dropped
+    /// TLS handshakes at a time, 4 to 1000000, but at least 4 a shard; one source gets a quarter of them at most. More
+    /// handshakes wait, unread, for their turn. While others wait, a handshake that takes over 3s is dropped
     #[arg(long, env = "GWM_MAX_HANDSHAKES", value_name = "N", default_value = "1024",
         value_parser = clap::value_parser!(u32).range(4..=limits::CONNECTIONS as i64))]
     pub max_handshakes: u32,
 
-    /// What a peer has to prove before it may speak for a load balancer; one that does not is answered 0x11
+    /// What a peer must prove to speak for a load balancer; a peer that does not prove this gets 0x11
     #[arg(long, env = "GWM_LB_IDENTITY", value_name = "HOW", default_value = "any")]
     pub lb_identity: LbIdentity,
 
@@ -70,27 +74,27 @@ pub struct Flags {
     #[arg(long, env = "GWM_LB_IDENTITY_COMMON_NAME", value_parser = FalseyValueParser::new())]
     pub lb_identity_common_name: bool,
 
-    /// What a peer has to prove before it may register, deregister or set the state of a member without being its load
-    /// balancer; a request about any other member is answered 0x11
+    /// What a peer that is not the load balancer must prove to register, deregister or set the state of a member; a
+    /// request about any other member gets 0x11
     #[arg(long, env = "GWM_MEMBER_IDENTITY", value_name = "HOW", default_value = "any")]
     pub member_identity: MemberIdentity,
 
-    /// TOML file of who may be which load balancer (`[[lb]]`) and speak for which members (`[[member]]`); README.md has
-    /// all keys. Read again on SIGHUP; an invalid new file changes nothing
+    /// TOML file that says which peers may be which load balancer (`[[lb]]`) and speak for which members (`[[member]]`);
+    /// README.md has all keys. SIGHUP reads the file again; an invalid file changes nothing
     #[arg(long, env = "GWM_ACCESS", value_name = "FILE")]
     pub access: Option<PathBuf>,
 
-    /// Shards: executors that own connections, one per core; 1 to 256 [default: usable cores less one, at least 1]
+    /// Shards: executors that own connections, one per CPU; 1 to 256 [default: usable CPUs less one, at least 1]
     #[arg(long, env = "GWM_SHARDS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub shards: Option<u16>,
 
-    /// Cores to run on, as in `0,2-5`: the first is the coordinator's, the shards take the others in turn; a single
-    /// core is shared [default: all that this process may use]
+    /// CPUs to run on, as in `0,2-5`: the coordinator gets the first, the shards get the others in turn; a single CPU is
+    /// shared [default: all CPUs that this process may use]
     #[arg(long, env = "GWM_CPUS", value_name = "LIST", value_parser = cpu_list)]
     pub cpus: Option<CpuList>,
 
-    /// Poll for work this long before sleeping, 0s to 1s. It saves the wake-up, some tens of microseconds a
-    /// message, and costs up to a whole core per shard and one for the coordinator: each needs its own
+    /// Poll for work for this long before sleeping, 0s to 1s. Polling saves the wake-up, some tens of microseconds a
+    /// message, and costs up to a whole CPU for each shard and for the coordinator: each needs its own
     /// [default: 0s; 50us if no value is given]
     #[arg(
         long, env = "GWM_SPIN", value_name = "DURATION", default_value = "0s", num_args = 0..=1, require_equals = true,
@@ -98,97 +102,97 @@ pub struct Flags {
     )]
     pub spin: Duration,
 
-    /// How long everything about a load balancer is kept after its connection ended, 0s to 30d. The default
-    /// outlives a reboot or a network repair; longer keeps load balancers that are gone for good
+    /// How long everything about a load balancer is kept after its connection ended, 0s to 30d. The default is longer
+    /// than a reboot or a network repair; a longer time keeps load balancers that never come back
     #[arg(long, env = "GWM_HOLD_TIME", value_name = "DURATION", default_value = "10m",
         value_parser = duration(Duration::ZERO..=DAY * 30))]
     pub hold_time: Duration,
 
-    /// The Interval of Get Weights replies: how soon a load balancer should ask again; whole seconds, 1s to 65535s
+    /// The Interval of Get Weights replies: when a load balancer should ask again; whole seconds, 1s to 65535s
     #[arg(long, env = "GWM_POLL_INTERVAL", value_name = "DURATION", default_value = "60s",
         value_parser = duration(SECOND..=SECOND * 65535))]
     pub poll_interval: Duration,
 
-    /// From the first change to the push that carries it and all that followed, 0s to 60s
+    /// Time from the first change to the push, which has this change and all later ones, 0s to 60s
     #[arg(long, env = "GWM_PUSH_WINDOW", value_name = "DURATION", default_value = "100ms",
         value_parser = duration(Duration::ZERO..=SECOND * 60))]
     pub push_window: Duration,
 
-    /// From one full refresh of a load balancer that takes pushes to the next, 1s to 24h
+    /// Time from one full refresh of a load balancer with push to the next, 1s to 24h
     #[arg(long, env = "GWM_PUSH_REFRESH", value_name = "DURATION", default_value = "5m",
         value_parser = duration(SECOND..=DAY))]
     pub push_refresh: Duration,
 
-    /// A peer that takes none of the bytes that wait for it for this long is dropped, 100ms to 1h. What is in the
-    /// kernel's buffers and not acknowledged for this long, or twice --keepalive if that is longer, counts too
+    /// A peer that takes none of the waiting bytes for this long is dropped, 100ms to 1h. So is a peer that does not
+    /// acknowledge bytes in the kernel's buffers for this long, or for twice --keepalive if that is longer
     #[arg(long, env = "GWM_STALL_TIMEOUT", value_name = "DURATION", default_value = "30s",
         value_parser = duration(Duration::from_millis(100)..=HOUR))]
     pub stall_timeout: Duration,
 
-    /// A connection whose first message is not there whole after this long is dropped, 100ms to 1h
+    /// Time limit from accept to the end of the first message, 100ms to 1h; a slower connection is dropped
     #[arg(long, env = "GWM_FIRST_MESSAGE_TIMEOUT", value_name = "DURATION", default_value = "30s",
         value_parser = duration(Duration::from_millis(100)..=HOUR))]
     pub first_message_timeout: Duration,
 
-    /// A later message that is not there whole this long after its first byte ends its connection, 100ms to 1h
+    /// Time limit from the first to the last byte of a later message, 100ms to 1h; a slower connection is dropped
     #[arg(long, env = "GWM_MESSAGE_TIMEOUT", value_name = "DURATION", default_value = "30s",
         value_parser = duration(Duration::from_millis(100)..=HOUR))]
     pub message_timeout: Duration,
 
-    /// Idle time before TCP keepalive probes, whole seconds, 0s (no probes) to 32767s; three probes unanswered,
-    /// each a third of this apart, end the connection
+    /// Idle time before TCP keepalive probes, whole seconds, 0s (no probes) to 32767s; three
+    /// unanswered probes, each a third of this time apart, end the connection
     #[arg(long, env = "GWM_KEEPALIVE", value_name = "DURATION", default_value = "60s",
         value_parser = duration(Duration::ZERO..=SECOND * 32767))]
     pub keepalive: Duration,
 
-    /// The longest message taken, in bytes, 1024 to 268435456; one that states more ends its connection
+    /// The longest message, in bytes, 1024 to 268435456; a longer one ends its connection
     #[arg(long, env = "GWM_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value = "1048576",
         value_parser = clap::value_parser!(u32).range(1024..=limits::MESSAGE_BYTES_TAKEN as i64))]
     pub max_message_bytes: u32,
 
-    /// Bytes of unfinished messages that all connections may hold together beyond the first 16384 of each, 65536
-    /// to 1099511627776; the connection that would exceed it is closed
+    /// Bytes of unfinished messages of all connections together, beyond the first 16384 of each, 65536 to
+    /// 1099511627776; the connection that would exceed this is closed
     #[arg(long, env = "GWM_MAX_BUFFERED_BYTES", value_name = "BYTES", default_value = "268435456",
         value_parser = RangedU64ValueParser::<u64>::new().range(65536..=1 << 40))]
     pub max_buffered_bytes: u64,
 
-    /// Bytes that wait for peers that do not take them, of all connections together beyond the first 16384 of each,
-    /// 65536 to 1099511627776; the connection that would exceed it is dropped
+    /// Bytes that wait for peers to read them, of all connections together, beyond the first 16384 of each, 65536 to
+    /// 1099511627776; the connection that would exceed this is dropped
     #[arg(long, env = "GWM_MAX_UNSENT_BYTES", value_name = "BYTES", default_value = "1073741824",
         value_parser = RangedU64ValueParser::<u64>::new().range(65536..=1 << 40))]
     pub max_unsent_bytes: u64,
 
-    /// Connections at a time, 1 to 1000000; more wait in the backlog, unaccepted [default: 16384, or as many as
+    /// Connections at a time, 1 to 1000000; more wait in the kernel's backlog [default: 16384, or as many as
     /// the file-descriptor limit allows]
     #[arg(long, env = "GWM_MAX_CONNECTIONS", value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=limits::CONNECTIONS as i64))]
     pub max_connections: Option<u32>,
 
-    /// Connections at a time from one source, which is an IPv4 address or an IPv6 network of 64 bits; 1 to 1000000. One
-    /// more is reset at once [default: half of --max-connections, so that no source alone takes all of them]
+    /// Connections at a time from one source (an IPv4 address or an IPv6 network of 64 bits), 1 to 1000000; one more is
+    /// reset at once [default: half of --max-connections, so that no source alone takes all of them]
     #[arg(long, env = "GWM_MAX_CONNECTIONS_PER_SOURCE", value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=limits::CONNECTIONS as i64))]
     pub max_connections_per_source: Option<u32>,
 
-    /// New connections a second from one source, and as many at once after a second without any, 0 (no limit) to
-    /// 1000000; one more is reset at once
+    /// New connections a second from one source, 0 (no limit) to 1000000; after an idle second as many come through at
+    /// once; one more is reset at once
     #[arg(long, env = "GWM_MAX_NEW_CONNECTIONS_PER_SOURCE", value_name = "N", default_value = "0",
         value_parser = clap::value_parser!(u32).range(0..=limits::RATE as i64))]
     pub max_new_connections_per_source: u32,
 
-    /// TLS handshakes a second with one source, and as many at once after a second without any, 0 (no limit) to 1000000;
-    /// more wait for their turn, unread
+    /// TLS handshakes a second with one source, 0 (no limit) to 1000000; after an idle second as many come through at
+    /// once; more wait, unread, for their turn
     #[arg(long, env = "GWM_MAX_HANDSHAKES_PER_SOURCE", value_name = "N", default_value = "0",
         value_parser = clap::value_parser!(u32).range(0..=limits::RATE as i64))]
     pub max_handshakes_per_source: u32,
 
-    /// Requests a second of one connection, and as many at once after a second without any, 0 (no limit) to 1000000; those
-    /// that are refused count. More are not dropped: the connection is not read until the next one's turn
+    /// Requests a second of one connection, refused ones too, 0 (no limit) to 1000000; after an idle second as many come
+    /// through at once. No request is dropped: the connection is not read until the next request is allowed
     #[arg(long, env = "GWM_MAX_REQUESTS_PER_SECOND", value_name = "N", default_value = "0",
         value_parser = clap::value_parser!(u32).range(0..=limits::RATE as i64))]
     pub max_requests_per_second: u32,
 
-    /// Load balancers, connected or within hold time, 1 to 1000000; a new one beyond them is not accepted
+    /// Load balancers, connected or within hold time, 1 to 1000000; one more gets 0x11
     #[arg(long, env = "GWM_MAX_LOAD_BALANCERS", value_name = "N", default_value = "16384",
         value_parser = clap::value_parser!(u32).range(1..=limits::LOAD_BALANCERS as i64))]
     pub max_load_balancers: u32,
@@ -219,69 +223,67 @@ pub struct Flags {
         value_parser = clap::value_parser!(u32).range(1..=limits::MEMBERSHIPS as i64))]
     pub max_memberships: u32,
 
-    /// The highest weight, 1 to 65535, which is also that of a member that nothing is known about. Many load
-    /// balancers handle 0 to 100 only
+    /// The highest weight, 1 to 65535, and the weight of a member about which nothing is known. Many load balancers
+    /// handle 0 to 100 only
     #[arg(long, env = "GWM_WEIGHT_MAX", value_name = "WEIGHT", default_value = "100",
         value_parser = clap::value_parser!(u16).range(1..))]
     pub weight_max: u16,
 
-    /// TOML file of what members can take and how they are watched (`[[member]]`), and of groups' policies
-    /// (`[[group]]`); README.md has all keys. Read again on SIGHUP; an invalid new file changes nothing
+    /// TOML file with the capacity and the checks of members (`[[member]]`) and the policies of groups (`[[group]]`);
+    /// README.md has all keys. SIGHUP reads the file again; an invalid file changes nothing
     #[arg(long, env = "GWM_MEMBERS", value_name = "FILE")]
     pub members: Option<PathBuf>,
 
-    /// How members are watched that --members says nothing else of. `https` and `agent` take a port or names, so
-    /// they are for --members, where cidr = "0.0.0.0/0" stands for all IPv4 members
+    /// The check of members for which --members names none. `https` and `agent` need a port or names, so they are for
+    /// --members, where cidr = "0.0.0.0/0" means all IPv4 members
     #[arg(long, env = "GWM_PROBE", value_name = "HOW", default_value = "auto")]
     pub probe: Probe,
 
-    /// From one check of a member to the next, 10ms to 1h
+    /// Time from one check of a member to the next, 10ms to 1h
     #[arg(long, env = "GWM_PROBE_INTERVAL", value_name = "DURATION", default_value = "2s",
         value_parser = duration(members::INTERVALS.0..=members::INTERVALS.1))]
     pub probe_interval: Duration,
 
-    /// The same while checks fail of a member that is up, or pass of one that is down, and for a new member; 10ms to
+    /// The same while the checks of an up member fail, while those of a down member pass, and for a new member; 10ms to
     /// 1h, and not over --probe-interval [default: as --probe-interval]
     #[arg(long, env = "GWM_PROBE_FAST_INTERVAL", value_name = "DURATION",
         value_parser = duration(members::INTERVALS.0..=members::INTERVALS.1))]
     pub probe_fast_interval: Option<Duration>,
 
-    /// For one check, 10ms to 60s; one that is not answered by then has failed, and the next one begins no earlier
-    /// [default: as --probe-interval, but at most 5s]
+    /// Time limit of one check, 10ms to 60s. A check without an answer by then has failed; the next check does not begin
+    /// earlier [default: as --probe-interval, but at most 5s]
     #[arg(long, env = "GWM_PROBE_TIMEOUT", value_name = "DURATION",
         value_parser = duration(members::TIMEOUTS.0..=members::TIMEOUTS.1))]
     pub probe_timeout: Option<Duration>,
 
-    /// Checks in a row that a member that is down must pass to be up, 1 to 255
+    /// How many checks in a row a down member must pass to come up, 1 to 255
     #[arg(long, env = "GWM_PROBE_RISE", value_name = "N", default_value = "2",
         value_parser = clap::value_parser!(u8).range(1..))]
     pub probe_rise: u8,
 
-    /// Checks in a row that a member that is up must fail to be down, 1 to 255
+    /// How many checks in a row an up member must fail to go down, 1 to 255
     #[arg(long, env = "GWM_PROBE_FALL", value_name = "N", default_value = "3",
         value_parser = clap::value_parser!(u8).range(1..))]
     pub probe_fall: u8,
 
-    /// Checks under way at a time, 1 to 1000000, each a file descriptor; beyond them checks are late. Those of members
-    /// that are down or were never up have half of it at most [default: 4096, or a quarter of what the file-descriptor
-    /// limit leaves]
+    /// Checks at a time, 1 to 1000000; each takes a file descriptor, and more checks are late. Members that are down or
+    /// were never up get half of them at most [default: 4096, or a quarter of what the file-descriptor limit leaves]
     #[arg(long, env = "GWM_MAX_PROBES", value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=limits::PROBES as i64))]
     pub max_probes: Option<u32>,
 
-    /// How weights are made, except for groups that --members gives another policy
+    /// How weights are computed, except for groups that have another policy in --members
     #[arg(long, env = "GWM_POLICY", value_name = "POLICY", default_value = "auto")]
     pub policy: PolicyName,
 
-    /// When more than this share of the monitored members that were up lose contact within one fall window, the fault is
-    /// taken to be this machine's own: members keep their contact, and load balancers are told not to rely on it; 0 to
-    /// 100, which turns this off
+    /// If more than this percentage of the watched members that were up lose contact within one fall window, gwm takes
+    /// the fault to be its own: the members keep contact, and no member is confident; 0 to 100 (100 switches this off)
     #[arg(long, env = "GWM_PANIC_PERCENT", value_name = "PERCENT", default_value = "50",
         value_parser = clap::value_parser!(u8).range(0..=100))]
     pub panic_percent: u8,
 
-    /// From when a member that was down comes up until it has its full weight, which grows steadily: caches are cold.
-    /// 0s (at once) to 1h
+    /// Time that a member takes from coming up again to its full weight, because its caches are cold; the weight grows
+    /// steadily. 0s (at once) to 1h
     #[arg(long, env = "GWM_SLOW_START", value_name = "DURATION", default_value = "30s",
         value_parser = duration(Duration::ZERO..=HOUR))]
     pub slow_start: Duration,
@@ -290,11 +292,11 @@ pub struct Flags {
     #[arg(long, env = "GWM_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
 
-    /// Log lines as text for people or as one JSON object a line
+    /// Log lines as text, or as one JSON object a line
     #[arg(long, env = "GWM_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// Check flags, files and the machine's limits, say what is wrong, and exit without serving
+    /// Check flags, files and the machine's limits, print what is wrong, and exit without serving
     #[arg(long, env = "GWM_CHECK", value_parser = FalseyValueParser::new())]
     pub check: bool,
 }
@@ -310,15 +312,15 @@ pub enum TlsVersion {
     Tls13,
 }
 
-/// What a load balancer has to prove.
+/// What a load balancer must prove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LbIdentity {
-    /// Nothing: whoever states its UID is the load balancer
+    /// Nothing: a peer that states the UID is the load balancer
     Any,
-    /// It connects from an address that --access gives for its UID
+    /// It connects from an address that --access lists for its UID
     SourceIp,
-    /// Its UID is a name in its certificate (SAN dNSName, or URI sasp:lb:UID), unless --access says which certificates
-    /// it shows; takes --tls-client-ca
+    /// Its UID is a name in its certificate (SAN dNSName, or URI sasp:lb:UID), unless --access lists its certificates;
+    /// needs --tls-client-ca
     Certificate,
 }
 
@@ -332,15 +334,15 @@ impl From<LbIdentity> for Identity {
     }
 }
 
-/// What a member has to prove.
+/// What a member must prove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MemberIdentity {
-    /// Nothing: it speaks for any member
+    /// Nothing: every peer speaks for any member
     Any,
-    /// The member has the address that it connects from, or one that --access gives for that
+    /// A peer speaks for the address that it connects from, and for what --access adds
     SourceIp,
-    /// The member has an address that is in its certificate (SAN iPAddress), or one that --access gives for that;
-    /// takes --tls-client-ca
+    /// A peer speaks for the addresses in its certificate (SAN iPAddress), and for what --access adds; needs
+    /// --tls-client-ca
     Certificate,
 }
 
@@ -354,31 +356,31 @@ impl From<MemberIdentity> for Identity {
     }
 }
 
-/// How members are watched.
+/// The check of members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Probe {
-    /// Not at all: reachable, not confident, with weight --weight-max
+    /// No check: contact, not confident, weight --weight-max
     Off,
-    /// By a TCP connection, those with protocol 6 and a port
+    /// A TCP connection, for members with protocol 6 and a port
     Tcp,
-    /// By an ICMP echo
+    /// An ICMP echo
     Icmp,
-    /// By GET / on their port, those with protocol 6; status 200 to 399 is well, and their load report counts
+    /// GET / on the member's port, for members with protocol 6; status 200 to 399 is good, and a load report counts
     Http,
-    /// By tcp where that applies, else by icmp where this process may send echoes
+    /// `tcp` if that applies, else `icmp` if this process may send echoes
     Auto,
 }
 
-/// By which formula weights are made.
+/// The formula that computes weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PolicyName {
     /// Capacity and health
     Static,
-    /// The same, times the percentage that a member's agent states
+    /// The same, times the percentage that the member's agent states
     Agent,
-    /// The rate that a member could bear, by the load that it reports (ORCA)
+    /// The request rate that the member can bear, by its own load report (ORCA)
     Orca,
-    /// `orca` where a member reports load, times `agent` where an agent speaks, else `static`
+    /// `orca` if the member reports its load, times `agent` if the member has an agent, else `static`
     Auto,
 }
 
@@ -398,11 +400,11 @@ impl From<PolicyName> for Policy {
 pub enum LogLevel {
     /// None.
     Off,
-    /// What stops the service or loses data.
+    /// Events that stop the service or lose data.
     Error,
-    /// What an operator should look at.
+    /// Events that an operator should look at.
     Warn,
-    /// Starts, stops and what changes for a load balancer.
+    /// Starts, stops and changes for load balancers.
     Info,
     /// Every connection.
     Debug,
@@ -410,22 +412,22 @@ pub enum LogLevel {
     Trace,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One object a line.
     Json,
 }
 
-/// Numbers of cores, as given to `--cpus`.
+/// Numbers of CPUs, as given to `--cpus`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(pub Vec<usize>);
 
 /// Parses `127.0.0.1:3860` and `[::1]:3860`.
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "an IP address and a port are due, such as 127.0.0.1:3860 or [::1]:3860".into())
+    text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:3860 or [::1]:3860".into())
 }
 
 /// Parses `0,2-5`.
@@ -434,7 +436,7 @@ fn cpu_list(text: &str) -> Result<CpuList, String> {
     const HIGHEST: usize = 65535;
     let number = |part: &str| match part.trim().parse() {
         Ok(cpu) if cpu <= HIGHEST => Ok(cpu),
-        _ => Err(format!("`{part}` is not the number of a core; a list reads like 0,2-5")),
+        _ => Err(format!("`{part}` is not the number of a CPU; a list reads like 0,2-5")),
     };
     let mut cpus = Vec::new();
     for part in text.split(',') {
@@ -447,7 +449,7 @@ fn cpu_list(text: &str) -> Result<CpuList, String> {
         }
         for cpu in first..=last {
             if cpus.contains(&cpu) {
-                return Err(format!("core {cpu} is named twice"));
+                return Err(format!("CPU {cpu} is named twice"));
             }
             cpus.push(cpu);
         }

@@ -1,32 +1,32 @@
-//! Where to listen, and what is spoken there.
+//! The addresses to listen on, and whether their connections use TLS.
 
 use std::{fmt, net::SocketAddr};
 
 use super::{ConfigError, Flags, TlsVersion, usage};
 use crate::{sasp::PORT, tls};
 
-/// What the connections of a listener carry.
+/// The protocol of a listener's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carries {
     /// SASP.
     Plain,
     /// SASP in TLS.
     Tls,
-    /// The one or the other, as the peer's first byte tells.
+    /// SASP, or SASP in TLS: the peer's first byte tells which.
     Either,
 }
 
 /// An address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// Port 0 lets the system choose one.
+    /// With port 0 the system chooses a port.
     pub address: SocketAddr,
-    /// What is spoken there.
+    /// The protocol of its connections.
     pub carries: Carries,
 }
 
 impl Listen {
-    /// Whether strangers may reach it, and do without TLS.
+    /// Whether other machines can reach it without TLS.
     pub fn is_open(&self) -> bool {
         self.carries != Carries::Tls && !self.address.ip().is_loopback()
     }
@@ -42,7 +42,7 @@ impl fmt::Display for Carries {
     }
 }
 
-/// The addresses, in the order of the flags: those with TLS after those without.
+/// The addresses in the order of the flags, plain ones first.
 pub(super) fn addresses(flags: &Flags) -> Result<Vec<Listen>, ConfigError> {
     let mut all: Vec<Listen> = Vec::new();
     let default = [SocketAddr::from(([127, 0, 0, 1], PORT))];
@@ -68,20 +68,18 @@ pub(super) fn addresses(flags: &Flags) -> Result<Vec<Listen>, ConfigError> {
         let same = |other: &SocketAddr| other.port() == address.port() && other.is_ipv4() == address.is_ipv4();
         let others = all.iter().map(|listen| listen.address).filter(|other| address.port() != 0 && other != address);
         if let Some(other) = others.into_iter().find(same) {
-            return usage(format!(
-                "to listen on {address} stands for every address, {other} too: leave one of them out"
-            ));
+            return usage(format!("{address} stands for every address, {other} too: leave one of them out"));
         }
     }
     match all.iter().find(|listen| listen.is_open()) {
-        Some(Listen { address, .. }) if flags.require_tls => usage(format!(
-            "--require-tls: --listen {address} is without TLS, and not loopback: give it as --tls-listen alone"
-        )),
+        Some(Listen { address, .. }) if flags.require_tls => {
+            usage(format!("--require-tls: --listen {address} has no TLS and is not loopback: use --tls-listen for it"))
+        }
         _ => Ok(all),
     }
 }
 
-/// How TLS is spoken, if it is: reads the files.
+/// Reads the TLS files, if the flags name any.
 pub(super) fn tls(flags: &Flags) -> Result<Option<tls::Server>, ConfigError> {
     let (Some(certificate), Some(key)) = (&flags.tls_cert, &flags.tls_key) else { return Ok(None) };
     let files = tls::Files {

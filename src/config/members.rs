@@ -1,8 +1,8 @@
-//! The members file: what the operator says of members and groups. An error names the file and the line.
+//! The members file: the operator's word about members and groups. An error names the file and the line.
 //!
-//! A `[[member]]` is one endpoint (`address`, and `protocol` and `port` unless it is a whole system) or all of a
-//! network (`cidr`, and `protocol` and `port` to mean only some of it); the most specific entry counts. A `[[group]]`
-//! says by which policy the weights of groups with such names are made.
+//! A `[[member]]` is about one endpoint (`address`, with `protocol` and `port` unless it is a whole system) or about a
+//! network (`cidr`, with `protocol` and `port` to select endpoints); the most specific entry counts. A `[[group]]` gives
+//! the policy of groups by name.
 
 mod checks;
 
@@ -22,30 +22,30 @@ use crate::{
     },
 };
 
-/// The longest members file that is read: a million members, generously written.
+/// The longest members file: enough for a million members.
 const FILE_BYTES: u64 = 256 << 20;
 
-/// The longest time for a check where nothing says otherwise, however long the interval.
+/// The longest default time limit of a check, however long the interval is.
 const TIMEOUT_MAX: Duration = Duration::from_secs(5);
 
 /// Ranges of the times, for flags and file alike.
 pub(super) const INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3600));
 pub(super) const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
 
-/// What flags say of members that the file does not list, and what it leaves out of those that it does.
+/// The flags' values, for members that the file does not list and for keys that it leaves out.
 #[derive(Clone, Debug)]
 pub struct Defaults {
-    /// The highest weight, and the capacity of a member that states none.
+    /// The highest weight, and the capacity of a member without a weight.
     pub weight_max: u16,
-    /// How members are watched.
+    /// The checks.
     pub monitor: Monitor,
-    /// How weights are made.
+    /// The policy.
     pub policy: Policy,
-    /// From one check to the next.
+    /// Time from one check to the next.
     pub interval: Duration,
-    /// While in doubt; else as `interval`.
+    /// The same while the state is about to change; default `interval`.
     pub fast_interval: Option<Duration>,
-    /// For one check; else as `interval`, but no longer than five seconds.
+    /// Time limit of one check; default `interval`, at most five seconds.
     pub timeout: Option<Duration>,
     /// Good checks in a row to come up.
     pub rise: u8,
@@ -54,14 +54,14 @@ pub struct Defaults {
 }
 
 impl Defaults {
-    /// Nothing is watched, and the times are HAProxy's.
+    /// No checks, and HAProxy's times.
     pub fn unwatched(weight_max: u16) -> Defaults {
         let Times { interval, rise, fall, .. } = Times::default();
         let (monitor, policy) = (Monitor::none(), Policy::Auto);
         Defaults { weight_max, monitor, policy, interval, fast_interval: None, timeout: None, rise, fall }
     }
 
-    /// What is said without a file.
+    /// The roster without a file.
     pub fn roster(&self) -> Roster {
         let times = self.times(self.interval, None, None, None, None);
         Roster::new(Member::watched(self.weight_max, self.monitor.clone(), times), self.policy)
@@ -131,7 +131,7 @@ enum Protocol {
     Name(String),
 }
 
-/// Whom an entry is about.
+/// The endpoints that an entry is about.
 enum Subject {
     One(Endpoint),
     Many(Range),
@@ -144,7 +144,7 @@ pub fn read(path: &Path, defaults: &Defaults) -> Result<Roster, FileError> {
     parse(&text, folder, defaults).map_err(|error| files::located(path, error))
 }
 
-/// Parses the file's text; an error has its line, from 1. Files that it names are looked for in `folder`.
+/// Parses the file's text; an error has its line, from 1. Names of files in it are relative to `folder`.
 pub fn parse(text: &str, folder: &Path, defaults: &Defaults) -> Result<Roster, (usize, String)> {
     files::parse(text, |file| build(file, folder, defaults))
 }
@@ -262,7 +262,7 @@ fn member(
     };
     let member = match watch {
         checks::Watch::Fixed if weight.is_none() => {
-            return fault(at, "a member with monitor = \"none\" needs a weight: nothing else says it");
+            return fault(at, "a member with monitor = \"none\" needs a weight");
         }
         checks::Watch::Fixed => Member::fixed(capacity),
         checks::Watch::Monitor(_) if capacity == 0 => {

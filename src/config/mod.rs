@@ -1,7 +1,7 @@
 //! Raw flags of `gwm serve` → validated configuration.
 //!
-//! [`Flags`] are parsed without side effect. [`Config::new`] checks what only shows when flags meet each other or the
-//! machine, and says what to change.
+//! Parsing [`Flags`] has no side effect. [`Config::new`] checks the flags against each other and against the machine; an
+//! error says what to change. The head of `flags.rs` says how to add a flag.
 
 use std::{
     fmt,
@@ -33,16 +33,16 @@ pub(crate) use units::duration;
 const DESCRIPTORS_BASE: u64 = 64;
 const DESCRIPTORS_PER_EXECUTOR: u64 = 16;
 
-/// `--max-connections` where neither the flag nor the file-descriptor limit says less.
+/// The default of `--max-connections`, if the file-descriptor limit allows it.
 const CONNECTIONS_DEFAULT: u32 = 16384;
 
-/// `--max-probes` where neither the flag nor the file-descriptor limit says less.
+/// The default of `--max-probes`, if the file-descriptor limit allows it.
 const PROBES_DEFAULT: u32 = 4096;
 
-/// What the machine offers, as far as the configuration depends on it.
+/// The properties of the machine that the configuration depends on.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// The cores that this process may run on, ascending, at least one.
+    /// The CPUs that this process may run on, ascending, at least one.
     pub cpus: Vec<usize>,
     /// The highest file-descriptor limit that this process may give itself.
     pub descriptors: u64,
@@ -53,7 +53,7 @@ pub struct Host {
 pub enum ConfigError {
     /// Flags that are impossible together: exit status 2.
     Usage(String),
-    /// A file or the machine does not allow it: exit status 1.
+    /// A file can not be used, or the machine does not allow it: exit status 1.
     Failure(String),
 }
 
@@ -72,16 +72,16 @@ impl From<FileError> for ConfigError {
     }
 }
 
-/// What the daemon runs with.
+/// The validated configuration of the daemon.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen, no address twice.
+    /// The addresses to listen on, each once.
     pub listen: Vec<Listen>,
-    /// How TLS is spoken there, if it is anywhere.
+    /// The TLS settings, if any listener uses TLS.
     pub tls: Option<tls::Server>,
-    /// The coordinator's core.
+    /// The coordinator's CPU.
     pub coordinator_cpu: usize,
-    /// Each shard's core, at least one.
+    /// Each shard's CPU, at least one.
     pub shard_cpus: Vec<usize>,
     /// How long an executor polls before it sleeps.
     pub spin: Duration,
@@ -89,24 +89,24 @@ pub struct Config {
     pub connections: Connections,
     /// The file-descriptor limit to run with.
     pub descriptors: u64,
-    /// What the coordinator is told.
+    /// The coordinator's settings.
     pub settings: Settings,
-    /// How members are watched and judged.
+    /// Settings of checks and weights.
     pub monitoring: Monitoring,
-    /// Where [`Settings::access`] comes from.
+    /// The source of [`Settings::access`].
     pub access: AccessSource,
 }
 
-/// How members are watched and judged; see the flags for meaning.
+/// Settings of checks and weights; the flags have the meaning.
 #[derive(Clone, Debug)]
 pub struct Monitoring {
     /// The file that [`Settings::roster`] came from.
     pub members: Option<PathBuf>,
-    /// What flags say where it does not.
+    /// The flags' values, for everything that the file leaves out.
     pub defaults: members::Defaults,
-    /// The most checks under way at a time, of all shards.
+    /// The most checks at a time, of all shards.
     pub max_probes: u32,
-    /// From when a member comes up until it has its full weight.
+    /// Time from coming up to the full weight.
     pub slow_start: Duration,
 }
 
@@ -117,12 +117,12 @@ impl Monitoring {
     }
 }
 
-/// Where it is said who may speak for whom.
+/// The source of the rules about who may speak for whom.
 #[derive(Clone, Debug)]
 pub struct AccessSource {
     /// The file, if there is one.
     pub file: Option<PathBuf>,
-    /// What flags say.
+    /// The flags' values.
     pub rules: access::Rules,
 }
 
@@ -133,7 +133,7 @@ impl AccessSource {
     }
 }
 
-/// Limits of connections; see the flags for their meaning.
+/// Limits of connections; the flags have the meaning.
 #[derive(Clone, Debug)]
 pub struct Connections {
     /// The most at a time.
@@ -150,9 +150,9 @@ pub struct Connections {
     pub max_message_bytes: u32,
     /// All unfinished messages together.
     pub max_buffered_bytes: u64,
-    /// All bytes that peers have yet to take together.
+    /// All bytes together that peers have yet to read.
     pub max_unsent_bytes: u64,
-    /// Without any byte taken by the peer.
+    /// Longest time in which a peer takes no byte.
     pub stall_timeout: Duration,
     /// From accept to the first whole message.
     pub first_message_timeout: Duration,
@@ -160,7 +160,7 @@ pub struct Connections {
     pub message_timeout: Duration,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
-    /// TLS handshakes under way in all.
+    /// The most TLS handshakes at a time.
     pub max_handshakes: u32,
     /// Idle time before probes.
     pub keepalive: Option<Duration>,
@@ -245,10 +245,10 @@ impl Config {
                 weight_max: flags.weight_max,
                 roster: Arc::new(roster),
                 access: Arc::new(access.read()?),
-                // What this process may do shows when it serves.
+                // The runtime finds this out when it starts.
                 icmp: false,
                 panic_percent: flags.panic_percent,
-                // std's hash maps start from the system's randomness, which is all that is needed here.
+                // std seeds its hash maps from the system's randomness; that is enough here.
                 hash_seed: RandomState::new().build_hasher().finish(),
             },
             monitoring,
@@ -282,7 +282,7 @@ fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring), Co
     Ok((roster, monitoring))
 }
 
-/// Who has to prove what, as far as that can be.
+/// The identity rules; a rule that nobody could satisfy is an error.
 fn access_source(flags: &Flags) -> Result<AccessSource, ConfigError> {
     let (lb_identity, member_identity) = (flags.lb_identity, flags.member_identity);
     for (flag, given) in [
@@ -290,7 +290,9 @@ fn access_source(flags: &Flags) -> Result<AccessSource, ConfigError> {
         ("--member-identity", member_identity == MemberIdentity::Certificate),
     ] {
         if given && flags.tls_client_ca.is_none() {
-            return usage(format!("{flag} certificate needs --tls-client-ca: without it no client is asked for one"));
+            return usage(format!(
+                "{flag} certificate needs --tls-client-ca: without it no client is asked for a certificate"
+            ));
         }
     }
     if lb_identity == LbIdentity::SourceIp && flags.access.is_none() {
@@ -301,7 +303,7 @@ fn access_source(flags: &Flags) -> Result<AccessSource, ConfigError> {
     }
     if flags.access.is_some() && lb_identity == LbIdentity::Any && member_identity == MemberIdentity::Any {
         return usage(
-            "an --access file means nothing while nobody has to prove who it is: set --lb-identity or \
+            "an --access file has no effect while both identities are any: set --lb-identity or \
              --member-identity, or leave it out"
                 .into(),
         );
@@ -318,13 +320,13 @@ fn usage<T>(text: String) -> Result<T, ConfigError> {
     Err(ConfigError::Usage(text))
 }
 
-/// The coordinator's core and the shards'.
+/// The CPUs of the coordinator and of the shards.
 fn place(flags: &Flags, host: &Host) -> Result<(usize, Vec<usize>), ConfigError> {
     let cpus = match &flags.cpus {
         Some(CpuList(cpus)) => {
             if let Some(missing) = cpus.iter().find(|cpu| !host.cpus.contains(cpu)) {
                 let usable = host.cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-                return usage(format!("--cpus names core {missing}, but this process may use only {usable}"));
+                return usage(format!("--cpus names CPU {missing}, but this process may use only {usable}"));
             }
             cpus
         }
@@ -335,19 +337,19 @@ fn place(flags: &Flags, host: &Host) -> Result<(usize, Vec<usize>), ConfigError>
     let shards = usize::from(flags.shards.unwrap_or(others.len().min(256) as u16));
     if !flags.spin.is_zero() && shards + 1 > cpus.len() {
         return usage(format!(
-            "--spin needs a core each for the coordinator and {shards} shard(s), and there are {}: they would take \
-             turns at polling; leave --spin out, or give more --cpus or fewer --shards",
+            "--spin needs a CPU each for the coordinator and {shards} shard(s), and there are {}; leave --spin out, or give \
+             more --cpus or fewer --shards",
             cpus.len()
         ));
     }
     Ok((*first, others.iter().copied().cycle().take(shards).collect()))
 }
 
-/// How the file descriptors are shared out.
+/// The use of file descriptors.
 struct Descriptors {
     connections: u32,
     probes: u32,
-    /// The limit that this takes.
+    /// The limit that they need.
     limit: u64,
 }
 

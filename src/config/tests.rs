@@ -121,7 +121,7 @@ fn flags_say_how_members_are_watched_that_no_file_lists() {
 #[test]
 fn impossible_combinations_say_what_to_change() {
     let cases = [
-        ("--cpus 0,9", "--cpus names core 9"),
+        ("--cpus 0,9", "--cpus names CPU 9"),
         ("--spin --cpus 0", "fewer --shards"),
         ("--spin=10us --shards 2", "fewer --shards"),
         ("--max-buffered-bytes 65536 --max-message-bytes 65537", "raise the first"),

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-/// Where the text is not hexadecimal.
+/// The place where the text is not hexadecimal.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HexError {
     line: u64,
@@ -18,7 +18,7 @@ impl fmt::Display for HexError {
 
 impl std::error::Error for HexError {}
 
-/// Reads line after line.
+/// Reads text line by line.
 #[derive(Debug, Default)]
 pub(super) struct HexLines {
     lines: u64,
@@ -59,7 +59,7 @@ impl HexLines {
         Ok(())
     }
 
-    /// What stands between the offset, which must be right, and the text column.
+    /// The part between the offset, which must be right, and the text column.
     fn after_offset<'l>(&self, line: &'l [u8]) -> Result<&'l [u8], HexError> {
         if line == b"*" {
             return Err(self.error("the dump leaves out repeated lines (use `hexdump -v`)".into()));

@@ -1,7 +1,7 @@
 //! pcap and pcapng files → the TCP bytes of each direction in order, as [`Stream`]s.
 //!
-//! Memory is bounded: what arrives out of order is held up to a limit, and the streams that were quiet longest are
-//! given up when there are too many or they hold too much.
+//! Memory is bounded: bytes that arrive out of order are held up to a limit. If there are too many streams, or they hold
+//! too much, the streams that were quiet longest are given up.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,10 +15,10 @@ use pcap_parser::{Block, PcapBlockOwned, PcapError};
 
 use super::stream::{Event, Stream};
 
-/// Most bytes that one direction holds while it waits for those before them; TCP windows are rarely larger.
+/// Most bytes that one direction holds while it waits for earlier ones; TCP windows are rarely larger.
 const OUT_OF_ORDER_BYTES: usize = 4 << 20;
 
-/// What holding one piece costs beside its bytes, so that tiny pieces count too.
+/// The cost of one held piece beside its bytes, so that tiny pieces count too.
 const PIECE_BYTES: usize = 96;
 
 /// Most directions followed at once.
@@ -33,14 +33,14 @@ const INTERFACES: usize = 65_536;
 /// Bytes of one block of the file that can be read.
 const BLOCK_BYTES: usize = 16 << 20;
 
-/// Where and when an event was seen.
+/// The place and time of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// Of the packet that completed it.
+    /// Time of the packet that completed it.
     pub(super) time: Option<SystemTime>,
-    /// Who sent it.
+    /// The sender.
     pub(super) source: SocketAddr,
-    /// To whom.
+    /// The receiver.
     pub(super) destination: SocketAddr,
 }
 
@@ -51,8 +51,8 @@ pub(super) struct Tally {
     pub(super) unreadable: u64,
 }
 
-/// Reads a whole file; `sink` hears of every event on streams from or to `port`. An error is in the file itself;
-/// what came before it has been told.
+/// Reads a whole file; `sink` gets every event of streams from or to `port`. An error is a fault of the file; the events
+/// before it were given.
 pub(super) fn read(
     input: impl Read + Send,
     port: u16,
@@ -204,7 +204,7 @@ enum Packet<'a> {
     Unreadable,
 }
 
-/// Unwraps link and network layers; what the capture cut short is taken as far as it goes.
+/// Removes link and network layers; a packet that the capture cut short is used as far as it goes.
 fn tcp(link: i32, data: &[u8]) -> Packet<'_> {
     let after = |skip: usize| data.get(skip..).unwrap_or_default();
     let ether_type = |at: usize| match data.get(at..at + 2) {
@@ -296,7 +296,7 @@ impl Flows {
         }
     }
 
-    /// Ends a direction, but keeps it, so that a late retransmission is not taken for a new one.
+    /// Ends a direction, but keeps it, so that a late retransmission does not look like a new stream.
     fn close(&mut self, key: Key, time: Option<SystemTime>, sink: &mut impl FnMut(Seen, Event<'_>)) {
         let Some(direction) = self.directions.get_mut(&key) else { return };
         self.held -= direction.held();
@@ -304,7 +304,7 @@ impl Flows {
         direction.close(&mut |event| sink(seen, event));
     }
 
-    /// What the receiver has acknowledged it has got: bytes before it that are not here will not come any more.
+    /// The receiver has acknowledged bytes up to here: earlier bytes that are missing will not come any more.
     fn acknowledged(&mut self, seen: Seen, number: u32, sink: &mut impl FnMut(Seen, Event<'_>)) {
         let Some(direction) = self.directions.get_mut(&(seen.destination, seen.source)) else { return };
         let before = direction.held();
@@ -313,7 +313,7 @@ impl Flows {
         self.held = self.held + direction.held() - before;
     }
 
-    /// Gives up the half of the directions that was quiet longest.
+    /// Gives up the half of the directions that were quiet longest.
     fn give_up_half(&mut self, sink: &mut impl FnMut(Seen, Event<'_>)) {
         let mut by_age: Vec<_> = self.directions.iter().map(|(key, direction)| (direction.last_packet, *key)).collect();
         by_age.sort_unstable();
@@ -339,9 +339,9 @@ struct Direction {
     stream: Stream,
     /// The sequence number of position 0.
     first: u32,
-    /// The position that is due next.
+    /// The next expected position.
     next: u64,
-    /// What arrived ahead, by position; pieces may overlap.
+    /// Pieces that arrived early, by position; pieces may overlap.
     ahead: BTreeMap<u64, Vec<u8>>,
     ahead_bytes: usize,
     /// Where the sender ended the stream.
@@ -371,7 +371,7 @@ impl Direction {
         self.ahead_bytes + self.stream.held()
     }
 
-    /// How far a sequence number is ahead of what is due; negative for what has passed.
+    /// How far a sequence number is ahead of the next expected one; negative for an earlier one.
     fn ahead_of_next(&self, number: u32) -> i64 {
         let due = self.first.wrapping_add(self.next as u32); // sequence numbers are positions modulo 2^32
         i64::from(number.wrapping_sub(due) as i32)
@@ -423,7 +423,7 @@ impl Direction {
         }
     }
 
-    /// Takes the bytes before the first piece that arrived ahead for lost.
+    /// Treats the bytes before the first early piece as lost.
     fn give_up_hole(&mut self, sink: &mut impl FnMut(Event<'_>)) {
         if let Some((position, _)) = self.ahead.first_key_value() {
             let missing = position - self.next; // above 0, else `take_ahead` had taken it

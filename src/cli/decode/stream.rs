@@ -1,24 +1,24 @@
-//! Follows one stream of SASP bytes: cuts it into messages, and finds the next message where bytes are
+//! Follows one stream of SASP bytes: cuts the stream into messages, and finds the next message after bytes that are
 //! missing or are not SASP.
 
 use crate::sasp::{ComponentType, FrameError, frame};
 
-/// What a stream holds, with the offset from its first byte.
+/// A part of a stream, with the offset from its first byte.
 #[derive(Debug)]
 pub(super) enum Event<'a> {
     /// A whole message, well framed.
     Message { offset: u64, frame: &'a [u8] },
-    /// Bytes that can not be a message; those that follow are searched for the next one.
+    /// Bytes that can not be a message; the following bytes are searched for the next message.
     Unframed { offset: u64, bytes: &'a [u8], error: FrameError },
     /// A message that ends too soon: the stream ends, or bytes of it are missing. Never empty.
     Cut { offset: u64, bytes: &'a [u8] },
-    /// Bytes that were passed over up to the next message.
+    /// Bytes before the next message that were skipped.
     Skipped { offset: u64, bytes: u64 },
-    /// Bytes that the stream had, but the capture has not.
+    /// Bytes of the stream that the capture does not have.
     Missing { offset: u64, bytes: u64 },
 }
 
-/// How every message of version 1 begins: type and length of the header, and the version.
+/// The first bytes of every message of version 1: type and length of the header, and the version.
 const BEGINNING: [u8; 5] = [0x20, 0x10, 0x00, 0x0D, 0x01];
 
 /// One stream. It holds the bytes of one incomplete message at most.
@@ -28,7 +28,7 @@ pub(super) struct Stream {
     held: Vec<u8>,
     /// Offset of the first byte held.
     offset: u64,
-    /// Bytes passed over so far, while the next message's beginning is being searched for.
+    /// Bytes skipped so far in the search for the next message.
     seeking: Option<u64>,
 }
 
@@ -80,13 +80,13 @@ impl Stream {
         }
         self.held.drain(..used);
         self.offset += used as u64;
-        // Whoever follows many streams counts what they hold: room that a long message left must not stay.
+        // The memory of many streams is counted: give back the room of a long message.
         if self.held.capacity() > 2 * self.held.len() {
             self.held.shrink_to_fit();
         }
     }
 
-    /// So many bytes of the stream are not there.
+    /// So many bytes of the stream are missing.
     pub(super) fn missing(&mut self, bytes: u64, sink: &mut impl FnMut(Event<'_>)) {
         self.end(sink);
         sink(Event::Missing { offset: self.offset, bytes });

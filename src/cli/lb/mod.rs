@@ -32,7 +32,7 @@ connects again. What a command does lasts beyond its connection for the GWM's ho
 
 Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
 
-/// The same in short, for each command.
+/// The short form, for each command.
 const ONE_SHOT: &str = "\
 This connects as the LB of --uid and so takes over from any other connection of it, which the GWM closes \
 (see `gwm lb --help`). Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
@@ -75,7 +75,7 @@ enum Command {
     Resume(QuiesceArgs),
 }
 
-/// Which groups and members.
+/// Flags that name groups and members.
 #[derive(clap::Args)]
 pub(super) struct GroupArgs {
     /// A group and its members; repeatable (GWM_GROUP holds one). A member is IP:PORT (TCP), `[IPv6]:PORT/udp`,
@@ -104,7 +104,7 @@ impl GroupArgs {
 
 #[derive(clap::Args)]
 struct WeightsArgs {
-    /// Groups to show; all when none is given
+    /// Groups to show; default all
     #[arg(value_name = "GROUP", value_parser = spec::group_name)]
     groups: Vec<String>,
     /// Print one JSON object: {event: "weights", time, gwm, lb, source: "get-weights", interval_seconds, groups};
@@ -120,7 +120,7 @@ struct DeregisterArgs {
     /// Deregister all groups of this LB
     #[arg(long, env = "GWM_ALL", value_parser = clap::builder::FalseyValueParser::new())]
     all: bool,
-    /// Why: 0 none given, 1 learned and purposeful, 0x80 to 0xFF the vendor's
+    /// The reason: 0 none given, 1 learned and purposeful, 0x80 to 0xFF the vendor's
     #[arg(long, env = "GWM_REASON", value_name = "BYTE", default_value = "0", value_parser = target::byte)]
     reason: u8,
 }
@@ -155,7 +155,7 @@ fn health(text: &str) -> Result<u8, String> {
 
 #[derive(clap::Args)]
 struct StateArgs {
-    /// The GWM sends weights on its own (to the LB's next connection: this one ends at once)
+    /// The GWM sends weights by itself (on the LB's next connection: this connection ends at once)
     #[arg(long, env = "GWM_PUSH", value_parser = clap::builder::FalseyValueParser::new())]
     push: bool,
     #[command(flatten)]
@@ -166,7 +166,7 @@ struct StateArgs {
 struct QuiesceArgs {
     #[command(flatten)]
     groups: GroupArgs,
-    /// The members' opaque state, which the same message always writes: a byte
+    /// The members' opaque state, because the message always writes it: 0 to 255, or 0x00 to 0xFF
     #[arg(long, env = "GWM_OPAQUE_STATE", value_name = "BYTE", default_value = "0", value_parser = target::byte)]
     opaque_state: u8,
 }
@@ -264,7 +264,7 @@ fn set_members(target: &Target, uid: &str, args: &QuiesceArgs, flags: MemberFlag
     done(ComponentType::SET_MEMBER_STATE_REQUEST)
 }
 
-/// Tells that the GWM has done what it was asked.
+/// Prints that the GWM has done the request.
 pub(super) fn done(request: ComponentType) -> Result<(), Failure> {
     Ok(writeln!(io::stdout(), "{request}: {}", Named(ReturnCode::SUCCESSFUL))?)
 }

@@ -1,4 +1,4 @@
-//! `gwm lb watch`: a session that is kept, and what it shows.
+//! `gwm lb watch`: keeps a session and shows the weights.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -23,7 +23,7 @@ use crate::{
     sasp::Health,
 };
 
-/// What stands below the flags in `--help`.
+/// The text below the flags in `--help`.
 pub(super) const HELP: &str = "\
 On a terminal the weights are a table, redrawn in place, until Ctrl-C (exit status 0). SHARE is the part of new \
 work that weights and flags mean within the group; \"-\" when the GWM is confident of no member, for then an LB \
@@ -48,15 +48,15 @@ pub(super) struct Args {
     groups: GroupArgs,
     #[command(flatten)]
     wanted: Wanted,
-    /// Ask with Get Weights, at the interval that the GWM's reply names, instead of being sent weights
+    /// Ask with Get Weights, at the Interval of the GWM's replies, instead of using push
     #[arg(long, env = "GWM_POLL", value_parser = clap::builder::FalseyValueParser::new())]
     poll: bool,
-    /// Wait before connecting again, and up to a tenth more at random: 1s to 1h. RFC 4678 (section 9.2) asks for
-    /// at least 20 s, so that LBs do not storm a GWM that comes back
+    /// Wait before connecting again, plus up to a tenth at random: 1s to 1h. RFC 4678 (section 9.2) asks for at least
+    /// 20 s, so that not all LBs connect at once to a GWM that comes back
     #[arg(long, env = "GWM_RETRY", value_name = "DURATION", default_value = "20s",
           value_parser = duration(Duration::from_secs(1)..=HOUR))]
     retry: Duration,
-    /// End after so many times that weights were shown: 1 to 4294967295 [default: never]
+    /// End after showing weights so many times: 1 to 4294967295 [default: never]
     #[arg(long, env = "GWM_UPDATES", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     updates: Option<u32>,
     /// Print JSON lines on a terminal too
@@ -64,7 +64,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// The line that carries weights.
+/// The JSON line with weights.
 #[derive(Serialize)]
 pub(super) struct WeightsEvent<'a> {
     pub(super) event: &'static str,
@@ -77,7 +77,7 @@ pub(super) struct WeightsEvent<'a> {
     pub(super) groups: Vec<JsonGroup>,
 }
 
-/// The lines that carry none.
+/// The JSON lines without weights.
 #[derive(Serialize)]
 struct Event<'a> {
     event: &'static str,
@@ -147,7 +147,7 @@ impl From<io::Error> for End {
     }
 }
 
-/// One connection; `Ok` when enough has been shown.
+/// One connection; `Ok` when enough was shown.
 fn session(target: &Target, wishes: &Wishes, poll: bool, view: &mut View<'_>) -> Result<(), End> {
     let mut session = Session::open(target.connect()?, target.timeout, wishes)?;
     view.connected()?;
@@ -155,7 +155,7 @@ fn session(target: &Target, wishes: &Wishes, poll: bool, view: &mut View<'_>) ->
     let mut asked = Instant::now();
     while !enough {
         let until_poll = (asked + session.interval()).saturating_duration_since(Instant::now());
-        // A poller listens too: so it notices a close at once, not at the next question.
+        // A poller also reads, so it notices a close at once.
         if session.next_push(if poll { TICK.min(until_poll) } else { TICK })? {
             enough = view.show(session.weights(), "push")?;
         } else if poll && asked.elapsed() >= session.interval() {
@@ -169,12 +169,12 @@ fn session(target: &Target, wishes: &Wishes, poll: bool, view: &mut View<'_>) ->
     Ok(())
 }
 
-/// How often the live view's clock moves.
+/// How often the live view updates its clock.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Up to a tenth of the wait.
 fn jitter(wait: Duration) -> Duration {
-    // The hasher's keys are the standard library's random numbers.
+    // The standard library's hasher has random keys.
     let random = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
     wait.mul_f64(random * 0.1)
 }
@@ -202,7 +202,7 @@ impl View<'_> {
         }
     }
 
-    /// Shows new weights; whether that was enough.
+    /// Shows new weights; says whether that was enough.
     fn show(&mut self, weights: &Weights, source: &'static str) -> io::Result<bool> {
         self.updates = self.updates.saturating_add(1);
         self.last = Instant::now();
@@ -222,7 +222,7 @@ impl View<'_> {
         Ok(self.stop_after.is_some_and(|enough| self.updates >= enough))
     }
 
-    /// Draws the live view with the time that it is now.
+    /// Draws the live view with the present time.
     fn tick(&mut self, weights: &Weights) -> io::Result<()> {
         let age = self.last.elapsed().as_secs();
         let (mode, updates) = (self.mode, self.updates);
@@ -236,7 +236,7 @@ impl View<'_> {
         screen.draw(&lines)
     }
 
-    /// Tells why there is no session and waits.
+    /// Shows why there is no session, and waits.
     fn wait(&mut self, error: &Error, wait: Duration) -> io::Result<()> {
         let until = Instant::now() + wait;
         if self.screen.is_none() {

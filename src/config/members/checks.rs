@@ -1,4 +1,4 @@
-//! What a member's entry says of its checks: `monitor` and the keys that go with it.
+//! The checks of a member's entry: `monitor` and the keys that belong to it.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use crate::{
     tls,
 };
 
-/// The longest texts that are sent to a member.
+/// The longest texts that `gwm` sends to a member.
 const PATH_BYTES: usize = 4096;
 const NAME_BYTES: usize = 255;
 const AGENT_SEND_BYTES: usize = 1024;
@@ -66,14 +66,14 @@ fn yes() -> bool {
     true
 }
 
-/// How a member is watched.
+/// A member's checks, or none.
 pub(super) enum Watch {
-    /// Not at all: the operator fixes its weight.
+    /// No checks: the operator fixes the weight.
     Fixed,
     Monitor(Monitor),
 }
 
-/// Reads files, each once, and makes what members have in common once.
+/// Reads each file once, and makes equal TLS settings of members once.
 pub(super) struct Loader<'a> {
     folder: &'a Path,
     files: HashMap<PathBuf, Vec<u8>>,
@@ -109,7 +109,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// Refuses keys that only go with monitors that are not among `names`.
+/// Refuses keys that belong to monitors other than `names`.
 pub(super) fn nothing_extra(entry: &Entry, names: &[&str], why: &str) -> Result<(), Fault> {
     let has = |wanted: &[&str]| names.iter().any(|name| wanted.contains(name));
     for (key, given, wanted) in [
@@ -125,7 +125,7 @@ pub(super) fn nothing_extra(entry: &Entry, names: &[&str], why: &str) -> Result<
     Ok(())
 }
 
-/// What `monitor` and the keys beside it mean.
+/// Reads `monitor` and the keys that belong to it.
 pub(super) fn watch(
     names: &Spanned<Names>,
     entry: &Entry,
@@ -140,7 +140,7 @@ pub(super) fn watch(
     if list.is_empty() {
         return fault(
             at,
-            "an empty list of monitors: say \"none\" to fix the weight, or \"off\" not to watch the member",
+            "an empty list of monitors: write \"none\" to fix the weight, or \"off\" to leave the member unwatched",
         );
     }
     for (index, name) in list.iter().enumerate() {
@@ -252,7 +252,7 @@ fn http(entry: &Entry, secure: bool, loader: &mut Loader<'_>) -> Result<Http, Fa
     }
     if secure {
         let mut tls = tls(entry, loader)?;
-        // Who is asked for by name is who has to answer.
+        // The name in the request is the name that the certificate must have.
         let host = http.host.as_deref().map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
         tls.server_name =
             tls.server_name.or(host.filter(|host| ServerName::try_from(*host).is_ok()).map(str::to_owned));
@@ -261,7 +261,7 @@ fn http(entry: &Entry, secure: bool, loader: &mut Loader<'_>) -> Result<Http, Fa
     Ok(http)
 }
 
-/// A text of a request, of which each byte must be allowed.
+/// A text in a request; each byte must be allowed there.
 fn text(given: &Spanned<String>, key: &str, most: usize, allowed: impl Fn(u8) -> bool) -> Result<String, Fault> {
     let value = given.get_ref();
     match value.bytes().all(allowed) && (1..=most).contains(&value.len()) {
@@ -303,7 +303,7 @@ fn tls(entry: &Entry, loader: &mut Loader<'_>) -> Result<Tls, Fault> {
     if let (false, Some(ca)) = (table.verify, &table.ca) {
         return fault(
             ca.span().start,
-            "ca says whom to trust, and verify = false to trust anyone: leave one of them out",
+            "ca names the authorities to trust, and verify = false trusts every certificate: leave one of them out",
         );
     }
     let identity = match (&table.certificate, &table.key) {
