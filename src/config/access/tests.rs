@@ -150,7 +150,7 @@ fn errors_name_their_line() {
         ("may = [\"read\"]", "\"trust\""),
         ("may = [\"Register\"]", "may \"Register\" is not"),
         ("may = [\"state\", \"state\"]", "twice"),
-        ("certificates = [\"x\"]", "say addresses"),
+        ("certificates = [\"x\"]", "use addresses"),
         ("uid = \"LB2\"", "duplicate"),
         ("may = [", ""),
         ("[lb]", ""),
@@ -191,7 +191,7 @@ fn errors_name_their_line() {
     let member = |lines: &str| format!("[[member]]\nsources = [\"10.0.0.1\"]\n{lines}\n");
     for (lines, part) in [
         ("may = [\"trust\"]", "\"deregister\" or \"state\""),
-        ("certificates = [\"x\"]", "say sources"),
+        ("certificates = [\"x\"]", "use sources"),
         ("lbs = []", "an empty list"),
         ("groups = []", "an empty list"),
         ("groups = \"*\"", "a list"),
@@ -210,8 +210,8 @@ fn errors_of_certificates_name_their_line() {
         refused(&CERTIFICATES, &format!("[[lb]]\nuid = \"LB1\"\ncertificates = {certificates}\n"), 3, part);
         refused(&CERTIFICATES, &format!("[[member]]\nmay = []\ncertificates = {certificates}\n"), 3, part);
     }
-    refused(&CERTIFICATES, "[[lb]]\nuid = \"LB1\"\naddresses = [\"10.0.0.1\"]\n", 3, "say certificates");
-    refused(&CERTIFICATES, "[[member]]\nsources = [\"10.0.0.1\"]\n", 2, "say certificates");
+    refused(&CERTIFICATES, "[[lb]]\nuid = \"LB1\"\naddresses = [\"10.0.0.1\"]\n", 3, "use certificates");
+    refused(&CERTIFICATES, "[[member]]\nsources = [\"10.0.0.1\"]\n", 2, "use certificates");
     refused(&CERTIFICATES, "[[member]]\naddresses = [\"10.0.0.1\"]\n", 1, "needs certificates");
 }
 

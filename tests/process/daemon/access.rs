@@ -181,7 +181,7 @@ fn the_file_is_checked_at_the_start() {
         assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
         assert!(text.contains(part), "{text}");
     };
-    refused(check("--member-identity"), &format!("{}:1: an [[lb]] means nothing", file.path()));
+    refused(check("--member-identity"), &format!("{}:1: an [[lb]] has no effect", file.path()));
     file.write("[[lb]]\nuid = 7\n");
     refused(check("--lb-identity"), &format!("{}:2: ", file.path()));
 }
