@@ -23,6 +23,7 @@ use crate::{
 use pcap::Seen;
 use stream::{Event, Stream};
 
+mod direction;
 mod hex;
 mod pcap;
 mod stream;

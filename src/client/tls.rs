@@ -13,7 +13,10 @@ use rustls::{
     pki_types::{ServerName, UnixTime},
 };
 
-use super::{ErrorKind, MOMENT, Transport, is_end, is_retry, time_left};
+use super::{
+    ErrorKind,
+    transport::{MOMENT, Transport, is_end, is_retry, time_left},
+};
 use crate::sasp::Escaped;
 
 /// The TLS settings of a client.
