@@ -1,4 +1,4 @@
-//! Bytes ↔ messages: every kind of message, and what a member more costs.
+//! Bytes ↔ messages: every kind of message, and the cost of one more member.
 
 use divan::{
     Bencher, black_box,
@@ -71,7 +71,7 @@ pub(crate) fn message(kind: &str, members: u32) -> Vec<u8> {
     bytes
 }
 
-/// Visits every entry, as whoever takes the message does.
+/// Visits every entry, as the receiver of the message does.
 fn walk(message: &Message<'_>) -> usize {
     fn entries<'a, T: gwm::sasp::Entry<'a>>(groups: gwm::sasp::Groups<'a, T>) -> usize {
         groups

@@ -122,7 +122,7 @@ async fn drive(mut boss: Ends, mut echo: Ends) {
 
 type Running = JoinHandle<Result<(), gwm::runtime::Error>>;
 
-/// What the echo runs on.
+/// The thread or executor of the echo.
 #[derive(Clone, Copy)]
 enum Echo {
     Executor,

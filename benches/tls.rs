@@ -1,5 +1,5 @@
-//! The server's side of TLS by the daemon's own configuration, with no sockets: what it takes for each flight of a
-//! handshake in which both ends show certificates (ECDSA, P-256), and to encrypt a push.
+//! The server's side of TLS with the daemon's own settings and without sockets: the cost of each flight of a handshake in
+//! which both ends show certificates (ECDSA, P-256), and of encrypting a push.
 
 use std::{
     io::{IoSlice, Result, Write},
@@ -52,9 +52,9 @@ fn client(resumes: bool) -> Arc<ClientConfig> {
 struct Handshake {
     client: ClientConnection,
     server: ServerConnection,
-    /// What the client has said last.
+    /// The client's last bytes.
     up: Vec<u8>,
-    /// What the server has said last.
+    /// The server's last bytes.
     down: Vec<u8>,
 }
 
@@ -69,7 +69,7 @@ impl Handshake {
         Handshake { client, server, up, down: Vec::with_capacity(8192) }
     }
 
-    /// The server takes what the client has said, and answers.
+    /// The server takes the client's bytes and answers.
     fn serve(&mut self) {
         let mut up = &self.up[..];
         while !up.is_empty() {

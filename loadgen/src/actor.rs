@@ -1,4 +1,4 @@
-//! What load balancers and members of every workload do: send a request, tell replies from pushes, check the reply.
+//! Load balancers and members of every workload: send a request, tell replies from pushes, check the reply.
 
 use std::{cell::Cell, net::SocketAddr};
 
@@ -13,7 +13,7 @@ use crate::{
 pub(crate) enum Incoming<'a> {
     /// Send Weights.
     Push(&'a [u8]),
-    /// A reply to this request id, of this type, whatever it says.
+    /// A reply with this request id and type.
     Reply(u32, ComponentType, &'a [u8]),
 }
 

@@ -1,4 +1,4 @@
-//! Processes that a run starts: they end with it, however it ends.
+//! Processes that a run starts. They end when the run ends, however it ends.
 #![allow(unsafe_code)]
 
 use std::{
@@ -15,17 +15,17 @@ use crate::Result;
 /// How long a process may take to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A process that is killed when this is dropped, and by the kernel when the thread that started it is gone: so it is
-/// to be started by one that stays, as the conductor's does.
+/// A process that is killed when this is dropped, and by the kernel when the thread that started it ends: so it must
+/// be started by a thread that stays, such as the conductor's.
 pub(crate) struct Guarded(pub(crate) Child);
 
 impl Guarded {
-    /// Starts it; `shown` is what it is called.
+    /// Starts the process; `shown` is its name in messages.
     pub(crate) fn spawn(command: &mut Command, shown: &str) -> Result<Guarded> {
         let parent = getpid();
         let guard = move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            // A parent that was gone before sends no signal.
+            // A parent that ended before this sends no signal.
             if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
         };
         // SAFETY: between fork and exec this makes two system calls, and neither allocates nor takes a lock.
@@ -33,7 +33,7 @@ impl Guarded {
         command.spawn().map(Guarded).map_err(|error| format!("can not start `{shown}`: {error}"))
     }
 
-    /// Waits for its end, after a signal if that is what ends it.
+    /// Waits for the end, after a signal if a signal ends it.
     pub(crate) fn stop(mut self, by: Option<Signal>) -> Result<ExitStatus> {
         if let (Some(signal), Some(pid)) = (by, Pid::from_raw(self.0.id() as i32)) {
             kill_process(pid, signal).map_err(|error| format!("can not stop the server: {error}"))?;
@@ -51,7 +51,7 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // One that has been waited for is left alone; otherwise the run has failed, and this only leaves nothing behind.
+        // A process that was waited for is left alone. Else the run has failed, and this leaves nothing behind.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

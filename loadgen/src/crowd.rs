@@ -19,7 +19,7 @@ use crate::{
     workload::Side,
 };
 
-/// Load balancers that connect and register at a time, where nothing else is wanted.
+/// The default number of load balancers that connect and register at a time.
 pub(crate) const JOINING: usize = 512;
 
 /// The ids of the requests with which a load balancer leaves: no more pushes, no more groups.
@@ -29,17 +29,17 @@ const LEAVING: u32 = u32::MAX;
 /// Reads of a load balancer before the others have their turn.
 const READS: u32 = 16;
 
-/// Whom the load balancers of a run talk to, and what they register.
+/// The server of the load balancers of a run, and their registrations.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crowd {
     pub(crate) to: SocketAddr,
     pub(crate) shape: Shape,
     pub(crate) side: Side,
-    /// The server goes on after the run: leave nothing behind.
+    /// The server continues after the run: leave nothing behind.
     stays: bool,
 }
 
-/// One load balancer; `T` is what it knows.
+/// One load balancer; `T` is its state.
 pub(crate) struct Lb<T> {
     pub(crate) number: u32,
     pub(crate) actor: Actor,
@@ -60,7 +60,7 @@ impl Crowd {
     }
 
     /// Lets this seat's load balancers live, each by `live`, of which at most `at_once` have not opened the gate
-    /// behind them yet; what a load balancer's life ends with, if it is an error, ends the run.
+    /// behind them yet. An error of a load balancer ends the run.
     pub(crate) async fn gather<T: 'static, F: Future<Output = Result<()>> + 'static>(
         self,
         seat: &Seat,
@@ -156,8 +156,8 @@ impl Crowd {
         }
     }
 
-    /// The load balancers that listen leave; where the server goes on, which knows them for its hold time, they want no
-    /// pushes any more and take their groups with them.
+    /// Lets the listening load balancers leave. A server that continues would hold them for its hold time, so they switch
+    /// push off and remove their groups.
     pub(crate) async fn leave<T>(&self, members: Members<T>) -> Result<()> {
         for lb in &members.lbs {
             if self.stays {

@@ -35,7 +35,7 @@ impl MemoryFile {
         format!("/proc/{}/fd/{}", std::process::id(), self.number).into()
     }
 
-    /// Whoever opens it from now on reads this text; who has it open reads what was there.
+    /// Replaces the text: later readers get the new text; a reader that has the file open keeps the old text.
     fn replace(&self, text: &str) -> io::Result<()> {
         let new = filled(text)?;
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,9 +52,9 @@ fn filled(text: &str) -> io::Result<OwnedFd> {
 /// A server's members file.
 #[derive(Clone, Debug)]
 pub(crate) enum MembersFile {
-    /// Of a server that was started for the run.
+    /// For a server that was started for the run.
     Ours(Arc<MemoryFile>),
-    /// Of one that runs.
+    /// For a server that runs already.
     Named(PathBuf),
 }
 

@@ -1,4 +1,4 @@
-//! A flood of new connections from an address of its own: what a stranger can do who has no certificate, or too much
+//! A flood of new connections from an address of its own, as a stranger can make who has no certificate, or much
 //! time.
 
 use std::{
@@ -20,19 +20,19 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{Result, options::pin, player::client_connection};
 
-/// Where it comes from, which is not where anyone else comes from.
+/// The address of the flood, which no other peer has.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// How long a connection of the flood waits for the server, where it waits.
+/// How long a connection of the flood waits for the server's answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long it rests before it tries again where it got no connection.
+/// The pause after a failed connection.
 const REST: Duration = Duration::from_millis(1);
 
 /// The nice value of a thread that runs when no other wants to.
 const LEAST: i32 = 19;
 
-/// What its connections do.
+/// The behaviour of its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     /// They begin (the first message of a handshake, or the beginning of a SASP header) and say nothing more.
@@ -41,12 +41,12 @@ pub(crate) enum Kind {
     Whole,
 }
 
-/// What the flood does.
+/// The parameters of the flood.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) to: SocketAddr,
     pub(crate) kind: Kind,
-    /// How it speaks TLS, if it does.
+    /// The TLS settings, if it uses TLS.
     pub(crate) tls: Option<Arc<ClientConfig>>,
     /// Connections a second, or as many as it can: half-open ones then wait for the server's answer.
     pub(crate) rate: Option<f64>,
@@ -56,7 +56,7 @@ pub(crate) struct Plan {
     pub(crate) cpu: usize,
 }
 
-/// What became of its connections.
+/// Counts of its connections.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Connections begun.
@@ -67,7 +67,7 @@ pub(crate) struct Counts {
     pub(crate) refused: AtomicU64,
 }
 
-/// A flood under way.
+/// A running flood.
 pub(crate) struct Flood {
     pub(crate) counts: Arc<Counts>,
     end: Arc<AtomicBool>,
@@ -75,13 +75,13 @@ pub(crate) struct Flood {
 }
 
 impl Flood {
-    /// Lets it loose.
+    /// Starts the flood.
     pub(crate) fn start(plan: Plan) -> Result<Flood> {
         let (counts, end) = (Arc::new(Counts::default()), Arc::new(AtomicBool::new(false)));
         let (counted, ended) = (counts.clone(), end.clone());
         let thread = std::thread::Builder::new().name("flood".into()).spawn(move || {
             pin(plan.cpu)?;
-            // Strangers have machines of their own: here at least they take no time that anyone else wants.
+            // Strangers have machines of their own: here the flood gets only CPU time that nobody else needs.
             setpriority_process(None, LEAST).map_err(|error| format!("can not be nice: {error}"))?;
             plan.run(&counted, &ended).map_err(|error| format!("flood: {error}"))
         });
@@ -99,7 +99,7 @@ impl Flood {
 impl Plan {
     fn run(&self, counts: &Counts, end: &AtomicBool) -> io::Result<()> {
         let opening = self.opening()?;
-        // As many as it can is as many as the server answers; without TLS there is no answer.
+        // The fastest rate is the rate of the server's answers; without TLS there are no answers.
         let waits = self.rate.is_none() && self.tls.is_some();
         let mut open: VecDeque<TcpStream> = VecDeque::new();
         let (begin, mut number) = (Instant::now(), 0.0);
@@ -137,7 +137,7 @@ impl Plan {
         Ok(())
     }
 
-    /// What a half-open connection says.
+    /// The bytes of a half-open connection.
     fn opening(&self) -> io::Result<Vec<u8>> {
         let mut opening = Vec::new();
         match &self.tls {

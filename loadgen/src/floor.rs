@@ -1,4 +1,4 @@
-//! The floor: what this machine takes for the same bytes without any server around them.
+//! The floor: the cost of the same bytes on this machine without a server.
 //!
 //! A process of its own, so that its CPU is measured as the server's is: one thread, an epoll loop, one buffer. It
 //! answers every message with the same prepared bytes (the request's id put in), and sends a prepared message to
@@ -29,20 +29,20 @@ pub(crate) const COMMAND: &str = "floor-process";
 /// Where a header has its message id.
 const ID_AT: std::ops::Range<usize> = HEADER_BYTES - 4..HEADER_BYTES;
 
-/// What the conductor tells the floor.
+/// The conductor's orders to the floor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Order {
     /// Answer every message with these bytes from now on, the message's id put into their header. The floor says a
     /// line when it has taken this order, and the next.
     Answer = 1,
-    /// Answer every message with these bytes as they are, whatever its id: a push.
+    /// Answer every message with these bytes, unchanged: a push.
     Push = 2,
     /// Send these bytes to every connection now.
     Send = 3,
 }
 
-/// Writes an order: what, how long, the bytes.
+/// Writes an order: kind, length, bytes.
 pub(crate) fn write(out: &mut impl Write, order: Order, bytes: &[u8]) -> io::Result<()> {
     let mut message = vec![order as u8];
     message.extend_from_slice(&(bytes.len() as u32).to_be_bytes());

@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 
 use workload::Side;
 
-/// What went wrong, in words for the person at the terminal.
+/// An error in words for the person at the terminal.
 type Result<T> = std::result::Result<T, String>;
 
 /// Plays thousands of load balancers and members against a GWM over real sockets, checks every byte that it is sent,
@@ -64,7 +64,7 @@ enum Command {
     #[command(subcommand)]
     Floor(Floor),
 
-    /// The same work by what people would use instead: nats-server and redis-server, as far as installed
+    /// The same work by other servers: nats-server and redis-server, if they are installed
     Peers(peers::Peers),
     /// Draws results as SVG
     Plot(plot::Plot),

@@ -1,4 +1,4 @@
-//! What load balancers must be told: names and members of a run, their weights tick by tick, and the check of every
+//! The expected messages: names and members of a run, their weights tick by tick, and the check of every
 //! byte that arrives against them.
 
 mod deltas;
@@ -21,7 +21,7 @@ pub(crate) use watched::{Farm, Phase, Watched};
 
 use crate::options::Shape;
 
-/// A frame that has to be a push; else what is wrong with it.
+/// Checks that a frame is a push; else says what is wrong.
 fn pushed(frame: &[u8]) -> Result<SendWeights<'_>, String> {
     match Message::decode(frame).map_err(|error| error.to_string())? {
         (header, Message::SendWeights(push)) if header.id == 0 => Ok(push),
@@ -91,7 +91,7 @@ impl Shape {
         u64::from(self.lbs) * u64::from(self.farm_members())
     }
 
-    /// What can not be played.
+    /// Why the run is not possible.
     pub(crate) fn check(&self) -> crate::Result<()> {
         let room = if self.local { (1 << 24) - (LOCAL & 0xFF_FFFF) - 1 } else { 1 << 24 };
         if u64::from(self.first_member) + self.all_members() >= u64::from(room) {

@@ -14,7 +14,7 @@ use crate::{
     tls::{Tls, Version},
 };
 
-/// What is measured.
+/// The measured server.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "What is measured")]
 pub(crate) struct ServerOptions {
@@ -61,7 +61,7 @@ pub(crate) struct TlsOptions {
 }
 
 impl TlsOptions {
-    /// For people: what a title says of it.
+    /// Its words in a title.
     pub(crate) fn title(&self) -> String {
         if self.tls { format!(", TLS {}", self.tls_version.number()) } else { String::new() }
     }
@@ -74,7 +74,7 @@ impl ServerOptions {
     }
 }
 
-/// How it is measured, and where the results go.
+/// The measurement, and the destination of its results.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
     #[command(flatten)]
@@ -93,7 +93,7 @@ pub(crate) struct Common {
     pub(crate) threads: u16,
 
     /// Cores of the player's threads, in turn [default: the first usable core]. What a message costs its sender
-    /// depends on whether the receiver shares its core: on one side of a comparison as on the other
+    /// depends on whether the receiver shares its core; both sides of a comparison have the same cores
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Method")]
     pub(crate) player_cpus: Vec<usize>,
 
@@ -101,11 +101,11 @@ pub(crate) struct Common {
     #[arg(long, value_name = "CORE", help_heading = "Method")]
     pub(crate) floor_cpu: Option<usize>,
 
-    /// What random choices grow from: the same seed makes the same run
+    /// The seed of all random choices: the same seed makes the same run
     #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Method")]
     pub(crate) seed: u64,
 
-    /// The longest wait for anything that has to happen
+    /// The longest wait for an expected event
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration, help_heading = "Method")]
     pub(crate) timeout: Duration,
 
@@ -159,7 +159,7 @@ fn pin_thread(thread: Option<Pid>, cpu: usize) -> Result<()> {
     sched_setaffinity(thread, &set).map_err(|error| format!("can not run on core {cpu}: {error}"))
 }
 
-/// The load balancers of a run, and what they register.
+/// The load balancers of a run, and their registrations.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Load balancers")]
 pub(crate) struct Shape {

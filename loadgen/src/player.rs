@@ -1,6 +1,6 @@
 //! The player: executors that hold the connections of load balancers and members.
 //!
-//! A **seat** is one executor on one thread. What it owns (connections, models, histograms) it shares with nobody;
+//! A **seat** is one executor on one thread. It shares its connections, models and histograms with nobody;
 //! the conductor, an ordinary thread, sends it [`Order`]s and reads [`Stage`]'s counters.
 //!
 //! glommio 0.9.0 can park although a task is runnable when its preemption timer fires at the wrong moment, or when a
@@ -38,10 +38,10 @@ use crate::{
 /// ended only some time later.
 const BUILD_RETRIES: Duration = Duration::from_secs(3);
 
-/// What the conductor says to a seat.
+/// The conductor's orders to a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Begin what is measured.
+    /// Begin the measured work.
     Go,
     /// Do the work of this tick.
     Tick(u64),
@@ -77,13 +77,13 @@ impl Seat {
         }
     }
 
-    /// Which of `0..total` are this seat's.
+    /// The part of `0..total` that belongs to this seat.
     pub(crate) fn share(&self, total: u32) -> impl Iterator<Item = u32> + use<> {
         (self.index as u32..total).step_by(self.count)
     }
 }
 
-/// The player's threads; `T` is what each seat reports at its end.
+/// The player's threads; `T` is the report of each seat at its end.
 pub(crate) struct Player<T> {
     seats: Vec<(JoinHandle<Result<T>>, StdUnixStream, mpsc::Sender<Order>)>,
 }
@@ -137,7 +137,7 @@ impl<T: Send + 'static> Player<T> {
         }
     }
 
-    /// Stops the seats and gives what they report.
+    /// Stops the seats and gives their reports.
     pub(crate) fn stop(mut self) -> Result<Vec<T>> {
         self.order(Order::Stop);
         let mut reports = Vec::new();

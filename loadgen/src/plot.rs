@@ -14,19 +14,19 @@ use draw::{Kind, Picture, Point};
 /// Flags of `plot`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Plot {
-    /// Results, as --json writes them; FILE=LABEL says what to write for that result, or, with --over, where it stands
+    /// Results, as --json writes them; FILE=LABEL gives the result's label or, with --over, its place
     #[arg(required = true, value_name = "FILE[=LABEL]")]
     results: Vec<String>,
 
-    /// Which number is drawn, as it is called in the results' tables; of several those that a result has
+    /// The number to draw, by its name in the results' tables; of several names, those that a result has
     #[arg(long, value_name = "NAME", required_unless_present = "latency")]
     metric: Vec<String>,
 
-    /// Draw the number divided by that of the side that the results compare with (the floor)
+    /// Draw the number divided by the same number of the base side (the floor)
     #[arg(long, requires = "metric")]
     ratio: bool,
 
-    /// Draw a line that the number is not to cross: one for all results, or one for each
+    /// Draw a limit line: one for all results, or one for each
     #[arg(long, value_name = "NUMBER", value_delimiter = ',', requires = "metric")]
     bound: Vec<f64>,
 
@@ -34,7 +34,7 @@ pub(crate) struct Plot {
     #[arg(long, value_name = "PARAMETER", requires = "metric")]
     over: Option<String>,
 
-    /// Draw a latency's curve over its percentiles, as it is called in the results' tables (without the percentile)
+    /// Draw a latency's curve over its percentiles, by its name in the results' tables (without the percentile)
     #[arg(long, value_name = "NAME", conflicts_with = "metric")]
     latency: Option<String>,
 
@@ -42,11 +42,11 @@ pub(crate) struct Plot {
     #[arg(long, value_name = "SIDE", value_delimiter = ',')]
     sides: Vec<String>,
 
-    /// What stands above it
+    /// The title
     #[arg(long, value_name = "TEXT", default_value = "")]
     title: String,
 
-    /// Where the SVG goes
+    /// The SVG file
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
 }
@@ -98,7 +98,7 @@ pub(crate) fn run(plot: &Plot) -> Result<()> {
     fs::write(&plot.out, picture.draw()).map_err(|error| format!("can not write {}: {error}", plot.out.display()))
 }
 
-/// What a side is called in a picture.
+/// The name of a side in a picture.
 fn name(side: &str) -> &str {
     if side == crate::report::SERVER { "gwm" } else { side }
 }

@@ -1,4 +1,4 @@
-//! Ports at which the player listens for its members: one thread accepts, and a [`Visitor`] sees who was meant.
+//! Ports at which the player listens for its members: one thread accepts, and a [`Visitor`] sees the intended member.
 //!
 //! A listener is bound to all addresses, so that one port answers for any number of members in 127.0.0.0/8.
 
@@ -30,10 +30,10 @@ const ACCEPTS: u32 = 64;
 /// The lowest port that is used.
 const FIRST: u16 = 10_000;
 
-/// The first port that this machine may give to those who connect, where it does not say.
+/// The first ephemeral port, if the system does not say.
 const EPHEMERAL: u16 = 32_768;
 
-/// How often the thread looks whether it is to end.
+/// How often the thread looks for the order to end.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// A connection to one of the ports.
@@ -42,7 +42,7 @@ pub(crate) struct Visit<'a> {
     pub(crate) port: usize,
     /// How often it has been opened before.
     pub(crate) round: u32,
-    /// The address that was meant.
+    /// The intended address.
     pub(crate) address: Ipv4Addr,
     pub(crate) stage: &'a Stage,
 }
@@ -60,7 +60,7 @@ struct Port {
     opened: u32,
 }
 
-/// What the thread and the conductor share.
+/// Shared by the thread and the conductor.
 struct Shared {
     poller: OwnedFd,
     ports: Mutex<Vec<Port>>,
@@ -83,8 +83,8 @@ impl Ports {
         let poller = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(broken)?;
         let shared = Shared { poller, ports: Mutex::default(), ended: AtomicBool::new(false) };
         let ports = Ports(Arc::new(shared));
-        // A port that is closed for a time must be free when it is opened again, so it is none of those that whoever
-        // connects may get. Where to begin differs, for runs at the same time.
+        // A port that is closed for a time must be free when it is opened again, so it must not be an ephemeral port that a
+        // client may get. The first port differs between runs at the same time.
         let end = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
         let end = end.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(EPHEMERAL);
         let span = u32::from(end.saturating_sub(FIRST)).max(1);
@@ -189,7 +189,7 @@ impl<V> Service<V> {
         self.ports.lock()[at].listener = None;
     }
 
-    /// Ends the thread, and gives what saw the connections.
+    /// Ends the thread, and gives the visitor.
     pub(crate) fn stop(mut self) -> Result<V> {
         self.ports.0.ended.store(true, Ordering::Release);
         let thread = self.thread.take().ok_or("the members have stopped")?;

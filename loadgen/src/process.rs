@@ -1,4 +1,4 @@
-//! What a process has used, from `/proc`.
+//! A process's use of CPU and memory, from `/proc`.
 
 use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
 
@@ -16,7 +16,7 @@ pub(crate) struct Usage {
     involuntary: u64,
 }
 
-/// What a process used between two samples.
+/// A process's use between two samples.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Used {
     /// CPU time, user and system, exact to the nanosecond for threads that sleep at both ends.
@@ -36,7 +36,7 @@ pub(crate) struct Used {
 pub(crate) struct Memory {
     /// Resident.
     pub(crate) rss: u64,
-    /// Resident, with shared pages divided among those who share them.
+    /// Resident, with shared pages divided among the processes that share them.
     pub(crate) pss: u64,
     /// Resident and its own: heap and stacks.
     pub(crate) anonymous: u64,
@@ -53,7 +53,7 @@ impl Usage {
         Usage::of(std::process::id())
     }
 
-    /// What was used since `before`.
+    /// The use since `before`.
     pub(crate) fn since(&self, before: &Usage) -> Used {
         let threads: BTreeMap<String, u64> = self
             .threads

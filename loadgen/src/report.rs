@@ -1,4 +1,4 @@
-//! Results: what one run measured, and the table, the JSON and the histogram log of all of them.
+//! Results: the numbers of one run, and the table, JSON and histogram log of all runs.
 
 use std::{
     collections::BTreeMap,
@@ -68,7 +68,7 @@ pub(crate) struct Metric {
     pub(crate) unit: Unit,
 }
 
-/// What one run measured.
+/// The numbers of one run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
     pub(crate) metrics: Vec<Metric>,
@@ -124,7 +124,7 @@ impl Sample {
         self.latencies.push((name.into(), histogram));
     }
 
-    /// Adds what the subject used while `count` things named `per` were done.
+    /// Adds the subject's use while `count` things named `per` were done.
     pub(crate) fn add_usage(&mut self, used: &Used, wall: Duration, per: &str, count: u64) {
         self.add(format!("CPU per {per}"), used.cpu_ns as f64 / count.max(1) as f64, Unit::Nanoseconds);
         self.add("CPU", used.cpu_ns as f64, Unit::Nanoseconds);
@@ -157,11 +157,11 @@ pub(crate) struct Report {
     pub(crate) parameters: Value,
     /// The side that the others are divided by.
     pub(crate) base: &'static str,
-    /// Runs in the order in which they were made: whose, and what.
+    /// Runs in the order in which they were made: side and numbers.
     pub(crate) runs: Vec<(&'static str, Sample)>,
 }
 
-/// The runs of what is measured for its own sake.
+/// The runs of the measured server.
 pub(crate) const SERVER: &str = "server";
 /// The runs of the same over TLS.
 pub(crate) const TLS: &str = "tls";
@@ -191,7 +191,7 @@ struct Row {
     name: String,
     unit: Unit,
     sides: Vec<(&'static str, Spread)>,
-    /// Of runs made one after the other.
+    /// From runs made one after the other.
     ratios: Vec<(&'static str, Spread)>,
 }
 
@@ -235,7 +235,7 @@ impl Report {
         rows
     }
 
-    /// Writes what the flags ask for.
+    /// Writes the results as the flags say.
     pub(crate) fn write(&self, common: &Common) -> Result<()> {
         if let Some(path) = &common.hdr_out {
             self.histogram_log(path)?;
@@ -379,7 +379,7 @@ fn commit() -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// What the numbers were measured on.
+/// The machine of the measurement.
 fn machine() -> Value {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");

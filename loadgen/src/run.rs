@@ -1,4 +1,4 @@
-//! What every run has around its own work: the player's seats, the waits, the measured time, the end.
+//! The frame of every run: the player's seats, the waits, the measured time, the end.
 
 use std::{
     future::Future,
@@ -20,7 +20,7 @@ pub(crate) const MEASURED: u64 = 1;
 /// The measured time is over.
 pub(crate) const OVER: u64 = 2;
 
-/// A run of the player; `T` is what each of its seats counts.
+/// A run of the player; `T` is the report of each seat.
 pub(crate) struct Run<'a, T> {
     common: &'a Common,
     progress: &'a Progress,
@@ -75,7 +75,7 @@ impl<'a, T: Send + 'static> Run<'a, T> {
         meter.end()
     }
 
-    /// Ends the run: what the seats counted, and the measured process's memory before its connections end.
+    /// Ends the run: gives the seats' counts, and the measured process's memory before its connections end.
     pub(crate) fn finish(self) -> Result<(Vec<T>, Option<Memory>)> {
         let memory = self.pid.map(Memory::of).transpose()?;
         self.stage.end();
@@ -83,7 +83,7 @@ impl<'a, T: Send + 'static> Run<'a, T> {
     }
 }
 
-/// Measures what a process and this one use.
+/// Measures the use of a process and of this one.
 pub(crate) struct Meter {
     pid: Option<u32>,
     used: Option<Usage>,
@@ -98,7 +98,7 @@ impl Meter {
         Ok(Meter { pid, used, own, begin: Instant::now() })
     }
 
-    /// What was used since.
+    /// The use since then.
     pub(crate) fn end(&self) -> Result<Metered> {
         let wall = self.begin.elapsed();
         let used = match (self.pid, &self.used) {
@@ -109,17 +109,17 @@ impl Meter {
     }
 }
 
-/// What was used in a measured time.
+/// The use in a measured time.
 pub(crate) struct Metered {
     pub(crate) wall: Duration,
-    /// By the process that is measured, if it is known.
+    /// The measured process's, if it is known.
     pub(crate) used: Option<Used>,
-    /// By the player.
+    /// The player's.
     pub(crate) own: Used,
 }
 
 impl Metered {
-    /// Adds it to a sample, with what each of `count` things named `per` took.
+    /// Adds it to a sample, with the cost of each of `count` things named `per`.
     pub(crate) fn add_to(&self, sample: &mut Sample, per: &str, count: u64) {
         if let Some(used) = &self.used {
             sample.add_usage(used, self.wall, per, count);

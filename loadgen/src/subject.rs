@@ -1,4 +1,4 @@
-//! What is measured, as a process: `gwm serve` started for the purpose or already running, or the floor.
+//! The measured process: `gwm serve`, started for the run or already running, or the floor.
 
 use std::{
     io::{BufRead, BufReader},
@@ -36,8 +36,8 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// Starts the server, or finds the one that runs, with the operator's file that it is to have. Of the flags, which
-    /// are for a server that is started, those that its command names already are left out.
+    /// Starts the server, or finds the running one, with its members file. `flags` are for a server that is started; those
+    /// that its command names already are left out.
     pub(crate) fn server(
         options: &ServerOptions,
         flags: &[(&str, String)],
@@ -56,7 +56,7 @@ impl Subject {
                 && !file.says(text)
             {
                 subject.operate(text)?;
-                // Nothing tells when a server that runs has read its file again.
+                // A running server does not say when it has read its file again.
                 std::thread::sleep(REREADING);
             }
             return Ok(subject);
@@ -76,7 +76,7 @@ impl Subject {
             None => add("--listen", "127.0.0.1:0"),
         }
         add("--log-level", "warn");
-        // Nothing but what the workload does may cause a push.
+        // Only the workload may cause pushes.
         add("--push-refresh", "24h");
         // All peers come from one address.
         add("--max-connections-per-source", "1000000");

@@ -1,4 +1,4 @@
-//! What a connection that is sent only changes (no-change/no-send) was told of each membership, and what it is owed.
+//! The memory of a connection with no-change/no-send: the last entry of each membership, and entries to come.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use gwm::sasp::{EntryFlags, WeightEntry};
 
 use super::tables::{Groups, Membership, Tables};
 
-/// What the connection may have been told. A push may fit after several changes: each is a hypothesis of its own, until
+/// The possible last entries. A push may fit after several changes: each is a hypothesis of its own, until
 /// a later push fits only some of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Hypothesis {
@@ -21,7 +21,7 @@ pub(super) struct Hypothesis {
 #[derive(Clone, Debug, PartialEq)]
 struct Farewell {
     member: u32,
-    /// It is registered again: what is now is all that is said.
+    /// It is registered again: only the present entry is told.
     replaced: bool,
     entry: WeightEntry,
 }
@@ -54,7 +54,7 @@ impl Hypothesis {
         });
     }
 
-    /// What it is owed of one group of the tables.
+    /// The entries to come of one group of the tables.
     pub(super) fn owed(&self, tables: &Tables, group: u32, members: &[Membership]) -> Vec<(u32, WeightEntry)> {
         let entries = members.iter().map(|of| (of.member, of.entry(tables.weight_max)));
         let news = entries.filter(|(member, entry)| self.sent.get(member) != Some(entry));

@@ -8,7 +8,7 @@ use gwm::sasp::{EntryFlags, GroupData, MemberData, ReturnCode, WeightEntry, Weig
 use super::{deltas::Hypothesis, difference, group_name, uid};
 use crate::{Result, options::Shape};
 
-/// A membership: a number that means the same member in every table, and what was said of it.
+/// A membership: a number that means the same member in every table, with state and quiesce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Membership {
     pub(crate) member: u32,
@@ -19,7 +19,7 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    /// What is said of it where nothing monitors it.
+    /// Its entry without monitoring.
     pub(super) fn entry(&self, weight_max: u16) -> WeightEntry {
         let flags = EntryFlags::CONTACT
             .with(EntryFlags::QUIESCED, self.quiesced)
@@ -34,15 +34,15 @@ pub(crate) type Groups = Vec<Group>;
 /// One of them.
 type Group = (u32, Vec<Membership>);
 
-/// What one load balancer's tables are and were, from what its connection was told last.
+/// One load balancer's tables: the last told version and all later ones.
 pub(crate) struct Tables {
     lb: u32,
     shape: Shape,
     pub(super) weight_max: u16,
-    /// The tables after each change; the first is what was told last, if anything was.
+    /// The tables after each change; the first is the last told version, if there is one.
     versions: VecDeque<Rc<Groups>>,
     told: bool,
-    /// Who made each change, the load balancer or not; the first version is nobody's.
+    /// Whether the load balancer made each change; the first version has no author.
     by_lb: VecDeque<bool>,
     /// Where only changes are sent: what may have been told, each after some of the versions. Never empty then.
     deltas: RefCell<Vec<Hypothesis>>,
@@ -72,13 +72,13 @@ impl Tables {
         !self.deltas.borrow().is_empty()
     }
 
-    /// Everything is to be sent from now on; nothing is under way.
+    /// From now on everything must be sent; nothing is in flight.
     pub(crate) fn end_no_change(&mut self) {
         self.deltas.borrow_mut().clear();
         self.told_first(self.versions.len() - 1);
     }
 
-    /// The version at this place is what was told last.
+    /// The version at this place was told last.
     fn told_first(&mut self, at: usize) {
         self.versions.drain(..at);
         self.by_lb.drain(..at);
@@ -104,7 +104,7 @@ impl Tables {
         if self.told { news(Some(first), &last).is_empty() } else { last.is_empty() }
     }
 
-    /// Checks a push: it must be what takes the load balancer from what it was told to one of the later tables.
+    /// Checks a push: it must lead from the last told version to one of the later ones.
     pub(crate) fn push(&mut self, frame: &[u8]) -> Result<()> {
         if self.no_change() {
             return self.push_of_changes(frame);
@@ -117,7 +117,7 @@ impl Tables {
                 self.told_first(at);
                 return Ok(());
             }
-            // Members that left and came back changed places: as a set the group is what it was, so it may be left
+            // Members that left and came back changed places: as a set the group is the same, so it may be left
             // out; or said again, because it did change on the way.
             if let Some(told) = &told
                 && (self.says(frame, &moved(told, &candidate)) || self.says(frame, &self.touched(told, at)))
@@ -176,7 +176,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Writes what is owed after the hypothesis's changes, with `all` also groups of which nothing is; says whether
+    /// Writes the entries to come after the hypothesis's changes, with `all` also groups without any; says whether
     /// anything is.
     fn write_owed(&self, mut writer: Writer<'_, WeightedMember<'_>>, hypothesis: &Hypothesis, all: bool) -> bool {
         let mut any = false;
@@ -221,7 +221,7 @@ impl Tables {
         if fitting { Ok(()) } else { Err(format!("the tables: {}", difference(frame, &expected))) }
     }
 
-    /// The groups of version `at` that are not what was told, or whose members changed on the way.
+    /// The groups of version `at` that differ from the last told version, or whose members changed on the way.
     fn touched(&self, told: &Groups, at: usize) -> Vec<Group> {
         let members = |groups: &Groups, number: u32| {
             let group = groups.iter().find(|(group, _)| *group == number);

@@ -17,7 +17,7 @@ use crate::{Result, options::Shape};
 /// Ticks whose values are kept: a load balancer that is further behind has stalled.
 const TICKS_KEPT: usize = 4096;
 
-/// Messages that are kept for comparing: a few for each pair of ticks under way.
+/// Messages kept for comparison: a few for each pair of ticks in progress.
 const TEMPLATES_KEPT: usize = 256;
 
 /// Where a message has its id.
@@ -26,7 +26,7 @@ const ID_AT: Range<usize> = HEADER_BYTES - 4..HEADER_BYTES;
 /// Where a Get Weights Reply has its interval: behind type, length and return code.
 const INTERVAL_AT: Range<usize> = HEADER_BYTES + 5..HEADER_BYTES + 7;
 
-/// What a tick changes.
+/// The changes of a tick.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Change {
     /// The part of each farm's members whose weight changes, above 0 and up to 1.
@@ -38,12 +38,12 @@ pub(crate) struct Change {
     pub(crate) listed: bool,
 }
 
-/// What a push came to.
+/// The meaning of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     /// It takes the load balancer to this tick.
     Tick(u64),
-    /// It says once more what the load balancer knows.
+    /// It repeats what the load balancer knows.
     Again,
 }
 
@@ -244,7 +244,7 @@ impl Ticks {
     }
 
     /// Judges a push to a load balancer that knows tick `at`, the values of ticks up to `latest` being on their way.
-    pub(crate) fn judge(&mut self, lb: u32, at: Option<u64>, latest: u64, frame: &[u8]) -> Result<Told> {
+    pub(crate) fn check_push(&mut self, lb: u32, at: Option<u64>, latest: u64, frame: &[u8]) -> Result<Told> {
         // Most often it tells the newest.
         let candidates = at.map_or(0, |at| at + 1)..=latest;
         for to in candidates.rev() {
@@ -296,23 +296,23 @@ mod tests {
     }
 
     #[test]
-    fn a_push_is_judged_by_every_byte() {
+    fn every_byte_of_a_push_is_checked() {
         for delta in [false, true] {
             let mut model = ticks(0.05, delta);
             let mut right = ticks(0.05, delta);
             let bytes = right.push(2, Some(3), 5).unwrap().unwrap().to_vec();
-            assert_eq!(model.judge(2, Some(3), 9, &bytes), Ok(Told::Tick(5)), "merged ticks");
-            assert!(model.judge(1, Some(3), 9, &bytes).is_err(), "another load balancer's");
-            assert!(model.judge(2, Some(3), 4, &bytes).is_err(), "from the future");
-            let again = model.judge(2, Some(5), 9, &bytes);
+            assert_eq!(model.check_push(2, Some(3), 9, &bytes), Ok(Told::Tick(5)), "merged ticks");
+            assert!(model.check_push(1, Some(3), 9, &bytes).is_err(), "another load balancer's");
+            assert!(model.check_push(2, Some(3), 4, &bytes).is_err(), "from the future");
+            let again = model.check_push(2, Some(5), 9, &bytes);
             assert!(!matches!(again, Ok(Told::Tick(_))), "once more, out of order: {again:?}");
             assert_eq!(again.is_err(), delta, "a full refresh is no fault, a delta that says nothing new is");
             for at in 0..bytes.len() {
                 let mut wrong = bytes.clone();
                 wrong[at] ^= 1;
-                assert!(model.judge(2, Some(3), 5, &wrong).is_err(), "byte {at}");
+                assert!(model.check_push(2, Some(3), 5, &wrong).is_err(), "byte {at}");
             }
-            assert!(model.judge(2, Some(3), 5, &bytes[..bytes.len() - 1]).is_err());
+            assert!(model.check_push(2, Some(3), 5, &bytes[..bytes.len() - 1]).is_err());
         }
     }
 
@@ -320,8 +320,8 @@ mod tests {
     fn a_refresh_says_everything_again() {
         let mut model = ticks(0.5, false);
         let bytes = model.push(0, None, 4).unwrap().unwrap().to_vec();
-        assert_eq!(model.judge(0, Some(4), 4, &bytes), Ok(Told::Again));
-        assert_eq!(model.judge(0, None, 4, &bytes), Ok(Told::Tick(4)), "the first push");
+        assert_eq!(model.check_push(0, Some(4), 4, &bytes), Ok(Told::Again));
+        assert_eq!(model.check_push(0, None, 4, &bytes), Ok(Told::Tick(4)), "the first push");
     }
 
     #[test]

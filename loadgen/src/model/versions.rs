@@ -14,7 +14,7 @@ pub(crate) enum Shown {
     /// The `n`th change sets the opaque state to the lowest byte of `n`; that `n` only grows is how a message out of
     /// order shows. Nothing monitors the members.
     State,
-    /// Version 1 is what the member's agent answers first, with these drained, and each change is to the opposite:
+    /// Version 1 is the first answer of the member's agent, with these drained; each change is to the opposite:
     /// before, nothing is known of the member.
     Agent(Rc<[bool]>),
 }
@@ -43,7 +43,7 @@ impl Shown {
     }
 }
 
-/// What one load balancer knows.
+/// The state of one load balancer.
 pub(crate) struct Versions {
     lb: u32,
     /// Only what changed is sent.

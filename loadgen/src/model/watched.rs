@@ -76,7 +76,7 @@ impl Farm {
     }
 }
 
-/// What is open and closed: in phase 0 all ports are open; then each phase closes the next and opens the one before; the
+/// Open and closed ports: in phase 0 all ports are open; then each phase closes the next and opens the one before; the
 /// one after the last closes none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Phase {
@@ -108,7 +108,7 @@ impl Phase {
     }
 }
 
-/// What was told of a member.
+/// The last told state of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Nothing,
@@ -118,13 +118,13 @@ enum Told {
     Down,
 }
 
-/// What one load balancer was told.
+/// The last told states, by load balancer.
 pub(crate) struct Watched {
     lb: u32,
     part: Range<u32>,
     told: Vec<Told>,
     phase: Phase,
-    /// Members whose state is not yet what it must be in the end of the phase.
+    /// Members whose state is not yet the state of the phase's end.
     wrong: u32,
 }
 
@@ -135,7 +135,7 @@ impl Watched {
         Watched { lb, told: vec![Told::Nothing; part.len()], wrong: part.len() as u32, part, phase }
     }
 
-    /// Whether every member is what it must be in the end of the phase.
+    /// Whether every member has the state of the phase's end.
     pub(crate) fn right(&self) -> bool {
         self.wrong == 0
     }
@@ -155,8 +155,8 @@ impl Watched {
         }
     }
 
-    /// What may be told of a member that had `before` told of it.
-    fn judge(&self, farm: &Farm, number: u32, before: Told, entry: &WeightEntry) -> Result<Told> {
+    /// Checks what is told of a member after `before`.
+    fn check_entry(&self, farm: &Farm, number: u32, before: Told, entry: &WeightEntry) -> Result<Told> {
         let port = farm.port(number);
         let flags = EntryFlags::REGISTERED_BY_LB;
         let says = |contact, confident, weight| {
@@ -208,7 +208,7 @@ impl Watched {
                 let at = (number - self.part.start) as usize;
                 let before = self.told[at];
                 let phase = self.phase;
-                let told = self.judge(farm, number, before, &weighted.entry).map_err(|why| {
+                let told = self.check_entry(farm, number, before, &weighted.entry).map_err(|why| {
                     wrong(format!("{member:?} {:?} in {phase:?}, after {before:?}: {why}", weighted.entry))
                 })?;
                 if told == before {

@@ -3,7 +3,7 @@
 
 use crate::Result;
 
-/// What ends a line in both protocols.
+/// The end of a line in both protocols.
 const LINE_END: &[u8] = b"\r\n";
 
 /// The longest line that is taken: NATS greets with a few hundred bytes of JSON.
@@ -27,7 +27,7 @@ pub(super) fn subject(lb: u32) -> String {
 }
 
 impl Dialect {
-    /// What a subscriber sends first.
+    /// A subscriber's first message.
     pub(super) fn subscribe(self, subject: &str, out: &mut Vec<u8>) {
         match self {
             Dialect::Nats => {
@@ -52,7 +52,7 @@ impl Dialect {
         }
     }
 
-    /// What a publisher sends first.
+    /// A publisher's first message.
     pub(super) fn publisher(self, out: &mut Vec<u8>) {
         match self {
             Dialect::Nats => out.extend_from_slice(b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n"),
@@ -79,7 +79,7 @@ impl Dialect {
         }
     }
 
-    /// What the subscriber must get for that, every byte.
+    /// Every byte that the subscriber must get for it.
     pub(super) fn delivery(self, subject: &str, payload: &[u8], out: &mut Vec<u8>) {
         let head = match self {
             Dialect::Nats => format!("MSG {subject} 1 {}\r\n", payload.len()),
@@ -127,7 +127,7 @@ pub(super) fn bulk(word: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(LINE_END);
 }
 
-/// A message that nobody expects here, in words.
+/// An unexpected message, in words.
 pub(super) fn unexpected(message: &[u8]) -> String {
     let shown = &message[..message.len().min(200)];
     format!("not expected: \"{}\" ({} bytes)", shown.escape_ascii(), message.len())

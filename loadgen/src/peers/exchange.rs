@@ -1,4 +1,4 @@
-//! Requests and replies, one under way on each connection: the GWM, Redis and the floor do it in the same loop, with
+//! Requests and replies, one in progress on each connection: the GWM, Redis and the floor do this in the same loop, with
 //! requests and replies prepared beforehand and compared byte for byte.
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
@@ -29,7 +29,7 @@ const SETTING_UP: usize = 512;
 /// Replies that may take as long as `--timeout` says.
 const REPLIES_A_WAIT: u64 = 10_000;
 
-/// The message id of every request: nothing else may be under way.
+/// The message id of every request: no other request may be in progress.
 const ID: u32 = 7;
 
 /// Flags that both kinds of requests have.
@@ -71,7 +71,7 @@ enum Kind {
     State,
 }
 
-/// Who answers.
+/// The server that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answerer {
     Gwm,
@@ -131,7 +131,7 @@ impl Contest for State {
     }
 }
 
-/// What every seat has to know.
+/// The parameters of every seat.
 #[derive(Clone, Copy)]
 struct Plan {
     to: SocketAddr,
@@ -221,7 +221,7 @@ impl Load {
     }
 }
 
-/// What a connection says and must hear: first, once, then by turns.
+/// The messages of a connection and the replies that it must get: first once, then by turns.
 struct Script {
     set_up: Vec<(Vec<u8>, Vec<u8>)>,
     rounds: [(Vec<u8>, Vec<u8>); 2],
@@ -290,7 +290,7 @@ fn set_state(plan: &Plan, lb: u32, state: u8) -> Vec<u8> {
     request
 }
 
-/// What a seat counted.
+/// A seat's counts.
 struct Counted {
     latency: Histogram<u64>,
     request_bytes: usize,
@@ -337,7 +337,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
         match seat.order().await {
             Order::Go => {}
             Order::Tick(_) => continue,
-            // Only now: of a thread that has ended, nobody can read the CPU time any more.
+            // Only now: the CPU time of an ended thread can not be read.
             Order::Stop => break,
         }
         for (number, connection, script) in &connections {

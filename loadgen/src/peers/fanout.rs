@@ -145,7 +145,7 @@ impl Contest for PeerFanout {
     }
 }
 
-/// What every seat has to know.
+/// The parameters of every seat.
 #[derive(Clone)]
 struct Plan {
     to: SocketAddr,
@@ -156,7 +156,7 @@ struct Plan {
     warmup: u64,
 }
 
-/// What a seat counted of the measured ticks.
+/// A seat's counts of the measured ticks.
 struct Counted {
     messages: u64,
     bytes: u64,
@@ -170,7 +170,7 @@ struct Local {
     gate: Gate,
     ticks: RefCell<Ticks>,
     counted: RefCell<Counted>,
-    /// What the publisher has to answer.
+    /// The answers of the publisher.
     owed: RefCell<Vec<u8>>,
     /// Where what must arrive is written, to compare.
     expected: RefCell<Vec<u8>>,
@@ -252,7 +252,7 @@ impl Local {
         self.listen(&lb.connection, None, |message| self.take(lb, message)).await
     }
 
-    /// Hands every message to `take` until the connection ends. Answers what the server asks, or leaves the answers
+    /// Hands every message to `take` until the connection ends. Answers the server's questions, or leaves the answers
     /// in `owed` for a task that may be in the middle of sending.
     async fn listen(
         &self,

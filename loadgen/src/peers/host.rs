@@ -59,7 +59,7 @@ impl Peer {
         folders.map(|folder| folder.join(self.program())).find(|file| file.is_file())
     }
 
-    /// What to do about its not being there.
+    /// How to install it.
     pub(super) fn missing(self) -> String {
         let program = self.program();
         format!("{program} is not installed (Debian: apt-get install {program})")
@@ -73,7 +73,7 @@ impl Peer {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// Its configuration: nothing is kept on disk, and nothing but what is measured goes on.
+    /// Its configuration: nothing on disk, and no work beside the measured work.
     fn configuration(self, port: u16) -> String {
         match self {
             Peer::Nats => format!(
@@ -151,7 +151,7 @@ impl Host {
     }
 }
 
-/// A loopback address with a port that nobody has at the moment.
+/// A loopback address with a free port.
 fn free_address() -> Result<SocketAddr> {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     free.map_err(|error| format!("can not find a free port: {error}"))

@@ -1,11 +1,11 @@
 //! `peers`: what people would use instead of a GWM, doing the same in the same run: nats-server and redis-server.
 //!
 //! *Fan-out*: every load balancer subscribes to a subject (NATS) or channel (Redis) of its own, and each tick one
-//! publisher hands the server one message for each of them, byte for byte what the GWM pushes there. *Requests*: a
+//! publisher hands the server one message for each of them, byte for byte as the GWM pushes. *Requests*: a
 //! GET of a value as long as the GWM's Get Weights Reply, and a SET of one as long as a Set Member State.
 //!
-//! What the comparison leaves out is in the peers' favour: who publishes has to know what changed, whom it concerns
-//! and what each is to be told, which is the GWM's work here and nobody's there.
+//! The comparison favours the peers: a publisher must also know what changed, which subscribers the change concerns and
+//! which message each of them gets. Here this is the GWM's work, there nobody does it.
 //!
 //! The servers are started only if they are installed, each on a free loopback port, with a configuration of its own:
 //! nothing on disk, no limits that would be met, Redis without replies to PUBLISH.
@@ -49,7 +49,7 @@ enum Work {
 trait Contest {
     /// Its name.
     const NAME: &'static str;
-    /// Who can do it.
+    /// The servers that can do it.
     const PEERS: &'static [Peer];
 
     fn title(&self) -> String;
@@ -61,7 +61,7 @@ trait Contest {
     fn peer(&self, peer: Peer, progress: &Progress) -> Result<Sample>;
 }
 
-/// Runs what the flags ask for.
+/// Runs the command.
 pub(crate) fn run(peers: &Peers) -> Result<()> {
     match &peers.work {
         Work::Fanout(work) => contest(work, &work.peers),

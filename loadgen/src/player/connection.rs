@@ -25,7 +25,7 @@ const MESSAGE_BYTES_MAX: u32 = 256 << 20;
 /// then passed by.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What the connections of a seat have in common.
+/// Shared by the connections of a seat.
 #[derive(Clone)]
 pub(crate) struct Medium {
     /// Where they read into.
@@ -45,7 +45,7 @@ impl Medium {
     }
 }
 
-/// A connection to what is measured. One task may read it while others write.
+/// A connection to the measured server. One task may read while others write.
 pub(crate) struct Connection {
     stream: RefCell<TcpStream>,
     framer: RefCell<Framer>,
@@ -53,7 +53,7 @@ pub(crate) struct Connection {
     tls: Option<Box<RefCell<ClientConnection>>>,
 }
 
-/// What a read came to.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
     /// Bytes, which may be a part of a message.
@@ -128,7 +128,7 @@ impl Connection {
                 None => take(bytes)?,
                 Some(tls) => {
                     decrypt(&mut tls.borrow_mut(), bytes, &mut take)?;
-                    // What this calls for is sent now, or else as soon as the next call finds room.
+                    // Answers to these records are sent now, or as soon as the next call finds room.
                     if let Poll::Ready(Err(error)) = self.poll_flush(tls, cx) {
                         return Poll::Ready(Err(broken(error)));
                     }
@@ -152,12 +152,12 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends the connection; whoever reads it is woken.
+    /// Ends the connection and wakes its reader.
     pub(crate) fn hang_up(&self) {
         sys::hang_up(&self.stream.borrow());
     }
 
-    /// Ends the connection by a reset, as a peer that crashes does; whoever reads it is woken.
+    /// Ends the connection by a reset, as a crashing peer does, and wakes its reader.
     pub(crate) fn crash(&self) -> Result<()> {
         sys::crash(&self.stream.borrow()).map_err(broken)
     }
@@ -167,7 +167,7 @@ impl Connection {
 pub(crate) fn client_connection(config: Arc<ClientConfig>) -> Result<ClientConnection> {
     let name = ServerName::try_from(tls::SERVER).expect("it is a name");
     let mut tls = ClientConnection::new(config, name).map_err(|error| format!("TLS: {error}"))?;
-    tls.set_buffer_limit(None); // whoever sends waits for the socket
+    tls.set_buffer_limit(None); // the sender waits for the socket
     Ok(tls)
 }
 

@@ -1,4 +1,4 @@
-//! What the conductor and the seats of one run have in common: a clock, counters, and the first failure.
+//! Shared by the conductor and the seats of one run: a clock, counters, and the first failure.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use crate::Result;
 /// Failures that are kept; the first is what matters, a few more help to see a pattern.
 const FAILURES_KEPT: usize = 5;
 
-/// How often the conductor looks although nobody called.
+/// How often the conductor looks without a call.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The same while the measured time passes.
@@ -74,7 +74,7 @@ impl Stage {
         self.tick.store(tick, Ordering::Release);
     }
 
-    /// Counts what was done; calls the conductor when that reaches its goal.
+    /// Counts work; calls the conductor when the count reaches its goal.
     pub(crate) fn did(&self, count: u64) {
         let done = self.done.fetch_add(count, Ordering::AcqRel) + count;
         if done >= self.goal.load(Ordering::Acquire) {

@@ -1,4 +1,4 @@
-//! What the player needs of sockets and executors that is only offered as `unsafe`.
+//! Calls of sockets and executors that exist only as `unsafe`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -44,11 +44,11 @@ pub(super) fn connect(to: SocketAddr, number: u32) -> io::Result<TcpStream> {
 /// Makes one end of a pair of sockets a stream of the calling thread's executor.
 pub(super) fn adopt(stream: StdUnixStream) -> io::Result<UnixStream> {
     stream.set_nonblocking(true)?;
-    // SAFETY: the descriptor is open and nobody else's, and the stream is to close it.
+    // SAFETY: the descriptor is open and has no other owner; the stream closes it.
     Ok(unsafe { UnixStream::from_raw_fd(stream.into_raw_fd()) })
 }
 
-/// Sends what the socket takes at once, without SIGPIPE.
+/// Sends as many bytes as the socket takes at once, without SIGPIPE.
 pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the descriptor is open for as long as the stream is borrowed.
     let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
@@ -59,7 +59,7 @@ pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// Ends both directions, which wakes whoever reads.
+/// Ends both directions, which wakes the reader.
 pub(super) fn hang_up(stream: &TcpStream) {
     let socket: RawFd = stream.as_raw_fd();
     // SAFETY: the descriptor is open for as long as the stream is borrowed.
@@ -69,7 +69,7 @@ pub(super) fn hang_up(stream: &TcpStream) {
 }
 
 /// Resets the connection: the address of no family, given to connect, makes a socket forget its peer, which a TCP
-/// socket that is not to linger tells it by a reset. (Closing would do too, but whoever reads holds the stream.)
+/// socket without linger sends a reset. (Closing would do the same, but the reader holds the stream.)
 pub(super) fn crash(stream: &TcpStream) -> io::Result<()> {
     // SAFETY: the descriptor is open for as long as the stream is borrowed.
     let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };

@@ -20,18 +20,18 @@ const STYLE: &str = "<style>text { fill: #1f2328 } .grid { stroke: #d0d7de } .ra
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Point {
     pub(super) side: String,
-    /// What is written where it stands.
+    /// The text at its place.
     pub(super) label: String,
     /// Where it stands, but for bars.
     pub(super) x: f64,
     pub(super) min: f64,
     pub(super) median: f64,
     pub(super) max: f64,
-    /// What it is not to be above.
+    /// The limit line.
     pub(super) bound: Option<f64>,
 }
 
-/// What kind of picture.
+/// The kind of picture.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
     /// Points of one label are a group of bars.
@@ -237,13 +237,13 @@ fn put(svg: &mut String, text: std::fmt::Arguments<'_>) {
     writeln!(svg, "{text}").expect("a string takes everything");
 }
 
-/// What stands at a place of the horizontal axis.
+/// The label at a place of the horizontal axis.
 fn below(svg: &mut String, x: f64, text: &str) {
     let (y, text) = (HEIGHT - BOTTOM + 20.0, escape(text));
     put(svg, format_args!("<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{text}</text>"));
 }
 
-/// What the horizontal axis is.
+/// The horizontal axis.
 fn under(svg: &mut String, text: &str) {
     let (x, y) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 6.0);
     put(svg, format_args!("<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{}</text>", escape(text)));

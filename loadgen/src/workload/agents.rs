@@ -18,7 +18,7 @@ use crate::{
     ports::{Visit, Visitor},
 };
 
-/// What the agents say; members of all farms with the same number say the same.
+/// The answers of the agents; members of all farms with the same number answer the same.
 pub(crate) struct Agents {
     shape: Shape,
     drained: Vec<AtomicBool>,
@@ -34,7 +34,7 @@ impl Agents {
         Agents { shape, drained, seats, ready: AtomicUsize::new(0) }
     }
 
-    /// Who is drained.
+    /// The drained members.
     pub(crate) fn drained(&self) -> impl Iterator<Item = bool> {
         self.drained.iter().map(|drained| drained.load(Ordering::Acquire))
     }

@@ -22,7 +22,7 @@ use crate::{
     run::{OVER, Run},
 };
 
-/// How often it is looked whether a reply or a push has come, where nobody calls.
+/// How often a waiting task looks for a reply or a push without a call.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// How often a load balancer looks whether the run is over.
@@ -78,7 +78,7 @@ fn rate(text: &str) -> std::result::Result<f64, String> {
     text.parse().ok().filter(|rate: &f64| *rate >= 0.0 && rate.is_finite()).ok_or_else(|| "not 0 or above".into())
 }
 
-/// What happens to a load balancer.
+/// An event of a load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     MemberComesOrGoes,
@@ -121,13 +121,13 @@ struct Plan {
     seed: u64,
     rates: [f64; EVENTS.len()],
     no_change: bool,
-    /// The server goes on after the run: leave nothing behind.
+    /// The server continues after the run: leave nothing behind.
     stays: bool,
-    /// What Get Weights replies say, if the server was started for this run.
+    /// The Interval of Get Weights replies, if the server was started for this run.
     interval: Option<u16>,
 }
 
-/// What a seat counted.
+/// A seat's counts.
 #[derive(Default)]
 struct Counted {
     events: [u64; EVENTS.len()],
@@ -220,7 +220,7 @@ struct Local {
 /// A load balancer's connection, and the task that reads it.
 struct Line {
     actor: Actor,
-    /// The id of the request under way, and its reply's verdict.
+    /// The id of the request in progress, and the check of its reply.
     waiting: Cell<Option<u32>>,
     verdict: RefCell<Option<Result<()>>>,
     /// Its end is nothing to be surprised at.
@@ -290,7 +290,7 @@ async fn live(local: Rc<Local>, lb: u32, gate: &Gate) -> Result<()> {
     let mut due = stage.now();
     loop {
         due += (-(1.0 - life.random.f64()).ln() / rate * 1e9) as u64;
-        // The clock is read once a turn: between two readings it may pass what is due.
+        // The clock is read once a turn, so several events may be due at one reading.
         loop {
             let early = due.saturating_sub(stage.now());
             if early == 0 || stage.tick() == OVER {
@@ -533,7 +533,7 @@ impl Life {
         line.verdict.take().unwrap_or(Ok(()))
     }
 
-    /// Every push has come, and Get Weights says what the model says.
+    /// Checks that every push has come and that Get Weights agrees with the model.
     async fn settle(&mut self) -> Result<()> {
         let tables = self.tables.clone();
         self.until(|| tables.borrow().complete(), "the last push").await?;
@@ -577,7 +577,7 @@ impl Line {
     async fn read(&self, local: &Local, tables: &RefCell<Tables>) -> Result<()> {
         loop {
             let received = self.actor.connection.receive(|frame| match sort(frame)? {
-                // What arrives on a connection that was given up may be older than what its successor was told.
+                // A message on a given-up connection may be older than the messages on its successor.
                 Incoming::Push(_) if self.may_end.get() => Ok(()),
                 Incoming::Push(frame) => {
                     local.counted.borrow_mut().pushes += 1;

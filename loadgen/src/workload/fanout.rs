@@ -31,7 +31,7 @@ const SENDERS: u32 = 16;
 /// Load balancers that one Set Member State speaks for: so it stays below the server's default message limit.
 const LBS_A_MESSAGE: usize = 8000;
 
-/// Who changes what is pushed.
+/// The source of the changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ChangeBy {
     /// The operator: a new members file and SIGHUP.
@@ -63,7 +63,7 @@ pub(crate) struct Fanout {
     #[arg(long, value_name = "PERCENT", default_value_t = 100.0, value_parser = percent, help_heading = "Changes")]
     pub(crate) share: f64,
 
-    /// Who changes them
+    /// The source of the changes
     #[arg(long, value_enum, default_value_t = ChangeBy::Operator, help_heading = "Changes")]
     pub(crate) change_by: ChangeBy,
 
@@ -92,7 +92,7 @@ pub(super) fn positive(text: &str) -> std::result::Result<f64, String> {
 /// The weights that a server says unless told otherwise: what `gwm serve --weight-max` has by default.
 pub(crate) const WEIGHT_MAX: u16 = 100;
 
-/// What every seat has to know.
+/// The parameters of every seat.
 #[derive(Clone)]
 struct Plan {
     crowd: Crowd,
@@ -104,7 +104,7 @@ struct Plan {
     agents: Option<Arc<Agents>>,
 }
 
-/// What a seat counted of the measured ticks.
+/// A seat's counts of the measured ticks.
 struct Counted {
     messages: u64,
     bytes: u64,
@@ -162,7 +162,7 @@ impl Workload for Fanout {
             let step = Step::prepare(&mut ticks, side, change_by, tick)?;
             if tick == self.warmup + 1 {
                 if self.rate.is_some() {
-                    // What is under way from the ticks before is not to be counted with these.
+                    // Messages of earlier ticks must not be counted with these.
                     run.wait(lbs * tick, "warm up")?;
                 }
                 meter = run.meter()?;
@@ -241,7 +241,7 @@ impl Fanout {
     }
 }
 
-/// What makes a tick happen.
+/// The trigger of a tick.
 enum Step {
     File(String),
     Floor(Vec<u8>),
@@ -270,7 +270,7 @@ struct Local {
     counted: RefCell<Counted>,
 }
 
-/// What a load balancer knows.
+/// A load balancer's state.
 enum Knows {
     Tick(Option<u64>),
     Versions(Versions),
@@ -291,7 +291,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
         (_, None) => Knows::Versions(Versions::new(number, &crowd.shape, no_change, Shown::State)),
         (_, Some(drained)) => {
             let mut versions = Versions::new(number, &crowd.shape, no_change, Shown::Agent(drained.clone()));
-            // What the agents say first is on its way as soon as they are asked.
+            // The agents' first answers are on their way as soon as they are asked.
             (0..crowd.shape.farm_members()).for_each(|member| _ = versions.request(member));
             Knows::Versions(versions)
         }
@@ -343,7 +343,7 @@ impl Local {
             Knows::Tick(at) => {
                 // The floor sends everyone the first one's bytes.
                 let addressee = if self.plan.crowd.side == Side::Floor { 0 } else { lb.number };
-                match self.ticks.borrow_mut().judge(addressee, *at, latest, frame)? {
+                match self.ticks.borrow_mut().check_push(addressee, *at, latest, frame)? {
                     Told::Again => self.counted.borrow_mut().refreshes += 1,
                     Told::Tick(to) => {
                         let first = at.map_or(0, |at| at + 1);
@@ -357,7 +357,7 @@ impl Local {
                 let begun = versions.begun();
                 versions.push(&self.plan.crowd.shape, WEIGHT_MAX, frame, |_, _, _| {})?;
                 let complete = versions.complete();
-                // A tick's messages are all of its pushes; its latency is that of the one that completes it.
+                // A tick's messages are all its pushes; its latency is the latency of the last one.
                 self.count(latest..=latest, frame.len(), if complete { now } else { 0 });
                 // Where members change themselves, the first push tells of no change; where the server watches them, it
                 // may tell of some who were not asked yet.

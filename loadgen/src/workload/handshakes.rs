@@ -1,5 +1,5 @@
-//! `handshakes`: a stranger floods the server with connections, half-open ones or whole handshakes. What load balancers
-//! with a session of their own notice of it, and what those who come anew do.
+//! `handshakes`: a stranger floods the server with connections, half-open ones or whole handshakes. Measures what load
+//! balancers with a session, and newcomers, notice of the flood.
 
 use std::{
     cell::RefCell,
@@ -27,7 +27,7 @@ use crate::{
     run::Run,
 };
 
-/// What is going on, as [`Stage::tick`] says it.
+/// The phases, as [`Stage::tick`] numbers them.
 const CALM: u64 = 1;
 const FLOODED: u64 = 2;
 const OVER: u64 = 3;
@@ -57,7 +57,7 @@ pub(crate) struct Handshakes {
     #[arg(long, value_name = "NEWCOMERS", default_value_t = 10.0, value_parser = positive, help_heading = "Load balancers")]
     newcomers: f64,
 
-    /// What the connections of the flood do
+    /// The behaviour of the flood's connections
     #[arg(long, value_enum, default_value_t = Kind::Half, help_heading = "Flood")]
     kind: Kind,
 
@@ -82,7 +82,7 @@ struct Plan {
     newcomers: Duration,
 }
 
-/// What a seat saw, without the flood and with it.
+/// A seat's counts, without the flood and with it.
 #[derive(Clone)]
 struct Counted {
     latency: [Histogram<u64>; 2],
@@ -266,7 +266,7 @@ impl Local {
         Ok(())
     }
 
-    /// Lets one newcomer after the other come, until the run is over. Who is turned away is counted.
+    /// Lets one newcomer after the other connect, until the run is over. Refused newcomers are counted.
     async fn newcomers(self: &Rc<Self>, seat: &Seat) {
         let pause = self.plan.newcomers.as_nanos() as u64 * seat.count as u64;
         let mut due = self.stage.now() + pause * seat.index as u64 / seat.count as u64;

@@ -60,7 +60,7 @@ fn parse<A: Args>(line: &str) -> Result<A> {
     Line::<A>::try_parse_from(line.split_whitespace()).map(|line| line.flags).map_err(|error| error.to_string())
 }
 
-/// A part of the mix: its name, and what it measured.
+/// A part of the mix: its name and results.
 type Part = (&'static str, Result<Sample>);
 
 impl Workload for Mixed {

@@ -25,7 +25,7 @@ use crate::{
     run::{MEASURED, OVER, Run},
 };
 
-/// What the load balancers ask for.
+/// The request of the load balancers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Request {
     /// All weights.
@@ -43,7 +43,7 @@ pub(crate) struct Poll {
     #[command(flatten)]
     pub(crate) shape: Shape,
 
-    /// What they ask for
+    /// The request
     #[arg(long, value_enum, default_value_t = Request::GetWeights, help_heading = "Requests")]
     request: Request,
 
@@ -77,7 +77,7 @@ struct Plan {
     any_interval: bool,
 }
 
-/// What a seat counted in the measured time.
+/// A seat's counts of the measured time.
 struct Counted {
     replies: u64,
     bytes: u64,
@@ -138,7 +138,7 @@ impl Workload for Poll {
         }
         run.warm_up(self.warmup)?;
         let metered = run.measure(self.duration)?;
-        // What is under way is answered, and what was set is asked for once more.
+        // Requests in progress are answered, and the states that were set are asked for once more.
         run.wait(2 * lbs, "last replies")?;
         let (counted, memory) = run.finish()?;
         subject.stop()?;
@@ -166,7 +166,7 @@ struct Local {
     begun: Cell<bool>,
 }
 
-/// What a load balancer has said: the opaque states of its members.
+/// The opaque states that a load balancer has set.
 type Knows = Vec<u8>;
 
 async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
@@ -276,7 +276,7 @@ impl Local {
                 Incoming::Reply(..) if length > 0 => Err("a second reply".into()),
                 Incoming::Reply(_, _, frame) => {
                     length = frame.len();
-                    self.judge(lb, id, frame)
+                    self.check_reply(lb, id, frame)
                 }
             });
             if received.await? == Received::Closed {
@@ -293,7 +293,7 @@ impl Local {
     }
 
     /// Checks every byte of a reply.
-    fn judge(&self, lb: &Lb<Knows>, id: u32, frame: &[u8]) -> Result<()> {
+    fn check_reply(&self, lb: &Lb<Knows>, id: u32, frame: &[u8]) -> Result<()> {
         match self.plan.request {
             Request::SetMemberState => expect_success(id, ComponentType::SET_MEMBER_STATE_REPLY, frame),
             Request::GetWeights => {
@@ -308,7 +308,7 @@ impl Local {
         }
     }
 
-    /// The Interval that is due: what the first reply said, where nobody told the server.
+    /// The expected Interval: the one of the first reply, if the flags give none.
     fn interval(&self, frame: &[u8]) -> u16 {
         self.interval.get().unwrap_or_else(|| {
             let said = frame.get(18..20).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));

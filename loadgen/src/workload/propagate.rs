@@ -34,7 +34,7 @@ use crate::{
 /// Changes that are sent before the other tasks have their turn.
 const BURST: u32 = 32;
 
-/// How often what was sent is looked at in the end.
+/// How often the received messages are checked at the end.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// Flags of `propagate`.
@@ -77,7 +77,7 @@ struct Plan {
     no_change: bool,
 }
 
-/// What a seat counted of changes that were due in the measured time.
+/// A seat's counts of the changes that were due in the measured time.
 struct Counted {
     changes: u64,
     messages: u64,
@@ -146,7 +146,7 @@ impl Workload for Propagate {
     }
 }
 
-/// What the floor sends for every change: a push of one group, or of one member.
+/// The floor's message for every change: a push of one group, or of one member.
 fn floor_push(shape: Shape, change: Change, no_change: bool) -> Result<Vec<u8>> {
     let members = if no_change { 1 } else { shape.members };
     let one = Shape { groups: 1, members, ..shape };
@@ -162,7 +162,7 @@ struct Pending {
     sent: u64,
 }
 
-/// What a load balancer knows.
+/// A load balancer's state.
 struct Knows {
     versions: Versions,
     requested: Vec<u32>,

@@ -41,7 +41,7 @@ struct Plan {
     resume: bool,
 }
 
-/// What a seat counted.
+/// A seat's counts.
 struct Counted {
     bound: Histogram<u64>,
     served: Histogram<u64>,
@@ -183,7 +183,7 @@ impl Local {
         Ok(())
     }
 
-    /// Takes its place again, and sees that the server knows what it knew.
+    /// Registers again, and checks that the server still has the tables.
     async fn come_back(&self, lb: &Lb) -> Result<()> {
         let actor = lb.actor.borrow().clone();
         let mut request = Vec::new();

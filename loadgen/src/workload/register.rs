@@ -167,7 +167,7 @@ impl Local {
         if lb.knows.replace(true) {
             return Err("a push although nothing has changed".into());
         }
-        let told = self.ticks.borrow_mut().judge(if floor { 0 } else { lb.number }, None, 0, frame)?;
+        let told = self.ticks.borrow_mut().check_push(if floor { 0 } else { lb.number }, None, 0, frame)?;
         if told != Told::Tick(0) {
             return Err(format!("the first push is {told:?}"));
         }

@@ -73,9 +73,9 @@ pub(crate) struct Watch {
     fall: u8,
 }
 
-/// What the conductor, the seats and the members have in common.
+/// Shared by the conductor, the seats and the members.
 struct Board {
-    /// What is counted counts.
+    /// Counting is on.
     measuring: AtomicBool,
     /// When ports were opened and closed last, in nanoseconds of the stage.
     switched: AtomicU64,
@@ -91,7 +91,7 @@ struct Plan {
     phases: u64,
 }
 
-/// What a seat counted while that was measured.
+/// A seat's counts of the measured time.
 struct Counted {
     messages: u64,
     entries: u64,
@@ -225,7 +225,7 @@ impl Workload for Watch {
                 sample.add(format!("CPU per second, thread {name}"), *cpu as f64 / seconds, Unit::Nanoseconds);
             }
         }
-        // Those that a closed port refuses are seen by nobody here; how many they are follows from the interval.
+        // Nobody here sees connections that a closed port refuses; their number follows from the interval.
         let checks = f64::from(self.endpoints) * seconds / self.interval.as_secs_f64();
         metered.add_to(&mut sample, "check", checks as u64);
         sample.add_latencies("lateness of checks", watcher.lateness);
