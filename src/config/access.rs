@@ -3,6 +3,9 @@
 //!
 //! The flags decide whether addresses or certificates identify a peer; the other key is an error. Nothing in the file is
 //! ignored silently.
+//!
+//! To add a key: add a field to `LbTable` or `MemberTable`, read it in `lb` or `member` into [`access`](crate::access), add
+//! a row to the table in README.md and a test to `access/tests.rs`.
 
 use std::{convert::Infallible, fmt::Display, net::IpAddr, path::Path};
 

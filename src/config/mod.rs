@@ -332,7 +332,7 @@ fn place(flags: &Flags, host: &Host) -> Result<(usize, Vec<usize>), ConfigError>
         }
         None => &host.cpus,
     };
-    let (first, others) = cpus.split_first().expect("a process runs on a core, and a list names one");
+    let (first, others) = cpus.split_first().expect("a process runs on a CPU, and a list names one");
     let others = if others.is_empty() { std::slice::from_ref(first) } else { others };
     let shards = usize::from(flags.shards.unwrap_or(others.len().min(256) as u16));
     if !flags.spin.is_zero() && shards + 1 > cpus.len() {

@@ -29,7 +29,7 @@ fn defaults_are_valid_on_any_machine() {
         assert_eq!((config.connections.max, config.connections.max_per_source), (16384, 8192));
         assert_eq!(config.settings.poll_interval_seconds, 60);
     }
-    assert_eq!(config("", &host(1, 1024)).unwrap().shard_cpus, [0], "one core is shared");
+    assert_eq!(config("", &host(1, 1024)).unwrap().shard_cpus, [0], "one CPU is shared");
 }
 
 #[test]
