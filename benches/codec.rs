@@ -12,10 +12,10 @@ use gwm::sasp::{
 /// Messages that list members.
 const LISTS: [&str; 5] = ["registration", "deregistration", "get_weights_reply", "send_weights", "set_member_state"];
 
-/// Messages of a fixed size. The other replies are like the registration reply: a return code alone.
+/// Messages of a fixed size. The other replies have a return code alone, like the registration reply.
 const FIXED: [&str; 3] = ["get_weights", "set_lb_state", "registration_reply"];
 
-/// An LB and a group with names as long as real ones.
+/// An LB and a group with names of a usual length.
 pub(crate) const FARM: GroupData<'_> = GroupData { lb_uid: b"lb-east-0042", name: b"web-frontend" };
 
 pub(crate) fn endpoint(number: u32) -> Endpoint {
@@ -31,7 +31,7 @@ fn weighted(number: u32) -> WeightedMember<'static> {
     WeightedMember { member: member(number), entry: WeightEntry { state: 0, flags, weight: 100 } }
 }
 
-/// Appends one message of this kind; a list has one group of so many members.
+/// Appends one message of this kind. A list has one group of `members` members.
 fn append(kind: &str, members: u32, out: &mut Vec<u8>) {
     fn list<'a, T: gwm::sasp::Entry<'a>>(mut writer: Writer<'_, T>, members: u32, entry: impl Fn(u32) -> T) {
         writer.group(FARM);
@@ -112,13 +112,13 @@ fn decode_one(bencher: Bencher<'_, '_>, kind: &str) {
     decode(bencher, kind, 1);
 }
 
-/// Checks a list of 100 members; items are members.
+/// Checks a list of 100 members. Items are members.
 #[divan::bench(args = LISTS)]
 fn decode_100(bencher: Bencher<'_, '_>, kind: &str) {
     decode(bencher, kind, 100);
 }
 
-/// Goes through a list of 100 members that was checked before, as the coordinator does; items are members.
+/// Visits a list of 100 members that was checked before, as the coordinator does. Items are members.
 #[divan::bench(args = LISTS)]
 fn walk_100(bencher: Bencher<'_, '_>, kind: &str) {
     let frame = message(kind, 100);
@@ -127,13 +127,13 @@ fn walk_100(bencher: Bencher<'_, '_>, kind: &str) {
     bencher.counter(ItemsCount::new(100u32)).bench_local(|| walk(black_box(&checked)));
 }
 
-/// Writes a small message into a buffer that is used again.
+/// Writes a small message into a used buffer.
 #[divan::bench(args = LISTS.into_iter().chain(FIXED))]
 fn encode_one(bencher: Bencher<'_, '_>, kind: &str) {
     encode(bencher, kind, 1);
 }
 
-/// Writes a list of 100 members into a buffer that is used again; items are members.
+/// Writes a list of 100 members into a used buffer. Items are members.
 #[divan::bench(args = LISTS)]
 fn encode_100(bencher: Bencher<'_, '_>, kind: &str) {
     encode(bencher, kind, 100);

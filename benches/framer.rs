@@ -1,4 +1,4 @@
-//! The framer, by how the stream is cut up on its way. Items are messages.
+//! The framer with pieces of different sizes. Items are messages.
 
 use divan::{
     Bencher, black_box,
@@ -8,7 +8,7 @@ use gwm::sasp::Framer;
 
 use crate::{codec, scaled};
 
-/// A stream of equal messages, given to the framer in pieces of `piece` bytes.
+/// Gives a stream of equal messages to the framer, in pieces of `piece` bytes.
 fn frame(bencher: Bencher<'_, '_>, message: &[u8], piece: usize) {
     let messages = scaled(1_000);
     let stream = message.repeat(messages as usize);

@@ -1,4 +1,4 @@
-//! The weight table: what watching costs beside the checks' own I/O.
+//! The weight table: the cost of watching, without the I/O of checks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use gwm::{
 
 use crate::{codec::endpoint, scaled};
 
-/// Endpoints that one shard watches.
+/// The endpoints of one shard.
 const ENDPOINTS: u32 = 100_000;
 
 fn table(endpoints: u32) -> Table {
@@ -30,14 +30,14 @@ fn table(endpoints: u32) -> Table {
     table
 }
 
-/// Begins to watch 100,000 endpoints: time and memory of all.
+/// Begins to watch 100,000 endpoints: time and memory.
 #[divan::bench(sample_count = 5)]
 fn watch_100k(bencher: Bencher<'_, '_>) {
     let endpoints = scaled(ENDPOINTS);
     bencher.counter(ItemsCount::new(endpoints)).bench_local(|| table(endpoints));
 }
 
-/// One check of 100,000 endpoints, from its start to its next time.
+/// One check of one of 100,000 endpoints, from its start to its next due time.
 #[divan::bench(args = ["passed", "load"])]
 fn check_of_100k(bencher: Bencher<'_, '_>, found: &str) {
     let mut table = table(scaled(ENDPOINTS));

@@ -1,4 +1,4 @@
-//! Who a peer proves to be, and whom that lets it speak for.
+//! Which load balancers and members a peer may speak for, by its address or certificate.
 
 mod certificate;
 mod policy;
@@ -8,17 +8,17 @@ use std::{net::IpAddr, sync::Arc};
 pub use certificate::{Certificate, CertificateError, CertificateName, CertificateNameError};
 pub use policy::{Access, Act, Acts, Certificates, Identity, Lb, Member, Speaker, Who};
 
-/// A peer as far as its connection proves who it is.
+/// What a connection proves about its peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Where it connects from.
+    /// The source address of the connection.
     pub address: IpAddr,
-    /// What it showed and proved to have the key of, if it was asked to; checked against the trusted authorities.
+    /// The client certificate. TLS has checked that the peer has its key, and that a trusted authority signed it.
     pub certificate: Option<Arc<Certificate>>,
 }
 
 impl From<IpAddr> for Peer {
-    /// One that proves nothing.
+    /// A peer without a certificate.
     fn from(address: IpAddr) -> Peer {
         Peer { address, certificate: None }
     }

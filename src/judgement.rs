@@ -1,51 +1,51 @@
-//! What monitoring concludes of an endpoint: the words that [`monitor`](crate::monitor) speaks and
-//! [`coordinator`](crate::coordinator) understands, neither of which knows the other.
+//! Conclusions of monitoring about an endpoint. [`monitor`](crate::monitor) makes these types and
+//! [`coordinator`](crate::coordinator) reads them; neither knows the other.
 
 use crate::sasp::EntryFlags;
 
-/// One watch of one endpoint: the coordinator's number for the endpoint, and which of the watches under that number.
+/// The id of one watch of one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WatchId {
-    /// Reused after the endpoint has left all groups.
+    /// The coordinator's number of the endpoint. Used again after the endpoint has left all groups.
     pub index: u32,
-    /// Tells apart the endpoints that used the same index; what is said of an earlier one is ignored.
+    /// Differs between endpoints that used the same index. Judgements with an old generation are ignored.
     pub generation: u32,
 }
 
-/// A formula by which weights are made; `src/monitor/policy.rs` has the formulas.
+/// How weights are made; `src/monitor/policy.rs` has the formulas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Policy {
-    /// Configured capacity and health.
+    /// Configured capacity times health.
     Static,
-    /// The same times the percentage that the member's agent states.
+    /// `Static` times the percentage that the member's agent states.
     Agent,
-    /// The request rate that the member's own load report says it could bear.
+    /// The request rate that the member can take by its own load report.
     Orca,
-    /// `Orca` where the member reports its load, times `Agent` where an agent speaks, else `Static`.
+    /// `Orca` if the member reports its load, else `Static`; times the agent's percentage if an agent answers.
     Auto,
 }
 
 impl Policy {
-    /// Every policy, each at its own number.
+    /// Every policy; the index is `Policy as usize`.
     pub const ALL: [Policy; 4] = [Policy::Static, Policy::Agent, Policy::Orca, Policy::Auto];
 }
 
-/// A request rate on a logarithmic scale of 1,024 steps an octave, from 2⁻³² to 2³² a second: two bytes that are
-/// exact to 0.07 %, so that a dead band is a difference and a ratio is one, too.
+/// A request rate on a logarithmic scale of 1,024 steps an octave, from 2⁻³² to 2³² a second. Two bytes, exact to 0.07 %.
+/// A ratio of rates is a difference of levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Level(pub u16);
 
 impl Level {
     const PER_OCTAVE: f64 = 1024.0;
 
-    /// The level next to a rate; rates off the scale, and NaN, become its nearest end (NaN the lowest).
+    /// The nearest level to a rate. NaN becomes the lowest level.
     pub fn of(rate: f64) -> Level {
         // `as` saturates, and makes NaN 0.
         Level(((rate.log2() + 32.0) * Level::PER_OCTAVE).round() as u16)
     }
 
-    /// How many times `other`'s rate this one is.
+    /// The ratio of this rate to `other`.
     pub fn over(self, other: Level) -> f64 {
         ((f64::from(self.0) - f64::from(other.0)) / Level::PER_OCTAVE).exp2()
     }
@@ -54,53 +54,53 @@ impl Level {
 /// How much work an endpoint can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Share {
-    /// A weight, 0 to `--weight-max`, whatever the other members of the group have.
+    /// A weight, 0 to `--weight-max`. Does not depend on the other members of the group.
     Weight(u16),
-    /// A rate to compare with those of the group's other members.
+    /// A rate, to compare with the rates of the group's other members.
     Rate(Level),
 }
 
-/// What one policy says of an endpoint.
+/// The verdict of one policy about an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Contact and confident; no other flags.
+    /// The contact and confident flags; no others.
     pub flags: EntryFlags,
-    /// How much work it can take. A member that is up has 1 at least, whatever comes of the arithmetic, unless it
-    /// is drained: that is `Weight(0)`.
+    /// How much work the endpoint can take. A member that is up has weight 1 at least; a drained member has `Weight(0)`.
     pub share: Share,
 }
 
-/// What is said of an endpoint now, by [`Policy`].
+/// The new verdicts about an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// Of whom.
+    /// The watch of the endpoint.
     pub watch: WatchId,
-    /// By `Policy as usize`.
+    /// The verdicts of all policies, by `Policy as usize`.
     pub verdicts: [Verdict; Policy::ALL.len()],
 }
 
-/// By what the rates of one group become weights: the rate that would get `--weight-max`, and the mean of the rates,
-/// which a member that reports none is taken to have. Both stay as they are while the members' noise is small, so that
-/// it does not change every weight of the group.
+/// Turns the rates of one group into weights: the top is the rate that gets `--weight-max`, and a member without a rate
+/// counts with the mean rate. Both stay while the rates change little, so that noise does not change every weight of the
+/// group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scale {
     top: Level,
-    /// Of the top, in units of 2⁻³².
+    /// The mean rate as a share of the top, in units of 2⁻³².
     mean: u64,
 }
 
 impl Scale {
-    /// Steps that the top is above the highest rate when it is set: 1.125 times, so that no weight is cut off when
-    /// the highest rate grows a little.
+    /// Steps from the highest rate to a new top: 1.125 times the rate, so that the highest rate can grow a little before its
+    /// weight is cut off.
     const HEADROOM: u16 = 174;
 
-    /// The highest rate may fall so many steps below the top, an octave, until the top follows.
+    /// Steps that the highest rate may fall below the top before the top follows: an octave.
     const SLACK: u16 = 1024;
 
-    /// The scale for these rates, where `before` has been in force until now; none without a rate.
+    /// The scale for these rates; `before` is the last scale. `None` without a rate.
     ///
-    /// The top stays while the highest rate is from half of it up to it, and else becomes 1.125 times that. The mean
-    /// stays while the top does and it is less than a sixteenth off, and else becomes the arithmetic mean.
+    /// The top stays while the highest rate is between half of the top and the top. Else it becomes 1.125 times the highest
+    /// rate. The mean stays while the top stays and the mean differs by less than a sixteenth. Else it becomes the
+    /// arithmetic mean.
     pub fn follow(before: Option<Scale>, rates: impl Iterator<Item = Level> + Clone) -> Option<Scale> {
         let highest = rates.clone().max()?.0;
         let kept = before.filter(|scale| highest <= scale.top.0 && scale.top.0 - highest <= Scale::SLACK);
@@ -111,7 +111,7 @@ impl Scale {
         kept.or(Some(Scale { top, mean }))
     }
 
-    /// What a share comes to in the group. A rate makes 1 at least; so does a weight, unless it is 0.
+    /// The weight of a share in the group: at least 1, or 0 for `Weight(0)`.
     pub fn weight(self, share: Share, weight_max: u16) -> u16 {
         let (part, of) = match share {
             Share::Rate(rate) => (rate.part(self.top), weight_max),
@@ -124,15 +124,15 @@ impl Scale {
 }
 
 impl Level {
-    /// How much of `top` this rate is, at most all of it, in units of 2⁻³².
+    /// This rate as a share of `top`, at most 1, in units of 2⁻³².
     fn part(self, top: Level) -> u64 {
         let below = top.0.saturating_sub(self.0);
         u64::from(PARTS[usize::from(below % 1024)]) >> (below / 1024)
     }
 }
 
-/// 2^(32 - step/1024), less what does not fit into 32 bits. Whole numbers, so that a weight is the same everywhere,
-/// and quick: a push asks for one a member.
+/// 2^(32 - step/1024), at most `u32::MAX`. Whole numbers make the same weight on every machine, and are fast: a push needs
+/// one for each member.
 static PARTS: [u32; 1024] = {
     /// 2^(-1/1024) in units of 2⁻⁶³.
     const STEP: u128 = 9_217_130_834_664_616_069;

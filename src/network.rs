@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// All addresses that begin with the same bits, as in `10.0.0.0/8`.
+/// All addresses with the same first bits, as in `10.0.0.0/8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network {
     address: IpAddr,
@@ -14,13 +14,13 @@ pub struct Network {
 }
 
 impl Network {
-    /// The one whose first address this is; `None` if the prefix is too long or bits are set after it.
+    /// The network with this first address; `None` if the prefix is too long, or if bits are set after the prefix.
     pub fn new(address: IpAddr, length: u8) -> Option<Network> {
         let network = Network::around(address, length);
         (network == Network { address, length }).then_some(network)
     }
 
-    /// The one that an address is in; a prefix that is too long means the address alone.
+    /// The network that has the address. A prefix that is too long means the address alone.
     pub fn around(address: IpAddr, length: u8) -> Network {
         let length = length.min(bits(address));
         let address = match address {
@@ -48,12 +48,12 @@ impl Network {
         })
     }
 
-    /// Its first address.
+    /// The first address.
     pub fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// How many bits its addresses have in common.
+    /// The length of the prefix, in bits.
     pub fn length(&self) -> u8 {
         self.length
     }
@@ -101,17 +101,17 @@ impl fmt::Display for Network {
     }
 }
 
-/// The bits of an address like this one.
+/// The number of bits of an address of this version.
 fn bits(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-/// The prefix lengths that are in use, longest first: what a lookup by address has to try.
+/// The prefix lengths in use, longest first: a lookup by address tries each of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lengths([Vec<u8>; 2]);
 
 impl Lengths {
-    /// Notes that of a network.
+    /// Adds the prefix length of a network.
     pub fn add(&mut self, network: Network) {
         let lengths = &mut self.0[usize::from(network.address.is_ipv6())];
         if let Err(at) = lengths.binary_search_by(|length| network.length.cmp(length)) {
@@ -119,14 +119,14 @@ impl Lengths {
         }
     }
 
-    /// The networks that an address would be in, smallest first.
+    /// The networks with these lengths that have the address, smallest first.
     pub fn around(&self, address: IpAddr) -> impl Iterator<Item = Network> {
         let lengths = &self.0[usize::from(address.is_ipv6())];
         lengths.iter().map(move |&length| Network::around(address, length))
     }
 }
 
-/// Something said of networks, found by an address in them.
+/// A value for each of some networks, found by an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Networks<T> {
     by_network: HashMap<Network, T>,
@@ -134,7 +134,7 @@ pub struct Networks<T> {
 }
 
 impl<T: Default> Networks<T> {
-    /// What is said of a network.
+    /// The value of a network; adds the network.
     pub fn entry(&mut self, network: Network) -> &mut T {
         self.lengths.add(network);
         self.by_network.entry(network).or_default()
@@ -142,7 +142,7 @@ impl<T: Default> Networks<T> {
 }
 
 impl<T> Networks<T> {
-    /// What is said of the networks that an address is in, smallest first.
+    /// The values of the networks that have the address, smallest network first.
     pub fn around(&self, address: IpAddr) -> impl Iterator<Item = &T> {
         self.lengths.around(address).filter_map(|network| self.by_network.get(&network))
     }

@@ -1,13 +1,13 @@
-//! Time as the layers without a clock are told it.
+//! Points in time, for the layers that do not read a clock.
 
 use std::time::Duration;
 
-/// A point in time, in nanoseconds since the process's own zero; never decreases.
+/// A point in time, in nanoseconds since a zero of the process. Never decreases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub u64);
 
 impl Time {
-    /// How long after `earlier` this is; zero if it is not.
+    /// The time from `earlier` to this; zero if `earlier` is later.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }

@@ -1,4 +1,4 @@
-//! The names of a client certificate, and which of them count.
+//! The names of a client certificate.
 
 use std::{fmt, net::IpAddr};
 
@@ -8,10 +8,10 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-/// What a URI of a load balancer begins with.
+/// The begin of a URI that names a load balancer.
 const LB_URI: &str = "sasp:lb:";
 
-/// What the fingerprint of a certificate begins with in a file.
+/// The begin of a fingerprint in a file.
 const FINGERPRINT: &str = "sha256:";
 
 /// The names of a client certificate.
@@ -27,7 +27,7 @@ pub struct Certificate {
     pub common_names: Vec<Box<str>>,
     /// SHA-256 of the whole certificate (DER).
     pub fingerprint: [u8; 32],
-    /// When it ends, in seconds since 1970.
+    /// The end of its validity, in seconds since 1970.
     pub not_after: u64,
 }
 
@@ -57,20 +57,20 @@ impl Certificate {
         Ok(certificate)
     }
 
-    /// A name for people to know it by: not one that anything is decided by.
+    /// A name for people. No decision depends on this name.
     pub fn first_name(&self) -> Option<&str> {
         [&self.dns_names, &self.uris, &self.common_names].into_iter().flatten().next().map(|name| &**name)
     }
 
-    /// Whether the load balancer's UID is, byte for byte, one of the names, or what a `sasp:lb:` URI says. A wildcard
-    /// names nobody.
+    /// Whether a name of the certificate is the load balancer's UID, byte for byte, or a `sasp:lb:` URI has the UID. A
+    /// wildcard names nobody. `common_name`: a CN is a name, too.
     pub fn names_lb(&self, uid: &[u8], common_name: bool) -> bool {
         let plain = self.dns_names.iter().chain(self.common_names.iter().filter(|_| common_name));
         plain.filter(|name| is_plain(name)).any(|name| name.as_bytes() == uid)
             || self.uris.iter().filter(|uri| is_plain(uri)).any(|uri| says_lb(uri, uid))
     }
 
-    /// The names that a file can know it by.
+    /// The names by which a file can name the certificate.
     pub(super) fn names(&self, common_name: bool) -> impl Iterator<Item = &str> {
         let common_names = self.common_names.iter().filter(move |_| common_name);
         self.dns_names.iter().chain(&self.uris).chain(common_names).map(|name| &**name).filter(|name| is_plain(name))
@@ -105,17 +105,17 @@ impl fmt::Display for CertificateError {
 
 impl std::error::Error for CertificateError {}
 
-/// How a file names a certificate.
+/// A certificate as a file names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CertificateName {
-    /// Any with this name, as written in it.
+    /// Any certificate with this name.
     Name(Box<str>),
-    /// The one with this SHA-256.
+    /// The certificate with this SHA-256.
     Fingerprint([u8; 32]),
 }
 
 impl CertificateName {
-    /// Reads a name, or `sha256:` and 64 hexadecimal digits, perhaps with colons between the bytes.
+    /// Reads a name, or `sha256:` and 64 hexadecimal digits. Colons between the bytes are allowed.
     pub fn parse(text: &str) -> Result<CertificateName, CertificateNameError> {
         let Some(hex) = text.strip_prefix(FINGERPRINT) else {
             return match text {
@@ -165,12 +165,12 @@ impl fmt::Display for CertificateNameError {
 
 impl std::error::Error for CertificateNameError {}
 
-/// Whether a name means one thing alone.
+/// Whether a name is no wildcard.
 fn is_plain(name: &str) -> bool {
     !name.contains('*')
 }
 
-/// Whether a URI is `sasp:lb:` and the UID, in which `%XX` stands for a byte that a URI can not carry.
+/// Whether a URI is `sasp:lb:` and the UID. In the URI, `%XX` stands for a byte.
 fn says_lb(uri: &str, uid: &[u8]) -> bool {
     let Some(written) = uri.strip_prefix(LB_URI) else { return false };
     let mut bytes = written.bytes();

@@ -1,5 +1,7 @@
-//! The operator's word on who may speak for whom. Read from flags and the access file by [`config`](crate::config),
-//! never changed after that; every question is a few lookups.
+//! The operator's rules: which peer may speak for which load balancer or member.
+//!
+//! [`config`](crate::config) reads the rules from flags and the access file; a reload replaces them. Every question takes a
+//! few lookups.
 
 use std::collections::HashMap;
 
@@ -9,7 +11,7 @@ use crate::{
     roster::Pattern,
 };
 
-/// What a peer has to prove before it may speak for another.
+/// What a peer must prove before it may speak for a load balancer or a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Identity {
     /// Nothing.
@@ -21,17 +23,17 @@ pub enum Identity {
     Certificate,
 }
 
-/// What a peer does that the file can forbid it.
+/// An act of a peer that the file can forbid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Act {
-    /// Registering members and groups.
+    /// Register members and groups.
     Register = 1,
-    /// Deregistering them.
+    /// Deregister members and groups.
     Deregister = 2,
-    /// Setting the state of members.
+    /// Set the state of members.
     SetState = 4,
-    /// Letting members speak for themselves.
+    /// Set trust: members may speak for themselves.
     Trust = 8,
 }
 
@@ -40,23 +42,23 @@ pub enum Act {
 pub struct Acts(u8);
 
 impl Acts {
-    /// Each of them.
+    /// All acts.
     pub const ALL: Acts = Acts(15);
-    /// None.
+    /// No act.
     pub const NONE: Acts = Acts(0);
 
-    /// These and one more.
+    /// These acts and one more.
     pub fn with(self, act: Act) -> Acts {
         Acts(self.0 | act as u8)
     }
 
-    /// Whether it is one of them.
+    /// Whether the set has the act.
     pub fn contains(self, act: Act) -> bool {
         self.0 & act as u8 != 0
     }
 }
 
-/// Something said of certificates, found by a certificate's names and fingerprint.
+/// A value for each of some certificates, found by a certificate's names and fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificates<T> {
     names: HashMap<Box<str>, T>,
@@ -64,7 +66,7 @@ pub struct Certificates<T> {
 }
 
 impl<T: Default> Certificates<T> {
-    /// What is said of those that are named so.
+    /// The value of the certificates with this name; adds the name.
     pub fn entry(&mut self, name: CertificateName) -> &mut T {
         match name {
             CertificateName::Name(name) => self.names.entry(name).or_default(),
@@ -86,36 +88,36 @@ impl<T> Default for Certificates<T> {
     }
 }
 
-/// What the file says of a load balancer.
+/// The file's entry of a load balancer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lb {
-    /// Where it connects from.
+    /// The networks from which the load balancer connects.
     pub addresses: Networks<()>,
-    /// What it shows; if nothing is said, a certificate that has its UID as a name.
+    /// The certificates of the load balancer. `None`: a certificate that has its UID as a name.
     pub certificates: Option<Certificates<()>>,
-    /// What it may do, apart from asking for weights and saying how it is.
+    /// The allowed acts. Get Weights and the health and flags of Set LB State, except trust, are always allowed.
     pub may: Acts,
 }
 
-/// Which members an entry of the file is about.
+/// The peers of an entry for members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// Those that connect from there.
+    /// Peers that connect from these networks.
     Sources(Vec<Network>),
-    /// Those that show such a certificate.
+    /// Peers with one of these certificates.
     Certificates(Vec<CertificateName>),
 }
 
-/// What an entry of the file lets members do.
+/// The rights in an entry for members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// What they speak for beside their own addresses.
+    /// The members that the peers speak for, beside their own addresses.
     pub addresses: Networks<()>,
-    /// With which LBs' groups, any if there is no pattern.
+    /// The load balancers whose groups are meant; without a pattern, all.
     pub lbs: Vec<Pattern>,
-    /// With which groups, any if there is no pattern.
+    /// The groups that are meant; without a pattern, all.
     pub groups: Vec<Pattern>,
-    /// What they may do.
+    /// The allowed acts.
     pub may: Acts,
 }
 
@@ -128,12 +130,12 @@ impl Member {
     }
 }
 
-/// Who may speak for whom; a reload replaces it.
+/// The rules. A reload replaces them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     lb_identity: Identity,
     member_identity: Identity,
-    /// A certificate's CN is a name like those of its SAN, for LBs.
+    /// For load balancers, a certificate's CN is a name like those of its SAN.
     common_name: bool,
     lbs: HashMap<Box<[u8]>, Lb>,
     members: Vec<Member>,
@@ -142,17 +144,17 @@ pub struct Access {
 }
 
 impl Access {
-    /// What the flags alone say; [`Access::default`] lets anyone be anyone.
+    /// The rules of the flags, without a file. [`Access::default`] allows everything to everybody.
     pub fn new(lb_identity: Identity, member_identity: Identity, common_name: bool) -> Access {
         Access { lb_identity, member_identity, common_name, ..Access::default() }
     }
 
-    /// Says something of one LB; `false` if that was done before.
+    /// Adds the entry of a load balancer; `false` if it replaces another.
     pub fn add_lb(&mut self, uid: &[u8], lb: Lb) -> bool {
         self.lbs.insert(uid.into(), lb).is_none()
     }
 
-    /// Says what some members may do, beside what was said of them before.
+    /// Adds an entry for members. A peer has the rights of all its entries.
     pub fn add_member(&mut self, who: Who, member: Member) {
         let index = u32::try_from(self.members.len()).expect("a file of fewer entries than 32 bits");
         self.members.push(member);
@@ -162,29 +164,29 @@ impl Access {
         }
     }
 
-    /// What an LB has to prove.
+    /// What a load balancer must prove.
     pub fn lb_identity(&self) -> Identity {
         self.lb_identity
     }
 
-    /// What a member has to prove.
+    /// What a member must prove.
     pub fn member_identity(&self) -> Identity {
         self.member_identity
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub fn entries(&self) -> usize {
         self.lbs.len() + self.members.len()
     }
 
-    /// Whether the peer may be the LB of this UID.
+    /// Whether the peer may be the load balancer with this UID.
     pub fn is_lb(&self, peer: &Peer, uid: &[u8]) -> bool {
         match self.lb_identity {
             Identity::Any => true,
             Identity::SourceIp => self.lbs.get(uid).is_some_and(|lb| lb.addresses.contains(peer.address)),
             Identity::Certificate => peer.certificate.as_ref().is_some_and(|certificate| {
                 match self.lbs.get(uid).and_then(|lb| lb.certificates.as_ref()) {
-                    // The file's word is the last, or a certificate that was stolen could not be shut out.
+                    // The file overrides the certificate's names. So the operator can shut out a stolen certificate.
                     Some(listed) => listed.of(certificate, self.common_name).next().is_some(),
                     None => certificate.names_lb(uid, self.common_name),
                 }
@@ -192,12 +194,12 @@ impl Access {
         }
     }
 
-    /// Whether the LB of this UID, once it is known to be that, may do this.
+    /// Whether the load balancer with this UID may do this, once its identity is proved.
     pub fn lb_may(&self, uid: &[u8], act: Act) -> bool {
         self.lb_identity == Identity::Any || self.lbs.get(uid).is_none_or(|lb| lb.may.contains(act))
     }
 
-    /// What the peer may say as a member; `None` if it has to prove something and does not.
+    /// The rights of the peer as a member; `None` if it does not prove its identity.
     pub fn speaker<'a>(&'a self, peer: &'a Peer) -> Option<Speaker<'a>> {
         let (own, entries) = match self.member_identity {
             Identity::Any => return Some(Speaker { own: None, entries: Vec::new() }),
@@ -217,22 +219,22 @@ impl Access {
     }
 }
 
-/// What one peer may say as a member.
+/// The rights of one peer as a member.
 #[derive(Clone, Debug)]
 pub struct Speaker<'a> {
-    /// Its own addresses; `None` if it may speak for any.
+    /// The peer's own addresses; `None` if it may speak for all.
     own: Option<&'a [std::net::IpAddr]>,
-    /// What the file says of it; if nothing, it may do everything with its own addresses.
+    /// The file's entries for the peer. Without an entry, the peer may do everything with its own addresses.
     entries: Vec<&'a Member>,
 }
 
 impl Speaker<'_> {
-    /// Whether it may do this with some members of the group, or of all groups of that LB.
+    /// Whether the peer may do this with some members of the group, or of all groups of the load balancer.
     pub fn may(&self, act: Act, lb: &[u8], group: Option<&[u8]>) -> bool {
         self.entries.is_empty() || self.entries.iter().any(|entry| entry.may(act, lb, group))
     }
 
-    /// Whether this member of the group is one of those.
+    /// Whether the peer may do this with this member of the group.
     pub fn speaks_for(&self, act: Act, lb: &[u8], group: &[u8], address: std::net::IpAddr) -> bool {
         let Some(own) = self.own else { return true };
         let own = own.contains(&address);

@@ -1,18 +1,19 @@
-//! HAProxy's agent-check: the one line that a member's agent answers.
+//! HAProxy's agent-check: a member's agent answers with one line.
 //!
-//! Words stand in any order between spaces, tabs and commas, in any case; of several that say the same kind of thing
-//! the last counts. What the line does not say stays as it was. `#` begins a description, to the line's end.
+//! Words stand in any order and in any case. Spaces, tabs and commas separate them. If several words have the same kind of
+//! meaning, the last one counts. If the line has no word of a kind, the last value stays. `#` begins a description, which
+//! ends with the line.
 
 use super::outcome::{Administration, AgentWeight, Reason, Report};
 
-/// The longest line that is taken, in bytes.
+/// The longest line that is read, in bytes.
 pub const LINE_BYTES: usize = 1024;
 
-/// The highest percentage, as in HAProxy; a higher one means this.
+/// The highest percentage, as in HAProxy. A higher percentage counts as this one.
 const PERCENT_MAX: u16 = 25_600;
 
-/// Reads the agent's line from all that has arrived of it; `None` while its end is missing, which a carriage
-/// return or a line feed is, but not the connection's end: half a line may say the opposite of the whole one.
+/// Reads the agent's line from all bytes so far; `None` while its end is missing. A carriage return or a line feed ends the
+/// line. The end of the connection does not: half a line may mean the opposite of the whole line.
 pub fn read(bytes: &[u8], ended: bool) -> Result<Option<Report>, Reason> {
     let end = bytes.iter().take(LINE_BYTES + 1).position(|byte| matches!(byte, b'\r' | b'\n'));
     match end.and_then(|end| bytes.get(..end)) {
@@ -23,7 +24,7 @@ pub fn read(bytes: &[u8], ended: bool) -> Result<Option<Report>, Reason> {
     }
 }
 
-/// What a line says. Words that mean nothing are passed over, unless there are no others.
+/// The meaning of a line. Unknown words are ignored if the line has a known word.
 fn parse(line: &[u8]) -> Result<Report, Reason> {
     let said = line.split(|byte| *byte == b'#').next().unwrap_or_default();
     let mut report = Report::default();
@@ -36,7 +37,7 @@ fn parse(line: &[u8]) -> Result<Report, Reason> {
             b"ready" => report.administration = Some(Administration::Ready),
             b"drain" => report.administration = Some(Administration::Drain),
             b"maint" => report.administration = Some(Administration::Maint),
-            // How many connections a proxy may have open is no business of ours.
+            // The limit of a proxy's connections does not concern a GWM.
             [b'm', b'a', b'x', b'c', b'o', b'n', b'n', b':', ..] => {}
             [b'w', b'e', b'i', b'g', b'h', b't', b':', value @ ..] => match weight(value) {
                 Some(weight) => report.weight = Some(weight),

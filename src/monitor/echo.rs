@@ -1,12 +1,12 @@
 //! ICMP echo requests and replies (RFC 792, RFC 4443).
 
-/// Bytes of a request: eight of header and the mark.
+/// Bytes of a request: eight bytes of header, and the mark.
 pub const BYTES: usize = 8 + MARK_BYTES;
 
-/// What a request carries, and its reply gives back.
+/// Bytes of the mark. A request carries a mark, and its reply repeats it.
 pub const MARK_BYTES: usize = 16;
 
-/// The IP version that an echo is for.
+/// The IP version of an echo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// ICMP for IPv4.
@@ -25,7 +25,7 @@ impl Version {
     }
 }
 
-/// A request. Its checksum is right for IPv4; for IPv6 it covers addresses too, and the kernel fills it in.
+/// A request. The checksum is right for IPv4. For IPv6 the kernel fills it in, because it covers the addresses.
 pub fn request(version: Version, identifier: u16, sequence: u16, mark: &[u8; MARK_BYTES]) -> [u8; BYTES] {
     let mut packet = [0; BYTES];
     let (head, body) = packet.split_at_mut(8);
@@ -39,11 +39,11 @@ pub fn request(version: Version, identifier: u16, sequence: u16, mark: &[u8; MAR
     packet
 }
 
-/// The mark in a reply to one of our requests; `None` for any other packet. An IPv4 packet may have its IP header
-/// before it, as raw sockets give it.
+/// The mark of a reply to one of our requests; `None` for any other packet. An IPv4 packet may begin with its IP header,
+/// as raw sockets give it.
 pub fn reply(version: Version, packet: &[u8]) -> Option<[u8; MARK_BYTES]> {
     let packet = match (version, packet) {
-        // An IPv4 header begins with 4 and its length in words; an echo reply, with 0.
+        // The first byte of an IPv4 header is 4 and its length in words; the first byte of an echo reply is 0.
         (Version::V4, [first @ 0x45..=0x4F, ..]) => packet.get(usize::from(first & 0xF) * 4..)?,
         _ => packet,
     };

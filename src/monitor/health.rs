@@ -1,64 +1,65 @@
-//! Whether an endpoint is up, from what its checks found one after the other.
+//! Whether an endpoint is up, from the results of its checks.
 //!
-//! Rise and fall are HAProxy's: what is up goes down after `fall` bad checks in a row, what is down comes up after
-//! `rise` good ones. Different from HAProxy, an endpoint is *unknown* until something is concluded of it:
+//! Rise and fall are HAProxy's: an endpoint that is up goes down after `fall` bad checks in a row, and an endpoint that is
+//! down comes up after `rise` good checks in a row. Unlike in HAProxy, an endpoint can be *unknown*:
 //!
-//! - a new one counts as up; one good check settles that, `fall` bad ones in a row the opposite. So neither a single
-//!   lost packet nor a GWM that starts without its network takes a member out of service.
-//! - checks that fail by this machine's fault say nothing; after `fall` of them in a row the endpoint is unknown
-//!   again, and contact stays what it was. A check that agrees with that, or `rise` or `fall` that do not, settle it.
+//! - A new endpoint is unknown and counts as up. One good check makes it up, `fall` bad checks in a row make it down. So
+//!   neither one lost packet nor a GWM that starts without its network takes a member out of service.
+//! - A check that fails by this machine's fault is inconclusive. After `fall` inconclusive checks in a row the endpoint is
+//!   unknown again, and keeps its contact flag. It is known again after one check that agrees with the flag, or after
+//!   `rise` good or `fall` bad checks that do not.
 //!
-//! Checks of one endpoint must all pass. What its agent says is kept apart ([`AgentState`]): it takes the endpoint down or
-//! out of service, but proves nothing about checks; and an agent that can not be reached changes nothing.
+//! An endpoint is up if all its checks pass. The state of its agent is separate ([`AgentState`]): an agent can take the
+//! endpoint down or out of service, but proves nothing about the checks. An agent that does not answer changes nothing.
 
 use super::outcome::{Administration, Report};
 use crate::roster::Times;
 
-/// How many of the last checks decide [`History::share`].
+/// How many of the last checks [`History::share`] counts.
 pub const HISTORY: u32 = u32::BITS;
 
-/// What one check has concluded.
+/// The conclusion from the results of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckHealth {
     up: bool,
     known: bool,
-    /// Results in a row that contradict `up`.
+    /// The number of last results in a row that contradict `up`.
     against: u8,
-    /// Results in a row that say nothing.
+    /// The number of last results in a row that were inconclusive.
     blind: u8,
 }
 
-/// What one check found of its member.
+/// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// It passed.
+    /// The check passed.
     Good,
-    /// It failed.
+    /// The check failed.
     Bad,
-    /// It said nothing.
+    /// The check was inconclusive.
     Nothing,
 }
 
 impl CheckHealth {
-    /// Of a check that has found nothing yet.
+    /// A check without a result.
     pub const NEW: CheckHealth = CheckHealth { up: true, known: false, against: 0, blind: 0 };
 
-    /// Of a check that replaces or joins others, which concluded this.
+    /// A new check of an endpoint that had other checks, with this conclusion from them.
     pub fn inherited(standing: Standing) -> CheckHealth {
         CheckHealth { up: standing.up, known: standing.known, ..CheckHealth::NEW }
     }
 
-    /// Whether the last conclusion is that the check passes.
+    /// Whether the member is up by the last conclusion.
     pub fn up(self) -> bool {
         self.up
     }
 
-    /// Whether that conclusion stands.
+    /// Whether the last conclusion still holds.
     pub fn known(self) -> bool {
         self.known
     }
 
-    /// Whether the next result is wanted sooner: it may change the conclusion.
+    /// Whether the next result may change the conclusion: then the next check comes sooner.
     pub fn in_doubt(self) -> bool {
         !self.known || self.against > 0 || self.blind > 0
     }
@@ -87,40 +88,40 @@ impl CheckHealth {
     }
 }
 
-/// What an agent said last; it counts until the agent says otherwise.
+/// The last words of an agent; they hold until the agent says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AgentState {
-    /// It said `down`, `fail` or `stopped`, and not `up` since.
+    /// The agent said `down`, `fail` or `stopped`, and not `up` after that.
     pub down: bool,
-    /// What the administrator wants.
+    /// The wish of the member's administrator.
     pub administration: Administration,
 }
 
 impl AgentState {
-    /// Takes what the next answer says.
+    /// Takes the next answer.
     pub fn note(&mut self, report: &Report) {
         self.down = report.up.map_or(self.down, |up| !up);
         self.administration = report.administration.unwrap_or(self.administration);
     }
 
-    /// Whether the member gets no new work, though it may be up.
+    /// Whether the member gets no new work, even if it is up.
     pub fn drained(&self) -> bool {
         self.administration != Administration::Ready
     }
 }
 
-/// All that is concluded of an endpoint.
+/// The conclusion from all checks of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// It can be reached, as far as anybody knows.
+    /// The endpoint is up, or counts as up while it is unknown.
     pub up: bool,
-    /// That was concluded, not assumed.
+    /// `up` is known, not assumed.
     pub known: bool,
 }
 
 impl Standing {
-    /// From the checks but the agent's; what the agent said; and whether it said anything lately, which counts for
-    /// proof where there are no other checks.
+    /// The standing from all checks without the agent's, from the state of the agent, and from whether the agent answered
+    /// lately. Without other checks, an agent that answers makes the endpoint known.
     pub fn of(checks: impl Iterator<Item = CheckHealth>, agent: AgentState, agent_heard: bool) -> Standing {
         let (mut any, mut all_up, mut all_known, mut proved_down) = (false, true, true, agent.down && agent_heard);
         for check in checks {
@@ -134,12 +135,12 @@ impl Standing {
     }
 }
 
-/// Which of the last [`HISTORY`] checks were good, the newest in the lowest bit.
+/// One bit for each of the last [`HISTORY`] checks, 1 for a good one; the lowest bit is the newest check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History(u32);
 
 impl History {
-    /// Nothing bad is known.
+    /// No bad check.
     pub const NEW: History = History(u32::MAX);
 
     /// Takes the next result.

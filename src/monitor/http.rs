@@ -1,4 +1,4 @@
-//! HTTP checks: the request, and the head of the answer, of which status and load report count.
+//! HTTP checks: the request, and the head of the answer. Only the status and the load report count.
 
 use std::net::SocketAddr;
 
@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{roster::Http, sasp::Endpoint};
 
-/// The longest head that is taken, interim answers (1xx) included, in bytes.
+/// The longest head that is read, with the heads of interim answers (1xx), in bytes.
 pub const HEAD_BYTES: usize = 16 << 10;
 
-/// More header fields than any answer has.
+/// The most header fields of an answer.
 const FIELDS: usize = 128;
 
 /// Appends the request for a member.
@@ -30,7 +30,7 @@ pub fn request(http: &Http, endpoint: &Endpoint, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(concat!("\r\nUser-Agent: gwm/", env!("CARGO_PKG_VERSION"), "\r\nAccept: */*\r\n").as_bytes());
-    // Some servers report their load only to those that say in which form they read it.
+    // Some servers report their load only if the request names a format.
     out.extend_from_slice(b"endpoint-load-metrics-format: TEXT\r\n");
     if matches!(http.method.as_str(), "POST" | "PUT" | "PATCH") {
         out.extend_from_slice(b"Content-Length: 0\r\n");
@@ -41,15 +41,15 @@ pub fn request(http: &Http, endpoint: &Endpoint, out: &mut Vec<u8>) {
 /// Reads an answer's head as it arrives.
 #[derive(Clone, Debug, Default)]
 pub struct Reader {
-    /// Where the current head begins: after those of interim answers.
+    /// Where the current head begins, after the heads of interim answers.
     start: usize,
-    /// Up to here there is no end of the head.
+    /// No end of the head was found before this position.
     searched: usize,
 }
 
 impl Reader {
-    /// What the answer says, from all its bytes so far, which must begin with those of the calls before; `None`
-    /// while there is not enough of it. `ended`: nothing follows.
+    /// The outcome from all bytes of the answer so far; `None` if more bytes are needed. `bytes` must begin with the bytes
+    /// of the call before. `ended`: no bytes follow.
     pub fn read(&mut self, bytes: &[u8], ended: bool, http: &Http) -> Option<Outcome> {
         loop {
             let rest = bytes.get(self.start..).unwrap_or_default();
@@ -71,7 +71,7 @@ impl Reader {
                 (Ok(httparse::Status::Complete(_)), Some(status)) => status,
                 _ => return Some(Outcome::Failed(Reason::Malformed)),
             };
-            // 101 would be the last answer in HTTP, and nobody asked for it.
+            // 101 is no interim answer: it would end HTTP on the connection. The request did not ask for that.
             if (100..200).contains(&status) && status != 101 {
                 (self.start, self.searched) = (end, end);
                 continue;
@@ -80,13 +80,13 @@ impl Reader {
                 return Some(Outcome::Failed(Reason::Status(status)));
             }
             let report = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case(orca::HEADER));
-            // A report that can not be read is none: the member answers all the same.
+            // A report that can not be read does not count; the check passes.
             let load = report.and_then(|field| orca::parse(field.value, &http.utilization).ok());
             return Some(load.map_or(Outcome::Passed, Outcome::Load));
         }
     }
 
-    /// Where the head that begins at `start` ends: after an empty line.
+    /// The end of the head that begins at `start`: after an empty line.
     fn end(&mut self, bytes: &[u8]) -> Option<usize> {
         let from = self.searched.max(self.start);
         let bytes = bytes.get(..bytes.len().min(HEAD_BYTES)).unwrap_or_default();
@@ -98,7 +98,7 @@ impl Reader {
                 _ => None,
             }
         });
-        // The last two bytes may begin what is looked for.
+        // The last two bytes may be the begin of the empty line.
         self.searched = from.max(bytes.len().saturating_sub(2));
         found.map(|length| from + length)
     }

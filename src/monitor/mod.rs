@@ -1,15 +1,26 @@
-//! Watching endpoints: what checks find becomes verdicts.
+//! The results of checks become verdicts about endpoints.
 //!
-//! Pure state machines and parsers; the runtime does the I/O of checks. One way through:
+//! All modules are state machines and parsers; the runtime does the I/O of checks.
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | [`outcome`] | what one check can find |
-//! | [`agent_check`], [`http`], [`orca`], [`echo`] | what is sent to a member, and what its answer says |
-//! | [`health`] | findings → up, down or unknown |
-//! | `schedule` | when each check is due, and how many are under way |
-//! | [`policy`] | what is up or down, and reports → how much work an endpoint can take |
-//! | [`table`] | all of it for the endpoints of one shard: checks to run in, verdicts to pass on out |
+//! | [`outcome`] | the possible results of one check |
+//! | [`agent_check`], [`http`], [`orca`], [`echo`] | the bytes for a member, and the meaning of its answer |
+//! | [`health`] | results of checks → up, down or unknown |
+//! | `schedule` | when each check is due, and how many checks run |
+//! | [`policy`] | the formulas: up or down, and reports → how much work an endpoint can take |
+//! | [`table`] | the endpoints of one shard: gives checks to run, takes their results, gives verdicts |
+//!
+//! # How to add a check
+//!
+//! 1. `src/roster/checks.rs`: a variant of `Check` with the check's settings; `src/roster/mod.rs`: `Roster::checks` says
+//!    for which endpoints the check is possible.
+//! 2. `src/monitor/`: a module that writes the request and reads the answer, without I/O; an answer is an
+//!    [`Outcome`]. A new reason of a failure is a variant of [`Reason`].
+//! 3. `src/runtime/probe/`: `stream.rs` for a check over TCP (a variant of `Listener`), `mod.rs` for another way.
+//! 4. `src/config/members/checks.rs`: the name for `monitor = …` and the keys of the members file; README.md lists them.
+//! 5. Tests: the module's own; `src/fuzz.rs`, an entry point for the answer; `src/runtime/probe/tests/`, real sockets;
+//!    `tests/process/daemon/monitoring.rs`, the daemon.
 
 pub mod agent_check;
 pub mod echo;

@@ -1,7 +1,7 @@
-//! ORCA load reports in an HTTP answer's `endpoint-load-metrics` header: `TEXT name=value, …` or `JSON {…}`.
+//! ORCA load reports in the `endpoint-load-metrics` header of an HTTP answer: `TEXT name=value, …` or `JSON {…}`.
 //!
-//! Fields are those of xDS `OrcaLoadReport`; ones that are not known here are passed over, as later versions may
-//! have more. A report of which a known part can not be right is refused as a whole.
+//! The fields are those of xDS `OrcaLoadReport`. Unknown fields are ignored, because later versions may have more. If a known
+//! field can not be right, the whole report is refused.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -12,15 +12,15 @@ use super::outcome::Load;
 /// The header's name.
 pub const HEADER: &str = "endpoint-load-metrics";
 
-/// The longest header value that is read, in bytes.
+/// The longest value of the header that is read, in bytes.
 pub const BYTES: usize = 8 << 10;
 
-/// A load report that is none.
+/// The header is not a load report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Reads the header's value. `utilization` names the metrics, as in `named_metrics.queue`, whose highest value is
-/// [`Load::named_utilization`].
+/// Reads the value of the header. `utilization` names metrics, as in `named_metrics.queue`; the highest of their values
+/// becomes [`Load::named_utilization`].
 pub fn parse(value: &[u8], utilization: &[String]) -> Result<Load, Malformed> {
     let value = std::str::from_utf8(value.get(..value.len().min(BYTES + 1)).unwrap_or_default());
     let value = value.map_err(|_| Malformed)?.trim();
@@ -30,7 +30,7 @@ pub fn parse(value: &[u8], utilization: &[String]) -> Result<Load, Malformed> {
     match value.split_once(' ') {
         Some((format, rest)) if format.eq_ignore_ascii_case("TEXT") => text(rest, utilization),
         Some((format, rest)) if format.eq_ignore_ascii_case("JSON") => json(rest, utilization),
-        // Envoy's first form had no word before it, and a colon: the separator is taken either way.
+        // Envoy's first form had no format word, and a colon as separator. Both separators are read in both forms.
         _ => match value.split(' ').next() {
             Some(first) if first.contains([':', '=']) && !first.starts_with('{') => text(value, utilization),
             _ => Err(Malformed),
@@ -38,7 +38,7 @@ pub fn parse(value: &[u8], utilization: &[String]) -> Result<Load, Malformed> {
     }
 }
 
-/// The report while it is read: what was said, and what was not.
+/// The fields read so far; `None` is a field that the report does not have.
 #[derive(Default)]
 struct Draft {
     cpu: Option<f64>,
@@ -62,13 +62,13 @@ impl Draft {
             application_utilization: or_zero(self.application),
             mem_utilization: or_zero(self.memory),
             named_utilization: self.named,
-            // `rps` is the older, whole number.
+            // `rps` is the older field, a whole number.
             rps: self.rps_fractional.filter(|rps| *rps > 0.0).unwrap_or(or_zero(self.rps)),
             eps: or_zero(self.eps),
         })
     }
 
-    /// Takes in the value of a metric that the operator named; NaN stays to be refused.
+    /// Takes the value of a metric that the operator named. Keeps NaN, so that `finish` refuses the report.
     fn name(&mut self, value: f64) {
         if value > self.named || value.is_nan() {
             self.named = value;
@@ -79,7 +79,7 @@ impl Draft {
 fn text(list: &str, utilization: &[String]) -> Result<Load, Malformed> {
     let mut draft = Draft::default();
     for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        // The last one: what a metric is called is the application's choice.
+        // The last separator: the application chooses the names of metrics, which may contain others.
         let (name, value) = entry.rsplit_once(['=', ':']).ok_or(Malformed)?;
         let (name, value) = (name.trim(), value.trim());
         let number = || value.parse::<f64>().map_err(|_| Malformed);
@@ -102,7 +102,7 @@ fn text(list: &str, utilization: &[String]) -> Result<Load, Malformed> {
     draft.finish()
 }
 
-/// The report in protobuf's JSON: names in either style, numbers as numbers or as strings.
+/// The report in protobuf's JSON. Names have either style; a number may be a string.
 #[derive(Deserialize)]
 struct Json<'a> {
     #[serde(default, alias = "cpuUtilization")]
@@ -123,7 +123,7 @@ struct Json<'a> {
     utilization: Option<BTreeMap<Cow<'a, str>, Number>>,
 }
 
-/// A number, or nothing where it is `null`.
+/// A number, or nothing for `null`.
 #[derive(Clone, Copy, Default)]
 struct Number(Option<f64>);
 
@@ -145,7 +145,7 @@ impl<'de> Deserialize<'de> for Number {
 }
 
 fn json(text: &str, utilization: &[String]) -> Result<Load, Malformed> {
-    // serde would take the fields in order from a list, too.
+    // Without this check, serde would also read the fields, in order, from a list.
     if !text.trim_start().starts_with('{') {
         return Err(Malformed);
     }

@@ -1,73 +1,73 @@
-//! What one check can find.
+//! The possible results of one check.
 
 use std::fmt;
 
 /// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
-    /// The member does what the check asks for.
+    /// The member did what the check asks for.
     Passed,
-    /// It does, and it said how busy it is.
+    /// The member did so, and reported its load.
     Load(Load),
-    /// Its agent answered.
+    /// The member's agent answered.
     Agent(Report),
-    /// It does not, and the fault is the member's or its network's.
+    /// The member did not, by a fault of the member or of its network.
     Failed(Reason),
-    /// The fault is this machine's: nothing was learned about the member.
+    /// The fault is this machine's: the check says nothing about the member.
     Inconclusive(Reason),
 }
 
 /// Why a check did not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Nothing listens at the port.
+    /// No process listens at the port.
     Refused,
-    /// No answer, or not all of it, within the timeout.
+    /// No answer within the timeout, or only a part of it.
     TimedOut,
-    /// A router or the member's host says that the way ends there.
+    /// A router or the member's host reports that the member can not be reached.
     Unreachable,
-    /// The member ended the connection before its answer did.
+    /// The member closed the connection before the end of its answer.
     Closed,
-    /// An answer with this status, which is not one of those expected.
+    /// The answer has this status, which is not an expected one.
     Status(u16),
-    /// An answer that is none, or a longer one than is taken.
+    /// The answer does not follow its protocol, or is too long.
     Malformed,
-    /// The TLS handshake failed, or the certificate is not good.
+    /// The TLS handshake failed, or the certificate is not valid.
     Tls,
     /// This machine has no route, no network or no address left.
     NoNetwork,
     /// This machine has no file descriptor, memory or buffer left.
     NoResources,
-    /// The program that checks has a fault: this one check came to nothing.
+    /// `gwm` has a bug: this one check was given up.
     Fault,
 }
 
 impl fmt::Display for Reason {
-    /// What happened, to follow "because".
+    /// A sentence that can follow "because".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Reason::Refused => "nothing listens at the port",
-            Reason::TimedOut => "there was no whole answer within the timeout",
+            Reason::TimedOut => "no whole answer came within the timeout",
             Reason::Unreachable => "the member's host can not be reached",
-            Reason::Closed => "the member ended the connection before its answer did",
+            Reason::Closed => "the member closed the connection before the end of its answer",
             Reason::Status(status) => return write!(f, "the answer's status was {status}"),
-            Reason::Malformed => "the answer was none, or too long",
+            Reason::Malformed => "the answer was malformed or too long",
             Reason::Tls => "the TLS handshake failed",
             Reason::NoNetwork => "this machine has no route, no network or no address left",
             Reason::NoResources => "this machine has no file descriptor, memory or buffer left",
-            Reason::Fault => "gwm itself has a fault: please report it",
+            Reason::Fault => "gwm has a bug: please report it",
         })
     }
 }
 
-/// What a member's load report says (ORCA, xDS `OrcaLoadReport`); 0 where it says nothing.
+/// A member's load report (ORCA, xDS `OrcaLoadReport`); a field that the report does not have is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
-    /// Used share of its processors: 1 is all of them, and over 1 a backlog.
+    /// The used share of the member's processors: 1 is all of them, more than 1 means a backlog.
     pub cpu_utilization: f64,
-    /// The application's own view of the same, which is the better one where it is given.
+    /// The same as the application sees it; better than the value above if the report has it.
     pub application_utilization: f64,
-    /// Used share of its memory.
+    /// The used share of the member's memory.
     pub mem_utilization: f64,
     /// The highest of the metrics that the operator named for this member.
     pub named_utilization: f64,
@@ -77,34 +77,34 @@ pub struct Load {
     pub eps: f64,
 }
 
-/// What an agent's line says; what it does not say stays as it was.
+/// An agent's line. For a field that is `None`, the last value stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// How much work the member can take.
     pub weight: Option<AgentWeight>,
-    /// What its administrator wants.
+    /// The wish of the member's administrator.
     pub administration: Option<Administration>,
-    /// Whether it works: `up`, or `down`, `fail` and `stopped`.
+    /// Whether the member works: true for `up`, false for `down`, `fail` and `stopped`.
     pub up: Option<bool>,
 }
 
 /// How an agent states how much work its member can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AgentWeight {
-    /// Of its capacity: `75%`, `weight:75%`. May be over 100.
+    /// A percentage of the member's capacity, as in `75%` or `weight:75%`; may be over 100.
     Percent(u16),
-    /// Instead of its capacity: `weight:75`.
+    /// A weight in place of the member's capacity, as in `weight:75`.
     Absolute(u16),
 }
 
-/// What a member's administrator wants; the words are HAProxy's.
+/// The wish of a member's administrator, in HAProxy's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Administration {
-    /// Give it work.
+    /// Give the member work.
     #[default]
     Ready,
-    /// Give it no new work.
+    /// Give the member no new work.
     Drain,
-    /// Give it no work: somebody works on it.
+    /// Give the member no work: it is under maintenance.
     Maint,
 }

@@ -1,8 +1,8 @@
-//! The formulas: what each named policy says of an endpoint.
+//! The formulas: the verdict of each policy about an endpoint.
 //!
 //! *weight = capacity × availability × health × ramp*, and with a load report *rate* in place of *capacity*:
 //!
-//! | policy | what it says of an endpoint that is up |
+//! | policy | verdict about an endpoint that is up |
 //! | --- | --- |
 //! | `static` | weight = capacity × health × ramp |
 //! | `agent` | weight = capacity × availability × health × ramp; not confident without an agent's answer |
@@ -12,21 +12,23 @@
 //! - *capacity*: the operator's, by default `--weight-max`.
 //! - *availability*: the agent's percentage, smoothed; an absolute weight `N` counts as N / capacity. 1 without an agent.
 //! - *rate*: the requests a second at which the member would be fully used, gRPC's (gRFC A58, weighted round robin),
-//!   smoothed; utilisation is the metric that the operator named (gRFC A114), else the application's own, else that of
-//!   the processors. A report without traffic or utilisation says nothing of it. The coordinator turns the rates of a group into weights.
-//! - *health*: the share of good ones among the last 32 checks made while the member was up, as in z/OS'
+//!   smoothed. The utilisation is the metric that the operator named (gRFC A114), else the application's own, else that
+//!   of the processors. A report without traffic or utilisation gives no rate. The coordinator turns the rates of a
+//!   group into weights.
+//! - *health*: the share of good checks among the last 32 checks made while the member was up, as in z/OS'
 //!   communications weight.
-//! - *ramp*: from 0 to 1 in the slow-start time, from when a member that was down came up; else 1.
+//! - *ramp*: rises from 0 to 1 in the slow-start time after a member that was down came up; else 1.
 //!
-//! What is up has weight 1 at least, except where the operator gave it capacity 0, and where its agent says `drain` or
-//! `maint`: then it has 0, and contact. What is down has contact 0 and weight 0. What is unknown has its capacity, and
-//! is not confident.
+//! A member that is up has weight 1 at least. With capacity 0 from the operator, or `drain` or `maint` from its agent, it
+//! has weight 0 and contact. A member that is down has contact 0 and weight 0. An unknown member has its capacity as
+//! weight, and is not confident.
 //!
-//! Smoothing is exponential, of logarithms, and for reports only; small differences of rates count less than large
-//! ones. The share of good checks is not smoothed, up and down are immediate. gRPC waits for ten seconds of reports
-//! before it uses them; in the simulation that made farms overflow at the start.
+//! Only reports are smoothed: exponentially, by their logarithms. Small differences of rates count less than large ones.
+//! The share of good checks is not smoothed; up and down are immediate. gRPC waits for ten seconds of reports before it
+//! uses them; in the simulation this made farms overflow at the start.
 //!
-//! A new share is said only if it is off the one said before by more than the dead band, or is the full capacity again.
+//! A verdict changes only if the new share differs from the last one by more than the dead band, or is the full capacity
+//! again.
 
 use std::time::Duration;
 
@@ -41,22 +43,23 @@ use crate::{
 pub struct Tuning {
     /// The highest weight.
     pub weight_max: u16,
-    /// Time constant of the smoothing of rates: a step is passed on to 63 % after it. They are a mean already, and do
-    /// not depend on the weight: more than this only makes a server that slows down overflow.
+    /// Time constant of the smoothing of rates: after this time, the smoothed rate has made 63 % of a step. Reported rates
+    /// are means already and do not depend on the weight, so a longer time only makes a server that slows down overflow.
     pub rate_smoothing: Duration,
-    /// How far a reported rate must be off the smoothed one to be taken in fully, as a share; with less it counts by
-    /// the square of that, as it is more likely noise.
+    /// The difference between a reported rate and the smoothed rate, as a share, from which the report counts fully. A
+    /// smaller difference is more likely noise, and counts by its square.
     pub rate_noise: f32,
-    /// Time constant of the smoothing of what agents say. Many say how much of their server is idle, which falls as the weight rises: with
-    /// less than this, weights swing at high load. Agents that say how fast their server is would do with less.
+    /// Time constant of the smoothing of agents' weights. Many agents state the idle share of their server, which falls as
+    /// the weight rises; with a shorter time, weights swing at high load. Agents that state the speed of their server need
+    /// less smoothing.
     pub agent_smoothing: Duration,
-    /// Changes of less than this share of the value are not said.
+    /// A change of less than this share of the value does not change the verdict.
     pub dead_band: f32,
-    /// What the share of requests that fail adds to the utilisation, times this; gRPC's default.
+    /// The share of requests that fail, times this factor, is added to the utilisation; gRPC's default.
     pub error_penalty: f32,
-    /// How long a report counts; then the member is as if it had never reported. gRPC's default.
+    /// The lifetime of a report. After it, the member counts as one that never reported. gRPC's default.
     pub report_expiry: Duration,
-    /// From when a member comes up until it gets its full weight; 0 for at once.
+    /// The time from when a member comes up until it gets its full weight; 0 for at once.
     pub slow_start: Duration,
 }
 
@@ -75,47 +78,47 @@ impl Default for Tuning {
     }
 }
 
-/// What an agent makes of its member's capacity.
+/// An agent's statement about its member's capacity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Availability {
-    /// So much of it.
+    /// This share of the capacity.
     Share(f32),
-    /// This weight in its place.
+    /// This weight in place of the capacity.
     Absolute(f32),
 }
 
-/// What the formulas read of one endpoint.
+/// The input of the formulas about one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Facts {
     /// Up or not, known or not.
     pub standing: Standing,
-    /// Its agent says `drain` or `maint`.
+    /// The agent says `drain` or `maint`.
     pub drained: bool,
-    /// Nothing watches it, and its weight is the capacity, whatever else is said here.
+    /// The weight is fixed: `capacity`. Nothing watches the endpoint, and the other fields do not count.
     pub fixed: bool,
-    /// See the module.
+    /// The capacity, as the module's documentation says.
     pub capacity: u16,
-    /// See the module.
+    /// The health, as the module's documentation says.
     pub health: f32,
-    /// See the module.
+    /// The ramp, as the module's documentation says.
     pub ramp: f32,
-    /// Of an agent that was heard lately.
+    /// The statement of an agent that answered lately.
     pub availability: Option<Availability>,
-    /// Requests a second, of a member whose reports are recent.
+    /// The rate from recent load reports, in requests a second.
     pub rate: Option<f32>,
-    /// Whether load reports are recent, whatever is in them: one without traffic is no reason for an LB to avoid its
-    /// member, or the member would never get any.
+    /// Whether a load report came lately, with or without a rate. If reports without traffic did not count, LBs would avoid
+    /// the member, and it would never get traffic.
     pub load_heard: bool,
 }
 
-/// A share before it is rounded to what can be said.
+/// A share before it is rounded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Exact {
     Weight(f32),
     Rate(f32),
 }
 
-/// What `policy` says, given what it said before.
+/// The verdict of `policy`; `before` is its last verdict.
 pub fn verdict(policy: Policy, facts: &Facts, tuning: &Tuning, before: &Verdict) -> Verdict {
     let Standing { up, known } = facts.standing;
     let flags = |confident| EntryFlags::default().with(EntryFlags::CONTACT, up).with(EntryFlags::CONFIDENT, confident);
@@ -164,18 +167,18 @@ impl Exact {
         }
     }
 
-    /// Whether what was said before will do: it is of the same kind, and no further off than the dead band.
-    fn is_near(self, said: Share, dead_band: f32) -> bool {
-        let ratio = match (self, said) {
-            (Exact::Weight(weight), Share::Weight(said)) => weight.max(1.0) / f32::from(said), // of 0: infinite
-            (Exact::Rate(rate), Share::Rate(said)) => Level::of(rate.into()).over(said) as f32,
+    /// Whether the last share can stay: it is of the same kind, and differs by less than the dead band.
+    fn is_near(self, last: Share, dead_band: f32) -> bool {
+        let ratio = match (self, last) {
+            (Exact::Weight(weight), Share::Weight(last)) => weight.max(1.0) / f32::from(last), // infinite for 0
+            (Exact::Rate(rate), Share::Rate(last)) => Level::of(rate.into()).over(last) as f32,
             _ => return false,
         };
         ratio < 1.0 + dead_band && ratio > 1.0 / (1.0 + dead_band)
     }
 }
 
-/// The rate that a load report stands for; `None` where it says nothing of that.
+/// The rate by a load report; `None` for a report without traffic or utilisation.
 pub fn rate(load: &super::outcome::Load, error_penalty: f32) -> Option<f32> {
     let stated = [load.named_utilization, load.application_utilization, load.cpu_utilization];
     let utilization = stated.into_iter().find(|utilization| *utilization > 0.0).unwrap_or(0.0);
@@ -186,19 +189,19 @@ pub fn rate(load: &super::outcome::Load, error_penalty: f32) -> Option<f32> {
     (says && rate.is_normal()).then_some(rate)
 }
 
-/// How much of a new value to take in, `elapsed` after the one before.
+/// The gain for a new value, 0 to 1; `elapsed` is the time since the last value.
 pub fn gain(elapsed: Duration, smoothing: Duration) -> f32 {
     if smoothing.is_zero() { 1.0 } else { -(-elapsed.as_secs_f32() / smoothing.as_secs_f32()).exp_m1() }
 }
 
-/// How much a value off the smoothed one counts, 0 to 1; fully from a distance of `noise` on.
+/// How much a new value counts beside the smoothed one, 0 to 1; fully from a difference of `noise` on.
 pub fn trust(smoothed: f32, new: f32, noise: f32) -> f32 {
     let distance = (new / smoothed).ln() / noise.ln_1p();
     (distance * distance).min(1.0)
 }
 
-/// The smoothed value after a new one: the logarithm moves, so that half and double weigh the same, and a fall is
-/// passed on sooner than a rise.
+/// The smoothed value after a new one. Logarithms are smoothed, so that half and double count the same, and a fall shows
+/// sooner than a rise.
 pub fn approach(old: f32, new: f32, gain: f32) -> f32 {
     old * (new / old).powf(gain)
 }
@@ -226,7 +229,7 @@ mod tests {
 
     const NOTHING: Verdict = Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) };
 
-    /// Contact, confident and share by policy, without a word before.
+    /// Contact, confident and share by policy, without a verdict before.
     fn all(facts: Facts) -> [(bool, bool, Share); 4] {
         Policy::ALL.map(|policy| {
             let verdict = verdict(policy, &facts, &Tuning::default(), &NOTHING);

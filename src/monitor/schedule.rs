@@ -1,12 +1,12 @@
-//! When each check is due, and how many are under way.
+//! When each check is due, and how many checks run.
 //!
-//! A check is due once in every interval, at a time of its own in it: the checks' phases are multiples of the golden
-//! ratio, which spreads any number of them evenly, however many were added at once and whenever that was. A check that
-//! had to wait does not move its later ones, so a stall does not gather checks for ever after.
+//! A check is due once in every interval, at its own phase. The phases of the checks are multiples of the golden ratio.
+//! So any number of checks is spread evenly, however many were added at once. A late run does not move the later runs of
+//! its check, so a stall does not bunch the checks for ever.
 //!
-//! Where not all that are due may be under way, those go first that are due longest, but [`Class::Other`] has half of the
-//! places at most: a member that does not answer holds one for the whole timeout, and however many of them somebody has
-//! registered, the checks of members that are up are not to wait for them.
+//! If more checks are due than may run, the checks that are due longest run first. But checks of [`Class::Other`] get half
+//! of the places at most. A member that does not answer holds a place for the whole timeout. However many such members
+//! somebody registers, the checks of members that are up must not wait for them.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,75 +14,77 @@ use slab::Slab;
 
 use crate::time::Time;
 
-/// Names one run of one check; of no meaning to who runs it.
+/// The id of one run of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     slot: u32,
     serial: u32,
 }
 
-/// Names a check while it is scheduled.
+/// The id of a scheduled check.
 pub(super) type CheckId = u32;
 
-/// Whose check it is, and which of its checks, which has no meaning here; and its class.
+/// The owner of a check. The schedule reads only the class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
+    /// The endpoint.
     pub(super) index: u32,
+    /// Which check of the endpoint.
     pub(super) which: u8,
     pub(super) class: Class,
 }
 
-/// How many places a check competes for.
+/// How many of the places a check may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// All: its member is up, and a loss of it is to be seen soon.
+    /// All: its member is up, and a failure must be seen soon.
     Up,
-    /// Half of them: its member is down, or was never up.
+    /// Half of the places: its member is down, or was never up.
     Other,
 }
 
-/// A check that is to be run now.
+/// A check to run now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Start {
     pub(super) token: Token,
     pub(super) owner: Owner,
-    /// How long it had to wait.
+    /// How long the check had to wait.
     pub(super) late: Duration,
 }
 
 struct Slot {
-    /// `None`: the check was removed while it was under way.
+    /// `None`: the check was removed while it ran.
     owner: Option<Owner>,
-    /// Place in the interval, in units of 2⁻³² of it.
+    /// The time in the interval, in units of 2⁻³² of the interval.
     phase: u32,
     running: Option<Run>,
-    /// When it is, or was last, to be started.
+    /// When the check is due; while it runs, when it was due.
     due: Time,
 }
 
-/// A run that is under way.
+/// A run of a check.
 struct Run {
     serial: u32,
-    /// The check's when it was started: by that its place is counted.
+    /// The class of the check at the start of the run; the run takes a place of this class.
     class: Class,
 }
 
 pub(super) struct Schedule {
     slots: Slab<Slot>,
-    /// Checks that are not under way, by class.
+    /// Checks that do not run, by class.
     waiting: [BTreeSet<(Time, CheckId)>; 2],
-    /// By class.
+    /// The number of runs, by class.
     under_way: [usize; 2],
     limit: usize,
     next_phase: u32,
     next_serial: u32,
 }
 
-/// 2³² over the golden ratio: the phase of each check is so far from that of the one before.
+/// 2³² divided by the golden ratio: the step from the phase of one check to that of the next.
 const PHASE_STEP: u32 = 0x9E37_79B9;
 
 impl Schedule {
-    /// At most `limit` checks are under way at a time; different seeds give different phases.
+    /// Makes an empty schedule. At most `limit` checks run at a time; different seeds give different phases.
     pub(super) fn new(limit: usize, seed: u64) -> Schedule {
         Schedule {
             slots: Slab::new(),
@@ -102,7 +104,7 @@ impl Schedule {
         self.under_way.iter().sum()
     }
 
-    /// A new check, due within its first interval.
+    /// Adds a check; it is due within its first interval.
     pub(super) fn add(&mut self, now: Time, interval: Duration, owner: Owner) -> CheckId {
         let phase = self.next_phase;
         self.next_phase = phase.wrapping_add(PHASE_STEP);
@@ -112,7 +114,7 @@ impl Schedule {
         id
     }
 
-    /// Of a run that is under way, the end is still waited for, and ignored.
+    /// Removes a check. If the check runs, its place stays taken until [`Schedule::finish`], which ignores it.
     pub(super) fn remove(&mut self, id: CheckId) {
         let slot = &mut self.slots[id as usize];
         let Some(owner) = slot.owner else { return };
@@ -124,7 +126,7 @@ impl Schedule {
         }
     }
 
-    /// The check is another one of its owner's now, or of another class.
+    /// Changes the owner of a check, or its class.
     pub(super) fn rename(&mut self, id: CheckId, owner: Owner) {
         let slot = &mut self.slots[id as usize];
         let Some(before) = slot.owner.replace(owner) else { return };
@@ -133,7 +135,7 @@ impl Schedule {
         }
     }
 
-    /// The interval has changed.
+    /// Changes the interval of a check.
     pub(super) fn reschedule(&mut self, now: Time, id: CheckId, interval: Duration) {
         let slot = &mut self.slots[id as usize];
         if let (None, Some(owner)) = (&slot.running, slot.owner) {
@@ -144,7 +146,7 @@ impl Schedule {
         }
     }
 
-    /// When the next check is to be started; `None` while no more may be under way.
+    /// When the next check is due; `None` while no more checks may run.
     pub(super) fn next_due(&self) -> Option<Time> {
         self.next().map(|(due, _)| due)
     }
@@ -158,7 +160,7 @@ impl Schedule {
         if self.under_way() < self.limit { [Class::Up, Class::Other].into_iter().filter_map(first).min() } else { None }
     }
 
-    /// The check that is due longest, if one is due and may be started.
+    /// Starts the check that is due longest, if a check is due and may run.
     pub(super) fn start(&mut self, now: Time) -> Option<Start> {
         let (due, id) = self.next().filter(|(due, _)| *due <= now)?;
         let serial = self.next_serial;
@@ -171,14 +173,14 @@ impl Schedule {
         Some(Start { token: Token { slot: id, serial }, owner, late: now.since(due) })
     }
 
-    /// Whose check a run is; `None` if the check was removed, or if the token is not that of a run under way.
+    /// The owner of a running check; `None` if the check was removed, or if no run has this token.
     pub(super) fn owner(&self, token: Token) -> Option<Owner> {
         let slot = self.slots.get(token.slot as usize)?;
         slot.owner.filter(|_| slot.running.as_ref().is_some_and(|run| run.serial == token.serial))
     }
 
-    /// A run has ended. Gives the check, which must be scheduled [again](Schedule::again); `None` if it was removed,
-    /// or if the token is not that of a run under way.
+    /// Ends a run. Gives the check, which must then be scheduled [again](Schedule::again); `None` if the check was removed,
+    /// or if no run has this token.
     pub(super) fn finish(&mut self, token: Token) -> Option<(CheckId, Owner)> {
         let slot = self.slots.get_mut(token.slot as usize)?;
         let run = slot.running.take_if(|run| run.serial == token.serial)?;
@@ -190,12 +192,12 @@ impl Schedule {
         Some((token.slot, owner?))
     }
 
-    /// Schedules a finished check: at its place in the next interval, or, with `soon`, that long after it was due.
+    /// Schedules a finished check: at its phase in the next interval, or earlier, `soon` after it was due.
     pub(super) fn again(&mut self, now: Time, id: CheckId, interval: Duration, soon: Option<Duration>) {
         let slot = &mut self.slots[id as usize];
         let mut regular = slot_after(slot.phase, interval, slot.due);
         if now > regular + interval / 2 {
-            regular = slot_after(slot.phase, interval, now); // else it is a little late, as after a timeout
+            regular = slot_after(slot.phase, interval, now); // a check that is less late, as after a timeout, runs at once
         }
         slot.due = soon.map_or(regular, |soon| regular.min(now.max(slot.due + soon)));
         if let Some(owner) = slot.owner {
@@ -204,11 +206,11 @@ impl Schedule {
     }
 }
 
-/// The first time after `after` that is at this place in an interval, counted from time zero.
+/// The first time after `after` at this phase; intervals are counted from time zero.
 fn slot_after(phase: u32, interval: Duration, after: Time) -> Time {
     let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
     let offset = ((u128::from(interval) * u128::from(phase)) >> 32) as u64;
-    let past = (after.0 % interval + interval - offset) % interval; // since the last such time
+    let past = (after.0 % interval + interval - offset) % interval; // since the last time at this phase
     after + Duration::from_nanos(interval - past)
 }
 
@@ -253,13 +255,13 @@ mod tests {
             (50..100).for_each(|index| _ = schedule.add(at(5000), SECOND, owner(index)));
             assert_eq!(starts(&mut schedule, 7000).len(), limit - others, "limit {limit}");
         }
-        // Those that are up may have all.
+        // Checks of members that are up may use all places.
         let mut schedule = Schedule::new(10, 1);
         (0..50).for_each(|index| _ = schedule.add(at(0), SECOND, owner(index)));
         assert_eq!(starts(&mut schedule, 5000).len(), 10);
     }
 
-    /// Neither class starves: who is due longest goes first, whatever the class.
+    /// No class starves: the check that is due longest runs first, whatever its class.
     #[test]
     fn due_times_decide_while_there_is_room_for_both() {
         let mut schedule = Schedule::new(1000, 1);
@@ -279,7 +281,7 @@ mod tests {
         assert_eq!(schedule.next_due(), None);
         schedule.rename(held.token.slot, owner(held.owner.index));
         assert_eq!(schedule.start(at(1000)), None, "the place is still held");
-        // One that waits changes at once.
+        // A check that waits changes its class at once.
         let waiting = (0..3).find(|&id| id != held.token.slot).unwrap();
         schedule.rename(waiting, owner(9));
         let second = schedule.start(at(1000)).unwrap();
@@ -291,7 +293,7 @@ mod tests {
         assert_eq!(starts(&mut schedule, 1000).len(), 1, "the third, which is not up");
         assert_eq!(schedule.finish(second.token), Some((waiting, other(9))));
         schedule.again(at(1000), waiting, SECOND, None);
-        // It waits where it belongs: it can be moved, and removed.
+        // The check waits in its new class: it can be moved and removed.
         schedule.reschedule(at(1000), waiting, SECOND * 2);
         schedule.remove(waiting);
         let next = schedule.start(at(9000)).unwrap();
@@ -312,7 +314,7 @@ mod tests {
         }
     }
 
-    /// Whatever is added when, hardly more checks than the mean fall into any part of the interval.
+    /// However checks are added, each part of the interval gets about the mean number of them.
     #[test]
     fn checks_are_spread_evenly_however_they_were_added() {
         let mut schedule = Schedule::new(usize::MAX, 7);
@@ -330,7 +332,7 @@ mod tests {
                 schedule.again(at(millisecond), id, SECOND, None);
             }
         }
-        // All 1000 once, less those of the last millisecond; 10 in each hundredth of the second.
+        // All 1000 checks once, without those of the last millisecond; 10 in each hundredth of the second.
         assert!((990..=1000).contains(&started.iter().sum::<i32>()), "{started:?}");
         assert!(started[..99].iter().all(|count| (7..=13).contains(count)), "{started:?}");
     }
@@ -341,7 +343,7 @@ mod tests {
         for index in 0..20 {
             schedule.add(at(0), SECOND, owner(index));
         }
-        // Nothing runs for five seconds; then one check ends in every ten milliseconds.
+        // No check runs for five seconds; then one check ends every ten milliseconds.
         let mut last_late = Duration::MAX;
         let mut now = 5000;
         for round in 0..20 {
@@ -366,7 +368,7 @@ mod tests {
         let first = schedule.start(at(1000)).unwrap();
         let second = schedule.start(at(1000)).unwrap();
         assert_eq!((schedule.start(at(1000)), schedule.next_due()), (None, None));
-        // A check that was removed is under way until its run ends.
+        // A removed check keeps its place until its run ends.
         schedule.remove(second.token.slot);
         assert_eq!((schedule.start(at(1000)), schedule.under_way()), (None, 2));
         assert_eq!(schedule.finish(second.token), None);
@@ -394,7 +396,7 @@ mod tests {
         let (id, _) = schedule.finish(start.token).unwrap();
         schedule.again(at(1310), id, SECOND, None);
         assert_eq!(schedule.next_due(), Some(at(2000)));
-        // A check that took a little longer than the interval does not miss its next turn, one that took more does.
+        // A run that takes a little longer than the interval does not skip the next one; a longer run does.
         for (ended, next) in [(3010, 3000), (4700, 5000)] {
             let start = schedule.start(at(ended)).unwrap();
             let (id, _) = schedule.finish(start.token).unwrap();

@@ -1,13 +1,13 @@
-//! How a member is checked.
+//! Checks and their settings.
 
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
-/// The checks that a member is to get.
+/// The wanted checks of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Monitor {
-    /// The plainest check that applies, beside `checks`.
+    /// Beside `checks`, the plainest possible check: TCP, else ICMP.
     pub auto: bool,
-    /// Each kind at most once. None, and not `auto`: nothing is known about the member.
+    /// Each kind at most once. If empty, and not `auto`, the member stays unknown.
     pub checks: Arc<[Check]>,
 }
 
@@ -16,35 +16,35 @@ pub struct Monitor {
 pub enum Check {
     /// A TCP connection to the member's port.
     Tcp,
-    /// An ICMP echo to its address.
+    /// An ICMP echo to the member's address.
     Icmp,
-    /// An HTTP request, the member's load report in its answer included.
+    /// An HTTP request; the answer may have the member's load report.
     Http(Arc<Http>),
     /// HAProxy's agent-check.
     Agent(Arc<AgentCheck>),
 }
 
-/// What to ask an HTTP server, and which answers are good.
+/// The request of an HTTP check, and which answers are good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
     /// A token of RFC 9110, as in `GET`.
     pub method: String,
     /// The request target, as in `/health?deep=1`.
     pub path: String,
-    /// The Host header; else address and port.
+    /// The Host header; if `None`, address and port.
     pub host: Option<String>,
-    /// Where to ask, if not at the member's own port.
+    /// The port; if `None`, the member's own port.
     pub port: Option<u16>,
-    /// Status codes that mean that the member is well.
+    /// The status codes of a good answer.
     pub expect: Vec<RangeInclusive<u16>>,
-    /// Metrics of the load report, as in `named_metrics.queue`, that are utilisations to go by.
+    /// Metrics of the load report that are the utilisation, as in `named_metrics.queue`.
     pub utilization: Vec<String>,
-    /// For https.
+    /// The TLS settings of https.
     pub tls: Option<Tls>,
 }
 
 impl Default for Http {
-    /// `GET /` at the member's own port, of which any answer but an error is good.
+    /// `GET /` at the member's own port; status 200 to 399 is good.
     fn default() -> Http {
         Http {
             method: "GET".into(),
@@ -58,25 +58,25 @@ impl Default for Http {
     }
 }
 
-/// How to speak TLS with a member.
+/// The TLS settings of a check.
 #[derive(Clone)]
 pub struct Tls {
-    /// Who the member must prove to be and is asked for (SNI); else its address.
+    /// The name that the check asks for (SNI) and the certificate must have; if `None`, the member's address.
     pub server_name: Option<String>,
-    /// How, ready to use.
+    /// The configuration, ready to use.
     pub config: Arc<rustls::ClientConfig>,
-    /// From what `config` was made, to tell whether a reload changed it.
+    /// The source of `config`. A reload compares it.
     pub source: TlsSource,
 }
 
-/// What the operator gives for TLS, the content of files included.
+/// The operator's TLS settings, with the content of files.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TlsSource {
     /// Whether the member's certificate is checked.
     pub verify: bool,
-    /// Certificates (PEM) of the authorities to trust; else those that this machine trusts.
+    /// Certificates (PEM) of the trusted authorities; if `None`, those that this machine trusts.
     pub ca: Option<Vec<u8>>,
-    /// Our own certificate chain and private key (PEM), for members that ask.
+    /// Certificate chain and private key (PEM) of `gwm`, for members that ask for one.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -98,27 +98,27 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Where a member's agent is, and what to send it.
+/// The settings of HAProxy's agent-check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentCheck {
-    /// Its TCP port, at the member's address.
+    /// The agent's TCP port, at the member's address.
     pub port: u16,
-    /// Sent before its answer is read; may be empty.
+    /// The bytes to send before the answer is read; may be empty.
     pub send: Vec<u8>,
 }
 
-/// When a member is checked, and how many results it takes to believe them.
+/// When to check a member, and how many results in a row change its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// From one check to the next.
+    /// The time from one check to the next.
     pub interval: Duration,
-    /// The same while the member's state is in doubt.
+    /// The time from one check to the next while the next result may change the member's state.
     pub fast_interval: Duration,
-    /// For one check.
+    /// The time limit of one check.
     pub timeout: Duration,
-    /// Good checks in a row after which a member that was down is up; at least 1.
+    /// So many good checks in a row bring a member up; at least 1.
     pub rise: u8,
-    /// Bad checks in a row after which a member that was up is down; at least 1.
+    /// So many bad checks in a row take a member down; at least 1.
     pub fall: u8,
 }
 
@@ -131,12 +131,12 @@ impl Default for Times {
 }
 
 impl Monitor {
-    /// Nothing.
+    /// No check.
     pub fn none() -> Monitor {
         Monitor { auto: false, checks: [].into() }
     }
 
-    /// The plainest check that applies.
+    /// The plainest possible check.
     pub fn auto() -> Monitor {
         Monitor { auto: true, checks: [].into() }
     }

@@ -1,5 +1,5 @@
-//! What the operator says of members: how each is watched, how much it can take, and by which policy each group's
-//! weights are made. Read from flags and the members file by [`config`](crate::config), never changed after that.
+//! The operator's settings of members: the checks and the capacity of each member, and the policy of each group.
+//! [`config`](crate::config) reads them from flags and the members file; a reload replaces them.
 
 mod checks;
 mod pattern;
@@ -15,54 +15,54 @@ use crate::{
     sasp::{Endpoint, component::TCP},
 };
 
-/// Everything that flags and members file say, shared by the coordinator and the shards; a reload replaces it.
+/// The settings of all members and groups. The coordinator and the shards share it; a reload replaces it.
 #[derive(Debug)]
 pub struct Roster {
     exact: HashMap<Endpoint, Arc<Member>>,
     ranges: HashMap<Range, Arc<Member>>,
-    /// The prefix lengths that `ranges` has.
+    /// The prefix lengths of `ranges`.
     lengths: Lengths,
     default: Arc<Member>,
     groups: Vec<(Pattern, Policy)>,
     policy: Policy,
-    /// Lists that many endpoints share.
+    /// Lists of checks that many endpoints share.
     tcp: Arc<[Check]>,
     icmp: Arc<[Check]>,
     nothing: Arc<[Check]>,
 }
 
-/// How one member is watched.
+/// The settings of one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// How much it can take compared with others: its weight while it is up, well and says nothing else.
+    /// How much work the member can take, compared with others: its weight while it is up and reports nothing else.
     pub capacity: u16,
-    /// Nothing watches it, and the operator vouches for it: `capacity` is its weight.
+    /// The operator fixes the weight to `capacity`, and nothing watches the member.
     pub fixed: bool,
-    /// The operator takes it out of service: weight 0.
+    /// The operator takes the member out of service: weight 0.
     pub quiesced: bool,
-    /// What is to be done to it; [`Roster::checks`] says what can be.
+    /// The wanted checks; [`Roster::checks`] gives the possible ones.
     pub monitor: Monitor,
-    /// When.
+    /// When to check.
     pub times: Times,
 }
 
-/// The endpoints that an entry with a CIDR prefix is about.
+/// The endpoints of an entry with a CIDR prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Range {
-    /// Where they are.
+    /// Their addresses.
     pub network: Network,
-    /// Which of them.
+    /// Their protocols and ports.
     pub selector: Selector,
 }
 
-/// Which endpoints of a prefix.
+/// Protocols and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Selector {
-    /// All of them.
+    /// All endpoints.
     All,
-    /// Those of a protocol, whatever the port.
+    /// The endpoints with this protocol and any port.
     Protocol(u8),
-    /// Those of a protocol and port.
+    /// The endpoints with this protocol and port.
     Port(u8, u16),
 }
 
@@ -78,7 +78,7 @@ impl fmt::Display for Range {
 }
 
 impl Roster {
-    /// One that says the same of all members, and makes all groups' weights by one policy.
+    /// A roster with the same settings for all members, and one policy for all groups.
     pub fn new(default: Member, policy: Policy) -> Roster {
         Roster {
             exact: HashMap::new(),
@@ -93,24 +93,24 @@ impl Roster {
         }
     }
 
-    /// Says something of one endpoint; `false` if it was said before.
+    /// Adds the settings of one endpoint; `false` if they replace others.
     pub fn add(&mut self, endpoint: Endpoint, member: Member) -> bool {
         self.exact.insert(endpoint, Arc::new(member)).is_none()
     }
 
-    /// Says something of many endpoints; `false` if it was said before.
+    /// Adds the settings of many endpoints; `false` if they replace others.
     pub fn add_range(&mut self, range: Range, member: Member) -> bool {
         self.lengths.add(range.network);
         self.ranges.insert(range, Arc::new(member)).is_none()
     }
 
-    /// Says by which policy the weights of groups are made that no earlier pattern fits.
+    /// Adds a policy for the groups whose name fits the pattern, and no earlier pattern.
     pub fn add_group(&mut self, pattern: Pattern, policy: Policy) {
         self.groups.push((pattern, policy));
     }
 
-    /// Who is listed: the endpoint itself, else the longest prefix that it is in, there port before protocol
-    /// before neither, else what the flags say of all members.
+    /// The settings of an endpoint: its own entry; else that of the longest prefix, first with its port, then with its
+    /// protocol, then for all; else those of the flags.
     pub fn find(&self, endpoint: &Endpoint) -> &Arc<Member> {
         if let Some(member) = self.exact.get(endpoint) {
             return member;
@@ -124,8 +124,8 @@ impl Roster {
             .unwrap_or(&self.default)
     }
 
-    /// What can be done to an endpoint of what its member is to get: TCP takes protocol 6 and a port, HTTP one of
-    /// its own or such a member, and an echo the right to send it.
+    /// The wanted checks of an endpoint that are possible. TCP needs protocol 6 and a port. HTTP needs the same, or a port
+    /// of its own. An echo needs the right to send it.
     pub fn checks(&self, endpoint: &Endpoint, icmp_allowed: bool) -> Arc<[Check]> {
         let monitor = &self.find(endpoint).monitor;
         let has_port = endpoint.protocol == TCP && endpoint.port != 0;
@@ -150,28 +150,28 @@ impl Roster {
         plainest.iter().chain(others).cloned().collect()
     }
 
-    /// By which policy a group's weights are made.
+    /// The policy of a group.
     pub fn policy(&self, group_name: &[u8]) -> Policy {
         self.groups.iter().find(|(pattern, _)| pattern.fits(group_name)).map_or(self.policy, |(_, policy)| *policy)
     }
 
-    /// What is said of members that nothing is said about.
+    /// The settings of members without an entry.
     pub fn default_member(&self) -> &Arc<Member> {
         &self.default
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub fn entries(&self) -> usize {
         self.exact.len() + self.ranges.len()
     }
 
-    /// Whether somebody is to get an ICMP echo by name, not only where nothing else applies.
+    /// Whether an entry names ICMP echoes, not only `auto`.
     pub fn names_icmp(&self) -> bool {
         let members = self.exact.values().chain(self.ranges.values()).chain([&self.default]);
         members.flat_map(|member| member.monitor.checks.iter()).any(|check| *check == Check::Icmp)
     }
 
-    /// Whether somebody may get an ICMP echo.
+    /// Whether any member may get ICMP echoes.
     pub fn may_use_icmp(&self) -> bool {
         let mut members = self.exact.values().chain(self.ranges.values()).chain([&self.default]);
         self.names_icmp() || members.any(|member| member.monitor.auto)
@@ -179,17 +179,17 @@ impl Roster {
 }
 
 impl Member {
-    /// One that nothing watches, and nothing is known about.
+    /// A member without checks; its state is unknown.
     pub fn unknown(capacity: u16) -> Member {
         Member { capacity, fixed: false, quiesced: false, monitor: Monitor::none(), times: Times::default() }
     }
 
-    /// One whose weight is fixed.
+    /// A member with a fixed weight.
     pub fn fixed(weight: u16) -> Member {
         Member { fixed: true, ..Member::unknown(weight) }
     }
 
-    /// One that gets these checks.
+    /// A member with these checks.
     pub fn watched(capacity: u16, monitor: Monitor, times: Times) -> Member {
         Member { monitor, times, ..Member::unknown(capacity) }
     }

@@ -1,19 +1,19 @@
-//! Patterns of group names.
+//! Patterns of names.
 
-/// Group names: `*` stands for any bytes, `?` for one byte.
+/// A pattern of names: `*` stands for any bytes, `?` for one byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(Vec<u8>);
 
 impl Pattern {
-    /// Any text is a pattern.
+    /// Makes a pattern; any text is one.
     pub fn new(text: &str) -> Pattern {
         Pattern(text.as_bytes().to_vec())
     }
 
-    /// Whether the whole name fits. Takes time with pattern × name at worst, and no memory.
+    /// Whether the whole name fits. Takes no memory, and at worst time with the length of the pattern times the name.
     pub fn fits(&self, name: &[u8]) -> bool {
         let (mut pattern, mut rest) = (self.0.as_slice(), name);
-        // Where to go on after the last `*` if what follows does not fit: it takes one byte more.
+        // The positions after the last `*`. If the rest does not fit, the `*` takes one more byte.
         let mut again: Option<(&[u8], &[u8])> = None;
         loop {
             match (pattern.split_first(), rest.split_first()) {

@@ -1,7 +1,8 @@
-//! A shard's weight table: the endpoints that it watches, what is known of each, and what is to be said of it.
+//! A shard's weight table: the endpoints that the shard watches, their state, and the verdicts to pass on.
 //!
-//! About 280 bytes an endpoint with one check (100,000 of them: 28 MB), and 72 more where an agent or load reports are
-//! heard. Starting and ending a check take time with the logarithm of the number of checks; nothing else grows with it.
+//! An endpoint with one check takes about 280 bytes (100,000 endpoints: 28 MB), and 72 more with an agent or load reports.
+//! The start and the end of a check take time with the logarithm of the number of checks; nothing else grows with this
+//! number.
 
 mod watched;
 
@@ -31,45 +32,45 @@ use crate::{
 
 pub use super::schedule::Token;
 
-/// What a table is told at start.
+/// The settings of a table.
 #[derive(Clone, Debug)]
 pub struct MonitorSettings {
     /// The constants of the formulas.
     pub tuning: Tuning,
-    /// The most checks under way at a time, at least 1: each has a socket. Those of members that are down or were never
-    /// up have half of it at most.
+    /// The most checks that run at a time, at least 1; each has a socket. Checks of members that are down or were never up
+    /// get half of the places at most.
     pub checks_under_way: usize,
     /// This machine may send ICMP echoes.
     pub icmp: bool,
 }
 
-/// A check to be run now; each must be [finished](Table::finish) once, even if its endpoint is not watched any more.
+/// A check to run now. Each must be [finished](Table::finish) once, even if the table no longer watches the endpoint.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Names the run.
+    /// The id of the run.
     pub token: Token,
-    /// Whom to check.
+    /// The endpoint to check.
     pub endpoint: Endpoint,
-    /// How.
+    /// How to check.
     pub check: Check,
-    /// When to give up.
+    /// When the check must end.
     pub deadline: Time,
-    /// How long after its time it was started.
+    /// How late the check starts.
     pub late: Duration,
 }
 
-/// What a table holds, for logs and metrics.
+/// The sizes of a table, for logs and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Endpoints that are watched.
+    /// The endpoints that the table watches.
     pub endpoints: usize,
-    /// Their checks.
+    /// The checks of these endpoints.
     pub checks: usize,
-    /// Checks under way, those of endpoints included that are not watched any more.
+    /// The checks that run, with those of endpoints that the table no longer watches.
     pub under_way: usize,
 }
 
-/// Names an endpoint while it is watched.
+/// The id of an endpoint in the table.
 type Id = u32;
 
 /// The table.
@@ -80,13 +81,13 @@ pub struct Table {
     watched: Slab<Watched>,
     by_index: HashMap<u32, Id, FixedState>,
     reviews: BTreeSet<(Time, Id)>,
-    /// Each endpoint whose verdicts are to be said, once; some may not be watched any more.
+    /// The endpoints with new verdicts, each once; the table may no longer watch some of them.
     changes: VecDeque<WatchId>,
-    /// From which endpoint on the roster is still to be applied, since when.
+    /// While a new roster is applied: since when, and the first endpoint that is left.
     replanning: Option<(Time, usize)>,
 }
 
-/// How many endpoints one [`Table::poll`] deals with before it gives others their turn.
+/// The most endpoints that one [`Table::poll`] handles.
 const REVIEWS_PER_POLL: usize = 256;
 
 impl Table {
@@ -104,16 +105,16 @@ impl Table {
         }
     }
 
-    /// What it holds.
+    /// The sizes of the table.
     pub fn totals(&self) -> Totals {
         let (checks, under_way) = (self.schedule.checks(), self.schedule.under_way());
         Totals { endpoints: self.watched.len(), checks, under_way }
     }
 
-    /// Begins to watch an endpoint. Until a [change](Table::changes) says otherwise, it is what it is without any
-    /// check: its capacity as weight, contact on, and confident only if the operator fixed that weight.
+    /// Begins to watch an endpoint. Until [`Table::changes`] says otherwise, its verdict is that of an endpoint without
+    /// checks: its capacity as weight, contact on, and confident only if the operator fixed the weight.
     ///
-    /// A watch of the same index is replaced, one with the same generation kept.
+    /// Replaces a watch of the same index, unless the generation is the same, too.
     pub fn watch(&mut self, now: Time, watch: WatchId, endpoint: Endpoint) {
         if let Some(&id) = self.by_index.get(&watch.index) {
             let before = self.watched[id as usize].watch;
@@ -147,7 +148,7 @@ impl Table {
         self.by_index.insert(watch.index, id);
     }
 
-    /// Ends a watch; one that is not there any more is ignored.
+    /// Ends a watch; does nothing if the watch has ended.
     pub fn unwatch(&mut self, watch: WatchId) {
         let Some(&id) = self.by_index.get(&watch.index) else { return };
         if self.watched[id as usize].watch != watch {
@@ -161,24 +162,22 @@ impl Table {
         }
     }
 
-    /// The operator said something new. What is checked as before keeps its state and its place in the interval;
-    /// a check that is new to an endpoint begins with what was concluded of it.
-    ///
-    /// The work is done in [`Table::poll`].
+    /// Takes a new roster; [`Table::poll`] applies it. A check that stays the same keeps its state and its phase. A new
+    /// check of an endpoint begins with the conclusion about the endpoint.
     pub fn replan(&mut self, now: Time, roster: Arc<Roster>) {
         self.roster = roster;
         self.replanning = Some((now, 0));
     }
 
-    /// When to call [`Table::poll`] and [`Table::start`] next. While as many checks are under way as may be, an end
-    /// of one is reason to call, too.
+    /// When to call [`Table::poll`] and [`Table::start`] next. If the most checks run, the end of a check is a reason to
+    /// call, too.
     pub fn next_due(&self) -> Option<Time> {
         let review = self.reviews.first().map(|&(at, _)| at);
         let replan = self.replanning.map(|(since, _)| since);
         [self.schedule.next_due(), review, replan].into_iter().flatten().min()
     }
 
-    /// Does what is due but checks, a bounded piece of it.
+    /// Does a bounded part of the work that is due, except checks.
     pub fn poll(&mut self, now: Time) {
         for _ in 0..REVIEWS_PER_POLL {
             let Some(&(at, id)) = self.reviews.first().filter(|&&(at, _)| at <= now) else { break };
@@ -193,7 +192,7 @@ impl Table {
         }
     }
 
-    /// A check that is due, if there is one and it may be started.
+    /// Starts a check, if one is due and may run.
     pub fn start(&mut self, now: Time) -> Option<Job> {
         let start = self.schedule.start(now)?;
         let watched = &self.watched[start.owner.index as usize];
@@ -206,13 +205,13 @@ impl Table {
         })
     }
 
-    /// Which endpoint a check that is under way is of, unless nobody wants to know any more.
+    /// The endpoint of a running check; `None` if the table no longer watches the endpoint.
     pub fn endpoint(&self, token: Token) -> Option<Endpoint> {
         let owner = self.schedule.owner(token)?;
         self.watched.get(owner.index as usize).map(|watched| watched.endpoint)
     }
 
-    /// A check has ended.
+    /// Takes the result of a check.
     pub fn finish(&mut self, now: Time, token: Token, outcome: Outcome) {
         let Some((check, owner)) = self.schedule.finish(token) else { return };
         let watched = &mut self.watched[owner.index as usize];
@@ -240,7 +239,7 @@ impl Table {
         self.review(now, owner.index);
     }
 
-    /// Takes up to `max` endpoints of which something new is to be said.
+    /// Passes up to `max` new judgements to `say`.
     pub fn changes(&mut self, max: usize, mut say: impl FnMut(Judgement)) {
         let mut said = 0;
         while said < max
@@ -248,7 +247,7 @@ impl Table {
         {
             let id = self.by_index.get(&watch.index).copied();
             let Some(watched) = id.and_then(|id| self.watched.get_mut(id as usize)) else { continue };
-            // One that is watched anew is queued anew.
+            // A new watch of the same index has its own place in the queue.
             if watched.watch == watch {
                 watched.queued = false;
                 say(Judgement { watch, verdicts: watched.said });
@@ -257,7 +256,7 @@ impl Table {
         }
     }
 
-    /// Makes the verdicts anew.
+    /// Makes new verdicts about an endpoint.
     fn review(&mut self, now: Time, id: Id) {
         let watched = &mut self.watched[id as usize];
         let (was_up, class) = (watched.standing.up, watched.class());
@@ -280,7 +279,7 @@ impl Table {
                 self.changes.push_back(watched.watch);
             }
         }
-        // A review that comes too early only finds out when the next one is due.
+        // A review that comes too early does no harm: it only finds the time of the next review.
         if let Some(at) = review
             && watched.review_at.is_none_or(|before| at < before)
         {
@@ -291,7 +290,7 @@ impl Table {
         }
     }
 
-    /// Applies the roster to one endpoint, if there is one of this number.
+    /// Applies the roster to the endpoint with this id, if there is one.
     fn replan_one(&mut self, now: Time, id: usize) {
         let Some(watched) = self.watched.get_mut(id) else { return };
         let member = self.roster.find(&watched.endpoint).clone();

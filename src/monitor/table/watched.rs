@@ -1,4 +1,4 @@
-//! One endpoint that is watched: what its checks and reports say.
+//! One watched endpoint: from the results of its checks and its reports to verdicts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{
     time::Time,
 };
 
-/// What an agent's 0 % counts as where a mean is made: less is no less work.
+/// The value of an agent's 0 % in the smoothing, which takes logarithms.
 const LEAST_SHARE: f32 = 0.01;
 
-/// In how many steps a slow start is made at most.
+/// The most steps of a slow start.
 const RAMP_STEPS: u32 = 50;
 
 /// One check of an endpoint.
@@ -27,23 +27,23 @@ pub(super) struct Watching {
     pub(super) health: CheckHealth,
 }
 
-/// What the member itself, or its agent, reported.
+/// The reports of a member and its agent.
 #[derive(Default)]
 pub(super) struct Reports {
     agent: AgentState,
-    /// When the agent answered last.
+    /// The time of the agent's last answer.
     agent_at: Option<Time>,
-    /// Smoothed.
+    /// The agent's smoothed statement.
     availability: Option<Availability>,
-    /// When a load report came last, whatever was in it.
+    /// The time of the last load report, with or without a rate.
     load_at: Option<Time>,
     rate: Option<Rate>,
 }
 
 struct Rate {
-    /// Smoothed.
+    /// The smoothed rate.
     value: f32,
-    /// When a report came last that stated a rate.
+    /// The time of the last report with a rate.
     at: Time,
 }
 
@@ -51,25 +51,26 @@ pub(super) struct Watched {
     pub(super) endpoint: Endpoint,
     pub(super) watch: WatchId,
     pub(super) member: Arc<Member>,
-    /// What is done, by place in `watching`.
+    /// The checks, in the order of `watching`.
     pub(super) checks: Arc<[Check]>,
     pub(super) watching: Box<[Watching]>,
     pub(super) reports: Option<Box<Reports>>,
     pub(super) history: History,
     pub(super) standing: Standing,
-    /// It was found to be up at some time.
+    /// The checks found the endpoint up at some time.
     pub(super) seen: bool,
-    /// It stands in the queue of changes.
+    /// The endpoint is in the queue of changes.
     pub(super) queued: bool,
-    /// When it came up, until its slow start is over.
+    /// When the endpoint came up; `None` after its slow start.
     pub(super) ramp_from: Option<Time>,
-    /// When time alone may change what is said.
+    /// When the verdicts may change without a new result.
     pub(super) review_at: Option<Time>,
+    /// The last verdicts.
     pub(super) said: [Verdict; Policy::ALL.len()],
 }
 
 impl Watched {
-    /// One that is up stays what it is while its checks fail but have not taken it down, or say nothing.
+    /// The class of the endpoint's checks. An endpoint that was up keeps [`Class::Up`] until its checks take it down.
     pub(super) fn class(&self) -> Class {
         if self.standing.up && self.seen { Class::Up } else { Class::Other }
     }
@@ -83,10 +84,10 @@ impl Watched {
         Standing::of(healths, agent, heard)
     }
 
-    /// The verdicts of all policies, and when time alone may change them.
+    /// The verdicts of all policies, and when they may change without a new result.
     pub(super) fn verdicts(&mut self, now: Time, tuning: &Tuning) -> ([Verdict; Policy::ALL.len()], Option<Time>) {
         let mut next: Option<Time> = None;
-        // Whether a point in time lies ahead; then things are to be looked at again when it has come.
+        // Whether a time is in the future; if so, that time needs a review.
         let mut ahead = |at: Time| {
             let ahead = now < at;
             if ahead {
@@ -194,8 +195,8 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_small() {
-        // Beside it stand its checks (8 bytes and an allocation, 32 in the schedule and some 24 in its order each),
-        // and 15 in the index.
+        // An endpoint also has 15 bytes in the index. Each check has 8 bytes and an allocation, 32 bytes in the schedule and
+        // about 24 in its order.
         assert!(size_of::<Watched>() <= 152, "{}", size_of::<Watched>());
         assert_eq!(size_of::<Watching>(), 8);
         assert!(size_of::<Reports>() <= 72, "{}", size_of::<Reports>());
