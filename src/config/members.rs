@@ -4,7 +4,7 @@
 //! network (`cidr`, with `protocol` and `port` to select endpoints); the most specific entry counts. A `[[group]]` gives
 //! the policy of groups by name.
 //!
-//! To add a key: add a field to [`Entry`], read it here or in `members/checks.rs` into [`roster::Member`](crate::roster),
+//! To add a key: add a field to `Entry`, read it here or in `members/checks.rs` into [`roster::Member`](crate::roster),
 //! refuse it where it has no effect, add a row to the table in README.md and a test to `members/tests.rs`.
 
 mod checks;

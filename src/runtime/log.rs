@@ -68,7 +68,7 @@ pub(super) fn report_lost(told: &mut usize) {
     }
 }
 
-/// Writes to stderr why the process ends. A stuck or closed terminal or pipe delays the end by [`LAST_WORDS`] at most.
+/// Writes to stderr why the process ends. A stuck or closed terminal or pipe delays the end by `LAST_WORDS` at most.
 pub fn last_words(line: String) {
     let (done, written) = mpsc::channel();
     let write = move || {
