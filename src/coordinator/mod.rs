@@ -7,9 +7,28 @@
 //! A request goes through `check`, which changes nothing and gives a return code or a [`Change`], and through `apply`,
 //! which alone changes the tables. Replies and pushes are made by `encode`.
 //!
-//! Inside, a file knows only files of earlier groups in this list: `ids`, `settings`; `verdicts`, `watches`, `fail_open`;
-//! `endpoints`; `group`, `load_balancer`; `tables`. The others handle events and know all of these; among them, `change`
-//! comes before `rights`, then `outbox` and `check`, then `apply`, `encode`, `pushes` and `judging`.
+//! Inside, each module names only the modules that its row lists, which stand above it. This file names all.
+//!
+//! | module | what it owns | may know |
+//! | --- | --- | --- |
+//! | `coordinator` | this file: the state machine, and every event | all |
+//! | `ids` | ids of LBs, groups and endpoints; tables indexed by ids | |
+//! | `settings` | the coordinator's settings and totals | |
+//! | `verdicts` | the verdict on every endpoint by every policy | `ids` |
+//! | `watches` | which endpoints are watched, and the orders that shards have yet to get | `ids` |
+//! | `fail_open` | when the GWM itself is at fault, not all its members | `ids` |
+//! | `endpoints` | endpoints | `ids`, `settings`, `verdicts`, `watches`, `fail_open` |
+//! | `group` | groups and their memberships | `ids`, `verdicts` |
+//! | `load_balancer` | load balancers | `ids` |
+//! | `tables` | all tables | `ids`, `settings`, `endpoints`, `group`, `load_balancer` |
+//! | `change` | a change of the tables, as data | `ids` |
+//! | `rights` | what a sender may do | `coordinator`, `ids`, `change` |
+//! | `outbox` | where messages go | `ids`, `change`, `rights` |
+//! | `check` | request → return code or change | `coordinator`, `ids`, `change`, `rights` |
+//! | `apply` | change → tables | `coordinator`, `ids`, `load_balancer`, `change`, `outbox`, `check` |
+//! | `encode` | groups → messages | `coordinator`, `ids`, `settings`, `tables`, `outbox`, `check` |
+//! | `pushes` | which load balancer gets a push, and when | `coordinator`, `ids`, `load_balancer`, `outbox`, `encode` |
+//! | `judging` | the operator's roster, judgements, watch orders | `coordinator`, `ids`, `verdicts`, `watches` |
 
 mod apply;
 mod change;

@@ -3,8 +3,22 @@
 //! Tasks: one accepts on each listener; one owns the connections and moves everything between sockets and mesh; one runs
 //! the checks; and the main one asks for looks at timeouts and ends the shard when all connections have ended.
 //!
-//! Modules know only those to their left: `context <- connection, securing, monitoring, listener <- table <- shard`. The
-//! table has one owner and no cell around it, so nothing can reach a table that is in use.
+//! Each module names only the modules that its row lists. The table has one owner and no cell around it, so nothing can
+//! reach a table that is in use.
+//!
+//! | module | what it owns | may know |
+//! | --- | --- | --- |
+//! | `cause` | why a connection ended | |
+//! | `wire` | the bytes of one connection, read and written | |
+//! | `handshakes` | how much CPU handshakes get | |
+//! | `shared` | what all shards share | |
+//! | `shard_metrics` | the metrics of one shard | `cause` |
+//! | `context` | what connections and monitoring know of their shard | `cause`, `handshakes`, `shared`, `shard_metrics` |
+//! | `listener` | accepting connections | `context` |
+//! | `monitoring` | running the checks | `context` |
+//! | `connection` | one connection, with its handshake | `cause`, `wire`, `context` |
+//! | `table` | all connections | `cause`, `wire`, `context`, `connection` |
+//! | `shard` | this file: start, tasks, end | `cause`, `shared`, `shard_metrics`, `context`, `listener`, `monitoring`, `connection`, `table` |
 
 mod cause;
 mod connection;

@@ -1,17 +1,15 @@
-//! The table in a module's documentation that says which of its modules may know which, and whether the code keeps to
-//! the table.
+//! The table in a module's documentation: which of its modules may know which. Then whether the code keeps to the table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    house::{House, Target},
-    names::Named,
-};
+use super::house::{House, Target};
 
 /// One module of the table.
 #[derive(Debug, Default)]
 pub(crate) struct Row {
     pub(crate) may_know: BTreeSet<String>,
+    /// The row says "all" instead of names: no order holds among such modules.
+    pub(crate) knows_all: bool,
     pub(crate) pure: bool,
 }
 
@@ -31,6 +29,19 @@ fn cells(line: &str) -> Vec<&str> {
     line.trim_matches('|').split('|').map(str::trim).collect()
 }
 
+fn starts_with(path: &[String], room: &[&str]) -> bool {
+    path.len() >= room.len() && path.iter().zip(room).all(|(path, room)| path == room)
+}
+
+/// Which part of `room` a path leads to: one of its modules, or the room's own file.
+fn part<'a>(house: &House, path: &'a [String], room: &[&'a str]) -> &'a str {
+    match (path.get(room.len()), room.last()) {
+        (Some(_), Some(own)) if !house.modules.contains(&path[..=room.len()]) => own,
+        (Some(name), _) => name,
+        (None, own) => own.copied().unwrap_or_default(),
+    }
+}
+
 impl Map {
     /// The table of `module` (the crate's root is an empty path).
     pub(crate) fn of(house: &House, module: &[&str]) -> Map {
@@ -45,6 +56,7 @@ impl Map {
             let cell: BTreeMap<&str, &str> = head.iter().copied().zip(cells(line)).collect();
             let row = Row {
                 may_know: names(cell["may know"]).collect(),
+                knows_all: cell["may know"] == "all",
                 pure: cell.get("pure").is_some_and(|pure| *pure == "yes"),
             };
             for name in row.may_know.iter().filter(|name| !map.rows.iter().any(|(above, _)| above == *name)) {
@@ -55,11 +67,13 @@ impl Map {
                 _ => map.faults.push(format!("{line}: a row is about one module")),
             }
         }
+        let own = module.last().map(|own| (*own).to_owned());
         let modules: BTreeSet<String> = house
             .modules
             .iter()
             .filter(|path| path.len() == module.len() + 1 && path.starts_with(&source.module))
             .filter_map(|path| path.last().cloned())
+            .chain(own)
             .collect();
         let rows: BTreeSet<String> = map.rows.iter().map(|(name, _)| name.clone()).collect();
         map.faults.extend(modules.difference(&rows).map(|name| format!("module `{name}` has no row")));
@@ -81,31 +95,34 @@ impl Map {
     pub(crate) fn violations(&self, house: &House, room: &[&str]) -> Vec<String> {
         let mut found = self.faults.clone();
         let mut used = BTreeSet::new();
-        let inside = |path: &[String]| path.len() > room.len() && path.iter().zip(room).all(|(a, b)| a == b);
-        for source in house.sources.iter().filter(|source| source.module.is_empty() && room.is_empty()) {
-            let line = |path: &Named| format!("src/lib.rs:{}: lib.rs declares modules and nothing else", path.line);
-            found.extend(source.names.paths.iter().map(line));
-        }
-        for source in house.sources.iter().filter(|source| inside(&source.module)) {
+        let root = room.is_empty();
+        for source in house.sources.iter().filter(|source| starts_with(&source.module, room)) {
             for path in &source.names.paths {
-                let from = &path.module[room.len()];
                 let line = format!("src/{}:{}: {}", source.file, path.line, path.segments.join("::"));
-                for target in house.targets(path) {
-                    let to = match &target {
-                        Target::Here(to) if to.is_empty() => {
+                if root && source.module.is_empty() {
+                    found.push(format!("{line}: lib.rs declares modules and nothing else"));
+                    continue;
+                }
+                let from = part(house, &path.module, room);
+                let targets = house.targets(path);
+                for (index, target) in targets.iter().enumerate() {
+                    // A name that the room's own file re-exports is no knowledge of that file.
+                    let re_export = index + 1 < targets.len() && !root && !path.glob;
+                    let to = match target {
+                        Target::Here(to) if to.is_empty() && root => {
                             found.push(format!("{line} names the crate as a whole"));
                             continue;
                         }
-                        Target::Here(to) if inside(to) => &to[room.len()],
+                        Target::Here(to) if starts_with(to, room) => part(house, to, room),
                         _ => continue,
                     };
-                    if to == from {
+                    if to == from || re_export && Some(&to) == room.last() {
                         continue;
                     }
-                    used.insert((from.clone(), to.clone()));
+                    used.insert((from, to.to_owned()));
                     match (self.row(from), self.row(to)) {
                         (_, None) => found.push(format!("{line}: `{to}` is no module with a row in the table")),
-                        (Some(row), _) if !row.may_know.contains(to) => {
+                        (Some(row), _) if !row.knows_all && !row.may_know.contains(to) => {
                             found.push(format!("{line}: `{from}` must not know `{to}`"));
                         }
                         _ => {}
@@ -114,7 +131,7 @@ impl Map {
             }
         }
         for (name, row) in &self.rows {
-            for known in row.may_know.iter().filter(|known| !used.contains(&(name.clone(), (*known).clone()))) {
+            for known in row.may_know.iter().filter(|known| !used.contains(&(name.as_str(), (*known).clone()))) {
                 found.push(format!("`{name}` may know `{known}` and does not: take the permission away"));
             }
         }

@@ -2,6 +2,7 @@
 //! glommio.
 //!
 //! The test reads the table from the documentation of `lib.rs` and every path from the code, so both are always true.
+//! Tables of the same form in `coordinator/mod.rs` and `runtime/shard/mod.rs` give the order inside these rooms.
 //! A path counts wherever it stands, and means what Rust makes of it: `self`, `super`, renames and globs are resolved.
 //! A re-export counts as its original: who names `b::Item` where `b` has `pub use a::Item` must be allowed to know `a`
 //! and `b`. An alias (`type`), a function or a field of `b` is `b`'s own, whatever its type. Forms that would hide a
@@ -145,6 +146,14 @@ fn none(what: &str, found: &[String]) {
 #[test]
 fn layers_name_only_those_they_may_know() {
     none("the code and the table in src/lib.rs differ", &Map::of(&HOUSE, &[]).violations(&HOUSE, &[]));
+}
+
+#[test]
+fn rooms_keep_to_their_own_tables() {
+    for room in [&["coordinator"][..], &["runtime", "shard"]] {
+        let what = format!("the code and the table in src/{}/mod.rs differ", room.join("/"));
+        none(&what, &Map::of(&HOUSE, room).violations(&HOUSE, room));
+    }
 }
 
 #[test]

@@ -257,6 +257,43 @@ fn the_table_and_the_modules_are_the_same() {
 }
 
 #[test]
+fn a_room_has_a_table_of_its_own() {
+    let room = "//! | module | may know |
+//! | --- | --- |
+//! | `ids` | |
+//! | `tables` | `ids` |
+//! | `check` | all |
+//! | `coordinator` | all |
+mod check; mod ids; mod tables; pub use ids::Id; use crate::time::Time; use crate::sasp as wire;
+struct Coordinator;";
+    let files = [
+        ("coordinator/mod.rs", room),
+        ("coordinator/ids.rs", "pub struct Id;"),
+        ("coordinator/tables.rs", "use super::Id; pub struct Table;"),
+        ("coordinator/check.rs", "use super::{Coordinator, tables::Table}; use crate::time::Time;"),
+    ];
+    let violations = |plant: (&str, &str)| {
+        let house = planted(&[&[plant], &files[..]].concat());
+        Map::of(&house, &["coordinator"]).violations(&house, &["coordinator"])
+    };
+    assert_eq!(violations(files[0]), [""; 0]);
+    for (text, known) in [
+        ("use super::Id; use super::Coordinator;", "coordinator"),
+        ("use super::Id; use crate::coordinator::check;", "check"),
+        ("use super::{Id, *};", "coordinator"),
+        ("use super::Id; mod inner { use super::super::check::f; }", "check"),
+    ] {
+        let (found, expected) = (violations((files[2].0, text)), format!("`tables` must not know `{known}`"));
+        assert!(found.iter().any(|line| line.contains(&expected)), "{text}\n{found:#?}");
+    }
+    assert_eq!(violations((files[2].0, "")), ["`tables` may know `ids` and does not: take the permission away"]);
+    assert_eq!(
+        violations((files[0].0, &room.replace("mod ids;", "mod ids; mod group {}"))),
+        ["module `group` has no row"]
+    );
+}
+
+#[test]
 fn impure_names_are_found_in_pure_layers_only() {
     let impure = [
         "use std::fs;",
