@@ -1,5 +1,5 @@
-//! The hot paths allocate nothing: encoding a push into a reused buffer, decoding and walking a registration, the
-//! coordinator's building of pushes. Counted for each thread, because tests run side by side.
+//! The hot paths allocate nothing: to encode a push into a reused buffer, to decode and walk a registration, to build
+//! pushes in the coordinator. Each thread has its own count, because tests run in parallel.
 
 #![allow(unsafe_code)]
 
@@ -24,7 +24,7 @@ use gwm::{
     },
 };
 
-/// The system's allocator, counting the calls of each thread.
+/// The system's allocator, with a count of calls for each thread.
 struct Counting;
 
 thread_local! {
@@ -35,8 +35,8 @@ fn count() {
     ALLOCATIONS.with(|counter| counter.set(counter.get() + 1));
 }
 
-// SAFETY: every call is passed on to `System` unchanged; counting touches only a constant-initialised thread local
-// without a destructor, which neither allocates nor can be gone.
+// SAFETY: every call goes to `System` unchanged. The count is a constant-initialised thread local without a destructor:
+// to change the count never allocates, and the count exists as long as the thread.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -110,13 +110,13 @@ fn decoding_and_walking_a_registration_allocates_nothing() {
     assert_eq!((ports, count), (8000, 0));
 }
 
-/// The batches between cores are used again and again, with the bytes and the places of messages that they have.
+/// Batches between cores are reused, with their buffers of bytes and messages.
 #[test]
 fn pushes_on_their_way_to_a_shard_allocate_nothing() {
     let (here, there) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
     let (mut sender, mut receiver) = pipe::<std::ops::Range<usize>>(limits::BATCHES, here, there);
     let mut round = || {
-        // More than one batch holds: each is sent when it is full.
+        // More than a batch holds: a full batch is sent at once.
         for _ in 0..500 {
             while let Some(batch) = sender.reclaim() {
                 sender.recycle(batch);
@@ -135,7 +135,7 @@ fn pushes_on_their_way_to_a_shard_allocate_nothing() {
     assert_eq!(allocations(round), 0);
 }
 
-/// Takes the coordinator's messages into one buffer, as a batch of the runtime's does.
+/// Takes the coordinator's messages into one buffer, like a batch of the runtime.
 #[derive(Default)]
 struct Out {
     bytes: Vec<u8>,
@@ -179,8 +179,8 @@ fn settings() -> Settings {
     }
 }
 
-/// How often the coordinator allocates while it builds the pushes to 20 LBs with `flags`, after `changed` of their
-/// 100 members have changed; once a few such ticks have gone by.
+/// How often the coordinator allocates while it builds pushes to 20 LBs with `flags`, when `changed` of their 100
+/// members have changed. A few such ticks come before, and are not counted.
 fn allocations_of_a_tick(flags: LbFlags, changed: u8, share: impl Fn(u16) -> Share) -> u64 {
     let mut coordinator = Coordinator::new(settings(), 1);
     let (mut out, mut now) = (Out::default(), Time(0));

@@ -1,12 +1,11 @@
-//! The mesh's sleeping and waking in every order of events that the memory model allows (with loom): no wake is lost,
-//! nothing is lost, nothing comes twice or out of order. The file under test is the daemon's own; what it is built on is
-//! loom's here.
+//! The mesh under loom, in every order of events that the memory model allows: no wake is lost, no entry is lost, and
+//! no entry comes twice or out of order. The file under test is the daemon's own, with loom's atomics below it.
 
 use std::sync::Arc;
 
 use loom::{future::block_on, model::Builder, thread};
 
-/// What `src/runtime/mesh/atomics.rs` has, as loom knows it.
+/// The names of `src/runtime/mesh/atomics.rs`, made of loom's types.
 mod atomics {
     use std::{collections::VecDeque, sync::Mutex, task::Waker};
 
@@ -16,8 +15,8 @@ mod atomics {
         atomic::{self, AtomicUsize, Ordering},
     };
 
-    /// loom lets a store come between an exchange and what that read, which no machine does. So stores are exchanges
-    /// here: those it keeps in one order.
+    /// A flag whose stores are exchanges. loom lets a store come between an exchange and the value that the exchange
+    /// read, which no machine does; loom keeps exchanges in one order.
     #[derive(Debug, Default)]
     pub(super) struct AtomicBool(atomic::AtomicBool);
 
@@ -35,7 +34,7 @@ mod atomics {
         }
     }
 
-    /// What a waker's place promises: `wake` wakes the one that was registered last, once.
+    /// One registered waker: `wake` wakes the waker that was registered last, once.
     #[derive(Debug, Default)]
     pub(super) struct AtomicWaker(Exclusive<Option<Waker>>);
 
@@ -50,14 +49,14 @@ mod atomics {
         }
     }
 
-    /// A queue for one that pushes and one that pops, which promises less than crossbeam's: each learns of what the other
-    /// did sooner or later.
+    /// A queue for one sender and one receiver. It promises less than crossbeam's: each side sees the other's work
+    /// sooner or later.
     #[derive(Debug)]
     pub(super) struct ArrayQueue<T> {
         pushed: AtomicUsize,
         popped: AtomicUsize,
         capacity: usize,
-        /// loom does not know of it, and there is never a wait for it: its threads take turns.
+        /// Not loom's: loom's threads take turns, so no thread ever waits for this lock.
         items: Mutex<VecDeque<T>>,
     }
 
@@ -92,7 +91,7 @@ mod atomics {
     }
 }
 
-/// Batches so small that they are full at once.
+/// Batches so small that one entry or two fill them.
 mod limits {
     pub(crate) const BATCH_BYTES: usize = 1000;
     pub(crate) const BATCH_ENTRIES: usize = 2;
@@ -104,7 +103,7 @@ mod pipe;
 
 use pipe::{Bell, pipe};
 
-/// Goes through the orders with so many changes of thread where none is due; a lost wake is reported as a deadlock.
+/// Runs `model` in all orders with up to so many forced changes of thread. loom reports a lost wake as a deadlock.
 fn check(preemptions: usize, scene: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -126,7 +125,7 @@ fn a_ring_is_never_missed() {
                 }
             })
         };
-        // It sleeps for each, as far as it comes to that.
+        // The receiver sleeps before each entry, unless the entry is there already.
         block_on(async {
             for seen in 1..=RINGS {
                 bell.wait(|| work.load(Ordering::Relaxed) >= seen).await;
@@ -136,7 +135,7 @@ fn a_ring_is_never_missed() {
     });
 }
 
-/// Both ends sleep when there is nothing to do, as a shard and the coordinator do.
+/// Both ends sleep when they have nothing to do, like a shard and the coordinator.
 fn through_a_pipe(batches: usize, messages: u32, preemptions: usize) {
     check(preemptions, move || {
         let (here, there) = (Arc::new(Bell::default()), Arc::new(Bell::default()));

@@ -1,5 +1,5 @@
-//! Executors keep running under a storm of wakes from other cores while every core is oversubscribed: the case in
-//! which glommio 0.9.0, set up otherwise, parks with runnable tasks and never wakes (see `runtime::executor`).
+//! Executors keep running when other cores wake them all the time and every core has too much work. In this case
+//! glommio 0.9.0, with other settings, parks with runnable tasks and never wakes (see `runtime::machine::executor`).
 
 use std::{
     sync::{
@@ -16,13 +16,13 @@ use gwm::runtime::{
     mesh::{Bell, Receiver, Sender, pipe},
 };
 
-/// Messages that go there and back in one storm.
+/// Messages that go to the other end and back in one test.
 const ROUND_TRIPS: u64 = 50_000;
 
-/// Far more than a storm takes on the slowest machine; an executor that hangs makes no progress in any time.
+/// Far more than the slowest machine needs for a message; an executor that hangs never makes progress.
 const WITHOUT_PROGRESS: Duration = Duration::from_secs(60);
 
-/// One end: waits for a batch and answers each of its entries. It has no timer, which would end a wrong sleep.
+/// One end: waits for a batch and answers each entry. It has no timer, because a timer would end a wrong sleep.
 async fn end(bell: Arc<Bell>, mut sender: Sender<u64>, mut receiver: Receiver<u64>, first: bool, seen: Arc<AtomicU64>) {
     if first {
         sender.push(0);

@@ -1,5 +1,5 @@
-//! The codec by literal bytes: every message and component both ways, every truncation and split, every wrong
-//! length, type and count. The bytes are written by hand from RFC 4678, not by the encoder.
+//! The codec on literal bytes: every message and component encoded and decoded, every truncation and split, every wrong
+//! length, type and count. The bytes are written by hand from RFC 4678; the encoder did not make them.
 
 use gwm::sasp::{
     ComponentType, DecodeError, Dump, Endpoint, EntryFlags, Fault, FrameError, Framer, GroupData, Groups, Health,
@@ -12,7 +12,7 @@ fn hex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
-/// Every message, and in them every component. The Get Weights Reply is the RFC's own example.
+/// Every message; together they have every component. The Get Weights Reply is the RFC's own example.
 const MESSAGES: [(ComponentType, &str); 11] = [
     (
         ComponentType::REGISTRATION_REQUEST,
@@ -68,7 +68,7 @@ fn tcp80(last: u8) -> MemberData<'static> {
 
 const FARM1: GroupData<'_> = GroupData { lb_uid: b"LB1", name: b"FARM1" };
 
-/// The same messages by the encoder.
+/// The same messages, made by the encoder.
 fn encoded(kind: ComponentType) -> Vec<u8> {
     let mut out = Vec::new();
     match kind {
@@ -222,12 +222,12 @@ fn fields_have_the_values_of_the_bytes() {
     }
 }
 
-/// Writes `length` where the header states the message's.
+/// Writes `length` into the header, as the message's length.
 fn restate(bytes: &mut [u8], length: usize) {
     bytes[5..9].copy_from_slice(&(length as u32).to_be_bytes());
 }
 
-/// Where the TLVs of a message begin; they stand one after the other.
+/// Where each TLV of a message begins; each TLV follows the end of the one before.
 fn components(bytes: &[u8]) -> Vec<usize> {
     let mut starts = vec![];
     let mut at = 0;
@@ -272,7 +272,7 @@ fn every_wrong_length_is_refused() {
                 let at = format!("{kind}: {wrong} for {right} at byte {start}: {error}");
                 match error.fault {
                     Fault::Length { found, .. } => assert_eq!((found, error.offset), (wrong, start + 2), "{at}"),
-                    // The stated length holds fewer bytes than a name or label says, or more than the message has.
+                    // The stated length is smaller than a name or label needs, or larger than the message.
                     Fault::PastEnd { .. } => assert!(error.offset >= start + 4, "{at}"),
                     _ => panic!("{at}"),
                 }
@@ -314,7 +314,7 @@ fn every_wrong_count_is_refused() {
         for start in components(&whole) {
             let component = u16::from_be_bytes([whole[start], whole[start + 1]]);
             let length = usize::from(u16::from_be_bytes([whole[start + 2], whole[start + 3]]));
-            // The count stands last in every component that has one.
+            // A component with a count ends with the count.
             let at = match component {
                 0x1010 | 0x1020 | 0x1030 | 0x1035 | 0x1040 | 0x1060 | 0x4010..=0x4012 => start + length - 2,
                 _ => continue,
@@ -363,7 +363,7 @@ fn inner_lengths_past_their_component_are_refused() {
     assert_eq!(Message::decode(&bytes).unwrap_err(), DecodeError { offset: 31, fault });
 
     let mut bytes = label;
-    bytes[34] = 4; // the length of the group name: one byte of it is left over
+    bytes[34] = 4; // the length of the group name: one byte is left over
     let fault = Fault::Length { component: ComponentType::GROUP_DATA, expected: 13, found: 14 };
     assert_eq!(Message::decode(&bytes).unwrap_err(), DecodeError { offset: 28, fault });
 }
@@ -466,7 +466,7 @@ fn the_framer_refuses_what_breaks_the_framing_as_soon_as_it_shows() {
     ] {
         let bad = hex(bytes);
         assert!(!error.to_string().is_empty());
-        // The field that is complete with this byte.
+        // The field that ends with this byte.
         assert_eq!(
             error.offset(),
             match complete {

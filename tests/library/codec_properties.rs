@@ -1,5 +1,6 @@
-//! Properties of the codec on random messages: encoding and decoding give each other back, splits do not matter,
-//! nothing panics. Seeds are fixed, cases are few: the same run every time (`tests/library/fuzz.rs` is the wandering one).
+//! Properties of the codec on random messages: decoding reverses encoding and encoding reverses decoding, splits do not
+//! matter, nothing panics. Seeds are fixed and cases are few, so each run is the same; [`crate::fuzz`] has new seeds in
+//! each run.
 
 use gwm::{
     fuzz,
@@ -18,7 +19,7 @@ use proptest::{
 type Text = Vec<u8>;
 type Listed<E> = Vec<(Text, Text, Vec<(Endpoint, Text, E)>)>;
 
-/// A message with its own values, apart from the codec's types for them.
+/// A message that owns its values, without the codec's types.
 #[derive(Clone, Debug, PartialEq)]
 enum Plain {
     Registration { flags: u8, groups: Listed<()> },

@@ -1,6 +1,6 @@
 //! A short seeded run of every fuzz entry point.
 //!
-//! `GWM_FUZZ_ITERATIONS` makes it longer; a failure prints its seed, and `GWM_FUZZ_SEED` runs that one alone.
+//! `GWM_FUZZ_ITERATIONS` makes the run longer. A failure prints its seed, and `GWM_FUZZ_SEED` runs this seed alone.
 
 use std::{env, panic};
 
@@ -15,7 +15,7 @@ use gwm::{
 
 use crate::captures::{ACK, Capture, FIN, RST, SYN};
 
-/// Runs `entry` on what `input` makes of seeds.
+/// Runs `entry` on the inputs that `input` makes from seeds.
 fn run(iterations: u64, entry: fn(&[u8]), input: fn(&mut Rng) -> Vec<u8>) {
     let number = |name: &str| env::var(name).ok().map(|value| value.parse::<u64>().expect(name));
     let iterations = number("GWM_FUZZ_ITERATIONS").unwrap_or(iterations);
@@ -105,7 +105,7 @@ fn groups<T: gwm::sasp::Entry<'static>>(
     writer.finish().unwrap();
 }
 
-/// Up to a few changes: a bit, a byte, a 16-bit number, a piece cut out, doubled or put in.
+/// Makes a few changes at most: a bit, a byte, a 16-bit number, a piece removed, doubled or inserted.
 fn mutate(rng: &mut Rng, data: &mut Vec<u8>) {
     for _ in 0..rng.usize(..4) {
         let at = rng.usize(..=data.len());
@@ -133,7 +133,7 @@ fn mutate(rng: &mut Rng, data: &mut Vec<u8>) {
     }
 }
 
-/// One message, mutated; half the time its header states the right length all the same.
+/// One message with changes; in half of the cases the header still states the right length.
 fn broken_message(rng: &mut Rng) -> Vec<u8> {
     let mut data = message(rng);
     mutate(rng, &mut data);
@@ -168,7 +168,7 @@ fn decoder() {
     });
 }
 
-/// Messages of two connections; what they speak of comes from a few names, so that they meet.
+/// Messages of two connections, about a few names only, so that both often use the same name.
 fn conversation(rng: &mut Rng) -> Vec<u8> {
     const UIDS: [&[u8]; 4] = [b"A", b"B", b"C", b""];
     const GROUPS: [&[u8]; 4] = [b"g", b"h", b"i", b""];
@@ -242,7 +242,7 @@ fn session() {
     });
 }
 
-/// A stream as hexadecimal text, raw, or in TCP segments that are lost, doubled, cut and out of order.
+/// A stream as hexadecimal text, as raw bytes, or in TCP segments that are lost, doubled, cut or out of order.
 fn capture(rng: &mut Rng) -> Vec<u8> {
     let stream = stream(rng);
     let mut data = match rng.u8(..4) {
@@ -303,7 +303,7 @@ fn decode_command() {
     run(3_000, fuzz::decode_command, capture);
 }
 
-/// Pieces from a list, in any order, and now and then a few changes.
+/// Pieces of a list in random order, sometimes with a few changes.
 fn pieces(rng: &mut Rng, list: &[&str], most: usize) -> Vec<u8> {
     let mut data: Vec<u8> =
         (0..rng.usize(..=most)).flat_map(|_| rng.choice(list).expect("a list").as_bytes().to_vec()).collect();
@@ -423,9 +423,9 @@ fn access_file() {
         "\t",
     ];
     run(10_000, fuzz::access_file, |rng| [vec![rng.u8(..)], pieces(rng, &PARTS, 12)].concat());
-    // Files in which only addresses can be wrong.
+    // Files with nothing wrong but addresses.
     run(5_000, fuzz::access_file, |rng| {
-        let mut file = vec![4]; // source addresses for both
+        let mut file = vec![4]; // both identities are source addresses
         for _ in 0..rng.u8(..6) {
             let length = rng.u32(..34);
             let address = std::net::Ipv4Addr::from_bits(rng.u32(..) & !(u64::from(u32::MAX) >> length) as u32);

@@ -1,7 +1,6 @@
 //! Requests as plain data, their bytes, and a short notation for them and for what comes back.
 //!
 //! The bytes are written here from PROTOCOL.md, not by the library's writer.
-#![allow(dead_code)] // two test programs share this file, neither uses all of it
 
 use std::fmt;
 

@@ -38,7 +38,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// Runs a command to its end; its status, stdout and stderr.
+/// Runs a command to its end and returns its status, stdout and stderr.
 #[track_caller]
 fn check(arguments: &[&str], status: i32, stdout: &str, stderr: &str) {
     let output = run(arguments);
@@ -47,21 +47,21 @@ fn check(arguments: &[&str], status: i32, stdout: &str, stderr: &str) {
     assert_eq!(output.status.code(), Some(status));
 }
 
-/// A file in the test's own directory.
+/// A new file in the tests' directory.
 fn file(name: &str, text: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()));
     std::fs::write(&path, text).unwrap();
     path
 }
 
-/// Reads a request and shows all of it, as the library decodes it.
+/// Reads a request and shows its whole content, decoded by the library.
 fn shown(peer: &mut Peer) -> (u32, String) {
     let request = peer.read();
     let (header, message) = Message::decode(&request).unwrap();
     (header.id, format!("{message:?}"))
 }
 
-/// Answers a request after checking how the library shows it.
+/// Checks how the library shows a request, then answers the request.
 #[track_caller]
 fn answer_shown(peer: &mut Peer, kind: ComponentType, expected: &str) {
     let (id, message) = shown(peer);
@@ -224,7 +224,7 @@ fn flags_fall_back_to_the_environment() {
     peer.end();
 }
 
-/// Of all commands alike: 1, as for the flag itself; empty, or what means no, as if it were not there.
+/// All commands read the variable alike: 1 is the flag; an empty value or a word for no is no flag.
 #[test]
 fn switches_fall_back_to_the_environment() {
     let reply = file("reply.hex", "2010000D010000001200000007101500 0540");
@@ -251,7 +251,7 @@ fn a_wrong_value_from_the_environment_is_told_as_that() {
         (&["member", "register", "--lb=LB1", "--member=10.0.0.1"], "GWM_MEMBER_GROUP", true),
     ];
     for (arguments, variable, told) in cases {
-        let long = "x".repeat(256); // nor is it the name of a group
+        let long = "x".repeat(256); // too long for a group's name as well
         let output = gwm(arguments).env(variable, &long).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         let note = format!("note: the value is that of {variable} in the environment\n");
@@ -270,7 +270,7 @@ fn output_that_can_not_be_written_is_a_failure_and_no_panic() {
     for arguments in outputs {
         let output = gwm(arguments).stdout(full()).output().unwrap();
         assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), said), "{arguments:?}");
-        // Nobody who reads it: not a failure.
+        // Nobody reads the output: not a failure.
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = gwm(arguments).stdout(writer).output().unwrap();
@@ -362,7 +362,7 @@ dns    (no members)
     peer.end();
 }
 
-/// `gwm lb watch` under way; killed if a test ends early.
+/// A running `gwm lb watch`; killed if a test ends early.
 struct Watch {
     child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
@@ -376,7 +376,7 @@ impl Watch {
         Watch { child, lines }
     }
 
-    /// The next line, which is of this event.
+    /// The next line, which must be about this event.
     #[track_caller]
     fn next(&mut self, event: &str) -> Value {
         let line: Value = serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap();
@@ -384,7 +384,7 @@ impl Watch {
         line
     }
 
-    /// The next line's weights as `group: member=weight …`.
+    /// The weights of the next line, as `group: member=weight …`.
     #[track_caller]
     fn weights(&mut self, source: &str) -> String {
         let line = self.next("weights");
@@ -397,7 +397,7 @@ impl Watch {
         line["groups"].as_array().unwrap().iter().map(group).collect::<Vec<_>>().join("; ")
     }
 
-    /// Waits for its own end.
+    /// Waits until the command ends on its own.
     fn status(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
@@ -427,12 +427,12 @@ fn watch_follows_pushes_and_starts_anew_on_a_new_connection() {
         peer.write(&reply(id, SET_LB_STATE, OK));
         answer_shown(&mut peer, REGISTRATION, r#"groups: [LB1/web [10.0.0.1:80 "", 10.0.0.2:80 ""]] })"#);
         let id = peer.expect(GET_WEIGHTS);
-        // A push that overtakes the reply is older than it.
+        // A push that comes before the reply is older than the reply.
         peer.write(&push(&[("web", &[(1, 0x0D, 11)])]));
         peer.write(&weights_reply(id, 64, &[("web", &[(1, 0x0D, 10), (2, 0x0D, 20)])]));
         peer.write(&push(&[("web", &[(2, 0x0D, 21)])]));
         drop(peer);
-        // The new session knows nothing of the old one's weights. The GWM does: it holds one member still.
+        // The new session does not know the weights of the old session. The GWM does, and still has one member.
         let mut peer = Peer::accept(listener);
         peer.answer(SET_LB_STATE, OK);
         peer.answer(REGISTRATION, ReturnCode::ALREADY_REGISTERED);
@@ -508,7 +508,7 @@ fn watch_ends_when_it_is_refused() {
 fn watch_ends_quietly_when_nobody_reads_on() {
     let peer = FakeGwm::once(|mut peer| {
         open(&mut peer, &[]);
-        // The reader has gone by the time the client closes; until then there is always something to print.
+        // The reader is gone before the client closes; until then the command always has lines to print.
         while std::io::Write::write_all(&mut peer.0, &push(&[("web", &[(1, 0x0D, 1)])])).is_ok() {}
     });
     let mut command = gwm(&["lb", "watch", "--uid=LB1", "--gwm", &peer.address, "--group=web"]);
@@ -525,7 +525,7 @@ fn watch_ends_quietly_when_nobody_reads_on() {
 fn watch_ends_at_a_signal_though_nobody_reads_what_it_writes() {
     for signal in [Signal::TERM, Signal::INT] {
         let peer = FakeGwm::once(|mut peer| {
-            // One line of over 150 KB: more than a pipe and the reader below hold.
+            // One line of over 150 KB: more than the pipe and the reader below hold.
             let members: Vec<_> = (0..250).map(|host| (host, 0x0D, 1)).collect();
             open(&mut peer, &["a", "b", "c", "d"].map(|group| (group, &members[..])));
             peer.until_closed();
@@ -534,7 +534,7 @@ fn watch_ends_at_a_signal_though_nobody_reads_what_it_writes() {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut String::new()).unwrap();
-        out.read_exact(&mut [0]).unwrap(); // the line with the weights is being written, and can not be to its end
+        out.read_exact(&mut [0]).unwrap(); // the command now writes the line with the weights, and can not finish
         let pid = Pid::from_child(&child);
         kill_process(pid, signal).unwrap();
         let (ended, end) = mpsc::channel::<()>();

@@ -79,7 +79,7 @@ fn every_request_goes_out_as_the_rfc_lays_it_out() {
 
 #[test]
 fn messages_survive_every_split_of_the_stream() {
-    // A reply between two pushes, all in one stream, cut in two at every place.
+    // A reply between two pushes in one stream, split in two at every place.
     let mut stream = push(&[("FARM1", &[(1, 0x0D, 40)])]);
     stream.extend(reply(1, ComponentType::SET_LB_STATE_REQUEST, ReturnCode::SUCCESSFUL));
     stream.extend(push(&[("FARM1", &[(1, 0x0D, 41)])]));
@@ -228,7 +228,7 @@ fn silence_ends_a_request_but_not_a_wait_for_pushes() {
         peer.expect(ComponentType::SET_LB_STATE_REQUEST);
         let push = push(&[("FARM1", &[(1, 0x0D, 7)])]);
         peer.write(&push[..20]);
-        peer.expect(ComponentType::SET_LB_STATE_REQUEST); // so the client has given up waiting
+        peer.expect(ComponentType::SET_LB_STATE_REQUEST); // the client has stopped waiting
         peer.write(&push[20..]);
         peer.until_closed();
     });
@@ -282,7 +282,7 @@ fn requests_survive_a_transport_that_takes_a_byte_at_a_time() {
 fn what_the_gwm_owes_is_taken_in_while_it_does_not_read() {
     let mut owed: Vec<u8> = (1..=3).flat_map(|weight| push(&[("FARM1", &[(1, 0x0D, weight)])])).collect();
     let reply = reply(1, ComponentType::SET_LB_STATE_REQUEST, ReturnCode::SUCCESSFUL);
-    owed.extend(&reply[..5]); // and a part of a message stays one
+    owed.extend(&reply[..5]); // a part of a message stays a part
     let transport = OwesFirst { owed: owed.into(), reply: reply[5..].to_vec() };
     let mut client = Client::over(Box::new(transport), "owes first", LONG);
     set_push(&mut client).unwrap();
@@ -293,7 +293,7 @@ fn what_the_gwm_owes_is_taken_in_while_it_does_not_read() {
 
 #[test]
 fn no_more_is_taken_in_while_sending_than_is_kept() {
-    // Nothing is looked at while sending, so nothing has to be a message.
+    // While the client sends, it does not decode: the bytes need not be messages.
     let mut client = Client::over(Box::new(Endless), "endless", LONG);
     let error = set_push(&mut client).unwrap_err();
     assert!(matches!(error.kind, ErrorKind::Backlog { .. }), "{error}");
@@ -306,7 +306,7 @@ fn closed<T>(outcome: Result<T, Error>) -> usize {
     }
 }
 
-/// A transport that gives pieces, each by one read (an interruption before each), and takes a byte a write.
+/// A transport: each read gives one piece, after an interruption; each write takes one byte.
 struct Canned {
     pieces: std::vec::IntoIter<Vec<u8>>,
     interrupted: bool,
@@ -355,7 +355,7 @@ impl Transport for Canned {
     }
 }
 
-/// Takes nothing while it has something to give, then all, and replies.
+/// A peer that reads nothing before it has sent everything, then reads everything and replies.
 struct OwesFirst {
     owed: std::collections::VecDeque<u8>,
     reply: Vec<u8>,
@@ -395,12 +395,12 @@ impl Transport for OwesFirst {
     }
 }
 
-/// Gives for ever and takes nothing.
+/// A peer that sends for ever and reads nothing.
 struct Endless;
 
 impl Read for Endless {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        Ok(out.len()) // zeros, as they are there
+        Ok(out.len()) // zeros: the buffer as it is
     }
 }
 

@@ -33,7 +33,7 @@ const REGISTRATION: ComponentType = ComponentType::REGISTRATION_REQUEST;
 
 type TlsPeer = Peer<StreamOwned<ServerConnection, std::net::TcpStream>>;
 
-/// How the GWM speaks TLS: as this server, with these versions, wanting certificates of these authorities.
+/// The GWM's TLS configuration: its identity, its versions, and the authority whose client certificates it asks for.
 fn server(
     identity: &Identity,
     versions: &[&'static SupportedProtocolVersion],
@@ -66,12 +66,12 @@ fn gwm(config: Arc<ServerConfig>, script: impl FnOnce(TlsPeer) + Send + 'static)
     FakeGwm::once(move |peer| script(over(peer, &config)))
 }
 
-/// A GWM for one connection that comes to nothing: it does its part until that ends.
+/// A GWM for one connection that fails: it takes part in the handshake until the end.
 fn gwm_in_vain(config: Arc<ServerConfig>) -> FakeGwm {
     gwm(config, |mut peer| peer.until_closed())
 }
 
-/// How a client speaks TLS that trusts this authority.
+/// The TLS configuration of a client that trusts this authority.
 fn client(authority: &Authority, server_name: &str, identity: Option<&Identity>) -> Tls {
     let roots = config::roots(Some(authority.pem().as_bytes())).unwrap();
     let config = config::client(roots, identity.map(Identity::der)).unwrap();
@@ -82,7 +82,7 @@ fn set_push(client: &mut Client) -> Result<(), Error> {
     client.set_lb_state(b"LB1", Health::BEST, LbFlags::PUSH)
 }
 
-/// Connects and has one request served.
+/// Connects and makes one request.
 fn attempt(gwm: &FakeGwm, tls: &Tls) -> Result<(), Error> {
     set_push(&mut Client::connect_tls(&gwm.address, LONG, tls)?)
 }
@@ -103,14 +103,14 @@ fn a_session_runs_over_either_version() {
             let id = peer.expect(GET_WEIGHTS);
             let many: Vec<_> = (0..60_000u32).map(|at| (at as u8, 0x0D, at as u16)).collect();
             peer.write(&weights_reply(id, 60, &[("FARM1", &many)]));
-            // A record in as many pieces as it has bytes.
+            // A record, sent byte by byte.
             peer.0.conn.writer().write_all(&push(&[("FARM1", &[(1, 0x0D, 8)])])).unwrap();
             let mut record = Vec::new();
             while peer.0.conn.wants_write() {
                 peer.0.conn.write_tls(&mut record).unwrap();
             }
             record.iter().for_each(|byte| peer.0.sock.write_all(&[*byte]).unwrap());
-            // Neither a reset nor a silent close: TLS's goodbye.
+            // The client closes with close_notify, not with a reset or without a word.
             assert_eq!(peer.0.read(&mut [0]).unwrap(), 0);
             assert_eq!(peer.0.conn.protocol_version(), Some(version.version));
         });
@@ -140,7 +140,7 @@ fn what_the_gwm_owes_is_taken_in_while_it_does_not_read() {
     let identity = authority.server();
     for version in [&TLS12, &TLS13] {
         let gwm = gwm(server(&identity, &[version], None), |mut peer| {
-            // Over 40 MB each way, the GWM's first: more than the sockets between them hold.
+            // Over 40 MB in each direction, the GWM's first: more than the buffers of both sockets.
             let many: Vec<_> = (0..60_000u32).map(|at| (at as u8, 0x0D, 1)).collect();
             let push = push(&[("FARM1", &many)]);
             (0..16_000_000 / push.len() * 3).for_each(|_| peer.write(&push));
@@ -254,7 +254,7 @@ fn what_speaks_no_tls_is_told_apart() {
     assert!(error.is_transient());
     http.end();
 
-    // As a plain GWM does: bytes that are not SASP end the connection.
+    // Like a plain GWM: bytes that are not SASP end the connection.
     let closes = FakeGwm::once(|mut peer| drop(peer.0.read(&mut [0; 4096])));
     let error = attempt(&closes, &tls).unwrap_err();
     let expected = "closed the connection in the TLS handshake: it may not speak TLS";
@@ -312,7 +312,7 @@ fn a_new_connection_resumes_the_session() {
     }
 }
 
-// From here on the command line.
+// The command line, from here on.
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_gwm")).args(arguments).env_clear().stdin(Stdio::null()).output().unwrap()
@@ -341,7 +341,7 @@ fn commands_prove_who_they_are() {
     let by_name = gwm.address.replace("127.0.0.1", "localhost");
     let member = ["member", "register", "--lb=LB1", "--group=web", "--member=10.0.0.1:80"];
     let tls = ["--tls", "--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key];
-    // The host of --gwm is the name to expect, an address as well as a name.
+    // The certificate must have the host of --gwm, which is a name or an address.
     for address in [&gwm.address, &by_name] {
         let output = run(&[&member[..], &tls, &["--gwm", address]].concat());
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "Registration Request: successful (0x00)\n");

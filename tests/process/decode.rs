@@ -1,4 +1,4 @@
-//! `gwm decode`: the binary on hexadecimal and raw input and captures, its output, and its exit status.
+//! `gwm decode` on hexadecimal input, raw input and captures: its output and its exit status.
 
 use std::{
     io::Write,
@@ -36,7 +36,7 @@ fn gwm(args: &[&str], input: &[u8]) -> Run {
         .spawn()
         .unwrap();
     // The inputs here are smaller than a pipe holds.
-    let _ = child.stdin.take().unwrap().write_all(input); // it may have refused its arguments
+    let _ = child.stdin.take().unwrap().write_all(input); // the command may have refused its arguments
     let output = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Run { status: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
@@ -149,7 +149,7 @@ fn cut_and_unframed_input() {
     assert!(run.out.contains("at byte 26: broken message, at its byte 1: only 1 of the header's 13 bytes are there\n"));
     assert_eq!(run.status, 1);
 
-    // What `hexdump` without -C makes of a message.
+    // A message as `hexdump` without -C prints it.
     let run = gwm(&[], b"0000000 1020 0d00 0001 0000 0012 0000 1007 0015\n0000010 4005\n0000012\n");
     assert!(run.out.contains("(bytes are swapped in pairs: use `hexdump -C` or `xxd`)\n"), "{}", run.out);
     assert_eq!(run.status, 1);
@@ -162,7 +162,7 @@ fn cut_and_unframed_input() {
 
 #[test]
 fn of_a_beginning_that_has_no_end_only_the_header_is_shown() {
-    // The header of a Get Weights Request that states too much, and as a group's name in it the same again and again.
+    // The header of a Get Weights Request that states too great a length; the group's name repeats this header.
     let header = b"\x20\x10\0\x0D\x01\x7F\xFF\xFF\xFF\0\0\0\x07\x10\x30\0\x06\xFF\xFF";
     let group = [&b"\x30\x11\0\x1A\x01u\x13"[..], header].concat();
     let input = [header, &group.repeat(3)[..]].concat();
@@ -201,7 +201,7 @@ fn nothing_to_decode_and_wrong_usage() {
     }
 }
 
-/// What a capture gives, with the time and the addresses of the client's direction taken off.
+/// The output for a capture, without the time and addresses of the client's direction.
 fn decoded(capture: &Capture) -> (i32, Vec<String>) {
     let run = gwm(&[], &capture.bytes);
     assert_eq!(run.err, "");
@@ -217,7 +217,7 @@ fn heads(list: &[(u64, &str)]) -> Vec<String> {
 #[test]
 fn segments_are_put_together_whatever_their_order() {
     let (stream, all) = (stream(), heads(&[(0, REPLY_TEXT), (18, STATE_TEXT), (41, LAST_TEXT)]));
-    // The numbers pass 2^32 inside the stream.
+    // The sequence numbers pass 2^32 inside the stream.
     let first = u32::MAX - 20;
     let send = |capture: &mut Capture, range: std::ops::Range<usize>| {
         let number = first.wrapping_add(range.start as u32);
@@ -259,7 +259,7 @@ fn bytes_that_the_capture_lacks_are_told_and_decoding_goes_on() {
             heads(&[(41, LAST_TEXT)]).remove(0),
         ],
     );
-    // The receiver has got them; or the sender ends; or resets; or the capture ends.
+    // The receiver acknowledges the missing bytes; or the sender ends, or resets; or the capture ends.
     for end in 0..4 {
         let mut capture = Capture::connection(client(), server(), &[stream[..20].to_vec()]);
         capture.segment(client(), server(), (125, 500), ACK, &stream[25..]);

@@ -1,4 +1,4 @@
-//! `gwm demo` with the real daemon: the story happens, and nothing is left of it.
+//! `gwm demo` with the real daemon: each step of the story is printed, and no process or file stays.
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,8 +12,8 @@ use crate::harness::Permit;
 
 #[test]
 fn the_story_happens_and_nothing_is_left_of_it() {
-    let _permit = Permit::take(1); // the demonstration runs one daemon
-    // Its temporary files, and nobody else's, go here.
+    let _permit = Permit::take(1); // the demo runs one daemon
+    // The demo writes its temporary files here, and no other process does.
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("demo-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let mut demo = Command::new(env!("CARGO_BIN_EXE_gwm"))
@@ -29,7 +29,7 @@ fn the_story_happens_and_nothing_is_left_of_it() {
     let first = lines.next().unwrap_or_default();
     let address = first.strip_prefix("A GWM listens on ").and_then(|rest| rest.split(". ").next());
     let address = address.unwrap_or_else(|| panic!("`{first}` is not the first line")).to_owned();
-    // What was told is what the load balancer was sent, in this order.
+    // The demo prints what the load balancer got, in this order.
     for expected in [
         "    web: no members",
         "    dns: ns-1 50 (50.0 %), ns-2 50 (50.0 %)",
@@ -46,7 +46,7 @@ fn the_story_happens_and_nothing_is_left_of_it() {
         assert!(lines.any(|line| line == expected), "`{expected}` does not come");
     }
     kill_process(Pid::from_child(&demo), Signal::INT).unwrap();
-    lines.for_each(drop); // it may be telling something still
+    lines.for_each(drop); // the demo may still print
     assert_eq!(demo.wait().unwrap().code(), Some(0));
     let left: Vec<_> = std::fs::read_dir(&directory).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");

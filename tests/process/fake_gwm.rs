@@ -12,14 +12,14 @@ use gwm::sasp::{
     Writer, writer,
 };
 
-/// A script that runs on its own thread; [`FakeGwm::end`] gives its panic to the test.
+/// A script on its own thread; [`FakeGwm::end`] passes the script's panic to the test.
 pub(crate) struct FakeGwm {
     pub(crate) address: String,
     thread: JoinHandle<()>,
 }
 
 impl FakeGwm {
-    /// Listens, and hands the listener's connections to the script as it asks for them.
+    /// Listens; the script accepts connections from the listener.
     pub(crate) fn start(script: impl FnOnce(&TcpListener) + Send + 'static) -> FakeGwm {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -39,7 +39,7 @@ impl FakeGwm {
     }
 }
 
-/// One accepted connection, plain or with something on top of it.
+/// One accepted connection, plain or with TLS.
 pub(crate) struct Peer<S = TcpStream>(pub(crate) S);
 
 impl Peer {
@@ -62,7 +62,7 @@ impl<S: Read + Write> Peer<S> {
         message
     }
 
-    /// Reads one request, checks its type by name, and gives its id.
+    /// Reads one request, checks its type, and returns its id.
     pub(crate) fn expect(&mut self, kind: ComponentType) -> u32 {
         let message = self.read();
         let (header, decoded) = Message::decode(&message).unwrap();
@@ -81,7 +81,7 @@ impl<S: Read + Write> Peer<S> {
         self.write(&reply(id, kind, code));
     }
 
-    /// Waits until the client has closed; whatever it still sends is passed over.
+    /// Waits until the client has closed; bytes that still come are ignored.
     pub(crate) fn until_closed(&mut self) {
         let _ = self.0.read_to_end(&mut Vec::new());
     }

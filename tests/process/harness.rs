@@ -1,4 +1,4 @@
-//! The daemon as a child process, and peers that talk to it.
+//! The daemon as a child process, and peers that talk to the daemon.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -22,10 +22,10 @@ use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
 
 use crate::wire;
 
-/// How long a test waits for what must happen before it calls it a hang.
+/// A test waits this long for an event that must happen; then the test calls it a hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many daemons may live at a time: each pins memory, which the kernel counts per user.
+/// How many daemons may run at a time: each pins memory, and the kernel limits pinned memory per user.
 const DAEMONS: u32 = 3;
 
 /// The sender is a load balancer.
@@ -36,7 +36,7 @@ pub(crate) const MEMBER: SenderFlags = SenderFlags::NONE;
 
 static FREE: (Mutex<u32>, Condvar) = (Mutex::new(DAEMONS), Condvar::new());
 
-/// The right to run so many daemons at a time.
+/// The right to run this many daemons at a time.
 pub(crate) struct Permit(u32);
 
 impl Permit {
@@ -55,16 +55,16 @@ impl Drop for Permit {
     }
 }
 
-/// Calls `condition` until it holds; `what` names it if it never does.
+/// Calls `condition` until it is true. If it never is, the test fails with `what`.
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "never came true: {what}");
-        thread::sleep(Duration::from_millis(1)); // between two looks, not instead of looking
+        thread::sleep(Duration::from_millis(1)); // between two calls; the condition decides, not the time
     }
 }
 
-/// `gwm` with these arguments, with no variable of the environment that could change them.
+/// `gwm` with these arguments, without `GWM_…` variables of the environment.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gwm"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GWM_")) {
@@ -123,7 +123,7 @@ impl TempFile {
         file
     }
 
-    /// Replaces the content as a whole.
+    /// Replaces the whole content at once.
     pub(crate) fn write(&self, content: impl AsRef<[u8]>) {
         let new = self.0.with_extension("new");
         fs::write(&new, content).expect("the target directory can be written to");
@@ -141,14 +141,14 @@ impl Drop for TempFile {
     }
 }
 
-/// `gwm serve`, killed when this value is dropped. It must live until then, unless the test waited for its end.
+/// `gwm serve`, killed when this value is dropped. The daemon must run until then, unless the test waits for its end.
 pub(crate) struct Daemon {
     child: Child,
     ended: bool,
     addresses: Vec<SocketAddr>,
     carries: Vec<String>,
     log: Arc<Mutex<Vec<u8>>>,
-    /// While it is there, nobody reads the daemon's stderr.
+    /// While this sender exists, nobody reads the daemon's stderr.
     unread: Option<mpsc::Sender<()>>,
     _permit: Permit,
 }
@@ -159,12 +159,12 @@ impl Daemon {
         Daemon::spawn(flags, 1)
     }
 
-    /// As [`Daemon::start`], for a test that keeps the machine busy: no other daemon lives meanwhile.
+    /// As [`Daemon::start`], for a test that keeps the machine busy: no other daemon runs at the same time.
     pub(crate) fn start_alone(flags: &[&str]) -> Daemon {
         Daemon::spawn(flags, DAEMONS)
     }
 
-    /// As [`Daemon::start`]; what it writes to stderr is not read before [`Daemon::read_log`].
+    /// As [`Daemon::start`]; nobody reads the daemon's stderr before [`Daemon::read_log`].
     pub(crate) fn start_unread(flags: &[&str]) -> Daemon {
         let (gate, opened) = mpsc::channel();
         let mut daemon = Daemon::spawn_gated(flags, 1, opened);
@@ -189,11 +189,11 @@ impl Daemon {
             arguments.extend(["--shards", "1"]);
         }
         if !flags.contains(&"--probe") {
-            // Members of most tests exist on paper only.
+            // In most tests members are only names.
             arguments.extend(["--probe", "off"]);
         }
         arguments.extend(flags);
-        // One that both flags name is one.
+        // An address that both flags name has one listener.
         let named = arguments.windows(2).filter(|pair| matches!(pair[0], "--listen" | "--tls-listen"));
         let mut names: Vec<&str> = named.map(|pair| pair[1]).filter(|name| !name.ends_with(":0")).collect();
         let free = arguments.iter().filter(|argument| argument.ends_with(":0")).count();
@@ -206,7 +206,7 @@ impl Daemon {
         let log = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&log);
         thread::spawn(move || {
-            let _ = opened.recv(); // nothing is ever sent: it ends when the gate is gone
+            let _ = opened.recv(); // no value is ever sent: `recv` returns when the gate is dropped
             let mut chunk = [0; 4096];
             while let Ok(count @ 1..) = stderr.read(&mut chunk) {
                 shared.lock().expect("no panic under the lock").extend_from_slice(&chunk[..count]);
@@ -250,7 +250,7 @@ impl Daemon {
         &self.addresses
     }
 
-    /// What the listeners say that they carry, in the same order.
+    /// What each listener carries, as printed, in the same order.
     pub(crate) fn carries(&self) -> &[String] {
         &self.carries
     }
@@ -271,17 +271,17 @@ impl Daemon {
         status
     }
 
-    /// Begins to read what it writes to stderr.
+    /// Begins to read the daemon's stderr.
     pub(crate) fn read_log(&mut self) {
         self.unread = None;
     }
 
-    /// Its process.
+    /// The daemon's process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it wrote to stderr so far.
+    /// The daemon's log so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&self.log.lock().expect("no panic under the lock")).into_owned()
     }
@@ -293,14 +293,14 @@ impl Daemon {
         });
     }
 
-    /// The memory in use, in KiB.
+    /// The daemon's resident memory, in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the daemon lives");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has memory");
         line.split_whitespace().nth(1).and_then(|figure| figure.parse().ok()).expect("a figure in KiB")
     }
 
-    /// How many sockets the daemon has open, its listeners among them; one with several descriptors counts once.
+    /// How many sockets the daemon has open, listeners included. A socket with several descriptors counts once.
     pub(crate) fn sockets(&self) -> usize {
         let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the daemon lives");
         let targets = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
@@ -308,7 +308,7 @@ impl Daemon {
         sockets.collect::<HashSet<_>>().len()
     }
 
-    /// SIGTERM, and the exit status 0 that must follow.
+    /// Sends SIGTERM; the exit status must be 0.
     pub(crate) fn stop(mut self) {
         self.signal(Signal::TERM);
         let status = self.wait();
@@ -332,7 +332,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A connection to the daemon, plain or with TLS, that reads with [`PATIENCE`].
+/// A connection to the daemon, plain or with TLS. Reads fail after [`PATIENCE`].
 pub(crate) struct Peer {
     stream: TcpStream,
     tls: Option<ClientConnection>,
@@ -358,7 +358,7 @@ impl Peer {
         sent.expect("the daemon takes bytes");
     }
 
-    /// Shakes hands as a client of "localhost"; an error is the server's alert or its end.
+    /// Makes a handshake as a client of "localhost". The error is the server's alert or the end of the connection.
     pub(crate) fn secure(mut stream: TcpStream, config: &Arc<ClientConfig>) -> io::Result<Peer> {
         let name = ServerName::try_from("localhost").expect("a name");
         let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
@@ -369,17 +369,17 @@ impl Peer {
         Ok(Peer { tls: Some(tls), ..Peer::from(stream) })
     }
 
-    /// The session of a connection with TLS.
+    /// The TLS session of the connection.
     pub(crate) fn session(&self) -> &ClientConnection {
         self.tls.as_ref().expect("a connection with TLS")
     }
 
-    /// Ends this side's sending.
+    /// Closes this side's direction of the connection.
     pub(crate) fn half_close(&mut self) {
         self.stream.shutdown(Shutdown::Write).expect("the connection is open");
     }
 
-    /// The next message; `None` at the end of the stream, an error if that is not at a message's end.
+    /// The next message; `None` at the end of the stream; an error if the stream ends inside a message.
     pub(crate) fn try_receive(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             let length = message_length(&self.received, u32::MAX).expect("the daemon keeps the framing");
@@ -389,7 +389,7 @@ impl Peer {
             let mut chunk = [0; 65536];
             let read = match &mut self.tls {
                 None => self.stream.read(&mut chunk),
-                // The end of the stream without that of TLS is an error here.
+                // A stream that ends without close_notify is an error here.
                 Some(tls) => rustls::Stream::new(tls, &mut self.stream).read(&mut chunk),
             };
             match read {
@@ -411,7 +411,7 @@ impl Peer {
         }
     }
 
-    /// Waits for the end of the stream: it must be graceful, with no message before it but pushes.
+    /// Waits for the end of the stream, which must be graceful. Only pushes may come before the end.
     pub(crate) fn expect_end(&mut self) {
         loop {
             match self.try_receive() {
@@ -423,7 +423,7 @@ impl Peer {
         }
     }
 
-    /// The next reply; pushes before it are kept for [`Peer::push`].
+    /// The next reply; pushes that come before are kept for [`Peer::push`].
     pub(crate) fn reply(&mut self) -> Vec<u8> {
         loop {
             let message = self.receive();
@@ -434,14 +434,14 @@ impl Peer {
         }
     }
 
-    /// The next push, as [`wire::show`] writes it.
+    /// The next push, in the notation of [`wire::show`].
     pub(crate) fn push(&mut self) -> String {
         let push = self.pushes.pop_front().unwrap_or_else(|| self.receive());
         assert!(wire::is_push(&push), "a message that is not a push: {}", wire::show(&push));
         wire::show(&push)
     }
 
-    /// Takes pushes until one says this.
+    /// Takes pushes until one has this content.
     pub(crate) fn push_until(&mut self, expected: &str) {
         let start = Instant::now();
         let mut last = String::from("no push");
@@ -451,13 +451,13 @@ impl Peer {
         }
     }
 
-    /// An id that this connection did not use yet.
+    /// A message id that this connection has not used.
     pub(crate) fn next_id(&mut self) -> u32 {
         self.id += 1;
         self.id
     }
 
-    /// Sends a request and gives its reply, whose id must be the request's.
+    /// Sends a request and returns its reply, which must have the request's id.
     pub(crate) fn ask(&mut self, request: &[u8]) -> Vec<u8> {
         self.send(request);
         let reply = self.reply();
@@ -475,7 +475,7 @@ impl Peer {
         self.ask_code(&wire::registration(id, from, &[(lb, group, members)]))
     }
 
-    /// Deregisters members of one group, or the group.
+    /// Deregisters members of one group, or the whole group.
     pub(crate) fn deregister(&mut self, from: SenderFlags, lb: &str, group: &str, members: &[&str]) -> ReturnCode {
         let id = self.next_id();
         self.ask_code(&wire::deregistration(id, from, &[(lb, group, members)]))
@@ -499,7 +499,7 @@ impl Peer {
         self.ask_code(&wire::member_state(id, from, &[(lb, group, &[(member, state, quiesce)])]))
     }
 
-    /// Get Weights of these groups (`""` for all): as [`wire::show`] writes the reply.
+    /// Sends Get Weights for these groups (`""` for all), and returns the reply in the notation of [`wire::show`].
     pub(crate) fn get_weights(&mut self, lb: &str, groups: &[&str]) -> String {
         let id = self.next_id();
         let names: Vec<(&str, &str)> = groups.iter().map(|group| (lb, *group)).collect();

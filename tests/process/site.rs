@@ -1,4 +1,4 @@
-//! Servers and clients with certificates, and peers at addresses of their own.
+//! Servers and clients with certificates, and peers with various source addresses.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use crate::{
     harness::Daemon,
 };
 
-/// An authority, and the files of a server that it vouches for and whose clients it vouches for.
+/// An authority, and the files of a server: the authority signs the server's certificate and its clients' certificates.
 pub(crate) struct Site {
     pub(crate) authority: Authority,
     pub(crate) folder: Folder,
@@ -34,12 +34,12 @@ impl Site {
         Site { flags: flags.map(str::to_owned).into(), authority, folder }
     }
 
-    /// A daemon with these flags beside those for TLS.
+    /// A daemon with the flags for TLS and these flags.
     pub(crate) fn start(&self, flags: &[&str]) -> Daemon {
         Daemon::start(&self.with(flags))
     }
 
-    /// The same, and no other daemon lives meanwhile.
+    /// As `start`, and no other daemon runs at the same time.
     #[allow(dead_code, reason = "the attack set's")]
     pub(crate) fn start_alone(&self, flags: &[&str]) -> Daemon {
         Daemon::start_alone(&self.with(flags))
@@ -49,13 +49,13 @@ impl Site {
         self.flags.iter().map(String::as_str).chain(flags.iter().copied()).collect()
     }
 
-    /// How a client that the authority vouches for speaks TLS.
+    /// The TLS configuration of a client with a certificate of the authority.
     pub(crate) fn client(&self) -> Arc<ClientConfig> {
         client(&self.authority, Some(&self.authority.client("LB1")), &[&TLS13, &TLS12])
     }
 }
 
-/// How a client speaks TLS that trusts this authority and has this identity.
+/// The TLS configuration of a client that trusts this authority and has this identity.
 pub(crate) fn client(
     trusted: &Authority,
     identity: Option<&Identity>,
@@ -81,7 +81,7 @@ pub(crate) fn from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
     dial(source, to).expect("the daemon accepts")
 }
 
-/// The same for who may be refused, and told so while connecting.
+/// As [`from`], for a peer that may be refused while it connects.
 pub(crate) fn dial(source: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((source, 0)).into())?;

@@ -1,6 +1,6 @@
-//! What our encoder writes, read by tshark: a decoder of the protocol that we did not write.
+//! Our encoder's messages, decoded by tshark, which others wrote.
 //!
-//! It follows counts and inner lengths, so it proves offsets and byte order, not rules.
+//! tshark follows counts and inner lengths. So these tests prove offsets and byte order, not rules.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -11,7 +11,7 @@ use gwm::sasp::{
 
 use crate::captures::Capture;
 
-/// One line a packet: the values of `fields`, several of one field separated by commas.
+/// One line per packet: the values of `fields`; several values of a field are separated by commas.
 fn tshark(name: &str, capture: &Capture, fields: &[&str]) -> Vec<Vec<String>> {
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.pcap", std::process::id()));
     fs::write(&file, &capture.bytes).unwrap();
@@ -36,10 +36,10 @@ fn member(last: u8) -> MemberData<'static> {
 const WEB: GroupData<'_> = GroupData { lb_uid: b"LB1", name: b"web" };
 const DNS: GroupData<'_> = GroupData { lb_uid: b"LB1", name: b"nameservers" };
 
-/// A field of tshark's, and its values.
+/// A field name of tshark, and its values.
 type FieldValue = (&'static str, &'static str);
 
-/// Every kind of message, and what tshark must say of it: field and values, first the types of all its TLVs.
+/// Every kind of message, and the fields that tshark must show; the types of all TLVs come first.
 fn messages() -> Vec<(Vec<u8>, Vec<FieldValue>)> {
     let v6 = MemberData { endpoint: Endpoint::new("2001:db8::1".parse().unwrap(), 17, 53), label: b"" };
     let mut list = Vec::new();
@@ -208,7 +208,7 @@ fn messages() -> Vec<(Vec<u8>, Vec<FieldValue>)> {
     list
 }
 
-/// Fields that every message has, and those that tell a fault.
+/// Fields of every message, and fields that show a fault.
 const COMMON: [&str; 5] = ["sasp.header.Len", "sasp.version", "sasp.msg.len", "_ws.malformed", "sasp.msg.type.invalid"];
 
 fn ends() -> (std::net::SocketAddr, std::net::SocketAddr) {

@@ -1,4 +1,4 @@
-//! Messages as literals of a test: requests from names, replies as text that can be compared.
+//! Messages for tests: requests made from names, replies as text.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use gwm::sasp::{
     ReturnCode, SenderFlags, WeightedMember, Writer, component, writer,
 };
 
-/// A load balancer, a group, its members.
+/// The load balancer, the group, and the group's members.
 pub(crate) type GroupOf<'a, T> = (&'a str, &'a str, &'a [T]);
 
 /// `10.0.0.1:80`, `[2001:db8::1]:53/udp`, or an address alone for a system; then perhaps a space and a label.
@@ -73,7 +73,7 @@ pub(crate) fn lb_state(id: u32, lb: &str, health: u8, flags: LbFlags) -> Vec<u8>
     out
 }
 
-/// A message of any type with any body, with version 1 and the right length in its header.
+/// A message with this body, version 1 and the right length in its header.
 pub(crate) fn raw(id: u32, body: &[u8]) -> Vec<u8> {
     let mut out = vec![0x20, 0x10, 0x00, 0x0D, 0x01];
     out.extend_from_slice(&(13 + body.len() as u32).to_be_bytes());
@@ -82,7 +82,7 @@ pub(crate) fn raw(id: u32, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A reply that is a code alone, byte by byte.
+/// A reply with a code only, byte by byte.
 pub(crate) fn code_reply(id: u32, reply: u16, code: u8) -> Vec<u8> {
     let [high, low] = reply.to_be_bytes();
     raw(id, &[high, low, 0, 5, code])
@@ -93,7 +93,7 @@ pub(crate) fn is_push(message: &[u8]) -> bool {
     Header::read(message).is_ok_and(|(_, kind)| kind == ComponentType::SEND_WEIGHTS)
 }
 
-/// The code of a reply that has nothing else.
+/// The code of a reply that has only a code.
 pub(crate) fn code(reply: &[u8]) -> ReturnCode {
     match Message::decode(reply).expect("the daemon's messages are well-formed").1 {
         Message::RegistrationReply(code)
@@ -105,7 +105,7 @@ pub(crate) fn code(reply: &[u8]) -> ReturnCode {
 }
 
 /// Weights as `LB1/FARM1 [10.0.0.1:80 32/0D/20, 10.0.0.2:80 00/0F/0]`: opaque state and flags in hexadecimal, weight.
-/// An error code of a Get Weights reply stands before them.
+/// An error code of a Get Weights reply stands before the groups.
 pub(crate) fn show(message: &[u8]) -> String {
     match Message::decode(message).expect("the daemon's messages are well-formed").1 {
         Message::SendWeights(push) => groups(push.groups.into_iter()),

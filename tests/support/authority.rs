@@ -1,4 +1,4 @@
-//! A certificate authority for tests. Its keys are made anew in every run, ECDSA P-256, and nothing of it is kept.
+//! A certificate authority for tests. Each run makes new ECDSA P-256 keys; none is kept.
 #![allow(dead_code, reason = "each test crate uses its own part")]
 
 use std::{
@@ -15,30 +15,30 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-/// An authority, at the root or below another.
+/// A root authority, or one below another authority.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     root: String,
-    /// The certificates from this authority up to, not with, the root.
+    /// The certificates from this authority up to the root, without the root.
     between: String,
 }
 
 impl Authority {
-    /// A root of its own.
+    /// A new root authority.
     pub(crate) fn new(name: &str) -> Authority {
         let (params, key) = (authority(name), KeyPair::generate().unwrap());
         let root = params.self_signed(&key).unwrap().pem();
         Authority { issuer: Issuer::new(params, key), root, between: String::new() }
     }
 
-    /// An authority that this one vouches for: what it issues carries the chain up to the root.
+    /// An authority below this one. Its certificates come with the chain up to the root.
     pub(crate) fn intermediate(&self, name: &str) -> Authority {
         let (params, key) = (authority(name), KeyPair::generate().unwrap());
         let own = params.signed_by(&key, &self.issuer).unwrap().pem();
         Authority { issuer: Issuer::new(params, key), root: self.root.clone(), between: own + &self.between }
     }
 
-    /// The root's certificate (PEM): what those who trust it are given.
+    /// The root's certificate (PEM), for peers that trust this authority.
     pub(crate) fn pem(&self) -> &str {
         &self.root
     }
@@ -55,12 +55,12 @@ impl Authority {
         )
     }
 
-    /// A client certificate whose one name is this dNSName.
+    /// A client certificate with this dNSName as its only name.
     pub(crate) fn client(&self, name: &str) -> Identity {
         self.issue(&Subject::client().dns(name))
     }
 
-    /// One who has a certificate of this authority's, and issues others with its key, which it may not.
+    /// An authority without the right to be one: this authority issued its certificate for another use.
     pub(crate) fn impostor(&self, subject: &Subject) -> Authority {
         let key = KeyPair::generate().unwrap();
         let own = subject.params.signed_by(&key, &self.issuer).unwrap().pem();
@@ -68,7 +68,7 @@ impl Authority {
         Authority { issuer, root: self.root.clone(), between: own + &self.between }
     }
 
-    /// A certificate for this subject, with a key of its own.
+    /// A certificate for this subject, with a new key.
     pub(crate) fn issue(&self, subject: &Subject) -> Identity {
         let key = KeyPair::generate().unwrap();
         let chain = subject.params.signed_by(&key, &self.issuer).unwrap().pem() + &self.between;
@@ -76,7 +76,7 @@ impl Authority {
     }
 }
 
-/// Parameters of an authority's own certificate.
+/// Parameters of an authority's certificate.
 fn authority(name: &str) -> CertificateParams {
     let mut params = params();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -85,14 +85,14 @@ fn authority(name: &str) -> CertificateParams {
     params
 }
 
-/// Parameters without a name. They are valid from 1975 to 4096.
+/// Parameters without a name, valid from 1975 to 4096.
 fn params() -> CertificateParams {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name = DistinguishedName::new();
     params
 }
 
-/// What a certificate says of its holder.
+/// What a certificate says about its holder.
 #[derive(Clone)]
 pub(crate) struct Subject {
     params: CertificateParams,
@@ -106,35 +106,35 @@ impl Subject {
         Subject { params }
     }
 
-    /// One that may prove itself to servers.
+    /// A subject with the right to be a client.
     pub(crate) fn client() -> Subject {
         Subject::with(ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    /// One that may prove itself to clients.
+    /// A subject with the right to be a server.
     pub(crate) fn server() -> Subject {
         Subject::with(ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    /// A SAN dNSName more.
+    /// Adds a SAN dNSName.
     pub(crate) fn dns(mut self, name: &str) -> Subject {
         self.params.subject_alt_names.push(SanType::DnsName(name.try_into().unwrap()));
         self
     }
 
-    /// A SAN uniformResourceIdentifier more.
+    /// Adds a SAN uniformResourceIdentifier.
     pub(crate) fn uri(mut self, uri: &str) -> Subject {
         self.params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
         self
     }
 
-    /// A SAN iPAddress more.
+    /// Adds a SAN iPAddress.
     pub(crate) fn address(mut self, address: IpAddr) -> Subject {
         self.params.subject_alt_names.push(SanType::IpAddress(address));
         self
     }
 
-    /// The CN of the subject; there is one at most.
+    /// Adds a CN; call this once at most.
     pub(crate) fn common_name(mut self, name: &str) -> Subject {
         self.params.distinguished_name.push(DnType::CommonName, name);
         self
@@ -167,7 +167,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// As rustls takes it.
+    /// Chain and key in rustls' types.
     pub(crate) fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let chain = CertificateDer::pem_slice_iter(self.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
         (chain, PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap())
@@ -186,12 +186,12 @@ impl Folder {
         folder
     }
 
-    /// A file's path, as a flag takes it.
+    /// A file's path, for a flag.
     pub(crate) fn path(&self, name: &str) -> String {
         self.0.join(name).into_os_string().into_string().unwrap()
     }
 
-    /// Writes a file, whole or not at all, over one of the same name, and gives its path.
+    /// Writes a file, whole or not at all, and returns its path. A file of the same name is replaced.
     pub(crate) fn write(&self, name: &str, content: &str) -> String {
         let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
         fs::write(&new, content).unwrap();
@@ -199,7 +199,7 @@ impl Folder {
         path
     }
 
-    /// Writes `NAME.pem` (the chain) and `NAME.key`, and gives their paths.
+    /// Writes `NAME.pem` (the chain) and `NAME.key`, and returns both paths.
     pub(crate) fn identity(&self, name: &str, identity: &Identity) -> (String, String) {
         let chain = self.write(&format!("{name}.pem"), &identity.chain);
         (chain, self.write(&format!("{name}.key"), &identity.key))

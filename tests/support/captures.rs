@@ -1,6 +1,6 @@
 //! Writes small pcap files by hand: Ethernet, IPv4 or IPv6, TCP.
 
-#![allow(dead_code)] // each test file that includes this uses its own part of it
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ pub(crate) const FIN: u8 = 0x01;
 pub(crate) const RST: u8 = 0x04;
 pub(crate) const ACK: u8 = 0x10;
 
-/// A pcap file in the making; packets are one millisecond apart, from 2026-01-01T00:00:00Z on.
+/// A growing pcap file; packets are one millisecond apart, from 2026-01-01T00:00:00Z on.
 pub(crate) struct Capture {
     pub(crate) bytes: Vec<u8>,
     packets: Vec<Vec<u8>>,
@@ -42,7 +42,7 @@ impl Capture {
         pcapng_start(1).into_iter().chain(packets).collect()
     }
 
-    /// A connection's opening, then one segment per payload, all from the client.
+    /// The opening of a connection, then one segment per payload, all from the client.
     pub(crate) fn connection(client: SocketAddr, server: SocketAddr, payloads: &[Vec<u8>]) -> Capture {
         let mut capture = Capture::new();
         capture.segment(client, server, (99, 0), SYN, &[]);
@@ -56,7 +56,7 @@ impl Capture {
     }
 }
 
-/// A pcapng file's section header, and an interface of this link type with times in nanoseconds.
+/// The section header of a pcapng file, and an interface of this link type with times in nanoseconds.
 pub(crate) fn pcapng_start(link: u16) -> Vec<u8> {
     let header = block(0x0A0D_0D0A, b"\x4D\x3C\x2B\x1A\x01\0\0\0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF");
     let options = [9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0];
@@ -64,7 +64,7 @@ pub(crate) fn pcapng_start(link: u16) -> Vec<u8> {
     [header, interface].concat()
 }
 
-/// A pcapng packet with a time in the interface's units.
+/// A pcapng packet; the time is in the interface's units.
 pub(crate) fn enhanced_packet(time: u64, data: &[u8]) -> Vec<u8> {
     let mut body = 0_u32.to_le_bytes().to_vec();
     body.extend(((time >> 32) as u32).to_le_bytes());

@@ -1,4 +1,5 @@
-//! The table in a module's documentation: which of its modules may know which. Then whether the code keeps to the table.
+//! The table in a module's documentation: which of its modules may know which. Then whether the code keeps to the
+//! table.
 
 use std::collections::{BTreeMap, BTreeSet};
 

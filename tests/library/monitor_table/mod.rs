@@ -1,4 +1,4 @@
-//! The shard's weight table: what it checks when, and what it says of what the checks find.
+//! The weight table of a shard: which endpoint it checks when, and which judgement follows from the results.
 
 mod rig;
 mod schedule;

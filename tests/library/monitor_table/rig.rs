@@ -1,4 +1,4 @@
-//! A table, its virtual time, and members that answer as the test says.
+//! A weight table in virtual time, with members that answer as the test wants.
 
 use std::{
     cell::Cell,
@@ -30,7 +30,7 @@ pub(crate) fn agent() -> Check {
     Check::Agent(Arc::new(AgentCheck { port: 9999, send: Vec::new() }))
 }
 
-/// Checked every second, in doubt every 100 ms, rise 2, fall 3.
+/// A check every second, or every 100 ms while the result is in doubt; rise 2, fall 3.
 pub(crate) fn times() -> Times {
     Times { interval: SECOND, fast_interval: SECOND / 10, timeout: SECOND / 2, rise: 2, fall: 3 }
 }
@@ -55,13 +55,13 @@ pub(crate) struct Rig {
     pub(crate) table: Table,
     generation: u32,
     pub(crate) watches: BTreeMap<u32, WatchId>,
-    /// Checks under way, by when they end.
+    /// Running checks, by the time of their end.
     running: BTreeMap<(Time, u64), (Token, Outcome)>,
     started: u64,
-    /// What was said last, by index; and how often.
+    /// The last judgement and the number of judgements, by endpoint.
     pub(crate) said: HashMap<u32, Judgement>,
     pub(crate) changes: Cell<u32>,
-    /// Each start: when, how late, and of whom.
+    /// Each start of a check: time, delay, endpoint.
     pub(crate) starts: Vec<(Time, Duration, Endpoint)>,
 }
 
@@ -94,7 +94,7 @@ impl Rig {
         }
     }
 
-    /// Runs for so long. `answer` says what a check finds, and after which time.
+    /// Runs for this time. `answer` gives the result of a check and how long the check takes.
     pub(crate) fn run(&mut self, time: Duration, mut answer: impl FnMut(Time, &Job) -> (Duration, Outcome)) {
         let end = self.now + time;
         loop {
@@ -130,7 +130,7 @@ impl Rig {
         });
     }
 
-    /// What the coordinator has in hand about an endpoint, by policy.
+    /// The last judgement that the coordinator got about an endpoint, by policy.
     pub(crate) fn said(&self, index: u32, policy: Policy) -> Option<Said> {
         self.said.get(&index).map(|judgement| {
             let verdict = judgement.verdicts[policy as usize];
@@ -139,7 +139,7 @@ impl Rig {
         })
     }
 
-    /// Under `auto`, of the endpoint 0.
+    /// The judgement on endpoint 0 under `auto`.
     pub(crate) fn auto(&self) -> Option<Said> {
         self.said(0, Policy::Auto)
     }

@@ -1,4 +1,4 @@
-//! Who is checked when.
+//! Which endpoint is checked when.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -39,7 +39,7 @@ fn each_endpoint_is_checked_once_an_interval_and_all_of_them_evenly() {
     assert!(rig.starts.iter().all(|(_, late, _)| late.is_zero()));
 }
 
-/// Members come, go and come back, checks take their time, and at most 20 are under way.
+/// Members come, go and come back, checks take various times, and at most 20 checks run.
 #[test]
 fn no_check_is_lost_or_doubled_whatever_comes_and_goes() {
     for seed in 0..30 {
@@ -57,7 +57,7 @@ fn no_check_is_lost_or_doubled_whatever_comes_and_goes() {
                 rig.unwatch(index)
             }
             if random.u8(0..20) == 0 {
-                // The same checks by other times, or none at all for a while.
+                // The same checks at other intervals, or no checks for some time.
                 let mut member = (**roster(Monitor::auto()).default_member()).clone();
                 member.times.interval = SECOND * random.u32(1..3);
                 member.monitor = if random.u8(0..4) == 0 { Monitor::none() } else { Monitor::auto() };
@@ -79,7 +79,7 @@ fn no_check_is_lost_or_doubled_whatever_comes_and_goes() {
             assert_eq!(totals.endpoints, rig.watches.len(), "seed {seed}");
             assert!(totals.under_way <= 20, "seed {seed}");
         }
-        // In the end all that is watched is checked, at its own pace, and nothing else.
+        // In the end each watched endpoint is checked at its own interval, and no other endpoint is.
         rig.table.replan(rig.now, roster(Monitor::auto()));
         rig.run(SECOND * 5, |_, _| pass());
         rig.starts.clear();
@@ -94,7 +94,7 @@ fn no_check_is_lost_or_doubled_whatever_comes_and_goes() {
     }
 }
 
-/// A second in which no check ends is made up for as fast as checks may be started, and then forgotten.
+/// After a second without any end of a check, checks start as fast as they may until the delay is gone.
 #[test]
 fn after_a_stall_lateness_ends() {
     let mut rig = Rig::new(
@@ -110,11 +110,12 @@ fn after_a_stall_lateness_ends() {
     let settled = stall + SECOND * 5;
     let after: Vec<_> = rig.starts.iter().filter(|(at, ..)| *at > settled).collect();
     assert!(after.len() >= 2400);
-    // Ten at a time, a millisecond each: an even spread needs hardly any waiting.
+    // Ten at a time, a millisecond each: with an even spread, checks hardly wait.
     assert!(after.iter().all(|(_, late, _)| *late < SECOND / 500), "{:?}", after.iter().map(|(_, late, _)| late).max());
 }
 
-/// However many members do not answer, and hold a place for the whole timeout, those that are up are checked in time.
+/// Members that do not answer hold a place for the whole timeout. However many they are, members that are up are
+/// checked in time.
 #[test]
 fn silent_members_delay_nobody_who_is_up() {
     let mut rig = Rig::new(
@@ -132,9 +133,9 @@ fn silent_members_delay_nobody_who_is_up() {
     let up: Vec<_> = rig.starts.iter().filter(|(.., who)| (0..5).any(|index| *who == endpoint(index))).collect();
     assert!((300..=305).contains(&up.len()), "{}", up.len());
     assert!(up.iter().all(|(_, late, _)| late.is_zero()), "{:?}", up.iter().map(|(_, late, _)| late).max());
-    // The others take turns, and all of them are judged.
+    // The silent members take turns, and each gets a judgement.
     assert!((5..300).all(|index| rig.said[&index].verdicts[0].flags.0 & 9 == 8));
-    // One that dies is seen to, though it does not answer either; and to be back.
+    // A member that dies is noticed, though it is silent too; so is its return.
     rig.run(SECOND + SECOND / 2 * 3, |_, job| if alive(job, 1) { pass() } else { silent() });
     assert_eq!(rig.said[&0].verdicts[0].flags.0 & 9, 8);
     rig.run(SECOND * 60, |_, job| if alive(job, 0) { pass() } else { silent() });
@@ -154,7 +155,7 @@ fn ends_of_runs_that_are_not_under_way_are_ignored() {
     rig.table.unwatch(rig.watches[&0]);
     rig.table.unwatch(rig.watches[&1]);
     assert_eq!((rig.table.totals().endpoints, rig.table.totals().under_way), (0, 2));
-    rig.watch(2); // takes the place of one of them
+    rig.watch(2); // takes the place of a silent member
     for token in [first.token, first.token, second.token, second.token, first.token] {
         rig.table.finish(at, token, Outcome::Failed(Reason::Refused));
     }

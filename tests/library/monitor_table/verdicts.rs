@@ -1,4 +1,4 @@
-//! What is said of an endpoint, and how soon.
+//! Which judgement an endpoint gets, and how soon.
 
 use std::{cell::Cell, sync::Arc, time::Duration};
 
@@ -19,9 +19,9 @@ use Share::Weight;
 use super::rig::*;
 
 const UP: Option<Said> = Some((true, true, Weight(100)));
-/// Back from being down: three of the last 32 checks were bad.
+/// The share after a time of being down: three of the last 32 checks were bad.
 const BACK: Option<Said> = Some((true, true, Weight(91)));
-/// What checks take, all of a test's together.
+/// How long each check takes.
 const SLACK: Duration = Duration::from_millis(20);
 const DOWN: Option<Said> = Some((false, true, Weight(0)));
 const UNKNOWN: Option<Said> = Some((true, false, Weight(100)));
@@ -90,7 +90,7 @@ fn a_flapping_endpoint_changes_no_faster_than_rise_and_fall_allow() {
             if (checks.get() / period).is_multiple_of(2) { pass() } else { refuse() }
         });
         let cycles = checks.get() / period / 2 + 1;
-        // What is lost of its recent share of good checks is said, too, in steps of the dead band.
+        // The share of good checks falls, and the judgement follows in steps of the dead band.
         let limit = cycles * most + 40;
         assert!(rig.changes.get() <= limit, "{period}: {} changes in {cycles} cycles", rig.changes.get());
         assert!(rig.auto().is_none_or(|(_, confident, _)| confident));
@@ -196,7 +196,7 @@ fn noise_is_smoothed_and_not_said() {
     rig.run(SECOND * 30, &mut noisy);
     rig.changes.set(0);
     rig.run(SECOND * 1000, &mut noisy);
-    // The reports differ by up to a tenth.
+    // The reports differ by a tenth at most.
     assert!(rig.changes.get() <= 5, "{} changes from 1000 noisy reports", rig.changes.get());
     let (.., Share::Rate(level)) = rig.auto().unwrap() else { panic!("no rate") };
     assert!((level.over(Level::of(200.0)) - 1.0).abs() < 0.06);
@@ -214,7 +214,7 @@ fn a_member_that_came_up_starts_slowly() {
         Some((true, true, Weight(weight))) => f32::from(weight),
         other => panic!("{other:?}"),
     };
-    // Up with the second good check, at most a second and a fast interval from now.
+    // Up after the second good check: within a second and a fast interval.
     while !rig.auto().is_some_and(|(contact, ..)| contact) {
         rig.run(SECOND / 100, |_, _| pass());
     }
@@ -244,7 +244,7 @@ fn a_reload_keeps_what_is_checked_as_before() {
     };
     let before = pace(&rig, endpoint(1));
     rig.changes.set(0);
-    // The same for both, but for the capacity of one.
+    // Both are the same, except for the capacity of one.
     let mut roster = Roster::new(member(Monitor::auto()), Policy::Auto);
     roster.add(endpoint(1), Member { capacity: 40, ..member(Monitor::auto()) });
     rig.table.replan(rig.now, Arc::new(roster));
@@ -252,7 +252,7 @@ fn a_reload_keeps_what_is_checked_as_before() {
     assert_eq!((rig.auto(), rig.said(1, Policy::Auto)), (DOWN, Some((true, true, Weight(40)))));
     assert_eq!(rig.changes.get(), 1);
     assert_eq!(pace(&rig, endpoint(1)), before);
-    // A check more: what was concluded stays, until it has concluded something.
+    // One more kind of check: the old judgement stays until the new check has a result.
     let more = Roster::new(
         member(Monitor { auto: true, checks: http().default_member().monitor.checks.clone() }),
         Policy::Auto,
@@ -260,7 +260,7 @@ fn a_reload_keeps_what_is_checked_as_before() {
     rig.table.replan(rig.now, Arc::new(more));
     rig.run(Duration::ZERO, answers);
     assert_eq!((rig.auto(), rig.said(1, Policy::Auto)), (DOWN, UP));
-    // A fixed weight needs no checks; and nothing but that is unknown again.
+    // A fixed weight needs no checks. Without any check the endpoint is unknown again.
     let fixed = Roster::new(Member::fixed(7), Policy::Auto);
     rig.table.replan(rig.now, Arc::new(fixed));
     rig.run(SECOND, answers);

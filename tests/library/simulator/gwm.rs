@@ -1,4 +1,4 @@
-//! The GWM of the simulation: the real weight table and the real coordinator, with one load balancer that takes pushes.
+//! The GWM of the simulation: the real weight table and coordinator, and one load balancer that gets pushes.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -20,7 +20,7 @@ use gwm::{
 
 const LB: ConnectionId = ConnectionId { shard: 0, slot: 0, generation: 1 };
 
-/// Room for all; keeps the messages.
+/// An outbox that always has room and keeps the messages.
 #[derive(Default)]
 struct Out {
     buffer: Vec<u8>,
@@ -49,7 +49,7 @@ pub(crate) struct Gwm {
     table: Table,
     coordinator: Coordinator,
     out: Out,
-    /// What the load balancer holds, by member.
+    /// The load balancer's weights, by member.
     pub(crate) entries: Vec<WeightEntry>,
     pub(crate) pushes: u32,
 }
@@ -111,7 +111,7 @@ impl Gwm {
         gwm
     }
 
-    /// Does what is due; gives the checks to be made.
+    /// Does all work that is due, and returns the checks to start.
     pub(crate) fn turn(&mut self, now: Time) -> Vec<Job> {
         while self.coordinator.has_watch_orders() {
             for order in self.coordinator.take_watch_orders() {

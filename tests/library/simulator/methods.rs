@@ -1,4 +1,4 @@
-//! The ways to spread requests that are compared.
+//! The methods of spreading requests that the simulation compares.
 
 use std::sync::Arc;
 
@@ -15,25 +15,25 @@ use super::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
-    /// The same weight for all, whatever happens: no GWM.
+    /// No GWM: the same weight for all, always.
     Equal,
-    /// Weights in the ratio of the speeds, whatever happens: no GWM.
+    /// No GWM: weights in the ratio of the speeds, always.
     Fixed,
     /// Policy `static`, checks by `tcp`, capacities in the ratio of the speeds.
     Static,
-    /// Policy `agent`, the same and an agent that says how idle its server is.
+    /// Policy `agent`, as `Static` plus an agent that states how idle its server is.
     Idle,
-    /// The same with an agent that says how fast its server is.
+    /// Policy `agent`, with an agent that states how fast its server is.
     Speed,
-    /// Policy `orca`, load reports by `http`; nothing is configured of the speeds.
+    /// Policy `orca`, load reports by `http`; the speeds are not configured.
     Orca,
-    /// Policy `auto` with `tcp` only and nothing configured.
+    /// Policy `auto` with `tcp` only; the speeds are not configured.
     AutoPlain,
     /// Policy `auto` where such an agent speaks.
     AutoIdle,
     /// Policy `auto` where such an agent speaks.
     AutoSpeed,
-    /// Policy `auto` where load is reported, as with `Orca`.
+    /// Policy `auto` with load reports, as in `Orca`.
     AutoOrca,
     /// The servers' true speeds at every moment.
     Oracle,

@@ -1,8 +1,8 @@
-//! A farm of unlike servers in virtual time, and what its clients see of each way to weigh them. The real weight table,
-//! policies and coordinator do the weighing.
+//! A farm of servers with different speeds in virtual time, and how fast its clients are served with each method of
+//! setting weights. The real weight table, policies and coordinator set the weights.
 //!
-//! `cargo test --release --test library -- --ignored --nocapture simulator::table` prints the table of PERF.md; the other tests run
-//! parts of it and assert what must hold.
+//! `cargo test --release --test library -- --ignored --nocapture simulator::table` prints the table of PERF.md. The
+//! other tests run parts of the table and assert what must hold.
 
 mod gwm;
 mod methods;
@@ -25,7 +25,7 @@ fn steady(name: &'static str, load: f64, seconds: u64) -> Scenario {
     scenario(name, load, seconds, &[])
 }
 
-/// One server of the fastest, a quarter of its kind's work and more than the others could take at once, changes.
+/// Scenarios in which one of the two fastest servers changes. Its load is more than the others can take at once.
 fn disturbed() -> Vec<Scenario> {
     use Event::*;
     vec![
@@ -41,7 +41,7 @@ fn run(scenario: &Scenario, method: Method, tuning: Tuning, seed: u64) -> Result
     World::run(scenario, &method.guide(&scenario.farm, tuning), seed)
 }
 
-/// Those that judge by reports.
+/// Methods that use reports.
 const REPORTED: [Method; 3] = [Method::AutoIdle, Method::AutoSpeed, Method::AutoOrca];
 
 #[test]
@@ -62,7 +62,7 @@ fn auto_is_never_worse_than_equal_weights() {
     scenarios.extend(disturbed());
     for scenario in &scenarios {
         let equal = run(scenario, Method::Equal, Tuning::default(), 1);
-        // With nothing known the weights are equal, too, but requests meet other queues: so much is chance.
+        // Without information the weights are equal too, but requests meet other queues: this much is chance.
         for (method, chance) in REPORTED.map(|method| (method, 1.02)).into_iter().chain([(Method::AutoPlain, 1.1)]) {
             let auto = run(scenario, method, Tuning::default(), 1);
             let (p99, errors) = (chance * equal.percentile(99.0), chance * equal.error_share());
@@ -86,7 +86,7 @@ fn after_a_server_dies_errors_stop_within_a_fall_window() {
     }
 }
 
-/// No server is left unused but while the checks of all of them begin or cease to fail, one after the other.
+/// All servers are used, except while the checks of all servers begin or cease to fail, one after another.
 #[test]
 fn when_no_check_is_answered_no_server_is_drained() {
     for event in [Event::ChecksFail, Event::NetworkGone] {
@@ -98,7 +98,7 @@ fn when_no_check_is_answered_no_server_is_drained() {
     }
 }
 
-/// One row a method, one column a scenario.
+/// One row per method, one column per scenario.
 fn print_table(title: &str, scenarios: &[Scenario], results: &[Vec<Result>], cell: impl Fn(&Result) -> String) {
     println!("\n{title}\n");
     println!("| | {} |", scenarios.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(" | "));

@@ -1,4 +1,4 @@
-//! Servers with queues, a load balancer that spreads requests over them, and the clock of all.
+//! Servers with queues, a load balancer that spreads requests over the servers, and their virtual clock.
 
 use std::{
     cmp::Reverse,
@@ -25,36 +25,36 @@ use super::gwm::{Gwm, number};
 /// Requests a second that a server of speed 1 can serve.
 pub(crate) const BASE_RATE: f64 = 50.0;
 
-/// What a failed request counts as, and the longest queue that a server takes, in time.
+/// The time that a failed request counts as, and the longest queue of a server, as a time.
 pub(crate) const PATIENCE: f64 = 10.0;
 
-/// What a load report and an agent's answer are about: the time just gone by.
+/// A load report and an agent's answer describe this much of the past.
 const REPORTED: Duration = Duration::from_secs(5);
 
-/// How often the figures for that are kept.
+/// How often servers note their figures for load reports.
 const SAMPLE: Duration = Duration::from_millis(500);
 
-/// How long the farm runs before anything is measured.
+/// The farm runs for this time before the simulation measures.
 pub(crate) const WARM_UP: Duration = Duration::from_secs(60);
 
-/// What is sent to an agent that is to say how much of its server is idle, as many agents do.
+/// The request to an agent that states how idle its server is, as many agents do.
 pub(crate) const IDLE: &[u8] = b"idle";
 
-/// What is sent to one that is to say how fast its server is now, compared with what it is made for.
+/// The request to an agent that states how fast its server is now, compared with its full speed.
 pub(crate) const SPEED: &[u8] = b"speed";
 
-/// What happens to the farm.
+/// A change of the farm.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
-    /// A server serves at this share of its speed.
+    /// A server runs at this share of its speed.
     Speed(usize, f64),
-    /// Connections to it are refused, what waits there is lost.
+    /// A server refuses connections, and its waiting requests are lost.
     Dies(usize),
-    /// It takes requests again, with cold caches: at 30 % of its speed first, and at all of it 30 s later.
+    /// A server takes requests again, with cold caches: at 30 % of its speed first, at full speed 30 s later.
     Returns(usize),
     /// No check is answered, though all servers work.
     ChecksFail,
-    /// The same, and this machine knows that it is its own fault.
+    /// The same, and the GWM's machine knows that the fault is its own.
     NetworkGone,
     /// Checks are answered again.
     ChecksWork,
@@ -66,14 +66,14 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// Servers' speeds.
     pub(crate) farm: Vec<f64>,
-    /// Share of all servers' speed that is asked for.
+    /// The rate of requests, as a share of all servers' speed.
     pub(crate) load: f64,
     /// Seconds after the warm-up, in order.
     pub(crate) events: Vec<(f64, Event)>,
     pub(crate) length: Duration,
 }
 
-/// What the load balancer goes by.
+/// How the load balancer chooses servers.
 pub(crate) enum Guide {
     /// Weights pushed by a GWM that has this roster.
     Gwm(Arc<Roster>, Tuning),
@@ -83,15 +83,15 @@ pub(crate) enum Guide {
     Oracle,
 }
 
-/// What came of it.
+/// The result of one run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Result {
-    /// Seconds, ascending; of failed requests [`PATIENCE`].
+    /// The time of each request in seconds, ascending; [`PATIENCE`] for failed requests.
     latencies: Vec<f32>,
     pub(crate) errors: u32,
     /// When the last request failed because its server was dead, in seconds after the warm-up.
     pub(crate) last_refused: Option<f64>,
-    /// How long the load balancer had fewer members in use than there are.
+    /// How long the load balancer used fewer members than exist.
     pub(crate) reduced: Duration,
     pub(crate) pushes: u32,
 }
@@ -115,17 +115,17 @@ struct Request {
 
 struct Server {
     speed: f64,
-    /// Share of `speed` that it has now.
+    /// The share of `speed` that the server has now.
     factor: f64,
     alive: bool,
-    /// The first one is being served.
+    /// Waiting requests; the server works on the first.
     queue: VecDeque<Request>,
     busy_since: Option<Time>,
-    /// Tells services that began before it died.
+    /// Grows when the server dies, so that older work is recognised.
     life: u32,
     served: u64,
     busy: Duration,
-    /// When, served and busy until then.
+    /// Notes: time, requests served so far, busy time so far.
     samples: VecDeque<(Time, u64, Duration)>,
 }
 
@@ -145,7 +145,7 @@ impl Server {
         }
     }
 
-    /// Requests a second and used share of the time just gone by.
+    /// Requests per second and the busy share, over the last [`REPORTED`].
     fn usage(&self, now: Time) -> (f64, f64) {
         let Some((at, served, busy)) = self.samples.front().copied() else { return (0.0, 0.0) };
         let time = now.since(at).as_secs_f64();
@@ -177,11 +177,11 @@ pub(crate) struct World<'s> {
     works: Rng,
     checks: Vec<Option<Job>>,
     checks_fail: Option<Outcome>,
-    /// The load balancer's: weight in force and current of smooth weighted round robin.
+    /// The load balancer's weights: in force, and current in smooth weighted round robin.
     weights: Vec<f64>,
     currents: Vec<f64>,
     pushes_seen: u32,
-    /// Since when the load balancer has fewer members in use than there are.
+    /// Since when the load balancer uses fewer members than exist.
     reduced_since: Option<Time>,
     result: Result,
 }
@@ -190,13 +190,13 @@ fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-/// Exponentially distributed with mean 1.
+/// A random number, exponentially distributed, with mean 1.
 fn exponential(random: &mut Rng) -> f64 {
     -(1.0 - random.f64()).ln()
 }
 
 impl<'s> World<'s> {
-    /// Runs the scenario; requests come at the same times and are as long with every guide.
+    /// Runs the scenario. Requests come at the same times and have the same lengths with every guide.
     pub(crate) fn run(scenario: &'s Scenario, guide: &'s Guide, seed: u64) -> Result {
         let now = Time(1_000_000_000);
         let members = scenario.farm.len();
@@ -284,13 +284,13 @@ impl<'s> World<'s> {
         let jobs = gwm.turn(self.now);
         let (next, pushes) = (gwm.next_due(), gwm.pushes);
         for job in jobs {
-            // An answer takes a millisecond; none, until the deadline.
+            // An answer takes a millisecond; no answer takes until the deadline.
             let answered = self.checks_fail.is_none();
             let ends = if answered { self.now + Duration::from_millis(1) } else { job.deadline };
             self.plan(ends, Next::CheckEnds(self.checks.len()));
             self.checks.push(Some(job));
         }
-        // Turns that come too early do nothing.
+        // A turn before its time does nothing.
         if let Some(next) = next {
             self.plan(next.max(self.now + Duration::from_nanos(1)), Next::Turn);
         }
@@ -303,7 +303,7 @@ impl<'s> World<'s> {
         }
     }
 
-    /// What a check finds that ends now.
+    /// The result of a check that ends now.
     fn answer(&self, job: &Job) -> Outcome {
         let server = &self.servers[number(&job.endpoint)];
         if let Some(outcome) = self.checks_fail {
@@ -364,7 +364,7 @@ impl<'s> World<'s> {
         }
     }
 
-    /// The load balancer takes over what it is told.
+    /// The load balancer takes over the pushed weights.
     fn guide_changed(&mut self) {
         match (self.guide, &self.gwm) {
             (Guide::Fixed(weights), _) => self.weights.clone_from(weights),
@@ -375,7 +375,7 @@ impl<'s> World<'s> {
                     _ if !entry.flags.contains(EntryFlags::CONTACT) => 0.0,
                     true if !entry.flags.contains(EntryFlags::CONFIDENT) => 0.0,
                     true => f64::from(entry.weight),
-                    false => 1.0, // its own means
+                    false => 1.0, // the load balancer's own means
                 };
                 self.weights = gwm.entries.iter().map(weight).collect();
             }

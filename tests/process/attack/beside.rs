@@ -1,4 +1,4 @@
-//! Those who belong there, and how an attack is played beside them.
+//! The legitimate peers, and how an attack runs beside them.
 
 use std::{
     fmt,
@@ -24,13 +24,13 @@ use crate::{
 pub(crate) const OK: ReturnCode = ReturnCode::SUCCESSFUL;
 pub(crate) const REFUSED: ReturnCode = ReturnCode::NOT_ACCEPTED;
 
-/// Where those who belong there connect from.
+/// The source address of the legitimate peers.
 pub(crate) const HOME: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// Where attackers connect from.
+/// The source address of attackers.
 pub(crate) const AWAY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-/// How the load balancer and the member connect, and by what they are known.
+/// How the legitimate load balancer and member connect, and their identities.
 #[derive(Clone)]
 pub(crate) enum Way {
     Plain,
@@ -57,17 +57,17 @@ impl Way {
     }
 }
 
-/// A load balancer LB1 and a member of its group G, and what the daemon has acknowledged to them.
+/// The load balancer LB1, a member of its group G, and all that the daemon has acknowledged to them.
 pub(crate) struct Legitimate {
     address: SocketAddr,
     way: Way,
     pub(crate) lb: Peer,
     pub(crate) member: Peer,
-    /// Of the group G, as Get Weights shows it.
+    /// The members of the group G, as Get Weights shows them.
     ledger: Vec<String>,
 }
 
-/// The group that never changes, whatever happens beside it.
+/// The group that never changes.
 const CALM: &str = "LB1/CALM [10.9.255.255:80 00/05/100]";
 
 impl Legitimate {
@@ -79,7 +79,8 @@ impl Legitimate {
         Legitimate { address, way, lb, member, ledger: Vec::new() }
     }
 
-    /// So many requests one after the other, each with its right answer: both register, the load balancer asks.
+    /// Makes this many requests, one after another; each must get the right answer. Both peers register, and the load
+    /// balancer asks for weights.
     fn exchanges(&mut self, count: usize, pace: Duration) -> Latency {
         let mut took: Vec<Duration> = (0..count)
             .map(|number| {
@@ -107,13 +108,13 @@ impl Legitimate {
         Latency { p50: percentile(50), p99: percentile(99) }
     }
 
-    /// Every registration that was acknowledged is there, and nothing else.
+    /// Every acknowledged registration must be there, and nothing else.
     pub(crate) fn audit(&mut self) {
         let all = self.lb.get_weights("LB1", &[""]);
         assert!(all == format!("{CALM} LB1/G [{}]", self.ledger.join(", ")), "not what was acknowledged: {all}");
     }
 
-    /// The audit, and once more over a connection that was not there before.
+    /// Audits, and audits again over a new connection.
     fn end(mut self) {
         self.audit();
         self.lb = self.way.connect(self.address, true);
@@ -121,7 +122,7 @@ impl Legitimate {
     }
 }
 
-/// How long answers took.
+/// The times of answers.
 #[derive(Clone, Copy)]
 pub(crate) struct Latency {
     p50: Duration,
@@ -150,7 +151,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// What attackers share with those who play them.
+/// What attackers share with the test.
 #[derive(Default)]
 pub(crate) struct Stage {
     stopped: AtomicBool,
@@ -159,7 +160,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Counts what an attacker has done.
+    /// Counts attempts of an attacker.
     pub(crate) fn attempted(&self, count: usize) {
         self.attempts.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -168,7 +169,7 @@ impl Stage {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Waits for the end, at most so long; whether it has come.
+    /// Waits for the end, at most this long; returns whether the end has come.
     pub(crate) fn wait(&self, at_most: Duration) -> bool {
         let silence = self.bell.0.lock().expect("no panic under the lock");
         let _ =
@@ -186,13 +187,13 @@ impl Stage {
 /// An attack.
 pub(crate) struct Attack {
     pub(crate) name: String,
-    /// By how much the daemon's memory may grow meanwhile, in MiB.
+    /// How much the daemon's memory may grow during the attack, in MiB.
     pub(crate) mib: u64,
-    /// How many threads play it.
+    /// How many threads attack.
     pub(crate) threads: usize,
-    /// How many attempts must have been made before the others are looked at.
+    /// How many attempts come before the legitimate peers are measured.
     pub(crate) attempts: usize,
-    /// How long those who belong there wait between two exchanges, of which they then make fewer.
+    /// How long the legitimate peers wait between two exchanges; with a pause they make fewer exchanges.
     pub(crate) pace: Duration,
 }
 
@@ -203,8 +204,8 @@ impl Default for Attack {
 }
 
 impl Attack {
-    /// Plays it beside those who belong there, for as long as their exchanges take; `role` is what each thread does
-    /// until the stage is over, and `outcome` says what became of so many attempts.
+    /// Runs the attack while the legitimate peers make their exchanges. Each attacking thread runs `role` until the
+    /// stage ends; `outcome` describes the result of this many attempts.
     pub(crate) fn play(
         self,
         daemon: &Daemon,

@@ -1,4 +1,4 @@
-//! Bytes that are wrong: garbage, records and handshakes with changes, and everything that can be too long.
+//! Wrong bytes: garbage, changed records and handshakes, and everything that can be too long.
 
 use std::{
     io::{Read, Write},
@@ -18,7 +18,7 @@ use crate::{
     wire,
 };
 
-/// Reads until the connection ends, which it must; whether in order does not matter here.
+/// Reads until the connection ends. It must end, gracefully or with a reset.
 fn until_ended(mut stream: TcpStream) {
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
     let mut rest = Vec::new();
@@ -27,7 +27,7 @@ fn until_ended(mut stream: TcpStream) {
     }
 }
 
-/// A few changed bytes, a piece cut out or put in.
+/// Changes a few bytes, or removes or inserts a piece.
 fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>) {
     for _ in 0..rng.usize(1..4) {
         let at = rng.usize(..bytes.len().max(1));
@@ -46,7 +46,7 @@ fn go_wrong(address: SocketAddr, config: &Arc<ClientConfig>, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let mut stream = from(AWAY, address);
     let send = |mut stream: &TcpStream, bytes: &[u8]| {
-        // An error is the end that is due.
+        // An error is the expected end.
         let _ = stream.write_all(bytes);
     };
     match rng.u8(..4) {
@@ -62,7 +62,7 @@ fn go_wrong(address: SocketAddr, config: &Arc<ClientConfig>, seed: u64) {
             send(&stream, &first);
         }
         _ => {
-            // A session, and then records that are not what they were.
+            // A session, then changed records.
             let name = "localhost".try_into().expect("a name");
             let mut tls = ClientConnection::new(Arc::clone(config), name).expect("a client");
             stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
@@ -79,7 +79,7 @@ fn go_wrong(address: SocketAddr, config: &Arc<ClientConfig>, seed: u64) {
             send(&stream, &records);
         }
     }
-    // What may be the beginning of something is not waited for.
+    // A possible beginning of a message does not make the daemon wait.
     let _ = stream.shutdown(Shutdown::Write);
     until_ended(stream);
 }
@@ -114,7 +114,7 @@ fn mutations() -> Row {
     row
 }
 
-/// Everything that a peer can make too long, and whether the connection outlives it.
+/// Everything that a peer can make too long, and whether the connection survives.
 fn too_long() -> Vec<(&'static str, Vec<u8>, bool)> {
     let header = |length: u32| [&[0x20, 0x10, 0, 13, 1][..], &length.to_be_bytes(), &[0, 0, 0, 1]].concat();
     let registration = |groups: u16, rest: &[u8]| {
@@ -176,13 +176,13 @@ fn long_messages() -> Row {
     row
 }
 
-/// Records and handshake messages that state more than may be, before anyone has proved anything.
+/// Records and handshake messages that state too great a length, before the peer has proved anything.
 #[test]
 fn long_records_are_not_waited_for() {
     let site = Site::new();
     let daemon = site.start_alone(&["--handshake-timeout", "1h"]);
     let before = daemon.resident_kib();
-    // A record of 64 KiB; a hello of 16 MiB in records that may be.
+    // A record of 64 KiB; a hello of 16 MiB in records of a permitted length.
     let record = [&[0x16, 3, 1, 0xFF, 0xFF][..], &[0; 70_000]].concat();
     let mut hello = Vec::new();
     for part in 0..1024 {
@@ -193,7 +193,7 @@ fn long_records_are_not_waited_for() {
     for bytes in [record, hello] {
         for _ in 0..10 {
             let stream = from(AWAY, daemon.address());
-            // It is told long before all of this is sent.
+            // The alert comes long before all of these bytes are sent.
             let _ = (&stream).write_all(&bytes);
             until_ended(stream);
         }
@@ -203,7 +203,7 @@ fn long_records_are_not_waited_for() {
     daemon.stop();
 }
 
-/// The same without TLS, where nothing stands before the framing.
+/// The same without TLS, where the framing sees every byte.
 #[test]
 fn a_plain_listener_bears_it_too() {
     let daemon = Daemon::start(&["--max-members-per-group", "10000"]);

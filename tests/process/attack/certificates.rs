@@ -1,4 +1,4 @@
-//! Peers without a certificate that the operator's authority vouches for.
+//! Peers without a certificate of the operator's authority.
 
 use std::{
     io::{self, Read, Write},
@@ -21,7 +21,8 @@ use crate::{
     wire,
 };
 
-/// Says something over TLS and gives the first bytes of the answer. With TLS 1.3 a client is refused only by then.
+/// Sends a request over TLS and returns the first bytes of the answer. With TLS 1.3 a client learns only then that it
+/// is refused.
 pub(crate) fn talk(address: SocketAddr, config: &Arc<ClientConfig>, request: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = from(AWAY, address);
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -29,7 +30,7 @@ pub(crate) fn talk(address: SocketAddr, config: &Arc<ClientConfig>, request: &[u
         ClientConnection::new(Arc::clone(config), "localhost".try_into().expect("a name")).map_err(io::Error::other)?;
     let mut tls = Stream::new(&mut tls, &mut stream);
     let mut answer = vec![0; 4096];
-    // What could not be sent was not wanted any more: why says the alert that came before.
+    // An error while sending does not matter: the alert that came before says why.
     let sent = tls.write_all(request);
     let read = tls.read(&mut answer)?;
     sent?;
@@ -37,9 +38,9 @@ pub(crate) fn talk(address: SocketAddr, config: &Arc<ClientConfig>, request: &[u
     Ok(answer)
 }
 
-/// Those who must not get in.
+/// Peers that must be refused.
 fn strangers(site: &Site) -> Vec<(&'static str, Option<Identity>)> {
-    let other = Authority::new("Site"); // by the name of the right one
+    let other = Authority::new("Site"); // with the name of the right authority
     let lb1 = || Subject::client().dns("LB1");
     vec![
         ("no certificate", None),
@@ -48,7 +49,7 @@ fn strangers(site: &Site) -> Vec<(&'static str, Option<Identity>)> {
         ("one that has expired", Some(site.authority.issue(&lb1().expired()))),
         ("one that is not valid yet", Some(site.authority.issue(&lb1().not_yet()))),
         ("one for servers", Some(site.authority.issue(&Subject::server().dns("LB1")))),
-        // Whom the authority vouches for vouches for nobody.
+        // A holder of a certificate may not sign others.
         ("one signed with a client's key", Some(site.authority.impostor(&lb1().common_name("LB1")).client("LB1"))),
     ]
 }
@@ -78,7 +79,7 @@ fn strangers_get_in_only_where_nobody_is_asked_for_a_certificate() {
     assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
     daemon.stop();
 
-    // Without --tls-client-ca all of them do.
+    // Without --tls-client-ca all of them are served.
     let flags: Vec<&str> = site.flags.iter().take(6).map(String::as_str).collect();
     let daemon = crate::harness::Daemon::start(&flags);
     for (who, config) in configs(&site) {
@@ -88,8 +89,8 @@ fn strangers_get_in_only_where_nobody_is_asked_for_a_certificate() {
     daemon.stop();
 }
 
-/// A ticket is worth no more than the certificate that it was given for: a server that has another key for tickets, as
-/// after a change of authorities, asks again.
+/// A ticket is worth no more than the certificate behind it: after a change of authorities the server has another key
+/// for tickets, and asks for a certificate again.
 #[test]
 fn a_ticket_of_another_server_opens_nothing() {
     let site = Site::new();
@@ -104,7 +105,7 @@ fn a_ticket_of_another_server_opens_nothing() {
     second.stop();
 }
 
-/// Nor does a ticket outlive the certificate.
+/// A ticket ends with the certificate.
 #[test]
 fn a_ticket_of_an_expired_certificate_opens_nothing() {
     let site = Site::new();
@@ -124,7 +125,7 @@ fn a_ticket_of_an_expired_certificate_opens_nothing() {
     });
     until("the certificates have expired", || now() > end);
     for config in configs {
-        // The handshake is over, so there is no alert for it any more: it ends without an answer.
+        // The handshake is over, so no alert can come: the connection ends without an answer.
         match talk(daemon.address(), &config, &request()) {
             Ok(answer) => assert_eq!(answer, [0u8; 0], "the certificate has expired"),
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}"),

@@ -1,4 +1,4 @@
-//! Many connections: half handshakes, idle ones, ones that send a byte a second, and handshakes at full speed.
+//! Many connections: half handshakes, idle ones, ones that send a byte per second, and handshakes at full speed.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -24,13 +24,13 @@ use crate::{
     wire,
 };
 
-/// Where others come from who want in for the first time.
+/// The source address of a new peer.
 const NEWCOMER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
 
-/// So long that no test lives to see it.
+/// Longer than any test.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Lets this process have so many connections; fewer if it may not.
+/// Raises this process's limit of descriptors; returns how many of the `wanted` connections it may have.
 fn descriptors(wanted: usize) -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -39,13 +39,13 @@ fn descriptors(wanted: usize) -> usize {
     wanted.min(most.saturating_sub(500))
 }
 
-/// Whoever comes anew from elsewhere is let in.
+/// A new peer from another address must be let in.
 fn newcomer(address: SocketAddr, config: &Arc<ClientConfig>) {
     let mut peer = Peer::secure(from(NEWCOMER, address), config).expect("a good certificate");
     assert_eq!(peer.set_lb("NEW", LbFlags::NONE), OK);
 }
 
-/// Connections that are opened by `open` and kept, while others come anew.
+/// Opens connections with `open` and keeps them, while a new peer comes.
 fn crowd(
     name: &str,
     count: usize,
@@ -95,7 +95,7 @@ fn half_handshakes() -> Row {
     crowd("half TLS handshakes", size(500, 10_000), 64, |number, address, config| {
         let mut stream = from(AWAY, address);
         let hello = hello(config);
-        // Some lack the last byte of the first message, some say no more after the server's answer.
+        // Half of the hellos lack their last byte; the other clients stay silent after the server's answer.
         let said = if number.is_multiple_of(2) { &hello[..hello.len() - 1] } else { &hello };
         stream.write_all(said).expect("the kernel takes bytes");
         stream
@@ -114,7 +114,7 @@ fn idle() -> Row {
     })
 }
 
-/// One of those who send a byte a second.
+/// A peer that sends a byte per second.
 struct Dripping {
     stream: TcpStream,
     tls: Option<ClientConnection>,
@@ -123,7 +123,7 @@ struct Dripping {
 }
 
 impl Dripping {
-    /// A hello, what might become a longer one, or a session with a request, each of its bytes in a record of its own.
+    /// A hello, the beginning of a longer hello, or a session with a request of which each record has one byte.
     fn new(number: usize, address: SocketAddr, config: &Arc<ClientConfig>) -> Dripping {
         let mut stream = from(AWAY, address);
         let (tls, bytes) = match number % 3 {
@@ -142,7 +142,7 @@ impl Dripping {
         Dripping { stream, tls, bytes, sent: 0 }
     }
 
-    /// Sends the next byte; false when the daemon has put an end to it.
+    /// Sends the next byte; false when the daemon has ended the connection.
     fn drip(&mut self) -> bool {
         let byte = self.bytes.get(self.sent).copied().unwrap_or(0);
         self.sent += 1;
@@ -157,7 +157,7 @@ impl Dripping {
         }
     }
 
-    /// What has arrived (tickets, an alert) is read, for only behind it is the end.
+    /// Reads all that has arrived (tickets, an alert), because the end comes after these.
     fn ended(&mut self) -> bool {
         loop {
             match self.stream.read(&mut [0; 4096]) {
@@ -179,7 +179,7 @@ fn drips() -> Row {
     let attack = Attack {
         name: format!("{count} connections that send a byte a second"),
         mib: 64,
-        // So that some of them have met their end before others are looked at.
+        // Some of these connections end before the legitimate peers are measured.
         attempts: 4 * count,
         ..Attack::default()
     };
@@ -207,7 +207,7 @@ fn drips() -> Row {
     row
 }
 
-/// Whole handshakes, one after the other, with what costs the server most: no session is resumed.
+/// Whole handshakes, one after another, without resumption: the kind that costs the server most.
 fn handshakes(limit: Option<&str>) -> Row {
     let site = Site::new();
     let mut flags = vec![];
@@ -244,7 +244,7 @@ fn handshakes(limit: Option<&str>) -> Row {
     row
 }
 
-/// Connections that come and go as fast as they can.
+/// Connections that open and close as fast as possible.
 fn churn(limit: Option<&str>) -> Row {
     let site = Site::new();
     let flags: Vec<&str> = limit.map(|limit| vec!["--max-new-connections-per-source", limit]).unwrap_or_default();
@@ -265,7 +265,7 @@ fn churn(limit: Option<&str>) -> Row {
         Way::certified(&site),
         move |stage| {
             while !stage.is_over() {
-                // What is no TLS is answered with an alert; a reset shows here or there.
+                // Bytes that are not TLS get an alert; a reset may show in any of the calls.
                 let answer = dial(AWAY, address).and_then(|mut stream| {
                     stream.set_read_timeout(Some(PATIENCE))?;
                     stream.write_all(&wire::get_weights(1, &[]))?;

@@ -1,4 +1,4 @@
-//! Peers that say they are someone else: RFC 4678 section 10's two attacks, and what goes the same way.
+//! Peers that claim another identity: the two attacks of RFC 4678 section 10, and similar ones.
 
 use std::net::TcpStream;
 
@@ -12,7 +12,7 @@ use crate::{
     site::{Site, client, from},
 };
 
-/// What the operator does about it.
+/// The operator's protection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protection {
     Nothing,
@@ -22,7 +22,7 @@ enum Protection {
 
 const PROTECTIONS: [Protection; 3] = [Protection::Nothing, Protection::SourceIp, Protection::Certificate];
 
-/// A daemon with that protection, and how those who belong there and a stranger speak to it.
+/// A daemon with this protection, and how the legitimate peers and a stranger connect.
 struct Scene {
     daemon: Daemon,
     way: Way,
@@ -31,8 +31,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// The stranger has an address of its own, and what comes nearest to a right: where there are certificates, a good
-    /// one, which says that it is LB2 and the member 127.0.0.3.
+    /// The stranger has another address. Where certificates are used, the stranger has a good one, for LB2 and the
+    /// member 127.0.0.3.
     fn new(protection: Protection) -> Scene {
         let access = TempFile::new("access.toml", format!("[[lb]]\nuid = \"LB1\"\naddresses = [\"{HOME}\"]\n"));
         match protection {
@@ -63,10 +63,10 @@ impl Scene {
     }
 }
 
-/// What a stranger says, and what it is answered where nothing protects and where something does.
+/// What a stranger says, and the answers without and with protection.
 type Act = (&'static str, fn(&mut Peer) -> ReturnCode);
 
-/// What must be refused to whoever is not LB1.
+/// Requests that must be refused to all but LB1.
 const AS_LB: [Act; 6] = [
     ("takes the session over", |peer| peer.set_lb("LB1", LbFlags::NONE)),
     ("asks for its weights", |peer| match &peer.get_weights("LB1", &[""])[..] {
@@ -82,7 +82,7 @@ const AS_LB: [Act; 6] = [
     ("removes everything", |peer| peer.deregister(LB, "LB1", "", &[])),
 ];
 
-/// What must be refused to whoever is not the member concerned.
+/// Requests that must be refused to all but the member in question.
 const AS_MEMBER: [Act; 5] = [
     ("registers a counterfeit", |peer| peer.register(MEMBER, "LB1", "G", &["10.66.6.6:80"])),
     ("takes another out of service", |peer| peer.set_member(MEMBER, ("LB1", "G", "127.0.0.2:80"), 0, true)),
@@ -115,7 +115,7 @@ fn strangers_succeed_without_protection_and_fail_with_it() {
                 continue;
             }
             let changed = match *act {
-                // The harm is what the GWM now tells the load balancer of 10.66.6.6.
+                // The harm: the GWM now tells the load balancer about 10.66.6.6.
                 "registers a counterfeit" => {
                     "LB1/G [127.0.0.2:80 00/05/100, 10.66.6.6:80 00/01/100] LB1/H [10.0.0.7:80 00/05/100]"
                 }
@@ -135,7 +135,7 @@ fn strangers_succeed_without_protection_and_fail_with_it() {
     }
 }
 
-/// A load balancer with two groups, anew.
+/// A new load balancer with two groups.
 fn begin(scene: &Scene) -> Peer {
     let mut lb = Legitimate::begin(scene.daemon.address(), scene.way.clone()).lb;
     assert_eq!(lb.deregister(LB, "LB1", "", &[]), OK);
@@ -144,7 +144,7 @@ fn begin(scene: &Scene) -> Peer {
     lb
 }
 
-/// Each identity is worth what the other leaves open: a member's check does not see who says that it is the load balancer.
+/// Both identities are needed: the check of members does not see who claims to be the load balancer.
 #[test]
 fn one_identity_alone_is_half_a_protection() {
     let daemon = Daemon::start(&["--member-identity", "source-ip"]);
@@ -162,13 +162,13 @@ fn one_identity_alone_is_half_a_protection() {
     assert_eq!(stranger.register(LB, "LB1", "G", &["10.66.6.6:80"]), REFUSED);
     assert_eq!(stranger.register(MEMBER, "LB1", "G", &["10.66.6.6:80"]), OK);
     assert_eq!(lb.get_weights("LB1", &["G"]), "LB1/G [10.66.6.6:80 00/01/100]");
-    // A load balancer without members that speak for themselves needs no more: that is what trust is.
+    // Without trust, members can not speak for themselves: then the load balancer's identity is enough.
     assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
     assert_eq!(stranger.register(MEMBER, "LB1", "G", &["10.66.6.7:80"]), REFUSED);
     daemon.stop();
 }
 
-/// What a stranger may after all: speak for itself. That it is kept out of groups is what `--access` is for.
+/// A stranger may speak for itself. `--access` keeps strangers out of groups.
 #[test]
 fn a_stranger_speaks_for_its_own_address_unless_the_file_says_otherwise() {
     for (groups, code) in [("", OK), ("[[member]]\nsources = [\"127.0.0.0/8\"]\nlbs = [\"OTHER\"]\n", REFUSED)] {
@@ -183,7 +183,7 @@ fn a_stranger_speaks_for_its_own_address_unless_the_file_says_otherwise() {
     }
 }
 
-/// The refused acts, over and over.
+/// The refused requests, again and again.
 fn storm(protection: Protection, name: &str, acts: &'static [Act]) -> Row {
     let Scene { daemon, way, stranger, _access } = Scene::new(protection);
     let attack = Attack { name: name.into(), threads: 2, attempts: 200, ..Attack::default() };

@@ -1,10 +1,11 @@
-//! Attacks on the real `gwm serve`, those of RFC 4678 section 10 first: what is refused with which protection, what is
-//! not without it, and what whoever belongs there notices meanwhile.
+//! Attacks on the real `gwm serve`, first the attacks of RFC 4678 section 10: what each protection refuses, what is
+//! possible without protection, and what legitimate peers notice during an attack.
 //!
-//! Beside every attack a load balancer and a member go on, from an address of their own: each of their requests must
-//! get the right answer, nothing that was acknowledged may be lost, and the daemon's memory stays within a bound. How
-//! long the answers took is printed, never asserted. `GWM_ATTACK_FULL=1` plays everything in full size;
-//! `GWM_ATTACK_FULL=1 cargo test --release --test process attack::table -- --ignored --nocapture` prints PERF.md's table.
+//! Beside every attack a load balancer and a member work from another address. Each of their requests must get the
+//! right answer, no acknowledged registration may be lost, and the daemon's memory must stay within a bound. The times
+//! of answers are printed, never asserted. `GWM_ATTACK_FULL=1` runs everything in full size;
+//! `GWM_ATTACK_FULL=1 cargo test --release --test process attack::table -- --ignored --nocapture` prints PERF.md's
+//! table.
 
 mod beside;
 mod bytes;
@@ -17,7 +18,7 @@ mod versions;
 
 use beside::Row;
 
-/// As many as the whole suite has time for, or as many as it takes.
+/// The size for the test suite, or the full size.
 fn size(suite: usize, full: usize) -> usize {
     if std::env::var_os("GWM_ATTACK_FULL").is_some() { full } else { suite }
 }

@@ -1,4 +1,4 @@
-//! Another implementation of TLS: openssl's client.
+//! openssl's client, another implementation of TLS.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -13,7 +13,7 @@ use crate::{
     wire,
 };
 
-/// `openssl s_client` to the daemon with these flags beside those that say whom to trust and who it is.
+/// `openssl s_client` to the daemon, with flags for the authority and the client's certificate, and these flags.
 fn s_client(site: &Site, daemon: &Daemon, flags: &[&str]) -> Child {
     let (chain, key) = site.folder.identity("openssl", &site.authority.client("LB1"));
     Command::new("openssl")
@@ -47,7 +47,7 @@ fn openssl_shakes_hands_and_talks() {
         let weights = ask(&wire::get_weights(3, &[("LB1", group)]));
         assert_eq!(wire::show(&weights), format!("LB1/{group} [10.0.0.1:80 one 00/05/100]"));
         assert_eq!(ask(&wire::lb_state(4, "LB2", 0x7F, LbFlags::NONE)), wire::code_reply(4, 0x1055, 0x11));
-        drop(to); // with which it ends
+        drop(to); // the end of its input ends the client
         let mut said = String::new();
         openssl.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
         assert!(openssl.wait().expect("it ends").success(), "{said}");
@@ -66,7 +66,7 @@ fn receive(from: &mut impl Read) -> Vec<u8> {
     message
 }
 
-/// A session of TLS 1.2 that its client wants to begin again (`R`) is told that this is not done.
+/// A client that wants to renegotiate a TLS 1.2 session (`R`) is refused.
 #[test]
 fn renegotiation_is_declined() {
     let site = Site::new();
@@ -83,7 +83,7 @@ fn renegotiation_is_declined() {
     daemon.stop();
 }
 
-/// The old versions that openssl still has end with an alert.
+/// Old versions that openssl still speaks get an alert.
 #[test]
 fn openssl_finds_no_old_version() {
     let site = Site::new();

@@ -1,4 +1,4 @@
-//! Floods of what is allowed: registrations, load balancers and requests up to every limit.
+//! Floods of permitted requests: registrations, load balancers and requests up to every limit.
 
 use std::{
     sync::{
@@ -18,13 +18,13 @@ use crate::{
     site::{Site, client, from},
 };
 
-/// Over the limits, or no right to more.
+/// The answer over a limit, or without the right to more.
 const FULL: ReturnCode = ReturnCode::INVALID_GROUP;
 
-/// Limits under which one load balancer can not use up what there is for all.
+/// Limits that keep one load balancer from using up the room of all.
 const LIMITS: [&str; 4] = ["--max-groups-per-lb", "10", "--max-members-per-group", "5000"];
 
-/// A load balancer with every right, who registers what it can and more, and begins again.
+/// A load balancer with every right that registers up to the limits and beyond, again and again.
 fn flood(limit: Option<&str>) -> Row {
     let site = Site::new();
     let identities = ["--lb-identity", "certificate", "--member-identity", "certificate"];
@@ -42,7 +42,7 @@ fn flood(limit: Option<&str>) -> Row {
         },
         mib: 64,
         attempts: 20,
-        // The limit is everyone's: those who belong there keep to it.
+        // The limit holds for all peers, and the legitimate ones stay below it.
         pace: if limit.is_some() { Duration::from_millis(25) } else { Duration::ZERO },
         ..Attack::default()
     };
@@ -58,7 +58,7 @@ fn flood(limit: Option<&str>) -> Row {
                 if at == 0 {
                     assert_eq!(lb.deregister(LB, "LB2", "", &[]), OK);
                 }
-                // Twelve groups, of which ten may be, and nine times 600 members, of which 5000 may be.
+                // Twelve groups, of which ten are permitted, and nine times 600 members, of which 5000 are permitted.
                 match lb.register(LB, "LB2", &format!("G{}", at % 12), part) {
                     OK => registered.fetch_add(part.len() as u64, Ordering::Relaxed),
                     code => {
@@ -78,7 +78,7 @@ fn flood(limit: Option<&str>) -> Row {
     row
 }
 
-/// One who makes up load balancers, where nobody has to prove to be one.
+/// A peer that invents load balancers, where no peer has to prove its identity.
 fn made_up_names() -> Row {
     let daemon = Daemon::start_alone(&["--max-load-balancers", "100"]);
     let address = daemon.address();
@@ -112,7 +112,7 @@ fn made_up_names() -> Row {
     row
 }
 
-/// A member that registers every port that it has, with every right, and takes them back.
+/// A member with every right that registers all its ports and deregisters them.
 fn members() -> Row {
     let site = Site::new();
     let identities = ["--lb-identity", "certificate", "--member-identity", "certificate"];
@@ -129,7 +129,7 @@ fn members() -> Row {
             let mut member = Peer::secure(from(AWAY, address), &config).expect("a good certificate");
             let ports: Vec<String> = (1..1000).map(|port| format!("{AWAY}:{port}")).collect();
             let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
-            // It leaves the group empty: whoever looks at it later finds nothing.
+            // The attacker leaves the group empty.
             for join in [true, false].into_iter().cycle() {
                 let code = match join {
                     true if stage.is_over() => break,

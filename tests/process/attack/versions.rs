@@ -1,4 +1,4 @@
-//! Old versions of TLS, no TLS, TLS where there is none, and sessions that are to begin again.
+//! Old versions of TLS, plain bytes on a TLS port, TLS on a plain port, and renegotiation.
 
 use std::{
     io::{Read, Write},
@@ -22,7 +22,7 @@ use crate::{
     wire,
 };
 
-/// A ClientHello as clients of TLS 1.0 and 1.1 send it, without extensions; its suites are such as they knew.
+/// A ClientHello of TLS 1.0 or 1.1: no extensions, and cipher suites of that time.
 pub(crate) fn old_hello(minor: u8) -> Vec<u8> {
     let suites: [u16; 5] = [0xC013, 0xC014, 0x002F, 0x0035, 0x000A];
     let mut body = vec![3, minor];
@@ -38,7 +38,7 @@ pub(crate) fn old_hello(minor: u8) -> Vec<u8> {
     record
 }
 
-/// What comes back, up to the end.
+/// All bytes that come back, up to the end.
 pub(crate) fn answer(address: SocketAddr, said: &[u8]) -> Vec<u8> {
     let mut stream = from(AWAY, address);
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
@@ -48,7 +48,7 @@ pub(crate) fn answer(address: SocketAddr, said: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// A fatal alert in the clear, and nothing else.
+/// The answer must be one unencrypted fatal alert.
 fn alert(answer: &[u8]) -> Option<u8> {
     match answer {
         [0x15, 3, _, 0, 2, 2, description] => Some(*description),
@@ -63,7 +63,7 @@ fn old_versions_are_refused() {
         let daemon = site.start(&["--tls-min-version", oldest]);
         for minor in [0, 1, 2] {
             let answer = answer(daemon.address(), &old_hello(minor));
-            // That it has no list of signature algorithms either may be found first.
+            // The server may notice first that the list of signature algorithms is missing.
             let reasons = [AlertDescription::ProtocolVersion, AlertDescription::HandshakeFailure].map(u8::from);
             assert!(alert(&answer).is_some_and(|reason| reasons.contains(&reason)), "3.{minor}: {answer:02X?}");
         }
@@ -75,8 +75,8 @@ fn old_versions_are_refused() {
     }
 }
 
-/// Whoever sits in between and strikes TLS 1.3 from what a client offers is noticed by the client: the server says in
-/// its answer that it could have done better.
+/// An attacker on the path removes TLS 1.3 from a client's offer. The client notices, because the server's answer says
+/// that the server speaks TLS 1.3.
 #[test]
 fn a_downgrade_on_the_way_is_noticed() {
     let site = Site::new();
@@ -102,7 +102,7 @@ fn a_downgrade_on_the_way_is_noticed() {
     daemon.stop();
 }
 
-/// Nor does one begin again with a hello in the clear. (Renegotiation in TLS 1.2 is played with openssl.)
+/// A hello in the clear does not begin a session again. (The tests with openssl try renegotiation in TLS 1.2.)
 #[test]
 fn a_hello_in_the_middle_ends_the_session() {
     let site = Site::new();
@@ -131,7 +131,7 @@ fn plain_and_tls_do_not_meet() {
     plain.stop();
 }
 
-/// What each of the versions that are not spoken says first, over and over.
+/// The first message of each refused version, again and again.
 fn storm() -> Row {
     let site = Site::new();
     let daemon = site.start_alone(&["--tls-min-version", "1.3"]);

@@ -1,4 +1,4 @@
-//! Who may speak for whom, over real connections: by where they come from and by what they show, and on SIGHUP.
+//! Rights over real connections: by source address, by certificate, and after SIGHUP.
 
 use std::{
     io::ErrorKind,
@@ -26,7 +26,7 @@ fn peer(daemon: &Daemon, last: u8) -> Peer {
     Peer::from(from(Ipv4Addr::new(127, 0, 0, last), daemon.address()))
 }
 
-/// The rules by which 127.0.0.`last` is LB1.
+/// Rules that make 127.0.0.`last` LB1.
 fn lb1(last: u8) -> String {
     format!("[[lb]]\nuid = \"LB1\"\naddresses = [\"127.0.0.{last}\"]\n")
 }
@@ -36,7 +36,7 @@ fn start(file: &TempFile) -> Daemon {
     Daemon::start(&[&identities[..], &["--access", file.path()]].concat())
 }
 
-/// How many lines of the log have all of these.
+/// How many lines of the log have all of these parts.
 fn lines(daemon: &Daemon, parts: &[&str]) -> usize {
     daemon.log().lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
 }
@@ -55,7 +55,7 @@ fn peers_are_who_their_address_says() {
         assert_eq!(stranger.set_lb("LB1", LbFlags::TRUST), REFUSED);
         assert_eq!(stranger.get_weights("LB1", &[""]), format!("{REFUSED:?} "));
     }
-    // Its own address, and no other.
+    // A member may name its own address and no other.
     assert_eq!(stranger.register(MEMBER, "LB1", "G", &["127.0.0.3:80"]), OK);
     assert_eq!(stranger.register(MEMBER, "LB1", "G", &["127.0.0.4:80"]), REFUSED);
     assert_eq!(stranger.deregister(MEMBER, "LB1", "G", &["127.0.0.5:80"]), REFUSED);
@@ -68,7 +68,7 @@ fn peers_are_who_their_address_says() {
     daemon.wait_for_log(&["requests=6", "it does not prove to be the load balancer"]);
     daemon.wait_for_log(&["requests=4", "it does not prove to be the member"]);
     daemon.wait_for_log(&["requests=1", "the connection is another load balancer's"]);
-    // Each is told of once.
+    // Each refusal is logged once.
     let told = ["WARN", "--lb-identity", "peer=127.0.0.3", "load_balancer=LB1"];
     assert_eq!(lines(&daemon, &told), 1, "{}", daemon.log());
     let told = ["WARN", "--member-identity", "peer=127.0.0.3", "load_balancer=LB1", "member=127.0.0.4:80"];
@@ -91,7 +91,7 @@ fn so_are_peers_of_ipv6() {
     assert_eq!(member.register(MEMBER, "LB1", "G", &["[::1]:80"]), OK);
     assert_eq!(lb.get_weights("LB1", &[""]), "LB1/G [[::1]:80 00/01/100]");
     daemon.wait_for_log(&["0x11", "peer=::1", "member=[2001:db8::1]:80"]);
-    // The address has its two connections.
+    // The address has its two permitted connections.
     let refused = TcpStream::connect(daemon.address()).and_then(|stream| stream.peek(&mut [0]));
     assert!(refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
     daemon.wait_for_log(&["its address has --max-connections-per-source open", "[::1]:"]);
@@ -118,7 +118,7 @@ fn sighup_brings_new_rules_to_sessions_that_are_there() {
     let mut new = peer(&daemon, 3);
     assert_eq!(new.set_lb("LB1", LbFlags::NONE), REFUSED);
 
-    // What can not be read changes nothing.
+    // A file that can not be read changes nothing.
     file.write(lb1(3) + "colour = 1\n");
     daemon.signal(Signal::HUP);
     daemon.wait_for_log(&["the old access rules stay in force", &format!("{}:4:", file.path()), "colour"]);
@@ -132,7 +132,7 @@ fn sighup_brings_new_rules_to_sessions_that_are_there() {
     assert_eq!(new.get_weights("LB1", &[""]), "LB1/G [10.0.0.1:80 00/05/100]");
     let mut again = peer(&daemon, 2);
     assert_eq!(again.set_lb("LB1", LbFlags::NONE), REFUSED);
-    // The rules are new, so this is news again.
+    // The rules are new, so the refusal is logged again.
     daemon.wait_for_log(&["--lb-identity", "peer=127.0.0.2"]);
     daemon.stop();
 }
@@ -142,7 +142,7 @@ fn peers_are_who_their_certificate_says() {
     let site = Site::new();
     let file = TempFile::new("certificates.toml", "[[member]]\ncertificates = [\"web\"]\naddresses = [\"10.0.0.2\"]\n");
     let identities = ["--lb-identity", "certificate", "--member-identity", "certificate", "--access", file.path()];
-    // Beside it one without TLS, where nobody can show anything.
+    // A second listener without TLS, where no peer can show a certificate.
     let daemon = site.start(&[&identities[..], &["--listen", "127.0.0.1:0"]].concat());
     let tls = daemon.carries().iter().position(|carries| carries.starts_with("tls")).expect("a listener with TLS");
     let connect = |subject: Subject| {
@@ -156,7 +156,7 @@ fn peers_are_who_their_certificate_says() {
     let mut wrong = connect(Subject::client().dns("LB1").dns("*").common_name("LB 1").address(own));
     assert_eq!(wrong.set_lb("LB 1", LbFlags::TRUST), REFUSED);
     daemon.wait_for_log(&["WARN", "--lb-identity", "certificate=LB1", "load_balancer=LB 1"]);
-    // What it may not be does not keep it from what it is.
+    // A refusal of one identity does not take the other away.
     assert_eq!(wrong.register(MEMBER, "LB 1", "G", &["10.0.0.1:80"]), OK);
     assert_eq!(wrong.register(MEMBER, "LB 1", "G", &["10.0.0.2:80"]), REFUSED);
     let mut web = connect(Subject::client().dns("web"));
@@ -186,7 +186,7 @@ fn the_file_is_checked_at_the_start() {
     refused(check("--lb-identity"), &format!("{}:2: ", file.path()));
 }
 
-/// The file that the README shows is one.
+/// The README's access file is valid.
 #[test]
 fn the_readmes_example_is_valid() {
     let readme = include_str!("../../../README.md");
@@ -197,7 +197,7 @@ fn the_readmes_example_is_valid() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A session that is resumed has shown its certificate when it began.
+/// A resumed session has the certificate that the client showed at the session's start.
 #[test]
 fn a_resumed_session_is_who_it_was() {
     let site = Site::new();

@@ -1,10 +1,10 @@
-//! `gwm serve` as a command: help, exit status, and the one line that says what to do.
+//! `gwm serve` as a command: help, exit status, and the one line of an error, which says what to do.
 
 use std::process::Output;
 
 use crate::harness::{Daemon, TempFile, command, finish, run};
 
-/// Every flag that `gwm serve` must have, with its default, or `None` for one that has none.
+/// Every flag of `gwm serve` with its default, or `None` without a default.
 const FLAGS: &[(&str, Option<&str>)] = &[
     ("--listen", Some("127.0.0.1:3860")),
     ("--tls-listen", None),
@@ -81,9 +81,9 @@ fn help_lists_every_flag_with_its_default_and_variable() {
     let output = run(&["serve", "--help"]);
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).expect("help is text");
-    // What is said of a flag: from its own line to the next flag's, on one line.
+    // The text of a flag, from its line to the next flag's line, joined into one line.
     let said = |flag: &str| {
-        // A flag is indented by six columns, what is said of it by ten: its text may begin a line with "--" too.
+        // A flag has an indent of six columns, its text one of ten: a line of text may begin with "--" too.
         let heading = |line: &str| line.starts_with("      --");
         let mut lines = help.lines().skip_while(|line| {
             !heading(line) || !line.trim_start().starts_with(flag) || line.trim_start()[flag.len()..].starts_with('-')
@@ -184,7 +184,7 @@ fn the_environment_is_the_fallback_of_flags() {
 
 #[test]
 fn a_port_that_is_taken_is_one_line_with_the_remedy() {
-    // Also by another gwm of the same user: sharing the port would give each a part of the connections.
+    // Another gwm of the same user counts too: with a shared port each would get a part of the connections.
     let daemon = Daemon::start(&["--shards", "2"]);
     let taken = daemon.address().to_string();
     for shards in ["1", "2"] {
@@ -195,7 +195,7 @@ fn a_port_that_is_taken_is_one_line_with_the_remedy() {
     let taken = listener.local_addr().expect("it is bound").to_string();
     let text = failure(&["serve", "--listen", "127.0.0.1:0", "--listen", &taken]);
     assert!(text.contains(&taken), "{text}");
-    // An address that this machine does not have.
+    // The machine does not have this address.
     let text = failure(&["serve", "--listen", "192.0.2.1:0"]);
     assert!(text.contains("192.0.2.1"), "{text}");
     daemon.stop();
@@ -242,7 +242,7 @@ fn a_bad_members_file_is_named_with_the_line() {
 fn check_says_that_all_is_well_and_does_not_serve() {
     let file = TempFile::new("good.toml", "[[member]]\naddress = \"10.0.0.1\"\nweight = 1\nmonitor = \"none\"\n");
     let daemon = Daemon::start(&[]);
-    // Even where a daemon serves already: that is when a new configuration is checked.
+    // Also while a daemon serves on the same address: operators check a new configuration then.
     let address = daemon.address().to_string();
     let output = run(&["serve", "--check", "--listen", &address, "--members", file.path()]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -250,7 +250,7 @@ fn check_says_that_all_is_well_and_does_not_serve() {
     daemon.stop();
 }
 
-/// Echoes by name are refused where they can not be sent, and `auto` does without.
+/// A machine that can not send echoes refuses `icmp`, and `auto` works without echoes.
 #[test]
 fn icmp_without_the_right_to_it_is_refused_at_start() {
     use rustix::net::{AddressFamily, SocketType, ipproto, socket};

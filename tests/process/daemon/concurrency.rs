@@ -1,4 +1,4 @@
-//! Many at once, over two shards: what each is told must be as if it were alone.
+//! Many peers at once over two shards: each must get the answers that it would get alone.
 
 use std::{io::ErrorKind, thread};
 
@@ -12,7 +12,7 @@ use crate::{
 
 const OK: ReturnCode = ReturnCode::SUCCESSFUL;
 
-/// One LB's only group, as its test knows it: member, state, quiesced, registered by the LB.
+/// The test's model of one LB's only group: member, state, quiesced, registered by the LB.
 type Model = Vec<(usize, u8, bool, bool)>;
 
 fn name(member: usize) -> String {
@@ -70,7 +70,7 @@ fn session(daemon: &Daemon, uid: &str, seed: u64, steps: usize) {
             assert_eq!(lb.get_weights(uid, &["G"]), show(uid, &model));
         }
     }
-    // The last push says how it stands. The member makes sure that there is one, whatever was sent before.
+    // The last push must show the final state. A change by the member makes sure that a push comes.
     assert_eq!(lb.get_weights(uid, &[""]), show(uid, &model));
     let text = name(9);
     assert_eq!(member.register(MEMBER, uid, "G", &[&text]), OK);
@@ -92,7 +92,7 @@ fn concurrent_sessions_do_not_show_in_each_other() {
     daemon.stop();
 }
 
-/// Whoever comes last has the UID; all others are ended in good order, and nothing is lost or left.
+/// The last connection has the UID. All others end gracefully, and no state is lost or left over.
 #[test]
 fn connections_that_contend_for_one_uid_take_it_over_in_turn() {
     const A: &str = "10.0.0.1:80";
@@ -101,7 +101,7 @@ fn connections_that_contend_for_one_uid_take_it_over_in_turn() {
     let mut lb = daemon.connect();
     assert_eq!(lb.register(LB, "LB1", "G", &[A]), OK);
     assert_eq!(lb.set_lb("LB1", LbFlags::PUSH), OK);
-    // A reply, unless the connection is taken over before.
+    // A reply, unless another connection takes over first.
     let ask = |peer: &mut Peer, request: &[u8]| -> Option<Vec<u8>> {
         if let Err(error) = std::io::Write::write_all(&mut peer.stream(), request) {
             assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
@@ -111,7 +111,7 @@ fn connections_that_contend_for_one_uid_take_it_over_in_turn() {
             match peer.try_receive() {
                 Ok(Some(message)) if wire::is_push(&message) => {}
                 Ok(message) => return message,
-                // It was ended before the request arrived, so the request met a reset.
+                // The connection ended before the request arrived, so the request met a reset.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
                 Err(error) => panic!("{error}"),
             }

@@ -1,4 +1,4 @@
-//! Peers that open too much or ask too often: what they get, and that nobody else notices.
+//! Peers that open too many connections or ask too often: their answers, and that others do not notice.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -17,19 +17,19 @@ use crate::{
     wire,
 };
 
-/// The address that does too much.
+/// The source address of the peers that exceed limits.
 const BUSY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 
-/// One that does not.
+/// The source address of the peers that do not.
 const CALM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// A connection that is served, or `None` for one that is reset before anything else.
+/// A connection that is served, or `None` if the daemon resets it at once.
 fn served(daemon: &Daemon, source: Ipv4Addr) -> Option<Peer> {
     let request = wire::raw(9, &[0x10, 0x40, 0, 4]);
     let talk = || -> io::Result<Peer> {
         let stream = dial(source, daemon.address())?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        // A reset on its way shows here or there.
+        // A reset may show in any of the calls.
         (&stream).write_all(&request)?;
         stream.peek(&mut [0])?;
         Ok(stream.into())
@@ -48,12 +48,12 @@ fn expect_served(daemon: &Daemon, from: Ipv4Addr) -> Peer {
     served(daemon, from).expect("this address has room")
 }
 
-/// Asks what the coordinator answers, and concerns no other peer.
+/// Makes a request that the coordinator answers and that no other peer notices.
 fn expect_alive(peer: &mut Peer) {
     assert_eq!(peer.get_weights("NOBODY", &[""]), format!("{:?} ", ReturnCode::UNKNOWN_LB_UID));
 }
 
-/// Stops a daemon; what it says of itself at its end.
+/// Stops a daemon and returns its last log lines.
 fn last_words(mut daemon: Daemon, parts: &[&str]) -> String {
     daemon.signal(Signal::TERM);
     assert!(daemon.wait().success());
@@ -62,13 +62,13 @@ fn last_words(mut daemon: Daemon, parts: &[&str]) -> String {
     log.lines().find(|line| parts.iter().all(|part| line.contains(part))).expect("it was just there").to_owned()
 }
 
-/// A number that a line of the log states.
+/// A number of a line of the log.
 fn stated(line: &str, name: &str) -> u64 {
     let field = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     field.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name} in {line}"))
 }
 
-/// Bytes that have arrived and were not read.
+/// How many received bytes are still unread.
 fn waiting(peer: &Peer) -> usize {
     rustix::io::ioctl_fionread(peer.stream()).expect("a socket") as usize
 }
@@ -90,12 +90,12 @@ fn each_address_has_its_own_number_of_connections() {
         refuse();
         let mut calm: Vec<Peer> = (0..3).map(|_| expect_served(&daemon, CALM)).collect();
         assert_eq!(daemon.sockets(), idle + 6);
-        // The whole server is full now, and waits before it looks who comes: first one leaves.
+        // The server is full and does not accept: one connection must leave first.
         calm.pop();
         until("a connection is let go of", || daemon.sockets() == idle + 5);
         refuse();
         for peer in busy.iter_mut().chain(&mut calm) {
-            expect_alive(peer); // what was accepted goes on
+            expect_alive(peer); // accepted connections go on
         }
         busy.pop();
         until("a connection is let go of", || daemon.sockets() == idle + 4);
@@ -109,7 +109,7 @@ fn each_address_has_its_own_number_of_connections() {
     }
 }
 
-/// Unless the flag says so, no address has them all.
+/// By default, no address may have all connections.
 #[test]
 fn half_of_the_connections_are_left_to_others() {
     let daemon = Daemon::start(&["--max-connections", "5"]);
@@ -124,7 +124,7 @@ fn half_of_the_connections_are_left_to_others() {
 fn each_address_has_its_own_rate_of_new_connections() {
     for shards in ["1", "2"] {
         let daemon = Daemon::start(&["--max-new-connections-per-source", "4", "--shards", shards]);
-        // Those that are refused cost nothing, and those that have gone count.
+        // Refused connections free their place, and so do closed ones.
         let mut last = None;
         until("one connection is too many", || match served(&daemon, BUSY) {
             Some(peer) => {
@@ -143,7 +143,7 @@ fn each_address_has_its_own_rate_of_new_connections() {
     }
 }
 
-/// Requests with these ids, and their replies: some are for the coordinator, some are not understood.
+/// Requests with these ids, and their replies; the coordinator answers some, the shard refuses others.
 fn requests(uid: &str, ids: Range<u32>) -> (Vec<u8>, Vec<Vec<u8>>) {
     let (mut bytes, mut replies) = (Vec::new(), Vec::new());
     for id in ids {
@@ -158,8 +158,8 @@ fn requests(uid: &str, ids: Range<u32>) -> (Vec<u8>, Vec<Vec<u8>>) {
     (bytes, replies)
 }
 
-/// The others are served while requests wait, for so long that they can not all have had their turn; the stop waits for
-/// no turn, and so answers what is left.
+/// Others are served while requests of one peer wait for their turn, which comes much later. The stop does not wait for
+/// turns: it answers all that is left.
 #[test]
 fn requests_over_the_rate_wait_and_hold_nobody_up() {
     const REQUESTS: u32 = 100;
@@ -170,7 +170,7 @@ fn requests_over_the_rate_wait_and_hold_nobody_up() {
         busy.send(&bytes);
         let address = busy.stream().local_addr().expect("it is bound").to_string();
         daemon.wait_for_log(&["slowed down: it asks more often than --max-requests-per-second", &address]);
-        // Each has its own rate, those of the same address too.
+        // Each connection has its own rate, also among connections of one address.
         for round in 0..50 {
             expect_served(&daemon, if round % 2 == 0 { BUSY } else { CALM });
         }
@@ -198,7 +198,7 @@ fn requests_over_the_rate_are_all_answered_in_their_order() {
     let mut peers: [Peer; 4] = peers.try_into().ok().expect("four of them");
     let uids = ["LB1", "LB2", "LB3", "LB4"];
     let [(whole, _), (cut, _), (records, _), (mut single, replies)] = uids.map(|uid| requests(uid, 0..REQUESTS));
-    // Together, cut anywhere, in records of TLS, and one by one.
+    // Together, split anywhere, in TLS records, and one by one.
     peers[0].send(&whole);
     cut.chunks(7).for_each(|part| peers[1].send(part));
     records.chunks(100).for_each(|part| peers[2].send(part));
@@ -213,13 +213,13 @@ fn requests_over_the_rate_are_all_answered_in_their_order() {
         }
     }
     drop(peers);
-    // Turns are waited for one by one: the first thirty need none.
+    // One by one: the first thirty requests need not wait.
     let throttled = stated(&last_words(daemon, &["stopped", "throttled="]), "throttled");
     assert!((1..=4 * u64::from(REQUESTS)).contains(&throttled), "{throttled}");
 }
 
-/// Whoever waits because of us is not at fault for it: a second is longer than these timeouts. Each message is longer
-/// than what the daemon has read of it when it has to wait.
+/// A peer that the rate limit delays is not at fault: the delay of a second is longer than these timeouts, and they do
+/// not count. When the delay begins, the daemon has read only a part of each message.
 #[test]
 fn the_wait_counts_for_no_timeout() {
     let timeouts = ["--message-timeout", "100ms", "--stall-timeout", "100ms"];
@@ -236,7 +236,7 @@ fn the_wait_counts_for_no_timeout() {
     assert!(stated(&last_words(daemon, &["stopped", "throttled="]), "throttled") > 0);
 }
 
-/// Requests of a peer that is gone have nobody to be answered to: they do not keep its connection for their turns.
+/// Waiting requests of a peer that is gone do not keep its connection open.
 #[test]
 fn nobody_is_kept_for_whom_nobody_waits() {
     let daemon = Daemon::start(&["--max-requests-per-second", "1"]);
@@ -255,7 +255,7 @@ fn nobody_is_kept_for_whom_nobody_waits() {
     daemon.stop();
 }
 
-/// What waits for its turn stays with the kernel, but for one read.
+/// Requests that wait stay in the kernel's buffers, except for one read.
 #[test]
 fn requests_that_wait_cost_little_memory() {
     const PEERS: usize = 100;
@@ -292,7 +292,7 @@ fn requests_that_wait_cost_little_memory() {
     daemon.stop();
 }
 
-/// One who begins too many handshakes has them one by one, and another address has its own at once.
+/// An address with too many handshakes gets them one by one; another address gets its own at once.
 #[test]
 fn each_address_has_its_own_rate_of_handshakes() {
     const HELLOS: usize = 60;
@@ -312,23 +312,24 @@ fn each_address_has_its_own_rate_of_handshakes() {
         let secure = |source| Peer::secure(from(source, daemon.address()), &config).expect("its turn");
         let calm: Vec<Peer> = (0..HELLOS as u8).map(|other| secure(Ipv4Addr::new(127, 0, 1, other))).collect();
         assert!(begun() < HELLOS, "all of them began at once");
-        // One by one they go on.
+        // The waiting handshakes go on one by one.
         until("the next one has its turn", || begun() > 1);
-        // Who waits can leave.
+        // A waiting peer can leave.
         drop(flood);
         calm.into_iter().chain([secure(BUSY)]).for_each(|mut peer| expect_alive(&mut peer));
         daemon.stop();
     }
 }
 
-/// Who would exceed the budget of unfinished messages gets its replies and an orderly end; who keeps to it is served.
+/// A peer over the budget of unfinished messages gets its replies and a graceful end; a peer within the budget is
+/// served.
 #[test]
 fn a_message_over_the_budget_ends_its_connection_gracefully() {
     let daemon = Daemon::start(&["--max-buffered-bytes", "65536", "--max-message-bytes", "65536"]);
     let members: Vec<String> = (0..2600).map(|at| format!("10.3.{}.{}:80", at / 256, at % 256)).collect();
     let members: Vec<&str> = members.iter().map(String::as_str).collect();
     let long = |uid| wire::registration(8, LB, &[(uid, "G", &members)]);
-    // The budget has room for one of them; whose comes first is not known.
+    // The budget has room for one of the messages; which comes first is not known.
     let mut peers = ["LB1", "LB2"].map(|uid| {
         let mut peer = daemon.connect();
         let mut bytes = wire::lb_state(7, uid, 0, LbFlags::NONE);

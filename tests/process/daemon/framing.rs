@@ -1,4 +1,4 @@
-//! Bytes that are no request: which are answered, which end the connection, and that they end it gracefully.
+//! Bytes that are not a request: which get an answer, which end the connection, and that the end is graceful.
 
 use gwm::sasp::{LbFlags, ReturnCode};
 
@@ -7,8 +7,8 @@ use crate::{
     wire,
 };
 
-/// Sends a good request, then `fault`, then more than any buffer of the daemon's holds unread. The reply to the
-/// first must arrive, then an orderly end: a reset would have destroyed the reply.
+/// Sends a good request, then `fault`, then more bytes than any buffer of the daemon holds. The reply to the request
+/// must arrive, then a graceful end: a reset would destroy the reply.
 fn expect_graceful_end(daemon: &Daemon, fault: &[u8]) {
     let mut peer = daemon.connect();
     let mut bytes = wire::lb_state(7, "LB1", 0, LbFlags::NONE);
@@ -17,14 +17,14 @@ fn expect_graceful_end(daemon: &Daemon, fault: &[u8]) {
     peer.send(&bytes);
     assert_eq!(peer.receive(), wire::code_reply(7, 0x1055, 0x00), "after {fault:02X?}");
     peer.expect_end();
-    // Linux shows the end even where a reset came right behind it; the socket's error tells. Another's reply says
-    // that the daemon is past the moment.
+    // Linux shows the end even if a reset follows at once; then the socket has an error. A reply to another peer shows
+    // that the daemon is past this moment.
     assert_eq!(daemon.connect().set_lb("LB2", LbFlags::NONE), ReturnCode::SUCCESSFUL);
     let error = peer.stream().take_error().expect("a socket option");
     assert!(error.is_none(), "{error:?} after {fault:02X?}");
 }
 
-/// What the daemon refuses by itself is a reply like any other.
+/// A refusal by the shard is a reply like any other.
 #[test]
 fn refusals_reach_the_peer_before_the_end() {
     let daemon = Daemon::start(&[]);
@@ -37,7 +37,7 @@ fn refusals_reach_the_peer_before_the_end() {
     }
 }
 
-/// A peer that does not end its own side does not keep the connection.
+/// A peer that does not close its direction can not keep the connection open.
 #[test]
 fn after_the_end_a_peer_is_read_for_a_bounded_time() {
     let daemon = Daemon::start(&[]);
@@ -49,7 +49,7 @@ fn after_the_end_a_peer_is_read_for_a_bounded_time() {
     drop(peer);
 }
 
-/// A header with these fields, and the least body.
+/// A header with these fields, and the shortest body.
 fn header(kind: u16, header_length: u16, message_length: i32) -> Vec<u8> {
     let mut bytes = kind.to_be_bytes().to_vec();
     bytes.extend(header_length.to_be_bytes());
@@ -78,7 +78,7 @@ fn broken_framing_ends_the_connection_after_earlier_replies() {
     }
 }
 
-/// Once for each connection, and with the address of the peer at fault.
+/// Logged once per connection, with the address of the peer at fault.
 #[test]
 fn broken_framing_is_logged_with_the_peers_address() {
     let daemon = Daemon::start(&["--log-level", "warn"]);
@@ -123,7 +123,7 @@ fn a_message_that_is_no_request_ends_the_connection() {
     expect_graceful_end(&daemon, &other_version);
 }
 
-/// Asks something that only a live connection answers.
+/// Makes a request; only a live connection answers.
 fn expect_alive(peer: &mut Peer) {
     assert_eq!(peer.set_lb("LB1", LbFlags::NONE), ReturnCode::SUCCESSFUL);
 }
@@ -155,7 +155,7 @@ fn another_version_is_answered_with_ours_and_the_connection_stays() {
             assert_eq!(peer.ask(&request), reply);
         }
     }
-    // None of them contacted the GWM.
+    // None of these messages counts as contact with the GWM.
     assert_eq!(peer.get_weights("LB1", &[""]), format!("{:?} ", ReturnCode::UNKNOWN_LB_UID));
     expect_alive(&mut peer);
 }
@@ -170,11 +170,11 @@ fn a_body_that_does_not_parse_is_refused_and_the_connection_stays() {
     for end in 17..good.len() {
         cases.push((wire::raw(2, &good[13..end]), 0x1015));
     }
-    // A byte left over.
+    // One byte too many.
     let mut longer = good[13..].to_vec();
     longer.push(0);
     cases.push((wire::raw(2, &longer), 0x1015));
-    // Every byte of lengths, types and counts, one higher: flags (17), names, the member's own values do not count.
+    // Each byte of lengths, types and counts, plus one; not flags (17), names and the member's values.
     for at in [15, 16, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 34, 36, 37, 38, 39, 59] {
         let mut broken = good[13..].to_vec();
         broken[at - 13] += 1;

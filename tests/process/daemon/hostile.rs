@@ -1,4 +1,4 @@
-//! Thousands of peers that keep to no manners, and one load balancer beside them that must not notice.
+//! Thousands of hostile peers, and one load balancer beside them that must not notice.
 
 use std::{
     io::{ErrorKind, Write},
@@ -18,10 +18,10 @@ use crate::{
 
 const OK: ReturnCode = ReturnCode::SUCCESSFUL;
 
-/// Exchanges of the load balancer beside them.
+/// Exchanges of the load balancer.
 const EXCHANGES: usize = 500;
 
-/// A connection with small buffers: it is the daemon's memory that is tried, not the kernel's.
+/// A connection with small buffers, because the test is about the daemon's memory, not the kernel's.
 fn narrow(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(8 * 1024).expect("a socket option");
@@ -30,7 +30,7 @@ fn narrow(address: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// A session like any other, of so many exchanges with a reply each, and a push.
+/// A normal session: this many exchanges with a reply each, and a push.
 fn session_beside(daemon: &Daemon, uid: &str) {
     let (mut lb, mut member) = (daemon.connect(), daemon.connect());
     assert_eq!(lb.register(LB, uid, "G", &["10.0.0.1:80"]), OK);
@@ -45,7 +45,7 @@ fn session_beside(daemon: &Daemon, uid: &str) {
     }
 }
 
-/// A registration of so many members.
+/// A registration of this many members.
 fn long_request(uid: &str, members: usize) -> Vec<u8> {
     let members: Vec<String> = (0..members).map(|at| format!("10.3.{}.{}:80", at / 256, at % 256)).collect();
     let members: Vec<&str> = members.iter().map(String::as_str).collect();
@@ -73,7 +73,7 @@ fn slow_deaf_and_unfinished_peers_delay_nobody() {
     session_beside(&daemon, "BEFORE");
     let before = daemon.resident_kib();
 
-    // One byte a second, of a message that never is complete.
+    // One byte per second of a message that never becomes complete.
     let dripping: Vec<TcpStream> = (0..DRIPPING).map(|_| narrow(daemon.address())).collect();
     let (stop, stopped) = mpsc::channel::<()>();
     let drip = thread::spawn(move || {
@@ -86,7 +86,7 @@ fn slow_deaf_and_unfinished_peers_delay_nobody() {
         dripping
     });
 
-    // They ask and ask, and read nothing but what tells that they are registered.
+    // Peers that register, and then ask all the time and read nothing.
     let mut deaf: Vec<TcpStream> = Vec::new();
     for number in 0..DEAF {
         let uid = format!("DEAF{number}");
@@ -108,7 +108,7 @@ fn slow_deaf_and_unfinished_peers_delay_nobody() {
         deaf.push(stream);
     }
 
-    // Half a message, after a whole one, and then nothing.
+    // A whole message, half a message, then nothing.
     let request = long_request("HALF", 400);
     let unfinished: Vec<TcpStream> = (0..UNFINISHED)
         .map(|_| {
@@ -134,7 +134,7 @@ fn slow_deaf_and_unfinished_peers_delay_nobody() {
     daemon.stop();
 }
 
-/// However many unfinished messages there are, they have one budget: those who exceed it are closed, others served.
+/// All unfinished messages share one budget: connections that exceed it are closed, others are served.
 #[test]
 fn unfinished_messages_have_one_budget() {
     const PEERS: usize = 300;
@@ -159,19 +159,19 @@ fn unfinished_messages_have_one_budget() {
     let mut unfinished: Vec<TcpStream> = Vec::new();
     for _ in 0..PEERS {
         let mut stream = TcpStream::connect(daemon.address()).expect("the daemon accepts");
-        // An error is the end that some of them must meet.
+        // An error is the end of a connection, which some must meet.
         let _ = stream.write_all(half);
         unfinished.push(stream);
     }
     session_beside(&daemon, "BESIDE");
-    // The first 16 KiB of each do not count.
+    // The first 16 KiB of each message do not count.
     until("those over the budget are dropped", || daemon.sockets() <= idle + BUDGET / (half.len() - (16 << 10)) + 1);
     let after = daemon.resident_kib();
     println!("{before} KiB before, {after} KiB with {PEERS} unfinished messages");
     // Buffers grow by doubling, so the budget may cost twice its bytes.
     assert!(after < before + 2 * (BUDGET as u64 >> 10) + 8192, "{before} KiB grew to {after} KiB");
 
-    // Those whose messages are short are not the ones who pay: together they are longer than what is left.
+    // Peers with short messages do not pay: all these messages together are longer than the rest of the budget.
     let request_of = |number: usize| long_request(&format!("SHORT{number}"), 400);
     let mut short: Vec<Peer> = (0..50).map(|_| daemon.connect()).collect();
     for (number, peer) in short.iter_mut().enumerate() {
@@ -184,13 +184,13 @@ fn unfinished_messages_have_one_budget() {
     }
     drop((short, unfinished));
     until("every connection is let go of", || daemon.sockets() == idle);
-    // The budget came back: a message as long is taken whole.
+    // The budget is free again: the daemon takes a message of the same length.
     let mut peer = daemon.connect();
     assert_eq!(wire::code(&peer.ask(&request)), OK);
     daemon.stop();
 }
 
-/// Peers that connect and leave at once, with and without a word, thousands of times, leave nothing.
+/// Thousands of peers that connect and leave at once, with and without a request, leave nothing behind.
 #[test]
 fn coming_and_going_leaves_nothing() {
     const ROUNDS: usize = 20_000;
@@ -203,7 +203,7 @@ fn coming_and_going_leaves_nothing() {
             0 => {}
             1 => stream.write_all(&request[..10]).expect("the daemon takes bytes"),
             2 => stream.write_all(&request).expect("the daemon takes bytes"),
-            // A reset instead of an orderly end.
+            // A reset instead of a graceful end.
             _ => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket option"),
         }
     };

@@ -14,7 +14,7 @@ const A: &str = "10.0.0.1:80";
 const B: &str = "10.0.0.2:80";
 const C: &str = "10.0.0.3:80";
 
-/// Connections over the limit wait unaccepted, and are served when others leave.
+/// Connections over the limit are not accepted until others leave.
 #[test]
 fn connections_over_the_limit_wait_for_their_turn() {
     for shards in ["1", "2"] {
@@ -43,7 +43,7 @@ fn connections_over_the_limit_wait_for_their_turn() {
             assert_eq!(error.kind(), ErrorKind::WouldBlock);
             peer.stream().set_nonblocking(false).expect("a socket option");
         }
-        // One leaves, one is served, one by one; which of them is the kernel's choice where there are two shards.
+        // Each time one leaves, one more is served. With two shards the kernel chooses which.
         let mut left = waiting;
         while !left.is_empty() {
             served.pop();
@@ -139,7 +139,7 @@ fn load_balancers_and_groups_of_all_are_limited() {
     until("the first LB is dropped", || match third.register(LB, "LB3", "G", &[A]) {
         ReturnCode::SUCCESSFUL => true,
         ReturnCode::NOT_ACCEPTED => false,
-        // Known already, while the groups of the first one are there still.
+        // The endpoint is known already, because the groups of the first LB still exist.
         ReturnCode::INVALID_GROUP => false,
         unexpected => panic!("a registration got {unexpected:?}"),
     });

@@ -1,4 +1,4 @@
-//! What the machine does to the daemon: stops it for a while, gives it no file descriptors, does not read its log.
+//! Trouble from the machine: the daemon is paused, gets no file descriptors, or nobody reads its log.
 
 use std::{
     fs,
@@ -23,10 +23,10 @@ fn pid(daemon: &Daemon) -> Pid {
     Pid::from_raw(daemon.id() as i32).expect("a process has a number")
 }
 
-/// A daemon that stood still (it was stopped, its machine was paused) hears its peers before it says that they were late.
+/// A daemon that was paused reads what its peers sent before it decides that the peers were late.
 #[test]
 fn who_was_in_time_is_served_after_a_standstill() {
-    // More than one look at the sockets finds out about.
+    // More connections than one poll of the sockets reports.
     const PEERS: usize = 1500;
     const LIMIT: Duration = Duration::from_secs(1);
     let daemon = Daemon::start_alone(&[
@@ -47,7 +47,7 @@ fn who_was_in_time_is_served_after_a_standstill() {
     for (uid, peer) in &mut peers {
         peer.send(&request(uid)[..20]);
     }
-    // By the answer to the last one, what the others sent before has been read.
+    // The answer to the last peer shows that the daemon has read all that was sent before.
     let mut last = daemon.connect();
     assert_eq!(last.set_lb("LAST", LbFlags::NONE), OK);
 
@@ -58,7 +58,7 @@ fn who_was_in_time_is_served_after_a_standstill() {
     for (uid, peer) in &mut peers {
         peer.send(&request(uid)[20..]);
     }
-    // Not a wait for anything: it is the standstill, well over the limit.
+    // Not a wait for a condition: this is the pause, well over the limit.
     thread::sleep((2 * LIMIT).saturating_sub(since.elapsed()));
     daemon.signal(Signal::CONT);
     for (_, peer) in &mut peers {
@@ -67,7 +67,7 @@ fn who_was_in_time_is_served_after_a_standstill() {
     daemon.stop();
 }
 
-/// Without file descriptors nobody new is served, those who are there are, and the others when there are some again.
+/// Without free file descriptors, open connections are served and new ones wait until descriptors are free.
 #[test]
 fn without_descriptors_newcomers_wait() {
     const PEERS: usize = 40;
@@ -99,10 +99,10 @@ fn without_descriptors_newcomers_wait() {
     daemon.stop();
 }
 
-/// Has the daemon log so many lines, at the level `trace`.
+/// Makes the daemon log this many lines, at the level `trace`.
 fn make_it_log(peer: &mut Peer, lines: usize) {
     let mut refused = wire::lb_state(1, "LB1", 0, LbFlags::NONE);
-    refused[4] = 9; // a version that is not spoken
+    refused[4] = 9; // an unknown version
     const AT_ONCE: usize = 500;
     for _ in 0..lines.div_ceil(AT_ONCE) {
         peer.send(&refused.repeat(AT_ONCE));
@@ -112,7 +112,8 @@ fn make_it_log(peer: &mut Peer, lines: usize) {
     }
 }
 
-/// Neither shards nor coordinator wait for whoever reads the log; what was lost is told when it is read.
+/// Neither shards nor coordinator wait for the reader of the log. The number of lost lines is logged when the log is
+/// read again.
 #[test]
 fn a_log_that_nobody_reads_holds_nobody_up() {
     const LINES: usize = 20_000;
@@ -124,7 +125,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     daemon.read_log();
     let start = Instant::now();
     let mut lines = 0;
-    // As much as was kept is read; then there is room for a line that says how much was not.
+    // The kept lines are read; then the log has room for the line with the number of lost lines.
     while lines < LINES / 4 {
         assert!(start.elapsed() < PATIENCE, "{lines} lines of the log were kept");
         lines = daemon.log().lines().count();
@@ -135,15 +136,15 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     daemon.wait_for_log(&["log lines were lost"]);
 }
 
-/// The second signal ends the process though it can not say so.
+/// The second signal ends the process, although the process can not log the end.
 #[test]
 fn a_second_signal_does_not_wait_for_the_log() {
     let mut daemon = Daemon::start_unread(&["--log-level", "trace", "--stall-timeout", "1h"]);
     let mut peer = daemon.connect();
-    make_it_log(&mut peer, 5000); // far more than a pipe holds
-    let slow = signals::unread(&daemon); // it keeps the stop waiting
+    make_it_log(&mut peer, 5000); // far more than a pipe can hold
+    let slow = signals::unread(&daemon); // an open connection delays the end of the stop
     daemon.signal(Signal::TERM);
-    peer.expect_end(); // it is stopping now
+    peer.expect_end(); // the daemon is stopping now
     daemon.signal(Signal::INT);
     assert_eq!(daemon.wait().code(), Some(1));
     drop(slow);

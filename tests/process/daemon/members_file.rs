@@ -26,7 +26,7 @@ fn a_new_file_counts_after_sighup_and_an_invalid_one_does_not() {
         "LB1/G [10.0.0.1:80 00/0D/20, 10.0.0.2:80 00/0D/40, 10.0.0.3:80 00/05/100] LB1/H [10.0.0.2:80 00/0D/40]"
     );
 
-    // One weight is new, one member is no longer listed, one is: an LB with push on hears of it.
+    // One weight is new, one member is not listed any more, one is newly listed: an LB with push on gets the changes.
     file.write(member("10.0.0.1", 7) + &member("10.0.0.3", 0));
     daemon.signal(Signal::HUP);
     let second =
@@ -52,7 +52,7 @@ fn a_new_file_counts_after_sighup_and_an_invalid_one_does_not() {
     daemon.stop();
 }
 
-/// A file that is gone is as good as an invalid one.
+/// A missing file is treated like an invalid one.
 #[test]
 fn a_file_that_is_gone_leaves_the_weights_as_they_are() {
     let file = TempFile::new("gone.toml", member("10.0.0.1", 20));
@@ -67,7 +67,7 @@ fn a_file_that_is_gone_leaves_the_weights_as_they_are() {
     daemon.stop();
 }
 
-/// Without a file there is nothing to read, and no reason to end.
+/// Without a members file, SIGHUP has nothing to read and does not end the daemon.
 #[test]
 fn sighup_without_a_file_is_harmless() {
     let daemon = Daemon::start(&[]);
@@ -80,7 +80,7 @@ fn sighup_without_a_file_is_harmless() {
     daemon.stop();
 }
 
-/// A weight of 0 to 65535 reaches the wire; `--weight-max` is what an unlisted member has.
+/// Weights of 0 to 65535 reach the wire; a member that is not listed has `--weight-max`.
 #[test]
 fn weights_use_the_range_that_the_flag_gives() {
     let file = TempFile::new("range.toml", member("10.0.0.1", 65535) + &member("10.0.0.2", 0));

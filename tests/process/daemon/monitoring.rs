@@ -1,5 +1,5 @@
-//! Monitoring from end to end: real listeners, HTTP servers and agents, the daemon that watches them, and what its LBs
-//! hold. All members are on loopback addresses.
+//! Monitoring from end to end: real listeners, HTTP servers and agents, the daemon that checks them, and the weights of
+//! its LBs. All members are on loopback addresses.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -19,7 +19,7 @@ use crate::harness::{Daemon, LB, Peer, TempFile, until};
 
 const OK: ReturnCode = ReturnCode::SUCCESSFUL;
 
-/// Checks follow each other quickly; one that hangs is given up late, because the machine may be busy.
+/// Checks come quickly. A check that hangs has a long timeout, because the machine may be busy.
 const FAST: [&str; 8] =
     ["--probe-interval", "20ms", "--probe-timeout", "5s", "--push-window", "1ms", "--slow-start", "0s"];
 
@@ -33,9 +33,9 @@ type Service = fn(TcpStream, &Mutex<String>);
 /// A server on a thread, until it is dropped; then its port is closed.
 struct Server {
     address: SocketAddr,
-    /// What it answers with.
+    /// The answer to each connection.
     answer: Arc<Mutex<String>>,
-    /// Connections that it accepted.
+    /// How many connections the server has accepted.
     accepted: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -64,7 +64,7 @@ impl Server {
         Server { address, answer, accepted, stop, thread: Some(thread) }
     }
 
-    /// A server that accepts and says nothing.
+    /// A server that accepts and sends nothing.
     fn silent(address: &str) -> Server {
         Server::open(address, |_, _| (), "")
     }
@@ -77,7 +77,7 @@ impl Server {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// The member that it is, as [`crate::wire`] writes it.
+    /// The server as a member, in the notation of [`crate::wire`].
     fn name(&self) -> String {
         self.address.to_string()
     }
@@ -86,7 +86,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        // Wakes the thread; where nobody listens any more, it has ended.
+        // Wakes the thread. An error means that the thread has ended.
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let ended = thread.join();
@@ -103,11 +103,11 @@ fn http(stream: TcpStream, answer: &Mutex<String>) {
         line.clear();
     }
     let answer = answer.lock().expect("no panic under the lock").clone();
-    // The daemon may have gone.
+    // The daemon may have closed the connection.
     let _ = (&stream).write_all(format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n").as_bytes());
 }
 
-/// Says a line.
+/// Sends one line.
 fn agent(mut stream: TcpStream, answer: &Mutex<String>) {
     let answer = answer.lock().expect("no panic under the lock").clone();
     let _ = stream.write_all(format!("{answer}\n").as_bytes());
@@ -147,7 +147,7 @@ fn a_port_that_closes_is_out_of_contact_and_one_that_opens_is_back() {
     daemon.stop();
 }
 
-/// Each check of this server finds the contrary of the last one, and one is enough to be believed.
+/// Each check of this server has the opposite result of the one before, and one result is enough for a judgement.
 #[test]
 fn a_flapping_member_makes_one_push_a_window() {
     let window = Duration::from_millis(200);
@@ -200,7 +200,7 @@ fn an_agent_drains_and_weighs_its_member() {
         speaker.say(says);
         lb.push_until(&group(&[(&name, expected)]));
     }
-    // Percentages are smoothed: they arrive in steps.
+    // Percentages are smoothed: weights change in steps.
     speaker.say("50%");
     until("half of it is on its way", || {
         let weights = lb.get_weights("LB1", &["G"]);
@@ -208,14 +208,14 @@ fn an_agent_drains_and_weighs_its_member() {
             weights.trim_end_matches(']').rsplit('/').next().and_then(|w| w.parse().ok()).expect("a weight");
         (40..70).contains(&weight)
     });
-    // An agent that is gone changes nothing by itself, a port that is closed does.
+    // An agent that is gone changes nothing by itself; a closed port does.
     drop(speaker);
     drop(member);
     lb.push_until(&group(&[(&name, DOWN)]));
     daemon.stop();
 }
 
-/// Two servers of the same capacity, of which one says that it can bear four times as much.
+/// Two servers of the same capacity; one reports that it can take four times as much.
 #[test]
 fn load_reports_change_weights() {
     let load = |rps, utilization| {
@@ -248,7 +248,7 @@ fn rules_of_networks_say_who_is_watched() {
     lb.push_until(&says("00/0D/60"));
     drop(watched);
     lb.push_until(&says(DOWN));
-    // Now the operator knows better, and then not any more.
+    // The operator sets a fixed weight, then takes it back.
     file.write(rules.replace("monitor = \"tcp\"", "monitor = \"none\""));
     daemon.signal(Signal::HUP);
     lb.push_until(&says("00/0D/60"));
@@ -260,7 +260,7 @@ fn rules_of_networks_say_who_is_watched() {
     daemon.stop();
 }
 
-/// What operator, LB and monitor say of a member is kept apart: each ends what it said itself.
+/// Statements of operator, LB and monitor about a member are kept apart: each ends only its own.
 #[test]
 fn an_operators_quiesce_is_not_undone_by_others() {
     let server = Server::silent("127.0.0.1:0");
@@ -276,11 +276,11 @@ fn an_operators_quiesce_is_not_undone_by_others() {
     file.write(rule("monitor = \"tcp\"\nquiesced = true\n"));
     daemon.signal(Signal::HUP);
     lb.push_until(&says("00/0F/0"));
-    // The LB quiesces too, and resumes: still quiesced, by the operator.
+    // The LB quiesces the member too, then resumes: the operator still quiesces.
     assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 0, true), OK);
     assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 1, false), OK);
     assert_eq!(lb.get_weights("LB1", &["G"]), says("01/0F/0"));
-    // And the other way round.
+    // The same in the opposite order.
     assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 1, true), OK);
     file.write(rule("monitor = \"tcp\"\n"));
     daemon.signal(Signal::HUP);
@@ -289,7 +289,7 @@ fn an_operators_quiesce_is_not_undone_by_others() {
     assert_eq!(lb.get_weights("LB1", &["G"]), says("02/0F/0"));
     assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 2, false), OK);
     lb.push_until(&says("02/0D/50"));
-    // Fixed: the weight stands whatever a check would find.
+    // A fixed weight stays, whatever a check would find.
     file.write(rule("monitor = \"none\"\n").replace("50", "9"));
     daemon.signal(Signal::HUP);
     lb.push_until(&says("02/0D/9"));
@@ -308,14 +308,14 @@ fn a_farm_that_vanishes_at_once_is_not_drained() {
     let all = |says: [&str; 4]| group(&std::array::from_fn::<_, 4, _>(|at| (names[at].as_str(), says[at])));
     lb.push_until(&all([UP; 4]));
     drop(servers);
-    // In contact, not confident, with the weight of a moment ago, which failing checks had begun to lower.
+    // Contact, not confident, and the last weight, which failing checks had begun to lower.
     until("all are kept", || {
         let push = lb.push();
         let entries = push.matches(" 00/05/").count();
         entries == 4 && !push.contains("/0,") && !push.contains("/0]")
     });
     daemon.wait_for_log(&["WARN", "fails open:"]);
-    // Two of four are no more than half: what is still down is believed to be.
+    // Two of four are not more than half: members that are still down are judged down.
     let back: Vec<Server> = names[..2].iter().map(|name| Server::silent(name)).collect();
     lb.push_until(&all([UP, UP, DOWN, DOWN]));
     daemon.wait_for_log(&["WARN", "fails open no more"]);
@@ -325,7 +325,7 @@ fn a_farm_that_vanishes_at_once_is_not_drained() {
     daemon.stop();
 }
 
-/// The only server of a farm is taken for dead when it dies, with all its ports.
+/// The only server of a farm is judged down when it dies with all its ports.
 #[test]
 fn one_server_that_dies_is_dead() {
     let servers = [Server::silent("127.0.0.1:0"), Server::silent("127.0.0.1:0")];
@@ -338,7 +338,7 @@ fn one_server_that_dies_is_dead() {
     daemon.stop();
 }
 
-/// One that twenty LBs list is checked as often as one that a single LB lists; one that nobody lists, never more.
+/// A member of twenty LBs is checked as often as a member of one LB; a member of no LB is not checked any more.
 #[test]
 fn a_member_is_watched_once_and_as_long_as_someone_lists_it() {
     let (one, many) = (Server::silent("127.0.0.1:0"), Server::silent("127.0.0.1:0"));
@@ -354,7 +354,7 @@ fn a_member_is_watched_once_and_as_long_as_someone_lists_it() {
     for (number, lb) in (2..).zip(&mut others) {
         assert_eq!(lb.deregister(LB, &format!("LB{number}"), "G", &[]), OK);
     }
-    // The order is on its way; a check may be, too.
+    // The order to stop may still be on its way, and a check may still run.
     let settled = one.accepted() + 5;
     until("checks of the other go on", || one.accepted() >= settled);
     let last = many.accepted();

@@ -1,5 +1,5 @@
-//! Random mutations of valid messages over live connections. The library's own framer and session rules, which
-//! have tests of their own, say of each what must come back.
+//! Random mutations of valid messages over live connections. The library's framer and session rules, which have other
+//! tests, predict the answer to each mutant.
 
 use std::{io::Write, net::SocketAddr, thread};
 
@@ -16,20 +16,20 @@ use crate::{
 
 const THREADS: u64 = 4;
 
-/// Mutants that are sent at once.
+/// How many mutants are sent at once.
 const BATCH: usize = 16;
 
-/// What the daemon's memory may grow by after the warm-up, which is a tenth of all mutants.
+/// How much the daemon's memory may grow after the warm-up, which is a tenth of all mutants.
 const GROWTH_KIB: u64 = 4 * 1024;
 
-/// `--max-message-bytes`: small, so that a mutated length seldom waits for more bytes than there will be.
+/// `--max-message-bytes`: small, so that a mutated length seldom makes the daemon wait for bytes that never come.
 const MESSAGE_BYTES: u32 = 4096;
 
-/// A valid message, about names that the messages of one thread have in common.
+/// A valid message; all messages of one thread use the same few names.
 fn valid(rng: &mut Rng, thread: u64) -> Vec<u8> {
     let id = rng.u32(..);
     let from = if rng.u8(..4) == 0 { MEMBER } else { LB };
-    // No mutation makes one thread's UID into another's: that would be a takeover, and no fault.
+    // No mutation turns one thread's UID into another thread's: that would be a takeover, and no fault.
     let letter = ["a", "b", "c", "d"].map(|letter| letter.repeat(20))[thread as usize].clone();
     let uids = [format!("0-{letter}"), format!("1-{letter}")];
     let uid = uids[usize::from(rng.u8(..8) == 0)].as_str();
@@ -56,7 +56,7 @@ fn valid(rng: &mut Rng, thread: u64) -> Vec<u8> {
     }
 }
 
-/// Changes a valid message in one to three places; most of the time the header then states the length it has.
+/// Changes a valid message in one to three places; mostly the header then states the new length.
 fn mutant(rng: &mut Rng, thread: u64) -> Vec<u8> {
     let mut bytes = valid(rng, thread);
     for _ in 0..rng.u8(1..=3) {
@@ -94,7 +94,7 @@ fn mutant(rng: &mut Rng, thread: u64) -> Vec<u8> {
 
 /// What the daemon must do with bytes that begin at a message's start.
 struct Expected {
-    /// The replies: all bytes of those that a shard gives by itself, type and id of the others.
+    /// The replies: all bytes if the shard makes the reply, type and id otherwise.
     replies: Vec<(Option<Vec<u8>>, ComponentType, u32)>,
     /// The connection ends, or waits for more bytes that will not come.
     over: bool,
@@ -121,7 +121,7 @@ fn expect(bytes: &[u8]) -> Expected {
     Expected { replies, over: framer.buffered() > 0 }
 }
 
-/// Sends mutants over one connection after the other.
+/// Sends mutants over one connection after another.
 fn storm(address: SocketAddr, seed: u64, thread: u64, count: usize) {
     let mut rng = Rng::with_seed(seed ^ thread.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut peer = Peer::connect(address);
@@ -146,7 +146,7 @@ fn storm(address: SocketAddr, seed: u64, thread: u64, count: usize) {
 
 fn try_batch(peer: &mut Peer, bytes: &[u8]) -> Result<(), String> {
     let expected = expect(bytes);
-    // The daemon may close before it has taken all bytes; the replies say whether it did so for a reason.
+    // The daemon may close before it has read all bytes; the replies show whether it had a reason.
     let _ = peer.stream().write_all(bytes);
     if expected.over {
         let _ = peer.stream().shutdown(std::net::Shutdown::Write);
@@ -178,7 +178,7 @@ fn next_reply(peer: &mut Peer) -> Result<Option<Vec<u8>>, String> {
     }
 }
 
-/// What a load balancer and a member say and hear, to the byte, whatever happened before.
+/// The exchanges of a load balancer and a member, byte by byte, whatever happened before.
 fn clean_session(daemon: &Daemon, uid: &str) {
     let ok = ReturnCode::SUCCESSFUL;
     let (mut lb, mut member) = (daemon.connect(), daemon.connect());

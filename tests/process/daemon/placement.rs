@@ -9,7 +9,7 @@ use crate::harness::{Daemon, LB, MEMBER, Peer, until};
 const OK: ReturnCode = ReturnCode::SUCCESSFUL;
 const A: &str = "10.0.0.1:80";
 
-/// Connections enough that both of two shards have some: the kernel spreads them by their ports.
+/// Enough connections for both of two shards to get some: the kernel spreads connections by their ports.
 const CONNECTIONS: usize = 24;
 
 #[test]
@@ -49,7 +49,7 @@ fn an_lb_can_move_between_shards() {
     daemon.stop();
 }
 
-/// After the reply to Set Member State, whoever asked, every Get Weights shows it, whichever shard serves it.
+/// After the reply to Set Member State, every Get Weights shows the state, on every shard.
 #[test]
 fn what_was_acknowledged_is_seen_through_every_shard() {
     let daemon = Daemon::start(&["--shards", "2"]);
@@ -70,7 +70,7 @@ fn what_was_acknowledged_is_seen_through_every_shard() {
     daemon.stop();
 }
 
-/// The kernel spreads connections over the shards' listeners, and each is served where it was accepted.
+/// The kernel spreads connections over the shards' listeners, and each shard serves the connections that it accepted.
 #[test]
 fn every_shard_accepts_on_a_listener_of_its_own() {
     const SHARDS: usize = 4;
@@ -85,7 +85,7 @@ fn every_shard_accepts_on_a_listener_of_its_own() {
     daemon.stop();
 }
 
-/// Coordinator and shards are pinned, each to the core that the log says.
+/// Coordinator and shards are pinned, each to the CPU that the log names.
 #[test]
 fn threads_are_pinned_to_their_cores() {
     for shards in ["1", "2", "3"] {
@@ -116,7 +116,7 @@ fn threads_are_pinned_to_their_cores() {
     }
 }
 
-/// Coordinator and shard share the one core that they are given.
+/// Coordinator and shard share the one CPU of `--cpus`.
 #[test]
 fn one_core_is_enough() {
     let cores = rustix::thread::sched_getaffinity(None).expect("a process has cores");
@@ -134,7 +134,7 @@ fn one_core_is_enough() {
     daemon.stop();
 }
 
-/// Polling before sleeping is a matter of speed alone.
+/// Spinning before a sleep changes nothing but speed.
 #[test]
 fn spinning_changes_nothing_but_speed() {
     let daemon = Daemon::start(&["--spin=50us", "--push-window", "0s"]);

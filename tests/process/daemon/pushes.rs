@@ -1,4 +1,4 @@
-//! What the GWM sends on its own: when, to whom, and what is in it.
+//! Pushes: when, to which LB, and with which content.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,7 +29,7 @@ fn what_changes_within_a_window_makes_one_message() {
     let daemon = Daemon::start(&["--push-window", "1s"]);
     let mut lb = lb_with_groups(&daemon, "LB1", LbFlags::PUSH | LbFlags::TRUST);
     assert_eq!(lb.push(), "LB1/G [10.0.0.1:80 00/05/100, 10.0.0.2:80 00/05/100] LB1/H [10.0.0.3:80 00/05/100]");
-    // All in one segment, from a member and at once, so that one window covers them.
+    // All requests in one segment, so that one push window covers them.
     let mut requests = Vec::new();
     for state in 1..=100 {
         requests.extend(wire::member_state(1, MEMBER, &[("LB1", "H", &[(C, state, true)])]));
@@ -41,13 +41,13 @@ fn what_changes_within_a_window_makes_one_message() {
         assert_eq!(wire::code(&member.receive()), OK);
     }
     assert_eq!(lb.push(), "LB1/G [10.0.0.1:80 00/05/100, 10.0.0.2:80 64/05/100] LB1/H [10.0.0.3:80 64/07/0]");
-    // Nothing is left of them: the next push is the next change alone.
+    // No old change is left: the next push has the next change only.
     assert_eq!(lb.set_member(LB, ("LB1", "H", C), 0x64, false), OK);
     assert_eq!(lb.push(), "LB1/H [10.0.0.3:80 64/05/100]");
     daemon.stop();
 }
 
-/// The window is fixed when it opens. One that every change prolonged would never end here.
+/// The window's end is fixed when the window opens. If each change made the window longer, it would never end here.
 #[test]
 fn changes_without_end_do_not_put_a_push_off() {
     let daemon = Daemon::start(&["--push-window", "20ms"]);
@@ -79,13 +79,13 @@ fn a_push_has_the_groups_that_changed_with_all_their_members() {
     assert_eq!(lb.set_member(LB, ("LB1", "G", B), 1, true), OK);
     assert_eq!(lb.push(), "LB1/G [10.0.0.1:80 00/05/100, 10.0.0.2:80 01/07/0]");
 
-    // The same value again, or push turned on again, is no change: the push is about the other group alone.
+    // The same value again, or push turned on again, is no change: the push has the other group only.
     assert_eq!(lb.set_member(LB, ("LB1", "G", B), 1, true), OK);
     assert_eq!(lb.set_lb("LB1", LbFlags::PUSH), OK);
     assert_eq!(lb.set_member(LB, ("LB1", "H", C), 2, false), OK);
     assert_eq!(lb.push(), "LB1/H [10.0.0.3:80 02/05/100]");
 
-    // New members and new groups; a group that is left empty; a group removed is not listed.
+    // New members and new groups; an empty group; a removed group is not listed.
     assert_eq!(lb.register(LB, "LB1", "H", &[A]), OK);
     assert_eq!(lb.push(), "LB1/H [10.0.0.3:80 02/05/100, 10.0.0.1:80 00/05/100]");
     assert_eq!(lb.deregister(LB, "LB1", "H", &[A, C]), OK);
@@ -94,21 +94,21 @@ fn a_push_has_the_groups_that_changed_with_all_their_members() {
     assert_eq!(lb.register(LB, "LB1", "I", &[C]), OK);
     assert_eq!(lb.push(), "LB1/I [10.0.0.3:80 00/05/100]");
 
-    // Off, and on again: everything.
+    // Push off and on again: the push has everything.
     assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
     assert_eq!(lb.set_member(LB, ("LB1", "G", A), 3, false), OK);
     assert_eq!(lb.set_lb("LB1", LbFlags::PUSH), OK);
     let everything = "LB1/G [10.0.0.1:80 03/05/100, 10.0.0.2:80 01/07/0] LB1/I [10.0.0.3:80 00/05/100]";
     assert_eq!(lb.push(), everything);
 
-    // On another connection too, because push is still on.
+    // Also on a new connection, because push is still on.
     let mut lb = daemon.connect();
     assert_eq!(lb.register(LB, "LB1", "G", &[A]), ReturnCode::ALREADY_REGISTERED);
     assert_eq!(lb.push(), everything);
     daemon.stop();
 }
 
-/// Each LB hears of its own groups only, though they share members.
+/// Each LB gets its own groups only, although LBs share members.
 #[test]
 fn a_push_goes_to_the_lb_that_it_concerns() {
     let daemon = Daemon::start(&["--push-window", "1ms"]);
@@ -133,24 +133,24 @@ fn no_change_leaves_out_what_was_sent_before() {
     let mut lb = lb_with_groups(&daemon, "LB1", flags);
     let mut member = daemon.connect();
 
-    // Pulled: complete once, then what has changed.
+    // Pulled: everything once, then the changes.
     let everything = "LB1/G [10.0.0.1:80 00/05/100, 10.0.0.2:80 00/05/100] LB1/H [10.0.0.3:80 00/05/100]";
     assert_eq!(lb.get_weights("LB1", &[""]), everything);
     assert_eq!(lb.get_weights("LB1", &[""]), "LB1/G [] LB1/H []");
     assert_eq!(member.set_member(MEMBER, ("LB1", "G", B), 8, false), OK);
     assert_eq!(lb.get_weights("LB1", &["H", "G"]), "LB1/H [] LB1/G [10.0.0.2:80 08/05/100]");
-    // A value that went away and came back was never different.
+    // A value that changed and changed back is no change.
     assert_eq!(member.set_member(MEMBER, ("LB1", "G", B), 9, false), OK);
     assert_eq!(member.set_member(MEMBER, ("LB1", "G", B), 8, false), OK);
     assert_eq!(lb.get_weights("LB1", &[""]), "LB1/G [] LB1/H []");
 
-    // Pushed: what was pulled counts as sent; a group with nothing new is left out.
+    // Pushed: pulled values count as sent; a group without changes is left out.
     assert_eq!(lb.set_lb("LB1", flags | LbFlags::PUSH), OK);
     assert_eq!(member.set_member(MEMBER, ("LB1", "G", A), 1, true), OK);
     assert_eq!(lb.push(), "LB1/G [10.0.0.1:80 01/07/0]");
     assert_eq!(lb.get_weights("LB1", &[""]), "LB1/G [] LB1/H []");
 
-    // A new connection remembers nothing.
+    // A new connection gets everything again.
     let mut lb = daemon.connect();
     assert_eq!(
         lb.get_weights("LB1", &[""]),
@@ -173,7 +173,7 @@ fn a_delta_lb_hears_once_of_a_member_that_left() {
     assert_eq!(lb.push(), "LB1/G [10.0.0.1:80 label 44/01/100]");
     assert_eq!(member.deregister(MEMBER, "LB1", "G", &[A]), OK);
     assert_eq!(lb.push(), "LB1/G [10.0.0.1:80 label 44/08/0]");
-    // Once; and what the LB removes itself it does not hear of.
+    // Once. The LB does not hear about its own removals.
     assert_eq!(lb.deregister(LB, "LB1", "G", &[B]), OK);
     assert_eq!(lb.get_weights("LB1", &["G"]), "LB1/G []");
     assert_eq!(member.register(MEMBER, "LB1", "G", &[C]), OK);
@@ -181,7 +181,7 @@ fn a_delta_lb_hears_once_of_a_member_that_left() {
     daemon.stop();
 }
 
-/// A refresh repeats everything without a change; a delta-only LB, for which nothing is new, gets nothing.
+/// A refresh repeats everything without a change. A delta-only LB gets nothing, because nothing has changed.
 #[test]
 fn a_refresh_comes_without_a_change() {
     let daemon = Daemon::start(&["--push-window", "1ms", "--push-refresh", "1s"]);

@@ -1,4 +1,4 @@
-//! The protocol's two example flows, and requests by their return codes, each over a socket.
+//! The two example flows of the protocol, and requests for each return code, over a socket.
 
 use gwm::sasp::{LbFlags, ReturnCode};
 
@@ -62,7 +62,7 @@ fn flow_2_the_gwm_pushes() {
     daemon.stop();
 }
 
-/// The page's own example, byte for byte.
+/// The example of PROTOCOL.md, byte for byte.
 #[test]
 fn get_weights_reply_is_the_example_of_the_protocol() {
     let file = TempFile::new(
@@ -82,7 +82,7 @@ fn get_weights_reply_is_the_example_of_the_protocol() {
     assert_eq!(hex, expected.replace(' ', ""));
 }
 
-/// One case for each code that a request can get, in an order in which each depends on what was done before.
+/// One case for each return code, in an order: each case depends on those before.
 #[test]
 fn every_return_code_reaches_its_sender() {
     use ReturnCode as Code;
@@ -121,7 +121,7 @@ fn every_return_code_reaches_its_sender() {
     assert_eq!(wire::code(&other.ask(&two)), Code::NOT_ACCEPTED);
     assert_eq!(other.get_weights("LB3", &[""]), format!("{:?} ", Code::UNKNOWN_LB_UID));
 
-    // Content: nothing is done of a request that is refused.
+    // Content: a refused request changes nothing.
     assert_eq!(lb.register(LB, "LB1", "G", &[C, A]), Code::ALREADY_REGISTERED);
     assert_eq!(lb.register(LB, "LB1", "G", &[C, C]), Code::DUPLICATE_MEMBER);
     assert_eq!(lb.deregister(LB, "LB1", "G", &[A, A]), Code::DUPLICATE_MEMBER);
@@ -154,7 +154,7 @@ fn every_return_code_reaches_its_sender() {
     daemon.stop();
 }
 
-/// Names, labels and systems, as the LB sent them, valid UTF-8 or not.
+/// Names, labels and systems come back as the LB sent them, valid UTF-8 or not.
 #[test]
 fn labels_names_and_systems_come_back_as_they_were() {
     let daemon = Daemon::start(&[]);
@@ -167,12 +167,12 @@ fn labels_names_and_systems_come_back_as_they_were() {
         "LBé/empty [] LBé/grüp [10.0.0.1 system 00/05/100, 10.0.0.1:80 näme 00/05/100, 10.0.0.1:53/udp 00/05/100, \
          [2001:db8::1]:80 00/05/100, ::1 00/05/100, 10.0.0.2 00/05/100]"
     );
-    // Another label, the same member; the first label stays.
+    // Another label, the same member: the first label stays.
     assert_eq!(lb.register(LB, "LBé", "grüp", &["10.0.0.1 other"]), ReturnCode::ALREADY_REGISTERED);
     assert_eq!(lb.set_member(LB, ("LBé", "grüp", "10.0.0.1 other"), 7, false), ReturnCode::SUCCESSFUL);
     assert!(lb.get_weights("LBé", &["grüp"]).contains("[10.0.0.1 system 07/05/100, "));
 
-    // 0xFF is in no UTF-8 text.
+    // 0xFF is not valid UTF-8.
     let mut request = wire::registration(77, LB, &[("LBé", "x?z", &[])]);
     let at = request.windows(3).position(|window| window == b"x?z").expect("it was just written");
     request[at + 1] = 0xFF;
@@ -203,7 +203,7 @@ fn pipelined_requests_are_answered_in_order() {
     }
 }
 
-/// The reply for `LB1/G` with A alone in it, of this opaque state.
+/// The reply for `LB1/G` with A only, with this opaque state.
 fn weights_reply(id: u32, state: u8) -> Vec<u8> {
     let mut body = vec![0x10, 0x35, 0, 9, 0, 0, 60, 0, 1, 0x40, 0x11, 0, 6, 0, 1];
     body.extend(b"\x30\x11\x00\x0A\x03LB1\x01G");
@@ -225,7 +225,7 @@ fn a_request_may_come_in_any_pieces() {
     assert_eq!(wire::show(&lb.receive()), "LB1/G [10.0.0.1:80 00/05/100, 10.0.0.2:80 00/05/100]");
 }
 
-/// For whoever finds out why an LB and the GWM disagree.
+/// The log helps to find out why an LB and the GWM disagree.
 #[test]
 fn at_the_level_trace_every_message_is_a_line_of_the_log() {
     let daemon = Daemon::start(&["--log-level", "trace", "--push-window", "1ms"]);

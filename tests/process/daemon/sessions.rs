@@ -1,4 +1,4 @@
-//! Connections come, are replaced and go; the state behind them stays for the hold time.
+//! Connections come, are replaced and go; an LB's state stays for the hold time.
 
 use gwm::sasp::{LbFlags, ReturnCode};
 
@@ -19,7 +19,7 @@ fn takeover_ends_the_old_connection_and_keeps_the_state() {
     let mut other = daemon.connect();
     assert_eq!(other.register(LB, "LB2", "G", &[B]), ReturnCode::SUCCESSFUL);
 
-    // A refusal for the request's content binds all the same.
+    // A request that is refused for its content still binds the connection.
     let mut new = daemon.connect();
     assert_eq!(new.register(LB, "LB1", "G", &[A, B]), ReturnCode::ALREADY_REGISTERED);
     old.expect_end();
@@ -39,12 +39,12 @@ fn takeover_ends_the_old_connection_and_keeps_the_state() {
     fourth.expect_end();
     assert_eq!(fifth.push(), "LB1/G [10.0.0.1:80 09/05/100, 10.0.0.2:80 00/05/100]");
 
-    // Nobody else was touched.
+    // No other connection is affected.
     assert_eq!(other.get_weights("LB2", &["G"]), "LB2/G [10.0.0.2:80 00/05/100]");
     daemon.stop();
 }
 
-/// A member's message does not bind, even on a connection that will be an LB's.
+/// A member's message does not bind a connection, even if an LB's message follows.
 #[test]
 fn members_and_refusals_take_nothing_over() {
     let daemon = Daemon::start(&[]);
@@ -72,7 +72,7 @@ fn state_outlives_the_connection_within_the_hold_time() {
     drop(lb);
     until("the daemon lets go of the connection", || daemon.sockets() == idle);
 
-    // Members still may speak for it, and what they say is kept as well.
+    // Members may still name the LB, and their statements are kept.
     let mut member = daemon.connect();
     assert_eq!(member.register(MEMBER, "LB1", "G", &["10.0.0.3:80"]), ReturnCode::SUCCESSFUL);
     let mut lb = daemon.connect();
@@ -105,7 +105,7 @@ fn state_is_dropped_after_the_hold_time() {
     assert_eq!(stays.get_weights("LB2", &[""]), "LB2/G [10.0.0.1:80 00/05/100]");
 }
 
-/// A member's connection is no registration.
+/// The end of a member's connection ends no registration.
 #[test]
 fn a_members_end_changes_nothing() {
     let daemon = Daemon::start(&["--hold-time", "0s"]);
@@ -125,7 +125,7 @@ fn a_peer_that_half_closes_gets_its_outstanding_replies() {
     let mut lb = daemon.connect();
     let mut requests = wire::registration(1, LB, &[("LB1", "G", &[A])]);
     (2..=300).for_each(|id| requests.extend(wire::get_weights(id, &[("LB1", "G")])));
-    requests.extend(&wire::get_weights(301, &[("LB1", "G")])[..20]); // half a message is not answered
+    requests.extend(&wire::get_weights(301, &[("LB1", "G")])[..20]); // half a message gets no answer
     lb.send(&requests);
     lb.half_close();
     assert_eq!(lb.receive(), wire::code_reply(1, 0x1015, 0x00));
@@ -149,7 +149,7 @@ fn a_connection_without_a_first_message_is_dropped() {
     half.send(&wire::get_weights(1, &[("LB1", "G")])[..20]);
     silent.expect_end();
     half.expect_end();
-    // It connected before them: its own time is over as well, and means nothing any more.
+    // This LB connected before the others. Its own timeout is over too, and has no effect any more.
     assert_eq!(speaks.set_lb("LB1", LbFlags::NONE), ReturnCode::SUCCESSFUL);
 }
 
@@ -162,6 +162,6 @@ fn a_later_message_that_is_not_finished_ends_its_connection() {
     assert_eq!(half.set_lb("LB2", LbFlags::NONE), ReturnCode::SUCCESSFUL);
     half.send(&wire::get_weights(1, &[("LB2", "G")])[..20]);
     half.expect_end();
-    // Between messages there is no such limit.
+    // Between messages no such limit holds.
     assert_eq!(idle.set_lb("LB1", LbFlags::NONE), ReturnCode::SUCCESSFUL);
 }

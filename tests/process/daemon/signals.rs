@@ -1,4 +1,4 @@
-//! How the daemon stops.
+//! The stop of the daemon.
 
 use std::{
     io::ErrorKind,
@@ -20,7 +20,7 @@ fn expect_refused(address: SocketAddr) {
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
 
-/// An LB that was pushed more than sockets hold and reads nothing of it.
+/// An LB that gets a push larger than the sockets' buffers, and reads nothing.
 pub(crate) fn unread(daemon: &Daemon) -> Peer {
     let members: Vec<String> =
         (0..2000).map(|m| format!("10.1.{}.{}:80 {}", m / 256, m % 256, "l".repeat(255))).collect();
@@ -40,7 +40,7 @@ fn sigterm_and_sigint_flush_replies_and_end_connections_gracefully() {
         for (number, peer) in peers.iter_mut().enumerate() {
             assert_eq!(peer.register(LB, &format!("LB{number}"), "G", &["10.0.0.1:80"]), OK);
         }
-        // What was sent before the signal is answered; the first reply says that the daemon has begun to read.
+        // Requests before the signal are answered. The first reply shows that the daemon has begun to read.
         for (number, peer) in peers.iter_mut().enumerate() {
             let uid = format!("LB{number}");
             let requests: Vec<u8> = (0..20).flat_map(|id| wire::get_weights(id, &[(&uid, "G")])).collect();
@@ -61,7 +61,7 @@ fn sigterm_and_sigint_flush_replies_and_end_connections_gracefully() {
     }
 }
 
-/// Neither a peer that takes nothing nor one that says nothing holds the stop up, whatever its own time limits.
+/// A peer that reads nothing and a peer that sends nothing do not delay the stop, whatever their time limits are.
 #[test]
 fn no_peer_can_hold_the_stop_up() {
     let mut daemon = Daemon::start(&["--stall-timeout", "1h", "--first-message-timeout", "1h"]);
@@ -74,7 +74,7 @@ fn no_peer_can_hold_the_stop_up() {
     drop((slow, silent, half));
 }
 
-/// A stop that has something to wait for ends at once when it is asked for again.
+/// A second signal ends a stop that still waits.
 #[test]
 fn a_second_signal_stops_at_once() {
     let mut daemon = Daemon::start(&["--stall-timeout", "1h"]);
@@ -82,7 +82,7 @@ fn a_second_signal_stops_at_once() {
     assert_eq!(other.set_lb("LB1", LbFlags::NONE), OK);
     let slow = unread(&daemon);
     daemon.signal(Signal::TERM);
-    other.expect_end(); // it is stopping now
+    other.expect_end(); // the daemon is stopping now
     daemon.signal(Signal::INT);
     assert_eq!(daemon.wait().code(), Some(1));
     daemon.wait_for_log(&["second signal"]);
@@ -104,7 +104,7 @@ fn a_stopped_daemon_can_be_started_again_on_its_port() {
     second.stop();
 }
 
-/// Stopping before any connection was made, and at any time after the start.
+/// The daemon can stop without any connection, and at any time after the start.
 #[test]
 fn an_idle_daemon_stops() {
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! Load balancers that do not take what they are sent.
+//! Load balancers that do not read what they get.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -17,13 +17,13 @@ use crate::{
 
 const OK: ReturnCode = ReturnCode::SUCCESSFUL;
 
-/// Members of the group whose weights make about 570,000 bytes.
+/// Members of the group; its weights are about 570,000 bytes.
 const MEMBERS: usize = 2000;
 
-/// What the daemon may grow by while a reader is slow: far less than the messages that it did not take.
+/// How much the daemon's memory may grow while a reader is slow: far less than the unread messages.
 const GROWTH_KIB: u64 = 24 * 1024;
 
-/// A connection with a small receive buffer, so that little is on its way.
+/// A connection with a small receive buffer, so that few bytes are on their way.
 fn narrow(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(16 * 1024).expect("a socket option");
@@ -57,7 +57,7 @@ fn wide_members() -> Vec<String> {
     (0..MEMBERS).map(|member| format!("10.1.{}.{}:80 {}", member / 256, member % 256, "l".repeat(255))).collect()
 }
 
-/// An LB that is pushed a large group, by a connection that has read nothing but the replies; and one that reads.
+/// An LB with a large group that reads replies only and no push, and an LB that reads everything.
 fn slow_and_witness(daemon: &Daemon, over: &Over) -> (Peer, Peer) {
     let members = wide_members();
     let members: Vec<&str> = members.iter().map(String::as_str).collect();
@@ -71,8 +71,8 @@ fn slow_and_witness(daemon: &Daemon, over: &Over) -> (Peer, Peer) {
     (slow, witness)
 }
 
-/// Changes both LBs' groups by one request, and waits until the witness was pushed the change: so there was a
-/// push to make for the slow one as well.
+/// Changes both LBs' groups by one request, and waits until the witness gets the push: so the slow LB was due for a
+/// push as well.
 fn change(member: &mut Peer, witness: &mut Peer, round: u8) {
     let request = wire::member_state(
         round.into(),
@@ -109,9 +109,9 @@ fn newest_state_and_no_backlog(over: &Over) {
     while !slow.push().contains(&newest) {
         pushes += 1;
     }
-    // What fits the sockets' buffers, one in flight, and the newest: a fraction of the rounds.
+    // The pushes that fit into the sockets' buffers, one in flight, and the newest: far fewer than the rounds.
     assert!(pushes < usize::from(ROUNDS) / 4, "{pushes} pushes");
-    // It reads again, so it is as good as anyone.
+    // The slow LB reads again, and is served like any other.
     change(&mut member, &mut witness, 1);
     assert!(slow.push().contains(&newest.replace("C8/05", "01/05")));
     daemon.stop();
@@ -129,7 +129,7 @@ fn a_stalled_reader_over_tls_is_dropped_and_its_state_held() {
 
 fn dropped_and_held(over: &Over) {
     let daemon = over.start_alone(&["--push-window", "1ms", "--stall-timeout", "100ms"]);
-    // Counted before, as the slow one may be dropped at any time.
+    // Counted now, because the daemon may drop the slow LB at any time.
     let connected = daemon.sockets() + 3;
     let (slow, mut witness) = slow_and_witness(&daemon, over);
     let mut member = over.connect(&daemon);
@@ -152,7 +152,7 @@ fn dropped_and_held(over: &Over) {
     daemon.stop();
 }
 
-/// While a reply can not be written the connection is not read, so requests without end are no memory.
+/// While a reply can not be written, the daemon does not read the connection: endless requests take no memory.
 #[test]
 fn a_peer_that_reads_no_replies_is_not_read() {
     let daemon = Daemon::start_alone(&["--stall-timeout", "1h"]);
@@ -166,7 +166,7 @@ fn a_peer_that_reads_no_replies_is_not_read() {
     let mut id = 100;
     peer.stream().set_nonblocking(true).expect("a socket option");
     let mut full_since = None::<Instant>;
-    // Full is: it has not taken a byte for a while. That it would later take one more is no harm.
+    // The connection counts as full when it has taken no byte for some time. One more byte later does no harm.
     while full_since.is_none_or(|since| since.elapsed() < Duration::from_millis(300)) {
         if sent == requests.len() {
             id += 1;
@@ -185,7 +185,7 @@ fn a_peer_that_reads_no_replies_is_not_read() {
     let after = daemon.resident_kib();
     assert!(after < before + GROWTH_KIB, "{before} KiB grew to {after} KiB");
 
-    // Others are served meanwhile; then it reads, and its replies are there in order.
+    // Others are served. Then the peer reads, and its replies come in order.
     let mut other = daemon.connect();
     assert_eq!(other.set_lb("LB2", LbFlags::NONE), OK);
     peer.stream().set_nonblocking(false).expect("a socket option");
@@ -197,7 +197,7 @@ fn a_peer_that_reads_no_replies_is_not_read() {
     daemon.stop();
 }
 
-/// Asks for all weights of an LB, and takes nothing of the reply, which has begun.
+/// Asks for all weights of an LB, waits for the beginning of the reply, and reads nothing.
 fn ask_and_stall(daemon: &Daemon, uid: &str) -> Peer {
     let mut peer = Peer::from(narrow(daemon.address()));
     peer.send(&wire::get_weights(7, &[(uid, "")]));
@@ -205,10 +205,10 @@ fn ask_and_stall(daemon: &Daemon, uid: &str) -> Peer {
     peer
 }
 
-/// What the weights of an LB with many members are at least.
+/// The least size of the weights of an LB with many members.
 const MANY_BYTES: usize = 13_000_000;
 
-/// More members than the buffers of a socket hold, in 24 groups.
+/// Members in 24 groups, more than the buffers of a socket hold.
 fn register_many(lb: &mut Peer, uid: &str) {
     let members: Vec<String> = wide_members().iter().map(|member| member.replace("10.1.", "10.2.")).collect();
     for group in 0..24 {
@@ -229,7 +229,7 @@ fn a_connection_that_is_taken_over_keeps_nothing_for_its_peer() {
     }
     until("those taken over are let go of", || daemon.sockets() <= idle + 1);
     let after = daemon.resident_kib();
-    // Not one reply for each of them; a few were under way at a time.
+    // The daemon did not hold one reply per peer, only a few at a time.
     assert!(after < before + 6 * (MANY_BYTES as u64 >> 10), "{before} KiB grew to {after} KiB");
     assert!(daemon.connect().ask(&wire::get_weights(1, &[("LB1", "")])).len() > MANY_BYTES);
     daemon.stop();
@@ -242,18 +242,18 @@ fn what_all_peers_together_have_yet_to_take_is_limited() {
     for (number, lb) in lbs.iter_mut().enumerate() {
         register_many(lb, &format!("LB{number}"));
     }
-    // The first is waited for; there is no room for the second.
+    // The first reply is pending; the second has no room.
     let mut first = ask_and_stall(&daemon, "LB0");
     let second = ask_and_stall(&daemon, "LB1");
     daemon.wait_for_log(&["the bytes that peers have yet to take would exceed --max-unsent-bytes"]);
     while second.stream().read(&mut [0; 65536]).is_ok_and(|count| count > 0) {}
-    // Who takes its bytes is served, and what the first took leaves room.
+    // A peer that reads is served, and its read bytes make room.
     assert!(first.receive().len() > MANY_BYTES);
     assert!(daemon.connect().ask(&wire::get_weights(1, &[("LB1", "")])).len() > MANY_BYTES);
     daemon.stop();
 }
 
-/// A peer that goes away without reading costs nothing after it.
+/// A peer that goes away without reading costs nothing afterwards.
 #[test]
 fn a_peer_that_resets_in_the_middle_of_a_message_leaves_nothing() {
     let daemon = Daemon::start(&["--push-window", "1ms", "--stall-timeout", "1h"]);

@@ -1,4 +1,4 @@
-//! Ten thousand load balancers on one shard: every byte that each of them is sent is known beforehand.
+//! Ten thousand load balancers on one shard. The test knows every byte that each one must get.
 
 use std::io::{Read, Write};
 
@@ -16,16 +16,16 @@ use crate::{
 const LBS: usize = 10_000;
 const MEMBERS: usize = 20;
 
-/// The first so many members of an LB are in its group `A`, the others in `B`.
+/// This many members of an LB are in its group `A`, the others in `B`.
 const IN_A: usize = 12;
 
-/// Endpoints that the LBs share: each is in about a hundred groups.
+/// Endpoints, shared by the LBs: each is in about a hundred groups.
 const ENDPOINTS: usize = 2000;
 
-/// Endpoints whose weight changes: about a third of the LBs has one of them.
+/// Endpoints whose weight changes: about a third of the LBs has such an endpoint.
 const CHANGED: usize = 40;
 
-/// What the daemon is told of an endpoint, and later again.
+/// The weight of an endpoint in the members file, before and after the change.
 fn weight(endpoint: usize, changed: bool) -> u16 {
     let weight = 1 + (endpoint % 50) as u16;
     if changed && endpoint < CHANGED { weight + 50 } else { weight }
@@ -40,7 +40,7 @@ fn members_file(changed: bool) -> String {
     (0..ENDPOINTS).map(member).collect()
 }
 
-/// One LB, and what the daemon knows of it.
+/// One LB, and the daemon's state about it.
 struct Balancer {
     peer: Peer,
     uid: String,
@@ -56,7 +56,7 @@ impl Balancer {
         Balancer { peer, uid: format!("LB-{number:05}"), endpoints, names, states: vec![0; MEMBERS] }
     }
 
-    /// The members of a group, by their places.
+    /// The members of a group, as ranges of the LB's members.
     fn members(group: &str) -> std::ops::Range<usize> {
         if group == "A" { 0..IN_A } else { IN_A..MEMBERS }
     }
@@ -109,13 +109,13 @@ impl Balancer {
         out
     }
 
-    /// The groups that the change of weights concerns.
+    /// The groups in which a weight changes.
     fn concerned(&self) -> Vec<&'static str> {
         let concerned = |group: &&str| Balancer::members(group).any(|at| self.endpoints[at] < CHANGED);
         ["A", "B"].into_iter().filter(concerned).collect()
     }
 
-    /// Reads as many bytes as are expected, which they must be.
+    /// Reads as many bytes as expected, and compares.
     fn expect(&self, expected: &[u8]) {
         let mut received = vec![0; expected.len()];
         let mut length = 0;
@@ -155,7 +155,7 @@ fn ten_thousand_lbs_are_each_pushed_their_own_groups() {
     let daemon = Daemon::start_alone(&[&flags[..], &limits].concat());
     let mut lbs: Vec<Balancer> = (0..LBS).map(|number| Balancer::new(number, daemon.connect())).collect();
 
-    // Registered, and pushed everything: it is their first push.
+    // All LBs are registered; the first push has everything.
     lbs.iter_mut().for_each(Balancer::register);
     for lb in &lbs {
         let mut expected = code_reply(1, ComponentType::REGISTRATION_REPLY);
@@ -164,7 +164,7 @@ fn ten_thousand_lbs_are_each_pushed_their_own_groups() {
         lb.expect(&expected);
     }
 
-    // Each changes something of its own: two LBs never get the same push.
+    // Each LB changes another state: no two LBs get the same push.
     lbs.iter_mut().enumerate().for_each(|(number, lb)| lb.set_states(number));
     for lb in &lbs {
         let mut expected = code_reply(3, ComponentType::SET_MEMBER_STATE_REPLY);
@@ -172,7 +172,7 @@ fn ten_thousand_lbs_are_each_pushed_their_own_groups() {
         lb.expect(&expected);
     }
 
-    // Some weights change: only the groups concerned are pushed, and only to their LBs.
+    // Some weights change: pushes have only the groups with changes, and go only to their LBs.
     file.write(members_file(true));
     daemon.signal(Signal::HUP);
     let mut pushed = 0;
@@ -185,7 +185,7 @@ fn ten_thousand_lbs_are_each_pushed_their_own_groups() {
     }
     assert!((1000..9000).contains(&pushed), "{pushed} of the LBs have a member whose weight changed");
 
-    // Pipelined requests of all at once. That nothing else was pushed shows here: it would be before the replies.
+    // Pipelined requests of all LBs. Any other push would come before the replies, and fail the test.
     for lb in &mut lbs {
         let uid = lb.uid.clone();
         let mut requests = wire::get_weights(4, &[(&uid, "B"), (&uid, "A")]);

@@ -1,4 +1,4 @@
-//! TLS: who gets in, what sessions live through, and who waits for whom.
+//! TLS: which peers get in, what sessions survive, and which handshakes wait.
 
 use std::{
     io::{self, Read, Write},
@@ -25,7 +25,8 @@ fn connect(daemon: &Daemon, config: &Arc<ClientConfig>) -> Peer {
     try_connect(daemon, config).expect("the daemon shakes hands")
 }
 
-/// A session that has brought an answer back: in TLS 1.3 a client's handshake ends before the server judges it.
+/// A session with one answer. In TLS 1.3 the client's handshake ends before the server decides, so only an answer shows
+/// success.
 fn try_connect(daemon: &Daemon, config: &Arc<ClientConfig>) -> io::Result<Peer> {
     let stream = TcpStream::connect(daemon.address())?;
     let mut peer = Peer::secure(stream, config)?;
@@ -39,7 +40,7 @@ fn sessions_are_like_plain_ones() {
     let site = Site::new();
     let daemon = site.start(&["--push-window", "1ms"]);
     assert_eq!(daemon.carries(), ["tls, client certificates required"]);
-    // The message is longer than a record, than rustls' buffers, and than what a socket takes at once.
+    // The message is longer than a record, than rustls' buffers, and than a socket's buffer.
     let members: Vec<String> =
         (0..8000).map(|n| format!("10.1.{}.{}:80 {}", n / 256, n % 256, "l".repeat(99))).collect();
     for (uid, version) in [("TLS12", &TLS12), ("TLS13", &TLS13)] {
@@ -66,7 +67,7 @@ fn sessions_are_like_plain_ones() {
 #[test]
 fn one_address_can_take_both() {
     let site = Site::new();
-    // Nobody else uses this address, so the port is free.
+    // No other test uses this address, so the port is free.
     let id = std::process::id();
     let address = format!("127.{}.{}.{}:3860", 64 + (id & 63), id >> 6 & 255, 1 + (id >> 14 & 127));
     let flags: Vec<&str> =
@@ -91,7 +92,7 @@ fn without_client_ca_nobody_is_asked() {
     daemon.stop();
 }
 
-/// The end of a session is TLS's own, also when the server stops: the harness takes any other for an error.
+/// A session ends with close_notify, also when the server stops: the harness calls any other end an error.
 #[test]
 fn sessions_end_gracefully() {
     let site = Site::new();
@@ -103,7 +104,7 @@ fn sessions_end_gracefully() {
     assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
     let mut other = connect(&daemon, &site.client());
     assert_eq!(other.set_lb("LB1", LbFlags::NONE), OK);
-    lb.expect_end(); // taken over
+    lb.expect_end(); // another connection took over
     daemon.signal(Signal::TERM);
     other.expect_end();
     assert!(daemon.wait().success());
@@ -126,7 +127,7 @@ fn new_files_are_for_new_sessions() {
     daemon.wait_for_log(&["SIGHUP: the old TLS files stay in force: --tls-cert", "server.pem", "no certificate"]);
     assert_eq!(shown(&connect(&daemon, &config)), first);
 
-    // The same authority, a new certificate; and one more authority for clients.
+    // The same authority, a new certificate, and a second authority for clients.
     site.folder.identity("server", &site.authority.server());
     let other = Authority::new("Other");
     let stranger = client(&site.authority, Some(&other.client("LB2")), &[&TLS13]);
@@ -137,7 +138,7 @@ fn new_files_are_for_new_sessions() {
     assert_ne!(shown(&connect(&daemon, &config)), first);
     connect(&daemon, &stranger);
 
-    // An authority that is taken away takes its sessions' tickets along.
+    // When an authority is removed, tickets of its sessions become invalid.
     connect(&daemon, &config);
     assert_eq!(connect(&daemon, &config).session().handshake_kind(), Some(HandshakeKind::Resumed));
     site.folder.write("ca.pem", other.pem());
@@ -199,11 +200,11 @@ fn half_a_handshake_ends() {
         let mut stream = TcpStream::connect(daemon.address()).expect("the daemon accepts");
         stream.write_all(said).expect("the daemon takes bytes");
         let mut rest = Vec::new();
-        // Perhaps with a part of the handshake, perhaps with a reset; but it ends.
+        // The connection ends, perhaps after a part of the handshake, perhaps with a reset.
         let _ = stream.read_to_end(&mut rest);
     }
     daemon.wait_for_log(&["did not end within --handshake-timeout"]);
-    // What is not TLS is told so, and ends as well.
+    // Bytes that are not TLS get an alert and the end.
     let mut stream = TcpStream::connect(daemon.address()).expect("the daemon accepts");
     stream.write_all(&crate::wire::get_weights(1, &[])).expect("the daemon takes bytes");
     let mut answer = Vec::new();
@@ -212,8 +213,8 @@ fn half_a_handshake_ends() {
     daemon.stop();
 }
 
-/// The stop finds handshakes in every state, and a session that owes its peer a message; it waits for none of them longer
-/// than for others.
+/// The stop comes during handshakes in every state, and during a session with an unsent message. The stop does not wait
+/// longer for these than for others.
 #[test]
 fn the_stop_ends_handshakes_in_every_state() {
     let site = Site::new();
@@ -231,7 +232,7 @@ fn the_stop_ends_handshakes_in_every_state() {
         (0..4000).map(|n| format!("10.1.{}.{}:80 {}", n / 256, n % 256, "l".repeat(200))).collect();
     let members: Vec<&str> = members.iter().map(String::as_str).collect();
     assert_eq!(slow.register(LB, "LB1", "G", &members), OK);
-    // Replies of a megabyte each, which nobody reads.
+    // Replies of a megabyte each that no peer reads.
     for id in 100..110 {
         slow.send(&crate::wire::get_weights(id, &[("LB1", "G")]));
     }
@@ -244,7 +245,7 @@ fn the_stop_ends_handshakes_in_every_state() {
     drop((half, waits, silent, slow));
 }
 
-/// Sessions of several shards, tickets and new files included: a ticket is good wherever the kernel puts its owner.
+/// Sessions on several shards with tickets and new files: a ticket is valid on every shard.
 #[test]
 fn shards_share_tickets_and_files() {
     let site = Site::new();
@@ -269,7 +270,7 @@ fn shards_share_tickets_and_files() {
     daemon.stop();
 }
 
-/// What is less than a record is a part of a message too, and a record that is whole is no sign of haste.
+/// The message timeout runs during a partial record too, and a whole record does not stop it.
 #[test]
 fn half_a_record_ends() {
     let site = Site::new();
@@ -289,7 +290,7 @@ fn half_a_record_ends() {
     daemon.stop();
 }
 
-/// One address may have a quarter of the handshakes under way: its others wait, those of another address do not.
+/// One address may have a quarter of the running handshakes: its further ones wait, another address's do not.
 #[test]
 fn handshakes_of_one_address_wait_for_each_other() {
     let site = Site::new();
@@ -298,7 +299,7 @@ fn handshakes_of_one_address_wait_for_each_other() {
     let (first, second) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
     let mut half = from(first, daemon.address());
     half.write_all(&hello(&config)[..9]).expect("the daemon takes bytes");
-    // Another that is silent takes no turn from anyone.
+    // One more silent peer takes no turn from others.
     let silent = from(second, daemon.address());
     let waits = from(first, daemon.address());
     let waiting = {
@@ -317,7 +318,7 @@ fn handshakes_of_one_address_wait_for_each_other() {
     daemon.stop();
 }
 
-/// Four addresses could take all turns, and nobody else would get in.
+/// Four addresses could take all turns; others must still get in.
 #[test]
 fn a_turn_is_short_while_others_wait() {
     let site = Site::new();

@@ -1,7 +1,7 @@
-//! What the daemon sends, read by a dissector that we did not write.
+//! The daemon's messages, decoded by tshark, which others wrote.
 //!
-//! The bytes of a session are recorded as they pass the test's socket and put into a capture file with the headers
-//! that they would have had on the wire; so nothing here needs the right to capture.
+//! The test records the bytes of a session at its own socket, and writes a capture file with made-up headers. So the
+//! test needs no right to capture.
 
 use std::process::Command;
 
@@ -17,10 +17,10 @@ const OK: u8 = ReturnCode::SUCCESSFUL.0;
 const A: &str = "10.0.0.1:80";
 const B: &str = "10.0.0.2:80";
 
-/// The port by which tshark knows SASP; the daemon's own is another one.
+/// tshark's port for SASP; the daemon listens on another port.
 const PORT: u16 = gwm::sasp::PORT;
 
-/// A capture file of one TCP connection, whose packets are IPv4 without a link layer.
+/// A capture file of TCP connections; its packets are IPv4 without a link layer.
 struct Capture {
     bytes: Vec<u8>,
     client: u16,
@@ -36,7 +36,7 @@ impl Capture {
         Capture { bytes, client: 50000, sent: [1, 1] }
     }
 
-    /// Another connection's packets follow.
+    /// The packets of another connection follow.
     fn next_connection(&mut self) {
         self.client += 1;
         self.sent = [1, 1];
@@ -53,13 +53,13 @@ impl Capture {
             .psh();
         self.sent[ours] += payload.len() as u32;
         let length = packet.size(payload.len()) as u32;
-        self.bytes.extend([0; 8]); // when does not matter
+        self.bytes.extend([0; 8]); // the time does not matter
         self.bytes.extend(length.to_le_bytes());
         self.bytes.extend(length.to_le_bytes());
         packet.write(&mut self.bytes, payload).expect("a message of a test fits a packet");
     }
 
-    /// Sends a request and gives the reply's code; records both, and pushes that came before the reply.
+    /// Sends a request and returns the reply's code. Records both, and pushes that come before the reply.
     fn ask(&mut self, peer: &mut Peer, request: &[u8]) -> u8 {
         self.packet(false, request);
         peer.send(request);
@@ -79,7 +79,7 @@ impl Capture {
         self.packet(true, &push);
     }
 
-    /// What tshark says of the capture, with these arguments.
+    /// tshark's output for the capture, with these arguments.
     fn tshark(&self, arguments: &[&str]) -> String {
         let file = TempFile::new("session.pcap", &self.bytes);
         let output = Command::new("tshark").args(["-n", "-r", file.path()]).args(arguments).output();
@@ -118,7 +118,7 @@ fn tshark_reads_every_message_of_the_daemon() {
     assert_eq!(capture.ask(&mut member, &wire::registration(8, MEMBER, &[("LB9", "F", &[A])])), 0x61);
     daemon.stop();
 
-    // Nothing malformed, and no type that it does not know.
+    // No malformed packet, and no type that tshark does not know.
     let faults = capture.tshark(&["-Y", "_ws.malformed || sasp.msg.type.invalid || _ws.short || !sasp"]);
     assert_eq!(faults, "");
 
@@ -149,7 +149,7 @@ fn tshark_reads_every_message_of_the_daemon() {
         assert!(found.starts_with(&expected.0) && found.ends_with(&expected.1), "{expected:?} is not in {types:#?}");
     }
 
-    // Who has which weight; tshark lists an IPv4-compatible address in two ways.
+    // Members and weights; tshark lists an IPv4-compatible address in two forms.
     let weights = ["memdatacomp.ip", "memdatacomp.port", "wtentry.state", "wtentrydatacomp.weight"];
     let weights = fields("tcp.srcport == 3860 && sasp.wtentry.size", &weights);
     let members = "::10.0.0.1,::10.0.0.1,::10.0.0.2,::10.0.0.2;80,80";
