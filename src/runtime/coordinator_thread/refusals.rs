@@ -64,7 +64,7 @@ impl Refusals {
     /// Logs how many lines were left out.
     pub(super) fn log_suppressed(&mut self, now: Time) {
         for (cause, throttle) in Refusal::ALL.iter().zip(&mut self.throttles) {
-            let Some(lines) = throttle.suppressed(now) else { continue };
+            let Some(lines) = throttle.take_suppressed(now) else { continue };
             tracing::warn!("{lines} more not accepted (0x11): {}", cause.text());
         }
     }
@@ -78,7 +78,7 @@ impl Refusals {
             self.logged.remove(&(who, cause));
         }
         let throttle = self.throttles.get_mut(cause as usize).expect("there is one a cause");
-        if self.logged.contains(&(who, cause)) || !throttle.allows(now) {
+        if self.logged.contains(&(who, cause)) || !throttle.take_line(now) {
             return false;
         }
         self.logged.insert((who, cause));

@@ -150,9 +150,9 @@ impl Sources {
         }
     }
 
-    /// Whether a source with a connection may begin a handshake now; an error is the time to ask again. Several connections
-    /// may get the same time; then the first to ask passes.
-    pub(crate) fn may_handshake(&self, source: Source, now: Time) -> Result<(), Time> {
+    /// Takes the right to begin a handshake now, for a source with a connection; an error is the time to ask again. Several
+    /// connections may get the same time; then the first to ask passes.
+    pub(crate) fn take_handshake(&self, source: Source, now: Time) -> Result<(), Time> {
         let Some(rate) = self.allowance.handshakes else { return Ok(()) };
         match self.stripe(source).entries.get_mut(&source) {
             Some(entry) => entry.handshakes.take(now, rate),
@@ -284,17 +284,17 @@ mod tests {
         for source in [A, A, A, B] {
             assert_eq!(sources.open(source, at(0)), Ok(()));
         }
-        assert_eq!(sources.may_handshake(A, at(0)), Ok(()));
-        assert_eq!(sources.may_handshake(A, at(0)), Ok(()));
-        assert_eq!(sources.may_handshake(A, at(0)), Err(at(500)));
-        assert_eq!(sources.may_handshake(A, at(499)), Err(at(500)), "to ask costs nothing");
-        assert_eq!(sources.may_handshake(B, at(499)), Ok(()));
-        assert_eq!(sources.may_handshake(A, at(500)), Ok(()));
-        assert_eq!(sources.may_handshake(A, at(500)), Err(at(1000)));
+        assert_eq!(sources.take_handshake(A, at(0)), Ok(()));
+        assert_eq!(sources.take_handshake(A, at(0)), Ok(()));
+        assert_eq!(sources.take_handshake(A, at(0)), Err(at(500)));
+        assert_eq!(sources.take_handshake(A, at(499)), Err(at(500)), "to ask costs nothing");
+        assert_eq!(sources.take_handshake(B, at(499)), Ok(()));
+        assert_eq!(sources.take_handshake(A, at(500)), Ok(()));
+        assert_eq!(sources.take_handshake(A, at(500)), Err(at(1000)));
         // They count for longer than the connection lives.
         (0..3).for_each(|_| sources.close(A, at(500)));
         assert_eq!(sources.open(A, at(500)), Ok(()));
-        assert_eq!(sources.may_handshake(A, at(500)), Err(at(1000)));
+        assert_eq!(sources.take_handshake(A, at(500)), Err(at(1000)));
     }
 
     #[test]

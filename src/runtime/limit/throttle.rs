@@ -17,8 +17,8 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// Whether a line may be written now; if so, it counts as written.
-    pub(crate) fn allows(&mut self, now: Time) -> bool {
+    /// Takes the right to write a line now; false if too many were written.
+    pub(crate) fn take_line(&mut self, now: Time) -> bool {
         if now >= self.until {
             self.until = now + WINDOW;
             self.lines = 0;
@@ -32,7 +32,7 @@ impl Throttle {
     }
 
     /// The number of lines that were left out in the last window, once the window has ended; `None` for 0.
-    pub(crate) fn suppressed(&mut self, now: Time) -> Option<u64> {
+    pub(crate) fn take_suppressed(&mut self, now: Time) -> Option<u64> {
         if now < self.until || self.suppressed == 0 {
             return None;
         }
@@ -48,11 +48,11 @@ mod tests {
     fn a_few_lines_then_a_number() {
         let mut throttle = Throttle::default();
         let at = |seconds| Time::default() + Duration::from_secs(seconds);
-        let written = (0..100).filter(|_| throttle.allows(at(1))).count();
+        let written = (0..100).filter(|_| throttle.take_line(at(1))).count();
         assert_eq!(written, LINES as usize);
-        assert_eq!(throttle.suppressed(at(1)), None, "the window has not ended");
-        assert_eq!(throttle.suppressed(at(2)), Some(100 - u64::from(LINES)));
-        assert_eq!(throttle.suppressed(at(2)), None);
-        assert!(throttle.allows(at(2)));
+        assert_eq!(throttle.take_suppressed(at(1)), None, "the window has not ended");
+        assert_eq!(throttle.take_suppressed(at(2)), Some(100 - u64::from(LINES)));
+        assert_eq!(throttle.take_suppressed(at(2)), None);
+        assert!(throttle.take_line(at(2)));
     }
 }

@@ -212,7 +212,7 @@ impl Context {
     /// Logs that a peer is slowed down, as far as the limit of log lines allows.
     pub(super) fn log_slowed_down(&self, peer: SocketAddr) {
         let mut lines = self.slowed_down_lines.get();
-        if lines.allows(self.now()) {
+        if lines.take_line(self.now()) {
             tracing::warn!(%peer, shard = self.index, "slowed down: {SLOWED_DOWN}");
         }
         self.slowed_down_lines.set(lines);
@@ -222,7 +222,7 @@ impl Context {
     pub(super) fn log_closed(&self, cause: Cause, peer: SocketAddr, detail: Option<&dyn fmt::Display>) {
         let mut lines = self.closed_lines.borrow_mut();
         let Some(lines) = lines.get_mut(cause as usize) else { return };
-        if !lines.allows(self.now()) {
+        if !lines.take_line(self.now()) {
             return;
         }
         let detail = detail.map(tracing::field::display);
@@ -236,12 +236,12 @@ impl Context {
     /// Logs how many lines were left out.
     pub(super) fn log_suppressed(&self, now: Time) {
         let mut lines = self.slowed_down_lines.get();
-        if let Some(lines) = lines.suppressed(now) {
+        if let Some(lines) = lines.take_suppressed(now) {
             tracing::warn!(shard = self.index, "{lines} more slowed down: {SLOWED_DOWN}");
         }
         self.slowed_down_lines.set(lines);
         for (cause, lines) in Cause::ALL.iter().zip(self.closed_lines.borrow_mut().iter_mut()) {
-            let Some(lines) = lines.suppressed(now) else { continue };
+            let Some(lines) = lines.take_suppressed(now) else { continue };
             if *cause == Cause::TakenOver {
                 tracing::info!(shard = self.index, "{lines} more closed: {}", cause.text());
             } else {

@@ -346,7 +346,7 @@ impl Shard {
     /// Lets one handshake begin and one take a step, because handshakes cost much CPU. Whether there are more.
     fn step_handshakes(&mut self) -> bool {
         let Shard { context, table, .. } = self;
-        let may = |source| context.shared.sources.may_handshake(source, context.now());
+        let may = |source| context.shared.sources.take_handshake(source, context.now());
         let begin = context.handshakes.borrow_mut().begin(may);
         if let Some(slot) = begin {
             table.guarded(context, slot, |connection, _| connection.begin_handshake(context));

@@ -225,10 +225,10 @@ impl Results {
         match outcome {
             Outcome::Inconclusive(Reason::Fault) => {
                 self.context.count(Id::ChecksInconclusive);
-                if let Some(lines) = self.fault_lines.suppressed(now) {
+                if let Some(lines) = self.fault_lines.take_suppressed(now) {
                     tracing::error!(shard, "{lines} more checks gave no result through a fault of gwm itself");
                 }
-                if self.fault_lines.allows(now) {
+                if self.fault_lines.take_line(now) {
                     let member = member.map(tracing::field::display);
                     tracing::error!(
                         member,

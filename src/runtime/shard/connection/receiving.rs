@@ -18,7 +18,7 @@ impl Connection {
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, context: &Context) -> Call {
         // A peer that ended its side after its last request is seen at once; with a request pending, after its reply.
         let waits = !self.unread.is_empty() || (self.readable && !self.peer_ended);
-        if waits && self.is_rate_limited(context) {
+        if waits && self.pause_if_rate_limited(context) {
             return Call::Waits;
         }
         if !context.uplink.borrow_mut().has_room() {
@@ -61,8 +61,8 @@ impl Connection {
         Call::Waits
     }
 
-    /// Whether the rate limit forbids to take a request now. Requests that arrived before a stop have no limit.
-    fn is_rate_limited(&mut self, context: &Context) -> bool {
+    /// Pauses the reading if the rate limit forbids a request now; whether it does. Requests before a stop have no limit.
+    fn pause_if_rate_limited(&mut self, context: &Context) -> bool {
         let Some(rate) = context.request_rate else { return false };
         let ready = self.request_bucket.ready(rate);
         let limited = context.now() < ready && !context.shared.draining.load(Ordering::Relaxed);
@@ -89,7 +89,7 @@ impl Connection {
         let mut input = bytes;
         loop {
             // A message is begun only if the rate allows to take it, so that its timeout does not run during the wait.
-            if !input.is_empty() && self.is_rate_limited(context) {
+            if !input.is_empty() && self.pause_if_rate_limited(context) {
                 self.keep_unread(input);
                 break;
             }
