@@ -1,5 +1,5 @@
-//! All limits on what a peer can make the server hold. Relations between them are checked at compile time. Limits that can be
-//! configured stand here with their highest value (see [`crate::config`] for the flags).
+//! All limits on what a peer can make the server hold. Relations between them are checked at compile time. Limits that
+//! can be configured stand here with their highest value (see [`crate::config`] for the flags).
 
 /// Longest LB UID in bytes (RFC 4678 section 4.4: 1 to 64).
 pub const LB_UID_BYTES: usize = 64;
@@ -40,15 +40,15 @@ const MESSAGE_BYTES_MAX: u64 = 13 + 9 + GROUPS_PER_LB as u64 * GROUP_BYTES_MAX +
 
 const _: () = assert!(MESSAGE_BYTES_MAX <= i32::MAX as u64);
 
-/// The largest message that the client takes from a GWM. Its buffer grows with the bytes that arrive, not with the length in
-/// the header.
+/// The largest message that the client takes from a GWM. Its buffer grows with the bytes that arrive, not with the
+/// length in the header.
 pub const CLIENT_MESSAGE_BYTES: u32 = 256 * 1024 * 1024;
 
 /// The most bytes of pushes that the client keeps while it waits for a reply.
 pub const CLIENT_BACKLOG_BYTES: usize = CLIENT_MESSAGE_BYTES as usize;
 
-/// The highest limit that can be configured for the length of a message, in bytes: much more than a load balancer needs to
-/// register all its groups at once.
+/// The highest limit that can be configured for the length of a message, in bytes: much more than a load balancer needs
+/// to register all its groups at once.
 pub const MESSAGE_BYTES_TAKEN: u32 = 256 << 20;
 
 const _: () = assert!(MESSAGE_BYTES_TAKEN as u64 <= i32::MAX as u64);
@@ -60,8 +60,8 @@ pub const CONNECTIONS: u32 = 1_000_000;
 /// The highest rate that can be configured, per second: one event in a microsecond.
 pub const RATE: u32 = 1_000_000;
 
-/// Bytes that one read takes from a socket; also the most bytes that a connection can have received after the request that
-/// is with the coordinator.
+/// Bytes that one read takes from a socket; also the most bytes that a connection can have received after the request
+/// that is with the coordinator.
 pub const READ_BYTES: usize = 16 << 10;
 
 /// Bytes after which a batch between threads is sent; one more message may be in it.
@@ -76,7 +76,8 @@ pub const BATCHES: usize = 4;
 /// Bytes read and thrown away after the server has ended its side of a connection.
 pub const LINGER_BYTES: usize = 1 << 20;
 
-/// Connections accepted before other tasks have their turn; also the most that wait for their place in the shard's table.
+/// Connections accepted before other tasks have their turn; also the most that wait for their place in the shard's
+/// table.
 pub const ACCEPT_BURST: usize = 256;
 
 /// Most peers and causes of logged refusals that are remembered, so that they are not logged again.

@@ -1,5 +1,5 @@
-//! All metrics of the daemon in one table. The log at the stop is made from this table, and so is what monitoring systems
-//! read.
+//! All metrics of the daemon in one table. The log at the stop is made from this table, and so is what monitoring
+//! systems read.
 //!
 //! To add a metric with one value: add a row to the table below, and call [`Values::add`] or [`Values::set`] with its
 //! [`Id`] where the event happens. A row in a `line` is also a field of that line of the log at the stop; every counter
@@ -269,8 +269,8 @@ impl Values {
 /// Number of buckets of a [`Histogram`].
 const BUCKETS: usize = 20;
 
-/// Durations, known to a factor of two: the first bucket has those under a millisecond, each further bucket those of up to
-/// twice as much, the last bucket all longer ones.
+/// Durations, known to a factor of two: the first bucket has those under a millisecond, each further bucket those of up
+/// to twice as much, the last bucket all longer ones.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [Counter; BUCKETS],

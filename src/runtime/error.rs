@@ -4,7 +4,8 @@ use std::{fmt, io, net::SocketAddr};
 
 use crate::config::Carries;
 
-/// Why the daemon can not start, or ends by itself. The text is one line for the operator, with the remedy if there is one.
+/// Why the daemon can not start, or ends by itself. The text is one line for the operator, with the remedy if there is
+/// one.
 #[derive(Debug)]
 pub enum Error {
     /// The limit of file descriptors is too low and can not be raised.

@@ -1,5 +1,5 @@
-//! Logging: threads put lines into a queue, and a thread of its own writes them to stderr, so that a stuck terminal or pipe
-//! never stalls a shard. Lines that do not fit into the queue are lost, and counted.
+//! Logging: threads put lines into a queue, and a thread of its own writes them to stderr, so that a stuck terminal or
+//! pipe never stalls a shard. Lines that do not fit into the queue are lost, and counted.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},

@@ -1,5 +1,5 @@
-//! The coordinator's thread: it feeds the state machine with the shards' requests and reports, and carries its messages to
-//! the shards.
+//! The coordinator's thread: it feeds the state machine with the shards' requests and reports, and carries its messages
+//! to the shards.
 //!
 //! A turn takes acknowledgements, then requests from all shards in turn, then lets the coordinator push, and sends.
 //! Requests and pushes have a [`TIME_SLICE`] each, even if there is more.
@@ -221,7 +221,8 @@ impl CoordinatorThread {
         }
     }
 
-    /// Takes entries of a shard until time is up, or there is no room for a reply; whether there are more to take at once.
+    /// Takes entries of a shard until time is up, or there is no room for a reply; whether there are more to take at
+    /// once.
     fn take_requests(&mut self, shard: usize, time_is_up: impl Fn() -> bool) -> bool {
         loop {
             let port = self.ports.list.get_mut(shard).expect("the shard exists");

@@ -18,12 +18,12 @@ const LOG_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 /// Bytes of a certificate's name that a log line shows.
 const NAME_BYTES: usize = 128;
 
-/// The peer of a line: a source, and the first bytes of its certificate's fingerprint, because one address may have many
-/// certificates.
+/// The peer of a line: a source, and the first bytes of its certificate's fingerprint, because one address may have
+/// many certificates.
 type Who = (Source, u64);
 
-/// The peers and causes that were logged. Memory is bounded: only the newest [`limits::REFUSALS_REMEMBERED`] are known. A
-/// peer with more names than that meets the limit of lines per second.
+/// The peers and causes that were logged. Memory is bounded: only the newest [`limits::REFUSALS_REMEMBERED`] are known.
+/// A peer with more names than that meets the limit of lines per second.
 #[derive(Default)]
 pub(super) struct Refusals {
     logged: HashSet<(Who, Refusal)>,

@@ -20,8 +20,8 @@ impl Rate {
     }
 }
 
-/// The bucket. It keeps only the time at which it will be full, because the rest follows from this time and the rate (the
-/// virtual scheduling algorithm of ITU-T I.371). An unused bucket is full.
+/// The bucket. It keeps only the time at which it will be full, because the rest follows from this time and the rate
+/// (the virtual scheduling algorithm of ITU-T I.371). An unused bucket is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bucket {
     full: Time,

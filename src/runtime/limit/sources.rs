@@ -1,16 +1,16 @@
-//! Limits for each address that connections come from, for all shards together: open connections, new connections a second,
-//! and handshakes a second.
+//! Limits for each address that connections come from, for all shards together: open connections, new connections a
+//! second, and handshakes a second.
 //!
-//! A source is an IPv4 address or an IPv6 network of 64 bits. A subscriber or a link gets such a network at least, and a host
-//! may use all addresses in it, so a limit for each IPv6 address would be no limit.
+//! A source is an IPv4 address or an IPv6 network of 64 bits. A subscriber or a link gets such a network at least, and
+//! a host may use all addresses in it, so a limit for each IPv6 address would be no limit.
 //!
-//! Shards share locks here, in stripes by source. A lock is taken for a look-up when a connection begins or ends and when a
-//! handshake begins, never for a message. Separate counts in each shard would not give an exact limit.
+//! Shards share locks here, in stripes by source. A lock is taken for a look-up when a connection begins or ends and
+//! when a handshake begins, never for a message. Separate counts in each shard would not give an exact limit.
 //!
-//! A source is kept while it has connections, whose number has a limit of its own, and then until its buckets are full, a
-//! second later at most. At most [`IDLE_SOURCES`] without connections are kept. Beyond this, the source that left first is
-//! forgotten, and may open as many connections as a new source. The alternative, to refuse new sources while the table is
-//! full, would let an attacker who fills the table keep all others out.
+//! A source is kept while it has connections, whose number has a limit of its own, and then until its buckets are full,
+//! a second later at most. At most [`IDLE_SOURCES`] without connections are kept. Beyond this, the source that left
+//! first is forgotten, and may open as many connections as a new source. The alternative, to refuse new sources while
+//! the table is full, would let an attacker who fills the table keep all others out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -150,8 +150,8 @@ impl Sources {
         }
     }
 
-    /// Takes the right to begin a handshake now, for a source with a connection; an error is the time to ask again. Several
-    /// connections may get the same time; then the first to ask passes.
+    /// Takes the right to begin a handshake now, for a source with a connection; an error is the time to ask again.
+    /// Several connections may get the same time; then the first to ask passes.
     pub(crate) fn take_handshake(&self, source: Source, now: Time) -> Result<(), Time> {
         let Some(rate) = self.allowance.handshakes else { return Ok(()) };
         match self.stripe(source).entries.get_mut(&source) {
@@ -178,8 +178,8 @@ impl Stripe {
         }
     }
 
-    /// Takes the first source of the queue, and removes it if it has no connection and full buckets. Without a time, the
-    /// buckets do not matter.
+    /// Takes the first source of the queue, and removes it if it has no connection and full buckets. Without a time,
+    /// the buckets do not matter.
     fn look(&mut self, now: Option<Time>) {
         let Some((_, source)) = self.queue.pop_front() else { return };
         let Some(entry) = self.entries.get_mut(&source) else { return };

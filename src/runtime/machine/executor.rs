@@ -32,8 +32,8 @@ pub const HEARTBEAT: Duration = Duration::from_millis(250);
 /// How long the building of an executor is tried again.
 const BUILD_RETRIES: Duration = Duration::from_secs(3);
 
-/// Runs a future on an executor on its own thread, pinned to a CPU if one is given. The thread's result is an error if the
-/// machine refuses the executor.
+/// Runs a future on an executor on its own thread, pinned to a CPU if one is given. The thread's result is an error if
+/// the machine refuses the executor.
 pub fn spawn<F, T>(
     name: &str,
     cpu: Option<usize>,
@@ -86,8 +86,8 @@ fn build(name: &str) -> Result<LocalExecutor, Error> {
     }
 }
 
-/// Lets the reactor turn: I/O is polled, wakes from other threads arrive, other tasks run. (A task that only yields runs
-/// again before all of this.)
+/// Lets the reactor turn: I/O is polled, wakes from other threads arrive, other tasks run. (A task that only yields
+/// runs again before all of this.)
 pub async fn turn() {
     Timer::new(Duration::from_micros(1)).await;
 }

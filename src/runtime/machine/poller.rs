@@ -1,8 +1,8 @@
 //! Epoll sets. glommio waits for a whole set, not for its descriptors.
 //!
-//! glommio arms an io_uring poll for every read. With thousands of pending reads this costs twice: each request arms one,
-//! and glommio searches through all of them when it cancels its own timer, which happens at every turn. An edge-triggered
-//! descriptor in an epoll set is armed once in its life, and the ring has one poll.
+//! glommio arms an io_uring poll for every read. With thousands of pending reads this costs twice: each request arms
+//! one, and glommio searches through all of them when it cancels its own timer, which happens at every turn. An
+//! edge-triggered descriptor in an epoll set is armed once in its life, and the ring has one poll.
 
 use std::{
     future::Future,
@@ -89,8 +89,8 @@ impl AsFd for Poller {
 
 /// Waits until a listener or an epoll set is readable.
 ///
-/// glommio can only wait for streams. A stream over such a descriptor waits until the descriptor is readable, then receives
-/// and fails: this failure is the news. A stream does so once, so each wait has its own stream.
+/// glommio can only wait for streams. A stream over such a descriptor waits until the descriptor is readable, then
+/// receives and fails: this failure is the news. A stream does so once, so each wait has its own stream.
 pub(crate) struct Readable(TcpStream);
 
 impl Readable {

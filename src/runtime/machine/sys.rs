@@ -9,8 +9,8 @@ use std::{
 use glommio::net::TcpStream;
 use rustix::io_uring::{io_uring_params, io_uring_setup};
 
-/// Makes a socket a stream of the calling executor. This happens at once, because glommio's type for an unbound stream leaks
-/// its descriptor when it is dropped.
+/// Makes a socket a stream of the calling executor. This happens at once, because glommio's type for an unbound stream
+/// leaks its descriptor when it is dropped.
 pub(crate) fn adopt(socket: OwnedFd) -> TcpStream {
     // SAFETY: `OwnedFd` promises that the descriptor is open and has no other owner, and the stream will close it.
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
@@ -26,8 +26,8 @@ pub(crate) fn probe_io_uring() -> io::Result<()> {
     Ok(())
 }
 
-/// Asks the processor to load bytes into this CPU's cache. Without this, a push that another CPU built costs 3 % more to send
-/// (PERF.md).
+/// Asks the processor to load bytes into this CPU's cache. Without this, a push that another CPU built costs 3 % more
+/// to send (PERF.md).
 pub(crate) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     for line in bytes.chunks(64) {

@@ -55,8 +55,8 @@ pub(crate) enum Order {
     Watch(Box<WatchOrder>),
 }
 
-/// The shard's sending end. Acknowledgements and ends of connections can not wait at their source, so they are kept here while
-/// there is no room: a few entries for each connection.
+/// The shard's sending end. Acknowledgements and ends of connections can not wait at their source, so they are kept
+/// here while there is no room: a few entries for each connection.
 pub(crate) struct Uplink {
     sender: Sender<(Slot, Up)>,
     bell: Arc<Bell>,

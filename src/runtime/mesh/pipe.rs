@@ -1,8 +1,9 @@
 //! A shard and the coordinator share one pipe of reusable batches in each direction, and a bell for each end.
 //!
-//! A [`pipe`] has a fixed number of batches, which travel full one way and empty the other. If the receiver falls behind, the
-//! sender has no batch to fill and stops taking work: nothing is dropped and nothing grows. A batch is sent at the end of
-//! the sender's turn if the receiver has taken all earlier batches, else when it is full or when a batch comes back.
+//! A [`pipe`] has a fixed number of batches, which travel full one way and empty the other. If the receiver falls
+//! behind, the sender has no batch to fill and stops taking work: nothing is dropped and nothing grows. A batch is sent
+//! at the end of the sender's turn if the receiver has taken all earlier batches, else when it is full or when a batch
+//! comes back.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -15,8 +16,8 @@ use crossbeam_utils::CachePadded;
 use super::atomics::{ArrayQueue, AtomicBool, AtomicWaker, fence};
 use crate::limits;
 
-/// Wakes one task or thread, from any thread, and only if it sleeps. A wake for each message would cost a system call each,
-/// and end in a panic, because the reference count of glommio's wakers has 16 bits.
+/// Wakes one task or thread, from any thread, and only if it sleeps. A wake for each message would cost a system call
+/// each, and end in a panic, because the reference count of glommio's wakers has 16 bits.
 #[derive(Debug, Default)]
 pub struct Bell {
     asleep: CachePadded<AtomicBool>,
@@ -130,8 +131,8 @@ impl<E> Sender<E> {
         self.open.as_ref().is_some_and(|open| !open.entries.is_empty()) && self.track.full.is_empty()
     }
 
-    /// Sends the open batch, unless the receiver has earlier batches to take: then the caller tries again when a batch comes
-    /// back.
+    /// Sends the open batch, unless the receiver has earlier batches to take: then the caller tries again when a batch
+    /// comes back.
     pub fn flush(&mut self) {
         if self.is_due() {
             self.send();

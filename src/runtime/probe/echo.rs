@@ -91,8 +91,8 @@ impl Sockets {
         }
     }
 
-    /// Reads a packet: the address that answered, and the name in its request. `None` if there is no packet, `Some(None)`
-    /// if the packet is no answer to this daemon.
+    /// Reads a packet: the address that answered, and the name in its request. `None` if there is no packet,
+    /// `Some(None)` if the packet is no answer to this daemon.
     pub(super) fn hear(&self, version: Version, scratch: &mut [u8]) -> Option<Option<(IpAddr, u64)>> {
         let (length, from) = match recvfrom(self.socket(version)?, &mut *scratch, RecvFlags::empty()) {
             Ok((length, _, from)) => (length, from),

@@ -2,8 +2,8 @@
 //! epoll set, which the shard waits for as a whole.
 //!
 //! A check has its own socket (echoes share one for each shard and IP version), ends at its deadline at the latest, and
-//! keeps no more of an answer than its parser takes. Its connection ends with a reset, as HAProxy's checks do: a connection
-//! that is closed the usual way stays in TIME_WAIT for a minute, so that many checks would use up all ports.
+//! keeps no more of an answer than its parser takes. Its connection ends with a reset, as HAProxy's checks do: a
+//! connection that is closed the usual way stays in TIME_WAIT for a minute, so that many checks would use up all ports.
 
 mod echo;
 mod stream;
@@ -129,8 +129,8 @@ impl<T> Prober<T> {
         }
     }
 
-    /// Does all that is possible now, for about a [`TIME_SLICE`], and gives the outcome of each check that has ended. If
-    /// true, there is more to do at once; else the next call is due when the set is readable or at
+    /// Does all that is possible now, for about a [`TIME_SLICE`], and gives the outcome of each check that has ended.
+    /// If true, there is more to do at once; else the next call is due when the set is readable or at
     /// [`Prober::next_deadline`].
     pub fn turn(&mut self, now: Time, mut tell: impl FnMut(T, Outcome)) -> bool {
         for (token, outcome) in self.done.drain(..) {
@@ -234,8 +234,8 @@ impl<T> AsFd for Prober<T> {
     }
 }
 
-/// Does a part of one check's work. A panic in this part ends the check and not the shard: the check's state is dropped, and
-/// the next check begins anew.
+/// Does a part of one check's work. A panic in this part ends the check and not the shard: the check's state is
+/// dropped, and the next check begins anew.
 fn isolated<R>(work: impl FnOnce() -> R) -> Result<R, Outcome> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| Outcome::Inconclusive(Reason::Fault))
 }

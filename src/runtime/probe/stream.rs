@@ -25,7 +25,8 @@ use crate::{
     sasp::Endpoint,
 };
 
-/// The most encrypted bytes taken for one answer, with the handshake: certificates may be long, an answer's head is not.
+/// The most encrypted bytes taken for one answer, with the handshake: certificates may be long, an answer's head is
+/// not.
 const TLS_BYTES: usize = 256 << 10;
 
 /// A check over TCP.

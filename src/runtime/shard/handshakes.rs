@@ -71,8 +71,8 @@ impl Handshakes {
         self.list(source);
     }
 
-    /// Gives the next connection its turn, if a turn is free; [`Handshakes::end`] follows after the handshake. `may` counts a
-    /// handshake of a source if the source may begin one now; its error is the time to ask again.
+    /// Gives the next connection its turn, if a turn is free; [`Handshakes::end`] follows after the handshake. `may`
+    /// counts a handshake of a source if the source may begin one now; its error is the time to ask again.
     pub(super) fn begin(&mut self, may: impl Fn(Source) -> Result<(), Time>) -> Option<Slot> {
         while self.under_way < self.max {
             let source = self.ring.pop_front()?;
@@ -97,8 +97,8 @@ impl Handshakes {
         self.early.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Lists the early sources whose time has come. A source that has left meanwhile, and perhaps come back, may be listed too
-    /// early: then `may` is asked once more than needed.
+    /// Lists the early sources whose time has come. A source that has left meanwhile, and perhaps come back, may be
+    /// listed too early: then `may` is asked once more than needed.
     pub(super) fn resume(&mut self, now: Time) {
         while self.next_time().is_some_and(|at| at <= now) {
             let Some(Reverse((_, source))) = self.early.pop() else { return };

@@ -29,8 +29,8 @@ use crate::{
 /// Connections that the kernel completes ahead of us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
-/// Unsent bytes that a socket buffers. Without this limit the kernel would queue megabytes of weights for a peer that reads
-/// slowly, and all of them would be old when they are read.
+/// Unsent bytes that a socket buffers. Without this limit the kernel would queue megabytes of weights for a peer that
+/// reads slowly, and all of them would be old when they are read.
 const UNSENT_BYTES: u32 = 128 << 10;
 
 /// Connections accepted between looks at the clock.

@@ -1,7 +1,7 @@
 //! A shard: one executor that owns its listeners, its connections from accept to close, and the checks of its members.
 //!
-//! Tasks: one accepts on each listener; one owns the connections and moves everything between sockets and mesh; one runs
-//! the checks; and the main one asks for looks at timeouts and ends the shard when all connections have ended.
+//! Tasks: one accepts on each listener; one owns the connections and moves everything between sockets and mesh; one
+//! runs the checks; and the main one asks for looks at timeouts and ends the shard when all connections have ended.
 //!
 //! Each module names only the modules that its row lists. The table has one owner and no cell around it, so nothing can
 //! reach a table that is in use.
@@ -131,8 +131,8 @@ pub(super) async fn run(setup: ShardSetup, ready: impl FnOnce()) {
     drop((serve, checks));
 }
 
-/// Moves everything between sockets and mesh. One task does all of it, so that a request is with the coordinator, and the
-/// reply with its socket, without a turn of the reactor in between.
+/// Moves everything between sockets and mesh. One task does all of it, so that a request is with the coordinator, and
+/// the reply with its socket, without a turn of the reactor in between.
 async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration) {
     let context = shard.context.clone();
     // A batch that is being written, and the number of its messages that are written.

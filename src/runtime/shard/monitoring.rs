@@ -1,8 +1,8 @@
-//! A shard's monitoring: one task owns the sockets of the checks, starts the checks that the weight table finds due, tells
-//! the table how checks end, and sends the table's changes to the coordinator.
+//! A shard's monitoring: one task owns the sockets of the checks, starts the checks that the weight table finds due,
+//! tells the table how checks end, and sends the table's changes to the coordinator.
 //!
-//! Watch orders of the coordinator go straight to the table. While the uplink has no room, changes stay in the table, one
-//! for each endpoint; later the newest is sent.
+//! Watch orders of the coordinator go straight to the table. While the uplink has no room, changes stay in the table,
+//! one for each endpoint; later the newest is sent.
 
 use std::{
     cell::{Cell, RefCell},

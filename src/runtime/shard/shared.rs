@@ -1,4 +1,5 @@
-//! What all shards share: a clock, budgets, the sources of connections, the TLS configuration, and whether the server stops.
+//! What all shards share: a clock, budgets, the sources of connections, the TLS configuration, and whether the server
+//! stops.
 
 use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicBool};
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The transport of a connection: the plain socket, or TLS on it. No call blocks.
 //!
-//! rustls does no I/O of its own here: it takes the bytes that have arrived and gives the bytes to send, and both buffers are
-//! bounded. A message is encrypted in pieces that fit into the buffer of [`rustls`]; the next piece follows when the socket
-//! has taken the last one.
+//! rustls does no I/O of its own here: it takes the bytes that have arrived and gives the bytes to send, and both
+//! buffers are bounded. A message is encrypted in pieces that fit into the buffer of [`rustls`]; the next piece follows
+//! when the socket has taken the last one.
 
 use std::{
     io::{self, IoSlice, Read, Write},
@@ -51,8 +51,8 @@ struct Records {
 /// Bytes of a record's head: type, version and length.
 const RECORD_HEAD: usize = 5;
 
-/// The most bytes that a peer may send after the handshake without any byte of a message: twice the longest record. rustls
-/// would keep up to 64 KiB of an alleged long handshake message.
+/// The most bytes that a peer may send after the handshake without any byte of a message: twice the longest record.
+/// rustls would keep up to 64 KiB of an alleged long handshake message.
 const UNSPOKEN_BYTES: usize = 36 << 10;
 
 /// The most bytes without a byte of a message, as for new keys, after which no timeout of a message runs.
@@ -200,7 +200,8 @@ impl Wire {
         matches!(self, Wire::Plain)
     }
 
-    /// Looks at the first byte: whether TLS follows, or `None` if no byte has arrived. Without TLS the wire becomes plain.
+    /// Looks at the first byte: whether TLS follows, or `None` if no byte has arrived. Without TLS the wire becomes
+    /// plain.
     pub(super) fn decide(&mut self, socket: BorrowedFd<'_>) -> io::Result<Option<bool>> {
         let Wire::Undecided { plain_too } = *self else { return Ok(Some(!self.is_plain())) };
         let mut first = [0];
@@ -234,8 +235,8 @@ impl Wire {
         self.session().is_some_and(|tls| tls.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
-    /// Reads once; bytes that are decrypted already come first. `readable` says that bytes may have arrived, `ended` that the
-    /// end has.
+    /// Reads once; bytes that are decrypted already come first. `readable` says that bytes may have arrived, `ended`
+    /// that the end has.
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,

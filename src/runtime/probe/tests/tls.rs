@@ -15,7 +15,8 @@ use crate::{
     tls,
 };
 
-/// An authority, and a server with its certificate for `name`. A `rude` server answers half a head, ends TLS and sends on.
+/// An authority, and a server with its certificate for `name`. A `rude` server answers half a head, ends TLS and sends
+/// on.
 fn tls_server(name: &str, valid: bool, rude: bool) -> (String, SocketAddr) {
     let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

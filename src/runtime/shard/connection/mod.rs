@@ -1,8 +1,8 @@
 //! One connection: receives frames, has at most one request with the coordinator, sends replies and pushes, and ends.
 //!
-//! A connection is plain state in the shard's table, which owns the socket. The table calls [`Connection::step`] on news of
-//! the socket or after a wake, [`Connection::deliver`] for messages of the coordinator, and [`Connection::overdue`] a few
-//! times a second.
+//! A connection is plain state in the shard's table, which owns the socket. The table calls [`Connection::step`] on
+//! news of the socket or after a wake, [`Connection::deliver`] for messages of the coordinator, and
+//! [`Connection::overdue`] a few times a second.
 
 mod receiving;
 mod securing;
@@ -267,8 +267,8 @@ impl Connection {
         self.return_turn(context);
     }
 
-    /// The cause for which the connection has to end at `now`, if it has waited for its peer for too long. `scarce` says
-    /// that other connections wait for a handshake, and all turns are taken.
+    /// The cause for which the connection has to end at `now`, if it has waited for its peer for too long. `scarce`
+    /// says that other connections wait for a handshake, and all turns are taken.
     pub(super) fn overdue(&self, now: Time, limits: &Connections, scarce: bool) -> Option<Cause> {
         if let Stage::Securing(Turn::Given(since)) = self.stage
             && scarce

@@ -61,7 +61,8 @@ impl Connection {
         Call::Waits
     }
 
-    /// Pauses the reading if the rate limit forbids a request now; whether it does. Requests before a stop have no limit.
+    /// Pauses the reading if the rate limit forbids a request now; whether it does. Requests before a stop have no
+    /// limit.
     fn pause_if_rate_limited(&mut self, context: &Context) -> bool {
         let Some(rate) = context.request_rate else { return false };
         let ready = self.request_bucket.ready(rate);
