@@ -1,6 +1,6 @@
-//! Fuzz entry points: each takes any bytes and panics when something that must always hold does not.
+//! Fuzz entry points. Each takes any bytes, and panics if an invariant does not hold.
 //!
-//! They are ordinary functions, so that the test suite runs them on seeded input (`tests/library/fuzz.rs`) and any fuzzer
+//! Entry points are ordinary functions: the test suite runs them on seeded input (`tests/library/fuzz.rs`), and any fuzzer
 //! can call them.
 
 mod session;
@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// How a stream is cut must not matter to the framer. The first byte of `data` says how long the pieces are that
-/// the rest is cut into; the second is the largest message, in units of 64 bytes.
+/// The framer finds the same frames in a stream, however the stream is cut. The first byte of `data` is the length of the
+/// pieces, the second is the longest message in units of 64 bytes, and the rest is the stream.
 pub fn framer(data: &[u8]) {
     let Some((&[size, max], stream)) = data.split_first_chunk() else { return };
     let max = 17 + u32::from(max) * 64;
@@ -42,7 +42,7 @@ pub fn framer(data: &[u8]) {
     }
 }
 
-/// The frames of a stream that comes in pieces, the bytes held at its end, and the fault that ended it.
+/// The frames of a stream in pieces, the number of bytes held at its end, and the fault that ended the stream.
 fn cut<'s>(pieces: impl Iterator<Item = &'s [u8]>, max: u32) -> (Vec<Vec<u8>>, usize, Option<FrameError>) {
     let mut framer = Framer::new(max);
     let mut frames = Vec::new();
@@ -63,7 +63,7 @@ fn cut<'s>(pieces: impl Iterator<Item = &'s [u8]>, max: u32) -> (Vec<Vec<u8>>, u
     (frames, buffered, None)
 }
 
-/// A frame decodes or not; one that does encodes to the same bytes, and everything can be shown.
+/// A frame that decodes encodes to the same bytes, and every frame can be shown.
 pub fn decoder(frame: &[u8]) {
     match Message::decode(frame) {
         Ok((header, message)) => {
@@ -110,7 +110,7 @@ pub fn decode_command(data: &[u8]) {
     }
 }
 
-/// A metric that the operator goes by, for [`load_report`] and [`http_answer`].
+/// The metric that the operator names in [`load_report`] and [`http_answer`].
 pub const METRIC: &str = "named_metrics.queue";
 
 fn check_load(load: &Load) {
@@ -119,7 +119,7 @@ fn check_load(load: &Load) {
     assert!(all.iter().all(|value| value.is_finite() && *value >= 0.0), "{load:?}");
 }
 
-/// The value of a header is a load report with numbers to calculate with, or none.
+/// A header is no load report, or all its numbers are finite and not negative.
 pub fn load_report(value: &[u8]) {
     if let Ok(load) = orca::parse(value, &[METRIC.into()]) {
         check_load(&load);
@@ -127,8 +127,8 @@ pub fn load_report(value: &[u8]) {
     }
 }
 
-/// How an agent's answer is cut must not matter, and more bytes must not change what was read. The first byte says
-/// how long the pieces are.
+/// An agent's answer reads the same, however it is cut, and more bytes do not change the result. The first byte is the
+/// length of the pieces.
 pub fn agent_answer(data: &[u8]) {
     let Some((&size, answer)) = data.split_first() else { return };
     let whole = agent_check::read(answer, true);
@@ -144,7 +144,7 @@ pub fn agent_answer(data: &[u8]) {
     }
 }
 
-/// The same for the answers of HTTP servers.
+/// The same as [`agent_answer`] for answers of HTTP servers.
 pub fn http_answer(data: &[u8]) {
     let Some((&size, answer)) = data.split_first() else { return };
     let asked = Http {
@@ -164,14 +164,14 @@ pub fn http_answer(data: &[u8]) {
     let ends = (0..answer.len()).step_by(usize::from(size).max(1)).chain([answer.len()]);
     let told = ends.into_iter().find_map(|end| reader.read(&answer[..end], false, &asked));
     match told {
-        // The head's end shows only where what is before it shows, too.
+        // The end of a head shows only after all bytes before it.
         Some(told) => assert_eq!(told, whole, "a split changes the answer"),
         None => assert!(answer.len() < http::HEAD_BYTES && whole == Outcome::Failed(Reason::Closed)),
     }
 }
 
-/// An access file is one that means the same whenever it is read, or has a mistake in one of its lines. The first byte
-/// says what has to be proved.
+/// An access file always reads the same, or has a mistake in one of its lines. The first byte chooses the identities that
+/// peers must prove.
 pub fn access_file(data: &[u8]) {
     let Some((&choice, text)) = data.split_first() else { return };
     let Ok(text) = std::str::from_utf8(text) else { return };
@@ -182,18 +182,18 @@ pub fn access_file(data: &[u8]) {
     assert_eq!(read, access::parse(text, &rules), "the same text means two things");
     match read {
         Ok(access) => {
-            // Each takes a key at least.
+            // Each entry has at least one key.
             assert!(access.entries() <= text.matches('=').count(), "more entries than the file can have");
         }
         Err((line, message)) => {
-            // A file that ends in a line break has its end in the line after.
+            // If the file ends in a line break, its end is in the line after that.
             assert!((1..=text.split('\n').count()).contains(&line), "line {line}: {message}");
             assert!(!message.is_empty() && !message.contains('\n'), "an error is one line: {message:?}");
         }
     }
 }
 
-/// A packet is a reply with one of our marks, or is not.
+/// A reply ends with its mark.
 pub fn echo_reply(packet: &[u8]) {
     for version in [Version::V4, Version::V6] {
         if let Some(mark) = echo::reply(version, packet) {

@@ -1,8 +1,8 @@
-//! The numbers of the wire as types: named constants for what RFC 4678 defines, any other value kept as it is.
+//! The codes of the wire as types. Values that RFC 4678 defines have names; all other values are kept.
 
 use std::fmt;
 
-/// A newtype over a wire code with named values; others keep their number.
+/// A newtype over a wire code. Some values have a name.
 macro_rules! wire_code {
     ($(#[$doc:meta])* $type:ident($raw:ty) $width:literal { $($(#[$value_doc:meta])* $constant:ident = $value:literal, $name:literal;)* }) => {
         $(#[$doc])*
@@ -12,7 +12,7 @@ macro_rules! wire_code {
         impl $type {
             $($(#[$value_doc])* pub const $constant: $type = $type($value);)*
 
-            /// The RFC's words for the value, if it defines one.
+            /// The RFC's name of the value, if the RFC defines the value.
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $($value => Some($name),)*
@@ -22,7 +22,7 @@ macro_rules! wire_code {
         }
 
         impl fmt::Display for $type {
-            /// The name, or the number where there is none.
+            /// The name, or the number of a value without a name.
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self.name() {
                     Some(name) => f.pad(name),
@@ -39,7 +39,7 @@ macro_rules! wire_code {
     };
 }
 
-/// A newtype over a byte of flags; reserved bits are kept as received and ignored.
+/// A newtype over a byte of flags. Reserved bits are kept, and have no meaning.
 macro_rules! wire_flags {
     ($(#[$doc:meta])* $type:ident { $($(#[$bit_doc:meta])* $constant:ident = $bit:literal, $name:literal;)* }) => {
         $(#[$doc])*
@@ -51,7 +51,7 @@ macro_rules! wire_flags {
             /// No flag set.
             pub const NONE: $type = $type(0);
 
-            /// Whether every bit of `other` is set here.
+            /// Whether all bits of `other` are set.
             pub const fn contains(self, other: $type) -> bool {
                 self.0 & other.0 == other.0
             }
@@ -62,12 +62,12 @@ macro_rules! wire_flags {
                 if on { $type(self.0 | other.0) } else { $type(self.0 & !other.0) }
             }
 
-            /// The bits that are set although RFC 4678 reserves them.
+            /// The reserved bits that are set.
             pub const fn reserved(self) -> u8 {
                 self.0 & !(0 $(| 1 << $bit)*)
             }
 
-            /// The names of the bits that are set, reserved bits left out.
+            /// The names of the bits that are set, without reserved bits.
             pub fn names(self) -> impl Iterator<Item = &'static str> {
                 [$(($type::$constant, $name)),*].into_iter().filter(move |(bit, _)| self.contains(*bit)).map(|(_, name)| name)
             }
@@ -82,7 +82,7 @@ macro_rules! wire_flags {
         }
 
         impl fmt::Display for $type {
-            /// Number and names: `0x8D (contact, registered-by-lb, confident, reserved 0x80)`, or `0x00` alone.
+            /// The number and the names: `0x8D (contact, registered-by-lb, confident, reserved 0x80)`, or `0x00` alone.
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "0x{:02X}", self.0)?;
                 let mut before = " (";
@@ -156,15 +156,15 @@ wire_code! {
 }
 
 impl ComponentType {
-    /// The type of the reply to a message of this type, if the number has the pattern of a request: 0x1010 to
-    /// 0x10F0 with a low nibble of 0, whether a message of that type exists or not.
+    /// The type of the reply to a message of this type, if the number has the pattern of a request: 0x1010 to 0x10F0 with
+    /// a low nibble of 0. Such a message need not exist.
     pub const fn reply(self) -> Option<ComponentType> {
         if self.0 & 0xFF0F == 0x1000 && self.0 != 0x1000 { Some(ComponentType(self.0 + 5)) } else { None }
     }
 }
 
 wire_code! {
-    /// The one verdict that a reply carries.
+    /// The result in a reply.
     ReturnCode(u8) "2" {
         /// The request was done.
         SUCCESSFUL = 0x00, "successful";
@@ -172,9 +172,9 @@ wire_code! {
         NOT_UNDERSTOOD = 0x10, "message not understood";
         /// The GWM does not accept this message from this sender.
         NOT_ACCEPTED = 0x11, "not accepted from this sender";
-        /// A member is in that group already.
+        /// A member is in the group already.
         ALREADY_REGISTERED = 0x40, "member already registered";
-        /// A member is not in that group.
+        /// A member is not in the group.
         NOT_REGISTERED = 0x41, "application or system not registered";
         /// The LB has no such group.
         UNKNOWN_GROUP = 0x42, "unknown group name";
@@ -186,7 +186,7 @@ wire_code! {
         INVALID_GROUP = 0x45, "invalid group";
         /// A group is named twice.
         DUPLICATE_GROUP = 0x46, "duplicate group in request";
-        /// A group name is empty where it must not be.
+        /// A group name is empty, and the request needs one.
         GROUP_NAME_SIZE = 0x50, "invalid group name size";
         /// An LB UID is empty or longer than 64 bytes.
         LB_UID_SIZE = 0x51, "invalid LB UID size";
@@ -196,7 +196,7 @@ wire_code! {
 }
 
 wire_code! {
-    /// Why members were deregistered; 0x80 to 0xFF are the vendor's.
+    /// The reason of a deregistration. 0x80 to 0xFF are the vendor's.
     Reason(u8) "2" {
         /// No reason given.
         NONE = 0x00, "none given";
@@ -205,7 +205,7 @@ wire_code! {
     }
 }
 
-/// An LB's health: 0x00 (worst) to 0x7F (best); higher values are reserved and kept as received.
+/// An LB's health: 0x00 (worst) to 0x7F (best). Higher values are reserved, and kept as received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Health(pub u8);
 
@@ -217,7 +217,7 @@ impl Health {
 wire_flags! {
     /// Flags of the Registration, Deregistration and Set Member State requests.
     SenderFlags {
-        /// The sender is the load balancer, else the member itself.
+        /// The sender is the load balancer; without this flag, the member itself.
         LOAD_BALANCER = 0, "load-balancer";
     }
 }
@@ -225,7 +225,7 @@ wire_flags! {
 wire_flags! {
     /// Flags of a Member State Instance.
     MemberFlags {
-        /// The member is to get no new work.
+        /// The member gets no new work.
         QUIESCE = 0, "quiesce";
     }
 }
@@ -237,7 +237,7 @@ wire_flags! {
         PUSH = 0, "push";
         /// Members may speak for themselves.
         TRUST = 1, "trust";
-        /// Members whose entry has not changed are left out.
+        /// The GWM leaves out members whose entry has not changed.
         NO_CHANGE_NO_SEND = 2, "no-change-no-send";
     }
 }
@@ -249,7 +249,7 @@ wire_flags! {
         CONTACT = 0, "contact";
         /// The member is quiesced.
         QUIESCED = 1, "quiesced";
-        /// The LB registered the member, else the member itself did.
+        /// The LB registered the member; without this flag, the member itself did.
         REGISTERED_BY_LB = 2, "registered-by-lb";
         /// The GWM is confident of the weight.
         CONFIDENT = 3, "confident";

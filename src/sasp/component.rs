@@ -1,7 +1,7 @@
-//! What messages are made of: endpoints, members, groups, and the lists of them that borrow from a frame.
+//! The parts of messages: endpoints, members, groups, and lists of them that borrow from a frame.
 //!
-//! Struct fields stand in wire order. Lists are checked as a whole when the message is decoded; iterating them
-//! parses again, item by item, and allocates nothing.
+//! Struct fields stand in wire order. [`Message::decode`](super::Message::decode) checks all lists. An iterator over a list
+//! parses each item again, and does not allocate.
 
 use std::{
     fmt,
@@ -23,8 +23,8 @@ pub const UDP: u8 = 17;
 
 /// A member's identity: a system (protocol 0, port 0) or an application on it.
 ///
-/// The address is the wire's 16 bytes, an IPv4 address being 12 zero bytes and its own 4; identity is exactly
-/// these bytes.
+/// The address has the 16 bytes of the wire. An IPv4 address is 12 zero bytes and its own 4 bytes. Two endpoints are the
+/// same if all bytes are.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// IP protocol number; 0 for a whole system.
@@ -36,7 +36,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The endpoint of an application, or of a system with `protocol` and `port` 0.
+    /// The endpoint of an application; with `protocol` and `port` 0, of a system.
     pub fn new(address: IpAddr, protocol: u8, port: u16) -> Endpoint {
         let address = match address {
             IpAddr::V4(v4) => {
@@ -49,7 +49,7 @@ impl Endpoint {
         Endpoint { protocol, port, address }
     }
 
-    /// The address as people read it: 12 zero bytes mean IPv4, but `::` and `::1` stay IPv6.
+    /// The address for people: 12 zero bytes mean IPv4, but `::` and `::1` stay IPv6.
     pub fn ip(&self) -> IpAddr {
         let number = u128::from_be_bytes(self.address);
         match u32::try_from(number) {
@@ -80,7 +80,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// Bytes that are text as a rule, shown with whatever is not printable escaped (`\xFF`, `\n`, `\\`, `\"`).
+/// Shows bytes as text, with escapes for bytes that are not printable (`\xFF`, `\n`, `\\`, `\"`).
 pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
@@ -89,7 +89,7 @@ impl fmt::Display for Escaped<'_> {
             for character in chunk.valid().chars() {
                 match character {
                     '\'' => f.write_str("'")?,
-                    other => write!(f, "{}", other.escape_debug())?, // bidirectional controls are escaped too
+                    other => write!(f, "{}", other.escape_debug())?, // escapes bidirectional controls, too
                 }
             }
             for byte in chunk.invalid() {
@@ -100,12 +100,12 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Member Data (0x3010): who a member is.
+/// Member Data (0x3010): a member and its label.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MemberData<'a> {
     /// Protocol, port and address.
     pub endpoint: Endpoint,
-    /// Opaque to the GWM, at most 255 bytes, not part of the identity.
+    /// At most 255 bytes. Opaque to the GWM, and not part of the member's identity.
     pub label: &'a [u8],
 }
 
@@ -115,12 +115,12 @@ impl fmt::Debug for MemberData<'_> {
     }
 }
 
-/// Group Data (0x3011): whose group, and its name.
+/// Group Data (0x3011): the load balancer and the name of a group.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupData<'a> {
-    /// The load balancer's UID; 1 to 64 bytes where it is valid, up to 255 on the wire.
+    /// The load balancer's UID. A valid UID has 1 to 64 bytes; the wire can carry 255.
     pub lb_uid: &'a [u8],
-    /// The group's name; empty for "all groups" where a request allows that.
+    /// The group's name. In some requests, an empty name means all groups.
     pub name: &'a [u8],
 }
 
@@ -130,25 +130,25 @@ impl fmt::Debug for GroupData<'_> {
     }
 }
 
-/// Weight Entry (0x3012): what the GWM says of a member.
+/// Weight Entry (0x3012): the GWM's statement about a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct WeightEntry {
     /// The member's opaque state.
     pub state: u8,
     /// Contact, quiesced, registered by the LB, confident.
     pub flags: EntryFlags,
-    /// Relative share of the work, 0 to 65535.
+    /// The member's share of the work, relative to the other members.
     pub weight: u16,
 }
 
 impl WeightEntry {
-    /// The four bytes of the wire.
+    /// The four bytes on the wire.
     pub const fn to_bytes(self) -> [u8; 4] {
         let [high, low] = self.weight.to_be_bytes();
         [self.state, self.flags.0, high, low]
     }
 
-    /// From the four bytes of the wire.
+    /// The entry from its four bytes on the wire.
     pub const fn from_bytes([state, flags, high, low]: [u8; 4]) -> WeightEntry {
         WeightEntry { state, flags: EntryFlags(flags), weight: u16::from_be_bytes([high, low]) }
     }
@@ -157,28 +157,28 @@ impl WeightEntry {
 /// A member with its Weight Entry, as Get Weights Reply and Send Weights list them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WeightedMember<'a> {
-    /// Who.
+    /// The member.
     pub member: MemberData<'a>,
-    /// What the GWM says.
+    /// Its weight entry.
     pub entry: WeightEntry,
 }
 
 /// A member with its Member State Instance (0x3013), as Set Member State lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MemberState<'a> {
-    /// Who.
+    /// The member.
     pub member: MemberData<'a>,
     /// The opaque state to store.
     pub state: u8,
-    /// Whether to quiesce.
+    /// The quiesce flag.
     pub flags: MemberFlags,
 }
 
-/// What a group lists: Member Data alone, or with a Weight Entry or a Member State Instance.
+/// An entry of a group: Member Data alone, with a Weight Entry, or with a Member State Instance.
 pub trait Entry<'a>: Copy + fmt::Debug + sealed::Wire<'a> {
-    /// The group component that lists such entries.
+    /// The component of a group with such entries.
     const GROUP: ComponentType;
-    /// The member that the entry is about.
+    /// The member of the entry.
     fn member(&self) -> MemberData<'a>;
 }
 
@@ -287,7 +287,7 @@ impl<'a> Wire<'a> for GroupData<'a> {
     }
 }
 
-/// `count` items that stand one after the other, known to parse.
+/// `count` items, one after the other.
 struct Items<'a, T> {
     count: u16,
     reader: Reader<'a>,
@@ -317,7 +317,7 @@ impl<'a, T: Wire<'a>> Iterator for Items<'a, T> {
         let start = self.reader;
         let item = T::read(&mut self.reader).ok();
         if item.is_none() {
-            // Only of a list that nobody checked: what follows the fault has no known start.
+            // Only in a list that was not checked. The start of the next item is unknown.
             (self.count, self.reader) = (0, start);
         }
         item
@@ -328,16 +328,16 @@ impl<'a, T: Wire<'a>> Iterator for Items<'a, T> {
     }
 }
 
-/// One group of a message: its name and its entries.
+/// One group of a message, with its entries.
 #[derive(Clone, Copy)]
 pub struct Group<'a, T> {
-    /// Whose group, and its name.
+    /// The load balancer and the name of the group.
     pub data: GroupData<'a>,
     items: Items<'a, T>,
 }
 
 impl<'a, T: Entry<'a>> Group<'a, T> {
-    /// How many entries the group lists.
+    /// The number of entries.
     pub fn count(&self) -> u16 {
         self.items.count
     }
@@ -347,7 +347,7 @@ impl<'a, T: Entry<'a>> Group<'a, T> {
         self.items
     }
 
-    /// Of a list that ends before a fault: the member, if it is what follows the member that is broken.
+    /// In a broken list: the member before the fault, if the member itself can be read.
     pub(super) fn member_before_fault(&self) -> Option<MemberData<'a>> {
         let mut items = self.items;
         if items.by_ref().count() == usize::from(self.items.count) {
@@ -356,7 +356,7 @@ impl<'a, T: Entry<'a>> Group<'a, T> {
         MemberData::read(&mut items.reader).ok()
     }
 
-    /// Reads the group's own components, not its entries.
+    /// Reads the group's own components, without the entries.
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let count = u16::from_be_bytes(reader.fixed(T::GROUP)?);
         let data = GroupData::read(reader)?;
@@ -382,12 +382,12 @@ pub struct Groups<'a, T> {
 }
 
 impl<'a, T: Entry<'a>> Groups<'a, T> {
-    /// How many groups there are.
+    /// The number of groups.
     pub fn count(&self) -> u16 {
         self.count
     }
 
-    /// Takes `count` groups from the reader, checking every byte of them.
+    /// Takes `count` groups from the reader and checks every byte of them.
     pub(crate) fn check(count: u16, reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let groups = Groups { count, reader: *reader, items: PhantomData };
         for _ in 0..count {
@@ -399,7 +399,7 @@ impl<'a, T: Entry<'a>> Groups<'a, T> {
         Ok(groups)
     }
 
-    /// Takes what was checked before.
+    /// Takes groups that were checked before.
     pub(crate) fn trust(count: u16, reader: Reader<'a>) -> Self {
         Groups { count, reader, items: PhantomData }
     }
@@ -414,7 +414,7 @@ impl<'a, T: Entry<'a>> IntoIterator for Groups<'a, T> {
     }
 }
 
-/// Iterates [`Groups`]. The entries of a group are passed over only when the next group is asked for.
+/// An iterator over [`Groups`]. It skips the entries of a group at the call for the next group.
 pub struct GroupsIter<'a, T> {
     left: u16,
     entries: Items<'a, T>,
@@ -428,7 +428,7 @@ impl<'a, T: Entry<'a>> Iterator for GroupsIter<'a, T> {
         self.left = self.left.checked_sub(1)?;
         let whole = self.entries.by_ref().count() == usize::from(self.entries_in_group);
         let Some(group) = Group::read(&mut self.entries.reader).ok().filter(|_| whole) else {
-            self.left = 0; // only of a list that nobody checked
+            self.left = 0; // only in a list that was not checked
             return None;
         };
         self.entries = group.items;
@@ -456,7 +456,7 @@ pub struct GroupNames<'a> {
 }
 
 impl<'a> GroupNames<'a> {
-    /// How many names there are.
+    /// The number of names.
     pub fn count(&self) -> u16 {
         self.items.count
     }

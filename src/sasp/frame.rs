@@ -1,4 +1,4 @@
-//! Cuts a byte stream into frames by the header's length, whatever the splits; refuses what breaks the framing.
+//! Cuts a byte stream into frames by the length in each header, however the stream arrives in pieces.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use super::{
     message::{HEADER_BYTES, MESSAGE_BYTES_MIN},
 };
 
-/// The stream can not be followed any further: the next message's start is unknown.
+/// A fault of the framing. The start of the next message is unknown, so the stream is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
     /// The first TLV is not a SASP header.
     NotAHeader(ComponentType),
-    /// The header's own length is not 13.
+    /// The length of the header component is not 13.
     HeaderLength(u16),
     /// The message length is negative or under 17 bytes.
     MessageTooShort(i32),
@@ -45,7 +45,7 @@ impl fmt::Display for FrameError {
 impl std::error::Error for FrameError {}
 
 impl FrameError {
-    /// Bytes from the start of the message to the field at fault.
+    /// Bytes from the start of the message to the wrong field.
     pub const fn offset(self) -> usize {
         match self {
             FrameError::NotAHeader(_) => 0,
@@ -55,8 +55,8 @@ impl FrameError {
     }
 }
 
-/// The length of the message at the front of `bytes`, once its header is there; faults show as soon as
-/// the bytes that make them have arrived.
+/// The length of the first message of `bytes`; `None` while the length field is missing. Finds a fault as soon as its bytes
+/// are there.
 pub fn message_length(bytes: &[u8], max: u32) -> Result<Option<usize>, FrameError> {
     if let Some(kind) = bytes.first_chunk().map(|kind| ComponentType(u16::from_be_bytes(*kind)))
         && kind != ComponentType::HEADER
@@ -78,15 +78,15 @@ pub fn message_length(bytes: &[u8], max: u32) -> Result<Option<usize>, FrameErro
     }
 }
 
-/// An incremental framer. It holds the bytes of one partial message at most, and nothing between messages: a
-/// frame that arrives whole is not copied.
+/// An incremental framer. Keeps the bytes of one partial message, and no memory between messages. A frame that arrives
+/// whole is not copied.
 ///
 /// ```
 /// use gwm::sasp::{Framer, Message};
 ///
-/// // Two replies, in reads as TCP may give them.
+/// // Two replies, in pieces as TCP may give them.
 /// let stream = *b"\x20\x10\0\x0D\x01\0\0\0\x12\0\0\0\x07\x10\x15\0\x05\x40\x20\x10\0\x0D\x01\0\0\0\x12\0\0\0\x08\x10\x25\0\x05\0";
-/// let mut framer = Framer::new(1 << 20); // the longest message to take
+/// let mut framer = Framer::new(1 << 20); // the longest message
 /// let mut ids = Vec::new();
 /// for mut read in stream.chunks(10) {
 ///     while let Some(frame) = framer.next(&mut read)? {
@@ -109,10 +109,10 @@ impl Framer {
         Framer { max, partial: Vec::new() }
     }
 
-    /// The next frame from `input`, which is advanced past what was used; `None` when it takes more bytes, all
-    /// of `input` having been kept. After an error the stream is of no more use.
+    /// The next frame. Advances `input` past the bytes that it takes. With `None` it has taken all of `input`, and needs
+    /// more bytes. After an error the stream is of no more use.
     ///
-    /// Call it until it gives `None`, then again when more bytes are there. The frame lives until the next call.
+    /// Call this method until it gives `None`, then again with more bytes. The frame lives until the next call.
     pub fn next<'f, 'i: 'f>(&'f mut self, input: &mut &'i [u8]) -> Result<Option<&'f [u8]>, FrameError> {
         if self.complete() {
             self.partial = Vec::new();
@@ -141,12 +141,12 @@ impl Framer {
         }
     }
 
-    /// Bytes held of a message that is not complete.
+    /// The number of bytes kept of a partial message.
     pub fn buffered(&self) -> usize {
         if self.complete() { 0 } else { self.partial.len() }
     }
 
-    /// Whether the frame given last was put together here, and so is still here.
+    /// Whether `partial` is the last frame, which was complete.
     fn complete(&self) -> bool {
         matches!(message_length(&self.partial, self.max), Ok(Some(length)) if length == self.partial.len())
     }

@@ -11,7 +11,7 @@ use super::{
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 13;
 
-/// The shortest message: a header and one type and length.
+/// Bytes of the shortest message: a header, and the type and length of a component.
 pub const MESSAGE_BYTES_MIN: usize = HEADER_BYTES + 4;
 
 /// The SASP header (0x2010).
@@ -21,13 +21,13 @@ pub struct Header {
     pub version: u8,
     /// Bytes of the whole message, this header included.
     pub length: i32,
-    /// The request's number, which its reply repeats; 0 in Send Weights.
+    /// The number of the request, which its reply repeats; 0 in Send Weights.
     pub id: u32,
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`, and the type of the message component that follows it.
-    /// Checks neither version nor length.
+    /// Reads the header at the start of `bytes`, and the type of the message component after it. Does not check version
+    /// and length.
     pub fn read(bytes: &[u8]) -> Result<(Header, ComponentType), DecodeError> {
         let mut reader = Reader::new(bytes, 0);
         let header = Header::take(&mut reader)?;
@@ -40,7 +40,7 @@ impl Header {
     }
 }
 
-/// A whole message, borrowing names, labels and lists from its frame.
+/// A whole message. Names, labels and lists borrow from its frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Message<'a> {
     /// 0x1010, LB or member → GWM.
@@ -72,7 +72,7 @@ pub enum Message<'a> {
 pub struct RegistrationRequest<'a> {
     /// Who sends it.
     pub flags: SenderFlags,
-    /// Groups to create or extend; one without members is created empty.
+    /// Groups to create or extend. A group without members is created empty.
     pub groups: Groups<'a, MemberData<'a>>,
 }
 
@@ -81,34 +81,34 @@ pub struct RegistrationRequest<'a> {
 pub struct DeregistrationRequest<'a> {
     /// Who sends it.
     pub flags: SenderFlags,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// Groups; one without members is removed whole.
+    /// Groups with the members to remove. A group without members is removed itself.
     pub groups: Groups<'a, MemberData<'a>>,
 }
 
 /// Get Weights Request (0x1030).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GetWeightsRequest<'a> {
-    /// The groups asked for; an empty name means all.
+    /// The wanted groups. An empty name means all groups.
     pub groups: GroupNames<'a>,
 }
 
 /// Get Weights Reply (0x1035).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GetWeightsReply<'a> {
-    /// The verdict.
+    /// The return code.
     pub code: ReturnCode,
-    /// Seconds until the LB should ask again.
+    /// The time until the LB should ask again, in seconds.
     pub interval_seconds: u16,
-    /// Weights in the order of the request.
+    /// The weights, in the order of the request.
     pub groups: Groups<'a, WeightedMember<'a>>,
 }
 
 /// Send Weights (0x1040): the push.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SendWeights<'a> {
-    /// Weights of the groups in which something changed.
+    /// The weights of the groups that have changed.
     pub groups: Groups<'a, WeightedMember<'a>>,
 }
 
@@ -117,7 +117,7 @@ pub struct SendWeights<'a> {
 pub struct SetLbStateRequest<'a> {
     /// The load balancer's UID.
     pub lb_uid: &'a [u8],
-    /// Its health, for people to look at.
+    /// The load balancer's health, for people.
     pub health: Health,
     /// Push, trust, no-change/no-send.
     pub flags: LbFlags,
@@ -128,12 +128,12 @@ pub struct SetLbStateRequest<'a> {
 pub struct SetMemberStateRequest<'a> {
     /// Who sends it.
     pub flags: SenderFlags,
-    /// Groups and the members concerned.
+    /// Groups with the members and their states.
     pub groups: Groups<'a, MemberState<'a>>,
 }
 
 impl<'a> Message<'a> {
-    /// Decodes a frame, checking all of it: types, lengths, counts, and that nothing is left over.
+    /// Decodes a frame, and checks all types, lengths and counts, and that no byte is left over.
     pub fn decode(frame: &'a [u8]) -> Result<(Header, Message<'a>), DecodeError> {
         let (header, mut reader) = Message::header(frame)?;
         let message = Message::body(&mut reader, Groups::check, Groups::check, Groups::check, GroupNames::check)?;
@@ -141,16 +141,16 @@ impl<'a> Message<'a> {
         Ok((header, message))
     }
 
-    /// Decodes a frame that [`Message::decode`] accepted before, without walking its lists again. Of another
-    /// frame the lists may end early; nothing worse.
+    /// Decodes a frame that [`Message::decode`] has accepted before, without another check of its lists. With another frame,
+    /// the lists may end early.
     pub fn decode_trusted(frame: &'a [u8]) -> Result<(Header, Message<'a>), DecodeError> {
         let (header, mut reader) = Message::header(frame)?;
         let message = Message::body_unchecked(&mut reader)?;
         Ok((header, message))
     }
 
-    /// What can still be read of a frame that [`Message::decode`] refuses: its header, and its message, whose lists
-    /// end before the fault.
+    /// Reads a frame that [`Message::decode`] refuses, as far as possible: the header, and the message. The lists end before
+    /// the fault.
     pub fn decode_broken(frame: &'a [u8]) -> (Option<Header>, Option<Message<'a>>) {
         let mut reader = Reader::new(frame, 0);
         let Ok(header) = Header::take(&mut reader) else { return (None, None) };
@@ -181,7 +181,7 @@ impl<'a> Message<'a> {
         Ok((header, reader))
     }
 
-    /// The message component; the lists that follow it are taken by the given functions.
+    /// Reads the message component. The functions take the lists after it.
     fn body(
         reader: &mut Reader<'a>,
         members: impl Fn(u16, &mut Reader<'a>) -> Result<Groups<'a, MemberData<'a>>, DecodeError>,
@@ -258,8 +258,8 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Appends the message to `out` with this id (0 for Send Weights). Of a decoded message and its header's id: the
-    /// same bytes again.
+    /// Appends the message to `out` with this id (0 for Send Weights). A decoded message with the id of its header gives the
+    /// same bytes again. On an error, `out` is as before.
     pub fn encode(&self, id: u32, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match self {
             Message::RegistrationRequest(m) => write_groups(Writer::registration_request(out, id, m.flags), m.groups),
@@ -316,7 +316,7 @@ mod tests {
     const MEMBER: &[u8] = b"\x30\x10\0\x19\x06\0\x50\0\0\0\0\0\0\0\0\0\0\0\0\x0A\0\0\x01\x01\xFF";
     const ENTRY: &[u8] = b"\x30\x12\0\x08\x32\x0D\0\x28";
 
-    /// One of each kind of list, and how it is shown to programmers.
+    /// A message with each kind of list, and its `Debug` form.
     fn lists() -> [(Vec<u8>, &'static str); 3] {
         let weights = [b"\x10\x40\0\x06\0\x01\x40\x11\0\x06\0\x01", NAME, MEMBER, ENTRY].concat();
         let members = [b"\x10\x10\0\x07\x01\0\x01\x40\x10\0\x06\0\x01", NAME, MEMBER].concat();
@@ -356,7 +356,7 @@ mod tests {
             *none.last_mut().unwrap() = 0;
             none[8] = none.len() as u8;
             assert_ne!(Message::decode(&none).unwrap().1, one, "nothing listed");
-            // Of what nobody checked, the count may be wrong.
+            // In a list that was not checked, the count may be wrong.
             let mut more = bytes.clone();
             more[HEADER_BYTES + usize::from(bytes[16]) - 1] = 2;
             assert_ne!(Message::decode_trusted(&more).unwrap().1, one, "another count of the same");

@@ -1,10 +1,11 @@
-//! SASP v1 (RFC 4678 with its errata): bytes ↔ messages, both directions, without I/O or state. [`protocol`] is the page
-//! about the wire format and the rules.
+//! SASP v1 (RFC 4678 with its errata): bytes ↔ messages, without I/O. [`protocol`] describes the wire format and the
+//! rules.
 //!
-//! [`Framer`] cuts a byte stream into frames; [`Message::decode`] checks one frame from the first byte to the
-//! last and gives a [`Message`] that borrows from it; [`Writer`] appends a message to a buffer in one pass.
+//! - [`Framer`] cuts a byte stream into frames.
+//! - [`Message::decode`] checks one frame from the first byte to the last. The [`Message`] borrows from the frame.
+//! - [`Writer`] and [`Message::encode`] append a message to a buffer.
 //!
-//! A message is the 13-byte header, one message component, and the groups that it announces:
+//! A message is the 13-byte header, one message component, and the groups that the component announces:
 //!
 //! ```
 //! use gwm::sasp::{Endpoint, EntryFlags, GroupData, MemberData, Message, WeightEntry, WeightedMember, Writer};

@@ -1,60 +1,60 @@
-//! The one bounded reader that touches a peer's bytes, and what it can find wrong with them.
+//! The one bounded reader of a peer's bytes, and the faults of a message.
 
 use std::fmt;
 
 use super::code::ComponentType;
 
-/// What is wrong with a message, and where.
+/// A fault of a message, and its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeError {
-    /// Bytes from the start of the message to the field at fault.
+    /// Bytes from the start of the message to the wrong field.
     pub offset: usize,
-    /// The fault and the offending value.
+    /// The fault, with the wrong value.
     pub fault: Fault,
 }
 
 /// A fault of a message's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A field or component runs past the end of what contains it.
+    /// A field or component is longer than the rest of its container.
     PastEnd {
         /// The field or component.
         what: &'static str,
-        /// Bytes that it takes.
+        /// Bytes of the field or component.
         needed: usize,
-        /// Bytes that are there.
+        /// Bytes left.
         left: usize,
     },
-    /// Another component is due here.
+    /// A component has another type than expected.
     Type {
-        /// The component that is due.
+        /// The expected type.
         expected: ComponentType,
-        /// The type that is there.
+        /// The type on the wire.
         found: ComponentType,
     },
-    /// A TLV's length does not agree with its type and inner lengths.
+    /// The length of a component does not agree with its type and inner lengths.
     Length {
         /// The component.
         component: ComponentType,
-        /// The length that its fields take; where it is too short for any, the least that they take.
+        /// The length of the fields; if the component is too short for them, their least length.
         expected: usize,
-        /// The length that it states.
+        /// The length on the wire.
         found: u16,
     },
-    /// The message component is none of the eleven.
+    /// The type is none of the eleven messages.
     UnknownMessage(ComponentType),
-    /// A message of a known type that nobody sends to a GWM.
+    /// The message is not a request.
     NotARequest(ComponentType),
-    /// The header states another length than the frame has.
+    /// The length in the header is not the length of the frame.
     MessageLength {
         /// What the header states.
         stated: i32,
         /// Bytes of the frame.
         actual: usize,
     },
-    /// Not version 1.
+    /// The version is not 1.
     Version(u8),
-    /// Bytes follow the last component.
+    /// So many bytes follow the last component.
     Leftover(usize),
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for DecodeError {}
 
-/// Reads big-endian fields from the front of `bytes`; knows how far from the message's start it is.
+/// Reads big-endian fields, and counts the bytes from the start of the message.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
@@ -105,7 +105,7 @@ impl<'a> Reader<'a> {
         Reader { bytes, offset }
     }
 
-    /// Bytes from the message's start to the next field.
+    /// Bytes from the start of the message to the next field.
     pub(crate) fn offset(&self) -> usize {
         self.offset
     }
@@ -146,8 +146,7 @@ impl<'a> Reader<'a> {
         self.array(what).map(u16::from_be_bytes)
     }
 
-    /// The fixed fields, after type and length, of the component that must be next: `FIELDS` bytes, which its
-    /// stated length must agree with.
+    /// Reads a component of this type and a fixed length: its `FIELDS` bytes after type and length.
     #[inline]
     pub(crate) fn fixed<const FIELDS: usize>(&mut self, expected: ComponentType) -> Result<[u8; FIELDS], DecodeError> {
         let start = self.offset;
@@ -159,8 +158,8 @@ impl<'a> Reader<'a> {
         self.array(component_name(expected))
     }
 
-    /// A reader of the fields of the component that must be next, at least `least` long with type and length;
-    /// [`Reader::end_of`] must end it.
+    /// Begins a component of this type and a length of at least `least`, with type and length. Gives a reader of its
+    /// fields, which [`Reader::end_of`] must end.
     #[inline]
     pub(crate) fn variable(&mut self, expected: ComponentType, least: u16) -> Result<Reader<'a>, DecodeError> {
         let start = self.offset;
@@ -173,18 +172,18 @@ impl<'a> Reader<'a> {
         Ok(Reader { bytes: self.take(usize::from(length) - 4, component_name(expected))?, offset })
     }
 
-    /// Ends a component that [`Reader::variable`] opened: bytes that no field claims make its length wrong.
+    /// Ends a component that [`Reader::variable`] began. If bytes are left, the length is wrong.
     #[inline]
     pub(crate) fn end_of(self, component: ComponentType, start: usize) -> Result<(), DecodeError> {
         if self.bytes.is_empty() {
             return Ok(());
         }
         let expected = self.offset - start;
-        let found = (expected + self.bytes.len()) as u16; // it came from a 16-bit length
+        let found = (expected + self.bytes.len()) as u16; // a 16-bit length on the wire
         Err(DecodeError { offset: start + 2, fault: Fault::Length { component, expected, found } })
     }
 
-    /// Ends the message.
+    /// Ends the message: no byte may be left.
     pub(crate) fn finish(self) -> Result<(), DecodeError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(self.error(Fault::Leftover(self.bytes.len()))) }
     }

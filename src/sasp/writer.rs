@@ -1,4 +1,4 @@
-//! Appends messages to a buffer in one pass; counts and the message length are patched at the end.
+//! Appends messages to a buffer in one pass, and writes the counts and the length at the end.
 
 use std::{fmt, marker::PhantomData};
 
@@ -9,24 +9,24 @@ use super::{
     message::HEADER_BYTES,
 };
 
-/// What the caller asked for does not fit the wire format.
+/// A message that does not fit the wire format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EncodeError {
-    /// A UID, name or label of over 255 bytes.
+    /// A UID, name or label has more than 255 bytes.
     TooLong {
-        /// Which.
+        /// The field.
         what: &'static str,
-        /// Its bytes.
+        /// The length of the field.
         bytes: usize,
     },
-    /// Over 65535 groups, or members of a group.
+    /// The message has more than 65535 groups, or a group has more than 65535 members.
     TooMany {
-        /// Which.
+        /// Groups or members.
         what: &'static str,
     },
-    /// Over 2,147,483,647 bytes.
+    /// The message has more than 2,147,483,647 bytes.
     MessageLength(usize),
-    /// An entry before the first group.
+    /// An entry comes before the first group.
     NoGroup,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for EncodeError {
 
 impl std::error::Error for EncodeError {}
 
-/// The buffer, and the first misuse of it.
+/// The buffer, and the first error.
 #[derive(Debug)]
 pub struct Sink<'b> {
     out: &'b mut Vec<u8>,
@@ -63,10 +63,10 @@ impl Sink<'_> {
 
     pub(crate) fn type_and_length(&mut self, component: ComponentType, length: usize) {
         self.u16(component.0);
-        self.u16(length as u16); // exact unless `short` reports what is too long
+        self.u16(length as u16); // exact, or `short` reports a field that is too long
     }
 
-    /// A byte of length and so many bytes.
+    /// Appends a byte of length, and the bytes.
     pub(crate) fn short(&mut self, bytes: &[u8], what: &'static str) {
         match u8::try_from(bytes.len()) {
             Ok(length) => {
@@ -86,10 +86,10 @@ impl Sink<'_> {
     }
 }
 
-/// Appends one message to a buffer. `T` is what its groups list.
+/// Appends one message to a buffer. `T` is the type of the entries.
 ///
-/// Misuse (a label of 300 bytes, 70,000 members) is remembered; [`Writer::finish`] reports it and takes the
-/// message back.
+/// If the message does not fit the wire format (a label of 300 bytes, 70,000 members), [`Writer::finish`] gives an error and
+/// removes the message from the buffer.
 #[derive(Debug)]
 #[must_use = "a message ends with `finish`"]
 pub struct Writer<'b, T> {
@@ -103,7 +103,7 @@ pub struct Writer<'b, T> {
 }
 
 impl<'b, T> Writer<'b, T> {
-    /// Begins a message; `fields` are those of its message component that stand before the group count.
+    /// Begins a message. `fields` are the fields of the message component before the group count.
     fn begin(out: &'b mut Vec<u8>, id: u32, message: ComponentType, fields: &[u8]) -> Self {
         let start = out.len();
         let mut sink = Sink { out, error: None };
@@ -117,7 +117,7 @@ impl<'b, T> Writer<'b, T> {
         Writer { sink, start, groups: 0, groups_at, entries: 0, entries_at: 0, lists: PhantomData }
     }
 
-    /// Ends the message: patches counts and length. On an error the buffer is as it was before the message.
+    /// Ends the message: writes counts and length. On an error, the buffer is as before the message.
     pub fn finish(mut self) -> Result<(), EncodeError> {
         self.end_group();
         let length = self.sink.out.len() - self.start;
@@ -175,32 +175,32 @@ impl<'b> Writer<'b, WeightedMember<'_>> {
         Writer::begin(out, id, ComponentType::GET_WEIGHTS_REPLY, &[code.0, high, low])
     }
 
-    /// Begins a Send Weights, whose message id is 0.
+    /// Begins a Send Weights with message id 0.
     pub fn send_weights(out: &'b mut Vec<u8>) -> Self {
         Writer::send_weights_again(out, 0)
     }
 
-    /// Begins a Send Weights that had this id when it was received: another sender's need not be 0.
+    /// Begins a Send Weights with this id. Only a GWM of another make uses another id than 0.
     pub(super) fn send_weights_again(out: &'b mut Vec<u8>, id: u32) -> Self {
         Writer::begin(out, id, ComponentType::SEND_WEIGHTS, &[])
     }
 
-    /// A whole group that was encoded before: Group of Weight Entry Data with the right count, Group Data, entries.
+    /// Appends an encoded group: Group of Weight Entry Data with the right count, Group Data, entries.
     pub(crate) fn encoded_group(&mut self, group: &[u8]) {
         self.end_group();
-        self.entries_at = 0; // an entry after it has no group
+        self.entries_at = 0; // an entry after the encoded group has no group
         self.sink.bytes(group);
         self.groups += 1;
     }
 }
 
 impl<'b> Writer<'b, GroupData<'_>> {
-    /// Begins a Get Weights Request, which lists names instead of groups.
+    /// Begins a Get Weights Request. It lists names instead of groups.
     pub fn get_weights_request(out: &'b mut Vec<u8>, id: u32) -> Self {
         Writer::begin(out, id, ComponentType::GET_WEIGHTS_REQUEST, &[])
     }
 
-    /// Appends a group's name; an empty one asks for all groups.
+    /// Appends the name of a group. An empty name asks for all groups.
     pub fn name(&mut self, data: GroupData<'_>) {
         data.write(&mut self.sink);
         self.groups += 1;
@@ -208,7 +208,7 @@ impl<'b> Writer<'b, GroupData<'_>> {
 }
 
 impl<'b, 'a, T: Entry<'a>> Writer<'b, T> {
-    /// Begins a group; the entries that follow are its.
+    /// Begins a group. The next entries belong to this group.
     pub fn group(&mut self, data: GroupData<'_>) {
         self.end_group();
         self.sink.type_and_length(T::GROUP, 6);
@@ -219,7 +219,7 @@ impl<'b, 'a, T: Entry<'a>> Writer<'b, T> {
         self.groups += 1;
     }
 
-    /// Appends an entry to the group begun last.
+    /// Appends an entry to the last group.
     #[inline]
     pub fn entry(&mut self, entry: &T) {
         if self.entries_at == 0 {
@@ -256,8 +256,8 @@ pub fn set_lb_state_request(
     }
 }
 
-/// Appends a reply that is a return code alone: all but Get Weights Reply. `reply` is the reply's own type,
-/// which is not checked, because a request of an unknown type has a reply too.
+/// Appends a reply that is a return code alone: all but Get Weights Reply. `reply` is the type of the reply. This
+/// function does not check it, because a request of an unknown type has a reply, too.
 pub fn reply(out: &mut Vec<u8>, id: u32, reply: ComponentType, code: ReturnCode) {
     let mut sink = Sink { out, error: None };
     sink.type_and_length(ComponentType::HEADER, HEADER_BYTES);
@@ -268,8 +268,8 @@ pub fn reply(out: &mut Vec<u8>, id: u32, reply: ComponentType, code: ReturnCode)
     sink.bytes(&[code.0]);
 }
 
-/// Appends what a group of weights has before its entries, with a count of 0. A UID or name that is too long is
-/// a bug of the caller, whose own came from the wire.
+/// Appends the begin of a group of weights, up to the entries, with a count of 0. UID and name must come from the wire, so
+/// that they are not too long.
 pub(crate) fn weight_group_prefix(out: &mut Vec<u8>, data: GroupData<'_>) {
     let mut sink = Sink { out, error: None };
     sink.type_and_length(ComponentType::GROUP_OF_WEIGHT_ENTRY_DATA, 6);
@@ -278,7 +278,7 @@ pub(crate) fn weight_group_prefix(out: &mut Vec<u8>, data: GroupData<'_>) {
     debug_assert_eq!(sink.error, None);
 }
 
-/// Appends one entry of a group of weights. A label that is too long is a bug of the caller, as above.
+/// Appends one entry of a group of weights. The label must come from the wire, so that it is not too long.
 pub(crate) fn weighted_member(out: &mut Vec<u8>, member: &WeightedMember<'_>) {
     let mut sink = Sink { out, error: None };
     member.write(&mut sink);

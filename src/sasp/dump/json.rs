@@ -52,7 +52,7 @@ impl Serialize for Dump<'_, '_> {
     }
 }
 
-/// The object of one message: fields that its type has not are left out. Strings are escaped as [`Escaped`] does.
+/// The object of one message, without the fields that its type does not have. [`Escaped`] escapes the strings.
 #[derive(Serialize)]
 struct MessageJson {
     message: &'static str,
@@ -170,7 +170,7 @@ fn groups_json<'a, T: Shown<'a>>(groups: Groups<'a, T>) -> Vec<GroupJson> {
         entry.add_json(&mut json);
         json
     };
-    // Not `Vec::with_capacity(count)`: a broken message's counts are only what a peer says.
+    // Not `Vec::with_capacity(count)`: the count of a broken message may be wrong.
     let mut list = Vec::new();
     for group in groups {
         let mut entries = Vec::new();

@@ -1,6 +1,6 @@
-//! Messages as people and scripts read them: many lines, one line, JSON; and the bytes around a fault.
+//! Messages for people and scripts: as several lines, as one line, as JSON; and the bytes around a fault.
 //!
-//! All of them take a message whose lists end early ([`Message::decode_broken`]) and show what there is.
+//! A message whose lists end early ([`Message::decode_broken`]) is shown as far as it can be read.
 
 mod json;
 
@@ -13,7 +13,7 @@ use super::{
     message::{Header, Message},
 };
 
-/// A whole message: `Display` gives several lines without a final line break, `Serialize` one flat object.
+/// Shows a whole message: `Display` as several lines without a final line break, `Serialize` as one flat object.
 ///
 /// ```
 /// use gwm::sasp::{Dump, Message};
@@ -69,7 +69,7 @@ impl fmt::Display for Dump<'_, '_> {
     }
 }
 
-/// A header alone, for a message of which nothing else can be read: `id 0x00000007, version 1, 18 bytes`.
+/// Shows a header alone: `id 0x00000007, version 1, 18 bytes`.
 #[derive(Clone, Copy, Debug)]
 pub struct HeaderText<'m>(pub &'m Header);
 
@@ -79,7 +79,7 @@ impl fmt::Display for HeaderText<'_> {
     }
 }
 
-/// A message in one line, for logs: what it is, its id and verdict, and how much it lists.
+/// Shows a message in one line, for logs: its type, id and return code, and the number of groups and members.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary<'m, 'a>(pub &'m Header, pub &'m Message<'a>);
 
@@ -120,12 +120,12 @@ impl fmt::Display for Summary<'_, '_> {
     }
 }
 
-/// The rows of `bytes` around `offset`, 16 bytes a row, and a marker under the byte there.
+/// Shows the rows of `bytes` around `offset`, with 16 bytes a row and a marker under the byte at `offset`.
 #[derive(Clone, Copy, Debug)]
 pub struct Excerpt<'a> {
-    /// The message, or what there is of it.
+    /// The message, or a part of it.
     pub bytes: &'a [u8],
-    /// The byte to mark; the end of the bytes where something is missing.
+    /// The byte to mark. If bytes are missing, the end of `bytes`.
     pub offset: usize,
 }
 
@@ -165,7 +165,7 @@ fn write_return_code(f: &mut fmt::Formatter<'_>, code: ReturnCode) -> fmt::Resul
     write!(f, "\n  return code: {}", CodeText(code))
 }
 
-/// Number and name.
+/// Shows number and name.
 struct CodeText(ReturnCode);
 
 impl fmt::Display for CodeText {
@@ -187,7 +187,7 @@ fn health_name(health: u8) -> &'static str {
     }
 }
 
-/// `1 group`, `2 groups`.
+/// Shows `1 group`, `2 groups`.
 struct Count(u64, &'static str);
 
 impl fmt::Display for Count {
@@ -235,7 +235,7 @@ fn write_group(f: &mut fmt::Formatter<'_>, data: GroupData<'_>) -> fmt::Result {
     write!(f, "\n  group \"{}\" of LB \"{}\"", Escaped(data.name), Escaped(data.lb_uid))
 }
 
-/// What an entry says beyond its member.
+/// Shows the fields of an entry after its member.
 trait Shown<'a>: Entry<'a> {
     fn write_rest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
     fn add_json(&self, json: &mut MemberJson);
