@@ -376,7 +376,7 @@ fn what_can_not_be_is_said_at_start() {
     for (flags, part) in [
         (&["--tls-listen", "127.0.0.1:0"][..], "--tls-cert"),
         (&["--tls-cert", "x"], "--tls-listen"),
-        (&["--require-tls", "--listen", "0.0.0.0:0"], "--listen 0.0.0.0:0 is without TLS"),
+        (&["--require-tls", "--listen", "0.0.0.0:0"], "--listen 0.0.0.0:0 has no TLS"),
     ] {
         let output = run(&[&["serve", "--check"], flags].concat());
         let text = String::from_utf8_lossy(&output.stderr);
