@@ -303,12 +303,12 @@ fn spawn(directory: &Path) -> Result<Child, Failure> {
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--probe", "off", "--members"])
         .arg(directory.join("members.toml"));
-    // The demonstration is the same for everyone, whatever the environment says to a daemon in earnest.
+    // The demonstration ignores environment variables that are meant for a real daemon.
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GWM_")) {
         command.env_remove(name);
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-    // In a group of its own a terminal's Ctrl-C reaches only us, who then stop it in order.
+    // In a process group of its own: a terminal's Ctrl-C reaches only this process, which then stops the daemon.
     command.process_group(0);
     command.spawn().map_err(|error| failed(&format!("can not run {}", program.display()), &error))
 }

@@ -7,8 +7,7 @@ use crate::sasp::{ComponentType, DecodeError, EncodeError, FrameError, ReturnCod
 
 /// An error with a GWM.
 ///
-/// After [`ErrorKind::Refused`] and [`ErrorKind::Encode`] the connection can be used on; after any other kind it can
-/// not.
+/// After [`ErrorKind::Refused`] and [`ErrorKind::Encode`] the connection stays usable; after any other kind it does not.
 #[derive(Debug)]
 pub struct Error {
     /// The GWM as the caller named it.

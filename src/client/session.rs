@@ -24,7 +24,7 @@ pub struct Wishes {
     pub flags: LbFlags,
 }
 
-/// How often a registration is tried, if others register the same members meanwhile.
+/// How many times a registration is tried, if others register the same members meanwhile.
 const REGISTRATIONS: usize = 5;
 
 /// A bound connection and its table.
@@ -95,8 +95,8 @@ impl Session {
     }
 
     /// Registers the groups and members that the table does not show. "Already registered" means that the GWM did
-    /// nothing, because it held some of them over a lost connection, or members registered themselves. Then this asks
-    /// what the GWM has and registers the rest.
+    /// nothing: it still had members from an earlier connection, or members registered themselves. Then this asks for
+    /// the GWM's groups and registers the missing rest.
     fn register(&mut self, groups: &[GroupSpec]) -> Result<(), Error> {
         for attempt in 1.. {
             let missing: Vec<_> = groups.iter().filter_map(|group| self.missing(group)).collect();

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_would_wait_for_ever_may_say_so() {
+    fn a_timeout_may_be_endless() {
         assert!(deadline(Duration::MAX) > deadline(Duration::from_secs(3600)));
     }
 

@@ -33,7 +33,7 @@ fn defaults_are_valid_on_any_machine() {
 }
 
 #[test]
-fn shards_take_the_cores_after_the_first_in_turn() {
+fn shards_take_the_cpus_after_the_first_in_turn() {
     let config = config("--cpus 6,1,3-4 --shards 5", &host(8, 1024)).unwrap();
     assert_eq!((config.coordinator_cpu, config.shard_cpus), (6, vec![1, 3, 4, 1, 3]));
 }
@@ -77,7 +77,7 @@ fn checks_have_their_share_of_the_descriptors() {
         panic!("1000 sockets fit into no 1024 descriptors")
     };
     assert!(text.contains("1097") && text.contains("--max-probes") && text.contains("to 827"), "{text}");
-    // Where only the checks are too many, only they are spoken of.
+    // If only the checks are too many, the error names only the checks.
     for probes in ["927", "5000"] {
         let Err(ConfigError::Failure(text)) =
             config(&format!("--probe tcp --shards 1 --max-probes {probes}"), &host(2, 1024))

@@ -334,7 +334,7 @@ fn commands_prove_who_they_are() {
     let (cert, key) = folder.identity("member", &authority.client("web1"));
     let config = server(&authority.server(), BOTH, Some(&authority));
     let gwm = FakeGwm::start(move |listener| {
-        for _ in 0..2 {
+        for _ in 0..3 {
             over(Peer::accept(listener), &config).answer(REGISTRATION, OK);
         }
     });
@@ -346,6 +346,16 @@ fn commands_prove_who_they_are() {
         let output = run(&[&member[..], &tls, &["--gwm", address]].concat());
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "Registration Request: successful (0x00)\n");
     }
+    // The same from the environment, with a name for the certificate that --gwm does not have.
+    let output = Command::new(env!("CARGO_BIN_EXE_gwm"))
+        .args([&member[..], &["--gwm", &gwm.address]].concat())
+        .env_clear()
+        .envs([("GWM_CLIENT_TLS", "1"), ("GWM_CLIENT_TLS_CA", &ca), ("GWM_CLIENT_TLS_CERT", &cert)])
+        .envs([("GWM_CLIENT_TLS_KEY", &key[..]), ("GWM_CLIENT_TLS_SERVER_NAME", "localhost")])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "Registration Request: successful (0x00)\n");
     gwm.end();
 }
 

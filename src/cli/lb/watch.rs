@@ -38,8 +38,9 @@ member is {member: text as in --group, address: text, protocol: number, port: nu
 share_percent: 0-100 or null, contact, confident, quiesced, registered_by_lb: true or false, state: 0-255}. Names and \
 labels that are not printable UTF-8 are escaped (\\xFF, \\n, \\\\).
 
-What is known of the weights belongs to the connection: when that is lost it is dropped, and a new one begins with \
-Get Weights. Groups that the GWM still holds are taken over, what it lacks is registered; nothing is deregistered.";
+The table belongs to the connection: when the connection is lost, the table is dropped, and a new connection begins \
+with Get Weights. Groups that the GWM still has are kept; missing groups and members are registered; nothing is \
+deregistered.";
 
 /// Flags of `gwm lb watch`.
 #[derive(clap::Args)]
