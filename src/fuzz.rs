@@ -5,6 +5,8 @@
 
 mod session;
 
+use bytes::BytesMut;
+
 pub use session::session;
 
 use crate::{
@@ -21,7 +23,7 @@ use crate::{
     sasp::{
         Dump, FrameError, Framer, Header, Message, Summary,
         dump::{Excerpt, HeaderText},
-        frame,
+        frame, split_frame,
     },
 };
 
@@ -34,6 +36,11 @@ pub fn framer(data: &[u8]) {
     let sized = cut(stream.chunks(usize::from(size).max(1)), max);
     assert_eq!(whole, sized, "a split changes what the framer finds");
     assert_eq!(whole, cut(stream.chunks(1), max), "single bytes change what the framer finds");
+    let mut input = BytesMut::from(stream);
+    let split = std::iter::from_fn(|| split_frame(&mut input, max).transpose());
+    let split: Vec<_> = split.take(whole.0.len()).collect();
+    assert!(split.iter().flatten().eq(&whole.0), "split_frame finds other frames");
+    assert_eq!(split_frame(&mut input, max).err(), whole.2, "split_frame ends with another fault");
     let (frames, buffered, error) = whole;
     let found = frames.concat();
     assert!(stream.starts_with(&found), "the frames are not the stream");

@@ -9,6 +9,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use bytes::BufMut;
+
 use super::{
     code::{ComponentType, EntryFlags, MemberFlags},
     reader::{DecodeError, Reader},
@@ -183,12 +185,12 @@ pub trait Entry<'a>: Copy + fmt::Debug + sealed::Wire<'a> {
 }
 
 pub(crate) mod sealed {
-    use super::{DecodeError, Reader, Sink};
+    use super::{BufMut, DecodeError, Reader, Sink};
 
     /// Reads and writes one entry.
     pub trait Wire<'a>: Sized {
         fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError>;
-        fn write(&self, sink: &mut Sink<'_>);
+        fn write<B: BufMut>(&self, sink: &mut Sink<'_, B>);
     }
 }
 use sealed::Wire;
@@ -215,7 +217,7 @@ impl<'a> Wire<'a> for MemberData<'a> {
         Ok(MemberData { endpoint: Endpoint { protocol, port, address }, label })
     }
 
-    fn write(&self, sink: &mut Sink<'_>) {
+    fn write<B: BufMut>(&self, sink: &mut Sink<'_, B>) {
         sink.type_and_length(ComponentType::MEMBER_DATA, 24 + self.label.len());
         sink.bytes(&[self.endpoint.protocol]);
         sink.u16(self.endpoint.port);
@@ -239,7 +241,7 @@ impl<'a> Wire<'a> for WeightedMember<'a> {
         Ok(WeightedMember { member, entry })
     }
 
-    fn write(&self, sink: &mut Sink<'_>) {
+    fn write<B: BufMut>(&self, sink: &mut Sink<'_, B>) {
         self.member.write(sink);
         sink.type_and_length(ComponentType::WEIGHT_ENTRY, 8);
         sink.bytes(&self.entry.to_bytes());
@@ -261,7 +263,7 @@ impl<'a> Wire<'a> for MemberState<'a> {
         Ok(MemberState { member, state, flags: MemberFlags(flags) })
     }
 
-    fn write(&self, sink: &mut Sink<'_>) {
+    fn write<B: BufMut>(&self, sink: &mut Sink<'_, B>) {
         self.member.write(sink);
         sink.type_and_length(ComponentType::MEMBER_STATE_INSTANCE, 6);
         sink.bytes(&[self.state, self.flags.0]);
@@ -280,7 +282,7 @@ impl<'a> Wire<'a> for GroupData<'a> {
         Ok(GroupData { lb_uid, name })
     }
 
-    fn write(&self, sink: &mut Sink<'_>) {
+    fn write<B: BufMut>(&self, sink: &mut Sink<'_, B>) {
         sink.type_and_length(ComponentType::GROUP_DATA, 6 + self.lb_uid.len() + self.name.len());
         sink.short(self.lb_uid, "LB UID");
         sink.short(self.name, "group name");

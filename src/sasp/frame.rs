@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use bytes::{Bytes, BytesMut};
+
 use super::{
     code::ComponentType,
     message::{HEADER_BYTES, MESSAGE_BYTES_MIN},
@@ -76,6 +78,13 @@ pub fn message_length(bytes: &[u8], max: u32) -> Result<Option<usize>, FrameErro
         Ok(length) if length as usize >= MESSAGE_BYTES_MIN => Ok(Some(length as usize)),
         _ => Err(FrameError::MessageTooShort(stated)),
     }
+}
+
+/// Takes the next frame from the front of `input` without a copy; `None` while its end is missing. After an error the
+/// stream is of no more use.
+pub fn split_frame(input: &mut BytesMut, max: u32) -> Result<Option<Bytes>, FrameError> {
+    let length = message_length(input, max)?.filter(|length| *length <= input.len());
+    Ok(length.map(|length| input.split_to(length).freeze()))
 }
 
 /// An incremental framer. Keeps the bytes of one partial message, and no memory between messages. A frame that arrives

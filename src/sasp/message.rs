@@ -5,7 +5,7 @@ use super::{
     code::{ComponentType, Health, LbFlags, Reason, ReturnCode, SenderFlags},
     component::{GroupNames, Groups, MemberData, MemberState, WeightedMember},
     reader::{DecodeError, Fault, Reader},
-    writer::{self, EncodeError, Writer},
+    writer::{self, Buffer, EncodeError, Writer},
 };
 
 /// Bytes of the header.
@@ -260,7 +260,7 @@ impl<'a> Message<'a> {
 
     /// Appends the message to `out` with this id (0 for Send Weights). A decoded message with the id of its header gives the
     /// same bytes again. On an error, `out` is as before.
-    pub fn encode(&self, id: u32, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    pub fn encode(&self, id: u32, out: &mut impl Buffer) -> Result<(), EncodeError> {
         match self {
             Message::RegistrationRequest(m) => write_groups(Writer::registration_request(out, id, m.flags), m.groups),
             Message::DeregistrationRequest(m) => {
@@ -294,7 +294,10 @@ fn code(reader: &mut Reader<'_>, reply: ComponentType) -> Result<ReturnCode, Dec
     reader.fixed(reply).map(|[code]| ReturnCode(code))
 }
 
-fn write_groups<'a, T: super::Entry<'a>>(mut writer: Writer<'_, T>, groups: Groups<'a, T>) -> Result<(), EncodeError> {
+fn write_groups<'a, T: super::Entry<'a>>(
+    mut writer: Writer<'_, T, impl Buffer>,
+    groups: Groups<'a, T>,
+) -> Result<(), EncodeError> {
     for group in groups {
         writer.group(group.data);
         group.entries().for_each(|entry| writer.entry(&entry));

@@ -1,9 +1,10 @@
 //! SASP v1 (RFC 4678 with its errata): bytes ↔ messages, without I/O. [`protocol`] describes the wire format and the
 //! rules.
 //!
-//! - [`Framer`] cuts a byte stream into frames.
-//! - [`Message::decode`] checks one frame from the first byte to the last. The [`Message`] borrows from the frame.
-//! - [`Writer`] and [`Message::encode`] append a message to a buffer.
+//! - [`Framer`] cuts a byte stream into frames. [`split_frame`] does the same with a `BytesMut`, for a codec.
+//! - [`Message::decode`] checks one frame from the first byte to the last. The [`Message`] borrows from the frame, which
+//!   can be a slice, a `Vec<u8>` or a `Bytes`.
+//! - [`Writer`] and [`Message::encode`] append a message to a `Vec<u8>` or a `BytesMut`.
 //!
 //! A message is the 13-byte header, one message component, and the groups that the component announces:
 //!
@@ -48,10 +49,10 @@ pub use component::{
     WeightedMember,
 };
 pub use dump::{Dump, Summary};
-pub use frame::{FrameError, Framer};
+pub use frame::{FrameError, Framer, split_frame};
 pub use message::{Header, Message};
 pub use reader::{DecodeError, Fault};
-pub use writer::{EncodeError, Writer};
+pub use writer::{Buffer, EncodeError, Writer};
 
 /// The one version of the protocol that exists.
 pub const VERSION: u8 = 1;

@@ -2,6 +2,8 @@
 
 use std::{fmt, marker::PhantomData};
 
+use bytes::{BufMut, BytesMut};
+
 use super::{
     VERSION,
     code::{ComponentType, Health, LbFlags, Reason, ReturnCode, SenderFlags},
@@ -45,16 +47,35 @@ impl fmt::Display for EncodeError {
 
 impl std::error::Error for EncodeError {}
 
+/// A growing buffer that lets the writer change its bytes later: `Vec<u8>` or `BytesMut`.
+pub trait Buffer: BufMut + AsRef<[u8]> + AsMut<[u8]> {
+    /// Drops all bytes after the first `length`.
+    fn truncate(&mut self, length: usize);
+}
+
+impl Buffer for Vec<u8> {
+    fn truncate(&mut self, length: usize) {
+        self.truncate(length);
+    }
+}
+
+impl Buffer for BytesMut {
+    fn truncate(&mut self, length: usize) {
+        self.truncate(length);
+    }
+}
+
 /// The buffer, and the first error.
 #[derive(Debug)]
-pub struct Sink<'b> {
-    out: &'b mut Vec<u8>,
+pub struct Sink<'b, B> {
+    out: &'b mut B,
     error: Option<EncodeError>,
 }
 
-impl Sink<'_> {
+impl<B: BufMut> Sink<'_, B> {
+    #[inline]
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
+        self.out.put_slice(bytes);
     }
 
     pub(crate) fn u16(&mut self, value: u16) {
@@ -80,9 +101,15 @@ impl Sink<'_> {
     fn fail(&mut self, error: EncodeError) {
         self.error.get_or_insert(error);
     }
+}
+
+impl<B: Buffer> Sink<'_, B> {
+    fn written(&self) -> usize {
+        self.out.as_ref().len()
+    }
 
     fn patch<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
-        self.out[at..at + N].copy_from_slice(&bytes); // positions that this module has written
+        self.out.as_mut()[at..at + N].copy_from_slice(&bytes); // positions that this module has written
     }
 }
 
@@ -92,8 +119,8 @@ impl Sink<'_> {
 /// removes the message from the buffer.
 #[derive(Debug)]
 #[must_use = "a message ends with `finish`"]
-pub struct Writer<'b, T> {
-    sink: Sink<'b>,
+pub struct Writer<'b, T, B = Vec<u8>> {
+    sink: Sink<'b, B>,
     start: usize,
     groups: u32,
     groups_at: usize,
@@ -102,17 +129,17 @@ pub struct Writer<'b, T> {
     lists: PhantomData<T>,
 }
 
-impl<'b, T> Writer<'b, T> {
+impl<'b, T, B: Buffer> Writer<'b, T, B> {
     /// Begins a message. `fields` are the fields of the message component before the group count.
-    fn begin(out: &'b mut Vec<u8>, id: u32, message: ComponentType, fields: &[u8]) -> Self {
-        let start = out.len();
+    fn begin(out: &'b mut B, id: u32, message: ComponentType, fields: &[u8]) -> Self {
+        let start = out.as_ref().len();
         let mut sink = Sink { out, error: None };
         sink.type_and_length(ComponentType::HEADER, HEADER_BYTES);
         sink.bytes(&[VERSION, 0, 0, 0, 0]);
         sink.bytes(&id.to_be_bytes());
         sink.type_and_length(message, 4 + fields.len() + 2);
         sink.bytes(fields);
-        let groups_at = sink.out.len();
+        let groups_at = sink.written();
         sink.u16(0);
         Writer { sink, start, groups: 0, groups_at, entries: 0, entries_at: 0, lists: PhantomData }
     }
@@ -120,7 +147,7 @@ impl<'b, T> Writer<'b, T> {
     /// Ends the message: writes counts and length. On an error, the buffer is as before the message.
     pub fn finish(mut self) -> Result<(), EncodeError> {
         self.end_group();
-        let length = self.sink.out.len() - self.start;
+        let length = self.sink.written() - self.start;
         match (u16::try_from(self.groups), i32::try_from(length)) {
             (Err(_), _) => self.sink.fail(EncodeError::TooMany { what: "groups" }),
             (_, Err(_)) => self.sink.fail(EncodeError::MessageLength(length)),
@@ -149,39 +176,39 @@ impl<'b, T> Writer<'b, T> {
     }
 }
 
-impl<'b> Writer<'b, MemberData<'_>> {
+impl<'b, B: Buffer> Writer<'b, MemberData<'_>, B> {
     /// Begins a Registration Request.
-    pub fn registration_request(out: &'b mut Vec<u8>, id: u32, flags: SenderFlags) -> Self {
+    pub fn registration_request(out: &'b mut B, id: u32, flags: SenderFlags) -> Self {
         Writer::begin(out, id, ComponentType::REGISTRATION_REQUEST, &[flags.0])
     }
 
     /// Begins a Deregistration Request.
-    pub fn deregistration_request(out: &'b mut Vec<u8>, id: u32, flags: SenderFlags, reason: Reason) -> Self {
+    pub fn deregistration_request(out: &'b mut B, id: u32, flags: SenderFlags, reason: Reason) -> Self {
         Writer::begin(out, id, ComponentType::DEREGISTRATION_REQUEST, &[flags.0, reason.0])
     }
 }
 
-impl<'b> Writer<'b, MemberState<'_>> {
+impl<'b, B: Buffer> Writer<'b, MemberState<'_>, B> {
     /// Begins a Set Member State Request.
-    pub fn set_member_state_request(out: &'b mut Vec<u8>, id: u32, flags: SenderFlags) -> Self {
+    pub fn set_member_state_request(out: &'b mut B, id: u32, flags: SenderFlags) -> Self {
         Writer::begin(out, id, ComponentType::SET_MEMBER_STATE_REQUEST, &[flags.0])
     }
 }
 
-impl<'b> Writer<'b, WeightedMember<'_>> {
+impl<'b, B: Buffer> Writer<'b, WeightedMember<'_>, B> {
     /// Begins a Get Weights Reply.
-    pub fn get_weights_reply(out: &'b mut Vec<u8>, id: u32, code: ReturnCode, interval_seconds: u16) -> Self {
+    pub fn get_weights_reply(out: &'b mut B, id: u32, code: ReturnCode, interval_seconds: u16) -> Self {
         let [high, low] = interval_seconds.to_be_bytes();
         Writer::begin(out, id, ComponentType::GET_WEIGHTS_REPLY, &[code.0, high, low])
     }
 
     /// Begins a Send Weights with message id 0.
-    pub fn send_weights(out: &'b mut Vec<u8>) -> Self {
+    pub fn send_weights(out: &'b mut B) -> Self {
         Writer::send_weights_again(out, 0)
     }
 
     /// Begins a Send Weights with this id. Only a GWM of another make uses another id than 0.
-    pub(super) fn send_weights_again(out: &'b mut Vec<u8>, id: u32) -> Self {
+    pub(super) fn send_weights_again(out: &'b mut B, id: u32) -> Self {
         Writer::begin(out, id, ComponentType::SEND_WEIGHTS, &[])
     }
 
@@ -194,9 +221,9 @@ impl<'b> Writer<'b, WeightedMember<'_>> {
     }
 }
 
-impl<'b> Writer<'b, GroupData<'_>> {
+impl<'b, B: Buffer> Writer<'b, GroupData<'_>, B> {
     /// Begins a Get Weights Request. It lists names instead of groups.
-    pub fn get_weights_request(out: &'b mut Vec<u8>, id: u32) -> Self {
+    pub fn get_weights_request(out: &'b mut B, id: u32) -> Self {
         Writer::begin(out, id, ComponentType::GET_WEIGHTS_REQUEST, &[])
     }
 
@@ -207,12 +234,12 @@ impl<'b> Writer<'b, GroupData<'_>> {
     }
 }
 
-impl<'b, 'a, T: Entry<'a>> Writer<'b, T> {
+impl<'a, T: Entry<'a>, B: Buffer> Writer<'_, T, B> {
     /// Begins a group. The next entries belong to this group.
     pub fn group(&mut self, data: GroupData<'_>) {
         self.end_group();
         self.sink.type_and_length(T::GROUP, 6);
-        self.entries_at = self.sink.out.len();
+        self.entries_at = self.sink.written();
         self.entries = 0;
         self.sink.u16(0);
         data.write(&mut self.sink);
@@ -230,35 +257,32 @@ impl<'b, 'a, T: Entry<'a>> Writer<'b, T> {
     }
 }
 
-/// Appends a Set LB State Request.
+/// Appends a Set LB State Request. Panics if `out` has no room for it, as a slice may; `Vec` and `BytesMut` grow.
 pub fn set_lb_state_request(
-    out: &mut Vec<u8>,
+    out: &mut impl BufMut,
     id: u32,
     lb_uid: &[u8],
     health: Health,
     flags: LbFlags,
 ) -> Result<(), EncodeError> {
-    let start = out.len();
+    if lb_uid.len() > u8::MAX.into() {
+        return Err(EncodeError::TooLong { what: "LB UID", bytes: lb_uid.len() });
+    }
     let mut sink = Sink { out, error: None };
     sink.type_and_length(ComponentType::HEADER, HEADER_BYTES);
     sink.bytes(&[VERSION]);
-    sink.bytes(&((HEADER_BYTES + 7 + lb_uid.len()) as u32).to_be_bytes()); // exact: `short` takes at most 255
+    sink.bytes(&((HEADER_BYTES + 7 + lb_uid.len()) as u32).to_be_bytes()); // at most 275
     sink.bytes(&id.to_be_bytes());
     sink.type_and_length(ComponentType::SET_LB_STATE_REQUEST, 7 + lb_uid.len());
     sink.short(lb_uid, "LB UID");
     sink.bytes(&[health.0, flags.0]);
-    match sink.error {
-        None => Ok(()),
-        Some(error) => {
-            out.truncate(start);
-            Err(error)
-        }
-    }
+    Ok(())
 }
 
 /// Appends a reply that is a return code alone: all but Get Weights Reply. `reply` is the type of the reply. This
-/// function does not check it, because a request of an unknown type has a reply, too.
-pub fn reply(out: &mut Vec<u8>, id: u32, reply: ComponentType, code: ReturnCode) {
+/// function does not check it, because a request of an unknown type has a reply, too. Panics if `out` has no room
+/// for 18 bytes, as a slice may; `Vec` and `BytesMut` grow.
+pub fn reply(out: &mut impl BufMut, id: u32, reply: ComponentType, code: ReturnCode) {
     let mut sink = Sink { out, error: None };
     sink.type_and_length(ComponentType::HEADER, HEADER_BYTES);
     sink.bytes(&[VERSION]);

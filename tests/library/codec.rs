@@ -1,10 +1,11 @@
 //! The codec on literal bytes: every message and component encoded and decoded, every truncation and split, every wrong
 //! length, type and count. The bytes are written by hand from RFC 4678; the encoder did not make them.
 
+use bytes::BytesMut;
 use gwm::sasp::{
     ComponentType, DecodeError, Dump, Endpoint, EntryFlags, Fault, FrameError, Framer, GroupData, Groups, Health,
     LbFlags, MemberData, MemberFlags, MemberState, Message, Reason, ReturnCode, SenderFlags, Summary, WeightEntry,
-    WeightedMember, Writer, frame, writer,
+    WeightedMember, Writer, frame, split_frame, writer,
 };
 
 fn hex(text: &str) -> Vec<u8> {
@@ -487,6 +488,35 @@ fn the_framer_refuses_what_breaks_the_framing_as_soon_as_it_shows() {
     let shortest = hex("2010 000D 01 00000011 00000001  1010 0004");
     assert_eq!(frames_of(&[&shortest], 200), (vec![shortest.clone()], 0, None));
     assert_eq!(frames_of(&[&shortest], 17), (vec![shortest.clone()], 0, None));
+}
+
+#[test]
+fn buffers_of_the_bytes_crate_take_and_give_the_same_bytes() {
+    let mut stream = BytesMut::new();
+    let all: Vec<u8> = MESSAGES.into_iter().flat_map(|(kind, _)| literal(kind)).collect();
+    for (kind, _) in MESSAGES {
+        let bytes = literal(kind);
+        let (header, message) = Message::decode(&bytes).unwrap();
+        message.encode(header.id, &mut stream).unwrap();
+    }
+    assert_eq!(stream, all);
+    for (kind, _) in MESSAGES {
+        let frame = split_frame(&mut stream, 1 << 20).unwrap().expect("a whole frame");
+        assert_eq!(frame, literal(kind));
+    }
+    stream.extend_from_slice(&all[..17]);
+    assert_eq!((split_frame(&mut stream, 1 << 20), stream.len()), (Ok(None), 17), "the rest stays until it is whole");
+    assert_eq!(split_frame(&mut stream, 17), Err(FrameError::MessageTooLong { stated: 0x6E, max: 17 }));
+
+    // Misuse takes the message back, and nothing else.
+    let mut writer = Writer::send_weights(&mut stream);
+    writer.group(GroupData { lb_uid: &[0; 256], name: b"" });
+    assert!(writer.finish().is_err());
+    assert_eq!(stream, all[..17]);
+
+    let mut slice = [0; 18];
+    writer::reply(&mut &mut slice[..], 1, ComponentType::REGISTRATION_REPLY, ReturnCode::ALREADY_REGISTERED);
+    assert_eq!(slice[..], literal(ComponentType::REGISTRATION_REPLY));
 }
 
 #[test]
