@@ -1,4 +1,4 @@
-//! An outbox that keeps what the coordinator commits, and has room where the test says so.
+//! An outbox that keeps all messages of the coordinator; the test sets how much room it has.
 
 use std::collections::BTreeMap;
 
@@ -16,23 +16,23 @@ pub(crate) struct Sent {
 
 #[derive(Default)]
 pub(crate) struct Recorder {
-    /// How many more pushes a shard takes; no bound where nothing is said.
+    /// How many more pushes a shard takes; without an entry there is no limit.
     pub(crate) room: BTreeMap<u16, usize>,
-    /// How many more all of them take together, if that is bounded.
+    /// How many more pushes all shards take together; `None`: no limit.
     pub(crate) room_in_all: Option<usize>,
     buffers: BTreeMap<u16, Vec<u8>>,
     /// Bytes of each shard's buffer that belong to committed messages.
     committed: BTreeMap<u16, usize>,
     sent: Vec<Sent>,
     closes: Vec<(ConnectionId, CloseReason)>,
-    /// Why requests were not accepted, and what was shown of it.
+    /// The causes of 0x11, with their details.
     pub(crate) refused: Vec<(Refusal, String)>,
     /// Every change of the tables.
     pub(crate) changes: Vec<(Time, Recorded)>,
 }
 
 impl Recorder {
-    /// What was committed since the last call. Nothing may be left behind in a buffer.
+    /// The messages committed since the last call. No other bytes may be in a buffer.
     pub(crate) fn take(&mut self) -> (Vec<Sent>, Vec<(ConnectionId, CloseReason)>) {
         for (shard, buffer) in &self.buffers {
             let committed = self.committed.get(shard).copied().unwrap_or(0);
@@ -64,7 +64,7 @@ impl Outbox for Recorder {
                 *left -= 1;
             }
         }
-        // The shard takes its buffer away now and then; what is in it is not the coordinator's to keep.
+        // Sometimes the shard takes its buffer away: the coordinator must not rely on committed bytes.
         if buffer_is_full(self.buffers[&shard].len()) {
             self.buffers.insert(shard, Vec::new());
             self.committed.insert(shard, 0);
@@ -87,7 +87,7 @@ impl Outbox for Recorder {
     }
 }
 
-/// Small, so that a message often has others before it in the buffer, and often none.
+/// Small, so that the buffer often has messages before a new one, and is often empty.
 fn buffer_is_full(bytes: usize) -> bool {
     bytes > 1000
 }

@@ -1,6 +1,6 @@
-//! Requests as plain data, their bytes, and a short notation for them and for what comes back.
+//! Requests as plain data, their bytes, and a short notation for requests and replies.
 //!
-//! The bytes are written here from PROTOCOL.md, not by the library's writer.
+//! This file makes the bytes from PROTOCOL.md, without the library's writer.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ pub(crate) const PUSH: u8 = 1;
 pub(crate) const TRUST: u8 = 2;
 pub(crate) const NO_CHANGE: u8 = 4;
 
-/// A member as a request names it; state and flags matter to Set Member State only.
+/// A member in a request; only Set Member State uses state and flags.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
     pub(crate) endpoint: Endpoint,
@@ -22,7 +22,7 @@ pub(crate) struct Item {
     pub(crate) flags: u8,
 }
 
-/// A group as a request names it; Get Weights has no items.
+/// A group in a request; in Get Weights it has no members.
 #[derive(Clone, Debug)]
 pub(crate) struct Named {
     pub(crate) uid: Vec<u8>,
@@ -78,7 +78,7 @@ impl Request {
         }
     }
 
-    /// The request as it travels.
+    /// The request's bytes.
     pub(crate) fn bytes(&self, id: u32) -> Vec<u8> {
         let mut body = Vec::new();
         match self {
@@ -114,7 +114,7 @@ pub(crate) struct Weights {
     pub(crate) entries: Vec<Listed>,
 }
 
-/// A member as such a group lists it; the entry is state, flags and weight as on the wire.
+/// A member of such a group; the entry is state, flags and weight as on the wire.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Listed {
     pub(crate) endpoint: Endpoint,

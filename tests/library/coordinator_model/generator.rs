@@ -1,4 +1,4 @@
-//! Random requests in a universe so small that they meet each other, most of them nearly right.
+//! Random requests about few names, so that requests concern the same things; most are nearly right.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use gwm::{
 use super::model::Model;
 use crate::wire::{Item, LB, NO_CHANGE, Named, PUSH, Request, TRUST, endpoint};
 
-/// What requests are made of.
+/// The names that requests use.
 pub(crate) struct Universe {
     pub(crate) endpoints: Vec<Endpoint>,
     /// The most members that a request lists in a group.
@@ -21,19 +21,19 @@ pub(crate) struct Universe {
 }
 
 impl Universe {
-    /// Few endpoints, so that requests meet each other.
+    /// Few endpoints, so that requests concern the same ones.
     pub(crate) fn narrow() -> Universe {
         Universe { endpoints: ["a", "b", "c", "d", "a/udp", "a/sys"].map(endpoint).into(), items: 3 }
     }
 
-    /// Enough for groups that are too large to be searched from end to end.
+    /// Enough endpoints for groups with an index.
     pub(crate) fn wide() -> Universe {
         let names = ('a'..='x').flat_map(|letter| ["", "/udp", "/0", "/sys"].map(|kind| format!("{letter}{kind}")));
         Universe { endpoints: names.map(|name| endpoint(&name)).collect(), items: 25 }
     }
 }
 
-/// What an operator says. A fall window is 8 to 26.
+/// A random roster. The fall window is 8 to 26.
 pub(crate) fn roster(rng: &mut Rng, universe: &Universe) -> Arc<Roster> {
     let policy = |rng: &mut Rng| Policy::ALL[rng.usize(..4)];
     let nanoseconds = Duration::from_nanos;
@@ -66,7 +66,7 @@ pub(crate) fn roster(rng: &mut Rng, universe: &Universe) -> Arc<Roster> {
     Arc::new(roster)
 }
 
-/// What a shard might judge of an endpoint, of which a part is bad news.
+/// Random verdicts on an endpoint; `bad` is the percentage of bad ones.
 pub(crate) fn verdicts(rng: &mut Rng, bad_percent: u32, weight_max: u16) -> [Verdict; 4] {
     let share = |rng: &mut Rng| match rng.u8(0..10) {
         0..4 => Share::Weight([0, 1, weight_max / 2, weight_max][rng.usize(..4)]),
@@ -89,10 +89,10 @@ pub(crate) fn verdicts(rng: &mut Rng, bad_percent: u32, weight_max: u16) -> [Ver
 pub(crate) const UIDS: [&str; 4] = ["LB1", "LB2", "LB3", "LB4"];
 const NAMES: [&str; 3] = ["G", "H", "I"];
 
-/// A request that may come on this connection.
+/// A random request on this connection.
 pub(crate) fn request(rng: &mut Rng, universe: &Universe, model: &Model, on: ConnectionId) -> Request {
     let connection = model.connections.iter().find(|connection| connection.id == on).expect("it is open");
-    // Takeovers are frequent enough without more.
+    // There are enough takeovers without this.
     let from_lb = chance(rng, if connection.bound.is_some() { 70 } else { 25 });
     let bound = connection.bound.clone().filter(|_| chance(rng, 95));
     let uid = match bound {
@@ -163,13 +163,13 @@ fn to_set(rng: &mut Rng, universe: &Universe, model: &Model, uid: &[u8]) -> (Vec
     (name, items)
 }
 
-/// Mostly members that are there instead of any.
+/// Mostly members that exist, otherwise any.
 fn known(rng: &mut Rng, model: &Model, uid: &[u8], name: &[u8], mut items: Vec<Item>) -> Vec<Item> {
     let there = members(model, uid, name);
     if !there.is_empty() && chance(rng, 85) {
         let mut there = there;
         rng.shuffle(&mut there);
-        // Past the last one they repeat, now and then.
+        // Sometimes, after the last one, they repeat.
         items.truncate(there.len() + usize::from(chance(rng, 20)));
         items.iter_mut().zip(there.iter().cycle()).for_each(|(item, there)| item.endpoint = *there);
     }
@@ -195,7 +195,7 @@ fn items(rng: &mut Rng, universe: &Universe) -> Vec<Item> {
             1 => b"\xFF\0".to_vec(),
             _ => Vec::new(),
         },
-        // Few values, so that a change often goes back to what was before.
+        // Few values, so that a change often restores an earlier value.
         state: [0, 0, 1, 0xFF][rng.usize(..4)],
         flags: u8::from(chance(rng, 30)) | if chance(rng, 10) { rng.u8(..) & !1 } else { 0 },
     });

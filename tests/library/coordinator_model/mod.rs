@@ -1,8 +1,8 @@
-//! The coordinator against a model that is slow and obviously right: the same random events go to both, and
-//! every reply, push, close, total and deadline must be the same. Then the changes that the coordinator made are
-//! replayed on an empty one, whose tables must be the same.
+//! The coordinator against a model that is slow and obviously right. The same random events go to both, and every
+//! reply, push, close, total and deadline must be the same. Then the coordinator's changes are replayed on an empty
+//! coordinator: the tables of both must be the same.
 //!
-//! `GWM_MODEL_STEPS` sets the number of steps in all; `GWM_MODEL_SEED` replays one seed, which a failure prints.
+//! `GWM_MODEL_STEPS` sets the number of all steps; `GWM_MODEL_SEED` replays one seed (a failure prints its seed).
 
 mod checks;
 mod generator;
@@ -68,7 +68,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 impl Seen {
-    /// A driver that stopped reaching a rule would prove nothing about it.
+    /// Fails if the random events no longer reach some rule.
     fn everything(&self) {
         let table = [
             (0x1015, &[0x00, 0x11, 0x40, 0x44, 0x45, 0x50, 0x51, 0x61][..]),
@@ -118,11 +118,11 @@ struct Run {
     real: Coordinator,
     model: Model,
     outbox: Recorder,
-    /// Slots by shard, with the generation that was there last.
+    /// The last generation of each slot, by shard.
     slots: BTreeMap<(u16, u32), u32>,
-    /// What the shards watch.
+    /// The shards' watches.
     watches: Vec<Watch>,
-    /// What they once watched.
+    /// Watches that have ended.
     ended: Vec<WatchId>,
     last_id: u32,
     log: VecDeque<String>,
@@ -133,7 +133,7 @@ struct Watch {
     id: WatchId,
     shard: u16,
     endpoint: Endpoint,
-    /// Which of the model's watches of this endpoint it is.
+    /// The number of the model's watch of this endpoint.
     life: u64,
 }
 
@@ -297,7 +297,7 @@ impl Run {
     fn judge(&mut self, seen: &mut Seen) {
         let mut judgements = Vec::new();
         let mut expected = Vec::new();
-        // Now and then everything at once.
+        // Sometimes nearly all watches at once.
         let part = [20, 20, 20, 90][self.rng.usize(..4)];
         let bad = [5, 20, 80][self.rng.usize(..3)];
         for watch in &self.watches {
@@ -366,7 +366,7 @@ impl Run {
         self.check_deadline();
     }
 
-    /// The coordinator may wake for nothing, but not late, and never at once again.
+    /// The coordinator's deadline may be early, but not late, and not in the past after a poll.
     fn check_deadline(&self) {
         let deadline = self.real.next_deadline().map(|time| time.0);
         if let Some(due) = self.model.next_due() {
@@ -377,7 +377,7 @@ impl Run {
 
     fn request(&mut self, seen: &mut Seen) {
         let Some(id) = self.any_connection() else { return };
-        // As a rule the shard has written the last reply before it reads the next request.
+        // Usually the shard has written the last reply before it reads the next request.
         if chance(&mut self.rng, 80) && self.model.connection(id).in_flight {
             self.real.delivered(id, u32::MAX);
             self.model.delivered(id);

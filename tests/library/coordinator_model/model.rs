@@ -1,5 +1,5 @@
-//! The coordinator's rules once more, written to be read beside PROTOCOL.md: plain lists, everything
-//! recomputed at every step. Numbers in brackets are the page's sections. Here is what is pushed, and when.
+//! The coordinator's rules once more, to be read beside PROTOCOL.md: plain lists, everything computed anew at every
+//! step. Numbers in brackets are sections of that page. This file has the state, monitoring and pushes.
 
 mod answers;
 
@@ -30,15 +30,15 @@ pub(crate) struct Model {
     pub(crate) rules: Rules,
     pub(crate) connections: Vec<Connection>,
     pub(crate) lbs: BTreeMap<Bytes, Lb>,
-    /// What is judged of the endpoints that groups list and the GWM watches.
+    /// The endpoints that the GWM watches.
     pub(crate) watched: BTreeMap<Endpoint, Watched>,
-    /// The GWM takes what it sees for its own fault.
+    /// The GWM fails open.
     pub(crate) open: bool,
-    /// When the first of them came up, until that is a fall window ago.
+    /// When the first watched endpoint came up; `None` again after a fall window.
     first_up: Option<u64>,
-    /// Numbers groups and memberships, so that one that was removed and made anew is another one.
+    /// The last number of a group or membership. One that was removed and made again has another number.
     last_id: u64,
-    /// How often the rarer things happened, for the driver to see that they did.
+    /// How often rare events happened; the test checks that they did.
     pub(crate) seen: BTreeMap<&'static str, u64>,
 }
 
@@ -46,9 +46,9 @@ pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     pub(crate) source: Source,
     pub(crate) bound: Option<Bytes>,
-    /// Another connection took its LB over, or new rules its right to be that; it is about to be closed.
+    /// Another connection took over its LB, or new rules do not let it be that LB: the coordinator asked to close it.
     pub(crate) replaced: bool,
-    /// Something committed to it has not been delivered.
+    /// A message to this connection is not delivered yet.
     pub(crate) in_flight: bool,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct Connection {
 pub(crate) struct Lb {
     pub(crate) flags: u8,
     pub(crate) groups: Vec<Group>,
-    /// The bound connection and what goes with it, or else the end of the hold time.
+    /// The bound connection and its memory, or the end of the hold time.
     pub(crate) session: Option<Session>,
     pub(crate) expires: Option<u64>,
 }
@@ -64,11 +64,11 @@ pub(crate) struct Lb {
 #[derive(Clone)]
 pub(crate) struct Group {
     id: u64,
-    /// When it was registered, compared with others.
+    /// Grows with every registered group: their order.
     order: u64,
     pub(crate) name: Bytes,
     pub(crate) members: Vec<Membership>,
-    /// As when a message about the group was last built.
+    /// The scale of the last message about the group.
     scale: Option<Scale>,
 }
 
@@ -82,29 +82,29 @@ pub(crate) struct Membership {
     quiesced: bool,
 }
 
-/// What is remembered per connection of an LB.
+/// The memory per connection of an LB.
 #[derive(Clone)]
 pub(crate) struct Session {
     pub(crate) connection: ConnectionId,
-    /// Entries as last sent, by membership.
+    /// The last sent entry of each membership.
     sent: BTreeMap<u64, [u8; 4]>,
-    /// The members that the LB was last shown, by group.
+    /// The members in the last message about each group.
     shown: BTreeMap<u64, BTreeSet<u64>>,
     farewells: Vec<Farewell>,
-    /// Groups that a member removed whole and that the LB had been shown, until it hears of that.
+    /// Groups that the LB was sent and a member removed whole, until the LB hears of the removal.
     gone: Vec<Group>,
-    /// The end of the window that is open, or a time that has passed while the push waits.
+    /// The end of the open window; in the past while the push waits.
     window: Option<u64>,
-    /// The groups in which something changed since it opened.
+    /// The groups that changed since the window opened.
     changed: BTreeSet<u64>,
-    /// The window's push is of all groups.
+    /// The window's push lists all groups.
     full: bool,
     next_refresh: Option<u64>,
-    /// A push is due that found no room.
+    /// A push is due and waits for room.
     no_room: bool,
 }
 
-/// A membership that a member ended, still to be told.
+/// A membership that a member ended, and the LB has yet to hear of that.
 #[derive(Clone)]
 struct Farewell {
     group: Bytes,
@@ -113,11 +113,11 @@ struct Farewell {
     entry: [u8; 4],
 }
 
-/// What an LB could be told now: by UID and the group's number, every membership's number, what it says itself, and
-/// what is said of its endpoint, be it that quiescing hides it.
+/// What an LB could be sent now, by UID and the group's number: every membership's number, its own state, and the
+/// verdict on its endpoint, even if quiescing hides the verdict.
 type View = BTreeMap<Bytes, BTreeMap<u64, Vec<(u64, (u8, bool), Said)>>>;
 
-/// What the GWM has to know to say something of an endpoint.
+/// All that the entry of an endpoint depends on.
 #[derive(Clone, Copy)]
 struct Knowledge<'a> {
     settings: &'a Settings,
@@ -159,7 +159,7 @@ impl Model {
         self.connection(id).in_flight = false;
     }
 
-    /// New rules; the connections to close.
+    /// Puts new rules in force; returns the connections to close.
     pub(crate) fn set_rules(&mut self, now: u64, rules: Rules) -> Vec<ConnectionId> {
         let mut closes = Vec::new();
         for connection in &mut self.connections {
@@ -195,13 +195,13 @@ impl Model {
         }
     }
 
-    /// Each group's policy.
+    /// Sets each group's policy.
     fn policies(&self) -> BTreeMap<(Bytes, u64), gwm::judgement::Policy> {
         let groups = self.lbs.iter().flat_map(|(uid, lb)| lb.groups.iter().map(move |group| (uid, group)));
         groups.map(|(uid, group)| ((uid.clone(), group.id), self.settings.roster.policy(&group.name))).collect()
     }
 
-    /// Watches what is listed and can be watched, and nothing else.
+    /// Watches the endpoints that groups list and that can be watched, and no others.
     fn watch(&mut self) {
         let groups = self.lbs.values().flat_map(|lb| &lb.groups);
         let listed: BTreeSet<Endpoint> = groups.flat_map(|g| &g.members).map(|member| member.endpoint).collect();
@@ -216,7 +216,7 @@ impl Model {
         }
     }
 
-    /// What a shard says of endpoints that it watches.
+    /// Takes a shard's verdicts.
     pub(crate) fn judge(&mut self, now: u64, judgements: &[(Endpoint, [Verdict; 4])]) {
         let before = self.view();
         for (endpoint, verdicts) in judgements {
@@ -240,7 +240,7 @@ impl Model {
         nanoseconds(times.interval + times.fast_interval * (u32::from(times.fall) - 1) + times.timeout)
     }
 
-    /// Failing open; `coordinator/fail_open.rs` has the rule in words.
+    /// Decides about failing open; `coordinator/fail_open.rs` has the rule in words.
     fn decide(&mut self, now: u64, may_begin: bool) {
         let window = self.fall_window();
         if self.first_up.is_some_and(|at| at + window <= now) {
@@ -274,7 +274,7 @@ impl Model {
         }
     }
 
-    /// What is due at `now`; `room` says whether a connection's shard takes a push. The pushes in any order.
+    /// Does what is due at `now`; returns the pushes in any order. `room`: whether a connection's shard takes a push.
     pub(crate) fn poll(&mut self, now: u64, room: impl Fn(ConnectionId) -> bool) -> Vec<(ConnectionId, Bytes)> {
         self.decide(now, false);
         let known = self.lbs.len();
@@ -291,7 +291,7 @@ impl Model {
             while let Some(next) = session.next_refresh.filter(|&next| next <= now) {
                 session.next_refresh = Some(next + period);
                 if !delta {
-                    // It carries what the window has collected.
+                    // The refresh has the window's changes.
                     (session.full, session.window) = (true, Some(now));
                 }
             }
@@ -342,7 +342,7 @@ impl Model {
         pushes
     }
 
-    /// The next time at which a poll has something to do, if no event comes before.
+    /// The next time at which a poll does something, unless an event comes first.
     pub(crate) fn next_due(&self) -> Option<u64> {
         let mut due = Vec::new();
         if self.open && self.any_seen() {
@@ -397,8 +397,8 @@ impl Model {
         Knowledge { settings: &self.settings, watched: &self.watched, open: self.open }
     }
 
-    /// A change opens the window of every push LB that it concerns, unless one is open [4]. A group that the LB
-    /// itself removed is no change: there is nothing to tell it.
+    /// A change opens the window of every concerned push LB, unless a window is open [4]. A group that the LB itself
+    /// removed is no change for the LB.
     fn open_windows(&mut self, now: u64, before: &View, by_lb: bool) {
         let after = self.view();
         let none = BTreeMap::new();
@@ -433,13 +433,13 @@ impl Lb {
         session.changed.clear();
     }
 
-    /// A group that is there, or is gone and the LB has yet to hear of that.
+    /// A group of this name: an existing one, or a removed one of which the LB has yet to hear.
     fn shown_group(&self, name: &[u8]) -> Option<&Group> {
         let gone = self.session.iter().flat_map(|session| &session.gone);
         self.groups.iter().chain(gone).find(|group| group.name == name)
     }
 
-    /// All of these, in the order of their registration.
+    /// All groups, and removed ones of which the LB has yet to hear, in the order of their registration.
     fn all_names(&self) -> Vec<Bytes> {
         let gone = self.session.iter().flat_map(|session| &session.gone);
         let mut groups: Vec<&Group> = self.groups.iter().chain(gone).collect();
@@ -447,9 +447,9 @@ impl Lb {
         groups.into_iter().map(|group| group.name.clone()).collect()
     }
 
-    /// Looks at the scale of a group that is about to be told.
+    /// Computes the scale of a group before a message lists the group.
     fn rescale(&mut self, name: &[u8], knowledge: Knowledge<'_>) {
-        // A group that is gone has no members, and so no scale.
+        // A removed group has no members, and so no scale.
         let Some(group) = self.groups.iter_mut().find(|group| group.name == name) else { return };
         let rates = |member: &Membership| {
             let said = knowledge.said(group, &member.endpoint);
@@ -466,7 +466,7 @@ impl Lb {
             || group.members.iter().any(|member| session.sent.get(&member.id) != Some(&knowledge.entry(group, member)))
     }
 
-    /// What a message says of one group; it counts as sent.
+    /// The entries of one group in a message; they count as sent.
     fn tell(&mut self, uid: &[u8], name: &[u8], delta: bool, knowledge: Knowledge<'_>) -> Weights {
         self.rescale(name, knowledge);
         let group = self.shown_group(name).expect("step 8").clone();
@@ -480,7 +480,7 @@ impl Lb {
             }
         }
         for farewell in session.farewells.extract_if(.., |farewell| farewell.group == name) {
-            // Registered again, the member is listed as what it is now.
+            // The member is registered again: only its present entry is listed.
             let back = group.members.iter().any(|member| member.endpoint == farewell.endpoint);
             if delta && !back {
                 entries.push(Listed { endpoint: farewell.endpoint, label: farewell.label, entry: farewell.entry });

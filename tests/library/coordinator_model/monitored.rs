@@ -1,4 +1,4 @@
-//! What is known of an endpoint: from the operator, and from the monitor.
+//! Endpoints: the operator's and the monitor's word.
 
 use gwm::{
     coordinator::Settings,
@@ -7,25 +7,25 @@ use gwm::{
     sasp::{Endpoint, EntryFlags},
 };
 
-/// Whether the GWM watches such an endpoint: the operator does not know better, and there is a way to.
+/// Whether the GWM watches an endpoint: the operator did not fix its weight, and there is a check for it.
 pub(crate) fn watchable(settings: &Settings, endpoint: &Endpoint) -> bool {
     let member = settings.roster.find(endpoint);
     let tcp = endpoint.protocol == 6 && endpoint.port != 0;
     !member.fixed && member.monitor.auto && (tcp || settings.icmp)
 }
 
-/// An endpoint that is watched.
+/// A watched endpoint.
 #[derive(Clone)]
 pub(crate) struct Watched {
-    /// Tells this watch from others of the same endpoint.
+    /// The number of the watch: another watch of the same endpoint has another number.
     pub(crate) life: u64,
-    /// Some policy believes in it, or nothing was judged yet.
+    /// The endpoint has contact by some policy, or is not judged yet.
     pub(crate) contact: bool,
-    /// It was ever judged to be up: some policy was confident that it has contact.
+    /// The endpoint has been up: by some policy it had contact and was confident.
     pub(crate) seen: bool,
-    /// When it lost contact, while that is a question of failing open.
+    /// When the endpoint lost contact, while it is fresh.
     pub(crate) lost_at: Option<u64>,
-    /// By policy, once something was judged: contact and confident, and the share while there was contact.
+    /// By policy, once judged: contact and confident, and the last share with contact.
     judged: Option<[(bool, bool, Share); 4]>,
 }
 
@@ -52,7 +52,7 @@ impl Watched {
     }
 }
 
-/// What one policy says of an endpoint, the operator's word included.
+/// One policy's verdict on an endpoint, with the operator's word.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Said {
     contact: bool,
@@ -60,7 +60,7 @@ pub(crate) struct Said {
     pub(crate) quiesced: bool,
     fixed: bool,
     share: Share,
-    /// It lost contact lately and the GWM fails open.
+    /// The endpoint is fresh and the GWM fails open.
     forgiven: bool,
 }
 
@@ -84,7 +84,7 @@ impl Said {
         }
     }
 
-    /// The weight of one that has contact.
+    /// The weight of an endpoint with contact.
     pub(crate) fn weight(&self, scale: Option<Scale>, weight_max: u16) -> u16 {
         match (scale, self.share) {
             (Some(scale), share) if !self.fixed => scale.weight(share, weight_max),

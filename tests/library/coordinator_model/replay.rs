@@ -1,4 +1,4 @@
-//! Changes that a coordinator made are enough to make its tables again.
+//! A coordinator's changes, applied to an empty coordinator, make the same tables.
 
 use gwm::{
     coordinator::{Change, CloseReason, ConnectionId, Coordinator, Settings, Time},
@@ -69,10 +69,10 @@ impl Recorded {
     }
 }
 
-/// What a Get Weights shows of a membership, without what the monitor says.
+/// A membership as Get Weights shows it, without the monitor's verdict.
 type Shown = (Vec<u8>, Endpoint, Vec<u8>, u8, EntryFlags);
 
-/// All memberships of an LB, group by group, with groups that are empty; asked on a connection of its own.
+/// The names of an LB's groups, and all memberships in their order, by Get Weights on a new connection.
 fn listing(coordinator: &mut Coordinator, now: Time, lb_uid: &[u8], slot: u32) -> (Vec<Vec<u8>>, Vec<Shown>) {
     let connection = ConnectionId { shard: 0, slot: 1_000 + slot, generation: 0 };
     coordinator.opened(connection, std::net::IpAddr::from([127, 0, 0, 1]).into());
@@ -100,7 +100,7 @@ fn listing(coordinator: &mut Coordinator, now: Time, lb_uid: &[u8], slot: u32) -
     (names, members)
 }
 
-/// Replays everything on an empty coordinator and compares its tables with those of `real`, which is used up.
+/// Replays all changes on an empty coordinator and compares its tables with those of `real`.
 pub(crate) fn check(
     mut real: Coordinator,
     now: Time,
@@ -108,7 +108,7 @@ pub(crate) fn check(
     changes: &[(Time, Recorded)],
     uids: &[Vec<u8>],
 ) {
-    // Limits may have been wider when the changes were made.
+    // Replay checks no limits: with limits of 0, any check would fail.
     let settings =
         Settings { max_load_balancers: 0, max_groups: 0, max_memberships: 0, max_members_per_group: 0, ..settings };
     let mut replica = Coordinator::new(settings, SHARDS);

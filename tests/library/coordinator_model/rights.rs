@@ -1,4 +1,4 @@
-//! Who may speak for whom, as plain lists of sources (`n` is 10.0.0.n), and the same as the access file says it.
+//! Access rules as plain lists of sources (`n` is 10.0.0.n), and as text of the access file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,17 +15,17 @@ use gwm::{
 
 use super::generator::{UIDS, chance};
 
-/// Peers connect from 10.0.0.1 to here.
+/// Peers connect from 10.0.0.1 up to this number.
 const SOURCES: u8 = 4;
 
 pub(crate) type Source = u8;
 
-/// What the operator says; without a word, anyone may be anyone.
+/// The operator's rules; without rules, any peer may be any LB or member.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
-    /// Who is which LB.
+    /// The sources that may be each LB.
     lbs: Option<BTreeMap<&'static str, BTreeSet<Source>>>,
-    /// What members speak for beside themselves.
+    /// The addresses that each source speaks for beside its own.
     members: Option<BTreeMap<Source, BTreeSet<Source>>>,
 }
 
@@ -51,7 +51,7 @@ impl Rules {
         Rules { lbs, members }
     }
 
-    /// As the coordinator is told.
+    /// The same rules for the coordinator.
     pub(crate) fn access(&self) -> Arc<Access> {
         let list = |sources: &BTreeSet<Source>| {
             sources.iter().map(|source| format!("\"{}\"", address(*source))).collect::<Vec<_>>().join(", ")

@@ -1,4 +1,4 @@
-//! Return codes: when each is given, which of several wins, and that none but 0x00 changes anything.
+//! Return codes: the case of each, their order, and that no code but 0x00 changes anything.
 
 use super::rig::{Rig, settings};
 use crate::wire::{self, Item, Named, Request};
@@ -181,7 +181,7 @@ fn an_lb_has_so_many_groups() {
     assert_eq!(rig.ask(one, "lb register LB1/G + LB1/H + LB1/I"), "45");
     rig.ok(one, "lb register LB1/G + LB1/H");
     assert_eq!(rig.ask(one, "lb register LB1/I"), "45");
-    rig.ok(one, "lb register LB1/G a + LB1/G b"); // an old group twice is no new one
+    rig.ok(one, "lb register LB1/G a + LB1/G b"); // naming an existing group twice creates no group
     rig.ok(two, "lb register LB2/G + LB2/H");
     rig.ok(one, "lb deregister LB1/G");
     rig.ok(one, "lb register LB1/I");
@@ -215,7 +215,7 @@ fn an_lb_has_so_many_memberships_in_all_its_groups() {
     assert_eq!(rig.ask(one, "lb register LB1/H b"), "45");
     rig.ok(one, "lb register LB1/I"); // an empty group takes no membership
     assert_eq!(rig.ask(two, "member register LB2/G a + LB1/I a"), "45");
-    rig.ok(two, "lb register LB2/G a b c"); // each has its own
+    rig.ok(two, "lb register LB2/G a b c"); // each LB has a limit of its own
     rig.ok(one, "lb deregister LB1/G a");
     rig.ok(one, "lb register LB1/H b");
     rig.ok(one, "lb deregister LB1/G");
@@ -316,7 +316,7 @@ fn a_refused_set_member_state_changes_nothing() {
 fn a_refused_set_lb_state_changes_nothing() {
     let mut rig = two_lbs();
     assert_eq!(rig.ask(0, "state LB2 7F trust"), "11");
-    assert_eq!(rig.ask(0, "member register LB2/G a"), "11"); // LB2 does not trust still
+    assert_eq!(rig.ask(0, "member register LB2/G a"), "11"); // LB2 still does not trust
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn a_message_without_groups_succeeds_and_does_nothing() {
     }
     assert_eq!(rig.totals(), [0; 4]);
     rig.lb("LB1", "");
-    rig.ok(peer, "get"); // it binds nothing: LB1 is not taken over, and the connection can still be any LB
+    rig.ok(peer, "get"); // binds no LB: LB1 is not taken over, and the connection can still become any LB
     rig.ok(peer, "lb register LB2/G a");
     assert!(rig.closes().is_empty());
 }
@@ -353,7 +353,7 @@ fn replies_are_these_bytes() {
     assert_eq!(reply("lb set LB1/X a=01"), expected([0x04, 0x8D, 0x15, 0x9C], [0x10, 0x65], 0x42));
     let refused = [
         &[0x20, 0x10, 0, 13, 1, 0, 0, 0, 22, 0x05, 0xB0, 0x5B, 0x03][..],
-        &[0x10, 0x35, 0, 9, 0x42, 0, 64, 0, 0], // the interval as usual, and no group
+        &[0x10, 0x35, 0, 9, 0x42, 0, 64, 0, 0], // the interval as always, and no group
     ];
     assert_eq!(reply("get LB1/G + LB1/X"), refused.concat());
 }
@@ -366,7 +366,7 @@ fn reserved_bits_and_any_reason_or_health_are_taken() {
     let group = |items| vec![Named { uid: b"LB1".into(), name: b"G".into(), items }];
     let mut code = |request: Request| rig.reply(lb, &request).last().copied();
     assert_eq!(code(Request::SetLbState { uid: b"LB1".into(), health: 0xFF, flags: 0xF8 | wire::TRUST }), Some(0));
-    // 0xFF is an LB's message, 0xFE a member's.
+    // Flags 0xFF are an LB's, 0xFE a member's.
     assert_eq!(code(Request::Register { flags: 0xFF, groups: group(vec![member("a", 0)]) }), Some(0));
     assert_eq!(code(Request::Register { flags: 0xFE, groups: group(vec![member("b", 0)]) }), Some(0));
     let states = group(vec![member("a", 0xFE), member("b", 0xFF)]);

@@ -1,10 +1,10 @@
-//! No-change/no-send: what is remembered per connection, and the last word about members that left.
+//! No-change/no-send: the memory of sent values, per connection, and farewells of members that left.
 
 use gwm::coordinator::Settings;
 
 use super::rig::{NOTHING, Rig, WINDOW, settings};
 
-/// LB1 on connection 0 with these flags and G[a b] and H[c], all of it sent.
+/// LB1 on connection 0 with these flags, G[a b] and H[c]; everything has been sent.
 fn told(flags: &str) -> Rig {
     let mut rig = Rig::new();
     let lb = rig.lb("LB1", flags);
@@ -75,7 +75,7 @@ fn the_first_weights_on_a_new_connection_are_complete() {
     rig.ok(0, "lb set LB1/G b=01");
     let new = rig.open();
     assert_eq!(rig.ask(new, "get LB1/G"), "00 LB1/G[a 00/05/100 b 01/05/100]");
-    assert_eq!(rig.after(WINDOW), ["#1 LB1/H[c 00/05/100]"]); // what that left
+    assert_eq!(rig.after(WINDOW), ["#1 LB1/H[c 00/05/100]"]); // the group that the reply did not list
     rig.closed(new);
     let third = rig.open();
     assert_eq!(rig.ask(third, "get LB1/"), "00 LB1/G[a 00/05/100 b 01/05/100] LB1/H[c 00/05/100]");
@@ -113,7 +113,7 @@ fn the_flag_itself_is_no_reason_to_push() {
     assert_eq!(rig.after(WINDOW), NOTHING);
 }
 
-/// The LB knows what it removed itself once it has heard of the group again; until then the group has changed.
+/// After the LB's own removal the group counts as changed until the LB has heard of the group again.
 #[test]
 fn what_was_sent_with_the_flag_on_counts_when_it_is_off() {
     let mut rig = told("push nochange");
@@ -159,7 +159,7 @@ fn a_member_that_left_by_itself_is_sent_once_more() {
     rig.ok(lb, "member deregister LB1/G c:other");
     rig.ok(lb, "member deregister LB1/G a");
     rig.ok(lb, "lb set LB1/G b=01");
-    // Contact off, confident on, weight 0; else as it was. After the members, in the order of leaving.
+    // Contact off, confident on, weight 0, else as before. Farewells come after the members, in the order of leaving.
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 01/05/100 c 0A/0A/0 a:label 32/0C/0]"]);
     rig.ok(lb, "lb set LB1/G b=02");
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 02/05/100]"]);
@@ -268,7 +268,7 @@ fn a_member_that_came_back_and_left_again_unheard_of_is_sent_once_more() {
     rig.ok(0, "member deregister LB1/G a");
     rig.ok(0, "member register LB1/G a:new");
     rig.ok(0, "member deregister LB1/G a");
-    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0]"]); // or the LB would use it for ever
+    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0]"]); // otherwise the LB would use the member for ever
     assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[]");
 }
 
@@ -278,7 +278,7 @@ fn the_same_in_a_group_that_was_removed_and_is_back() {
     rig.ok(0, "member deregister LB1/G");
     rig.ok(0, "member register LB1/G b");
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 00/01/100 a 00/0C/0]"]);
-    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/H[] LB1/G[]"); // registered anew, so last
+    assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/H[] LB1/G[]"); // G was registered again, so it comes last
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn a_group_that_a_member_removed_while_the_lb_was_away_is_not_listed() {
     assert_eq!(rig.after(WINDOW), ["#2 LB1/H[c 00/05/100]"]);
 }
 
-/// Or an LB that never asks for all its groups would make the server remember without end.
+/// Otherwise the memory for an LB that never asks for all its groups would grow without end.
 #[test]
 fn what_the_lb_has_yet_to_hear_the_end_of_counts_against_the_limits() {
     let mut rig = Rig::with(Settings { max_groups_per_lb: 3, max_groups: 4, max_memberships: 4, ..settings() });
@@ -340,7 +340,7 @@ fn what_the_lb_has_yet_to_hear_the_end_of_counts_against_the_limits() {
     assert_eq!(rig.ask(lb, "lb register LB1/I d e"), "45");
     rig.ok(lb, "lb register LB1/I d");
     assert_eq!(rig.ask(lb, "lb register LB1/I e"), "45");
-    rig.ok(lb, "lb register LB1/G"); // it has its place
+    rig.ok(lb, "lb register LB1/G"); // the group counts already
     assert_eq!(rig.ask(lb, "get LB1/"), "00 LB1/H[] LB1/I[d 00/05/100] LB1/G[a 00/0C/0 b 00/0C/0]");
     rig.ok(lb, "lb register LB1/G e f");
 }
@@ -387,7 +387,7 @@ fn what_no_lb_is_to_hear_does_not_count() {
         assert_eq!(rig.ask(member, "member register LB1/X c d"), "45");
         end(&mut rig);
         rig.ok(member, "member register LB1/X c d e");
-        rig.ok(member, "member deregister LB1/X c d e"); // it was not told, or is away
+        rig.ok(member, "member deregister LB1/X c d e"); // the LB was not told of them, or is not connected
         rig.ok(member, "member register LB1/X c d e");
     }
 }
@@ -401,7 +401,7 @@ fn of_a_large_group_too_only_what_has_changed_is_sent() {
     assert_eq!(rig.after(WINDOW)[0].matches(" 00/05/100").count(), 60);
     for changed in [&all[30..31], &all[10..26], &all[20..37], &all[..]] {
         let state = format!("{:02X}", changed.len());
-        // Last things first, and twice.
+        // The last ones first, and twice.
         for member in changed.iter().rev().chain(changed) {
             rig.ok(lb, &format!("lb set LB1/G {member}={state}"));
             rig.ok(lb, &format!("lb set LB1/G {member}={state}q"));
@@ -414,12 +414,12 @@ fn of_a_large_group_too_only_what_has_changed_is_sent() {
     assert!(!rig.window_is_open());
 }
 
-/// Members of one address, by their ports, as a request lists them.
+/// Members of one address, by port, in the notation of requests.
 fn members(letter: char, ports: std::ops::Range<u32>) -> String {
     ports.map(|port| format!(" {letter}/{}", port + 1000)).collect()
 }
 
-/// LB1 on connection 0, told of as many members as a group of a message can list, all of which then left.
+/// LB1 on connection 0: it was sent as many members as one group of a message can list, and then all of them left.
 fn crowd_that_left() -> Rig {
     let mut rig = Rig::with(Settings {
         max_members_per_group: 65_535,
@@ -435,7 +435,7 @@ fn crowd_that_left() -> Rig {
     rig
 }
 
-/// How many entries there are of members that the LB registered, that registered themselves, and that left.
+/// The numbers of entries: registered by the LB, registered by members, and farewells.
 fn count(pushes: &[String]) -> [usize; 3] {
     let entries = |what| pushes.iter().map(|push| push.matches(what).count()).sum::<usize>();
     [entries(" 00/05/100"), entries(" 00/01/100"), entries(" 00/0C/0") + entries(" 00/08/0")]

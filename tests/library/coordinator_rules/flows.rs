@@ -1,4 +1,4 @@
-//! The example of section 6 of PROTOCOL.md, byte for byte, and its two flows.
+//! The example of section 6 of PROTOCOL.md, byte for byte, and the two flows of that section.
 
 use super::rig::{NOTHING, Rig, WINDOW, fixed, settings};
 use crate::wire;
@@ -11,7 +11,7 @@ fn with_fixed(weights: &[(&str, u16)]) -> Rig {
 
 #[test]
 fn the_example_reply() {
-    // The example's members are 10.10.10.1 and .2; ours are 10.0.0.1 and .2, and the id is our second.
+    // The example's members are 10.10.10.1 and .2, the test's are 10.0.0.1 and .2; the id is the test's second one.
     let mut rig = with_fixed(&[("a", 40), ("b", 20)]);
     let lb = rig.open();
     rig.ok(lb, "lb register LB1/FARM1 a b");

@@ -1,4 +1,4 @@
-//! What shards judge of members, who is watched, rates within a group, failing open, and the operator's roster.
+//! Monitoring: judgements, watches, rates within a group, failing open, and the operator's roster.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use gwm::{
 use super::rig::{NOTHING, Peer, Rig, WINDOW, settings};
 use crate::wire::endpoint;
 
-/// From a member's failing to its being seen: 40.
+/// The fall window is 40.
 const TIMES: Times = Times {
     interval: Duration::from_nanos(20),
     fast_interval: Duration::from_nanos(5),
@@ -26,7 +26,7 @@ fn watched(capacity: u16) -> Member {
     Member::watched(capacity, Monitor::auto(), TIMES)
 }
 
-/// All members are watched, but for these.
+/// All members are watched, except these.
 fn roster(others: &[(&str, Member)]) -> Roster {
     let mut roster = Roster::new(watched(100), Policy::Auto);
     for (name, member) in others {
@@ -39,7 +39,7 @@ fn with(roster: Roster) -> Settings {
     Settings { roster: Arc::new(roster), ..settings() }
 }
 
-/// A push LB that has been told of these members in its group `G`.
+/// A push LB that has been sent these members of its group `G`.
 fn told(settings: Settings, members: &str) -> (Rig, Peer) {
     let mut rig = Rig::with(settings);
     let lb = rig.lb("LB1", "push");
@@ -61,7 +61,7 @@ fn rate(rate: f64) -> Verdict {
     up(Share::Rate(Level::of(rate)))
 }
 
-/// Down, with a share that counts for nothing.
+/// Down; the share of a member without contact does not count.
 const DOWN: Verdict = Verdict { flags: EntryFlags::CONFIDENT, share: Share::Weight(0) };
 
 #[test]
@@ -109,12 +109,12 @@ fn a_group_has_the_verdicts_of_its_policy_and_hears_of_no_other() {
     assert_eq!(rig.after(WINDOW), ["#0 LB1/OTHER[a 00/0D/41]"]);
     rig.judge_by_policy("a", [weight(10), weight(22), weight(32), weight(41)]);
     assert!(!rig.window_is_open(), "no group is of these policies");
-    // What another policy says is at hand when the operator asks for it.
+    // The verdict by another policy is known already when the operator changes the policy.
     let mut other = Roster::new(watched(100), Policy::Agent);
     other.add_group(Pattern::new("ST*"), Policy::Static);
     rig.set_roster(Arc::new(other));
     assert_eq!(rig.after(WINDOW), ["#0 LB1/OTHER[a 00/0D/22]"]);
-    // A group's policy goes with it.
+    // A new group of this name has the new policy.
     rig.ok(lb, "lb deregister LB1/STATIC");
     rig.ok(lb, "lb register LB1/THIRD a");
     assert_eq!(rig.ask(lb, "get LB1/THIRD"), "00 LB1/THIRD[a 00/0D/22]");
@@ -131,7 +131,7 @@ fn each_endpoint_is_watched_once_while_it_is_listed() {
     rig.ok(one, "lb deregister LB1/G + LB1/H");
     assert_eq!(rig.take_orders(), ["unwatch d"]);
     rig.ok(other, "lb deregister LB2/G a");
-    // What nobody took cancels out.
+    // Orders that were not taken cancel each other.
     rig.ok(one, "lb register LB1/I e f");
     rig.ok(one, "lb deregister LB1/I e");
     rig.ok(one, "lb register LB1/I a");
@@ -144,7 +144,7 @@ fn what_is_said_of_an_earlier_watch_is_ignored() {
     let (mut rig, lb) = told(with(roster(&[])), "a");
     let old = rig.watch("a");
     rig.ok(lb, "lb deregister LB1/G a");
-    rig.judge_watch(old, DOWN); // the shard has not heard
+    rig.judge_watch(old, DOWN); // the shard does not know of the end yet
     rig.ok(lb, "lb register LB1/G b");
     rig.judge_watch(old, DOWN);
     rig.take_orders();
@@ -172,18 +172,18 @@ fn rates_become_weights_in_their_ratio_and_noise_moves_nobody_else() {
     rig.ok(lb, "state LB1 7F push nochange");
     rig.judge(&[("a", rate(106.0))]);
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/94]"]);
-    // Over the top: it moves, and everyone's weight with it.
+    // A rate over the top: the top moves, and every weight with it.
     rig.judge(&[("a", rate(200.0))]);
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/11 c 00/0D/25]"]);
-    // The best one dies.
+    // The member with the highest rate dies.
     rig.judge(&[("a", DOWN)]);
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0 b 00/0D/89 c 00/0D/44]"]);
-    // Nobody has a rate: weights are weights.
+    // No member has a rate: weights are not scaled.
     rig.judge(&[("b", weight(70))]);
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[b 00/0D/70 c 00/0D/50]"]);
 }
 
-/// What noise has kept where it was is no measure for the rates of another policy.
+/// The scale of the old policy does not apply to the rates of the new policy.
 #[test]
 fn a_group_of_another_policy_has_a_scale_of_its_own() {
     let (mut rig, lb) = told(with(roster(&[])), "a b");
@@ -208,7 +208,7 @@ fn a_group_that_was_removed_and_is_back_has_a_new_scale() {
     rig.judge(&[("a", rate(93.0)), ("b", rate(85.0))]);
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/83 b 00/0D/76] LB1/H[a 00/0D/83 b 00/0D/76]"]);
     rig.ok(lb, "member deregister LB1/G");
-    rig.ok(lb, "lb register LB1/G a b"); // before the LB has heard of that
+    rig.ok(lb, "lb register LB1/G a b"); // before the LB has heard of the removal
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/89 b 00/0D/81]"]);
 }
 
@@ -274,11 +274,11 @@ fn more_than_half_at_once_is_taken_for_our_own_fault() {
     rig.judge(&[("c", DOWN)]);
     assert!(rig.fails_open());
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/05/10 b 00/05/20 c 00/05/30 d 00/05/40]"]);
-    // Nothing is believed while it lasts, however long.
+    // No verdict is believed while failing open lasts, however long.
     rig.after(100 * FALL_WINDOW);
     rig.judge(&[("d", DOWN)]);
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/10 b 00/05/20 c 00/05/30 d 00/05/40]");
-    // Half are back: what is down is down.
+    // Half are back: the others are shown as down.
     rig.judge(&[("c", weight(30)), ("d", weight(40))]);
     assert!(!rig.fails_open());
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0 b 00/0C/0 c 00/0D/30 d 00/0D/40]"]);
@@ -307,7 +307,7 @@ fn a_single_address_that_dies_is_dead_and_two_are_a_network() {
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/100 b 00/05/100]");
 }
 
-/// Else whoever may register members could have every LB told that nothing is certain, by one small message.
+/// Otherwise one small registration could make the GWM tell every LB that nothing is certain.
 #[test]
 fn members_that_were_never_up_are_not_missed() {
     let (mut rig, lb) = told(with(roster(&[])), "a b c d");
@@ -321,7 +321,7 @@ fn members_that_were_never_up_are_not_missed() {
     rig.judge(&[("a", DOWN)]);
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 b 00/0D/20 c 00/0D/30 d 00/0D/40]");
     assert_eq!(rig.ask(other, "get LB2/G"), "00 LB2/G[e 00/0C/0]");
-    // Three of four that were up are: those that never were do not hide it, nor do they keep it going.
+    // Three of the four members that were up are lost: members that were never up neither hide this nor prolong it.
     rig.judge(&[("b", DOWN), ("c", DOWN)]);
     assert!(rig.fails_open());
     assert_eq!(rig.ask(other, "get LB2/G"), "00 LB2/G[e 00/05/100]", "nor are they believed to be down while it lasts");
@@ -340,8 +340,7 @@ fn a_member_that_was_never_up_makes_no_second_address() {
     assert!(!rig.fails_open());
 }
 
-/// What is said of a member before it was found to be up does not count, nor what it was under an
-/// earlier watch.
+/// A member that was up under an earlier watch only does not count; "unknown" verdicts are not "up".
 #[test]
 fn a_member_has_been_up_if_its_own_watch_says_so() {
     let (mut rig, lb) = told(with(roster(&[])), "a b c");
@@ -360,8 +359,8 @@ fn a_member_has_been_up_if_its_own_watch_says_so() {
     assert!(rig.fails_open());
 }
 
-/// What a GWM that starts without a network has never seen is not drained, not even the moment that the first member
-/// answers: the others have a fall window.
+/// A GWM that starts without a network does not drain members that it has never seen, also not when the first member
+/// answers: the others have a fall window to answer.
 #[test]
 fn a_start_without_a_network_ends_a_while_after_the_first_member_answers() {
     let (mut rig, lb) = told(with(roster(&[])), "a b c d");
@@ -373,14 +372,14 @@ fn a_start_without_a_network_ends_a_while_after_the_first_member_answers() {
     rig.after(WINDOW);
     assert!(rig.fails_open());
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/10 b 00/05/100 c 00/05/100 d 00/05/100]");
-    // No event ends it, so the coordinator asks for the time.
+    // No event ends failing open, so the coordinator has a deadline.
     assert_eq!(rig.deadline(), Some(FALL_WINDOW - WINDOW));
     rig.after(FALL_WINDOW - WINDOW - 1);
     assert!(rig.fails_open());
     rig.after(1);
     assert!(!rig.fails_open());
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/10 b 00/0C/0 c 00/0C/0 d 00/0C/0]"]);
-    // Where nothing is left that was ever up, it is a start again.
+    // Without any member that was up, the rule is that of a start again.
     rig.ok(lb, "lb deregister LB1/G a");
     rig.ok(lb, "lb register LB1/G e f g h");
     rig.take_orders();
@@ -395,20 +394,20 @@ fn a_hundred_percent_turns_failing_open_off() {
     assert!(!rig.fails_open());
 }
 
-/// While failing open nothing is confident, the operator's weights included: an LB avoids a member that is not
-/// confident beside one that is.
+/// While the GWM fails open no member is confident, also those with an operator's weight: an LB prefers confident
+/// members to others.
 #[test]
 fn failing_open_concerns_every_member() {
     let (mut rig, lb) = told(with(roster(&[("f", Member::fixed(9))])), "a b f");
     rig.judge(&[("a", DOWN), ("b", DOWN)]);
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/100 b 00/05/100 f 00/05/9]");
-    // Those that are gone are not missed any more.
+    // Members that were deregistered count no more.
     rig.ok(lb, "lb deregister LB1/G a b");
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[f 00/0D/9]"]);
     assert!(!rig.fails_open());
 }
 
-/// A reload of a large roster is done in pieces, and no push tells half of it.
+/// A large roster is put in force in pieces, and no push shows half of it.
 #[test]
 fn a_reload_of_many_members_goes_on_with_polls() {
     let names: Vec<String> = (1000..11_000).map(|port| format!("a/{port}")).collect();

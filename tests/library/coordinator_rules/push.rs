@@ -1,10 +1,10 @@
-//! Send Weights: windows, what a push lists, refreshes, and one message in flight.
+//! Send Weights: windows, the groups in a push, refreshes, and one message in flight.
 
 use std::time::Duration;
 
 use super::rig::{NOTHING, Rig, WINDOW, fixed, settings};
 
-/// LB1 on connection 0 with push and trust and G[a b], all of it pushed.
+/// LB1 on connection 0 with push, trust and G[a b]; everything has been pushed.
 fn pushed() -> Rig {
     let mut rig = Rig::new();
     let lb = rig.lb("LB1", "push trust");
@@ -35,16 +35,16 @@ fn the_window_is_fixed_at_the_first_change() {
     rig.ok(0, "lb set LB1/G a=01");
     assert_eq!(rig.deadline(), Some(WINDOW));
     assert_eq!(rig.after(WINDOW - 1), NOTHING);
-    rig.ok(0, "lb set LB1/G b=02"); // does not move it
+    rig.ok(0, "lb set LB1/G b=02"); // does not move the window
     assert_eq!(rig.deadline(), Some(1));
     assert_eq!(rig.after(1), ["#0 LB1/G[a 01/05/100 b 02/05/100]"]);
     assert_eq!(rig.after(WINDOW), NOTHING);
-    rig.ok(0, "lb set LB1/G a=03"); // opens the next
+    rig.ok(0, "lb set LB1/G a=03"); // opens the next window
     assert_eq!(rig.after(WINDOW - 1), NOTHING);
     assert_eq!(rig.after(1), ["#0 LB1/G[a 03/05/100 b 02/05/100]"]);
 }
 
-/// Whatever changes in it, and also where only changes are sent.
+/// Whichever group changes, and also with no-change/no-send.
 #[test]
 fn no_later_change_moves_the_window() {
     for flags in ["push", "push nochange"] {
@@ -119,7 +119,7 @@ fn the_same_value_again_is_no_change() {
     rig.ok(0, "lb set LB1/G a=00 b=00");
     rig.ok(0, "lb register LB1/G"); // the group is there
     rig.set_fixed(&[]);
-    assert_eq!(rig.deadline(), Some(1_000_000_000 - WINDOW)); // the refresh
+    assert_eq!(rig.deadline(), Some(1_000_000_000 - WINDOW)); // of the refresh
     assert_eq!(rig.after(WINDOW), NOTHING);
 }
 
@@ -181,7 +181,7 @@ fn a_group_that_a_member_removed_is_pushed_empty_once() {
     rig.ok(0, "lb register LB1/H c");
     rig.after(WINDOW);
     rig.ok(0, "member deregister LB1/G");
-    assert_eq!(rig.ask(0, "get LB1/H"), "00 LB1/H[c 00/05/100]"); // which does not say it
+    assert_eq!(rig.ask(0, "get LB1/H"), "00 LB1/H[c 00/05/100]"); // this reply does not tell the end of G
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[]"]);
     rig.ok(0, "lb set LB1/H c=01");
     assert_eq!(rig.after(WINDOW), ["#0 LB1/H[c 01/05/100]"]);
@@ -211,7 +211,7 @@ fn of_a_group_that_a_member_removed_before_the_takeover_nothing_is_said() {
     let mut rig = pushed();
     rig.ok(0, "lb register LB1/H c");
     rig.after(WINDOW);
-    rig.ok(0, "member deregister LB1/G"); // which the old connection does not hear any more
+    rig.ok(0, "member deregister LB1/G"); // the old connection hears nothing any more
     let new = rig.open();
     rig.ok(new, "lb set LB1/H");
     assert_eq!(rig.after(WINDOW), ["#1 LB1/H[c 00/05/100]"]);
@@ -225,7 +225,7 @@ fn get_weights_lists_no_group_that_a_member_removed() {
     rig.ok(0, "member deregister LB1/G");
     assert_eq!(rig.ask(0, "get LB1/G"), "42");
     assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/H[c 00/05/100]");
-    assert_eq!(rig.after(WINDOW), NOTHING); // this said it
+    assert_eq!(rig.after(WINDOW), NOTHING); // the reply told it
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn turning_push_on_sends_all_groups_after_the_window() {
     assert_eq!(rig.deadline(), Some(WINDOW));
     assert_eq!(rig.after(WINDOW - 1), NOTHING);
     assert_eq!(rig.after(1), ["#0 LB1/G[a 00/05/100] LB1/H[]"]);
-    rig.ok(lb, "state LB1 00 push"); // it is on
+    rig.ok(lb, "state LB1 00 push"); // push is on already
     assert_eq!(rig.after(WINDOW), NOTHING);
     rig.ok(lb, "state LB1 00");
     rig.ok(lb, "state LB1 00 push");
@@ -289,7 +289,7 @@ fn with_push_off_no_change_is_sent() {
     rig.ok(0, "state LB1 7F trust");
     rig.ok(0, "lb set LB1/G a=01");
     rig.ok(0, "lb register LB1/H c");
-    assert_eq!(rig.deadline(), Some(1_000_000_000 - WINDOW)); // of the refresh, which is off
+    assert_eq!(rig.deadline(), Some(1_000_000_000 - WINDOW)); // an old alarm of the refresh, which is off
     assert_eq!(rig.after(2_000_000_000), NOTHING);
 }
 
@@ -319,7 +319,7 @@ fn a_window_of_the_old_connection_does_not_hasten_the_new_ones_push() {
     assert_eq!(rig.after(1), ["#1 LB1/G[a 01/05/100 b 00/05/100]"]);
 }
 
-/// A rig whose refresh comes every 100, with LB1 as in [`pushed`]; the time is [`WINDOW`].
+/// A rig with a refresh every 100, and LB1 as in [`pushed`]; the time is [`WINDOW`].
 fn refreshed(flags: &str) -> Rig {
     let mut settings = settings();
     settings.push_refresh = Duration::from_nanos(100);
@@ -339,7 +339,7 @@ fn a_refresh_sends_all_groups_at_a_fixed_period() {
     assert_eq!(rig.after(1), all); // 100
     assert_eq!(rig.after(150), all); // 250: late for 200
     assert_eq!(rig.after(49), NOTHING);
-    assert_eq!(rig.after(1), all); // 300 all the same
+    assert_eq!(rig.after(1), all); // 300: not moved by the delay
     assert_eq!(rig.after(350), all); // 650: once for 400, 500 and 600
     assert_eq!(rig.after(49), NOTHING);
     assert_eq!(rig.after(1), all);
@@ -351,7 +351,7 @@ fn a_refresh_carries_what_the_window_has_collected() {
     rig.after(85);
     rig.ok(0, "lb set LB1/G a=01");
     assert_eq!(rig.after(5), ["#0 LB1/G[a 01/05/100] LB1/H[]"]);
-    rig.ok(0, "lb set LB1/G a=02"); // opens a window of its own
+    rig.ok(0, "lb set LB1/G a=02"); // opens a window
     assert_eq!(rig.after(WINDOW - 1), NOTHING);
     assert_eq!(rig.after(1), ["#0 LB1/G[a 02/05/100]"]);
 }
@@ -369,7 +369,7 @@ fn a_delta_only_lb_gets_nothing_by_a_refresh() {
     assert_eq!(rig.after(90), NOTHING);
     rig.after(95);
     rig.ok(0, "lb set LB1/G a=01");
-    assert_eq!(rig.after(5), NOTHING); // nor does it end a window
+    assert_eq!(rig.after(5), NOTHING); // and the refresh ends no window
     assert_eq!(rig.after(5), ["#0 LB1/G[a 01/05/100]"]);
 }
 
@@ -398,7 +398,7 @@ fn one_message_is_in_flight_and_changes_merge_meanwhile() {
         assert_eq!(rig.after(2 * WINDOW), NOTHING);
     }
     rig.delivered(0);
-    assert_eq!(rig.after(0), ["#0 LB1/G[a 04/05/100 b 04/05/100]"]); // one, of the newest state
+    assert_eq!(rig.after(0), ["#0 LB1/G[a 04/05/100 b 04/05/100]"]); // one push, with the newest state
     rig.delivered(0);
     assert_eq!(rig.after(WINDOW), NOTHING);
 }
@@ -425,7 +425,7 @@ fn a_push_waits_for_each_message_that_is_under_way() {
     rig.ok(0, "lb set LB1/G a=01");
     rig.delivered(0);
     assert_eq!(rig.after(WINDOW).len(), 1);
-    rig.ok(0, "lb set LB1/G a=02"); // its reply is behind the push
+    rig.ok(0, "lb set LB1/G a=02"); // the reply is sent after the push
     rig.after(WINDOW);
     rig.delivered_some(0, 1);
     assert_eq!(rig.after(0), NOTHING);
@@ -443,7 +443,7 @@ fn a_reply_that_is_not_delivered_holds_a_push_back_and_not_other_replies() {
     assert_eq!(rig.after(WINDOW), NOTHING);
     rig.delivered(0);
     assert_eq!(rig.after(0), ["#0 LB1/G[a 01/05/100 b 01/05/100]"]);
-    rig.ok(0, "lb set LB1/G b=02"); // answered though the push is in flight
+    rig.ok(0, "lb set LB1/G b=02"); // replies do not wait for the push in flight
 }
 
 #[test]
@@ -506,7 +506,7 @@ fn a_shard_without_room_gets_its_pushes_later_and_merged() {
         rig.ok(lb, &format!("lb register {uid}/G a"));
     }
     rig.outbox.room.insert(0, 0);
-    assert_eq!(rig.after(WINDOW), ["#1 LB2/G[a 00/05/100]"]); // the other shard has
+    assert_eq!(rig.after(WINDOW), ["#1 LB2/G[a 00/05/100]"]); // the other shard has room
     rig.ok(0, "lb set LB1/G a=01"); // replies are always taken
     assert_eq!(rig.after(WINDOW), NOTHING);
     rig.outbox.room.clear();
@@ -535,7 +535,7 @@ fn an_lb_that_moved_to_another_shard_is_pushed_to_there() {
     let mut rig = pushed();
     rig.ok(0, "lb set LB1/G a=01");
     rig.outbox.room.insert(0, 0);
-    assert_eq!(rig.after(WINDOW), NOTHING); // it waits for room on shard 0
+    assert_eq!(rig.after(WINDOW), NOTHING); // the push waits for room on shard 0
     let new = rig.open();
     rig.ok(new, "lb set LB1/G b=01");
     rig.outbox.room.insert(1, 0);
@@ -560,7 +560,7 @@ fn fixed_weights_given_at_the_start_are_pushed() {
 fn a_busy_shard_does_not_keep_another_from_its_pushes() {
     let mut rig = Rig::new();
     for (lb, uid) in ["LB1", "LB2"].iter().enumerate() {
-        assert_eq!(rig.lb(uid, "push"), lb); // each on a shard of its own
+        assert_eq!(rig.lb(uid, "push"), lb); // each LB on another shard
         rig.ok(lb, &format!("lb register {uid}/G a"));
     }
     assert_eq!(rig.after(WINDOW).len(), 2);

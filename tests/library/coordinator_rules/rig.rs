@@ -1,5 +1,5 @@
-//! A coordinator with a clock that the test moves. Requests and what comes back are written as in
-//! [`crate::wire::parse`] and [`crate::wire::show`].
+//! A coordinator with a clock that the test moves. Requests and replies are written as in [`crate::wire::parse`] and
+//! [`crate::wire::show`].
 
 use std::{
     collections::BTreeMap,
@@ -23,12 +23,12 @@ use crate::{
 
 /// The push window of [`settings`], in the clock's nanoseconds.
 pub(crate) const WINDOW: u64 = 10;
-/// Its hold time.
+/// The hold time of [`settings`].
 pub(crate) const HOLD: u64 = 1000;
 /// What [`Rig::after`] gives when no push was sent.
 pub(crate) const NOTHING: [&str; 0] = [];
 
-/// Limits, and the time to the next refresh, are out of the way.
+/// High limits, and a long time to the next refresh.
 pub(crate) fn settings() -> Settings {
     Settings {
         hold_time: Duration::from_nanos(HOLD),
@@ -50,7 +50,7 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
-/// An operator who fixes weights, by the endpoints' short names, and knows nothing of the others.
+/// A roster with fixed weights for these endpoints (short names); the others are unknown.
 pub(crate) fn fixed(weights: &[(&str, u16)]) -> Arc<Roster> {
     let mut roster = Roster::new(Member::unknown(100), Policy::Auto);
     for (name, weight) in weights {
@@ -59,7 +59,7 @@ pub(crate) fn fixed(weights: &[(&str, u16)]) -> Arc<Roster> {
     Arc::new(roster)
 }
 
-/// A connection, in the order of [`Rig::open`].
+/// A connection's number, in the order of [`Rig::open`].
 pub(crate) type Peer = usize;
 
 pub(crate) struct Rig {
@@ -70,12 +70,12 @@ pub(crate) struct Rig {
     peers: Vec<ConnectionId>,
     /// Connections that the coordinator has asked to close.
     closes: Vec<Peer>,
-    /// Why requests were not accepted.
+    /// The causes of 0x11.
     refused: Vec<(Refusal, String)>,
-    /// Whether the peers take every message at once.
+    /// Every message is delivered at once.
     pub(crate) reading: bool,
     last_id: u32,
-    /// What shards watch, by short name.
+    /// The shards' watches, by short name.
     watches: BTreeMap<String, WatchId>,
 }
 
@@ -103,7 +103,7 @@ impl Rig {
         self.open_as(IpAddr::from(Ipv4Addr::LOCALHOST).into())
     }
 
-    /// The same, of this peer.
+    /// A new connection of this peer, on the next shard in turn.
     pub(crate) fn open_as(&mut self, who: access::Peer) -> Peer {
         let peer = self.peers.len();
         let number = u32::try_from(peer).expect("a test has few connections");
@@ -113,7 +113,7 @@ impl Rig {
         peer
     }
 
-    /// A new connection in the slot of one that has ended.
+    /// A new connection in the slot of a connection that has ended.
     pub(crate) fn reopen(&mut self, ended: Peer) -> Peer {
         let before = self.peers[ended];
         let id = ConnectionId { generation: before.generation + 1, ..before };
@@ -122,7 +122,7 @@ impl Rig {
         self.peers.len() - 1
     }
 
-    /// A request that its connection did not outlive: nothing comes of it.
+    /// A request whose connection has ended: it must have no effect.
     pub(crate) fn late(&mut self, peer: Peer, request: &str) {
         let bytes = wire::parse(request).bytes(1);
         let (_, message) = Message::decode(&bytes).expect("a test's requests are well-formed");
@@ -194,7 +194,7 @@ impl Rig {
         self.coordinator.set_roster(Time(self.now), roster);
     }
 
-    /// Lets the shards take their watch orders: what these say, sorted.
+    /// Lets the shards take their watch orders; returns the orders, sorted.
     pub(crate) fn take_orders(&mut self) -> Vec<String> {
         let mut orders = Vec::new();
         while self.coordinator.has_watch_orders() {
@@ -218,12 +218,12 @@ impl Rig {
         orders
     }
 
-    /// Under which name an endpoint is watched.
+    /// The watch of an endpoint.
     pub(crate) fn watch(&self, name: &str) -> WatchId {
         self.watches[name]
     }
 
-    /// A shard says this of endpoints, by every policy.
+    /// A shard's verdicts on endpoints, the same by every policy.
     pub(crate) fn judge(&mut self, verdicts: &[(&str, Verdict)]) {
         let judgement =
             |(name, verdict): &(&str, Verdict)| Judgement { watch: self.watches[*name], verdicts: [*verdict; 4] };
@@ -249,12 +249,12 @@ impl Rig {
         self.coordinator.totals().watched
     }
 
-    /// Whether a push window may be open: something is due before the next refresh.
+    /// Whether a push window may be open: there is a deadline before the next refresh.
     pub(crate) fn window_is_open(&self) -> bool {
         self.deadline().is_some_and(|deadline| deadline <= WINDOW)
     }
 
-    /// Lets the time pass, then polls once: the pushes, each with the number of its connection.
+    /// Lets the time pass and polls once; returns the pushes, each with the number of its connection.
     pub(crate) fn after(&mut self, time: u64) -> Vec<String> {
         self.now += time;
         self.coordinator.poll(Time(self.now), &mut self.outbox);
@@ -279,12 +279,12 @@ impl Rig {
         std::mem::take(&mut self.closes)
     }
 
-    /// How long until the coordinator wants to be polled.
+    /// The time until the coordinator's next deadline.
     pub(crate) fn deadline(&self) -> Option<u64> {
         self.coordinator.next_deadline().map(|time| time.0 - self.now)
     }
 
-    /// The rules are other ones from now on; the connections that this ends.
+    /// Puts new rules in force; returns the connections that this closes.
     pub(crate) fn set_access(&mut self, access: Access) -> Vec<Peer> {
         self.coordinator.set_access(Time(self.now), Arc::new(access), &mut self.outbox);
         let (sent, closes) = self.outbox.take();
@@ -296,12 +296,12 @@ impl Rig {
         closes.collect()
     }
 
-    /// Why requests were not accepted since the last call, and what was shown of it.
+    /// The causes of 0x11 since the last call, with their details.
     pub(crate) fn refused(&mut self) -> Vec<(Refusal, String)> {
         std::mem::take(&mut self.refused)
     }
 
-    /// Load balancers, groups, memberships, endpoints.
+    /// Numbers of load balancers, groups, memberships and endpoints.
     pub(crate) fn totals(&self) -> [usize; 4] {
         let Totals { load_balancers, groups, memberships, endpoints, .. } = self.coordinator.totals();
         [load_balancers, groups, memberships, endpoints]

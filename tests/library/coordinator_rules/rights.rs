@@ -1,5 +1,5 @@
-//! Identities and rights: who may be which LB, whom a member speaks for, and what the operator lets either do. Rules
-//! are written as in the access file.
+//! Identities and rights: which peer may be which LB, which members a peer speaks for, and what the operator allows.
+//! Rules are written as in the access file.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ fn access(lb_identity: Identity, member_identity: Identity, file: &str) -> Acces
     parse(file, &rules).unwrap_or_else(|error| panic!("{error:?} in {file}"))
 }
 
-/// The connections that a change of rules ends which ends none.
+/// No connections: a change of rules that ends none.
 const NOBODY: [usize; 0] = [];
 
 /// A coordinator with these rules.
@@ -45,13 +45,13 @@ fn with(names: &str) -> Peer {
     Peer { certificate: Some(Arc::new(certificate)), ..from("192.0.2.9") }
 }
 
-/// The refusals since the last look, which must be one of this cause and show this.
+/// There was one refusal since the last call, with this cause and these details.
 #[track_caller]
 fn refused(rig: &mut Rig, cause: Refusal, shown: &str) {
     assert_eq!(rig.refused(), [(cause, shown.to_owned())]);
 }
 
-/// An LB with a group of `a` (10.0.0.1) and `b`, which lets members speak for themselves.
+/// An LB with trust and with a group of `a` (10.0.0.1) and `b`.
 fn trusting(rig: &mut Rig) -> usize {
     let lb = rig.lb("LB1", "push trust");
     rig.ok(lb, "lb register LB1/G a b");
@@ -101,7 +101,7 @@ fn an_lb_connects_from_its_addresses() {
     for (address, is) in [
         ("192.0.2.1", true),
         ("2001:db8::77", true),
-        ("::ffff:192.0.2.1", true), // as a socket for both families shows it
+        ("::ffff:192.0.2.1", true), // an IPv6 socket shows IPv4 addresses so
         ("192.0.2.2", false),
         ("2001:db8:1::77", false),
         ("::c000:201", false),
@@ -166,7 +166,7 @@ fn a_stranger_takes_no_lb_over() {
     }
     assert!(rig.closes().is_empty());
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/05/100]"]);
-    // The LB itself may.
+    // The LB itself may do this.
     let again = rig.open_as(with("LB1"));
     rig.ok(again, "state LB1 7F");
     assert_eq!(rig.closes(), [lb]);
@@ -196,7 +196,7 @@ fn an_lb_does_what_it_may() {
         }
         rig.ok(before, "state LB1 7F push nochange");
         assert!(rig.ask(before, "get LB1/").starts_with("00"));
-        // What is refused binds nothing.
+        // A refused request binds no connection.
         let new = rig.open_as(from("192.0.2.1"));
         if *may != "register" {
             assert_eq!(rig.ask(new, "lb register LB1/X a"), "11");
@@ -231,7 +231,7 @@ fn new_rules_end_sessions_that_they_do_not_allow() {
     assert_eq!(rig.ask(lb, "get LB1/"), "11", "until it is closed");
     refused(&mut rig, Refusal::LbIdentity, "192.0.2.1 LB1");
     rig.closed(lb);
-    // Its state is held, and whoever is the LB now has it.
+    // The LB's state is held: the peer that is the LB now gets it.
     let new = rig.open_as(from("192.0.2.0"));
     assert_eq!(rig.ask(new, "get LB1/"), "00 LB1/G[a 00/05/100]");
     assert_eq!(rig.set_access(access(SourceIp, Any, &file("192.0.2.1"))), [new]);
@@ -270,7 +270,7 @@ fn a_member_speaks_for_its_own_address() {
             assert_eq!(rig.ask(member, request), "11", "{request}");
             refused(&mut rig, Refusal::MemberIdentity, &format!("{address} LB1 10.0.0.2:80"));
         }
-        // All or nothing, be what is its own first or last.
+        // All or nothing, whether its own member comes first or last.
         for request in ["member register LB1/H a b", "member register LB1/H b a", "member register LB1/H a + LB1/I b"] {
             assert_eq!(rig.ask(member, request), "11", "{request}");
         }
@@ -279,7 +279,7 @@ fn a_member_speaks_for_its_own_address() {
             rig.ok(member, request);
         }
         rig.ok(member, "member register LB1/EMPTY");
-        // The LB speaks for anyone, also on a member's connection as far as it is one.
+        // The LB speaks for all members, but not in a message that it sends as a member.
         rig.ok(lb, "lb set LB1/G b=02");
         assert_eq!(rig.ask(lb, "member set LB1/G b=03"), "11");
     }
@@ -312,7 +312,7 @@ fn unknown_lbs_and_missing_trust_come_first() {
     }
     let lb = rig.open();
     rig.ok(lb, "state LB1 7F trust");
-    // Rights come before what is wrong with the content.
+    // Rights are checked before the content.
     for request in ["member deregister LB1/X b", "member register LB1/G b b", "member set LB1/X b=01"] {
         assert_eq!(rig.ask(member, request), "11", "{request}");
     }
@@ -343,7 +343,7 @@ fn a_member_removes_whole_groups_where_all_in_them_is_its_own() {
     rig.ok(lb, "lb deregister LB1/MIXED b");
     rig.ok(member, "member deregister LB1/");
     assert_eq!(rig.totals(), [1, 0, 0, 0]);
-    rig.ok(member, "member deregister LB1/"); // nothing is there that is not its own
+    rig.ok(member, "member deregister LB1/"); // all members are its own
 }
 
 #[test]
@@ -368,7 +368,7 @@ fn an_entry_gives_a_member_more_addresses_and_takes_what_it_does_not_name() {
         assert_eq!(rig.ask(member, request), "11", "{request}");
         refused(&mut rig, cause, shown);
     }
-    // Nobody else is concerned.
+    // No other peer is concerned.
     let other = rig.open_as(from("10.0.0.2"));
     rig.ok(other, "member register LB2/DB b");
     rig.ok(other, "member deregister LB2/DB");
@@ -390,7 +390,7 @@ fn entries_of_one_peer_add_up_each_by_itself() {
     assert_eq!(rig.ask(nobody, "member register LB1/WEB c"), "11", "an entry for all that lets nobody do anything");
     let outside = rig.open_as(from("192.0.2.1"));
     assert_eq!(rig.ask(outside, "member register LB1/WEB"), "00");
-    // All groups: each is judged by the entries that name it, and so is one without members.
+    // All groups: the entries that name a group decide about that group, also if the group has no members.
     rig.refused();
     for group in ["LB1/X a", "LB1/X"] {
         rig.ok(lb, &format!("lb register {group}"));

@@ -1,4 +1,4 @@
-//! Who may say what on which connection: binding, takeover, hold time, members and trust.
+//! Sessions: binding, takeover, hold time, members and trust.
 
 use super::rig::{HOLD, NOTHING, Rig, WINDOW};
 use crate::wire;
@@ -10,8 +10,8 @@ fn registration_and_set_lb_state_make_an_lb_known() {
         let lb = rig.open();
         rig.ok(lb, first);
         let other = rig.open();
-        assert_eq!(rig.ask(other, "member register LB1/H a"), "11"); // known, without trust
-        assert_eq!(rig.ask(lb, "get LB2/"), "11"); // bound
+        assert_eq!(rig.ask(other, "member register LB1/H a"), "11"); // LB1 is known and does not trust
+        assert_eq!(rig.ask(lb, "get LB2/"), "11"); // the connection is bound to LB1
     }
 }
 
@@ -23,7 +23,7 @@ fn other_messages_of_an_unknown_lb_bind_nothing() {
         assert_eq!(rig.ask(lb, first), "43");
         assert_eq!(rig.totals(), [0; 4]);
         assert_eq!(rig.ask(lb, "member register LB1/H a"), "61");
-        rig.ok(lb, "state LB2 7F"); // still free to be another
+        rig.ok(lb, "state LB2 7F"); // the connection is still unbound
     }
 }
 
@@ -213,7 +213,7 @@ fn the_flags_outlive_the_connection_too() {
     rig.closed(old);
     rig.after(HOLD / 2);
     let new = rig.open();
-    assert_eq!(rig.ask(new, "lb set LB1/X"), "42"); // which binds
+    assert_eq!(rig.ask(new, "lb set LB1/X"), "42"); // this binds the connection
     assert_eq!(rig.after(WINDOW), ["#1 LB1/G[a 00/05/100]"]);
     rig.ok(new, "member register LB1/G b");
     assert_eq!(rig.after(WINDOW), ["#1 LB1/G[b 00/01/100]"]);
@@ -230,9 +230,9 @@ fn after_the_hold_time_the_lb_is_unknown() {
     let peer = rig.open();
     assert_eq!(rig.ask(peer, "member set LB1/G a=01"), "61");
     assert_eq!(rig.ask(peer, "get LB1/"), "43");
-    rig.ok(peer, "lb register LB1/G a"); // not 0x40
+    rig.ok(peer, "lb register LB1/G a"); // would be 0x40 if the member were still there
     assert_eq!(rig.ask(peer, "member register LB1/G b"), "11"); // trust is gone
-    assert_eq!(rig.after(WINDOW), NOTHING); // and so is push
+    assert_eq!(rig.after(WINDOW), NOTHING); // push is off, too
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn a_members_message_is_a_members_on_an_lbs_own_connection() {
     let one = rig.lb("LB1", "");
     assert_eq!(rig.ask(one, "member register LB1/G a"), "11");
     rig.lb("LB2", "trust");
-    rig.ok(one, "member register LB2/G a"); // of another LB than the connection's
+    rig.ok(one, "member register LB2/G a"); // the connection is another LB's
     rig.ok(one, "state LB1 7F trust");
     rig.ok(one, "member register LB1/G a");
     assert_eq!(rig.ask(one, "get LB1/"), "00 LB1/G[a 00/01/100]");
@@ -365,7 +365,7 @@ fn set_lb_state_sets_the_flags_as_given_each_time() {
     rig.ok(lb, "member register LB1/G b");
 }
 
-/// Its slot may be another's by then.
+/// By then another connection may use its slot.
 #[test]
 fn what_comes_of_a_connection_that_has_ended_is_nothing() {
     let mut rig = Rig::new();
@@ -380,8 +380,8 @@ fn what_comes_of_a_connection_that_has_ended_is_nothing() {
     rig.reading = false;
     assert_eq!(rig.after(WINDOW), [format!("#{new} LB1/G[a 00/05/100]")]);
     rig.late(old, "member set LB1/G a=01");
-    rig.delivered(old); // it is not the new one's that was delivered
-    rig.closed(old); // nor has that ended
+    rig.delivered(old); // says nothing about the new connection's message
+    rig.closed(old); // does not end the new connection
     assert_eq!(rig.totals(), [1, 1, 1, 1]);
     rig.reading = true;
     rig.delivered(new);

@@ -1,4 +1,4 @@
-//! What requests do to groups and members, and what Get Weights shows of it.
+//! How requests change groups and members, as Get Weights shows them.
 
 use super::rig::{Rig, fixed, settings};
 use crate::wire::{self, Item, Named, Request};
@@ -24,7 +24,7 @@ fn a_registration_without_members_creates_an_empty_group() {
     let mut rig = trusting();
     rig.ok(0, "lb register LB1/G + LB1/H a");
     rig.ok(0, "member register LB1/I");
-    rig.ok(0, "lb register LB1/H"); // which is there: nothing to do
+    rig.ok(0, "lb register LB1/H"); // the group exists: nothing changes
     assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[] LB1/H[a 00/05/100] LB1/I[]");
 }
 
@@ -104,7 +104,7 @@ fn a_label_is_kept_and_is_not_part_of_the_identity() {
     assert_eq!(rig.ask(0, "lb register LB1/G a:other"), "40");
     rig.ok(0, "lb set LB1/G a:other=05");
     assert_eq!(rig.ask(0, "get LB1/G"), "00 LB1/G[a:first 05/05/100]");
-    rig.ok(0, "lb register LB1/H a:second"); // each membership has its own
+    rig.ok(0, "lb register LB1/H a:second"); // each membership has a label of its own
     assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[a:first 05/05/100] LB1/H[a:second 00/05/100]");
     rig.ok(0, "lb deregister LB1/G a:third");
     assert_eq!(rig.ask(0, "get LB1/G"), "00 LB1/G[]");
@@ -241,8 +241,8 @@ fn deregistration_without_a_name_removes_all_groups_and_keeps_the_lb() {
     rig.ok(0, "lb deregister LB1/");
     assert_eq!(rig.ask(0, "get LB1/"), "00");
     assert_eq!(rig.totals(), [2, 1, 1, 1]);
-    rig.ok(0, "lb deregister LB1/"); // nothing left is no error
-    rig.ok(0, "member register LB1/G a"); // known, and trust is on
+    rig.ok(0, "lb deregister LB1/"); // removing no group is no error
+    rig.ok(0, "member register LB1/G a"); // LB1 is still known and trusts
     rig.ok(0, "member deregister LB1/ + LB2/");
     assert_eq!(rig.totals(), [2, 0, 0, 0]);
 }
@@ -264,9 +264,9 @@ fn a_whole_removal_stands_alone_in_a_deregistration() {
         assert_eq!(rig.ask(0, request), "46", "{request}");
     }
     rig.ok(0, "member register LB2/G a");
-    rig.ok(0, "member deregister LB1/G + LB2/"); // two LBs do not meet
+    rig.ok(0, "member deregister LB1/G + LB2/"); // two LBs do not overlap
     rig.ok(0, "member register LB1/G a b");
-    rig.ok(0, "lb deregister LB1/G a + LB1/H + LB1/G b"); // nor do a group's members
+    rig.ok(0, "lb deregister LB1/G a + LB1/H + LB1/G b"); // different members of a group do not overlap
     assert_eq!(rig.ask(0, "get LB1/"), "00 LB1/G[]");
 }
 

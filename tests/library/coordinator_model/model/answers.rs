@@ -1,4 +1,4 @@
-//! What the model answers to requests: the checks in the order of the return codes, then the change.
+//! The model's replies to requests: the checks in the order of the return codes, then the change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ impl Model {
         (reply, closes)
     }
 
-    /// The page's steps in their order [3]; binds the connection between the sixth and the seventh [4].
+    /// The page's steps in their order [3]; binds the connection between step 6 and step 7 [4].
     fn check(
         &mut self,
         now: u64,
@@ -42,7 +42,7 @@ impl Model {
         closes: &mut Vec<ConnectionId>,
     ) -> Result<(), Code> {
         if request.uids().is_empty() {
-            return Ok(()); // no group, nothing to do and nobody to be
+            return Ok(()); // no group: nothing to do, and no LB to bind
         }
         checks::uid_sizes(request)?;
         checks::name_sizes(request)?;
@@ -90,7 +90,7 @@ impl Model {
         Ok(())
     }
 
-    /// Step 6: Registration and Set LB State are how an LB becomes known.
+    /// Step 6: an LB becomes known by Registration or Set LB State.
     fn check_lb_known(&self, request: &Request) -> Result<(), Code> {
         match request {
             Request::Register { .. } | Request::SetLbState { .. } => Ok(()),
@@ -158,7 +158,7 @@ impl Model {
         Ok(())
     }
 
-    /// Step 10: the tables as they would be. What an LB has yet to hear the end of takes its place until then.
+    /// Step 10: limits on the tables after the request. A group or member counts until its LB has heard of its end.
     fn check_limits(&self, request: &Request) -> Result<(), Code> {
         let Request::Register { groups, .. } = request else { return Ok(()) };
         let mut after = self.lbs.clone();
@@ -181,7 +181,7 @@ impl Model {
         if bad { Err(0x45) } else { Ok(()) }
     }
 
-    /// Does what was found good; of Get Weights, the groups of the reply.
+    /// Does what the checked request asks; returns the groups of a Get Weights Reply.
     fn apply(&mut self, now: u64, request: &Request) -> Vec<Weights> {
         let from_lb = request.sender_is_lb();
         match request {
@@ -227,7 +227,7 @@ impl Model {
                 };
                 let mut reply: Vec<Weights> =
                     wanted.iter().map(|name| lb.tell(&first.uid, name, delta, knowledge)).collect();
-                // A group that is gone is there for its farewells alone.
+                // A removed group is listed only with farewells.
                 reply.retain(|group| !group.entries.is_empty() || lb.group(&group.name).is_some());
                 if first.name.is_empty() {
                     lb.session.as_mut().expect("bound").gone.clear();
@@ -251,7 +251,7 @@ fn register(lbs: &mut BTreeMap<Bytes, Lb>, groups: &[Named], by_lb: bool, last_i
                 let at = session.gone.iter().position(|group| group.name == named.name)?;
                 Some(session.gone.remove(at))
             });
-            // To an LB that never heard that it was gone it is the same group.
+            // The LB has not heard of the removal: for the LB this is the same group.
             let id = gone.map_or_else(&mut next, |group| group.id);
             lb.groups.push(Group { id, order: next(), name: named.name.clone(), members: Vec::new(), scale: None });
         }
