@@ -1,5 +1,5 @@
-//! The rules of one connection that need no table: a frame is a request for the coordinator, is refused at once, or ends
-//! the connection.
+//! The rules of one connection that need no table: a frame is a request for the coordinator, is refused at once, or
+//! ends the connection.
 
 use std::fmt;
 

@@ -1,6 +1,7 @@
 //! [`Change`] → tables. Only this file changes load balancers, groups and memberships. It refuses nothing.
 //!
-//! `encode.rs` and `pushes.rs` write only what was sent and what is due; `judging.rs` writes what is known of endpoints.
+//! `encode.rs` and `pushes.rs` write only what was sent and what is due; `judging.rs` writes what is known of
+//! endpoints.
 
 use std::cmp::Reverse;
 

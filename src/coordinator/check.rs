@@ -160,8 +160,8 @@ impl Coordinator {
         Ok((targets, all))
     }
 
-    /// The ids for [`Coordinator::apply`] of a change that was checked elsewhere; `None` if the change does not fit these
-    /// tables.
+    /// The ids for [`Coordinator::apply`] of a change that was checked elsewhere; `None` if the change does not fit
+    /// these tables.
     pub(super) fn look_up(&self, change: &Change<'_>) -> Option<Found> {
         let message = match *change {
             Change::Bind { .. } => return Some(Found::default()),

@@ -56,7 +56,8 @@ impl Tables {
         listing.iter().map(|&group| self.groups[group].encoded_bytes()).sum()
     }
 
-    /// Appends the groups of `scratch.listing`, which are the LB's, to a message; returns the number of groups appended.
+    /// Appends the groups of `scratch.listing`, which are the LB's, to a message; returns the number of groups
+    /// appended.
     fn encode(
         &mut self,
         settings: &Settings,

@@ -1,23 +1,26 @@
-//! Failing open: when the GWM takes a loss of contact for its own fault, not for the fault of all those members at once.
+//! Failing open: when the GWM takes a loss of contact for its own fault, not for the fault of all those members at
+//! once.
 //!
-//! A watched endpoint that has contact (it is up, or not judged yet) and loses contact is *fresh* for one fall window, or
-//! until it has contact again or is no longer watched. A fresh endpoint *counts* if it has been up while it was watched.
+//! A watched endpoint that has contact (it is up, or not judged yet) and loses contact is *fresh* for one fall window,
+//! or until it has contact again or is no longer watched. A fresh endpoint *counts* if it has been up while it was
+//! watched.
 //!
 //! A fresh endpoint that was never up is a server that was not started yet, or does not exist. Anyone who may register
 //! members can register more such endpoints than all others together. So such an endpoint counts only while no watched
-//! endpoint has been up, and for one fall window after the first one came up: within that window the others come up too,
-//! if they exist.
+//! endpoint has been up, and for one fall window after the first one came up: within that window the others come up
+//! too, if they exist.
 //!
 //! The rule:
 //!
-//! - The GWM *fails open* when more than `--panic-percent` of (endpoints that count + endpoints with contact) count, and
-//!   the endpoints that count have at least two addresses. One server that dies, with all its ports, is a dead server,
-//!   even if there is no other server. Two of two servers are taken for a fault of the GWM: the cost of the other choice
-//!   is a farm that is drained by mistake, while an LB that hears "contact, not confident" about dead members uses its
-//!   own means and finds that they are dead. (The model of this rule is Envoy's panic threshold. It counts every host, so
-//!   one of one is enough. But Envoy must send a request somewhere, while an LB may have another site.)
-//! - While the GWM fails open, fresh endpoints stay fresh, and other endpoints that lose contact become fresh. No endpoint
-//!   is confident. Fresh endpoints are shown with contact and with the weight that they had.
+//! - The GWM *fails open* when more than `--panic-percent` of (endpoints that count + endpoints with contact) count,
+//!   and the endpoints that count have at least two addresses. One server that dies, with all its ports, is a dead
+//!   server, even if there is no other server. Two of two servers are taken for a fault of the GWM: the cost of the
+//!   other choice is a farm that is drained by mistake, while an LB that hears "contact, not confident" about dead
+//!   members uses its own means and finds that they are dead. (The model of this rule is Envoy's panic threshold. It
+//!   counts every host, so one of one is enough. But Envoy must send a request somewhere, while an LB may have another
+//!   site.)
+//! - While the GWM fails open, fresh endpoints stay fresh, and other endpoints that lose contact become fresh. No
+//!   endpoint is confident. Fresh endpoints are shown with contact and with the weight that they had.
 //! - Failing open ends when no more than that percentage counts. Endpoints that are still without contact, and lost it
 //!   longer than a fall window ago, are then shown as down.
 //!
@@ -150,8 +153,8 @@ impl FailOpen {
         self.first_up.filter(|_| self.open).map(|at| at + window)
     }
 
-    /// Applies the rule, once nothing is left to [expire](FailOpen::expire); returns whether failing open began or ended.
-    /// `any_seen`: a watched endpoint has been up.
+    /// Applies the rule, once nothing is left to [expire](FailOpen::expire); returns whether failing open began or
+    /// ended. `any_seen`: a watched endpoint has been up.
     pub(super) fn decide(&mut self, any_seen: bool, with_contact: u32) -> bool {
         let counted = if any_seen && self.first_up.is_none() { &self.seen } else { &self.all };
         let (count, with_contact) = (u64::from(counted.endpoints), u64::from(with_contact));

@@ -36,8 +36,8 @@ impl Sweep {
 }
 
 impl Coordinator {
-    /// Puts a new roster in force: for new registrations at once, for existing ones in pieces, the first of them now and
-    /// the others with [`Coordinator::poll`].
+    /// Puts a new roster in force: for new registrations at once, for existing ones in pieces, the first of them now
+    /// and the others with [`Coordinator::poll`].
     ///
     /// An endpoint that stays watched keeps its verdicts until its shard, which has the new roster too, sends others.
     pub fn set_roster(&mut self, now: Time, roster: Arc<Roster>) {
@@ -47,8 +47,8 @@ impl Coordinator {
         self.sweep(now);
     }
 
-    /// Takes a shard's judgements. A judgement about an endpoint that is no longer watched, or under a later generation,
-    /// changes nothing.
+    /// Takes a shard's judgements. A judgement about an endpoint that is no longer watched, or under a later
+    /// generation, changes nothing.
     pub fn judge(&mut self, now: Time, judgements: &[Judgement]) {
         for judgement in judgements {
             if let Some((endpoint, change)) = self.tables.endpoints.take_judgement(now, judgement) {
@@ -69,8 +69,8 @@ impl Coordinator {
         self.tables.endpoints.has_orders()
     }
 
-    /// Takes the watch orders of one endpoint: the end of an old watch, the begin of a new watch, or both, in this order.
-    /// Orders that cancel each other before they are taken are never given.
+    /// Takes the watch orders of one endpoint: the end of an old watch, the begin of a new watch, or both, in this
+    /// order. Orders that cancel each other before they are taken are never given.
     pub fn take_watch_orders(&mut self) -> impl Iterator<Item = WatchOrder> + use<> {
         let shards = u16::try_from(self.connections.len()).expect("as many as the coordinator was made for");
         self.tables.endpoints.take_orders(shards).into_iter().flatten()

@@ -152,8 +152,8 @@ impl Coordinator {
         peers[slot] = Some(Peer { address: peer.address.to_canonical(), ..peer });
     }
 
-    /// A well-formed request arrived (`id` from its header). Exactly one reply is committed before this returns, perhaps
-    /// with closes. The caller has seen that the shard takes a reply.
+    /// A well-formed request arrived (`id` from its header). Exactly one reply is committed before this returns,
+    /// perhaps with closes. The caller has seen that the shard takes a reply.
     pub fn request(
         &mut self,
         now: Time,
@@ -213,7 +213,8 @@ impl Coordinator {
         }
     }
 
-    /// The shard has written so many of the messages that were committed to this connection, or all, if there are fewer.
+    /// The shard has written so many of the messages that were committed to this connection, or all, if there are
+    /// fewer.
     pub fn delivered(&mut self, connection: ConnectionId, messages: u32) {
         let Some(known) = self.connection(connection) else { return };
         known.in_flight = known.in_flight.saturating_sub(messages);
@@ -252,8 +253,8 @@ impl Coordinator {
         }
     }
 
-    /// Does what is due at `now`: windows, refreshes, hold times; commits pushes while shards have room. Call this after
-    /// every batch of events and at [`Coordinator::next_deadline`].
+    /// Does what is due at `now`: windows, refreshes, hold times; commits pushes while shards have room. Call this
+    /// after every batch of events and at [`Coordinator::next_deadline`].
     pub fn poll(&mut self, now: Time, out: &mut impl Outbox) {
         self.reconsider(now);
         let before = self.tables.memberships;

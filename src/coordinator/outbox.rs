@@ -18,8 +18,8 @@ pub enum Kind {
 
 /// Receives the coordinator's messages: the runtime's batches, or a test's list.
 pub trait Outbox {
-    /// Whether this shard takes another push now; how much other shards took may count. A shard always takes a reply: the
-    /// caller makes room for one reply before each request.
+    /// Whether this shard takes another push now; how much other shards took may count. A shard always takes a reply:
+    /// the caller makes room for one reply before each request.
     fn has_room(&self, shard: u16) -> bool;
     /// The buffer to append one message to. Bytes that are in the buffer already belong to other messages.
     fn buffer(&mut self, shard: u16) -> &mut Vec<u8>;

@@ -30,8 +30,8 @@ pub(super) struct Tables {
     pub(super) policies: Column<GroupId, Policy>,
     pub(super) endpoints: Endpoints,
     pub(super) memberships: u32,
-    /// Number of farewells in all groups. Farewells and ghosts count against the limits: else an LB that never asks would
-    /// make the GWM's memory grow without end.
+    /// Number of farewells in all groups. Farewells and ghosts count against the limits: else an LB that never asks
+    /// would make the GWM's memory grow without end.
     pub(super) farewells: u32,
     next_serial: u64,
 }
@@ -192,8 +192,8 @@ impl Tables {
         done
     }
 
-    /// Ends groups and removes their members. With `farewell` (the request was not the LB's own), groups that the LB knows
-    /// become ghosts until the LB has heard of their end.
+    /// Ends groups and removes their members. With `farewell` (the request was not the LB's own), groups that the LB
+    /// knows become ghosts until the LB has heard of their end.
     pub(super) fn remove_groups(&mut self, doomed: &[GroupId], farewell: bool) {
         let mut owners: Vec<LbId> = Vec::new();
         let mut ended: Vec<GroupId> = Vec::with_capacity(doomed.len());

@@ -134,7 +134,8 @@ impl Verdicts {
         self.change(id, |_, _| word)
     }
 
-    /// The roster has changed for an endpoint that stays watched: its judged verdicts stay until the monitor sends others.
+    /// The roster has changed for an endpoint that stays watched: its judged verdicts stay until the monitor sends
+    /// others.
     pub(super) fn reassess(&mut self, id: EndpointId, member: &Member) -> VerdictDelta {
         self.change(id, |_, word| match word.bits & JUDGED {
             0 => Word::of(member),
