@@ -194,7 +194,7 @@ fn only_the_runtime_names_glommio() {
 
 #[test]
 fn the_pure_layers_do_no_io_and_read_no_clock() {
-    none("a pure layer names what is not on the list", &impurities(&HOUSE, &Map::of(&HOUSE, &[])));
+    none("a pure layer names something that is not on the list", &impurities(&HOUSE, &Map::of(&HOUSE, &[])));
 }
 
 #[test]

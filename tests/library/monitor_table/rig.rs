@@ -124,7 +124,11 @@ impl Rig {
         }
         let (said, changes, watches) = (&mut self.said, &self.changes, &self.watches);
         self.table.changes(usize::MAX, |judgement| {
-            assert_eq!(watches.get(&judgement.watch.index), Some(&judgement.watch), "said of one that is not watched");
+            assert_eq!(
+                watches.get(&judgement.watch.index),
+                Some(&judgement.watch),
+                "a judgement on an endpoint that is not watched"
+            );
             said.insert(judgement.watch.index, judgement);
             changes.set(changes.get() + 1);
         });

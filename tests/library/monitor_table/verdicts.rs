@@ -114,8 +114,8 @@ fn tcp_and_the_agent_are_kept_apart() {
     let up = |up| Some(Report { up: Some(up), ..nothing });
     assert_eq!(run(&mut rig, true, None), UP.unwrap(), "an agent that can not be reached changes nothing");
     assert_eq!(run(&mut rig, true, administration(Administration::Drain)), (true, true, Weight(0)));
-    assert_eq!(run(&mut rig, true, None), (true, true, Weight(0)), "what it said stays");
-    assert_eq!(run(&mut rig, true, up(true)), (true, true, Weight(0)), "and so does what it does not mention");
+    assert_eq!(run(&mut rig, true, None), (true, true, Weight(0)), "the last weight stays");
+    assert_eq!(run(&mut rig, true, up(true)), (true, true, Weight(0)), "an agent that says up does not end a drain");
     assert_eq!(run(&mut rig, true, administration(Administration::Ready)), UP.unwrap());
     assert_eq!(run(&mut rig, true, up(false)), DOWN.unwrap());
     assert_eq!(run(&mut rig, true, up(true)), UP.unwrap());

@@ -111,7 +111,7 @@ impl Legitimate {
     /// Every acknowledged registration must be there, and nothing else.
     pub(crate) fn audit(&mut self) {
         let all = self.lb.get_weights("LB1", &[""]);
-        assert!(all == format!("{CALM} LB1/G [{}]", self.ledger.join(", ")), "not what was acknowledged: {all}");
+        assert!(all == format!("{CALM} LB1/G [{}]", self.ledger.join(", ")), "not the acknowledged members: {all}");
     }
 
     /// Audits, and audits again over a new connection.

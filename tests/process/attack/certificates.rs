@@ -46,7 +46,7 @@ fn strangers(site: &Site) -> Vec<(&'static str, Option<Identity>)> {
         ("no certificate", None),
         ("one of another authority", Some(other.issue(&lb1()))),
         ("one of an authority below another", Some(other.intermediate("Site").issue(&lb1()))),
-        ("one that has expired", Some(site.authority.issue(&lb1().expired()))),
+        ("an expired one", Some(site.authority.issue(&lb1().expired()))),
         ("one that is not valid yet", Some(site.authority.issue(&lb1().not_yet()))),
         ("one for servers", Some(site.authority.issue(&Subject::server().dns("LB1")))),
         // A holder of a certificate may not sign others.

@@ -29,7 +29,7 @@ fn table() {
     let attacks: [fn() -> Vec<Row>; 6] =
         [identity::rows, certificates::rows, versions::rows, bytes::rows, crowds::rows, registrations::rows];
     let rows: Vec<Row> = attacks.into_iter().flat_map(|attack| attack()).collect();
-    println!("\n| attack | what becomes of it | p50, p99 without | p50, p99 beside it | memory |");
+    println!("\n| attack | result | p50, p99 without | p50, p99 beside it | memory |");
     println!("| --- | --- | --- | --- | --- |");
     rows.iter().for_each(|row| println!("{row}"));
 }

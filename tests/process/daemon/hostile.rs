@@ -165,7 +165,9 @@ fn unfinished_messages_have_one_budget() {
     }
     session_beside(&daemon, "BESIDE");
     // The first 16 KiB of each message do not count.
-    until("those over the budget are dropped", || daemon.sockets() <= idle + BUDGET / (half.len() - (16 << 10)) + 1);
+    until("connections over the budget are closed", || {
+        daemon.sockets() <= idle + BUDGET / (half.len() - (16 << 10)) + 1
+    });
     let after = daemon.resident_kib();
     println!("{before} KiB before, {after} KiB with {PEERS} unfinished messages");
     // Buffers grow by doubling, so the budget may cost twice its bytes.

@@ -92,7 +92,7 @@ fn without_descriptors_newcomers_wait() {
         assert_eq!(member.set_member(MEMBER, ("LB1", "G", A), state, false), OK);
         assert_eq!(lb.push(), format!("LB1/G [10.0.0.1:80 {state:02X}/05/100]"));
     }
-    prlimit(Some(pid(&daemon)), Resource::Nofile, limit).expect("a limit can be raised to what it was");
+    prlimit(Some(pid(&daemon)), Resource::Nofile, limit).expect("a limit can be raised to its old value");
     for peer in &mut waiting {
         assert_eq!(wire::code(&peer.receive()), OK);
     }

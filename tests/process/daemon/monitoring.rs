@@ -349,7 +349,7 @@ fn a_member_is_watched_once_and_as_long_as_someone_lists_it() {
     let before = (one.accepted(), many.accepted());
     until("checks go on", || one.accepted() >= before.0 + 30);
     let checks = many.accepted() - before.1;
-    assert!((10..100).contains(&checks), "{checks} checks of what twenty LBs list");
+    assert!((10..100).contains(&checks), "{checks} checks of a member of twenty LBs");
 
     for (number, lb) in (2..).zip(&mut others) {
         assert_eq!(lb.deregister(LB, &format!("LB{number}"), "G", &[]), OK);

@@ -227,7 +227,7 @@ fn a_connection_that_is_taken_over_keeps_nothing_for_its_peer() {
     for _ in 0..20 {
         stalled.push(ask_and_stall(&daemon, "LB1"));
     }
-    until("those taken over are let go of", || daemon.sockets() <= idle + 1);
+    until("the replaced connections are closed", || daemon.sockets() <= idle + 1);
     let after = daemon.resident_kib();
     // The daemon did not hold one reply per peer, only a few at a time.
     assert!(after < before + 6 * (MANY_BYTES as u64 >> 10), "{before} KiB grew to {after} KiB");
