@@ -212,7 +212,7 @@ fn errors_of_certificates_name_their_line() {
     }
     refused(&CERTIFICATES, "[[lb]]\nuid = \"LB1\"\naddresses = [\"10.0.0.1\"]\n", 3, "use certificates");
     refused(&CERTIFICATES, "[[member]]\nsources = [\"10.0.0.1\"]\n", 2, "use certificates");
-    refused(&CERTIFICATES, "[[member]]\naddresses = [\"10.0.0.1\"]\n", 1, "needs certificates");
+    refused(&CERTIFICATES, "[[member]]\naddresses = [\"10.0.0.1\"]\n", 1, "needs the certificates");
 }
 
 #[test]
