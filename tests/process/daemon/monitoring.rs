@@ -265,15 +265,15 @@ fn rules_of_networks_say_who_is_watched() {
 fn an_operators_quiesce_is_not_undone_by_others() {
     let server = Server::silent("127.0.0.1:0");
     let name = server.name();
-    let rule = |more: &str| {
-        format!("[[member]]\naddress = \"127.0.0.1\"\nport = {}\nweight = 50\n{more}", server.address.port())
-    };
-    let file = TempFile::new("quiesce.toml", rule("monitor = \"tcp\"\n"));
+    let port = server.address.port();
+    let rule = |rest: &str| format!("[[member]]\naddress = \"127.0.0.1\"\nport = {port}\n{rest}");
+    let watched = rule("weight = 50\nmonitor = \"tcp\"\n");
+    let file = TempFile::new("quiesce.toml", &watched);
     let daemon = daemon(&["--probe", "off", "--members", file.path()]);
     let mut lb = lb(&daemon, "LB1", &[&name]);
     let says = |says: &str| group(&[(&name, says)]);
     lb.push_until(&says("00/0D/50"));
-    file.write(rule("monitor = \"tcp\"\nquiesced = true\n"));
+    file.write(format!("{watched}quiesced = true\n"));
     daemon.signal(Signal::HUP);
     lb.push_until(&says("00/0F/0"));
     // The LB quiesces the member too, then resumes: the operator still quiesces.
@@ -282,7 +282,7 @@ fn an_operators_quiesce_is_not_undone_by_others() {
     assert_eq!(lb.get_weights("LB1", &["G"]), says("01/0F/0"));
     // The same in the opposite order.
     assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 1, true), OK);
-    file.write(rule("monitor = \"tcp\"\n"));
+    file.write(&watched);
     daemon.signal(Signal::HUP);
     daemon.wait_for_log(&["SIGHUP", file.path()]);
     assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 2, true), OK);
@@ -290,7 +290,7 @@ fn an_operators_quiesce_is_not_undone_by_others() {
     assert_eq!(lb.set_member(LB, ("LB1", "G", &name), 2, false), OK);
     lb.push_until(&says("02/0D/50"));
     // A fixed weight stays, whatever a check would find.
-    file.write(rule("monitor = \"none\"\n").replace("50", "9"));
+    file.write(rule("weight = 9\nmonitor = \"none\"\n"));
     daemon.signal(Signal::HUP);
     lb.push_until(&says("02/0D/9"));
     drop(server);
