@@ -33,15 +33,36 @@ pub enum FileError {
         max_bytes: u64,
     },
     /// The file has a mistake.
-    #[error("{}:{line}: {message}", path.display())]
+    #[error("{}:{}: {}", path.display(), mistake.line, mistake.text)]
     Mistake {
         /// Where the file is.
         path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong there.
-        message: String,
+        /// What is wrong, and where.
+        mistake: Mistake,
     },
+}
+
+/// A mistake in a file's text.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("line {line}: {text}")]
+pub struct Mistake {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong there, in one line.
+    pub text: String,
+}
+
+impl Mistake {
+    /// The mistake, with its line in the text.
+    pub(crate) fn at(text: &str, (at, message): Fault) -> Mistake {
+        // A text of the file may have line breaks, and stands in some messages.
+        Mistake { line: line(text.as_bytes(), at), text: message.lines().collect::<Vec<_>>().join("; ") }
+    }
+
+    /// The mistake in the file that has the text.
+    pub(crate) fn of(self, path: &Path) -> FileError {
+        FileError::Mistake { path: path.into(), mistake: self }
+    }
 }
 
 /// The byte of the file where a mistake is, and what is wrong there.
@@ -68,7 +89,7 @@ pub(crate) fn read(path: &Path, what: &'static str, max_bytes: u64) -> Result<St
     }
     String::from_utf8(bytes).map_err(|error| {
         let line = line(error.as_bytes(), error.utf8_error().valid_up_to());
-        located(path, (line, "this is not UTF-8 text".into()))
+        Mistake { line, text: "this is not UTF-8 text".into() }.of(path)
     })
 }
 
@@ -77,17 +98,15 @@ fn line(text: &[u8], at: usize) -> usize {
     text.iter().take(at).filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// Parses a file's text and builds its meaning; an error has its line, from 1.
+/// Parses a file's text and builds its meaning.
 pub(crate) fn parse<F: DeserializeOwned, T>(
     text: &str,
     build: impl FnOnce(F) -> Result<T, Fault>,
-) -> Result<T, (usize, String)> {
-    let line = |at: usize| line(text.as_bytes(), at);
-    let file = toml::from_str(text).map_err(|error| {
-        let message = error.message().lines().collect::<Vec<_>>().join("; ");
-        (line(error.span().map_or(0, |span| span.start)), plain(&message))
-    })?;
-    build(file).map_err(|(at, message)| (line(at), message))
+) -> Result<T, Mistake> {
+    let mistake = |fault| Mistake::at(text, fault);
+    let file = toml::from_str(text)
+        .map_err(|error| mistake((error.span().map_or(0, |span| span.start), plain(error.message()))))?;
+    build(file).map_err(mistake)
 }
 
 /// serde's message about a value, in words of TOML instead of Rust.
@@ -103,9 +122,4 @@ pub(crate) fn plain(message: &str) -> String {
         .replace("type: map, expected a sequence", "type: table, expected a list of them ([[ ]])")
         .replace("a sequence", "a list")
         .replace(" as i128", "")
-}
-
-/// An error of [`parse`] in this file.
-pub(crate) fn located(path: &Path, (line, message): (usize, String)) -> FileError {
-    FileError::Mistake { path: path.into(), line, message }
 }

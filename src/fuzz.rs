@@ -192,10 +192,10 @@ pub fn access_file(data: &[u8]) {
             // Each entry has at least one key.
             assert!(access.entries() <= text.matches('=').count(), "more entries than the file can have");
         }
-        Err((line, message)) => {
+        Err(mistake) => {
             // If the file ends in a line break, its end is in the line after that.
-            assert!((1..=text.split('\n').count()).contains(&line), "line {line}: {message}");
-            assert!(!message.is_empty() && !message.contains('\n'), "an error is one line: {message:?}");
+            assert!((1..=text.split('\n').count()).contains(&mistake.line), "{mistake}");
+            assert!(!mistake.text.is_empty() && !mistake.text.contains('\n'), "an error is one line: {mistake:?}");
         }
     }
 }

@@ -13,7 +13,7 @@
 //! | [`session`] | the rules of one connection: which frame is a request, which is refused, which ends the connection | `sasp` | yes |
 //! | [`judgement`] | what monitoring concludes about an endpoint | `sasp` | yes |
 //! | [`roster`] | what the operator says about members | `sasp`, `network`, `judgement` | yes |
-//! | [`access`] | who a peer is, and what the peer may do | `network`, `roster` | yes |
+//! | [`access`] | who a peer is, and what the peer may do | `sasp`, `network`, `roster` | yes |
 //! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access` | yes |
 //! | [`files`] | TOML files that a person writes: reading, and the line of a mistake |  | no |

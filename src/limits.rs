@@ -85,3 +85,6 @@ pub const REFUSALS_REMEMBERED: usize = 4096;
 
 /// The most checks at a time that can be configured.
 pub const PROBES: u32 = 1_000_000;
+
+/// TLS handshakes at a time that each shard allows at least; one source gets a quarter.
+pub const HANDSHAKES_PER_SHARD: u32 = 4;

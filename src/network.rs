@@ -1,4 +1,7 @@
 //! Networks: addresses with a common prefix.
+//!
+//! People write an IPv4 address also as an IPv6 address: `::ffff:10.0.0.1`, or `::10.0.0.1` as on the wire. Each way to
+//! write a network means the same one.
 
 use std::{
     collections::HashMap,
@@ -36,16 +39,37 @@ impl Network {
         Network { address, length }
     }
 
-    /// Reads a network as in `10.0.0.0/8`.
+    /// Reads a network as in `10.0.0.0/8`. IPv4 addresses that are written as IPv6 addresses are IPv4 addresses.
     pub fn parse(text: &str) -> Result<Network, NetworkError> {
         let malformed = || NetworkError::Malformed(text.into());
         let (address, length) = text.split_once('/').ok_or_else(malformed)?;
         let address: IpAddr = address.parse().map_err(|_| malformed())?;
         let length = length.parse().ok().filter(|length| *length <= bits(address)).ok_or_else(malformed)?;
-        Network::new(address, length).ok_or_else(|| NetworkError::BitsAfterPrefix {
+        let network = Network::new(address, length).ok_or_else(|| NetworkError::BitsAfterPrefix {
             text: text.into(),
             network: Network::around(address, length),
-        })
+        })?;
+        match network.length.checked_sub(IPV4_PREFIX) {
+            Some(length @ 0..=30) if network.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+                Err(NetworkError::TwoVersions {
+                    text: text.into(),
+                    network: Network::around(Ipv4Addr::UNSPECIFIED.into(), length),
+                })
+            }
+            _ => Ok(network.canonical()),
+        }
+    }
+
+    /// The network of the same addresses, of IPv4 if they are IPv4 addresses that are written as IPv6 addresses.
+    fn canonical(self) -> Network {
+        let IpAddr::V6(v6) = self.address else { return self };
+        let Some(length) = self.length.checked_sub(IPV4_PREFIX) else { return self };
+        match (v6.to_ipv4_mapped(), u32::try_from(v6.to_bits())) {
+            (Some(v4), _) => Network { address: v4.into(), length },
+            // `::` and `::1` are IPv6 addresses.
+            (None, Ok(bits @ 2..)) => Network { address: Ipv4Addr::from_bits(bits).into(), length },
+            _ => self,
+        }
     }
 
     /// The first address.
@@ -71,6 +95,13 @@ pub enum NetworkError {
         /// The network with this prefix that has the address.
         network: Network,
     },
+    /// The network has IPv4 addresses as they are on the wire, and also the IPv6 addresses `::` and `::1`.
+    TwoVersions {
+        /// The text.
+        text: Box<str>,
+        /// The network of the IPv4 addresses.
+        network: Network,
+    },
 }
 
 impl fmt::Display for NetworkError {
@@ -82,6 +113,9 @@ impl fmt::Display for NetworkError {
             NetworkError::BitsAfterPrefix { text, network } => {
                 write!(f, "\"{text}\" has bits set after its prefix: the network is {network}")
             }
+            NetworkError::TwoVersions { text, network } => {
+                write!(f, "\"{text}\" has IPv4 addresses and the IPv6 address ::1: write {network}, or ::1/128")
+            }
         }
     }
 }
@@ -91,7 +125,7 @@ impl std::error::Error for NetworkError {}
 impl From<IpAddr> for Network {
     /// The address alone.
     fn from(address: IpAddr) -> Network {
-        Network { address, length: bits(address) }
+        Network { address, length: bits(address) }.canonical()
     }
 }
 
@@ -100,6 +134,9 @@ impl fmt::Display for Network {
         write!(f, "{}/{}", self.address, self.length)
     }
 }
+
+/// The length of the prefix before an IPv4 address that is written as an IPv6 address.
+const IPV4_PREFIX: u8 = 96;
 
 /// The number of bits of an address of this version.
 fn bits(address: IpAddr) -> u8 {
@@ -192,6 +229,30 @@ mod tests {
         assert_eq!(Network::parse("::/0"), Ok(Network::new(ip("::"), 0).unwrap()));
         for text in ["10.0.0.0", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0/8", "::/129", "x/8", "/", ""] {
             assert_eq!(Network::parse(text), Err(NetworkError::Malformed(text.into())));
+        }
+        for (text, network) in [
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:0.0.0.1/128", "0.0.0.1/32"),
+            ("::2/128", "0.0.0.2/32"),
+            ("::1/128", "::1/128"),
+            ("::/127", "::/127"),
+            ("::/128", "::/128"),
+            ("::/95", "::/95"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(Network::parse(text).map(|network| network.to_string()).as_deref(), Ok(network), "{text}");
+        }
+        for (address, network) in
+            [("::ffff:10.0.0.1", "10.0.0.1/32"), ("::10.0.0.1", "10.0.0.1/32"), ("::1", "::1/128")]
+        {
+            assert_eq!(Network::from(ip(address)).to_string(), network);
+        }
+        for (text, network) in [("::/96", "0.0.0.0/0"), ("::/104", "0.0.0.0/8"), ("::/126", "0.0.0.0/30")] {
+            let error = Network::parse(text).unwrap_err().to_string();
+            let expected = format!("has IPv4 addresses and the IPv6 address ::1: write {network}, or ::1/128");
+            assert!(error.contains(&expected), "{error}");
         }
         let error = Network::parse("10.1.0.0/8").unwrap_err();
         assert_eq!(error.to_string(), "\"10.1.0.0/8\" has bits set after its prefix: the network is 10.0.0.0/8");

@@ -8,6 +8,8 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
+use crate::sasp::{EscapeError, Escaped, unescape};
+
 /// The begin of a URI that names a load balancer.
 const LB_URI: &str = "sasp:lb:";
 
@@ -109,19 +111,21 @@ impl std::error::Error for CertificateError {}
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CertificateName {
     /// Any certificate with this name.
-    Name(Box<str>),
+    Name(Box<[u8]>),
     /// The certificate with this SHA-256.
     Fingerprint([u8; 32]),
 }
 
 impl CertificateName {
-    /// Reads a name, or `sha256:` and 64 hexadecimal digits. Colons between the bytes are allowed.
+    /// Reads a name in the form of [`escape`](crate::sasp::escape), or `sha256:` and 64 hexadecimal digits. Colons between
+    /// the bytes are allowed.
     pub fn parse(text: &str) -> Result<CertificateName, CertificateNameError> {
         let Some(hex) = text.strip_prefix(FINGERPRINT) else {
-            return match text {
-                "" => Err(CertificateNameError::Empty),
-                _ if !is_plain(text) => Err(CertificateNameError::Wildcard(text.into())),
-                _ => Ok(CertificateName::Name(text.into())),
+            let name = unescape(text).map_err(CertificateNameError::Escape)?;
+            return match &name[..] {
+                [] => Err(CertificateNameError::Empty),
+                _ if name.contains(&b'*') => Err(CertificateNameError::Wildcard(text.into())),
+                _ => Ok(CertificateName::Name(name.into())),
             };
         };
         let digits: Vec<u8> = hex.bytes().filter(|byte| *byte != b':').collect();
@@ -143,6 +147,8 @@ impl CertificateName {
 pub enum CertificateNameError {
     /// The text is empty.
     Empty,
+    /// The text has a backslash that begins no escape.
+    Escape(EscapeError),
     /// The text is a wildcard, such as `*.example`.
     Wildcard(Box<str>),
     /// The text begins with `sha256:`, but 64 hexadecimal digits do not follow.
@@ -153,11 +159,12 @@ impl fmt::Display for CertificateNameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CertificateNameError::Empty => f.write_str("\"\" is no certificate's name"),
+            CertificateNameError::Escape(error) => error.fmt(f),
             CertificateNameError::Wildcard(text) => {
-                write!(f, "\"{text}\" is a wildcard, which names nobody: name each one")
+                write!(f, "\"{}\" is a wildcard, which names nobody: name each one", Escaped(text.as_bytes()))
             }
             CertificateNameError::NotAFingerprint(text) => {
-                write!(f, "\"{text}\" is not {FINGERPRINT} and 64 digits (0-9, a-f)")
+                write!(f, "\"{}\" is not {FINGERPRINT} and 64 digits (0-9, a-f)", Escaped(text.as_bytes()))
             }
         }
     }
@@ -301,7 +308,8 @@ mod tests {
     #[test]
     fn files_name_certificates() {
         let name = |text: &str| CertificateName::parse(text);
-        assert_eq!(name("web1.example"), Ok(CertificateName::Name("web1.example".into())));
+        assert_eq!(name("web1.example"), Ok(CertificateName::Name((*b"web1.example").into())));
+        assert_eq!(name("DOMAIN\\\\c\\xFF"), Ok(CertificateName::Name((*b"DOMAIN\\c\xFF").into())));
         let digits = "0123456789abcdefABCDEF0123456789".repeat(2);
         let Ok(CertificateName::Fingerprint(bytes)) = name(&format!("sha256:{digits}")) else {
             panic!("{digits} is a fingerprint")
@@ -310,7 +318,16 @@ mod tests {
         // As openssl prints it.
         let colons: Vec<String> = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
         assert_eq!(name(&format!("sha256:{}", colons.join(":"))), Ok(CertificateName::Fingerprint(bytes)));
-        for text in ["", "*.example", "sha256:", "sha256:00", &format!("sha256:{}", &digits[1..]), "sha256:é"] {
+        for text in [
+            "",
+            "*.example",
+            "\\x2A",
+            "DOMAIN\\c",
+            "sha256:",
+            "sha256:00",
+            &format!("sha256:{}", &digits[1..]),
+            "sha256:é",
+        ] {
             assert!(name(text).is_err(), "{text}");
         }
         assert!(name(&format!("sha256:g{}", &digits[1..])).is_err());

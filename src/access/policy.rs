@@ -61,7 +61,7 @@ impl Acts {
 /// A value for each of some certificates, found by a certificate's names and fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificates<T> {
-    names: HashMap<Box<str>, T>,
+    names: HashMap<Box<[u8]>, T>,
     fingerprints: HashMap<[u8; 32], T>,
 }
 
@@ -77,7 +77,7 @@ impl<T: Default> Certificates<T> {
 
 impl<T> Certificates<T> {
     fn of<'a>(&'a self, certificate: &'a Certificate, common_name: bool) -> impl Iterator<Item = &'a T> {
-        let named = certificate.names(common_name).filter_map(|name| self.names.get(name));
+        let named = certificate.names(common_name).filter_map(|name| self.names.get(name.as_bytes()));
         named.chain(self.fingerprints.get(&certificate.fingerprint))
     }
 }
@@ -152,6 +152,11 @@ impl Access {
     /// Adds the entry of a load balancer; `false` if it replaces another.
     pub fn add_lb(&mut self, uid: &[u8], lb: Lb) -> bool {
         self.lbs.insert(uid.into(), lb).is_none()
+    }
+
+    /// The UIDs of all entries of load balancers.
+    pub fn lb_uids(&self) -> impl Iterator<Item = &[u8]> {
+        self.lbs.keys().map(|uid| &**uid)
     }
 
     /// Adds an entry for members. A peer has the rights of all its entries.

@@ -76,10 +76,10 @@ fn play(args: &Args) -> Result<(), Failure> {
 fn follow(args: &Args, daemon: &mut Daemon, stopped: &dyn Fn() -> bool) -> Result<(), Failure> {
     let target = Target { gwm: daemon.address.clone(), timeout: Duration::from_secs(5), tls: None };
     let wishes = Wishes {
-        uid: LB.into(),
+        uid: LB.as_bytes().into(),
         groups: vec![
-            GroupSpec { name: "web".into(), ..GroupSpec::default() },
-            GroupSpec { name: "dns".into(), members: DNS.map(name_server).to_vec(), ..GroupSpec::default() },
+            GroupSpec { name: (*b"web").into(), ..GroupSpec::default() },
+            GroupSpec { name: (*b"dns").into(), members: DNS.map(name_server).to_vec(), ..GroupSpec::default() },
         ],
         health: Health::BEST,
         flags: LbFlags::PUSH | LbFlags::TRUST,
@@ -215,7 +215,7 @@ fn set_state(members: &mut Client, at: usize, state: u8, flags: MemberFlags) -> 
 }
 
 fn name_server((label, address): (&str, IpAddr)) -> MemberSpec {
-    MemberSpec { endpoint: Endpoint::new(address, UDP, 53), label: label.into() }
+    MemberSpec { endpoint: Endpoint::new(address, UDP, 53), label: label.as_bytes().into() }
 }
 
 /// The daemon, its temporary directory and its file of weights; all end with this.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     client::spec::{self, GroupSpec, MemberSpec},
-    sasp::{ComponentType, Endpoint, MemberFlags, MemberState, Reason, SenderFlags},
+    sasp::{ComponentType, Endpoint, Escaped, MemberFlags, MemberState, Reason, SenderFlags},
 };
 
 const HELP: &str = "\
@@ -35,6 +35,9 @@ enum Command {
     Register {
         #[command(flatten)]
         who: Who,
+        /// A label for the member, which the GWM passes to the load balancer: at most 255 bytes, in the form of names
+        #[arg(long, env = "GWM_LABEL", value_name = "TEXT", value_parser = spec::label, conflicts_with = "file")]
+        label: Option<Box<[u8]>>,
     },
     /// Leave a group
     Deregister {
@@ -80,18 +83,16 @@ struct Opaque {
 
 #[derive(clap::Args)]
 struct Who {
-    /// UID of the load balancer: 1 to 64 bytes; with --file, for groups without `lb`
+    /// UID of the load balancer: 1 to 64 bytes, as `gwm` shows them: `\xFF` is a byte; with --file, for groups without
+    /// `lb`
     #[arg(long, env = "GWM_LB", value_name = "UID", value_parser = spec::lb_uid)]
-    lb: Option<String>,
-    /// The group's name: 1 to 255 bytes
+    lb: Option<Box<[u8]>>,
+    /// The group's name: 1 to 255 bytes, in the same form
     #[arg(long, env = "GWM_MEMBER_GROUP", value_name = "NAME", value_parser = spec::group_name, conflicts_with = "file")]
-    group: Option<String>,
+    group: Option<Box<[u8]>>,
     /// The member: IP:PORT (TCP), `[IPv6]:PORT/udp`, IP:PORT/NUMBER (IP protocol 0 to 255), or IP alone: a whole system
     #[arg(long, env = "GWM_MEMBER", value_name = "MEMBER", value_parser = spec::endpoint, conflicts_with = "file")]
     member: Option<Endpoint>,
-    /// A label for the member, which the GWM passes to the load balancer: at most 255 bytes
-    #[arg(long, env = "GWM_LABEL", value_name = "TEXT", value_parser = spec::label, conflicts_with = "file")]
-    label: Option<String>,
     /// Instead, a TOML file of members: `[[group]]` (lb, name) and, below each, `[[group.member]]` (address, protocol,
     /// port, label; without protocol and port a whole system)
     #[arg(long, env = "GWM_FILE", value_name = "FILE")]
@@ -100,7 +101,7 @@ struct Who {
 
 impl Who {
     /// The groups with their members, and the default LB.
-    fn read(self) -> Result<(Vec<GroupSpec>, String), Failure> {
+    fn read(self, label: Option<Box<[u8]>>) -> Result<(Vec<GroupSpec>, Box<[u8]>), Failure> {
         let groups = match (self.file, self.group, self.member) {
             (Some(path), ..) => {
                 spec::combine(&[], Some(&path), true).map_err(|error| Failure::Usage(error.to_string()))?
@@ -109,7 +110,7 @@ impl Who {
                 vec![GroupSpec {
                     lb: None,
                     name,
-                    members: vec![MemberSpec { endpoint, label: self.label.unwrap_or_default() }],
+                    members: vec![MemberSpec { endpoint, label: label.unwrap_or_default() }],
                 }]
             }
             _ => return Err(Failure::Usage("who? give --group and --member, or --file".into())),
@@ -118,7 +119,7 @@ impl Who {
             return Err(Failure::Usage("the file has no [[group]]".into()));
         }
         if let Some(empty) = groups.iter().find(|group| group.members.is_empty()) {
-            return Err(Failure::Usage(format!("group {} has no [[group.member]]", empty.name)));
+            return Err(Failure::Usage(format!("group {} has no [[group.member]]", Escaped(&empty.name))));
         }
         match self.lb {
             None if groups.iter().any(|group| group.lb.is_none()) => {
@@ -132,7 +133,7 @@ impl Who {
 /// Runs `gwm member`.
 pub fn run(args: Args) -> ExitCode {
     target::finish(args.target.read().and_then(|target| match args.command {
-        Command::Register { who } => register(&target, who),
+        Command::Register { who, label } => register(&target, who, label),
         Command::Deregister { who, reason } => deregister(&target, who, Reason(reason)),
         Command::Quiesce { who, opaque } => set_state(&target, who, opaque.opaque_state, true),
         Command::Resume { who, opaque } => set_state(&target, who, opaque.opaque_state, false),
@@ -140,22 +141,22 @@ pub fn run(args: Args) -> ExitCode {
     }))
 }
 
-fn register(target: &Target, who: Who) -> Result<(), Failure> {
-    let (groups, lb) = who.read()?;
+fn register(target: &Target, who: Who, label: Option<Box<[u8]>>) -> Result<(), Failure> {
+    let (groups, lb) = who.read(label)?;
     let members = groups.iter().map(|group| (group.data(&lb), group.members.iter().map(|member| member.data())));
     target.connect()?.register(SenderFlags::NONE, members)?;
     done(ComponentType::REGISTRATION_REQUEST)
 }
 
 fn deregister(target: &Target, who: Who, reason: Reason) -> Result<(), Failure> {
-    let (groups, lb) = who.read()?;
+    let (groups, lb) = who.read(None)?;
     let members = groups.iter().map(|group| (group.data(&lb), group.members.iter().map(|member| member.data())));
     target.connect()?.deregister(SenderFlags::NONE, reason, members)?;
     done(ComponentType::DEREGISTRATION_REQUEST)
 }
 
 fn set_state(target: &Target, who: Who, state: u8, quiesce: bool) -> Result<(), Failure> {
-    let (groups, lb) = who.read()?;
+    let (groups, lb) = who.read(None)?;
     let flags = MemberFlags::NONE.with(MemberFlags::QUIESCE, quiesce);
     let states = groups.iter().map(|group| {
         let members = group.members.iter();

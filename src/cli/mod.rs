@@ -13,9 +13,11 @@ use std::{
 };
 
 use clap::{
-    CommandFactory, Parser, Subcommand,
+    CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
+
+use crate::config::Given;
 
 pub mod decode;
 pub mod demo;
@@ -49,7 +51,7 @@ enum Command {
 
 /// Parses the process's arguments and runs the command; exit status 2 for usage, 1 for failure.
 pub fn main() -> ExitCode {
-    match Cli::try_parse() {
+    match parse() {
         Ok(Cli { command: Command::Serve(args) }) => serve::run(*args),
         Ok(Cli { command: Command::Lb(args) }) => lb::run(args),
         Ok(Cli { command: Command::Member(args) }) => member::run(args),
@@ -57,6 +59,17 @@ pub fn main() -> ExitCode {
         Ok(Cli { command: Command::Demo(args) }) => demo::run(args),
         Err(error) => show(&error),
     }
+}
+
+fn parse() -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let mut matches = command.try_get_matches_from_mut(env::args_os())?;
+    let given = matches.subcommand_matches("serve").map(Given::of);
+    let mut cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
+    if let (Command::Serve(flags), Some(given)) = (&mut cli.command, given) {
+        flags.given = given;
+    }
+    Ok(cli)
 }
 
 /// Shows clap's text: help, version, or the error of the arguments.

@@ -26,6 +26,7 @@ pub fn run(args: Args) -> ExitCode {
         return failure(&error);
     }
     if args.check {
+        config.warnings.iter().for_each(|warning| super::complain(format_args!("gwm: warning: {warning}")));
         return super::written(writeln!(io::stdout(), "gwm: the configuration is valid"));
     }
     let logging = runtime::start_logging(args.log_level, args.log_format);

@@ -15,7 +15,7 @@ use crate::sasp::{
 #[derive(Clone, Debug)]
 pub struct Wishes {
     /// The load balancer's UID.
-    pub uid: String,
+    pub uid: Box<[u8]>,
     /// Groups to register.
     pub groups: Vec<GroupSpec>,
     /// Its health.
@@ -30,7 +30,7 @@ const REGISTRATIONS: usize = 5;
 /// A bound connection and its table.
 pub struct Session {
     client: Client,
-    uid: String,
+    uid: Box<[u8]>,
     timeout: Duration,
     /// Whether an entry that the GWM leaves out is unchanged.
     no_change: bool,
@@ -53,8 +53,7 @@ impl Session {
             weights: Weights::default(),
             interval: Duration::from_secs(1),
         };
-        let uid = wishes.uid.as_bytes();
-        let state = SetLbStateRequest { lb_uid: uid, health: wishes.health, flags: wishes.flags };
+        let state = SetLbStateRequest { lb_uid: &wishes.uid, health: wishes.health, flags: wishes.flags };
         session
             .ask(ComponentType::SET_LB_STATE_REQUEST, |out, id| Message::SetLbStateRequest(state).encode(id, out))?;
         session.no_change = wishes.flags.contains(LbFlags::NO_CHANGE_NO_SEND);
@@ -68,7 +67,7 @@ impl Session {
         let uid = self.uid.clone();
         self.ask(ComponentType::GET_WEIGHTS_REQUEST, |out, id| {
             let mut writer = Writer::get_weights_request(out, id);
-            writer.name(GroupData { lb_uid: uid.as_bytes(), name: b"" });
+            writer.name(GroupData { lb_uid: &uid, name: b"" });
             writer.finish()
         })
     }
@@ -103,7 +102,7 @@ impl Session {
             if missing.is_empty() {
                 break;
             }
-            let uid = self.uid.as_str();
+            let uid = &self.uid;
             let request =
                 missing.iter().map(|(group, members)| (group.data(uid), members.iter().map(|member| member.data())));
             match self.client.register(SenderFlags::LOAD_BALANCER, request) {
@@ -119,7 +118,7 @@ impl Session {
 
     /// The members of a group that the table does not show; `None` if it shows all.
     fn missing<'g>(&self, group: &'g GroupSpec) -> Option<(&'g GroupSpec, Vec<&'g MemberSpec>)> {
-        let Some(known) = self.weights.group(group.name.as_bytes()) else {
+        let Some(known) = self.weights.group(&group.name) else {
             return Some((group, group.members.iter().collect()));
         };
         let members: Vec<_> = group.members.iter().filter(|member| known.member(&member.endpoint).is_none()).collect();

@@ -1,4 +1,5 @@
-//! Groups and members as text: on the command line and in TOML files.
+//! Groups and members as text: on the command line and in TOML files. UIDs, names and labels are bytes;
+//! [`escape`](crate::sasp::escape) describes how they are written.
 
 use std::{
     collections::HashSet,
@@ -11,11 +12,12 @@ use thiserror::Error;
 use toml::Spanned;
 
 use crate::{
-    files::{self, Fault, FileError, fault},
+    files::{self, Fault, FileError, Mistake, fault},
     limits,
     sasp::{
-        Endpoint, GroupData, MemberData,
+        Endpoint, EscapeError, Escaped, GroupData, MemberData,
         component::{TCP, UDP},
+        unescape,
     },
 };
 
@@ -23,9 +25,9 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupSpec {
     /// The group's LB, if the file names one.
-    pub lb: Option<String>,
+    pub lb: Option<Box<[u8]>>,
     /// Its name; 1 to 255 bytes.
-    pub name: String,
+    pub name: Box<[u8]>,
     /// Its members, each endpoint once.
     pub members: Vec<MemberSpec>,
 }
@@ -36,26 +38,29 @@ pub struct MemberSpec {
     /// Address, protocol and port.
     pub endpoint: Endpoint,
     /// At most 255 bytes.
-    pub label: String,
+    pub label: Box<[u8]>,
 }
 
 impl GroupSpec {
     /// The group on the wire; `lb` if the file names no LB.
-    pub fn data<'a>(&'a self, lb: &'a str) -> GroupData<'a> {
-        GroupData { lb_uid: self.lb.as_deref().unwrap_or(lb).as_bytes(), name: self.name.as_bytes() }
+    pub fn data<'a>(&'a self, lb: &'a [u8]) -> GroupData<'a> {
+        GroupData { lb_uid: self.lb.as_deref().unwrap_or(lb), name: &self.name }
     }
 }
 
 impl MemberSpec {
     /// The member on the wire.
     pub fn data(&self) -> MemberData<'_> {
-        MemberData { endpoint: self.endpoint, label: self.label.as_bytes() }
+        MemberData { endpoint: self.endpoint, label: &self.label }
     }
 }
 
 /// Why a text is not a group or a member.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SpecError {
+    /// A backslash that begins no escape.
+    #[error(transparent)]
+    Escape(#[from] EscapeError),
     /// Not an LB UID.
     #[error("{0} bytes: an LB UID has 1 to {max}", max = limits::LB_UID_BYTES)]
     UidSize(usize),
@@ -69,16 +74,16 @@ pub enum SpecError {
     #[error("a label of {0} bytes: at most {max} fit", max = limits::LABEL_BYTES)]
     LabelSize(usize),
     /// A member twice in a group.
-    #[error("{member} stands twice in group {group}")]
+    #[error("{member} stands twice in group {}", Escaped(group))]
     Twice {
         /// The member.
         member: Endpoint,
         /// The group.
-        group: String,
+        group: Box<[u8]>,
     },
     /// A group twice.
-    #[error("group {0} is given twice")]
-    GroupTwice(String),
+    #[error("group {} is given twice", Escaped(.0))]
+    GroupTwice(Box<[u8]>),
     /// Not a member.
     #[error(
         "`{0}` is not a member: write ADDRESS, ADDRESS:PORT or ADDRESS:PORT/PROTOCOL, an IPv6 address with a port in [ ]"
@@ -99,14 +104,15 @@ pub enum SpecError {
 }
 
 /// An LB UID: 1 to 64 bytes.
-pub fn lb_uid(text: &str) -> Result<String, SpecError> {
-    match text.len() {
-        1..=limits::LB_UID_BYTES => Ok(text.to_owned()),
+pub fn lb_uid(text: &str) -> Result<Box<[u8]>, SpecError> {
+    let uid = unescape(text)?;
+    match uid.len() {
+        1..=limits::LB_UID_BYTES => Ok(uid.into()),
         bytes => Err(SpecError::UidSize(bytes)),
     }
 }
 
-/// `web=10.0.0.1:80,[2001:db8::1]:8080/udp,10.0.0.9`; `web` alone has no members.
+/// `web=10.0.0.1:80,[2001:db8::1]:8080/udp,10.0.0.9`; `web` alone has no members. A `=` of the name is written `\x3D`.
 pub fn group(text: &str) -> Result<GroupSpec, SpecError> {
     let (name, list) = text.split_once('=').unwrap_or((text, ""));
     let mut group = GroupSpec { lb: None, name: group_name(name)?, members: Vec::new() };
@@ -114,26 +120,28 @@ pub fn group(text: &str) -> Result<GroupSpec, SpecError> {
     for member in list.split(',').filter(|_| !list.is_empty()) {
         let endpoint = endpoint(member.trim())?;
         if !seen.insert(endpoint) {
-            return Err(SpecError::Twice { member: endpoint, group: name.into() });
+            return Err(SpecError::Twice { member: endpoint, group: group.name });
         }
-        group.members.push(MemberSpec { endpoint, label: String::new() });
+        group.members.push(MemberSpec { endpoint, label: Box::default() });
     }
     Ok(group)
 }
 
 /// A group's name: 1 to 255 bytes.
-pub fn group_name(text: &str) -> Result<String, SpecError> {
-    match text.len() {
+pub fn group_name(text: &str) -> Result<Box<[u8]>, SpecError> {
+    let name = unescape(text)?;
+    match name.len() {
         0 => Err(SpecError::NoGroupName),
-        1..=limits::GROUP_NAME_BYTES => Ok(text.to_owned()),
+        1..=limits::GROUP_NAME_BYTES => Ok(name.into()),
         bytes => Err(SpecError::GroupNameSize(bytes)),
     }
 }
 
 /// A label: at most 255 bytes.
-pub fn label(text: &str) -> Result<String, SpecError> {
-    match text.len() {
-        0..=limits::LABEL_BYTES => Ok(text.to_owned()),
+pub fn label(text: &str) -> Result<Box<[u8]>, SpecError> {
+    let label = unescape(text)?;
+    match label.len() {
+        0..=limits::LABEL_BYTES => Ok(label.into()),
         bytes => Err(SpecError::LabelSize(bytes)),
     }
 }
@@ -208,10 +216,10 @@ const FILE_BYTES: u64 = 256 << 20;
 /// Reads a file of groups; `lb_allowed` says whether a group may name its LB.
 pub fn read_file(path: &Path, lb_allowed: bool) -> Result<Vec<GroupSpec>, FileError> {
     let text = files::read(path, "file", FILE_BYTES)?;
-    parse_file(&text, lb_allowed).map_err(|error| files::located(path, error))
+    parse_file(&text, lb_allowed).map_err(|mistake| mistake.of(path))
 }
 
-fn parse_file(text: &str, lb_allowed: bool) -> Result<Vec<GroupSpec>, (usize, String)> {
+fn parse_file(text: &str, lb_allowed: bool) -> Result<Vec<GroupSpec>, Mistake> {
     files::parse(text, |file: File| file.group.into_iter().map(|group| group_spec(group, lb_allowed)).collect())
 }
 
@@ -221,7 +229,7 @@ fn group_spec(group: FileGroup, lb_allowed: bool) -> Result<GroupSpec, Fault> {
     let lb = match group.lb {
         None => None,
         Some(lb) if !lb_allowed => return fault(lb.span().start, "`lb` is for files of `gwm member`"),
-        Some(lb) => Some(lb_uid(lb.get_ref()).map_err(here)?),
+        Some(lb) => Some(lb_uid(lb.get_ref()).map_err(|error| (lb.span().start, error.to_string()))?),
     };
     let name = group_name(group.name.get_ref()).map_err(here)?;
     let mut members = Vec::with_capacity(group.member.len());
@@ -230,7 +238,7 @@ fn group_spec(group: FileGroup, lb_allowed: bool) -> Result<GroupSpec, Fault> {
         let at = member.span().start;
         let member = member_spec(member.into_inner()).map_err(|error| (at, error))?;
         if !seen.insert(member.endpoint) {
-            return fault(at, format!("{} stands twice in group {name}", member.endpoint));
+            return fault(at, SpecError::Twice { member: member.endpoint, group: name }.to_string());
         }
         members.push(member);
     }
@@ -321,7 +329,7 @@ mod tests {
     #[test]
     fn a_group_lists_its_members() {
         let web = group("web=10.0.0.1:80,[2001:db8::1]:8080/udp, 10.0.0.9").unwrap();
-        assert_eq!(web.name, "web");
+        assert_eq!(*web.name, *b"web");
         let endpoints: Vec<_> = web.members.iter().map(|member| member.endpoint.to_string()).collect();
         assert_eq!(endpoints, ["10.0.0.1:80", "[2001:db8::1]:8080/udp", "10.0.0.9"]);
         assert_eq!(group("web").unwrap().members, []);
@@ -331,6 +339,27 @@ mod tests {
         }
         assert!(group(&"x".repeat(255)).is_ok() && group(&"x".repeat(256)).is_err());
         assert!(lb_uid(&"x".repeat(64)).is_ok() && lb_uid("").is_err() && lb_uid(&"x".repeat(65)).is_err());
+    }
+
+    #[test]
+    fn uids_names_and_labels_are_bytes() {
+        assert_eq!(*lb_uid(r"c\x7F\xFF\x17\\").unwrap(), *b"c\x7F\xFF\x17\\");
+        let web = group(r"a\x3D\xFF=10.0.0.1:80").unwrap();
+        assert_eq!((&*web.name, web.members.len()), (&b"a=\xFF"[..], 1));
+        assert_eq!(*label(r"\0\u{202e}").unwrap(), *"\0\u{202e}".as_bytes());
+        assert!(lb_uid(&r"\xFF".repeat(64)).is_ok() && lb_uid(&r"\xFF".repeat(65)).is_err());
+        assert!(group_name(&r"\xFF".repeat(255)).is_ok() && group_name(&r"\xFF".repeat(256)).is_err());
+        assert!(label(&r"\xFF".repeat(255)).is_ok() && label(&r"\xFF".repeat(256)).is_err());
+        for bad in [r"a\z", r"\", r"\x7"] {
+            let error = "does not begin with an escape";
+            assert!(lb_uid(bad).unwrap_err().to_string().contains(error), "{bad}");
+            assert!(group(bad).unwrap_err().to_string().contains(error), "{bad}");
+            assert!(label(bad).unwrap_err().to_string().contains(error), "{bad}");
+        }
+        let text = "[[group]]\nlb = 'c\\x7F\\xFF\\x17\\\\'\nname = '\\xFE'\n[[group.member]]\naddress = '10.0.0.1'\nlabel = '\\xFD'";
+        let groups = parse_file(text, true).unwrap();
+        assert_eq!(groups[0].data(b"LB1"), GroupData { lb_uid: b"c\x7F\xFF\x17\\", name: b"\xFE" });
+        assert_eq!(*groups[0].members[0].label, *b"\xFD");
     }
 
     #[test]
@@ -358,20 +387,21 @@ mod tests {
             name = "empty"
         "#;
         let groups = parse_file(text, true).unwrap();
-        let shown: Vec<_> = groups[0].members.iter().map(|m| (m.endpoint.to_string(), m.label.as_str())).collect();
+        let shown: Vec<_> = groups[0].members.iter().map(|m| (m.endpoint.to_string(), &*m.label)).collect();
         assert_eq!(
             shown,
             [
-                ("10.0.0.1:80".to_owned(), "web-1"),
-                ("[2001:db8::1]:53/udp".to_owned(), ""),
-                ("10.0.0.9".to_owned(), ""),
-                ("10.0.0.9:7/132".to_owned(), ""),
+                ("10.0.0.1:80".to_owned(), &b"web-1"[..]),
+                ("[2001:db8::1]:53/udp".to_owned(), b""),
+                ("10.0.0.9".to_owned(), b""),
+                ("10.0.0.9:7/132".to_owned(), b""),
             ]
         );
-        assert_eq!((groups[1].lb.as_deref(), &groups[1].name[..], groups[1].members.len()), (Some("LB2"), "empty", 0));
-        assert_eq!(groups[1].data("LB1").lb_uid, b"LB2");
-        assert_eq!(groups[0].data("LB1").lb_uid, b"LB1");
-        assert_eq!(parse_file(text, false).unwrap_err(), (20, "`lb` is for files of `gwm member`".into()));
+        assert_eq!((&*groups[1].name, groups[1].members.len()), (&b"empty"[..], 0));
+        assert_eq!(groups[1].data(b"LB1").lb_uid, b"LB2");
+        assert_eq!(groups[0].data(b"LB1").lb_uid, b"LB1");
+        let mistake = Mistake { line: 20, text: "`lb` is for files of `gwm member`".into() };
+        assert_eq!(parse_file(text, false).unwrap_err(), mistake);
     }
 
     #[test]
@@ -381,6 +411,8 @@ mod tests {
             ("[[groups]]\nname = \"web\"\n", 1, "unknown field `groups`"),
             ("[[group]]\n", 1, "missing field `name`"),
             ("[[group]]\nname = \"\"\n", 2, "the group name is missing"),
+            ("[[group]]\nname = 'a\\z'\n", 2, "`\\z` does not begin"),
+            ("[[group]]\nname = \"a\"\nlb = 'a\\z'\n", 3, "`\\z` does not begin"),
             ("[[group]]\nname = 7\n", 2, "invalid type"),
             ("[[group]]\nname = \"w\"\n[[group.member]]\nadress = \"10.0.0.1\"\n", 4, "unknown field `adress`"),
             ("[[group]]\nname = \"w\"\n[[group.member]]\naddress = \"10.0.0\"\n", 3, "`10.0.0` is not an IP"),
@@ -402,9 +434,9 @@ mod tests {
             ),
             ("[[group]\n", 1, ""),
         ];
-        for (text, expected_line, expected) in cases {
-            let (line, error) = parse_file(text, true).unwrap_err();
-            assert!(line == expected_line && error.starts_with(expected), "{text:?} gives {line}: {error:?}");
+        for (text, line, expected) in cases {
+            let mistake = parse_file(text, true).unwrap_err();
+            assert!(mistake.line == line && mistake.text.starts_with(expected), "{text:?} gives {mistake}");
         }
     }
 
@@ -412,6 +444,6 @@ mod tests {
     fn a_group_stands_once() {
         let web = group("web").unwrap();
         assert!(combine(&[web.clone(), web.clone()], None, false).is_err());
-        assert!(combine(&[web.clone(), GroupSpec { lb: Some("LB2".into()), ..web }], None, true).is_ok());
+        assert!(combine(&[web.clone(), GroupSpec { lb: Some((*b"LB2").into()), ..web }], None, true).is_ok());
     }
 }

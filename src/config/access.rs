@@ -7,17 +7,18 @@
 //! To add a key: add a field to `LbTable` or `MemberTable`, read it in `lb` or `member` into [`access`](crate::access), add
 //! a row to the table in README.md and a test to `access/tests.rs`.
 
-use std::{convert::Infallible, fmt::Display, net::IpAddr, path::Path};
+use std::{fmt::Display, net::IpAddr, path::Path};
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
     access::{Access, Act, Acts, CertificateName, Certificates, Identity, Lb, Member, Who},
-    files::{self, Fault, FileError, fault, place},
+    files::{self, Fault, FileError, Mistake, fault, place},
     limits,
     network::Network,
     roster::Pattern,
+    sasp::{Escaped, unescape},
 };
 
 /// The longest access file: enough for a hundred thousand entries.
@@ -75,11 +76,11 @@ struct MemberTable {
 /// Reads an access file.
 pub fn read(path: &Path, rules: &Rules) -> Result<Access, FileError> {
     let text = files::read(path, "access file", FILE_BYTES)?;
-    parse(&text, rules).map_err(|error| files::located(path, error))
+    parse(&text, rules).map_err(|mistake| mistake.of(path))
 }
 
-/// Parses the file's text; an error has its line, from 1.
-pub fn parse(text: &str, rules: &Rules) -> Result<Access, (usize, String)> {
+/// Parses the file's text.
+pub fn parse(text: &str, rules: &Rules) -> Result<Access, Mistake> {
     files::parse(text, |file| build(file, rules))
 }
 
@@ -89,12 +90,13 @@ fn build(file: File, rules: &Rules) -> Result<Access, Fault> {
         let at = table.span().start;
         let table = table.into_inner();
         let lb = lb(&table, at, rules.lb_identity)?;
-        let (uid_at, uid) = (table.uid.span().start, table.uid.get_ref());
+        let uid_at = table.uid.span().start;
+        let uid = unescape(table.uid.get_ref()).map_err(|error| (uid_at, format!("uid: {error}")))?;
         if !(1..=limits::LB_UID_BYTES).contains(&uid.len()) {
             return fault(uid_at, format!("uid has {} bytes: an LB UID has 1 to {}", uid.len(), limits::LB_UID_BYTES));
         }
-        if !access.add_lb(uid.as_bytes(), lb) {
-            return fault(uid_at, format!("uid \"{uid}\" is listed twice: give it one entry"));
+        if !access.add_lb(&uid, lb) {
+            return fault(uid_at, format!("uid \"{}\" is listed twice: give it one entry", Escaped(&uid)));
         }
     }
     for table in file.member {
@@ -173,7 +175,7 @@ fn member(table: &MemberTable, at: usize, identity: Identity) -> Result<(Who, Me
         (Identity::SourceIp, ..) => Who::Sources(list(&table.sources, network)?),
         (Identity::Certificate, ..) => Who::Certificates(list(&table.certificates, CertificateName::parse)?),
     };
-    let patterns = |given| list(given, |text| Ok::<_, Infallible>(Pattern::new(text)));
+    let patterns = |given| list(given, Pattern::parse);
     let member = Member {
         addresses: list(&table.addresses, network)?.into_iter().collect(),
         lbs: patterns(&table.lbs)?,
@@ -201,16 +203,12 @@ fn each<T, E: Display>(texts: &Texts, read: impl Fn(&str) -> Result<T, E>) -> Re
 
 /// An address, or a network as in `10.0.0.0/8`.
 fn network(text: &str) -> Result<Network, String> {
-    let network = match text.contains('/') {
-        true => Network::parse(text).map_err(|error| error.to_string())?,
+    match text.contains('/') {
+        true => Network::parse(text).map_err(|error| error.to_string()),
         false => text
             .parse::<IpAddr>()
-            .map_err(|_| format!("\"{text}\" is not an address such as 10.0.0.1, nor a network such as 10.0.0.0/8"))?
-            .into(),
-    };
-    match network.address().to_canonical() == network.address() {
-        true => Ok(network),
-        false => Err(format!("\"{text}\" is IPv4 in the clothes of IPv6: write {}", network.address().to_canonical())),
+            .map(Network::from)
+            .map_err(|_| format!("\"{text}\" is not an address such as 10.0.0.1, nor a network such as 10.0.0.0/8")),
     }
 }
 
@@ -226,7 +224,7 @@ fn may(given: &Option<Texts>, lb: bool) -> Result<Acts, Fault> {
             "trust" if lb => Act::Trust,
             other => {
                 let known = if lb { "\"deregister\", \"state\" or \"trust\"" } else { "\"deregister\" or \"state\"" };
-                return fault(text.span().start, format!("may \"{other}\" is not \"register\", {known}"));
+                return fault(text.span().start, format!("may {other:?} is not \"register\", {known}"));
             }
         };
         if acts.contains(act) {

@@ -11,7 +11,7 @@ use clap::{
     builder::{FalseyValueParser, RangedU64ValueParser},
 };
 
-use super::{members, units::duration};
+use super::{idle::Given, members, units::duration};
 use crate::{access::Identity, judgement::Policy, limits};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -296,9 +296,13 @@ pub struct Flags {
     #[arg(long, env = "GWM_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// Check flags, files and the machine's limits, print what is wrong, and exit without serving
+    /// Check flags, files and the machine's limits, print what is wrong or has no effect, and exit without serving
     #[arg(long, env = "GWM_CHECK", value_parser = FalseyValueParser::new())]
     pub check: bool,
+
+    /// Which of these flags are given.
+    #[arg(skip)]
+    pub given: Given,
 }
 
 /// A version of TLS.

@@ -8,6 +8,7 @@
 //! refuse it where it has no effect, add a row to the table in README.md and a test to `members/tests.rs`.
 
 mod checks;
+mod idle;
 
 use std::{collections::HashSet, net::IpAddr, path::Path, time::Duration};
 
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    files::{self, Fault, FileError, fault, place},
+    files::{self, Fault, FileError, Mistake, fault, place},
     judgement::Policy,
     network::Network,
     roster::{Member, Monitor, Pattern, Range, Roster, Selector, Times},
@@ -30,6 +31,9 @@ const FILE_BYTES: u64 = 256 << 20;
 
 /// The longest default time limit of a check, however long the interval is.
 const TIMEOUT_MAX: Duration = Duration::from_secs(5);
+
+/// How many patterns each later pattern is compared with: a file may have a million patterns.
+const WIDE_COMPARED: usize = 256;
 
 /// Ranges of the times, for flags and file alike.
 pub(super) const INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3600));
@@ -54,6 +58,8 @@ pub struct Defaults {
     pub rise: u8,
     /// Bad checks in a row to go down.
     pub fall: u8,
+    /// Time from coming up to the full weight.
+    pub slow_start: Duration,
 }
 
 impl Defaults {
@@ -61,7 +67,8 @@ impl Defaults {
     pub fn unwatched(weight_max: u16) -> Defaults {
         let Times { interval, rise, fall, .. } = Times::default();
         let (monitor, policy) = (Monitor::none(), Policy::Auto);
-        Defaults { weight_max, monitor, policy, interval, fast_interval: None, timeout: None, rise, fall }
+        let (fast_interval, timeout, slow_start) = (None, None, Duration::ZERO);
+        Defaults { weight_max, monitor, policy, interval, fast_interval, timeout, rise, fall, slow_start }
     }
 
     /// The roster without a file.
@@ -117,13 +124,21 @@ struct Entry {
     agent_send: Option<Spanned<String>>,
     http: Option<Spanned<checks::HttpTable>>,
     tls: Option<Spanned<checks::TlsTable>>,
-    interval: Option<Spanned<String>>,
-    fast_interval: Option<Spanned<String>>,
-    timeout: Option<Spanned<String>>,
+    interval: Option<Spanned<Time>>,
+    fast_interval: Option<Spanned<Time>>,
+    timeout: Option<Spanned<Time>>,
     rise: Option<Spanned<u8>>,
     fall: Option<Spanned<u8>>,
     #[serde(default)]
     quiesced: bool,
+}
+
+/// A duration, or a number, which has no unit.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a duration is a string such as \"2s\" or \"500ms\"")]
+enum Time {
+    Text(String),
+    Number(f64),
 }
 
 /// A name or a number.
@@ -140,26 +155,35 @@ enum Subject {
     Many(Range),
 }
 
-/// Reads a members file. Names of files in it are relative to it.
-pub fn read(path: &Path, defaults: &Defaults) -> Result<Roster, FileError> {
+/// Reads a members file. Names of files in it are relative to it. The texts are warnings about settings without effect.
+pub fn read(path: &Path, defaults: &Defaults) -> Result<(Roster, Vec<String>), FileError> {
     let text = files::read(path, "members file", FILE_BYTES)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    parse(&text, folder, defaults).map_err(|error| files::located(path, error))
+    let (roster, warnings) = examine(&text, folder, defaults).map_err(|mistake| mistake.of(path))?;
+    Ok((roster, warnings.into_iter().map(|warning| warning.of(path).to_string()).collect()))
 }
 
-/// Parses the file's text; an error has its line, from 1. Names of files in it are relative to `folder`.
-pub fn parse(text: &str, folder: &Path, defaults: &Defaults) -> Result<Roster, (usize, String)> {
-    files::parse(text, |file| build(file, folder, defaults))
+/// Parses the file's text. Names of files in it are relative to `folder`.
+pub fn parse(text: &str, folder: &Path, defaults: &Defaults) -> Result<Roster, Mistake> {
+    Ok(examine(text, folder, defaults)?.0)
 }
 
-fn build(file: File, folder: &Path, defaults: &Defaults) -> Result<Roster, Fault> {
+/// As [`parse`], with the settings that are valid and may not do what is meant.
+fn examine(text: &str, folder: &Path, defaults: &Defaults) -> Result<(Roster, Vec<Mistake>), Mistake> {
+    let (roster, warnings) = files::parse(text, |file| build(file, folder, defaults))?;
+    Ok((roster, warnings.into_iter().map(|warning| Mistake::at(text, warning)).collect()))
+}
+
+fn build(file: File, folder: &Path, defaults: &Defaults) -> Result<(Roster, Vec<Fault>), Fault> {
     let mut roster = defaults.roster();
     let mut loader = checks::Loader::new(folder);
+    let mut idle = idle::Idle::default();
     for entry in file.member {
         let at = entry.span().start;
         let entry = entry.into_inner();
         let subject = subject(&entry, at)?;
         let member = member(&entry, at, &subject, &mut loader, defaults)?;
+        idle.note(&entry, at, &member);
         let (new, name) = match subject {
             Subject::One(endpoint) => (roster.add(endpoint, member), endpoint.to_string()),
             Subject::Many(range) => (roster.add_range(range, member), range.to_string()),
@@ -169,21 +193,36 @@ fn build(file: File, folder: &Path, defaults: &Defaults) -> Result<Roster, Fault
         }
     }
     let mut names = HashSet::new();
+    let mut wide: Vec<Pattern> = Vec::new();
     for Group { name, policy } in file.group {
         let (at, policy_at) = (name.span().start, policy.span().start);
         let (name, policy) = (name.into_inner(), policy.into_inner());
         let Some(policy) = policy_named(&policy) else {
-            return fault(policy_at, format!("policy \"{policy}\" is not \"static\", \"agent\", \"orca\" or \"auto\""));
+            return fault(policy_at, format!("policy {policy:?} is not \"static\", \"agent\", \"orca\" or \"auto\""));
         };
         if name.is_empty() {
             return fault(at, "a group has a name; \"*\" means all of them");
         }
-        roster.add_group(Pattern::new(&name), policy);
-        if !names.insert(name) {
+        let pattern = Pattern::parse(&name).map_err(|error| (at, format!("name: {error}")))?;
+        if !names.insert(pattern.clone()) {
             return fault(at, "this group is listed twice, and only the first entry could count");
         }
+        idle.note_policy(policy_at, policy, pattern.fits_all());
+        if let Some(earlier) = wide.iter().find(|earlier| earlier.covers(&pattern)) {
+            return fault(
+                at,
+                format!(
+                    "no group is left for this entry: an earlier one has every group that fits, \"{earlier}\"; put \
+                         this entry before that one"
+                ),
+            );
+        }
+        if wide.len() < WIDE_COMPARED && pattern.is_wide() {
+            wide.push(pattern.clone());
+        }
+        roster.add_group(pattern, policy);
     }
-    Ok(roster)
+    Ok((roster, idle.warnings(defaults)))
 }
 
 fn policy_named(name: &str) -> Option<Policy> {
@@ -281,13 +320,20 @@ fn member(
 }
 
 fn times(entry: &Entry, defaults: &Defaults) -> Result<Times, Fault> {
-    let read = |given: &Option<Spanned<String>>, (min, max)| {
+    let read = |key: &str, given: &Option<Spanned<Time>>, (min, max)| {
         let Some(given) = given else { return Ok(None) };
-        super::duration(min..=max)(given.get_ref()).map(Some).map_err(|message| (given.span().start, message))
+        let at = given.span().start;
+        match given.get_ref() {
+            Time::Text(text) => super::duration(min..=max)(text).map(Some).map_err(|message| (at, message)),
+            Time::Number(number) => fault(
+                at,
+                format!("{key} = {number} has no unit: a duration is a string such as \"{number}s\" or \"{number}ms\""),
+            ),
+        }
     };
-    let interval = read(&entry.interval, INTERVALS)?.unwrap_or(defaults.interval);
-    let fast_interval = read(&entry.fast_interval, INTERVALS)?;
-    let timeout = read(&entry.timeout, TIMEOUTS)?;
+    let interval = read("interval", &entry.interval, INTERVALS)?.unwrap_or(defaults.interval);
+    let fast_interval = read("fast_interval", &entry.fast_interval, INTERVALS)?;
+    let timeout = read("timeout", &entry.timeout, TIMEOUTS)?;
     if let Some(fast) = fast_interval.filter(|fast| *fast > interval) {
         let (fast, interval) = (humantime::format_duration(fast), humantime::format_duration(interval));
         let at = place(&entry.fast_interval).unwrap_or(0);

@@ -21,11 +21,13 @@ use crate::{
 
 pub mod access;
 mod flags;
+mod idle;
 mod listen;
 pub mod members;
 mod units;
 
 pub use flags::{CpuList, Flags, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion};
+pub use idle::Given;
 pub use listen::{Carries, Listen};
 pub(crate) use units::duration;
 
@@ -95,6 +97,8 @@ pub struct Config {
     pub monitoring: Monitoring,
     /// The source of [`Settings::access`].
     pub access: AccessSource,
+    /// Settings that are valid, and may not do what is meant.
+    pub warnings: Vec<String>,
 }
 
 /// Settings of checks and weights; the flags have the meaning.
@@ -111,8 +115,8 @@ pub struct Monitoring {
 }
 
 impl Monitoring {
-    /// Reads the members file again, if there is one.
-    pub fn read(&self) -> Result<Option<Roster>, FileError> {
+    /// Reads the members file again, if there is one; the texts are warnings.
+    pub fn read(&self) -> Result<Option<(Roster, Vec<String>)>, FileError> {
         self.members.as_ref().map(|path| members::read(path, &self.defaults)).transpose()
     }
 }
@@ -204,8 +208,10 @@ impl Config {
         }
         let Descriptors { connections: max, probes, limit: descriptors } =
             descriptors(flags, host, shard_cpus.len(), listen.len())?;
-        let (roster, monitoring) = monitoring(flags, probes)?;
+        let (roster, monitoring, about_members) = monitoring(flags, probes)?;
         let access = access_source(flags)?;
+        let mut warnings = idle::warnings(flags, shard_cpus.len());
+        warnings.extend(about_members);
         let poll_interval_seconds = u16::try_from(flags.poll_interval.as_secs()).expect("the flag's range is 16 bits");
         Ok(Config {
             listen,
@@ -253,11 +259,13 @@ impl Config {
             },
             monitoring,
             access,
+            warnings,
         })
     }
 }
 
-fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring), ConfigError> {
+/// The roster, its source, and warnings.
+fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring, Vec<String>), ConfigError> {
     let defaults = members::Defaults {
         weight_max: flags.weight_max,
         monitor: match flags.probe {
@@ -273,13 +281,14 @@ fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring), Co
         timeout: flags.probe_timeout,
         rise: flags.probe_rise,
         fall: flags.probe_fall,
+        slow_start: flags.slow_start,
     };
-    let roster = match &flags.members {
+    let (roster, warnings) = match &flags.members {
         Some(path) => members::read(path, &defaults)?,
-        None => defaults.roster(),
+        None => (defaults.roster(), Vec::new()),
     };
     let monitoring = Monitoring { members: flags.members.clone(), defaults, max_probes, slow_start: flags.slow_start };
-    Ok((roster, monitoring))
+    Ok((roster, monitoring, warnings))
 }
 
 /// The identity rules; a rule that nobody could satisfy is an error.

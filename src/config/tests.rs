@@ -1,4 +1,4 @@
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use super::*;
 
@@ -9,7 +9,9 @@ struct Line {
 }
 
 fn flags(line: &str) -> Result<Flags, clap::Error> {
-    Line::try_parse_from(std::iter::once("serve").chain(line.split_whitespace())).map(|line| line.flags)
+    let matches = Line::command().try_get_matches_from(std::iter::once("serve").chain(line.split_whitespace()))?;
+    let flags = Line::from_arg_matches(&matches)?.flags;
+    Ok(Flags { given: Given::of(&matches), ..flags })
 }
 
 fn host(cpus: usize, descriptors: u64) -> Host {
@@ -149,6 +151,63 @@ fn impossible_combinations_say_what_to_change() {
     assert!(config("--spin --shards 1", &host(2, 1 << 20)).is_ok());
     assert!(config("--member-identity source-ip", &host(2, 1 << 20)).is_ok(), "no file: its own address");
     assert!(config("--lb-identity source-ip --access /dev/null", &host(2, 1 << 20)).is_ok());
+}
+
+#[test]
+fn flags_without_effect_are_told() {
+    let warnings = |line: &str| config(line, &host(5, 1 << 20)).unwrap().warnings;
+    assert_eq!(warnings(""), [""; 0]);
+    assert_eq!(warnings("--probe off"), [""; 0]);
+    let tls = "it is about TLS, and --tls-listen is not given";
+    for (flag, value) in [
+        ("--tls-min-version", "1.2"),
+        ("--handshake-timeout", "30s"),
+        ("--max-handshakes", "4"),
+        ("--max-handshakes-per-source", "0"),
+    ] {
+        assert_eq!(warnings(&format!("{flag} {value}")), [format!("{flag} has no effect: {tls}")]);
+    }
+    let off = "nothing is checked, because --probe is off and no --members file names checks";
+    for (flag, value) in [
+        ("--probe-interval", "2s"),
+        ("--probe-fast-interval", "1s"),
+        ("--probe-timeout", "1s"),
+        ("--probe-rise", "2"),
+        ("--probe-fall", "3"),
+        ("--max-probes", "1"),
+        ("--policy", "agent"),
+        ("--panic-percent", "50"),
+        ("--slow-start", "30s"),
+    ] {
+        assert_eq!(warnings(&format!("--probe off {flag} {value}")), [format!("{flag} has no effect: {off}")]);
+    }
+    for (line, part) in [
+        ("--weight-max 1 --slow-start 1s", "--slow-start has no effect: with --weight-max 1"),
+        ("--policy agent", "--policy agent, and no member has an agent, so no member is ever confident"),
+        ("--policy orca", "--policy orca, and no check reads load reports, so no member is ever confident"),
+        ("--max-probes 3", "--max-probes 3 is raised to 4: each of the 4 shards needs one"),
+        ("--member-identity source-ip", "--member-identity without --lb-identity keeps nobody out"),
+    ] {
+        let warnings = warnings(line);
+        assert!(warnings.len() == 1 && warnings[0].starts_with(part), "{line}: {warnings:?}");
+    }
+    for line in [
+        "--weight-max 1",
+        "--weight-max 2 --slow-start 1s",
+        "--policy orca --probe http",
+        "--max-probes 4",
+        "--probe-interval 1s --slow-start 0s --panic-percent 100",
+        "--members /dev/null --probe off --probe-interval 1s",
+        "--member-identity source-ip --lb-identity source-ip --access /dev/null",
+    ] {
+        assert_eq!(warnings(line), [""; 0], "{line}");
+    }
+    let idle = |line: &str, shards| idle::warnings(&flags(line).unwrap(), shards);
+    let tls = "--tls-listen [::1]:1 --tls-cert x --tls-key y";
+    let raised = "--max-handshakes 15 is raised to 16: each of the 4 shards needs 4";
+    assert_eq!(idle(&format!("{tls} --max-handshakes 15"), 4), [raised]);
+    assert_eq!(idle(&format!("{tls} --max-handshakes 16 --tls-min-version 1.3"), 4), [""; 0]);
+    assert_eq!(idle(tls, 256), [""; 0]);
 }
 
 #[test]

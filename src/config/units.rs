@@ -7,8 +7,13 @@ pub(crate) fn duration(
     range: RangeInclusive<Duration>,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync {
     move |text| {
-        let value = humantime::parse_duration(text)
-            .map_err(|error| format!("{error}; a duration reads like 5ms, 2s, 1m or 1h30m"))?;
+        let value = humantime::parse_duration(text).map_err(|error| {
+            let reason = match text.parse::<f64>() {
+                Ok(_) => format!("`{text}` has no unit"),
+                Err(_) => error.to_string(),
+            };
+            format!("{reason}; a duration reads like 5ms, 2s, 1m or 1h30m")
+        })?;
         if range.contains(&value) {
             return Ok(value);
         }
@@ -27,6 +32,7 @@ mod tests {
         assert_eq!(parse("1s"), Ok(Duration::from_secs(1)));
         assert_eq!(parse("1h"), Ok(Duration::from_secs(3600)));
         assert_eq!(parse("1m 30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse("2000").unwrap_err(), "`2000` has no unit; a duration reads like 5ms, 2s, 1m or 1h30m");
         for bad in ["", "5", "999ms", "3601s", "fast", "-1s"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

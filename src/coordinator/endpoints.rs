@@ -183,7 +183,7 @@ impl Endpoints {
         }
         match (self.watches.set_contact(id, contact), contact) {
             (true, false) => {
-                self.fail_open.lost(now, id, self.endpoint(id), self.watches.is_seen(id));
+                self.fail_open.lost(now, id, self.endpoint(id).canonical(), self.watches.is_seen(id));
                 change = change | self.verdicts.set_fresh(id, true);
             }
             (false, true) => {

@@ -230,7 +230,7 @@ impl Coordinator {
                 group.map_or(Ok(()), |group| self.check_whole(speaker, act, lb_uid, group))
             } else {
                 let mut members = group.entries().map(|entry| entry.member().endpoint);
-                let foreign = members.find(|member| !speaker.speaks_for(act, lb_uid, name, member.ip()));
+                let foreign = members.find(|member| !speaker.speaks_for(act, lb_uid, name, member.canonical().ip()));
                 foreign.map_or(Ok(()), |member| Err((Refusal::MemberIdentity, Some(member))))
             };
             if let Err((cause, member)) = found {
@@ -253,7 +253,7 @@ impl Coordinator {
             return Err((Refusal::MemberRight, None));
         }
         let mut members = group.members().map(|(endpoint, _)| self.tables.endpoints.endpoint(endpoint));
-        let foreign = members.find(|member| !speaker.speaks_for(act, lb_uid, group.name(), member.ip()));
+        let foreign = members.find(|member| !speaker.speaks_for(act, lb_uid, group.name(), member.canonical().ip()));
         foreign.map_or(Ok(()), |member| Err((Refusal::MemberIdentity, Some(member))))
     }
 }

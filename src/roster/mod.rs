@@ -93,9 +93,9 @@ impl Roster {
         }
     }
 
-    /// Adds the settings of one endpoint; `false` if they replace others.
+    /// Adds the settings of one endpoint, however its address is written; `false` if they replace others.
     pub fn add(&mut self, endpoint: Endpoint, member: Member) -> bool {
-        self.exact.insert(endpoint, Arc::new(member)).is_none()
+        self.exact.insert(endpoint.canonical(), Arc::new(member)).is_none()
     }
 
     /// Adds the settings of many endpoints; `false` if they replace others.
@@ -112,7 +112,8 @@ impl Roster {
     /// The settings of an endpoint: its own entry; else that of the longest prefix, first with its port, then with its
     /// protocol, then for all; else those of the flags.
     pub fn find(&self, endpoint: &Endpoint) -> &Arc<Member> {
-        if let Some(member) = self.exact.get(endpoint) {
+        let endpoint = endpoint.canonical();
+        if let Some(member) = self.exact.get(&endpoint) {
             return member;
         }
         let selectors =
@@ -152,7 +153,19 @@ impl Roster {
 
     /// The policy of a group.
     pub fn policy(&self, group_name: &[u8]) -> Policy {
-        self.groups.iter().find(|(pattern, _)| pattern.fits(group_name)).map_or(self.policy, |(_, policy)| *policy)
+        self.policy_and_entry(group_name).0
+    }
+
+    /// The policy of a group, and the position of its entry in [`Roster::groups`].
+    pub fn policy_and_entry(&self, group_name: &[u8]) -> (Policy, Option<usize>) {
+        let mut entries = self.groups.iter().enumerate();
+        let found = entries.find(|(_, (pattern, _))| pattern.fits(group_name));
+        found.map_or((self.policy, None), |(at, (_, policy))| (*policy, Some(at)))
+    }
+
+    /// The entries of groups.
+    pub fn groups(&self) -> &[(Pattern, Policy)] {
+        &self.groups
     }
 
     /// The settings of members without an entry.
@@ -229,6 +242,7 @@ mod tests {
         assert!(!roster.add_range(range("10.1.0.0/16", Selector::All), Member::unknown(12)), "said twice");
         assert!(roster.add(endpoint("10.1.2.3", 6, 80), Member::unknown(20)));
         assert!(!roster.add(endpoint("10.1.2.3", 6, 80), Member::unknown(20)), "said twice");
+        assert!(!roster.add(endpoint("::ffff:10.1.2.3", 6, 80), Member::unknown(20)), "said in another way");
         for (address, protocol, port, capacity) in [
             ("10.1.2.3", 6, 80, 20),
             ("10.1.2.3", 0, 0, 15),
@@ -243,6 +257,10 @@ mod tests {
             ("2001:db8::5", 6, 80, 17),
             ("2001:db9::", 6, 80, 1),
             ("::1", 6, 80, 1), // no IPv4 address, though it begins like one
+            ("::ffff:10.1.2.3", 6, 80, 20),
+            ("::10.1.2.3", 6, 80, 20),
+            ("::ffff:10.1.2.4", 6, 80, 14),
+            ("::ffff:0.0.0.1", 6, 80, 1),
         ] {
             let found = roster.find(&endpoint(address, protocol, port));
             assert_eq!(found.capacity, capacity, "{address} {protocol} {port}");
@@ -303,8 +321,8 @@ mod tests {
     #[test]
     fn the_first_pattern_that_fits_decides() {
         let mut roster = roster();
-        roster.add_group(Pattern::new("FARM1*"), Policy::Orca);
-        roster.add_group(Pattern::new("FARM*"), Policy::Agent);
+        roster.add_group(Pattern::parse("FARM1*").unwrap(), Policy::Orca);
+        roster.add_group(Pattern::parse("FARM*").unwrap(), Policy::Agent);
         assert_eq!(roster.policy(b"FARM12"), Policy::Orca);
         assert_eq!(roster.policy(b"FARM2"), Policy::Agent);
         assert_eq!(roster.policy(b"OTHER"), Policy::Static);

@@ -22,7 +22,6 @@ use super::{
     shard::{self, MonitoringControl, MonitoringSetup, ShardMetrics, ShardSetup, Shared, listener},
 };
 use crate::{
-    access::Identity,
     config::{Carries, Config, Listen},
     coordinator::Settings,
     limits,
@@ -259,13 +258,7 @@ fn announce(listeners: &[Listen], config: &Config) {
              that --lb-identity and --member-identity let it; use --tls-listen, or --require-tls to have this refused"
         );
     }
-    let rules = &config.access.rules;
-    if rules.lb_identity == Identity::Any && rules.member_identity != Identity::Any {
-        tracing::warn!(
-            "--member-identity without --lb-identity keeps nobody out: whoever states a load balancer's UID is it, and \
-             speaks for any member"
-        );
-    }
+    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         coordinator_core = config.coordinator_cpu,
@@ -295,13 +288,12 @@ fn monitoring_setup(config: &Config, shard: usize, control: &Arc<MonitoringContr
 fn reload_members(config: &Config, control: &CoordinatorControl, monitoring: &[Arc<MonitoringControl>]) {
     let Some(path) = &config.monitoring.members else { return };
     let roster = config.monitoring.read().map_err(|error| error.to_string()).and_then(|roster| match roster {
-        Some(roster) if roster.names_icmp() => {
-            probe::may_echo().map(|()| Some(roster)).map_err(|error| error.to_string())
-        }
+        Some(read) if read.0.names_icmp() => probe::may_echo().map(|()| Some(read)).map_err(|error| error.to_string()),
         other => Ok(other),
     });
     match roster {
-        Ok(Some(roster)) => {
+        Ok(Some((roster, warnings))) => {
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             tracing::info!(members = roster.entries(), "SIGHUP: {} is in force", path.display());
             let roster = Arc::new(roster);
             monitoring.iter().for_each(|shard| shard.reload(roster.clone()));

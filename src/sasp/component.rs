@@ -13,6 +13,7 @@ use bytes::BufMut;
 
 use super::{
     code::{ComponentType, EntryFlags, MemberFlags},
+    escape::Escaped,
     reader::{DecodeError, Reader},
     writer::Sink,
 };
@@ -59,6 +60,16 @@ impl Endpoint {
             _ => Ipv6Addr::from(number).into(),
         }
     }
+
+    /// The endpoint with its address in one spelling: an IPv4 address that is written as an IPv4-mapped IPv6 address
+    /// (`::ffff:10.0.0.1`) becomes the IPv4 address. On the wire these are two endpoints, for an operator they are one.
+    pub fn canonical(self) -> Endpoint {
+        match Ipv6Addr::from(self.address).to_ipv4_mapped() {
+            // The wire has no form for these two IPv4 addresses: their bytes mean `::` and `::1`.
+            Some(v4) if v4.to_bits() > 1 => Endpoint::new(v4.into(), self.protocol, self.port),
+            _ => self,
+        }
+    }
 }
 
 impl fmt::Display for Endpoint {
@@ -79,26 +90,6 @@ impl fmt::Display for Endpoint {
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-/// Shows bytes as text, with escapes for bytes that are not printable (`\xFF`, `\n`, `\\`, `\"`).
-pub struct Escaped<'a>(pub &'a [u8]);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            for character in chunk.valid().chars() {
-                match character {
-                    '\'' => f.write_str("'")?,
-                    other => write!(f, "{}", other.escape_debug())?, // escapes bidirectional controls, too
-                }
-            }
-            for byte in chunk.invalid() {
-                write!(f, "\\x{byte:02X}")?;
-            }
-        }
-        Ok(())
     }
 }
 

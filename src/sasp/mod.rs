@@ -34,6 +34,7 @@
 pub mod code;
 pub mod component;
 pub mod dump;
+pub mod escape;
 pub mod frame;
 pub(crate) mod image;
 pub mod message;
@@ -45,10 +46,10 @@ pub mod writer;
 
 pub use code::{ComponentType, EntryFlags, Health, LbFlags, MemberFlags, Reason, ReturnCode, SenderFlags};
 pub use component::{
-    Endpoint, Entry, Escaped, Group, GroupData, GroupNames, Groups, MemberData, MemberState, WeightEntry,
-    WeightedMember,
+    Endpoint, Entry, Group, GroupData, GroupNames, Groups, MemberData, MemberState, WeightEntry, WeightedMember,
 };
 pub use dump::{Dump, Summary};
+pub use escape::{EscapeError, Escaped, unescape};
 pub use frame::{FrameError, Framer, split_frame};
 pub use message::{Header, Message};
 pub use reader::{DecodeError, Fault};

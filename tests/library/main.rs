@@ -9,6 +9,7 @@ mod coordinator_rules;
 mod fuzz;
 mod layers;
 mod monitor_table;
+mod names;
 mod outbox;
 mod simulator;
 mod wire;

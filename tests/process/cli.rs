@@ -187,8 +187,12 @@ fn a_gwm_that_is_not_there_or_leaves_is_told_with_status_1() {
 fn wrong_usage_has_status_2_and_says_why() {
     let bad = file("bad.toml", "[[group]]\nname = \"web\"\ncolour = 1\n");
     let bad = bad.to_str().unwrap();
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["lb", "weights"], "the load balancer's UID is missing"),
+        (
+            &["member", "deregister", "--lb=L", "--group=g", "--member=::1", "--label=x"],
+            "unexpected argument '--label'",
+        ),
         (&["lb", "--uid=", "weights"], "an LB UID has 1 to 64"),
         (&["lb", "--uid=LB1", "register"], "no group is given"),
         (&["lb", "--uid=LB1", "register", "--group=web=10.0.0"], "`10.0.0` is not a member"),

@@ -128,7 +128,7 @@ fn groups<'a>(groups: impl Iterator<Item = component::Group<'a, WeightedMember<'
 fn show_entry(weighted: &WeightedMember<'_>) -> String {
     let mut text = weighted.member.endpoint.to_string();
     if !weighted.member.label.is_empty() {
-        write!(text, " {}", component::Escaped(weighted.member.label)).expect("a string takes text");
+        write!(text, " {}", gwm::sasp::Escaped(weighted.member.label)).expect("a string takes text");
     }
     let entry = weighted.entry;
     write!(text, " {:02X}/{:02X}/{}", entry.state, entry.flags.0, entry.weight).expect("a string takes text");

@@ -20,7 +20,7 @@ use crate::{
         spec::{self, GroupSpec},
     },
     sasp::{
-        ComponentType, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Reason, ReturnCode,
+        ComponentType, Escaped, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Reason, ReturnCode,
         SenderFlags,
     },
 };
@@ -43,9 +43,9 @@ This connects as the LB of --uid and so takes over from any other connection of 
 pub struct Args {
     #[command(flatten)]
     target: target::Flags,
-    /// The load balancer's UID: 1 to 64 bytes (required)
+    /// The load balancer's UID: 1 to 64 bytes, as `gwm` shows them: `\xFF` is a byte (required)
     #[arg(long, env = "GWM_UID", value_name = "UID", value_parser = spec::lb_uid, global = true)]
-    uid: Option<String>,
+    uid: Option<Box<[u8]>>,
     #[command(subcommand)]
     command: Command,
 }
@@ -78,8 +78,8 @@ enum Command {
 /// Flags that name groups and members.
 #[derive(clap::Args)]
 pub(super) struct GroupArgs {
-    /// A group and its members; repeatable (GWM_GROUP holds one). A member is IP:PORT (TCP), `[IPv6]:PORT/udp`,
-    /// IP:PORT/NUMBER (IP protocol 0 to 255), or IP alone: a whole system
+    /// A group and its members; repeatable (GWM_GROUP holds one). In the name, `\xFF` is a byte and `\x3D` a `=`. A member
+    /// is IP:PORT (TCP), `[IPv6]:PORT/udp`, IP:PORT/NUMBER (IP protocol 0 to 255), or IP alone: a whole system
     #[arg(long = "group", env = "GWM_GROUP", value_name = "NAME[=MEMBER,…]", value_parser = spec::group)]
     group: Vec<GroupSpec>,
     /// A TOML file with `[[group]]` (name) and, below each, `[[group.member]]` (address, protocol, port, label;
@@ -106,7 +106,7 @@ impl GroupArgs {
 struct WeightsArgs {
     /// Groups to show; default all
     #[arg(value_name = "GROUP", value_parser = spec::group_name)]
-    groups: Vec<String>,
+    groups: Vec<Box<[u8]>>,
     /// Print one JSON object: {event: "weights", time, gwm, lb, source: "get-weights", interval_seconds, groups};
     /// `gwm lb watch --help` explains groups
     #[arg(long, env = "GWM_JSON", value_parser = clap::builder::FalseyValueParser::new())]
@@ -191,14 +191,13 @@ pub fn run(args: Args) -> ExitCode {
     }))
 }
 
-fn show(target: &Target, uid: &str, args: WeightsArgs) -> Result<(), Failure> {
+fn show(target: &Target, uid: &[u8], args: WeightsArgs) -> Result<(), Failure> {
     let mut client = target.connect()?;
-    let names: Vec<&str> = match &args.groups[..] {
-        [] => vec![""],
-        some => some.iter().map(String::as_str).collect(),
+    let names: Vec<&[u8]> = match &args.groups[..] {
+        [] => vec![b""],
+        some => some.iter().map(|name| &**name).collect(),
     };
-    let reply =
-        client.get_weights(names.iter().map(|name| GroupData { lb_uid: uid.as_bytes(), name: name.as_bytes() }))?;
+    let reply = client.get_weights(names.iter().map(|name| GroupData { lb_uid: uid, name }))?;
     let mut weights = Weights::default();
     weights.apply(reply.groups, Source::AllGroups, false);
     let mut out = io::stdout().lock();
@@ -207,7 +206,7 @@ fn show(target: &Target, uid: &str, args: WeightsArgs) -> Result<(), Failure> {
             event: "weights",
             time: watch::now(),
             gwm: &target.gwm,
-            lb: uid,
+            lb: Escaped(uid).to_string(),
             source: "get-weights",
             interval_seconds: Some(reply.interval_seconds),
             groups: table::json(&weights),
@@ -221,16 +220,16 @@ fn show(target: &Target, uid: &str, args: WeightsArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn register(target: &Target, uid: &str, args: &GroupArgs) -> Result<(), Failure> {
+fn register(target: &Target, uid: &[u8], args: &GroupArgs) -> Result<(), Failure> {
     let groups = args.some()?;
     let members = groups.iter().map(|group| (group.data(uid), group.members.iter().map(|member| member.data())));
     target.connect()?.register(SenderFlags::LOAD_BALANCER, members)?;
     done(ComponentType::REGISTRATION_REQUEST)
 }
 
-fn deregister(target: &Target, uid: &str, args: &DeregisterArgs) -> Result<(), Failure> {
+fn deregister(target: &Target, uid: &[u8], args: &DeregisterArgs) -> Result<(), Failure> {
     let groups = args.groups.read()?;
-    let all = GroupData { lb_uid: uid.as_bytes(), name: b"" };
+    let all = GroupData { lb_uid: uid, name: b"" };
     let request: Vec<(GroupData<'_>, Vec<MemberData<'_>>)> = match (args.all, groups.is_empty()) {
         (true, true) => vec![(all, Vec::new())],
         (false, false) => groups
@@ -244,16 +243,16 @@ fn deregister(target: &Target, uid: &str, args: &DeregisterArgs) -> Result<(), F
     done(ComponentType::DEREGISTRATION_REQUEST)
 }
 
-fn set_state(target: &Target, uid: &str, args: &StateArgs) -> Result<(), Failure> {
+fn set_state(target: &Target, uid: &[u8], args: &StateArgs) -> Result<(), Failure> {
     let flags = args.wanted.flags(args.push);
-    target.connect()?.set_lb_state(uid.as_bytes(), Health(args.wanted.health), flags)?;
+    target.connect()?.set_lb_state(uid, Health(args.wanted.health), flags)?;
     done(ComponentType::SET_LB_STATE_REQUEST)
 }
 
-fn set_members(target: &Target, uid: &str, args: &QuiesceArgs, flags: MemberFlags) -> Result<(), Failure> {
+fn set_members(target: &Target, uid: &[u8], args: &QuiesceArgs, flags: MemberFlags) -> Result<(), Failure> {
     let groups = args.groups.some()?;
     if let Some(empty) = groups.iter().find(|group| group.members.is_empty()) {
-        return Err(Failure::Usage(format!("group {0} names no member: --group {0}=MEMBER,…", empty.name)));
+        return Err(Failure::Usage(format!("group {0} names no member: --group {0}=MEMBER,…", Escaped(&empty.name))));
     }
     let states = groups.iter().map(|group| {
         let state = args.opaque_state;

@@ -20,7 +20,7 @@ use crate::{
         session::{Session, Wishes},
     },
     config::duration,
-    sasp::Health,
+    sasp::{Escaped, Health},
 };
 
 /// The text below the flags in `--help`.
@@ -35,8 +35,9 @@ Otherwise, or with --json, one JSON object a line:
   {event: \"lost\", time, gwm, lb, error, retry_seconds}
 time is RFC 3339 in UTC. groups is the whole picture, not the change: a list of {group: text, members: list}; each \
 member is {member: text as in --group, address: text, protocol: number, port: number, label: text, weight: 0-65535, \
-share_percent: 0-100 or null, contact, confident, quiesced, registered_by_lb: true or false, state: 0-255}. Names and \
-labels that are not printable UTF-8 are escaped (\\xFF, \\n, \\\\).
+share_percent: 0-100 or null, contact, confident, quiesced, registered_by_lb: true or false, state: 0-255}. In lb, group \
+and label, bytes that are not printable UTF-8 and some others are escaped (\\xFF, \\n, \\\\); flags and files take \
+this form.
 
 The table belongs to the connection: when the connection is lost, the table is dropped, and a new connection begins \
 with Get Weights. Groups that the GWM still has are kept; missing groups and members are registered; nothing is \
@@ -71,7 +72,7 @@ pub(super) struct WeightsEvent<'a> {
     pub(super) event: &'static str,
     pub(super) time: String,
     pub(super) gwm: &'a str,
-    pub(super) lb: &'a str,
+    pub(super) lb: String,
     pub(super) source: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) interval_seconds: Option<u16>,
@@ -101,7 +102,7 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("these types have only text keys and plain values")
 }
 
-pub(super) fn run(target: &Target, uid: String, args: Args) -> Result<(), Failure> {
+pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args) -> Result<(), Failure> {
     let wishes = Wishes {
         groups: args.groups.read()?,
         health: Health(args.wanted.health),
@@ -113,7 +114,7 @@ pub(super) fn run(target: &Target, uid: String, args: Args) -> Result<(), Failur
     let screen = if live { Some(Screen::enter()?) } else { None };
     let mut view = View {
         target,
-        uid: &wishes.uid,
+        uid: Escaped(&wishes.uid).to_string(),
         mode: if args.poll { "polled" } else { "pushed" },
         screen,
         updates: 0,
@@ -182,7 +183,8 @@ fn jitter(wait: Duration) -> Duration {
 
 struct View<'a> {
     target: &'a Target,
-    uid: &'a str,
+    /// The load balancer's UID, as shown.
+    uid: String,
     mode: &'static str,
     screen: Option<Screen>,
     updates: u32,
@@ -192,7 +194,7 @@ struct View<'a> {
 
 impl View<'_> {
     fn event(&self, event: &'static str, error: Option<String>, retry_seconds: Option<f64>) -> io::Result<()> {
-        let event = Event { event, time: now(), gwm: &self.target.gwm, lb: self.uid, error, retry_seconds };
+        let event = Event { event, time: now(), gwm: &self.target.gwm, lb: &self.uid, error, retry_seconds };
         line(&to_json(&event))
     }
 
@@ -214,7 +216,7 @@ impl View<'_> {
                 event: "weights",
                 time: now(),
                 gwm: &self.target.gwm,
-                lb: self.uid,
+                lb: self.uid.clone(),
                 source,
                 interval_seconds: None,
                 groups: table::json(weights),

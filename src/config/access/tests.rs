@@ -33,10 +33,10 @@ fn with(name: &str) -> Peer {
 
 /// The error, which is one line, is in this line of the file and says this.
 fn refused(rules: &Rules, text: &str, line: usize, part: &str) {
-    let Err((at, message)) = parse(text, rules) else { panic!("nothing is wrong with {text}") };
-    assert!(message.contains(part), "{message}: {text}");
-    assert_eq!(at, line, "{message}: {text}");
-    assert!(!message.contains('\n'), "{message}");
+    let Err(mistake) = parse(text, rules) else { panic!("nothing is wrong with {text}") };
+    assert!(mistake.text.contains(part), "{mistake}: {text}");
+    assert_eq!(mistake.line, line, "{mistake}: {text}");
+    assert!(!mistake.text.contains('\n'), "{mistake}");
 }
 
 #[test]
@@ -133,6 +133,52 @@ fn reads_who_shows_what() {
 }
 
 #[test]
+fn an_address_is_the_same_in_every_spelling() {
+    let lb = |address: &str| format!("[[lb]]\nuid = \"LB1\"\naddresses = [\"{address}\"]\n");
+    for spelling in
+        ["10.0.0.1", "::ffff:10.0.0.1", "::10.0.0.1", "::ffff:a00:1", "::ffff:10.0.0.0/104", "::10.0.0.0/104"]
+    {
+        let access = read_as(&SOURCES, &lb(spelling));
+        assert!(access.is_lb(&from("10.0.0.1"), b"LB1"), "{spelling}");
+        assert!(!access.is_lb(&from("::10.0.0.1"), b"LB1"), "{spelling}: no peer has an IPv4 address in this form");
+        let member = format!("[[member]]\nsources = [\"{spelling}\"]\naddresses = [\"10.1.0.1\"]\n");
+        let (access, peer) = (read_as(&SOURCES, &member), from("10.0.0.1"));
+        assert!(access.speaker(&peer).unwrap().speaks_for(Act::Register, b"X", b"Y", ip("10.1.0.1")), "{spelling}");
+        let member = format!("[[member]]\nsources = [\"10.9.0.1\"]\naddresses = [\"{spelling}\"]\n");
+        let (access, peer) = (read_as(&SOURCES, &member), from("10.9.0.1"));
+        assert!(access.speaker(&peer).unwrap().speaks_for(Act::Register, b"X", b"Y", ip("10.0.0.1")), "{spelling}");
+    }
+}
+
+#[test]
+fn uids_names_and_certificates_are_bytes() {
+    let text = "[[lb]]\nuid = 'c\\x7F\\xFF\\x17\\\\'\ncertificates = ['DOMAIN\\\\c', \"\\\\x41\"]\n";
+    let access = read_as(&CERTIFICATES, text);
+    assert!(access.is_lb(&with("DOMAIN\\c"), b"c\x7F\xFF\x17\\") && access.is_lb(&with("A"), b"c\x7F\xFF\x17\\"));
+    assert!(!access.is_lb(&with("B"), b"c\x7F\xFF\x17\\"));
+    let text = "[[member]]\nsources = ['10.0.0.1']\nlbs = ['c\\x7F*']\ngroups = ['\\xFE\\x2A']\n";
+    let (access, peer) = (read_as(&SOURCES, text), from("10.0.0.1"));
+    let speaker = access.speaker(&peer).unwrap();
+    assert!(speaker.may(Act::Register, b"c\x7F\xFF\x17\\", Some(b"\xFE*")));
+    assert!(!speaker.may(Act::Register, b"c\x7F\xFF\x17\\", Some(b"\xFE-")));
+    assert!(!speaker.may(Act::Register, b"LB1", Some(b"\xFE*")));
+    let twice = "[[lb]]\nuid = 'A\\xFF'\naddresses = []\n[[lb]]\nuid = '\\x41\\xff'\naddresses = []\n";
+    refused(&SOURCES, twice, 5, "uid \"A\\xFF\" is listed twice");
+    for (key, line) in [("uid = 'a\\z'\naddresses = []", 2), ("addresses = []\nuid = 'a\\z'", 3)] {
+        refused(&SOURCES, &format!("[[lb]]\n{key}\n"), line, "uid: `\\z` does not begin with an escape");
+    }
+    for key in ["lbs", "groups"] {
+        refused(
+            &SOURCES,
+            &format!("[[member]]\nsources = ['10.0.0.1']\n{key} = ['a\\z']\n"),
+            3,
+            "`\\z` does not begin",
+        );
+    }
+    refused(&CERTIFICATES, "[[member]]\ncertificates = ['a\\z']\n", 2, "`\\z` does not begin");
+}
+
+#[test]
 fn an_empty_list_shuts_a_load_balancer_out() {
     let nobody = "[[lb]]\nuid = \"LB1\"\ncertificates = []\n";
     assert!(read_as(&CERTIFICATES, "").is_lb(&with("LB1"), b"LB1"));
@@ -170,7 +216,7 @@ fn errors_name_their_line() {
         ("[\"\"]", "not an address such as"),
         ("[\"10.0.0.1/8\"]", "the network is 10.0.0.0/8"),
         ("[\"10.0.0.0/33\"]", "not a network such as"),
-        ("[\"::ffff:10.0.0.1\"]", "write 10.0.0.1"),
+        ("[\"::/96\"]", "write 0.0.0.0/0"),
     ] {
         refused(&SOURCES, &format!("[[lb]]\nuid = \"LB1\"\naddresses = {addresses}\n"), 3, part);
         refused(&SOURCES, &format!("[[member]]\nmay = []\nsources = {addresses}\n"), 3, part);

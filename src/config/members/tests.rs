@@ -7,7 +7,7 @@ fn defaults() -> Defaults {
     Defaults { monitor: Monitor::auto(), ..Defaults::unwatched(100) }
 }
 
-fn parsed(text: &str) -> Result<Roster, (usize, String)> {
+fn parsed(text: &str) -> Result<Roster, Mistake> {
     parse(text, Path::new("/nonexistent"), &defaults())
 }
 
@@ -135,13 +135,99 @@ fn groups_have_policies() {
     assert_eq!(roster.policy(b"FARM12"), Policy::Orca);
     assert_eq!(roster.policy(b"FARM2"), Policy::Static);
     assert_eq!(roster.policy(b"X"), Policy::Auto);
+    let bytes = self::roster("[[group]]\nname = 'c\\x7F\\xFF\\x2A*'\npolicy = \"static\"\n");
+    assert_eq!(bytes.policy(b"c\x7F\xFF*\0"), Policy::Static);
+    assert_eq!(bytes.policy(b"c\x7F\xFF-\0"), Policy::Auto);
+}
+
+/// The warnings about a file, each with its line.
+fn warned(defaults: &Defaults, text: &str) -> Vec<String> {
+    let (_, warnings) = examine(text, Path::new(""), defaults).unwrap_or_else(|mistake| panic!("{mistake} in {text}"));
+    warnings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn settings_without_effect_are_told_with_their_line() {
+    let flags = Defaults { slow_start: Duration::from_secs(30), ..defaults() };
+    let at_once = defaults();
+    let web = "[[member]]\naddress = \"10.0.0.1\"\nport = 80\n";
+    let agent = "[[member]]\naddress = \"10.0.0.2\"\nmonitor = \"agent\"\nagent_port = 9\n";
+    let http = "[[member]]\naddress = \"10.0.0.3\"\nport = 80\nmonitor = \"http\"\n";
+    let metric = "http.utilization = [\"cpu_utilization\"]\n";
+    let group = |name: &str, policy: &str| format!("[[group]]\nname = \"{name}\"\npolicy = \"{policy}\"\n");
+    let remedy = "no member in service has a lower one: give the members larger weights, such as 100";
+    let starts = |defaults: &Defaults, text: &str, expected: &[&str]| {
+        let warnings = warned(defaults, text);
+        let fit = warnings.iter().zip(expected).all(|(warning, expected)| warning.starts_with(expected));
+        assert!(fit && warnings.len() == expected.len(), "{text}\n{warnings:#?}");
+    };
+
+    // Weight 1 leaves no room for the slow start and for an agent.
+    let ramp = format!("line 4: weight 1 leaves --slow-start without effect: {remedy}");
+    assert_eq!(warned(&flags, &format!("{web}weight = 1\n")), [&*ramp]);
+    let two = format!("{web}weight = 1\n{}weight = 1\n", web.replace("10.0.0.1", "10.0.0.9"));
+    assert_eq!(warned(&flags, &two), [format!("{ramp} (and so does 1 more entry)")]);
+    let three = format!("{two}{}weight = 1\n", web.replace("10.0.0.1", "10.0.0.8"));
+    assert_eq!(warned(&flags, &three), [format!("{ramp} (and so do 2 more entries)")]);
+    let both = "line 5: weight 1 leaves --slow-start and the agent's percentage without effect";
+    starts(&flags, &format!("{agent}weight = 1\n"), &[both]);
+    starts(
+        &at_once,
+        &format!("{agent}weight = 1\n"),
+        &["line 5: weight 1 leaves the agent's percentage without effect"],
+    );
+    for text in [
+        format!("{web}weight = 2\n"),
+        format!("{web}weight = 1\nmonitor = \"none\"\n"),
+        format!("{web}weight = 1\nmonitor = \"off\"\n"),
+        format!("{http}weight = 1\n{}", group("*", "orca")),
+        agent.into(),
+        format!("{http}{metric}"),
+    ] {
+        assert_eq!(warned(&flags, &text), [""; 0], "{text}");
+    }
+    assert_eq!(warned(&at_once, &format!("{web}weight = 1\n")), [""; 0]);
+
+    // What no policy uses.
+    let fixed = Defaults { policy: Policy::Static, ..flags.clone() };
+    let no_agent = "line 4: the agent's percentage has no effect: no group has the policy \"agent\" or \"auto\"";
+    starts(&fixed, agent, &[no_agent]);
+    starts(&fixed, &format!("{agent}{}", group("A", "auto")), &[]);
+    starts(&flags, &format!("{agent}{}", group("*", "static")), &[no_agent]);
+    let no_report = "line 5: utilization has no effect: no group has the policy \"orca\" or \"auto\"";
+    starts(&fixed, &format!("{http}{metric}"), &[no_report]);
+    starts(&fixed, &format!("{http}{metric}{}", group("A", "orca")), &[]);
+
+    // What a policy needs, and no member has.
+    let never = "with the policy \"agent\" no member is ever confident, because no member has an agent";
+    starts(&flags, &format!("{web}{}", group("A", "agent")), &[&format!("line 6: {never}")]);
+    starts(&Defaults { policy: Policy::Agent, ..flags.clone() }, web, &[&format!("line 1: {never}")]);
+    let never = "with the policy \"orca\" no member is ever confident, because no check reads load reports";
+    starts(&flags, &format!("{web}{}", group("A", "orca")), &[&format!("line 6: {never}")]);
+    let by_flag = Defaults { monitor: Monitor::of([Check::Http(Default::default())]), ..flags.clone() };
+    starts(&by_flag, &format!("{web}{}", group("A", "orca")), &[]);
+}
+
+#[test]
+fn an_entry_that_an_earlier_one_leaves_no_group_is_refused() {
+    let groups = |names: &[&str]| {
+        let entry = |name: &&str| format!("[[group]]\nname = '{name}'\npolicy = \"auto\"\n");
+        names.iter().map(entry).collect::<String>()
+    };
+    for names in [&["*", "FARM1"][..], &["FARM*", "FARM1*"], &["F?RM", "FARM"], &["*", "**"]] {
+        let part = format!("an earlier one has every group that fits, \"{}\"; put this entry before", names[0]);
+        refused(&groups(names), 5, &part);
+    }
+    for names in [&["FARM1", "*"][..], &["FARM1*", "FARM*"], &["FARM*", "*1"], &["FARM", "FARM1"]] {
+        roster(&groups(names));
+    }
 }
 
 fn refused(text: &str, line: usize, part: &str) {
-    let (at, message) = parsed(text).map(|_| ()).expect_err(text);
-    assert!(message.contains(part), "{text}\n{message}");
-    assert_eq!(at, line, "{text}\n{message}");
-    assert!(!message.contains('\n'), "{message}");
+    let mistake = parsed(text).map(|_| ()).expect_err(text);
+    assert!(mistake.text.contains(part), "{text}\n{mistake}");
+    assert_eq!(mistake.line, line, "{text}\n{mistake}");
+    assert!(!mistake.text.contains('\n'), "{mistake}");
 }
 
 #[test]
@@ -171,6 +257,13 @@ fn errors_name_their_line() {
         ("[[group]]\nname = \"*\"\npolicy = \"fast\"\n".into(), 3, "\"fast\""),
         ("[[group]]\nname = \"\"\npolicy = \"auto\"\n".into(), 2, "name"),
         ("[[group]]\npolicy = \"auto\"\n".into(), 1, "name"),
+        ("[[group]]\nname = 'a\\z'\npolicy = \"auto\"\n".into(), 2, "name: `\\z` does not begin with an escape"),
+        ("[[group]]\nname = \"\"\"\na\\\\\nz\"\"\"\npolicy = \"auto\"\n".into(), 2, "name: `"),
+        (
+            "[[group]]\nname = 'A'\npolicy = 'auto'\n[[group]]\nname = '\\x41'\npolicy = 'auto'\n".into(),
+            5,
+            "listed twice",
+        ),
         ("[[group]]\nname = \"*\"\npolicy = \"auto\"\n".repeat(2), 5, "listed twice"),
         ("[[group]]\nname = \"*\"\npolicy = \"auto\"\nlb = 1\n".into(), 4, "lb"),
     ] {
@@ -214,6 +307,11 @@ fn combinations_that_can_not_be_meant_are_explained() {
         ("interval = \"9ms\"", 4, "between 10ms"),
         ("timeout = \"61s\"", 4, "between 10ms"),
         ("interval = 5", 4, "string"),
+        ("interval = 2000", 4, "interval = 2000 has no unit: a duration is a string such as \"2000s\" or \"2000ms\""),
+        ("fast_interval = 1.5", 4, "fast_interval = 1.5 has no unit"),
+        ("timeout = 1", 4, "timeout = 1 has no unit"),
+        ("timeout = [1]", 4, "a duration is a string"),
+        ("interval = \"2000\"", 4, "`2000` has no unit; a duration reads like 5ms"),
         ("rise = 0", 4, "1 to 255"),
         ("fall = 256", 4, "256"),
         ("monitor = \"http\"\nhttp = { method = \"G T\" }", 5, "method"),
@@ -272,7 +370,7 @@ fn certificates_are_read_with_the_file() {
     let member = |lines: &str| {
         write("members.toml", &format!("[[member]]\naddress = \"10.0.0.1\"\nport = 443\nmonitor = \"https\"\n{lines}"));
         let roster = read(&file, &defaults()).map_err(|error| error.to_string())?;
-        Ok::<_, String>(roster.find(&endpoint("10.0.0.1", 6, 443)).clone())
+        Ok::<_, String>(roster.0.find(&endpoint("10.0.0.1", 6, 443)).clone())
     };
     let (certificate, key) = authority();
     write("ca.pem", &certificate);

@@ -104,6 +104,7 @@ impl<T> Prober<T> {
 
     /// Starts a check. [`Prober::turn`] gives its outcome, even if the check ends at once.
     pub fn start(&mut self, token: T, endpoint: &Endpoint, check: &Check, deadline: Time) {
+        let endpoint = &endpoint.canonical(); // so that an IPv4 address takes a socket for IPv4, however it is written
         self.serial = (self.serial + 1) & SERIALS;
         let entry = self.runs.vacant_entry();
         let (index, serial) = (entry.key() as u32, self.serial); // there are fewer checks than file descriptors

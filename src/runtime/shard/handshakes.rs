@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// One source may have the fraction 1/`SHARE` of all handshakes.
-const SHARE: usize = 4;
+const SHARE: usize = crate::limits::HANDSHAKES_PER_SHARD as usize;
 
 /// The handshakes of a shard.
 #[derive(Debug)]

@@ -7,7 +7,8 @@ use serde::{Serialize, Serializer};
 use super::{Dump, Shown};
 use crate::sasp::{
     code::{ComponentType, EntryFlags, LbFlags, MemberFlags, ReturnCode, SenderFlags},
-    component::{Escaped, GroupData, Groups, MemberData},
+    component::{GroupData, Groups, MemberData},
+    escape::Escaped,
     message::{Header, Message},
 };
 

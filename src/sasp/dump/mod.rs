@@ -9,7 +9,8 @@ use std::fmt;
 use self::json::MemberJson;
 use super::{
     code::{Reason, ReturnCode, SenderFlags},
-    component::{Entry, Escaped, GroupData, GroupNames, Groups, MemberData, MemberState, WeightedMember},
+    component::{Entry, GroupData, GroupNames, Groups, MemberData, MemberState, WeightedMember},
+    escape::Escaped,
     message::{Header, Message},
 };
 

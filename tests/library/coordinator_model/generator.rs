@@ -61,7 +61,7 @@ pub(crate) fn roster(rng: &mut Rng, universe: &Universe) -> Arc<Roster> {
         }
     }
     if rng.bool() {
-        roster.add_group(Pattern::new("G"), policy(rng));
+        roster.add_group(Pattern::parse("G").unwrap(), policy(rng));
     }
     Arc::new(roster)
 }

@@ -97,7 +97,7 @@ fn a_change_within_the_window_is_merged_and_one_that_goes_back_is_none() {
 #[test]
 fn a_group_has_the_verdicts_of_its_policy_and_hears_of_no_other() {
     let mut roster = roster(&[]);
-    roster.add_group(Pattern::new("ST*"), Policy::Static);
+    roster.add_group(Pattern::parse("ST*").unwrap(), Policy::Static);
     let mut rig = Rig::with(with(roster));
     let lb = rig.lb("LB1", "push");
     rig.ok(lb, "lb register LB1/STATIC a + LB1/OTHER a");
@@ -111,7 +111,7 @@ fn a_group_has_the_verdicts_of_its_policy_and_hears_of_no_other() {
     assert!(!rig.window_is_open(), "no group is of these policies");
     // The verdict by another policy is known already when the operator changes the policy.
     let mut other = Roster::new(watched(100), Policy::Agent);
-    other.add_group(Pattern::new("ST*"), Policy::Static);
+    other.add_group(Pattern::parse("ST*").unwrap(), Policy::Static);
     rig.set_roster(Arc::new(other));
     assert_eq!(rig.after(WINDOW), ["#0 LB1/OTHER[a 00/0D/22]"]);
     // A new group of this name has the new policy.

@@ -250,6 +250,31 @@ fn check_says_that_all_is_well_and_does_not_serve() {
     daemon.stop();
 }
 
+#[test]
+fn settings_without_effect_are_told_by_check_and_in_the_log() {
+    let member = "[[member]]\naddress = \"10.0.0.1\"\nport = 80\nmonitor = \"tcp\"\n";
+    let file = TempFile::new("idle.toml", format!("{member}weight = 1\n"));
+    let of_flag = "--max-handshakes has no effect: it is about TLS, and --tls-listen is not given";
+    let of_file = format!("{}:5: weight 1 leaves --slow-start without effect", file.path());
+    let mut check = command(&["serve", "--check", "--members", file.path()]);
+    // A variable of the environment is a flag that is given.
+    check.env("GWM_MAX_HANDSHAKES", "1024");
+    let output = finish(check.spawn().expect("the binary starts"));
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"gwm: the configuration is valid\n"[..]));
+    let text = stderr(&output);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() == 2 && lines[0] == format!("gwm: warning: {of_flag}"), "{text}");
+    assert!(lines[1].starts_with(&format!("gwm: warning: {of_file}")), "{text}");
+
+    let daemon = Daemon::start(&["--members", file.path(), "--max-handshakes", "1024"]);
+    daemon.wait_for_log(&["WARN", of_flag]);
+    daemon.wait_for_log(&["WARN", &of_file]);
+    file.write(format!("{member}\n[[group]]\nname = \"*\"\npolicy = \"orca\"\n"));
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.wait_for_log(&["WARN", &format!("{}:8: with the policy \"orca\" no member is ever confident", file.path())]);
+    daemon.stop();
+}
+
 /// A machine that can not send echoes refuses `icmp`, and `auto` works without echoes.
 #[test]
 fn icmp_without_the_right_to_it_is_refused_at_start() {

@@ -12,6 +12,7 @@ mod machine;
 mod members_file;
 mod monitoring;
 mod mutations;
+mod names;
 mod placement;
 mod pushes;
 mod requests;

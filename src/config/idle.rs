@@ -1,0 +1,77 @@
+//! Settings that are given and can have no effect beside the others. Each gets a warning, at the start and with `--check`.
+//! What can only be a mistake is an error instead, where it is read.
+
+use std::collections::BTreeSet;
+
+use clap::{ArgMatches, parser::ValueSource};
+
+use super::{Flags, LbIdentity, MemberIdentity, PolicyName, Probe};
+use crate::limits;
+
+/// The names of the flags that are given, by argument or environment variable.
+#[derive(Clone, Debug, Default)]
+pub struct Given(BTreeSet<String>);
+
+impl Given {
+    /// The given flags of a command.
+    pub fn of(matches: &ArgMatches) -> Given {
+        let given = |id: &&clap::Id| {
+            matches!(matches.value_source(id.as_str()), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+        };
+        Given(matches.ids().filter(given).map(|id| id.as_str().replace('_', "-")).collect())
+    }
+}
+
+/// The warnings about flags.
+pub(super) fn warnings(flags: &Flags, shards: usize) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let given = |flag: &&&str| flags.given.0.contains(**flag);
+    let mut useless = |list: &[&str], reason: &str| {
+        warnings.extend(list.iter().filter(given).map(|flag| format!("--{flag} has no effect: {reason}")));
+    };
+    if flags.tls_listen.is_empty() {
+        let of_tls = ["tls-min-version", "handshake-timeout", "max-handshakes", "max-handshakes-per-source"];
+        useless(&of_tls, "it is about TLS, and --tls-listen is not given");
+    }
+    let unwatched = flags.probe == Probe::Off && flags.members.is_none();
+    if unwatched {
+        let of_checks =
+            ["probe-interval", "probe-fast-interval", "probe-timeout", "probe-rise", "probe-fall", "max-probes"];
+        let of_results = ["policy", "panic-percent", "slow-start"];
+        for list in [&of_checks[..], &of_results] {
+            useless(list, "nothing is checked, because --probe is off and no --members file names checks");
+        }
+    } else {
+        if flags.weight_max == 1 {
+            useless(&["slow-start"], "with --weight-max 1 there is no weight between 0 and 1");
+        }
+        let never_confident = "so no member is ever confident: name such checks in a --members file";
+        match flags.policy {
+            PolicyName::Agent if flags.members.is_none() => {
+                warnings.push(format!("--policy agent, and no member has an agent, {never_confident}"));
+            }
+            PolicyName::Orca if flags.members.is_none() && flags.probe != Probe::Http => {
+                warnings.push(format!("--policy orca, and no check reads load reports, {never_confident}"));
+            }
+            _ => {}
+        }
+    }
+    let raised = |flag: &str, from: u32, to: usize, each: &str| {
+        format!("--{flag} {from} is raised to {to}: each of the {shards} shards needs {each}")
+    };
+    let handshakes = limits::HANDSHAKES_PER_SHARD as usize * shards;
+    if !flags.tls_listen.is_empty() && (flags.max_handshakes as usize) < handshakes {
+        warnings.push(raised("max-handshakes", flags.max_handshakes, handshakes, "4"));
+    }
+    if let Some(probes) = flags.max_probes.filter(|probes| !unwatched && (*probes as usize) < shards) {
+        warnings.push(raised("max-probes", probes, shards, "one"));
+    }
+    if flags.lb_identity == LbIdentity::Any && flags.member_identity != MemberIdentity::Any {
+        warnings.push(
+            "--member-identity without --lb-identity keeps nobody out: whoever states a load balancer's UID is it, and \
+             speaks for any member"
+                .into(),
+        );
+    }
+    warnings
+}

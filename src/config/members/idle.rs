@@ -1,0 +1,132 @@
+//! What a members file says without effect: one warning a kind, at its first place, with the number of the others.
+
+use super::{Defaults, Entry};
+use crate::{
+    files::{Fault, place},
+    judgement::Policy,
+    roster::{Check, Member},
+};
+
+/// What was seen in the file.
+#[derive(Default)]
+pub(super) struct Idle {
+    /// Watched members with weight 1, without and with an agent.
+    lowest: Seen,
+    lowest_with_agent: Seen,
+    /// Members with an agent, with any check that reads load reports, and with names of metrics.
+    agents: Seen,
+    reports: Seen,
+    metrics: Seen,
+    /// Policies of groups.
+    policies: Vec<(usize, Policy)>,
+    /// An entry has all groups, so that the flag's policy has none.
+    all_groups: bool,
+}
+
+/// The first place of something in the file, and how often it is there.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    first: usize,
+    count: usize,
+}
+
+impl Seen {
+    fn add(&mut self, at: usize) {
+        if self.count == 0 {
+            self.first = at;
+        }
+        self.count += 1;
+    }
+
+    /// A warning, if there is any.
+    fn warning(self, text: &str) -> Option<Fault> {
+        let more = match self.count.checked_sub(1)? {
+            0 => String::new(),
+            1 => " (and so does 1 more entry)".into(),
+            more => format!(" (and so do {more} more entries)"),
+        };
+        Some((self.first, format!("{text}{more}")))
+    }
+}
+
+impl Idle {
+    /// Notes an entry, which is valid.
+    pub(super) fn note(&mut self, entry: &Entry, at: usize, member: &Member) {
+        let has = |wanted: fn(&Check) -> bool| member.monitor.checks.iter().any(wanted);
+        let agent = has(|check| matches!(check, Check::Agent(_)));
+        let watched = !member.fixed && (member.monitor.auto || !member.monitor.checks.is_empty());
+        if watched && member.capacity == 1 {
+            let at = place(&entry.weight).unwrap_or(at);
+            if agent { self.lowest_with_agent.add(at) } else { self.lowest.add(at) }
+        }
+        if agent {
+            self.agents.add(place(&entry.agent_port).unwrap_or(at));
+        }
+        if has(|check| matches!(check, Check::Http(_))) {
+            self.reports.add(at);
+        }
+        if has(|check| matches!(check, Check::Http(http) if !http.utilization.is_empty())) {
+            self.metrics.add(place(&entry.http).unwrap_or(at));
+        }
+    }
+
+    /// Notes the policy of a group, or of all groups.
+    pub(super) fn note_policy(&mut self, at: usize, policy: Policy, all_groups: bool) {
+        self.policies.push((at, policy));
+        self.all_groups |= all_groups;
+    }
+
+    /// The warnings.
+    pub(super) fn warnings(&self, defaults: &Defaults) -> Vec<Fault> {
+        let own = (!self.all_groups).then_some(defaults.policy);
+        let used = |wanted: &[Policy]| {
+            self.policies.iter().map(|(_, policy)| *policy).chain(own).any(|policy| wanted.contains(&policy))
+        };
+        let mut warnings = Vec::new();
+        // By `orca`, the capacity only matters until the first load report.
+        if used(&[Policy::Static, Policy::Agent, Policy::Auto]) {
+            let remedy = "no member in service has a lower one: give the members larger weights, such as 100";
+            let ramp = !defaults.slow_start.is_zero();
+            let with_agent = match ramp {
+                true => format!("weight 1 leaves --slow-start and the agent's percentage without effect: {remedy}"),
+                false => format!("weight 1 leaves the agent's percentage without effect: {remedy}"),
+            };
+            warnings.extend(self.lowest_with_agent.warning(&with_agent));
+            if ramp {
+                let text = format!("weight 1 leaves --slow-start without effect: {remedy}");
+                warnings.extend(self.lowest.warning(&text));
+            }
+        }
+        if !used(&[Policy::Agent, Policy::Auto]) {
+            let text = "the agent's percentage has no effect: no group has the policy \"agent\" or \"auto\"";
+            warnings.extend(self.agents.warning(text));
+        }
+        if !used(&[Policy::Orca, Policy::Auto]) {
+            let text = "utilization has no effect: no group has the policy \"orca\" or \"auto\"";
+            warnings.extend(self.metrics.warning(text));
+        }
+        let reads = defaults.monitor.checks.iter().any(|check| matches!(check, Check::Http(_)));
+        for (policy, missing, remedy) in [
+            (
+                Policy::Agent,
+                self.agents.count == 0,
+                "no member has an agent: give one to the members (monitor = \"agent\")",
+            ),
+            (
+                Policy::Orca,
+                self.reports.count == 0 && !reads,
+                "no check reads load reports: give one to the members (monitor = \"http\")",
+            ),
+        ] {
+            let named = self.policies.iter().find(|(_, named)| *named == policy).map(|(at, _)| *at);
+            let flag = own.filter(|own| *own == policy).map(|_| 0);
+            if let Some(at) = named.or(flag).filter(|_| missing) {
+                let name = if policy == Policy::Agent { "agent" } else { "orca" };
+                warnings
+                    .push((at, format!("with the policy \"{name}\" no member is ever confident, because {remedy}")));
+            }
+        }
+        warnings.sort_by_key(|(at, _)| *at);
+        warnings
+    }
+}
