@@ -50,6 +50,7 @@ impl Coordinator {
             return self.set_deadline(lb, Timer::Hold, now + self.settings.hold_time);
         };
         here.lb = Some(lb);
+        self.unmatched.has_lb(lb_uid);
         let known = &mut self.tables.lbs[lb];
         known.deadline(Timer::Hold).at = None;
         known.connection = Some(connection);
@@ -91,7 +92,8 @@ impl Coordinator {
             let id = match targets[first].group {
                 Some(id) => id,
                 None => {
-                    let policy = self.settings.roster.policy(group.data.name);
+                    let (policy, entry) = self.settings.roster.policy_and_entry(group.data.name);
+                    self.unmatched.has_group(entry);
                     let id = self.tables.create_group(targets[at].lb, group.data, policy);
                     targets[first].group = Some(id);
                     self.mark(now, id, None);

@@ -41,6 +41,7 @@ impl Coordinator {
     ///
     /// An endpoint that stays watched keeps its verdicts until its shard, which has the new roster too, sends others.
     pub fn set_roster(&mut self, now: Time, roster: Arc<Roster>) {
+        self.unmatched.set_roster(&roster);
         self.settings.roster = roster.clone();
         self.tables.endpoints.set_roster(roster);
         (self.sweep.endpoints, self.sweep.policies) = (Some(0), Some(0));
@@ -130,7 +131,8 @@ impl Coordinator {
         while let Some(group) = next(&mut self.sweep.policies, ends.1, &mut left) {
             let group = GroupId::at(group);
             let Some(known) = self.tables.groups.get_mut(group) else { continue };
-            let policy = self.settings.roster.policy(known.name());
+            let (policy, entry) = self.settings.roster.policy_and_entry(known.name());
+            self.unmatched.has_group(entry);
             if std::mem::replace(&mut self.tables.policies[group], policy) != policy {
                 known.forget_scale();
                 self.mark(now, group, None);

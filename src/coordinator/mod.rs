@@ -23,7 +23,8 @@
 //! | `tables` | all tables | `ids`, `settings`, `endpoints`, `group`, `load_balancer` |
 //! | `change` | a change of the tables, as data | `ids` |
 //! | `rights` | what a sender may do | `coordinator`, `ids`, `change` |
-//! | `outbox` | where messages go | `ids`, `change`, `rights` |
+//! | `unmatched` | entries of the operator's files that matched nothing for an hour | |
+//! | `outbox` | where messages go | `ids`, `change`, `rights`, `unmatched` |
 //! | `check` | request → return code or change | `coordinator`, `ids`, `change`, `rights` |
 //! | `apply` | change → tables | `coordinator`, `ids`, `load_balancer`, `change`, `outbox`, `check` |
 //! | `encode` | groups → messages | `coordinator`, `ids`, `settings`, `tables`, `outbox`, `check` |
@@ -45,6 +46,7 @@ mod pushes;
 mod rights;
 mod settings;
 mod tables;
+mod unmatched;
 mod verdicts;
 mod watches;
 
@@ -70,6 +72,7 @@ use rights::Denied;
 pub use rights::{REFUSALS, Refusal, Refused};
 pub use settings::{Settings, Totals};
 use tables::Tables;
+pub use unmatched::Unmatched;
 pub use watches::WatchOrder;
 
 /// One connection.
@@ -115,6 +118,7 @@ pub struct Coordinator {
     reasons: BTreeMap<Reason, u64>,
     /// Loops over all endpoints or groups that are not finished.
     sweep: judging::Sweep,
+    unmatched: unmatched::Watch,
     /// The shard whose pushes were built first in the last call.
     first_shard: usize,
     /// Buffers that pushes and replies reuse.
@@ -124,6 +128,9 @@ pub struct Coordinator {
 impl Coordinator {
     /// An empty coordinator for `shards` shards.
     pub fn new(settings: Settings, shards: u16) -> Coordinator {
+        let mut unmatched = unmatched::Watch::default();
+        unmatched.set_roster(&settings.roster);
+        unmatched.set_access(&settings.access, std::iter::empty());
         Coordinator {
             tables: Tables::new(&settings),
             settings,
@@ -133,6 +140,7 @@ impl Coordinator {
             ready: vec![VecDeque::new(); shards.into()],
             reasons: BTreeMap::new(),
             sweep: judging::Sweep::default(),
+            unmatched,
             first_shard: 0,
             scratch: encode::Scratch::default(),
         }
@@ -242,6 +250,7 @@ impl Coordinator {
     /// Puts new rules in force: a connection that may no longer be its LB is closed. Earlier registrations stay.
     pub fn set_access(&mut self, now: Time, access: Arc<Access>, out: &mut impl Outbox) {
         self.settings.access = access;
+        self.unmatched.set_access(&self.settings.access, self.tables.lbs.iter().map(|(_, known)| &*known.uid));
         let bound = self.tables.lbs.iter().filter_map(|(_, known)| Some((&known.uid, known.connection?)));
         let ended: Vec<Box<[u8]>> = bound
             .filter(|(uid, connection)| !self.settings.access.is_lb(self.peer(*connection), uid))
@@ -257,6 +266,7 @@ impl Coordinator {
     /// after every batch of events and at [`Coordinator::next_deadline`].
     pub fn poll(&mut self, now: Time, out: &mut impl Outbox) {
         self.reconsider(now);
+        self.unmatched.take(now, &self.settings.roster).for_each(|unmatched| out.unmatched(&unmatched));
         let before = self.tables.memberships;
         while before - self.tables.memberships < DROPS_PER_POLL {
             let Some(&Reverse(alarm)) = self.alarms.peek().filter(|alarm| alarm.0.at <= now) else { break };
@@ -285,7 +295,8 @@ impl Coordinator {
     /// When to call [`Coordinator::poll`] next, perhaps earlier than needed; `None` if only an event can bring work.
     pub fn next_deadline(&self) -> Option<Time> {
         let alarm = self.alarms.peek().map(|alarm| alarm.0.at);
-        let alarm = [alarm, self.tables.endpoints.next_deadline()].into_iter().flatten().min();
+        let others = [self.tables.endpoints.next_deadline(), self.unmatched.next_deadline()];
+        let alarm = others.into_iter().chain([alarm]).flatten().min();
         self.sweep.unfinished().or(alarm)
     }
 

@@ -4,6 +4,7 @@ use super::{
     change::{Change, CloseReason},
     ids::ConnectionId,
     rights::Refused,
+    unmatched::Unmatched,
 };
 use crate::time::Time;
 
@@ -30,6 +31,8 @@ pub trait Outbox {
     fn close(&mut self, connection: ConnectionId, reason: CloseReason);
     /// A request gets the reply 0x11, for this cause.
     fn refused(&mut self, _refused: &Refused<'_>) {}
+    /// Entries of the operator's files have matched nothing for an hour.
+    fn unmatched(&mut self, _unmatched: &Unmatched) {}
     /// This change is applied next.
     fn changed(&mut self, _now: Time, _change: &Change<'_>) {}
 }

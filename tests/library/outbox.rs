@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gwm::coordinator::{Change, CloseReason, ConnectionId, Kind, Outbox, Refusal, Refused, Time};
+use gwm::coordinator::{Change, CloseReason, ConnectionId, Kind, Outbox, Refusal, Refused, Time, Unmatched};
 
 use crate::coordinator_model::replay::Recorded;
 
@@ -27,6 +27,8 @@ pub(crate) struct Recorder {
     closes: Vec<(ConnectionId, CloseReason)>,
     /// The causes of 0x11, with their details.
     pub(crate) refused: Vec<(Refusal, String)>,
+    /// Entries of the operator's files that matched nothing for an hour, as the log has them.
+    pub(crate) unmatched: Vec<String>,
     /// Every change of the tables.
     pub(crate) changes: Vec<(Time, Recorded)>,
 }
@@ -78,6 +80,10 @@ impl Outbox for Recorder {
 
     fn changed(&mut self, now: Time, change: &Change<'_>) {
         self.changes.push((now, Recorded::new(change)));
+    }
+
+    fn unmatched(&mut self, unmatched: &Unmatched) {
+        self.unmatched.push(unmatched.to_string());
     }
 
     fn refused(&mut self, refused: &Refused<'_>) {

@@ -4,7 +4,7 @@ use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Instant};
 
 use super::{metrics::CoordinatorMetrics, refusals::Refusals};
 use crate::{
-    coordinator::{CloseReason, ConnectionId, Kind, Outbox, Refused, WatchOrder},
+    coordinator::{CloseReason, ConnectionId, Kind, Outbox, Refused, Unmatched, WatchOrder},
     runtime::{
         machine::clock::Clock,
         mesh::{Batch, Down, Order, Receiver, Sender, Slot, Up},
@@ -114,6 +114,10 @@ impl Outbox for Ports {
 
     fn close(&mut self, connection: ConnectionId, reason: CloseReason) {
         self.port(connection.shard).closes.push_back((slot(connection), reason));
+    }
+
+    fn unmatched(&mut self, unmatched: &Unmatched) {
+        tracing::warn!("{unmatched}");
     }
 
     fn refused(&mut self, refused: &Refused<'_>) {

@@ -10,3 +10,4 @@ mod rig;
 mod rights;
 mod sessions;
 mod tables;
+mod unmatched;
