@@ -14,7 +14,7 @@ use std::{
 
 use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand,
-    error::{ContextKind, ContextValue},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 
 use crate::config::Given;
@@ -76,6 +76,9 @@ fn parse() -> Result<Cli, clap::Error> {
 fn show(answer: &clap::Error) -> ExitCode {
     let shown = answer.print();
     if answer.use_stderr() {
+        if answer.kind() == ErrorKind::InvalidUtf8 {
+            complain("note: a byte that is not UTF-8 text is written \\xFF, as `gwm` shows it");
+        }
         if let Some(variable) = variable_of(answer) {
             complain(format_args!("note: the value is that of {variable} in the environment"));
         }

@@ -429,9 +429,12 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(pub Vec<usize>);
 
-/// Parses `127.0.0.1:3860` and `[::1]:3860`.
+/// Parses `127.0.0.1:3860` and `[::1]:3860`. An IPv4 address that is written as an IPv6 address is an IPv4 address.
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:3860 or [::1]:3860".into())
+    let mut address: SocketAddr =
+        text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:3860 or [::1]:3860")?;
+    address.set_ip(address.ip().to_canonical());
+    Ok(address)
 }
 
 /// Parses `0,2-5`.

@@ -138,6 +138,7 @@ fn impossible_combinations_say_what_to_change() {
         ("--access /dev/null", "set --lb-identity or --member-identity"),
         ("--listen 127.0.0.1:1,127.0.0.1:1", "given twice"),
         ("--listen 127.0.0.1:1,0.0.0.0:1", "0.0.0.0:1 stands for every address, 127.0.0.1:1 too"),
+        ("--listen 127.0.0.1:1,[::ffff:127.0.0.1]:1", "given twice"),
         ("--listen [::]:1,[::1]:1", "[::]:1 stands for every address, [::1]:1 too"),
     ];
     for (line, expected) in cases {

@@ -1,63 +1,82 @@
 //! Entries of the operator's files that matched nothing for an hour since they are in force. The names in them may be
 //! wrong.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use crate::{
     access::Access,
-    roster::{Pattern, Roster},
-    sasp::Escaped,
+    roster::Roster,
+    sasp::{Endpoint, Escaped},
     time::Time,
 };
 
 /// The time in which an entry should match something.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// Names in one line of the log.
+/// The most names in one line of the log.
 const NAMES: usize = 5;
 
 /// Entries that matched nothing for an hour.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unmatched {
+pub struct Unmatched {
+    /// The kind of the entries.
+    pub kind: Kind,
+    /// The first names.
+    pub names: Vec<String>,
+    /// How many other entries there are.
+    pub more: usize,
+}
+
+/// A kind of entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `[[member]]` of the members file.
+    Members,
     /// `[[group]]` of the members file.
-    Groups(Vec<Pattern>),
+    Groups,
     /// `[[lb]]` of the access file.
-    Lbs(Vec<Box<[u8]>>),
+    Lbs,
+}
+
+impl Unmatched {
+    /// `None` if there is no entry.
+    fn new(kind: Kind, mut entries: impl Iterator<Item = String>) -> Option<Unmatched> {
+        let names: Vec<String> = entries.by_ref().take(NAMES).collect();
+        (!names.is_empty()).then(|| Unmatched { kind, names, more: entries.count() })
+    }
 }
 
 impl fmt::Display for Unmatched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, mut names): (_, Vec<String>) = match self {
-            Unmatched::Groups(patterns) => (
-                "no group has got its policy from these [[group]] of --members",
-                patterns.iter().map(Pattern::to_string).collect(),
-            ),
-            Unmatched::Lbs(uids) => (
-                "no load balancer has come that these [[lb]] of --access name",
-                uids.iter().map(|uid| Escaped(uid).to_string()).collect(),
-            ),
+        let what = match self.kind {
+            Kind::Members => "no member has got its settings from these [[member]] of --members",
+            Kind::Groups => "no group has got its policy from these [[group]] of --members",
+            Kind::Lbs => "no load balancer has come that these [[lb]] of --access name",
         };
-        names.sort_unstable();
-        let more = names.len().saturating_sub(NAMES);
-        names.truncate(NAMES);
-        write!(f, "for an hour {what}: \"{}\"", names.join("\", \""))?;
-        if more > 0 {
-            write!(f, " and {more} more")?;
+        write!(f, "for an hour {what}: \"{}\"", self.names.join("\", \""))?;
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
         }
-        Ok(())
     }
 }
 
 /// The entries that have matched nothing so far. After an hour nothing is noted any more.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
+    /// By number, whether each entry has matched.
+    members: Waiting<Vec<bool>>,
     groups: Waiting<Vec<bool>>,
+    /// The UIDs of entries that have not matched.
     lbs: Waiting<BTreeSet<Box<[u8]>>>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting<T> {
-    /// Groups: whether each entry has matched. Load balancers: the UIDs of entries that have not matched.
     entries: T,
     /// Since when the entries are in force.
     since: Option<Time>,
@@ -84,10 +103,10 @@ impl<T: Default> Waiting<T> {
 }
 
 impl Watch {
-    /// Begins anew for `[[group]]`.
+    /// Begins anew for `[[member]]` and `[[group]]`.
     pub(super) fn set_roster(&mut self, roster: &Roster) {
-        let entries = vec![false; roster.groups().len()];
-        self.groups = Waiting::new(entries, !roster.groups().is_empty());
+        let waiting = |entries: usize| Waiting::new(vec![false; entries], entries > 0);
+        (self.members, self.groups) = (waiting(roster.entries()), waiting(roster.groups().len()));
     }
 
     /// Begins anew for `[[lb]]`.
@@ -100,6 +119,16 @@ impl Watch {
             }
         }
         self.lbs = Waiting::new(uids, any);
+    }
+
+    /// An endpoint is registered.
+    pub(super) fn has_endpoint(&mut self, endpoint: &Endpoint, roster: &Roster) {
+        if self.members.waits
+            && let Some(matched) =
+                roster.entry_of(endpoint).and_then(|entry| self.members.entries.get_mut(entry as usize))
+        {
+            *matched = true;
+        }
     }
 
     /// A group has the policy of this entry.
@@ -117,18 +146,25 @@ impl Watch {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        [self.groups.deadline(), self.lbs.deadline()].into_iter().flatten().min()
+        [self.members.deadline(), self.groups.deadline(), self.lbs.deadline()].into_iter().flatten().min()
     }
 
     /// What is to be reported now.
     pub(super) fn take(&mut self, now: Time, roster: &Roster) -> impl Iterator<Item = Unmatched> + use<> {
-        let groups = self.groups.take(now).map(|matched| {
-            let groups = roster.groups().iter().zip(matched).filter(|(_, matched)| !matched);
-            groups.map(|((pattern, _), _)| pattern.clone()).collect::<Vec<_>>()
+        let members = self.members.take(now).and_then(|matched| {
+            let left = |number: u32| matched.get(number as usize) == Some(&false);
+            let names: BTreeMap<u32, _> = roster.numbered().filter(|(number, _)| left(*number)).collect();
+            Unmatched::new(Kind::Members, names.values().map(ToString::to_string))
         });
-        let lbs = self.lbs.take(now).map(|uids| uids.into_iter().collect::<Vec<_>>());
-        let groups = groups.filter(|groups| !groups.is_empty()).map(Unmatched::Groups);
-        groups.into_iter().chain(lbs.filter(|lbs| !lbs.is_empty()).map(Unmatched::Lbs))
+        let groups = self.groups.take(now).and_then(|matched| {
+            let left = roster.groups().iter().zip(matched).filter(|(_, matched)| !matched);
+            Unmatched::new(Kind::Groups, left.map(|((pattern, _), _)| pattern.to_string()))
+        });
+        let lbs = self
+            .lbs
+            .take(now)
+            .and_then(|uids| Unmatched::new(Kind::Lbs, uids.iter().map(|uid| Escaped(uid).to_string())));
+        [members, groups, lbs].into_iter().flatten()
     }
 }
 
@@ -138,15 +174,14 @@ mod tests {
 
     #[test]
     fn a_line_names_a_few_entries() {
-        let lbs = |uids: &[&[u8]]| Unmatched::Lbs(uids.iter().map(|uid| Box::from(*uid)).collect()).to_string();
+        let line = |entries: u32| {
+            let entries = (1..=entries).map(|number| format!("LB{number}"));
+            Unmatched::new(Kind::Lbs, entries).map(|unmatched| unmatched.to_string())
+        };
         let told = "for an hour no load balancer has come that these [[lb]] of --access name: ";
-        assert_eq!(lbs(&[b"LB2", b"LB\xFF1"]), format!("{told}\"LB2\", \"LB\\xFF1\""));
-        assert_eq!(
-            lbs(&[b"7", b"6", b"5", b"4", b"3", b"2", b"1"]),
-            format!("{told}\"1\", \"2\", \"3\", \"4\", \"5\" and 2 more")
-        );
-        let groups = Unmatched::Groups(vec![Pattern::parse("FARM*").unwrap()]);
-        let told = "for an hour no group has got its policy from these [[group]] of --members: \"FARM*\"";
-        assert_eq!(groups.to_string(), told);
+        assert_eq!(line(0), None);
+        assert_eq!(line(2), Some(format!("{told}\"LB1\", \"LB2\"")));
+        assert_eq!(line(5), Some(format!("{told}\"LB1\", \"LB2\", \"LB3\", \"LB4\", \"LB5\"")));
+        assert_eq!(line(7), Some(format!("{told}\"LB1\", \"LB2\", \"LB3\", \"LB4\", \"LB5\" and 2 more")));
     }
 }

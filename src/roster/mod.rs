@@ -18,8 +18,8 @@ use crate::{
 /// The settings of all members and groups. The coordinator and the shards share it; a reload replaces it.
 #[derive(Debug)]
 pub struct Roster {
-    exact: HashMap<Endpoint, Arc<Member>>,
-    ranges: HashMap<Range, Arc<Member>>,
+    exact: HashMap<Endpoint, Listed>,
+    ranges: HashMap<Range, Listed>,
     /// The prefix lengths of `ranges`.
     lengths: Lengths,
     default: Arc<Member>,
@@ -29,6 +29,14 @@ pub struct Roster {
     tcp: Arc<[Check]>,
     icmp: Arc<[Check]>,
     nothing: Arc<[Check]>,
+}
+
+/// An entry of a member or a network.
+#[derive(Debug)]
+struct Listed {
+    member: Arc<Member>,
+    /// How many entries were added before.
+    number: u32,
 }
 
 /// The settings of one member.
@@ -95,13 +103,20 @@ impl Roster {
 
     /// Adds the settings of one endpoint, however its address is written; `false` if they replace others.
     pub fn add(&mut self, endpoint: Endpoint, member: Member) -> bool {
-        self.exact.insert(endpoint.canonical(), Arc::new(member)).is_none()
+        let entry = self.listed(member);
+        self.exact.insert(endpoint.canonical(), entry).is_none()
     }
 
     /// Adds the settings of many endpoints; `false` if they replace others.
     pub fn add_range(&mut self, range: Range, member: Member) -> bool {
+        let entry = self.listed(member);
         self.lengths.add(range.network);
-        self.ranges.insert(range, Arc::new(member)).is_none()
+        self.ranges.insert(range, entry).is_none()
+    }
+
+    fn listed(&self, member: Member) -> Listed {
+        let number = u32::try_from(self.entries()).expect("a file of fewer entries than 32 bits");
+        Listed { member: Arc::new(member), number }
     }
 
     /// Adds a policy for the groups whose name fits the pattern, and no earlier pattern.
@@ -112,9 +127,25 @@ impl Roster {
     /// The settings of an endpoint: its own entry; else that of the longest prefix, first with its port, then with its
     /// protocol, then for all; else those of the flags.
     pub fn find(&self, endpoint: &Endpoint) -> &Arc<Member> {
+        self.find_entry(endpoint).map_or(&self.default, |entry| &entry.member)
+    }
+
+    /// The number of the entry that has the settings of an endpoint: how many were added before. `None` for those of the
+    /// flags.
+    pub fn entry_of(&self, endpoint: &Endpoint) -> Option<u32> {
+        self.find_entry(endpoint).map(|entry| entry.number)
+    }
+
+    /// The entries of members and networks with their numbers, in no order.
+    pub fn numbered(&self) -> impl Iterator<Item = (u32, &dyn fmt::Display)> {
+        let exact = self.exact.iter().map(|(endpoint, entry)| (entry.number, endpoint as &dyn fmt::Display));
+        exact.chain(self.ranges.iter().map(|(range, entry)| (entry.number, range as &dyn fmt::Display)))
+    }
+
+    fn find_entry(&self, endpoint: &Endpoint) -> Option<&Listed> {
         let endpoint = endpoint.canonical();
-        if let Some(member) = self.exact.get(&endpoint) {
-            return member;
+        if let Some(entry) = self.exact.get(&endpoint) {
+            return Some(entry);
         }
         let selectors =
             [Selector::Port(endpoint.protocol, endpoint.port), Selector::Protocol(endpoint.protocol), Selector::All];
@@ -122,7 +153,6 @@ impl Roster {
             .around(endpoint.ip())
             .flat_map(|network| selectors.map(|selector| Range { network, selector }))
             .find_map(|range| self.ranges.get(&range))
-            .unwrap_or(&self.default)
     }
 
     /// The wanted checks of an endpoint that are possible. TCP needs protocol 6 and a port. HTTP needs the same, or a port
@@ -180,14 +210,17 @@ impl Roster {
 
     /// Whether an entry names ICMP echoes, not only `auto`.
     pub fn names_icmp(&self) -> bool {
-        let members = self.exact.values().chain(self.ranges.values()).chain([&self.default]);
-        members.flat_map(|member| member.monitor.checks.iter()).any(|check| *check == Check::Icmp)
+        self.members().flat_map(|member| member.monitor.checks.iter()).any(|check| *check == Check::Icmp)
     }
 
     /// Whether any member may get ICMP echoes.
     pub fn may_use_icmp(&self) -> bool {
-        let mut members = self.exact.values().chain(self.ranges.values()).chain([&self.default]);
-        self.names_icmp() || members.any(|member| member.monitor.auto)
+        self.names_icmp() || self.members().any(|member| member.monitor.auto)
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        let listed = self.exact.values().chain(self.ranges.values());
+        listed.map(|entry| &entry.member).chain([&self.default])
     }
 }
 
@@ -266,6 +299,14 @@ mod tests {
             assert_eq!(found.capacity, capacity, "{address} {protocol} {port}");
         }
         assert_eq!(roster.entries(), 9);
+        let numbers = ["10.1.2.3", "10.1.2.4", "2001:db8::5", "2001:db9::"];
+        assert_eq!(
+            numbers.map(|address| roster.entry_of(&endpoint(address, 6, 80))),
+            [Some(9), Some(4), Some(7), None]
+        );
+        let mut named: Vec<_> = roster.numbered().map(|(number, name)| format!("{number} {name}")).collect();
+        named.sort_unstable();
+        assert_eq!(named[..2], ["0 0.0.0.0/0", "1 10.0.0.0/8 protocol 6 port 80"]);
     }
 
     #[test]

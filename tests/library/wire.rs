@@ -189,24 +189,29 @@ fn framed(id: u32, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Endpoints by a letter: `a` is 10.0.0.1 tcp/80, `b` 10.0.0.2; `a/udp`, `a/0` (tcp/0) and `a/sys` share its address.
+/// Endpoints by a letter: `a` is 10.0.0.1 tcp/80, `b` 10.0.0.2; `a/udp`, `a/0` (tcp/0) and `a/sys` share its address, and
+/// `a/mapped` writes it as ::ffff:10.0.0.1.
 pub(crate) fn endpoint(name: &str) -> Endpoint {
     let (letter, kind) = name.split_once('/').unwrap_or((name, ""));
     let [letter @ b'a'..=b'z'] = letter.as_bytes() else { panic!("no endpoint is called {name}") };
     let (protocol, port) = match kind {
-        "" => (6, 80),
+        "" | "mapped" => (6, 80),
         "udp" => (17, 80),
         "sys" => (0, 0),
         port => (6, port.parse().unwrap_or_else(|_| panic!("no endpoint is called {name}"))),
     };
     let mut address = [0; 16];
     address[12..].copy_from_slice(&[10, 0, 0, letter - b'a' + 1]);
+    if kind == "mapped" {
+        address[10..12].fill(0xFF);
+    }
     Endpoint { protocol, port, address }
 }
 
 pub(crate) fn endpoint_name(endpoint: &Endpoint) -> String {
     let letter = char::from(b'a' + endpoint.address[15].wrapping_sub(1) % 26);
     let kind = match (endpoint.protocol, endpoint.port) {
+        (6, 80) if endpoint.address[11] == 0xFF => "/mapped".into(),
         (6, 80) => String::new(),
         (17, 80) => "/udp".into(),
         (6, port) => format!("/{port}"),

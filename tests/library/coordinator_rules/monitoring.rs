@@ -301,6 +301,9 @@ fn a_single_address_that_dies_is_dead_and_two_are_a_network() {
     rig.judge(&[("a", DOWN), ("a/1", DOWN), ("a/2", DOWN)]);
     assert!(!rig.fails_open());
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 a/1 00/0C/0 a/2 00/0C/0]");
+    let (mut rig, _) = told(with(roster(&[])), "a a/mapped");
+    rig.judge(&[("a", DOWN), ("a/mapped", DOWN)]);
+    assert!(!rig.fails_open(), "one address that is written in two ways");
     let (mut rig, lb) = told(with(roster(&[])), "a b");
     rig.judge(&[("a", DOWN), ("b", DOWN)]);
     assert!(rig.fails_open());

@@ -69,6 +69,39 @@ fn a_group_entry_that_matched_nothing_for_an_hour_is_reported() {
 }
 
 #[test]
+fn a_member_entry_that_matched_nothing_for_an_hour_is_reported() {
+    let roster = |subjects: &[&str]| {
+        let file: String = subjects.iter().map(|subject| format!("[[member]]\n{subject}\n")).collect();
+        Arc::new(members::parse(&file, "".as_ref(), &Defaults::unwatched(100)).expect("the file is valid"))
+    };
+    let mut settings = settings();
+    settings.roster = roster(&[
+        "cidr = '10.0.0.0/8'",
+        "address = '10.0.0.1'\nport = 8080",
+        "address = '10.0.0.1'",
+        "cidr = '10.0.0.0/16'\nport = 80",
+        "address = '::ffff:10.0.0.2'\nport = 80",
+    ]);
+    let mut rig = Rig::with(settings);
+    rig.after(0);
+    let lb = rig.lb("LB1", "");
+    // 10.0.0.1:80, which has left again, and 10.0.0.2:80
+    rig.ok(lb, "lb register LB1/G a b");
+    rig.ok(lb, "lb deregister LB1/G a");
+    rig.after(HOUR - 1);
+    assert_eq!(told(&mut rig), [""; 0]);
+    rig.after(1);
+    let line = "for an hour no member has got its settings from these [[member]] of --members: ";
+    assert_eq!(told(&mut rig), [format!("{line}\"10.0.0.0/8\", \"10.0.0.1:8080\", \"10.0.0.1\"")]);
+    rig.set_roster(roster(&["address = '10.0.0.2'\nport = 80", "address = '10.0.0.1'\nport = 80"]));
+    rig.after(WINDOW);
+    rig.after(HOUR);
+    assert_eq!(told(&mut rig), [format!("{line}\"10.0.0.1:80\"")], "members that are there match a new file");
+    rig.after(HOUR);
+    assert_eq!(told(&mut rig), [""; 0], "once");
+}
+
+#[test]
 fn a_load_balancer_entry_that_matched_nothing_for_an_hour_is_reported() {
     let mut settings = settings();
     settings.access = Arc::new(access(&["LB1", "LB2", "c\\x7F\\xFF\\x17\\\\"]));

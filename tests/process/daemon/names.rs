@@ -1,7 +1,7 @@
 //! UIDs, names and labels are bytes, from end to end: files, flags, the wire, outputs, and back. And an address that is
 //! written in two ways.
 
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use gwm::sasp::{GroupData, LbFlags, ReturnCode, Writer, writer};
 use rustix::process::Signal;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     authority::Subject,
-    harness::{Daemon, LB, MEMBER, Peer, TempFile, run},
+    harness::{Daemon, LB, MEMBER, Peer, TempFile, command, finish, run, until},
     site::{Site, client, from},
     wire,
 };
@@ -118,6 +118,19 @@ fn a_backslash_that_begins_no_escape_is_refused() {
     }
 }
 
+#[test]
+fn bytes_that_are_not_text_are_refused_with_the_remedy() {
+    use std::os::unix::ffi::OsStrExt;
+    for flags in [&["lb", "weights", "--uid"][..], &["member", "register", "--lb"]] {
+        let mut command = command(flags);
+        command.arg(std::ffi::OsStr::from_bytes(IBM));
+        let output = finish(command.spawn().expect("the binary starts"));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(r"a byte that is not UTF-8 text is written \xFF"), "{text}");
+    }
+}
+
 /// The text after `key=` in the log, up to the next field.
 fn field(daemon: &Daemon, parts: &[&str], key: &str) -> String {
     daemon.wait_for_log(parts);
@@ -151,7 +164,8 @@ fn names_in_the_log_can_be_pasted_into_the_access_file() {
     daemon.signal(Signal::HUP);
     daemon.wait_for_log(&["SIGHUP", "is in force", file.path()]);
     let mut peer = connect(subject());
-    while set_lb(&mut peer, IBM) != OK {} // the new rules come a moment after their log line
+    // The new rules come a moment after their log line.
+    until("the pasted name counts", || set_lb(&mut peer, IBM) == OK);
     assert_eq!(set_lb(&mut connect(Subject::client().uri("sasp:lb:c%7f%FF%17%5C")), IBM), REFUSED);
     daemon.stop();
 }
@@ -189,5 +203,19 @@ fn an_address_that_is_written_in_two_ways_is_one_address() {
     let mut other = peer(4);
     assert_eq!(other.register(MEMBER, "LB1", "H", &["[::ffff:127.0.0.4]:80"]), OK, "its own address");
     assert_eq!(other.register(MEMBER, "LB1", "H", &["[::ffff:127.0.0.3]:81"]), REFUSED);
+    daemon.stop();
+}
+
+#[test]
+fn a_member_is_checked_at_its_address_however_it_is_written() {
+    let server = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = server.local_addr().expect("it is bound").port();
+    let fast = ["--probe", "tcp", "--probe-interval", "20ms", "--probe-timeout", "5s", "--push-window", "1ms"];
+    let daemon = Daemon::start(&[&fast[..], &["--slow-start", "0s", "--panic-percent", "100"]].concat());
+    let mut lb = daemon.connect();
+    assert_eq!(lb.set_lb("LB1", LbFlags::PUSH), OK);
+    let [up, down] = [port, 1].map(|port| format!("[::ffff:127.0.0.1]:{port}"));
+    assert_eq!(lb.register(LB, "LB1", "G", &[&up, &down]), OK);
+    lb.push_until(&format!("LB1/G [{up} 00/0D/100, {down} 00/0C/0]"));
     daemon.stop();
 }

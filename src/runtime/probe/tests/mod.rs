@@ -219,6 +219,9 @@ fn http_answers_count_however_they_are_cut() {
     );
     assert_eq!(check(answers(&[b"HTTP/1.1 503 No\r\n\r\n"]), get()), Outcome::Failed(Reason::Status(503)));
     assert_eq!(check(answers(&[b"220 mail.example ESMTP\r\n"]), get()), Outcome::Failed(Reason::Malformed));
+    // An IPv4 member whose address is written as an IPv6 address is asked as an IPv4 member.
+    let mapped = SocketAddr::new("::ffff:127.0.0.1".parse().unwrap(), answers(&[b"HTTP/1.1 200 OK\r\n\r\n"]).port());
+    assert_eq!(check(mapped, get()), Outcome::Passed);
     // Asked at another port than the member's own.
     let elsewhere = answers(&[b"HTTP/1.1 200 OK\r\n\r\n"]);
     let other = Http { port: Some(elsewhere.port()), ..http() };
@@ -338,6 +341,7 @@ fn echoes_come_back_to_the_check_that_sent_them() {
             let mut prober = Prober::new(true).expect("echoes are allowed");
             let addresses = (0..100).map(|last| IpAddr::from([127, 0, 0, 1 + last])).chain(["::1".parse().unwrap()]);
             let addresses = addresses.filter(|address| address.is_ipv4() || TcpListener::bind("[::1]:0").is_ok());
+            let addresses = addresses.chain(["::ffff:127.0.0.1".parse().unwrap()]);
             let mut count = 0;
             for (number, address) in addresses.enumerate() {
                 prober.start(number, &Endpoint::new(address, 0, 0), &Check::Icmp, NEVER);
