@@ -9,8 +9,8 @@
 //! | `\\` `\"` `\'` `\n` `\r` `\t` `\0` | one byte, as in C |
 //!
 //! [`Escaped`] escapes what is not printable UTF-8, quotes and backslashes. It also escapes `=` (the end of a name in
-//! `--group NAME=MEMBER`), `*` and `?` (which stand for other bytes in a pattern), a `-` at the begin (a flag) and blanks
-//! at both ends. So its text means the same bytes in each of these places, between `'` and `'` in a shell or in TOML.
+//! `--group NAME=MEMBER`), `*` and `?` (which stand for other bytes in a pattern), a `-` at the begin (a flag) and a blank
+//! at the end. So its text means the same bytes in each of these places, between `'` and `'` in a shell or in TOML.
 
 use std::{fmt, str::Chars};
 
@@ -26,7 +26,7 @@ impl fmt::Display for Escaped<'_> {
                 match character {
                     '\'' | '=' | '*' | '?' => write!(f, "\\x{:02X}", u32::from(character))?,
                     '-' if first => f.write_str("\\x2D")?,
-                    ' ' if first || last => f.write_str("\\x20")?,
+                    ' ' if last => f.write_str("\\x20")?,
                     other => write!(f, "{}", other.escape_debug())?, // escapes bidirectional controls, too
                 }
                 at += character.len_utf8();
@@ -157,7 +157,7 @@ mod tests {
             (b"it's", "it\\x27s"),
             (b"a=b*c?", "a\\x3Db\\x2Ac\\x3F"),
             (b"-a-b-", "\\x2Da-b-"),
-            (b" a b ", "\\x20a b\\x20"),
+            (b" a b  ", " a b \\x20"),
             (b" ", "\\x20"),
             ("\u{202e}e\u{301}\u{a0}".as_bytes(), "\\u{202e}e\\u{301}\\u{a0}"),
             (b"\xE6\x9D", "\\xE6\\x9D"),

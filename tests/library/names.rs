@@ -35,7 +35,7 @@ proptest! {
         let shown = Escaped(&name).to_string();
         // Between ' and ' in a shell and in TOML, as one word, and not as a flag.
         prop_assert!(!shown.contains(|character: char| character.is_control() || character == '\''), "{}", shown);
-        prop_assert!(shown.trim() == shown && !shown.starts_with('-'), "{}", shown);
+        prop_assert!(shown.trim_end() == shown && !shown.starts_with('-'), "{}", shown);
         prop_assert_eq!(unescape(&shown), Ok(name.clone()));
 
         // On the command line.
