@@ -6,6 +6,7 @@
 mod session;
 
 use bytes::BytesMut;
+use regex::bytes::Regex;
 
 pub use session::session;
 
@@ -19,7 +20,7 @@ use crate::{
         http, orca,
         outcome::Load,
     },
-    roster::Http,
+    roster::{Content, Http},
     sasp::{
         Dump, FrameError, Framer, Header, Message, Summary,
         dump::{Excerpt, HeaderText},
@@ -151,29 +152,30 @@ pub fn agent_answer(data: &[u8]) {
     }
 }
 
-/// The same as [`agent_answer`] for answers of HTTP servers.
+/// The same as [`agent_answer`] for answers of HTTP servers, whatever the operator wants of their bodies.
 pub fn http_answer(data: &[u8]) {
     let Some((&size, answer)) = data.split_first() else { return };
-    let asked = Http {
-        method: "GET".into(),
-        path: "/".into(),
-        host: None,
-        port: None,
-        expect: vec![200..=399],
-        utilization: vec![METRIC.into()],
-        tls: None,
-    };
-    let whole = http::Reader::default().read(answer, true, &asked).expect("a connection that has ended says something");
-    if let Outcome::Load(load) = &whole {
-        check_load(load);
-    }
-    let mut reader = http::Reader::default();
-    let ends = (0..answer.len()).step_by(usize::from(size).max(1)).chain([answer.len()]);
-    let told = ends.into_iter().find_map(|end| reader.read(&answer[..end], false, &asked));
-    match told {
-        // The end of a head shows only after all bytes before it.
-        Some(told) => assert_eq!(told, whole, "a split changes the answer"),
-        None => assert!(answer.len() < http::HEAD_BYTES && whole == Outcome::Failed(Reason::Closed)),
+    let regex = || Regex::new("ok$").expect("it is an expression");
+    for content in [None, Some(Content::Text(b"ok".to_vec())), Some(Content::Regex(regex()))] {
+        let asked = Http { utilization: vec![METRIC.into()], content, ..Http::default() };
+        let whole = http::Reader::default().read(answer, true, &asked);
+        let whole = whole.expect("a connection that has ended says something");
+        if let Outcome::Load(load) = &whole {
+            check_load(load);
+        }
+        let mut reader = http::Reader::default();
+        let ends = (0..answer.len()).step_by(usize::from(size).max(1)).chain([answer.len()]);
+        let told = ends.into_iter().find_map(|end| reader.read(&answer[..end], false, &asked));
+        match told {
+            // The end of a head shows only after all bytes before it.
+            Some(told) => assert_eq!(told, whole, "a split changes the answer"),
+            None => {
+                assert!(answer.len() < http::HEAD_BYTES + http::BODY_BYTES, "an endless answer is waited for");
+                // The end of the connection ends a body.
+                assert!(asked.content.is_some() || whole == Outcome::Failed(Reason::Closed));
+                assert_eq!(reader.read(answer, true, &asked), Some(whole), "a split changes the answer's end");
+            }
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Reason {
     Closed,
     /// The answer has this status, which is not an expected one.
     Status(u16),
+    /// The body of the answer does not have what it must have.
+    Content,
     /// The answer does not follow its protocol, or is too long.
     Malformed,
     /// The TLS handshake failed, or the certificate is not valid.
@@ -51,6 +53,7 @@ impl fmt::Display for Reason {
             Reason::Unreachable => "the member's host can not be reached",
             Reason::Closed => "the member closed the connection before the end of its answer",
             Reason::Status(status) => return write!(f, "the answer's status was {status}"),
+            Reason::Content => "the answer's body does not have what `match` asks for",
             Reason::Malformed => "the answer was malformed or too long",
             Reason::Tls => "the TLS handshake failed",
             Reason::NoNetwork => "this machine has no route, no network or no address left",

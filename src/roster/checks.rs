@@ -2,6 +2,8 @@
 
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
+use regex::bytes::Regex;
+
 /// The wanted checks of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Monitor {
@@ -35,8 +37,14 @@ pub struct Http {
     pub host: Option<String>,
     /// The port; if `None`, the member's own port.
     pub port: Option<u16>,
+    /// Further fields of the request; a field of this name that `gwm` sends by itself is left out.
+    pub headers: Vec<(String, String)>,
+    /// The body of the request; may be empty.
+    pub body: Vec<u8>,
     /// The status codes of a good answer.
     pub expect: Vec<RangeInclusive<u16>>,
+    /// What the body of a good answer has; `None` if any body is good.
+    pub content: Option<Content>,
     /// Metrics of the load report that are the utilisation, as in `named_metrics.queue`.
     pub utilization: Vec<String>,
     /// The TLS settings of https.
@@ -51,12 +59,36 @@ impl Default for Http {
             path: "/".into(),
             host: None,
             port: None,
+            headers: Vec::new(),
+            body: Vec::new(),
             expect: vec![200..=399],
+            content: None,
             utilization: Vec::new(),
             tls: None,
         }
     }
 }
+
+/// What the body of an answer must have.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// These bytes.
+    Text(Vec<u8>),
+    /// A match of this expression.
+    Regex(Regex),
+}
+
+impl PartialEq for Content {
+    fn eq(&self, other: &Content) -> bool {
+        match (self, other) {
+            (Content::Text(own), Content::Text(other)) => own == other,
+            (Content::Regex(own), Content::Regex(other)) => own.as_str() == other.as_str(),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Content {}
 
 /// The TLS settings of a check.
 #[derive(Clone)]

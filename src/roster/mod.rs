@@ -6,7 +6,7 @@ mod pattern;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-pub use checks::{AgentCheck, Check, Http, Monitor, Times, Tls, TlsSource};
+pub use checks::{AgentCheck, Check, Content, Http, Monitor, Times, Tls, TlsSource};
 pub use pattern::Pattern;
 
 use crate::{
@@ -315,16 +315,7 @@ mod tests {
             (endpoint("10.0.0.1", 6, 80), endpoint("10.0.0.1", 0, 0), endpoint("10.0.0.1", 132, 80));
         let agent = Check::Agent(Arc::new(AgentCheck { port: 9, send: Vec::new() }));
         let http = |port| {
-            let get = Http {
-                method: "GET".into(),
-                path: "/".into(),
-                host: None,
-                port,
-                expect: Vec::new(),
-                utilization: Vec::new(),
-                tls: None,
-            };
-            Check::Http(Arc::new(get))
+            Check::Http(Arc::new(Http { port, ..Http::default() }))
         };
         let watch = |monitor: Monitor, endpoint: &Endpoint, icmp| {
             let roster = Roster::new(Member::watched(1, monitor, Times::default()), Policy::Static);

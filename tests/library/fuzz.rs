@@ -378,7 +378,25 @@ fn http_answer() {
             data.extend(load_text(rng));
             data.extend_from_slice(b"\r\n");
         }
-        const PARTS: [&str; 7] = ["a: b\r\n", "\r\n", "\n", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 103 \r\n\r\n", "x", " "];
+        const FIELDS: [&str; 4] = ["Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n", "a: b\r\n c\r\n", ""];
+        data.extend_from_slice(rng.choice(FIELDS).expect("a list").as_bytes());
+        if rng.bool() {
+            data.extend_from_slice(b"\r\n");
+        }
+        const PARTS: [&str; 12] = [
+            "a: b\r\n",
+            "\r\n",
+            "\n",
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 103 \r\n\r\n",
+            "x",
+            " ",
+            "ok",
+            "2\r\nok\r\n",
+            "0\r\n",
+            "1;a",
+            "o",
+        ];
         data.extend(pieces(rng, &PARTS, 8));
         if rng.bool() {
             mutate(rng, &mut data);

@@ -16,6 +16,7 @@ mod daemon;
 mod decode;
 mod demo;
 mod fake_gwm;
+mod haproxy;
 mod harness;
 mod site;
 mod tshark;

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::roster::{Check, Http};
+use crate::roster::{Check, Content, Http};
 
 fn defaults() -> Defaults {
     Defaults { monitor: Monitor::auto(), ..Defaults::unwatched(100) }
@@ -118,7 +118,22 @@ fn an_http_check_has_its_defaults_and_its_table() {
     assert_eq!((full.method.as_str(), full.path.as_str()), ("HEAD", "/health?x=1"));
     assert_eq!((full.host.as_deref(), full.port), (Some("web:81"), Some(8080)));
     assert_eq!((full.expect, full.utilization), (vec![200..=200, 300..=304], vec!["named_metrics.queue".to_owned()]));
-    assert_eq!(http("monitor = \"http\"\nhttp.expect = 204").expect, vec![204..=204]);
+    for (given, codes) in [
+        ("204", vec![204..=204]),
+        ("[200, 302]", vec![200..=200, 302..=302]),
+        ("[200, \"300-304, 404\"]", vec![200..=200, 300..=304, 404..=404]),
+    ] {
+        assert_eq!(http(&format!("monitor = \"http\"\nhttp.expect = {given}")).expect, codes);
+    }
+    assert_eq!((plain.headers, plain.body, plain.content), (vec![], vec![], None));
+    let post = http(
+        "monitor = \"http\"\n[member.http]\nbody = \"ping\"\nmatch = \"pong\"\n[member.http.headers]\nX-B = \"2\"\nX-A = \"a b\"",
+    );
+    assert_eq!((post.method.as_str(), post.body, post.content), ("POST", b"ping".to_vec(), Some(Content::Text(b"pong".to_vec()))));
+    assert_eq!(post.headers, [("X-A", "a b"), ("X-B", "2")].map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(http("monitor = \"http\"\nhttp = { body = \"x\", method = \"PUT\" }").method, "PUT");
+    let Some(Content::Regex(regex)) = http("monitor = \"http\"\nhttp.match.regex = \"^ok (.)$\"").content else { panic!() };
+    assert!(regex.is_match(b"ok \xFF") && !regex.is_match("ok \u{e9}".as_bytes()), "a dot is a byte");
 
     let tls = |lines: &str| http(&format!("monitor = \"https\"\n{lines}")).tls.expect("https is TLS");
     let anyone = tls("tls = { verify = false }");
@@ -321,7 +336,21 @@ fn combinations_that_can_not_be_meant_are_explained() {
         ("monitor = \"http\"\nhttp = { path = \"/a\\r\\nX: y\" }", 5, "path"),
         ("monitor = \"http\"\nhttp = { host = \"a\\n\" }", 5, "host"),
         ("monitor = \"http\"\nhttp = { port = 0 }", 5, "1 to 65535"),
-        ("monitor = \"http\"\nhttp = { body = \"x\" }", 5, "body"),
+        ("monitor = \"http\"\nhttp = { expect = [] }", 5, "empty list"),
+        ("monitor = \"http\"\nhttp = { expect = [200, \"x\"] }", 5, "expect \"x\""),
+        ("monitor = \"http\"\nhttp = { expect = [200, [201]] }", 5, "expect is a status code"),
+        ("monitor = \"http\"\nhttp = { headers = { \"a b\" = \"x\" } }", 5, "\"a b\" is not the name of a header"),
+        ("monitor = \"http\"\nhttp = { headers = { a = \"x\\r\\nb: y\" } }", 5, "header \"a\" has no line break"),
+        ("monitor = \"http\"\nhttp = { headers = { a = \" x\" } }", 5, "no blank at its begin"),
+        ("monitor = \"http\"\nhttp = { headers = { a = \"x\", A = \"y\" } }", 5, "names \"a\" twice"),
+        ("monitor = \"http\"\nhttp = { headers = { Host = \"x\" } }", 5, "itself: use host"),
+        ("monitor = \"http\"\nhttp = { headers = { Content-Length = \"1\" } }", 5, "gwm makes the header"),
+        ("monitor = \"http\"\nhttp = { match = \"\" }", 5, "match has 1 to 1024 bytes"),
+        ("monitor = \"http\"\nhttp = { match = 7 }", 5, "match is a text, or an expression"),
+        ("monitor = \"http\"\nhttp = { match = { regexp = \"x\" } }", 5, "match is a text, or an expression"),
+        ("monitor = \"http\"\nhttp = { match = { regex = \"(\" } }", 5, "regex \"(\": unclosed group"),
+        ("monitor = \"http\"\nhttp = { match = { regex = \"(a{1000}){1000}\" } }", 5, "size limit"),
+        ("monitor = \"http\"\nhttp = { method = \"HEAD\", match = \"x\" }", 5, "HEAD asks for no body"),
         ("monitor = \"http\"\nhttp = { expect = \"\" }", 5, "expect"),
         ("monitor = \"http\"\nhttp = { expect = \"300-200\" }", 5, "expect"),
         ("monitor = \"http\"\nhttp = { expect = 99 }", 5, "expect"),

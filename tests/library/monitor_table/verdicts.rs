@@ -154,16 +154,7 @@ fn old_reports_are_forgotten_where_other_checks_go_on() {
 
 fn http() -> Roster {
     let mut member = Member::watched(100, Monitor::none(), times());
-    let http = Http {
-        method: "GET".into(),
-        path: "/".into(),
-        host: None,
-        port: None,
-        expect: Vec::new(),
-        utilization: Vec::new(),
-        tls: None,
-    };
-    member.monitor = Monitor::of([Check::Http(Arc::new(http))]);
+    member.monitor = Monitor::of([Check::Http(Arc::new(Http::default()))]);
     Roster::new(member, Policy::Auto)
 }
 

@@ -72,17 +72,7 @@ impl Method {
 
     pub(crate) fn guide(self, farm: &[f64], tuning: Tuning) -> Guide {
         let agent = |send: &[u8]| Check::Agent(Arc::new(AgentCheck { port: 9999, send: send.to_vec() }));
-        let http = || {
-            Check::Http(Arc::new(Http {
-                method: "GET".into(),
-                path: "/".into(),
-                host: None,
-                port: None,
-                expect: Vec::new(),
-                utilization: Vec::new(),
-                tls: None,
-            }))
-        };
+        let http = || Check::Http(Arc::new(Http::default()));
         let fastest = farm.iter().copied().fold(0.0, f64::max);
         let gwm = |policy, checks: Vec<Check>, capacities: bool| {
             let monitor = Monitor::of(checks);

@@ -7,6 +7,7 @@ mod concurrency;
 mod excess;
 mod framing;
 mod hostile;
+mod lenient;
 mod limits;
 mod machine;
 mod members_file;

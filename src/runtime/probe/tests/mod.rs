@@ -59,15 +59,7 @@ fn check(address: SocketAddr, check: Check) -> Outcome {
 }
 
 fn http() -> Http {
-    Http {
-        method: "GET".into(),
-        path: "/health".into(),
-        host: None,
-        port: None,
-        expect: vec![200..=399],
-        utilization: Vec::new(),
-        tls: None,
-    }
+    Http { path: "/health".into(), ..Http::default() }
 }
 
 fn agent(port: u16, send: &str) -> Check {
