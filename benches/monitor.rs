@@ -41,7 +41,7 @@ fn watch_100k(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = ["passed", "load"])]
 fn check_of_100k(bencher: Bencher<'_, '_>, found: &str) {
     let mut table = table(scaled(ENDPOINTS));
-    let load = Load { cpu_utilization: 0.5, rps: 100.0, ..Load::default() };
+    let load = Load { cpu_utilization: Some(0.5), rps: Some(100.0), ..Load::default() };
     let outcome = if found == "load" { Outcome::Load(load) } else { Outcome::Passed };
     let mut now = Time(0);
     bencher.counter(ItemsCount::new(1u32)).bench_local(|| {

@@ -40,7 +40,7 @@ fn tcp_checks(bencher: Bencher<'_, '_>, together: u32) {
     let mut prober = Prober::new(false).expect("an epoll set");
     bencher.counter(ItemsCount::new(together)).bench_local(|| {
         for _ in 0..together {
-            prober.start((), &endpoint, &Check::Tcp, Time(u64::MAX));
+            prober.start((), &endpoint, &Check::Tcp, None, Time(u64::MAX));
         }
         while prober.turn(Time(0), |(), outcome| assert_eq!(outcome, Outcome::Passed)) || prober.under_way() > 0 {
             poll(&mut [PollFd::new(&prober, PollFlags::IN)], None).expect("a set can be waited for");

@@ -12,8 +12,7 @@ use divan::{
 };
 use gwm::tls::{self, Files, Server};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, client::Resumption,
-    pki_types::ServerName,
+    ClientConfig, ClientConnection, ServerConfig, ServerConnection, client::Resumption, pki_types::ServerName,
 };
 
 use crate::{
@@ -28,9 +27,8 @@ static ENDS: LazyLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = LazyLock::new(||
     let ca = folder.write("ca.pem", authority.pem());
     let min_version = tls::Version::Tls13;
     let files = Files { certificate: certificate.into(), key: key.into(), client_ca: Some(ca.into()), min_version };
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.der()).expect("our own certificate");
-    let client = tls::client(roots, Some(authority.client("lb1").der())).expect("our own certificates");
+    let trusted = tls::trusted(Some(authority.pem().as_bytes())).expect("our own certificate");
+    let client = tls::client(trusted, Some(authority.client("lb1").der())).expect("our own certificates");
     (Server::read(files).expect("our own files").config, client)
 });
 

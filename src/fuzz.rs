@@ -17,10 +17,11 @@ use crate::{
     monitor::{
         Outcome, Reason, agent_check,
         echo::{self, Version},
-        http, orca,
+        grpc, http, orca,
         outcome::Load,
+        protobuf::Fields,
     },
-    roster::{Content, Http},
+    roster::{Content, Grpc, Http},
     sasp::{
         Dump, FrameError, Framer, Header, Message, Summary,
         dump::{Excerpt, HeaderText},
@@ -123,8 +124,8 @@ pub const METRIC: &str = "named_metrics.queue";
 
 fn check_load(load: &Load) {
     let Load { cpu_utilization, application_utilization, mem_utilization, named_utilization, rps, eps } = *load;
-    let all = [cpu_utilization, application_utilization, mem_utilization, named_utilization, rps, eps];
-    assert!(all.iter().all(|value| value.is_finite() && *value >= 0.0), "{load:?}");
+    let all = [cpu_utilization, application_utilization, mem_utilization, named_utilization, rps, Some(eps)];
+    assert!(all.iter().flatten().all(|value| value.is_finite() && *value >= 0.0), "{load:?}");
 }
 
 /// A header is no load report, or all its numbers are finite and not negative.
@@ -133,6 +134,39 @@ pub fn load_report(value: &[u8]) {
         check_load(&load);
         assert!(value.len() <= orca::BYTES || value.trim_ascii().len() <= orca::BYTES);
     }
+}
+
+/// The same for the binary form.
+pub fn binary_load_report(value: &[u8]) {
+    if let Ok(load) = orca::binary(value, &[METRIC.into()]) {
+        check_load(&load);
+        assert!(value.trim_ascii().len() <= orca::BYTES);
+    }
+}
+
+/// A protobuf message has an end, and nothing follows a field that is malformed.
+pub fn protobuf(message: &[u8]) {
+    let mut fields = Fields::new(message);
+    let good = fields.by_ref().take_while(Result::is_ok).count();
+    assert!(good * 2 <= message.len() && fields.next().is_none());
+}
+
+/// The answer of a gRPC server reads the same, however it is cut, and gets the same replies. The first byte is the length
+/// of the pieces.
+pub fn grpc_answer(data: &[u8]) {
+    let Some((&size, answer)) = data.split_first() else { return };
+    let asked = Grpc { utilization: vec![METRIC.into()], ..Grpc::default() };
+    let (mut replies, mut pieces) = (Vec::new(), Vec::new());
+    let whole = grpc::Reader::default().read(answer, true, &asked, &mut replies);
+    let whole = whole.expect("a connection that has ended says something");
+    if let Outcome::Load(load) = &whole {
+        check_load(load);
+    }
+    let mut reader = grpc::Reader::default();
+    let ends = (0..answer.len()).step_by(usize::from(size).max(1)).chain([answer.len()]);
+    let told = ends.into_iter().find_map(|end| reader.read(&answer[..end], false, &asked, &mut pieces));
+    let told = told.or_else(|| reader.read(answer, true, &asked, &mut pieces));
+    assert_eq!((told, pieces), (Some(whole), replies), "a split changes the answer");
 }
 
 /// An agent's answer reads the same, however it is cut, and more bytes do not change the result. The first byte is the

@@ -1,6 +1,8 @@
 //! Certificates and keys from files, and the TLS settings made of them: for the server, for `https` checks, and for
 //! clients of a GWM.
 
+mod trust;
+
 use std::{
     fmt,
     fs::File,
@@ -11,15 +13,11 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
-    WantsVerifier,
-    client::{
-        Resumption, WantsClientCert,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    ClientConfig, ConfigBuilder, Error, RootCertStore, ServerConfig,
+    client::{Resumption, WantsClientCert, danger::ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{
-        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
     server::{NoServerSessionStorage, WebPkiClientVerifier},
@@ -28,6 +26,8 @@ use rustls::{
 
 use thiserror::Error as ThisError;
 
+use self::trust::{Anyone, Trusting};
+pub use self::trust::{Trusted, trusted};
 use crate::{access::Certificate, roster::TlsSource};
 
 /// Why certificates, keys or the files with them can not be used.
@@ -199,7 +199,7 @@ fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, TlsErro
     let builder = match (&content.client_ca, &files.client_ca) {
         (Some(ca), Some(path)) => {
             let of_ca = |error: TlsError| error.of(format_args!("--tls-client-ca: {}", path.display()));
-            let roots = Arc::new(roots(Some(ca)).map_err(of_ca)?);
+            let roots = Arc::new(roots(ca).map_err(of_ca)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
             builder
                 .with_client_cert_verifier(verifier.map_err(|error| of_ca(TlsError::Certificate(error.to_string())))?)
@@ -223,14 +223,15 @@ fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, TlsErro
     Ok(Arc::new(config))
 }
 
-/// The TLS settings of checks.
-pub fn check(source: &TlsSource) -> Result<Arc<ClientConfig>, TlsError> {
+/// The TLS settings of checks. `protocols` are those to offer above TLS (ALPN); none for HTTP/1.
+pub fn check(source: &TlsSource, protocols: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = builder(provider.clone())?;
-    let builder = match source.verify {
-        true => builder.with_root_certificates(roots(source.ca.as_deref())?),
-        false => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))),
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier: Arc<dyn ServerCertVerifier> = match source.verify {
+        true => Arc::new(Trusting { trusted: trusted(source.ca.as_deref())?, algorithms, any_address: true }),
+        false => Arc::new(Anyone(algorithms)),
     };
+    let builder = builder(provider, verifier)?;
     let identity = match &source.identity {
         Some((chain, private)) => Some((certificates(chain)?, key(private).map_err(|error| error.of("the key"))?)),
         None => None,
@@ -238,21 +239,28 @@ pub fn check(source: &TlsSource) -> Result<Arc<ClientConfig>, TlsError> {
     let mut config = identified(builder, identity)?;
     // A resumed session shows no certificate, so it would hide that the certificate has expired.
     config.resumption = Resumption::disabled();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
 }
 
-/// The TLS settings of a client of a GWM: the authorities that it trusts, and its own certificate. Connections with the
+/// The TLS settings of a client of a GWM: the certificates that it trusts, and its own certificate. Connections with the
 /// same settings resume each other's sessions.
-pub fn client(roots: RootCertStore, identity: Option<Identity>) -> Result<Arc<ClientConfig>, TlsError> {
-    let builder = builder(Arc::new(aws_lc_rs::default_provider()))?.with_root_certificates(roots);
-    Ok(Arc::new(identified(builder, identity)?))
+pub fn client(trusted: Trusted, identity: Option<Identity>) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = Arc::new(Trusting { trusted, algorithms, any_address: false });
+    Ok(Arc::new(identified(builder(provider, verifier)?, identity)?))
 }
 
 /// A certificate chain, the own certificate first, and its private key.
 pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-fn builder(provider: Arc<CryptoProvider>) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
-    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(TlsError::Refused)
+fn builder(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ServerCertVerifier>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(builder.map_err(TlsError::Refused)?.dangerous().with_custom_certificate_verifier(verifier))
 }
 
 fn identified(
@@ -304,61 +312,11 @@ pub fn key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-/// The authorities to trust: the given ones, else this machine's.
-pub fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, TlsError> {
+/// The authorities of client certificates.
+fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    match ca {
-        Some(pem) => {
-            for certificate in certificates(pem)? {
-                roots.add(certificate).map_err(TlsError::Refused)?;
-            }
-        }
-        None => {
-            // rustls may be unable to read some of the machine's certificates.
-            let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if added == 0 {
-                return Err(TlsError::NoAuthority);
-            }
-        }
+    for certificate in certificates(pem)? {
+        roots.add(certificate).map_err(TlsError::Refused)?;
     }
     Ok(roots)
-}
-
-/// Accepts any certificate whose key the peer has: for `verify = false`.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -93,8 +93,8 @@ impl Flags {
             };
         }
         let roots = match &self.tls_ca {
-            Some(file) => pem("--tls-ca", file, |pem| tls::roots(Some(pem)))?,
-            None => tls::roots(None).map_err(|error| format!("--tls without --tls-ca: {error}"))?,
+            Some(file) => pem("--tls-ca", file, |pem| tls::trusted(Some(pem)))?,
+            None => tls::trusted(None).map_err(|error| format!("--tls without --tls-ca: {error}"))?,
         };
         let identity = match (&self.tls_cert, &self.tls_key) {
             (Some(chain), Some(key)) => {

@@ -175,7 +175,8 @@ pub(super) fn explain(error: &rustls::Error) -> String {
         Error::InvalidCertificate(error) => format!("shows a certificate {}", certificate(error)),
         Error::AlertReceived(AlertDescription::CertificateRequired) => "wants a client certificate".into(),
         Error::AlertReceived(AlertDescription::HandshakeFailure) => {
-            "breaks off the TLS handshake: there is no common version or cipher, or it wants a client certificate"
+            "breaks off the TLS handshake: it has no cipher or key exchange that is spoken here (ECDHE with AES-GCM or \
+             ChaCha20; neither CBC nor RSA key exchange), or it wants a client certificate"
                 .into()
         }
         Error::AlertReceived(AlertDescription::ProtocolVersion) | Error::PeerIncompatible(_) => {
@@ -191,7 +192,10 @@ pub(super) fn explain(error: &rustls::Error) -> String {
 /// An error of the GWM's certificate in words.
 fn certificate(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => "of an authority that is not trusted here".into(),
+        // An authority of the same name has another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "of an authority that is not trusted here".into()
+        }
         CertificateError::ExpiredContext { not_after, .. } => format!("that was valid until {}", date(*not_after)),
         CertificateError::NotValidYetContext { not_before, .. } => {
             format!("that is not valid before {}", date(*not_before))

@@ -124,6 +124,8 @@ struct Entry {
     agent_send: Option<Spanned<String>>,
     http: Option<Spanned<checks::HttpTable>>,
     tls: Option<Spanned<checks::TlsTable>>,
+    grpc: Option<Spanned<checks::GrpcTable>>,
+    proxy_protocol: Option<Spanned<String>>,
     interval: Option<Spanned<Time>>,
     fast_interval: Option<Spanned<Time>>,
     timeout: Option<Spanned<Time>>,
@@ -316,7 +318,8 @@ fn member(
         }
         checks::Watch::Monitor(monitor) => Member::watched(capacity, monitor, times),
     };
-    Ok(Member { quiesced: entry.quiesced, ..member })
+    let proxy_protocol = checks::proxy_protocol(entry, &member.monitor)?;
+    Ok(Member { quiesced: entry.quiesced, proxy_protocol, ..member })
 }
 
 fn times(entry: &Entry, defaults: &Defaults) -> Result<Times, Fault> {

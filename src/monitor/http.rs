@@ -9,6 +9,7 @@ mod head;
 mod request;
 
 pub use body::BODY_BYTES;
+pub(crate) use request::authority;
 pub use request::request;
 
 use self::{
@@ -60,7 +61,7 @@ impl Reader {
     /// Reads the head: `None` while a part is missing, `Some(None)` if the body counts, too.
     fn head(&mut self, bytes: &[u8], ended: bool, http: &Http) -> Option<Option<Outcome>> {
         loop {
-            // A server may send empty lines after the body of an earlier answer.
+            // HAProxy takes an answer after empty lines.
             while let Some(b'\r' | b'\n') = bytes.get(self.start)
                 && self.start < HEAD_BYTES
             {
@@ -68,7 +69,7 @@ impl Reader {
             }
             let rest = bytes.get(self.start..).unwrap_or_default();
             let begin = rest.get(..rest.len().min(5)).unwrap_or_default();
-            if !b"HTTP/".starts_with(begin) {
+            if !b"HTTP/".get(..begin.len()).is_some_and(|wanted| wanted.eq_ignore_ascii_case(begin)) {
                 return Some(Some(Outcome::Failed(Reason::Malformed)));
             }
             let Some(end) = self.end(bytes) else {
@@ -89,9 +90,14 @@ impl Reader {
             if !http.expect.iter().any(|range| range.contains(&head.status)) {
                 return Some(Some(Outcome::Failed(Reason::Status(head.status))));
             }
-            let report = head.field(orca::HEADER);
             // A report that can not be read does not count; the check passes.
-            let load = report.and_then(|value| orca::parse(&value, &http.utilization).ok());
+            let load = match head.field(orca::HEADER) {
+                Some(value) => orca::parse(&value, &http.utilization).ok(),
+                None => {
+                    let value = head.field(orca::BINARY_HEADER);
+                    value.and_then(|value| orca::binary(&value, &http.utilization).ok())
+                }
+            };
             let good = load.map_or(Outcome::Passed, Outcome::Load);
             if http.content.is_none() {
                 return Some(Some(good));

@@ -5,7 +5,9 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | [`outcome`] | the possible results of one check |
-//! | [`agent_check`], [`http`], [`orca`], [`echo`] | the bytes for a member, and the meaning of its answer |
+//! | [`agent_check`], [`http`], [`grpc`], [`echo`] | the bytes for a member, and the meaning of its answer |
+//! | [`proxy_protocol`] | the bytes before them |
+//! | [`orca`], [`protobuf`] | load reports in answers |
 //! | [`health`] | results of checks → up, down or unknown |
 //! | `schedule` | when each check is due, and how many checks run |
 //! | [`policy`] | the formulas: up or down, and reports → how much work an endpoint can take |
@@ -24,14 +26,17 @@
 
 pub mod agent_check;
 pub mod echo;
+pub mod grpc;
 pub mod health;
 pub mod http;
 pub mod orca;
 pub mod outcome;
 pub mod policy;
+pub mod protobuf;
+pub mod proxy_protocol;
 mod schedule;
 pub mod table;
 
-pub use outcome::{Outcome, Reason};
+pub use outcome::{Outcome, Reason, TlsFault};
 pub use policy::Tuning;
 pub use table::{MonitorSettings, Table, Token};

@@ -1,4 +1,5 @@
-//! ORCA load reports in the `endpoint-load-metrics` header of an HTTP answer: `TEXT name=value, …` or `JSON {…}`.
+//! ORCA load reports in the headers of an answer: `endpoint-load-metrics: TEXT name=value, …`, `JSON {…}` or `BIN …`, and
+//! `endpoint-load-metrics-bin`, which has the same bytes as `BIN`: a protobuf message in base64.
 //!
 //! The fields are those of xDS `OrcaLoadReport`. Unknown fields are ignored, because later versions may have more. If a known
 //! field can not be right, the whole report is refused.
@@ -7,10 +8,16 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::outcome::Load;
+use super::{
+    outcome::Load,
+    protobuf::{Fields, Value},
+};
 
 /// The header's name.
 pub const HEADER: &str = "endpoint-load-metrics";
+
+/// The name of the header that always has the binary form.
+pub const BINARY_HEADER: &str = "endpoint-load-metrics-bin";
 
 /// The longest value of the header that is read, in bytes.
 pub const BYTES: usize = 8 << 10;
@@ -30,6 +37,7 @@ pub fn parse(value: &[u8], utilization: &[String]) -> Result<Load, Malformed> {
     match value.split_once(' ') {
         Some((format, rest)) if format.eq_ignore_ascii_case("TEXT") => text(rest, utilization),
         Some((format, rest)) if format.eq_ignore_ascii_case("JSON") => json(rest, utilization),
+        Some((format, rest)) if format.eq_ignore_ascii_case("BIN") => binary(rest.as_bytes(), utilization),
         // Envoy's first form had no format word, and a colon as separator. Both separators are read in both forms.
         _ => match value.split(' ').next() {
             Some(first) if first.contains([':', '=']) && !first.starts_with('{') => text(value, utilization),
@@ -47,31 +55,30 @@ struct Draft {
     rps: Option<f64>,
     rps_fractional: Option<f64>,
     eps: Option<f64>,
-    named: f64,
+    named: Option<f64>,
 }
 
 impl Draft {
     fn finish(self) -> Result<Load, Malformed> {
-        let all = [self.cpu, self.application, self.memory, self.rps, self.rps_fractional, self.eps, Some(self.named)];
+        let all = [self.cpu, self.application, self.memory, self.rps, self.rps_fractional, self.eps, self.named];
         if !all.into_iter().flatten().all(|value| value.is_finite() && value >= 0.0) {
             return Err(Malformed);
         }
-        let or_zero = |value: Option<f64>| value.unwrap_or(0.0);
         Ok(Load {
-            cpu_utilization: or_zero(self.cpu),
-            application_utilization: or_zero(self.application),
-            mem_utilization: or_zero(self.memory),
+            cpu_utilization: self.cpu,
+            application_utilization: self.application,
+            mem_utilization: self.memory,
             named_utilization: self.named,
             // `rps` is the older field, a whole number.
-            rps: self.rps_fractional.filter(|rps| *rps > 0.0).unwrap_or(or_zero(self.rps)),
-            eps: or_zero(self.eps),
+            rps: self.rps_fractional.filter(|rps| *rps > 0.0).or(self.rps).or(self.rps_fractional),
+            eps: self.eps.unwrap_or(0.0),
         })
     }
 
     /// Takes the value of a metric that the operator named. Keeps NaN, so that `finish` refuses the report.
     fn name(&mut self, value: f64) {
-        if value > self.named || value.is_nan() {
-            self.named = value;
+        if self.named.is_none_or(|named| value > named) || value.is_nan() {
+            self.named = Some(value);
         }
     }
 }
@@ -157,7 +164,7 @@ fn json(text: &str, utilization: &[String]) -> Result<Load, Malformed> {
         rps: report.rps.0,
         rps_fractional: report.rps_fractional.0,
         eps: report.eps.0,
-        named: 0.0,
+        named: None,
     };
     for wanted in utilization {
         let found = match wanted.split_once('.') {
@@ -174,22 +181,108 @@ fn json(text: &str, utilization: &[String]) -> Result<Load, Malformed> {
     draft.finish()
 }
 
+/// Reads the binary form: `xds.data.orca.v3.OrcaLoadReport` in base64.
+pub fn binary(value: &[u8], utilization: &[String]) -> Result<Load, Malformed> {
+    let value = value.trim_ascii();
+    if value.len() > BYTES {
+        return Err(Malformed);
+    }
+    let message = base64(value).ok_or(Malformed)?;
+    let mut draft = Draft::default();
+    let known = |name: &str| utilization.iter().any(|wanted| wanted == name);
+    for field in Fields::new(&message) {
+        let (number, value) = field.map_err(|_| Malformed)?;
+        // The last value of a field counts, as protobuf says. A number of another type is malformed.
+        let double = || value.double().map(Some).ok_or(Malformed);
+        match number {
+            1 => draft.cpu = double()?,
+            2 => draft.memory = double()?,
+            3 => match value {
+                Value::Varint(rps) => draft.rps = Some(rps as f64),
+                _ => return Err(Malformed),
+            },
+            6 => draft.rps_fractional = double()?,
+            7 => draft.eps = double()?,
+            9 => draft.application = double()?,
+            5 | 8 => {
+                let Value::Bytes(entry) = value else { return Err(Malformed) };
+                let map = if number == 5 { "utilization" } else { "named_metrics" };
+                let (name, value) = entry_of_map(entry)?;
+                if known(&format!("{map}.{name}")) {
+                    draft.name(value);
+                }
+            }
+            _ => {}
+        }
+    }
+    for (name, value) in [("cpu_utilization", draft.cpu), ("mem_utilization", draft.memory)] {
+        if let Some(value) = value.filter(|_| known(name)) {
+            draft.name(value);
+        }
+    }
+    draft.finish()
+}
+
+/// An entry of a map from names to numbers; what is not there is empty or 0.
+fn entry_of_map(entry: &[u8]) -> Result<(Cow<'_, str>, f64), Malformed> {
+    let (mut name, mut number) = (Cow::Borrowed(""), 0.0);
+    for field in Fields::new(entry) {
+        match field.map_err(|_| Malformed)? {
+            (1, Value::Bytes(bytes)) => name = String::from_utf8_lossy(bytes),
+            (2, value) => number = value.double().ok_or(Malformed)?,
+            _ => {}
+        }
+    }
+    Ok((name, number))
+}
+
+/// Decodes base64 of either alphabet, with padding or without.
+fn base64(text: &[u8]) -> Option<Vec<u8>> {
+    let end = text.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
+    let (digits, padding) = text.split_at_checked(end)?;
+    // One digit alone has less than a byte; padding makes the digits a multiple of four, or is not there.
+    if digits.len() % 4 == 1 || !padding.is_empty() && (padding.len() > 2 || !text.len().is_multiple_of(4)) {
+        return None;
+    }
+    let mut out = Vec::with_capacity(digits.len() / 4 * 3 + 2);
+    for group in digits.chunks(4) {
+        let mut bits = 0_u32;
+        for digit in group {
+            let value = match digit {
+                b'A'..=b'Z' => digit - b'A',
+                b'a'..=b'z' => digit - b'a' + 26,
+                b'0'..=b'9' => digit - b'0' + 52,
+                b'+' | b'-' => 62,
+                b'/' | b'_' => 63,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(value);
+        }
+        bits <<= 6 * (4 - group.len());
+        out.extend(bits.to_be_bytes().into_iter().skip(1).take(group.len() * 6 / 8));
+    }
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The fields of the message stand in the order of their numbers.
+    const BINARY: &str = "BIN CTMzMzMzM9M/EQAAAAAAAOA/GAciDAoBeBEAAAAAAADwvyoPCgRkaXNrEWZmZmZmZuY/MQAAAAAAIF5AOQAAAAAAAABAQhAKBXF1ZXVlEZqZmZmZmck/QhAKBW90aGVyEQAAAAAAACJASQAAAAAAAPQ/";
 
     fn read(value: &str) -> Result<Load, Malformed> {
         parse(value.as_bytes(), &["named_metrics.queue".into(), "utilization.disk".into(), "named_metrics.a.b".into()])
     }
 
     #[test]
-    fn both_forms_say_the_same() {
+    fn all_forms_say_the_same() {
         let load = Load {
-            cpu_utilization: 0.3,
-            application_utilization: 1.25,
-            mem_utilization: 0.5,
-            named_utilization: 0.7,
-            rps: 120.5,
+            cpu_utilization: Some(0.3),
+            application_utilization: Some(1.25),
+            mem_utilization: Some(0.5),
+            named_utilization: Some(0.7),
+            rps: Some(120.5),
             eps: 2.0,
         };
         for value in [
@@ -205,20 +298,47 @@ mod tests {
                "rps_fractional": 120.5, "eps": 2, "named_metrics": {"queue": 0.7, "other": 9}, "later": [{}]}"#,
             r#"JSON {"cpuUtilization":"0.3","applicationUtilization":1.25,"memUtilization":0.5,"rpsFractional":120.5,
                "eps":2,"namedMetrics":{"a.b":0.7,"queue":null},"utilization":{"disk":"0.1"},"rps":null}"#,
+            BINARY,
+            &BINARY.replace('/', "_").replace("BIN", "bin"),
         ] {
             assert_eq!(read(value), Ok(load), "{value}");
         }
     }
 
     #[test]
-    fn what_is_not_said_is_zero() {
-        for value in ["TEXT ,", "JSON {}", "TEXT  named_metrics.other=3", "JSON {\"named_metrics\":null}"] {
+    fn what_is_not_said_is_not_there() {
+        let other = "BIN QhAKBW90aGVyEQAAAAAAAAhA"; // named_metrics = { other: 3 }
+        for value in ["TEXT ,", "JSON {}", "TEXT  named_metrics.other=3", "JSON {\"named_metrics\":null}", other] {
             assert_eq!(read(value), Ok(Load::default()), "{value}");
         }
-        let older = Load { rps: 7.0, ..Load::default() };
+        let older = Load { rps: Some(7.0), ..Load::default() };
         assert_eq!(read("TEXT rps=7"), Ok(older));
         assert_eq!(read("TEXT rps=7,rps_fractional=0"), Ok(older));
         assert_eq!(read("JSON {\"rps\":\"7\"}"), Ok(older), "64-bit numbers are strings in protobuf's JSON");
+        assert_eq!(read("BIN GAc="), Ok(older));
+        let idle = Load { rps: Some(0.0), named_utilization: Some(0.0), ..Load::default() };
+        assert_eq!(read("TEXT rps_fractional=0,named_metrics.queue=0"), Ok(idle));
+        let queue = Load { named_utilization: Some(0.0), ..Load::default() };
+        assert_eq!(read("BIN QgcKBXF1ZXVl"), Ok(queue), "protobuf leaves zeros out");
+    }
+
+    #[test]
+    fn base64_is_read_with_padding_or_without() {
+        for (text, bytes) in [
+            ("", &b""[..]),
+            ("Zg==", b"f"),
+            ("Zg", b"f"),
+            ("Zm8=", b"fo"),
+            ("Zm8", b"fo"),
+            ("Zm9v", b"foo"),
+            ("Zm9vYg==", b"foob"),
+            ("+/-_", &[0xFB, 0xFF, 0xBF]),
+        ] {
+            assert_eq!(base64(text.as_bytes()).as_deref(), Some(bytes), "{text}");
+        }
+        for text in ["Z", "Zm9vY", "Z===", "Zg=", "Zm8==", "Zm9v====", "====", "Zm 8", "Zm=8", "Z\u{e9}"] {
+            assert_eq!(base64(text.as_bytes()), None, "{text}");
+        }
     }
 
     #[test]
@@ -229,6 +349,11 @@ mod tests {
             "JSON",
             "JSON ",
             "BIN CgQ=",
+            "BIN !",
+            "BIN CQAAAAAAAPi/", // cpu_utilization = -1.5
+            "BIN CQAAAAAAAPh/", // NaN
+            "BIN CAE=",         // a number that is not a double
+            "BIN QgI=",
             "hello",
             "{\"eps\":1}",
             "TEXT cpu_utilization",

@@ -34,14 +34,107 @@ pub enum Reason {
     Content,
     /// The answer does not follow its protocol, or is too long.
     Malformed,
-    /// The TLS handshake failed, or the certificate is not valid.
-    Tls,
+    /// TLS failed.
+    Tls(TlsFault),
+    /// The answer is not HTTP/2.
+    NoHttp2,
+    /// The member ended HTTP/2 or the request with this error code.
+    Http2(u32),
+    /// The answer has this gRPC status.
+    Grpc(u16),
+    /// The member says by gRPC's health protocol that it is in this state.
+    NotServing(u8),
     /// This machine has no route, no network or no address left.
     NoNetwork,
     /// This machine has no file descriptor, memory or buffer left.
     NoResources,
     /// `gwm` has a bug: this one check was given up.
     Fault,
+}
+
+/// Why TLS failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFault {
+    /// The answer is not TLS.
+    NotTls,
+    /// The member ended the connection in the handshake.
+    Closed,
+    /// The member speaks other versions of TLS only.
+    Version,
+    /// The member refuses the handshake without a reason (handshake_failure), or asks for what rustls does not have.
+    NothingInCommon,
+    /// The member knows no server of the name that the check asks for.
+    UnknownName,
+    /// The certificate has expired so many seconds ago.
+    Expired(u32),
+    /// The certificate is valid in so many seconds only.
+    NotYetValid(u32),
+    /// The certificate is of an authority that is not trusted.
+    UnknownAuthority,
+    /// The certificate is for other names.
+    OtherName,
+    /// The certificate is an authority's own.
+    Authority,
+    /// The certificate is for another purpose than a server's.
+    Purpose,
+    /// The certificate can not be read, as X.509 v1, or is signed in a way that rustls does not have.
+    Certificate,
+    /// The member asks for a certificate of `gwm`, or does not take the one that it gets.
+    Client,
+    /// The member sent another alert.
+    Alert(u8),
+    /// The member breaks the rules of TLS.
+    Rules,
+}
+
+impl fmt::Display for TlsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            TlsFault::NotTls => "the member does not speak TLS at this port",
+            TlsFault::Closed => "the member closed the connection in the TLS handshake",
+            TlsFault::Version => "the member has no TLS version that gwm has: 1.2 and 1.3",
+            TlsFault::NothingInCommon => {
+                "the member refuses the TLS handshake: it has no cipher or key exchange that gwm has (ECDHE with AES-GCM \
+                 or ChaCha20; neither CBC nor RSA key exchange), or it wants a client certificate"
+            }
+            TlsFault::UnknownName => "the member has no certificate for the server name that the check asks for",
+            TlsFault::Expired(seconds) => {
+                return write!(f, "the member's certificate has expired {} ago", Span(*seconds));
+            }
+            TlsFault::NotYetValid(seconds) => {
+                return write!(f, "the member's certificate is not valid yet, but in {}", Span(*seconds));
+            }
+            TlsFault::UnknownAuthority => "the member's certificate is of an authority that is not trusted here",
+            TlsFault::OtherName => "the member's certificate is for another name or address",
+            TlsFault::Authority => {
+                "the member's certificate is an authority's own: give this very certificate as ca to trust it"
+            }
+            TlsFault::Purpose => "the member's certificate is not for servers",
+            TlsFault::Certificate => {
+                "the member's certificate can not be read, or is signed in a way that gwm does not know: give this very \
+                 certificate as ca to trust it"
+            }
+            TlsFault::Client => "the member wants another client certificate than it gets",
+            TlsFault::Alert(alert) => return write!(f, "the member ended TLS with the alert {alert}"),
+            TlsFault::Rules => "the member breaks the rules of TLS",
+        };
+        f.write_str(text)
+    }
+}
+
+/// A time in seconds, rounded down to its largest unit.
+struct Span(u32);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("day", 24 * 3600), ("hour", 3600), ("minute", 60), ("second", 1)];
+        let (name, count) = units
+            .map(|(name, unit)| (name, self.0 / unit))
+            .into_iter()
+            .find(|(_, count)| *count > 0)
+            .unwrap_or(("second", 0));
+        write!(f, "{count} {name}{}", if count == 1 { "" } else { "s" })
+    }
 }
 
 impl fmt::Display for Reason {
@@ -55,7 +148,18 @@ impl fmt::Display for Reason {
             Reason::Status(status) => return write!(f, "the answer's status was {status}"),
             Reason::Content => "the answer's body does not have what `match` asks for",
             Reason::Malformed => "the answer was malformed or too long",
-            Reason::Tls => "the TLS handshake failed",
+            Reason::Tls(fault) => return fault.fmt(f),
+            Reason::NoHttp2 => "the member does not speak HTTP/2 at this port",
+            Reason::Http2(code) => return write!(f, "the member ended HTTP/2 with the error code {code}"),
+            Reason::Grpc(5) => {
+                "the member does not know the service whose health grpc.service asks for (gRPC status 5)"
+            }
+            Reason::Grpc(12) => "the member does not have the service grpc.health.v1.Health (gRPC status 12)",
+            Reason::Grpc(status) => return write!(f, "the answer's gRPC status was {status}"),
+            Reason::NotServing(0) => "the member says UNKNOWN by gRPC's health protocol",
+            Reason::NotServing(2) => "the member says NOT_SERVING by gRPC's health protocol",
+            Reason::NotServing(3) => "the member says SERVICE_UNKNOWN by gRPC's health protocol",
+            Reason::NotServing(state) => return write!(f, "the member's state by gRPC's health protocol was {state}"),
             Reason::NoNetwork => "this machine has no route, no network or no address left",
             Reason::NoResources => "this machine has no file descriptor, memory or buffer left",
             Reason::Fault => "gwm has a bug: please report it",
@@ -63,20 +167,20 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A member's load report (ORCA, xDS `OrcaLoadReport`); a field that the report does not have is 0.
+/// A member's load report (ORCA, xDS `OrcaLoadReport`); `None` is a value that the report does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
     /// The used share of the member's processors: 1 is all of them, more than 1 means a backlog.
-    pub cpu_utilization: f64,
+    pub cpu_utilization: Option<f64>,
     /// The same as the application sees it; better than the value above if the report has it.
-    pub application_utilization: f64,
+    pub application_utilization: Option<f64>,
     /// The used share of the member's memory.
-    pub mem_utilization: f64,
+    pub mem_utilization: Option<f64>,
     /// The highest of the metrics that the operator named for this member.
-    pub named_utilization: f64,
+    pub named_utilization: Option<f64>,
     /// Requests a second.
-    pub rps: f64,
-    /// Errors a second.
+    pub rps: Option<f64>,
+    /// Errors a second; 0 if the report does not have them.
     pub eps: f64,
 }
 
@@ -110,4 +214,25 @@ pub enum Administration {
     Drain,
     /// Give the member no work: it is under maintenance.
     Maint,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_one_unit() {
+        for (seconds, text) in [
+            (0, "0 seconds"),
+            (1, "1 second"),
+            (119, "1 minute"),
+            (7200, "2 hours"),
+            (3 * 86_400 + 3600, "3 days"),
+            (u32::MAX, "49710 days"),
+        ] {
+            assert_eq!(Span(seconds).to_string(), text);
+        }
+        let expired = Reason::Tls(TlsFault::Expired(3 * 86_400)).to_string();
+        assert_eq!(expired, "the member's certificate has expired 3 days ago");
+    }
 }

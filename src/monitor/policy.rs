@@ -13,8 +13,9 @@
 //! - *availability*: the agent's percentage, smoothed; an absolute weight `N` counts as N / capacity. 1 without an agent.
 //! - *rate*: the requests a second at which the member would be fully used, gRPC's (gRFC A58, weighted round robin),
 //!   smoothed. The utilisation is the metric that the operator named (gRFC A114), else the application's own, else that
-//!   of the processors. A report without traffic or utilisation gives no rate. The coordinator turns the rates of a
-//!   group into weights.
+//!   of the processors. A report without traffic or utilisation gives no rate. If reports state a utilisation and no
+//!   rate of requests at all, 1 / utilisation takes the place of the rate, until a report has one. The coordinator turns
+//!   the rates of a group into weights.
 //! - *health*: the share of good checks among the last 32 checks made while the member was up, as in z/OS'
 //!   communications weight.
 //! - *ramp*: rises from 0 to 1 in the slow-start time after a member that was down came up; else 1.
@@ -32,7 +33,7 @@
 
 use std::time::Duration;
 
-use super::health::Standing;
+use super::{health::Standing, outcome::Load};
 use crate::{
     judgement::{Level, Policy, Share, Verdict},
     sasp::EntryFlags,
@@ -49,6 +50,9 @@ pub struct Tuning {
     /// The difference between a reported rate and the smoothed rate, as a share, from which the report counts fully. A
     /// smaller difference is more likely noise, and counts by its square.
     pub rate_noise: f32,
+    /// The same for what takes the place of a rate in reports without one. A utilisation rises with the weight, so that
+    /// weights swing with a shorter time, as those by idle shares do.
+    pub utilization_smoothing: Duration,
     /// Time constant of the smoothing of agents' weights. Many agents state the idle share of their server, which falls as
     /// the weight rises; with a shorter time, weights swing at high load. Agents that state the speed of their server need
     /// less smoothing.
@@ -69,6 +73,7 @@ impl Default for Tuning {
             weight_max: 100,
             rate_smoothing: Duration::from_millis(500),
             rate_noise: 0.25,
+            utilization_smoothing: Duration::from_secs(20),
             agent_smoothing: Duration::from_secs(20),
             dead_band: 0.05,
             error_penalty: 1.0,
@@ -77,6 +82,9 @@ impl Default for Tuning {
         }
     }
 }
+
+/// The least utilisation that counts. Servers with less of it are idle, and their differences are chance.
+const LEAST_UTILIZATION: f32 = 0.05;
 
 /// An agent's statement about its member's capacity.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -179,14 +187,23 @@ impl Exact {
 }
 
 /// The rate by a load report; `None` for a report without traffic or utilisation.
-pub fn rate(load: &super::outcome::Load, error_penalty: f32) -> Option<f32> {
+pub fn rate(load: &Load, error_penalty: f32) -> Option<f32> {
     let stated = [load.named_utilization, load.application_utilization, load.cpu_utilization];
-    let utilization = stated.into_iter().find(|utilization| *utilization > 0.0).unwrap_or(0.0);
+    let utilization = stated.into_iter().flatten().find(|utilization| *utilization > 0.0)?;
+    let rps = load.rps?;
     // A comparison with NaN is false.
-    let says = utilization > 0.0 && utilization.is_finite() && load.rps > 0.0 && load.rps.is_finite();
-    let errors = if load.eps > 0.0 { (load.eps / load.rps).min(1.0) } else { 0.0 };
-    let rate = (load.rps / (utilization + errors * f64::from(error_penalty))) as f32;
+    let says = utilization > 0.0 && utilization.is_finite() && rps > 0.0 && rps.is_finite();
+    let errors = if load.eps > 0.0 { (load.eps / rps).min(1.0) } else { 0.0 };
+    let rate = (rps / (utilization + errors * f64::from(error_penalty))) as f32;
     (says && rate.is_normal()).then_some(rate)
+}
+
+/// What takes the place of the rate if a load report has no rate of requests at all, as those of vLLM and Triton: the
+/// reciprocal of the utilisation. Compares members that all report so.
+pub fn estimate(load: &Load) -> Option<f32> {
+    let stated = [load.named_utilization, load.application_utilization, load.cpu_utilization];
+    let utilization = stated.into_iter().flatten().next().filter(|_| load.rps.is_none())?;
+    utilization.is_finite().then_some(1.0 / (utilization as f32).max(LEAST_UTILIZATION))
 }
 
 /// The gain for a new value, 0 to 1; `elapsed` is the time since the last value.
@@ -209,7 +226,6 @@ pub fn approach(old: f32, new: f32, gain: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::outcome::Load;
 
     const UP: Standing = Standing { up: true, known: true };
 
@@ -342,29 +358,51 @@ mod tests {
 
     #[test]
     fn the_rate_is_grpcs() {
-        let load = Load { cpu_utilization: 0.5, rps: 100.0, ..Load::default() };
+        let load = Load { cpu_utilization: Some(0.5), rps: Some(100.0), ..Load::default() };
         let of = |load: Load| rate(&load, 1.0);
         assert_eq!(of(load), Some(200.0));
-        assert_eq!(of(Load { application_utilization: 0.25, ..load }), Some(400.0), "the application's own is better");
-        assert_eq!(of(Load { application_utilization: 0.25, named_utilization: 0.4, ..load }), Some(250.0));
+        assert_eq!(
+            of(Load { application_utilization: Some(0.25), ..load }),
+            Some(400.0),
+            "the application's own is better"
+        );
+        let named = Load { application_utilization: Some(0.25), named_utilization: Some(0.4), ..load };
+        assert_eq!(of(named), Some(250.0));
         assert_eq!(of(Load { eps: 50.0, ..load }), Some(100.0));
         assert_eq!(rate(&Load { eps: 50.0, ..load }, 3.0), Some(50.0));
         assert_eq!(of(Load { eps: 1e9, ..load }), of(Load { eps: 100.0, ..load }), "no more than all can fail");
         for nothing in [
-            Load { cpu_utilization: 0.0, ..load },
-            Load { rps: 0.0, ..load },
-            Load { rps: -1.0, ..load },
-            Load { rps: f64::NAN, ..load },
-            Load { rps: f64::INFINITY, ..load },
-            Load { rps: 1e300, ..load },
-            Load { rps: 1e-300, ..load },
-            Load { cpu_utilization: f64::NAN, ..load },
-            Load { cpu_utilization: f64::INFINITY, ..load },
-            Load { cpu_utilization: -0.5, ..load },
+            Load { cpu_utilization: None, ..load },
+            Load { cpu_utilization: Some(0.0), ..load },
+            Load { rps: None, ..load },
+            Load { rps: Some(0.0), ..load },
+            Load { rps: Some(-1.0), ..load },
+            Load { rps: Some(f64::NAN), ..load },
+            Load { rps: Some(f64::INFINITY), ..load },
+            Load { rps: Some(1e300), ..load },
+            Load { rps: Some(1e-300), ..load },
+            Load { cpu_utilization: Some(f64::NAN), ..load },
+            Load { cpu_utilization: Some(f64::INFINITY), ..load },
+            Load { cpu_utilization: Some(-0.5), ..load },
         ] {
             assert_eq!(of(nothing), None, "{nothing:?}");
         }
         assert_eq!(of(Load { eps: f64::NAN, ..load }), Some(200.0));
+    }
+
+    #[test]
+    fn a_utilisation_alone_gives_an_estimate() {
+        let of = |cpu, named, rps| {
+            estimate(&Load { cpu_utilization: cpu, named_utilization: named, rps, ..Load::default() })
+        };
+        assert_eq!(of(None, Some(0.25), None), Some(4.0));
+        assert_eq!(of(Some(0.5), None, None), Some(2.0));
+        assert_eq!(of(Some(0.5), Some(2.0), None), Some(0.5), "a backlog");
+        assert_eq!(of(None, Some(0.0), None), of(None, Some(0.05), None), "an idle server");
+        assert_eq!(of(None, None, None), None);
+        assert_eq!(of(None, Some(0.25), Some(0.0)), None, "a member without traffic that reports rates");
+        assert_eq!(of(Some(f64::NAN), None, None), None);
+        assert_eq!(of(Some(f64::INFINITY), None, None), None);
     }
 
     #[test]

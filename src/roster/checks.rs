@@ -22,8 +22,34 @@ pub enum Check {
     Icmp,
     /// An HTTP request; the answer may have the member's load report.
     Http(Arc<Http>),
+    /// gRPC's health protocol.
+    Grpc(Arc<Grpc>),
     /// HAProxy's agent-check.
     Agent(Arc<AgentCheck>),
+}
+
+/// The version of the PROXY protocol whose header begins a check's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// A binary header.
+    V2,
+}
+
+/// The request of a check by gRPC's health protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grpc {
+    /// The service whose health is asked for; empty for the server as a whole.
+    pub service: String,
+    /// The `:authority` of the request; if `None`, address and port.
+    pub host: Option<String>,
+    /// The port; if `None`, the member's own port.
+    pub port: Option<u16>,
+    /// Metrics of the load report that are the utilisation, as in `named_metrics.queue`.
+    pub utilization: Vec<String>,
+    /// The TLS settings; `None` for cleartext.
+    pub tls: Option<Tls>,
 }
 
 /// The request of an HTTP check, and which answers are good.

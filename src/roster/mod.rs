@@ -6,7 +6,7 @@ mod pattern;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-pub use checks::{AgentCheck, Check, Content, Http, Monitor, Times, Tls, TlsSource};
+pub use checks::{AgentCheck, Check, Content, Grpc, Http, Monitor, ProxyProtocol, Times, Tls, TlsSource};
 pub use pattern::Pattern;
 
 use crate::{
@@ -50,6 +50,8 @@ pub struct Member {
     pub quiesced: bool,
     /// The wanted checks; [`Roster::checks`] gives the possible ones.
     pub monitor: Monitor,
+    /// The header before everything else on the connection of a check, except an agent's.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// When to check.
     pub times: Times,
 }
@@ -155,8 +157,8 @@ impl Roster {
             .find_map(|range| self.ranges.get(&range))
     }
 
-    /// The wanted checks of an endpoint that are possible. TCP needs protocol 6 and a port. HTTP needs the same, or a port
-    /// of its own. An echo needs the right to send it.
+    /// The wanted checks of an endpoint that are possible. TCP needs protocol 6 and a port. HTTP and gRPC need the same,
+    /// or a port of their own. An echo needs the right to send it.
     pub fn checks(&self, endpoint: &Endpoint, icmp_allowed: bool) -> Arc<[Check]> {
         let monitor = &self.find(endpoint).monitor;
         let has_port = endpoint.protocol == TCP && endpoint.port != 0;
@@ -169,6 +171,7 @@ impl Roster {
             Check::Tcp => has_port,
             Check::Icmp => icmp_allowed,
             Check::Http(http) => has_port || http.port.is_some(),
+            Check::Grpc(grpc) => has_port || grpc.port.is_some(),
             Check::Agent(_) => true,
         };
         if plainest.is_empty() && monitor.checks.iter().all(|check| applies(&check)) {
@@ -227,7 +230,8 @@ impl Roster {
 impl Member {
     /// A member without checks; its state is unknown.
     pub fn unknown(capacity: u16) -> Member {
-        Member { capacity, fixed: false, quiesced: false, monitor: Monitor::none(), times: Times::default() }
+        let (monitor, times) = (Monitor::none(), Times::default());
+        Member { capacity, fixed: false, quiesced: false, monitor, proxy_protocol: None, times }
     }
 
     /// A member with a fixed weight.
@@ -314,9 +318,8 @@ mod tests {
         let (application, system, sctp) =
             (endpoint("10.0.0.1", 6, 80), endpoint("10.0.0.1", 0, 0), endpoint("10.0.0.1", 132, 80));
         let agent = Check::Agent(Arc::new(AgentCheck { port: 9, send: Vec::new() }));
-        let http = |port| {
-            Check::Http(Arc::new(Http { port, ..Http::default() }))
-        };
+        let http = |port| Check::Http(Arc::new(Http { port, ..Http::default() }));
+        let grpc = |port| Check::Grpc(Arc::new(Grpc { port, ..Grpc::default() }));
         let watch = |monitor: Monitor, endpoint: &Endpoint, icmp| {
             let roster = Roster::new(Member::watched(1, monitor, Times::default()), Policy::Static);
             roster.checks(endpoint, icmp).to_vec()
@@ -325,6 +328,7 @@ mod tests {
             assert_eq!(watch(Monitor::none(), endpoint, true), []);
             assert_eq!(watch(Monitor::of([agent.clone()]), endpoint, false), vec![agent.clone()]);
             assert_eq!(watch(Monitor::of([http(Some(8080))]), endpoint, false), [http(Some(8080))]);
+            assert_eq!(watch(Monitor::of([grpc(Some(8080))]), endpoint, false), [grpc(Some(8080))]);
             assert_eq!(watch(Monitor::of([Check::Icmp]), endpoint, true), [Check::Icmp]);
             assert_eq!(watch(Monitor::of([Check::Icmp]), endpoint, false), []);
         }
@@ -333,7 +337,7 @@ mod tests {
             assert_eq!(watch(Monitor::auto(), endpoint, true), [Check::Icmp]);
             assert_eq!(watch(Monitor::auto(), endpoint, false), []);
             assert_eq!(watch(Monitor::of([Check::Tcp, agent.clone()]), endpoint, true), vec![agent.clone()]);
-            assert_eq!(watch(Monitor::of([http(None)]), endpoint, true), []);
+            assert_eq!(watch(Monitor::of([http(None), grpc(None)]), endpoint, true), []);
         }
         let with_agent = Monitor { auto: true, checks: [agent.clone(), Check::Tcp].into() };
         assert_eq!(watch(with_agent.clone(), &application, true), [Check::Tcp, agent.clone()]);

@@ -344,6 +344,85 @@ fn load_report() {
     run(2_000, fuzz::load_report, |rng| [b"TEXT ".to_vec(), bytes(rng, 30)].concat());
 }
 
+/// Fields of protobuf messages, some of them within others.
+fn message_of_fields(rng: &mut Rng, depth: u8) -> Vec<u8> {
+    let mut data = Vec::new();
+    for _ in 0..rng.usize(..6) {
+        let (number, kind) = (rng.u8(..12), rng.choice([0, 1, 1, 2, 2, 2, 5, 3]).expect("a list"));
+        data.push(number << 3 | kind);
+        match kind {
+            0 => data.extend(bytes(rng, 3)),
+            1 => data.extend(rng.choice([0.5, -1.0, f64::NAN, 1e300, 0.0]).expect("a list").to_le_bytes()),
+            2 => {
+                let inner = match rng.u8(..4) {
+                    0 if depth > 0 => message_of_fields(rng, depth - 1),
+                    1 => b"\x0A\x05queue\x11\0\0\0\0\0\0\xE0\x3F".to_vec(),
+                    _ => bytes(rng, 8),
+                };
+                data.push(inner.len().min(127) as u8);
+                data.extend(inner);
+            }
+            _ => data.extend(bytes(rng, 5)),
+        }
+    }
+    if rng.bool() {
+        mutate(rng, &mut data);
+    }
+    data
+}
+
+/// Base64 with mistakes at times.
+fn base64(rng: &mut Rng, data: &[u8]) -> Vec<u8> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = Vec::new();
+    for group in data.chunks(3) {
+        let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        let digits = [18, 12, 6, 0].map(|shift| DIGITS[(bits >> shift & 63) as usize]);
+        text.extend(&digits[..=group.len()]);
+        text.extend(std::iter::repeat_n(b'=', if rng.u8(..8) == 0 { 0 } else { 3 - group.len() }));
+    }
+    if rng.u8(..4) == 0 {
+        mutate(rng, &mut text);
+    }
+    text
+}
+
+#[test]
+fn protobuf() {
+    run(20_000, fuzz::protobuf, |rng| message_of_fields(rng, 2));
+    run(20_000, fuzz::binary_load_report, |rng| {
+        let message = message_of_fields(rng, 1);
+        base64(rng, &message)
+    });
+}
+
+#[test]
+fn grpc_answer() {
+    run(20_000, fuzz::grpc_answer, |rng| {
+        let mut data = vec![rng.u8(..9)];
+        data.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]); // the server's settings
+        for _ in 0..rng.usize(..6) {
+            let payload = match rng.u8(..6) {
+                0 => b"\x88\0\x0Bgrpc-status\x010".to_vec(),
+                1 => b"\x40\x0Bgrpc-status\x010\xBE".to_vec(),
+                2 => b"\0\0\0\0\x02\x08\x01".to_vec(),
+                3 => bytes(rng, 8),
+                4 => vec![0; 8],
+                _ => b"\0\x8A\x9A\xCA\xC8\xB5\x25\x42\x07\x31\x7F\x01\x30".to_vec(),
+            };
+            data.extend([0, 0, payload.len() as u8]);
+            data.push(rng.choice([0, 0, 1, 1, 1, 3, 4, 6, 7, 9, 77]).expect("a list"));
+            data.push(rng.choice([0, 4, 5, 5, 1, 8, 0x20]).expect("a list"));
+            data.extend([0, 0, 0, u8::from(rng.u8(..8) > 0)]);
+            data.extend(payload);
+        }
+        if rng.bool() {
+            mutate(rng, &mut data);
+        }
+        data
+    });
+}
+
 #[test]
 fn agent_answer() {
     const WORDS: [&str; 16] = [

@@ -73,8 +73,8 @@ fn gwm_in_vain(config: Arc<ServerConfig>) -> FakeGwm {
 
 /// The TLS configuration of a client that trusts this authority.
 fn client(authority: &Authority, server_name: &str, identity: Option<&Identity>) -> Tls {
-    let roots = config::roots(Some(authority.pem().as_bytes())).unwrap();
-    let config = config::client(roots, identity.map(Identity::der)).unwrap();
+    let trusted = config::trusted(Some(authority.pem().as_bytes())).unwrap();
+    let config = config::client(trusted, identity.map(Identity::der)).unwrap();
     Tls { config, server_name: server_name.to_owned().try_into().unwrap() }
 }
 
@@ -357,6 +357,49 @@ fn commands_prove_who_they_are() {
         .unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "Registration Request: successful (0x00)\n");
     gwm.end();
+}
+
+/// A GWM whose certificate nobody else has signed: its own certificate is the one to trust.
+#[test]
+fn a_trusted_certificate_is_taken_from_the_gwm_itself() {
+    let folder = Folder::new();
+    let named = Subject::server().dns("localhost").address(std::net::Ipv4Addr::LOCALHOST.into());
+    let register = |config: &Arc<ServerConfig>, ca: &str, good: bool| {
+        let config = config.clone();
+        let gwm = FakeGwm::once(move |peer| match good {
+            true => over(peer, &config).answer(REGISTRATION, OK),
+            false => over(peer, &config).until_closed(),
+        });
+        let member = ["member", "register", "--lb=LB1", "--group=web", "--member=10.0.0.1:80", "--tls"];
+        let address = gwm.address.replace("127.0.0.1", "localhost");
+        let output = run(&[&member[..], &["--tls-ca", ca, "--gwm", &address]].concat());
+        gwm.end();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    for version in [&TLS12, &TLS13] {
+        for (number, (subject, authority)) in
+            [(named.clone(), true), (named.clone(), false), (Subject::server().common_name("localhost"), true)]
+                .into_iter()
+                .enumerate()
+        {
+            let identity = subject.self_signed(authority);
+            let own = folder.write(&format!("own{number}.pem"), &identity.chain);
+            let said = register(&server(&identity, &[version], None), &own, true);
+            assert_eq!(said, "Registration Request: successful (0x00)\n");
+        }
+    }
+    let other = folder.write("other.pem", &named.self_signed(false).chain);
+    for (subject, trusted, reason) in [
+        (named.clone(), Some(&other), "a certificate of an authority that is not trusted here"),
+        (Subject::server().dns("mail.example"), None, "that is not for localhost but for mail.example"),
+        (named.clone().expired(), None, "that was valid until 2001-01-01T00:00:00Z"),
+        (named.not_yet(), None, "that is not valid before 3000-01-01T00:00:00Z"),
+    ] {
+        let identity = subject.self_signed(false);
+        let own = folder.write("own.pem", &identity.chain);
+        let said = register(&server(&identity, BOTH, None), trusted.unwrap_or(&own), false);
+        assert!(said.contains(reason), "{said}, not {reason}");
+    }
 }
 
 #[test]

@@ -33,13 +33,16 @@ impl HaProxy {
             socket.display()
         );
         let configuration = TempFile::new("haproxy.cfg", configuration);
+        let checked = Command::new("haproxy").args(["-c", "-f", configuration.path()]).output();
+        let checked = checked.expect("the tests need HAProxy (Debian package haproxy)");
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
         let child = Command::new("haproxy")
             .args(["-db", "-f", configuration.path()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::null())
             .spawn()
-            .expect("the tests need HAProxy (Debian package haproxy)");
+            .expect("HAProxy starts");
         HaProxy { child, socket, _configuration: configuration }
     }
 

@@ -160,6 +160,17 @@ impl Subject {
     }
 }
 
+impl Subject {
+    /// A certificate for this subject that its own key signs. `authority`: it may sign others, too, as those that
+    /// `openssl req -x509` makes.
+    pub(crate) fn self_signed(&self, authority: bool) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = self.params.clone();
+        params.is_ca = if authority { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
+        Identity { chain: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+    }
+}
+
 /// A certificate chain and its private key, both PEM.
 pub(crate) struct Identity {
     pub(crate) chain: String,

@@ -1,5 +1,6 @@
 //! The checks of a member's entry: `monitor` and the keys that belong to it.
 
+mod grpc;
 mod http;
 mod loader;
 mod tls;
@@ -12,11 +13,11 @@ use toml::Spanned;
 use super::{Entry, Subject};
 use crate::{
     files::{Fault, fault, place},
-    roster::{AgentCheck, Check, Monitor},
+    roster::{AgentCheck, Check, Monitor, ProxyProtocol},
     sasp::component::TCP,
 };
 
-pub(super) use self::{http::HttpTable, loader::Loader, tls::TlsTable};
+pub(super) use self::{grpc::GrpcTable, http::HttpTable, loader::Loader, tls::TlsTable};
 
 /// The longest text that `gwm` sends to an agent.
 const AGENT_SEND_BYTES: usize = 1024;
@@ -43,7 +44,8 @@ pub(super) fn nothing_extra(entry: &Entry, names: &[&str], why: &str) -> Result<
         ("agent_port", place(&entry.agent_port), &["agent"][..]),
         ("agent_send", place(&entry.agent_send), &["agent"]),
         ("http", place(&entry.http), &["http", "https"]),
-        ("tls", place(&entry.tls), &["https"]),
+        ("tls", place(&entry.tls), &["https", "grpc"]),
+        ("grpc", place(&entry.grpc), &["grpc"]),
     ] {
         if let Some(at) = given.filter(|_| !has(wanted)) {
             return fault(at, format!("{key} is for monitor = \"{}\", and {why}", wanted.join("\" or \"")));
@@ -71,8 +73,8 @@ pub(super) fn watch(
         );
     }
     for (index, name) in list.iter().enumerate() {
-        if !["none", "off", "auto", "tcp", "icmp", "http", "https", "agent"].contains(name) {
-            let known = "\"none\", \"off\", \"auto\", \"tcp\", \"icmp\", \"http\", \"https\" or \"agent\"";
+        if !["none", "off", "auto", "tcp", "icmp", "http", "https", "grpc", "agent"].contains(name) {
+            let known = "\"none\", \"off\", \"auto\", \"tcp\", \"icmp\", \"http\", \"https\", \"grpc\" or \"agent\"";
             return fault(at, format!("monitor \"{name}\" is not {known}"));
         }
         if list.iter().take(index).any(|other| other == name) {
@@ -92,7 +94,7 @@ pub(super) fn watch(
     };
     let mut monitor = Monitor::none();
     let mut checks = Vec::new();
-    for name in list {
+    for &name in &list {
         match name {
             "none" | "off" => {
                 let times = [place(&entry.interval), place(&entry.fast_interval), place(&entry.timeout)];
@@ -110,13 +112,24 @@ pub(super) fn watch(
             "icmp" => checks.push(Check::Icmp),
             "agent" => checks.push(agent(entry, at)?),
             _ => {
-                let http = http::http(entry, name == "https", loader)?;
-                if !has_port && http.port.is_none() {
-                    let message =
-                        "is for members with protocol \"tcp\" and a port: give the port in http = { port = … }";
-                    return fault(at, format!("monitor \"{name}\" {message}"));
+                let (check, port) = match name {
+                    "grpc" => {
+                        let grpc = grpc::grpc(entry, &list, loader)?;
+                        let port = grpc.port;
+                        (Check::Grpc(Arc::new(grpc)), port)
+                    }
+                    _ => {
+                        let http = http::http(entry, name == "https", loader)?;
+                        let port = http.port;
+                        (Check::Http(Arc::new(http)), port)
+                    }
+                };
+                if !has_port && port.is_none() {
+                    let table = name.trim_end_matches('s');
+                    let message = "is for members with protocol \"tcp\" and a port: give the port in";
+                    return fault(at, format!("monitor \"{name}\" {message} {table} = {{ port = … }}"));
                 }
-                checks.push(Check::Http(Arc::new(http)));
+                checks.push(check);
             }
         }
     }
@@ -137,4 +150,20 @@ fn agent(entry: &Entry, at: usize) -> Result<Check, Fault> {
         return fault(at, format!("agent_send has {} bytes, and {AGENT_SEND_BYTES} is the most", send.len()));
     }
     Ok(Check::Agent(Arc::new(AgentCheck { port: *port.get_ref(), send: send.into_bytes() })))
+}
+
+/// The header before everything else on the connection of a check.
+pub(super) fn proxy_protocol(entry: &Entry, monitor: &Monitor) -> Result<Option<ProxyProtocol>, Fault> {
+    let Some(given) = &entry.proxy_protocol else { return Ok(None) };
+    let at = given.span().start;
+    let connects = |check: &Check| matches!(check, Check::Tcp | Check::Http(_) | Check::Grpc(_));
+    if !monitor.auto && !monitor.checks.iter().any(connects) {
+        let checks = "\"auto\", \"tcp\", \"http\", \"https\" or \"grpc\"";
+        return fault(at, format!("proxy_protocol is for checks by {checks}, and there is none"));
+    }
+    match given.get_ref().as_str() {
+        "v1" => Ok(Some(ProxyProtocol::V1)),
+        "v2" => Ok(Some(ProxyProtocol::V2)),
+        other => fault(at, format!("proxy_protocol \"{other}\" is not \"v1\" or \"v2\"")),
+    }
 }

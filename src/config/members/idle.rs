@@ -62,11 +62,14 @@ impl Idle {
         if agent {
             self.agents.add(place(&entry.agent_port).unwrap_or(at));
         }
-        if has(|check| matches!(check, Check::Http(_))) {
+        if has(reads_reports) {
             self.reports.add(at);
         }
         if has(|check| matches!(check, Check::Http(http) if !http.utilization.is_empty())) {
             self.metrics.add(place(&entry.http).unwrap_or(at));
+        }
+        if has(|check| matches!(check, Check::Grpc(grpc) if !grpc.utilization.is_empty())) {
+            self.metrics.add(place(&entry.grpc).unwrap_or(at));
         }
     }
 
@@ -105,7 +108,7 @@ impl Idle {
             let text = "utilization has no effect: no group has the policy \"orca\" or \"auto\"";
             warnings.extend(self.metrics.warning(text));
         }
-        let reads = defaults.monitor.checks.iter().any(|check| matches!(check, Check::Http(_)));
+        let reads = defaults.monitor.checks.iter().any(reads_reports);
         for (policy, missing, remedy) in [
             (
                 Policy::Agent,
@@ -129,4 +132,9 @@ impl Idle {
         warnings.sort_by_key(|(at, _)| *at);
         warnings
     }
+}
+
+/// Whether the answer to a check may have a load report.
+fn reads_reports(check: &Check) -> bool {
+    matches!(check, Check::Http(_) | Check::Grpc(_))
 }

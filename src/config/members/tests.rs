@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::roster::{Check, Content, Http};
+use crate::roster::{Check, Content, Grpc, Http, ProxyProtocol};
 
 fn defaults() -> Defaults {
     Defaults { monitor: Monitor::auto(), ..Defaults::unwatched(100) }
@@ -129,10 +129,15 @@ fn an_http_check_has_its_defaults_and_its_table() {
     let post = http(
         "monitor = \"http\"\n[member.http]\nbody = \"ping\"\nmatch = \"pong\"\n[member.http.headers]\nX-B = \"2\"\nX-A = \"a b\"",
     );
-    assert_eq!((post.method.as_str(), post.body, post.content), ("POST", b"ping".to_vec(), Some(Content::Text(b"pong".to_vec()))));
+    assert_eq!(
+        (post.method.as_str(), post.body, post.content),
+        ("POST", b"ping".to_vec(), Some(Content::Text(b"pong".to_vec())))
+    );
     assert_eq!(post.headers, [("X-A", "a b"), ("X-B", "2")].map(|(name, value)| (name.to_owned(), value.to_owned())));
     assert_eq!(http("monitor = \"http\"\nhttp = { body = \"x\", method = \"PUT\" }").method, "PUT");
-    let Some(Content::Regex(regex)) = http("monitor = \"http\"\nhttp.match.regex = \"^ok (.)$\"").content else { panic!() };
+    let Some(Content::Regex(regex)) = http("monitor = \"http\"\nhttp.match.regex = \"^ok (.)$\"").content else {
+        panic!()
+    };
     assert!(regex.is_match(b"ok \xFF") && !regex.is_match("ok \u{e9}".as_bytes()), "a dot is a byte");
 
     let tls = |lines: &str| http(&format!("monitor = \"https\"\n{lines}")).tls.expect("https is TLS");
@@ -141,6 +146,33 @@ fn an_http_check_has_its_defaults_and_its_table() {
     assert_eq!(tls("tls.verify = false\nhttp.host = \"web.example:81\"").server_name.as_deref(), Some("web.example"));
     let named = tls("tls = { verify = false, server_name = \"a.example\" }\nhttp.host = \"b.example\"");
     assert_eq!(named.server_name.as_deref(), Some("a.example"));
+}
+
+#[test]
+fn a_grpc_check_has_its_table_and_tls_if_it_is_wanted() {
+    let grpc = |lines: &str| match &web(&format!("monitor = \"grpc\"\n{lines}")).monitor.checks[..] {
+        [Check::Grpc(grpc)] => Grpc::clone(grpc),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(grpc(""), Grpc::default());
+    let full = grpc("grpc = { service = \"a.B\", host = \"x:1\", port = 9, utilization = [\"cpu_utilization\"] }");
+    assert_eq!((full.service.as_str(), full.host.as_deref(), full.port), ("a.B", Some("x:1"), Some(9)));
+    assert_eq!((full.utilization, full.tls), (vec!["cpu_utilization".to_owned()], None));
+    for lines in ["tls.verify = false", "tls.verify = false\ngrpc.tls = true\ngrpc.host = \"web.example:81\""] {
+        let tls = grpc(lines).tls.expect("it has TLS");
+        assert_eq!(tls.config.alpn_protocols, [b"h2".to_vec()]);
+        assert_eq!(tls.server_name.as_deref(), lines.contains("host").then_some("web.example"));
+    }
+    let both = web("monitor = [\"https\", \"grpc\"]\ntls.verify = false\ngrpc.tls = false");
+    let [Check::Http(http), Check::Grpc(grpc)] = &both.monitor.checks[..] else { panic!("{both:?}") };
+    assert!(http.tls.as_ref().is_some_and(|tls| tls.config.alpn_protocols.is_empty()) && grpc.tls.is_none());
+}
+
+#[test]
+fn the_proxy_protocol_is_for_checks_that_connect() {
+    assert_eq!(web("").proxy_protocol, None);
+    assert_eq!(web("proxy_protocol = \"v1\"").proxy_protocol, Some(ProxyProtocol::V1));
+    assert_eq!(web("monitor = [\"icmp\", \"http\"]\nproxy_protocol = \"v2\"").proxy_protocol, Some(ProxyProtocol::V2));
 }
 
 #[test]
@@ -212,6 +244,9 @@ fn settings_without_effect_are_told_with_their_line() {
     let no_report = "line 5: utilization has no effect: no group has the policy \"orca\" or \"auto\"";
     starts(&fixed, &format!("{http}{metric}"), &[no_report]);
     starts(&fixed, &format!("{http}{metric}{}", group("A", "orca")), &[]);
+    let grpc = "[[member]]\naddress = \"10.0.0.4\"\nport = 80\nmonitor = \"grpc\"\n";
+    starts(&fixed, &format!("{grpc}grpc.utilization = [\"cpu_utilization\"]\n"), &[no_report]);
+    starts(&flags, &format!("{grpc}{}", group("A", "orca")), &[]);
 
     // What a policy needs, and no member has.
     let never = "with the policy \"agent\" no member is ever confident, because no member has an agent";
@@ -314,6 +349,14 @@ fn combinations_that_can_not_be_meant_are_explained() {
         ("agent_send = \"x\"", 4, "agent_send is for monitor = \"agent\""),
         ("http = { path = \"/\" }", 4, "http is for monitor = \"http\" or \"https\""),
         ("monitor = \"http\"\ntls = { verify = false }", 5, "tls is for monitor = \"https\""),
+        ("grpc.service = \"x\"", 4, "grpc is for monitor = \"grpc\""),
+        ("monitor = \"grpc\"\ngrpc = { path = \"/\" }", 5, "path"),
+        ("monitor = \"grpc\"\ngrpc = { port = 0 }", 5, "1 to 65535"),
+        ("monitor = \"grpc\"\ngrpc = { tls = false }\ntls.verify = false", 6, "tls = false, so the tls table"),
+        ("monitor = \"grpc\"\nhttp.path = \"/\"", 5, "http is for monitor"),
+        ("proxy_protocol = \"v3\"", 4, "\"v3\" is not \"v1\" or \"v2\""),
+        ("monitor = \"icmp\"\nproxy_protocol = \"v1\"", 5, "and there is none"),
+        ("monitor = \"agent\"\nagent_port = 9\nproxy_protocol = \"v1\"", 6, "and there is none"),
         ("monitor = \"off\"\ninterval = \"1s\"", 5, "checks nothing"),
         ("monitor = \"none\"\nweight = 1\nfall = 1", 6, "checks nothing"),
         ("weight = 0", 4, "quiesced = true"),
@@ -364,7 +407,12 @@ fn combinations_that_can_not_be_meant_are_explained() {
     ] {
         refused(&format!("[[member]]\naddress = \"10.0.0.1\"\nport = 80\n{lines}\n"), line, part);
     }
-    for (monitor, part) in [("tcp", "protocol \"tcp\" and a port"), ("http", "http = { port")] {
+    for (monitor, part) in [
+        ("tcp", "protocol \"tcp\" and a port"),
+        ("http", "http = { port"),
+        ("https", "http = { port"),
+        ("grpc", "grpc = { port"),
+    ] {
         refused(&format!("[[member]]\naddress = \"10.0.0.1\"\nmonitor = \"{monitor}\"\n"), 3, part);
     }
     roster("[[member]]\naddress = \"10.0.0.1\"\nmonitor = \"http\"\nhttp.port = 80\n");

@@ -24,7 +24,7 @@ fn read_by_bytes(answer: &[u8], least: usize, http: &Http) -> Option<Outcome> {
 
 #[test]
 fn status_and_load_report_count() {
-    let load = Load { eps: 2.0, named_utilization: 0.5, ..Load::default() };
+    let load = Load { eps: 2.0, named_utilization: Some(0.5), ..Load::default() };
     for (answer, outcome) in [
         ("HTTP/1.1 200 OK\r\nServer: x\r\n\r\nbody", Outcome::Passed),
         ("HTTP/1.0 204 \r\n\r\n", Outcome::Passed),
@@ -32,7 +32,7 @@ fn status_and_load_report_count() {
         ("HTTP/1.1 304 Not Modified\n\n", Outcome::Passed),
         ("\r\n\nHTTP/1.1 200 OK\r\n\r\n", Outcome::Passed),
         ("HTTP/1.1 200 OK\r\nServer: x\r\n folded\r\n\tand again\r\n\r\n", Outcome::Passed),
-        ("HTTP/1.1 200 OK\r\nServer : x\r\nno colon\r\nbad header\u{1}: x\r\n\r\n", Outcome::Passed),
+        ("HTTP/1.1 200 OK\r\nServer : x\r\nbad header\u{1}: x\r\n\r\n", Outcome::Passed),
         (
             "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
             Outcome::Passed,
@@ -44,10 +44,7 @@ fn status_and_load_report_count() {
             "HTTP/1.1 503 Service Unavailable\r\nendpoint-load-metrics: TEXT eps=2\r\n\r\n",
             Outcome::Failed(Reason::Status(503)),
         ),
-        (
-            "HTTP/1.1 200 OK\r\nEndpoint-Load-Metrics: TEXT eps=2, named_metrics.queue=0.5\r\n\r\n",
-            Outcome::Load(load),
-        ),
+        ("HTTP/1.1 200 OK\r\nEndpoint-Load-Metrics: TEXT eps=2, named_metrics.queue=0.5\r\n\r\n", Outcome::Load(load)),
         (
             "HTTP/1.1 200 OK\r\nendpoint-load-metrics: TEXT eps=2,\r\n  named_metrics.queue=0.5\r\n\r\n",
             Outcome::Load(load),
@@ -57,6 +54,15 @@ fn status_and_load_report_count() {
             Outcome::Load(load),
         ),
         ("HTTP/1.1 200 OK\r\nendpoint-load-metrics: TEXT eps=-2\r\n\r\n", Outcome::Passed),
+        (
+            "HTTP/1.1 200 OK\r\nendpoint-load-metrics-bin: OQAAAAAAAABAQhAKBXF1ZXVlEQAAAAAAAOA/\r\n\r\n",
+            Outcome::Load(load),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nendpoint-load-metrics: BIN OQAAAAAAAABAQhAKBXF1ZXVlEQAAAAAAAOA/\r\n\r\n",
+            Outcome::Load(load),
+        ),
+        ("HTTP/1.1 200 OK\r\nendpoint-load-metrics-bin: TEXT eps=2\r\n\r\n", Outcome::Passed),
     ] {
         let head = answer.len() - if answer.ends_with("body") { 4 } else { 0 };
         assert_eq!(read_by_bytes(answer.as_bytes(), head, &get()), Some(outcome), "{answer}");
@@ -68,7 +74,8 @@ fn what_is_no_answer_is_told_as_soon_as_it_shows() {
     for answer in [
         "hello",
         "H",
-        "HTTP/2 200 OK\r\n\r\n",
+        "HTTP/3 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         "\r\n\r\nhello",
         "<html>",
         "HTTP/1.1 2000 OK\r\n\r\n",

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     judgement::{Judgement, Policy, Share, Verdict, WatchId},
-    roster::{Check, Roster},
+    roster::{Check, ProxyProtocol, Roster},
     sasp::{Endpoint, EntryFlags},
     time::Time,
 };
@@ -53,6 +53,8 @@ pub struct Job {
     pub endpoint: Endpoint,
     /// How to check.
     pub check: Check,
+    /// The header before everything else.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// When the check must end.
     pub deadline: Time,
     /// How late the check starts.
@@ -200,6 +202,7 @@ impl Table {
             token: start.token,
             endpoint: watched.endpoint,
             check: watched.checks[usize::from(start.owner.which)].clone(),
+            proxy_protocol: watched.member.proxy_protocol,
             deadline: now + watched.member.times.timeout,
             late: start.late,
         })
@@ -321,7 +324,7 @@ impl Table {
         if !watched.checks.iter().any(|check| matches!(check, Check::Agent(_))) {
             watched.forget_agent();
         }
-        if !watched.checks.iter().any(|check| matches!(check, Check::Http(_))) {
+        if !watched.checks.iter().any(|check| matches!(check, Check::Http(_) | Check::Grpc(_))) {
             watched.forget_load();
         }
         self.review(now, id as Id);

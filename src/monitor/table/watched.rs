@@ -43,6 +43,8 @@ pub(super) struct Reports {
 struct Rate {
     /// The smoothed rate.
     value: f32,
+    /// The value is an estimate by a utilisation alone.
+    estimated: bool,
     /// The time of the last report with a rate.
     at: Time,
 }
@@ -139,15 +141,24 @@ impl Watched {
     pub(super) fn note_load(&mut self, now: Time, load: &Load, tuning: &Tuning) {
         let reports = self.reports.get_or_insert_default();
         reports.load_at = Some(now);
-        let Some(sample) = policy::rate(load, tuning.error_penalty) else { return };
-        match &mut reports.rate {
-            Some(rate) if now < rate.at + tuning.report_expiry => {
+        let rate = policy::rate(load, tuning.error_penalty).map(|rate| (rate, false));
+        let Some((sample, estimated)) = rate.or_else(|| Some((policy::estimate(load)?, true))) else { return };
+        let fresh = reports.rate.as_mut().filter(|rate| now < rate.at + tuning.report_expiry);
+        match fresh {
+            // An estimate is not comparable with the rates of others.
+            Some(rate) if estimated && !rate.estimated => {}
+            Some(rate) if estimated => {
+                let gain = policy::gain(now.since(rate.at), tuning.utilization_smoothing);
+                rate.value = policy::approach(rate.value, sample, gain);
+                rate.at = now;
+            }
+            Some(rate) if !rate.estimated => {
                 let gain = policy::gain(now.since(rate.at), tuning.rate_smoothing);
                 let trust = policy::trust(rate.value, sample, tuning.rate_noise);
                 rate.value = policy::approach(rate.value, sample, gain * trust);
                 rate.at = now;
             }
-            rate => *rate = Some(Rate { value: sample, at: now }),
+            _ => reports.rate = Some(Rate { value: sample, estimated, at: now }),
         }
     }
 

@@ -6,6 +6,7 @@
 //! connection that is closed the usual way stays in TIME_WAIT for a minute, so that many checks would use up all ports.
 
 mod echo;
+mod encryption;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use slab::Slab;
 use crate::{
     limits,
     monitor::{Outcome, Reason, echo::Version},
-    roster::Check,
+    roster::{Check, ProxyProtocol},
     runtime::machine::{executor::TIME_SLICE, poller::Poller},
     sasp::Endpoint,
     time::Time,
@@ -103,7 +104,14 @@ impl<T> Prober<T> {
     }
 
     /// Starts a check. [`Prober::turn`] gives its outcome, even if the check ends at once.
-    pub fn start(&mut self, token: T, endpoint: &Endpoint, check: &Check, deadline: Time) {
+    pub fn start(
+        &mut self,
+        token: T,
+        endpoint: &Endpoint,
+        check: &Check,
+        proxy_protocol: Option<ProxyProtocol>,
+        deadline: Time,
+    ) {
         let endpoint = &endpoint.canonical(); // so that an IPv4 address takes a socket for IPv4, however it is written
         self.serial = (self.serial + 1) & SERIALS;
         let entry = self.runs.vacant_entry();
@@ -114,7 +122,7 @@ impl<T> Prober<T> {
                 Some(echo) => echo.ask(endpoint, name).map(|()| Asking::Echo(*endpoint)),
                 None => Err(Outcome::Inconclusive(Reason::NoNetwork)),
             },
-            _ => stream::Stream::open(endpoint, check).and_then(|stream| {
+            _ => stream::Stream::open(endpoint, check, proxy_protocol).and_then(|stream| {
                 match self.poller.add(stream.socket(), name, stream.interest()) {
                     Ok(()) => Ok(Asking::Stream(stream)),
                     Err(error) => Err(ours(error)),

@@ -1,7 +1,6 @@
 //! Checks over TCP: the connection, the request and answer on it, and TLS in between.
 
 use std::{
-    io::{Read, Write},
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
@@ -16,31 +15,28 @@ use rustix::{
         socket_with, sockopt,
     },
 };
-use rustls::{ClientConnection, pki_types::ServerName};
 
-use super::{ours, theirs};
+use super::{encryption::Encryption, ours, theirs};
 use crate::{
-    monitor::{Outcome, Reason, agent_check, http},
-    roster::{AgentCheck, Check, Http, Tls},
+    monitor::{Outcome, Reason, TlsFault, agent_check, grpc, http, proxy_protocol},
+    roster::{AgentCheck, Check, Grpc, Http, ProxyProtocol},
     sasp::Endpoint,
 };
-
-/// The most encrypted bytes taken for one answer, with the handshake: certificates may be long, an answer's head is
-/// not.
-const TLS_BYTES: usize = 256 << 10;
 
 /// A check over TCP.
 pub(super) struct Stream {
     socket: OwnedFd,
     address: SocketAddr,
     connected: bool,
+    /// The header to send as soon as the socket is connected.
+    proxy_protocol: Option<ProxyProtocol>,
     /// The request and its answer; `None` for a check that only connects.
     talk: Option<Box<Talk>>,
 }
 
 /// A request and its answer.
 struct Talk {
-    /// The request; bytes from `sent` on are not sent yet.
+    /// The request, and what the answer asks to send; bytes from `sent` on are not sent yet.
     request: Vec<u8>,
     sent: usize,
     /// The part of the answer that has arrived, if the parser needs more.
@@ -49,23 +45,25 @@ struct Talk {
     tls: Option<Encryption>,
 }
 
-struct Encryption {
-    member: Endpoint,
-    connection: ClientConnection,
-    received: usize,
-}
-
 /// The parser of the answer.
 enum Listener {
     Http(Arc<Http>, http::Reader),
+    Grpc(Arc<Grpc>, grpc::Reader),
     Agent,
 }
 
 impl Stream {
     /// Begins to connect.
-    pub(super) fn open(endpoint: &Endpoint, check: &Check) -> Result<Stream, Outcome> {
+    pub(super) fn open(
+        endpoint: &Endpoint,
+        check: &Check,
+        proxy_protocol: Option<ProxyProtocol>,
+    ) -> Result<Stream, Outcome> {
+        // An agent has a port of its own, and as HAProxy's checks, ours begin as the agent expects.
+        let proxy_protocol = proxy_protocol.filter(|_| !matches!(check, Check::Agent(_)));
         let (port, talk) = match check {
             Check::Http(http) => (http.port.unwrap_or(endpoint.port), Some(Box::new(Talk::http(http, endpoint)?))),
+            Check::Grpc(grpc) => (grpc.port.unwrap_or(endpoint.port), Some(Box::new(Talk::grpc(grpc, endpoint)?))),
             Check::Agent(agent) => (agent.port, Some(Box::new(Talk::agent(agent)))),
             Check::Tcp | Check::Icmp => (endpoint.port, None),
         };
@@ -76,7 +74,9 @@ impl Stream {
         // Closed with a reset.
         sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).map_err(ours)?;
         match connect(&socket, &address) {
-            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(Stream { socket, address, connected: false, talk }),
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {
+                Ok(Stream { socket, address, connected: false, proxy_protocol, talk })
+            }
             Err(error) => Err(ours(error)),
         }
     }
@@ -105,10 +105,20 @@ impl Stream {
                 return None;
             }
             // A TCP socket connects to itself if the kernel gives it the same port that it asks for.
-            if getsockname(&self.socket).ok().and_then(|own| SocketAddr::try_from(own).ok()) == Some(self.address) {
+            let own = getsockname(&self.socket).ok().and_then(|own| SocketAddr::try_from(own).ok());
+            if own == Some(self.address) {
                 return Some(Outcome::Failed(Reason::Refused));
             }
             self.connected = true;
+            if let (Some(version), Some(own)) = (self.proxy_protocol, own) {
+                let header = proxy_protocol::header(version, own, self.address);
+                match send(&self.socket, &header, SendFlags::NOSIGNAL) {
+                    Ok(sent) if sent == header.len() => {}
+                    Err(error) if error != Errno::AGAIN => return Some(theirs(error)),
+                    // A new socket has room for a header.
+                    Ok(_) | Err(_) => return Some(Outcome::Inconclusive(Reason::NoResources)),
+                }
+            }
         }
         match &mut self.talk {
             None => Some(Outcome::Passed),
@@ -132,42 +142,23 @@ impl Talk {
         Ok(talk)
     }
 
+    fn grpc(grpc: &Arc<Grpc>, endpoint: &Endpoint) -> Result<Talk, Outcome> {
+        let mut request = Vec::with_capacity(512);
+        grpc::request(grpc, endpoint, &mut request);
+        let mut talk = Talk::new(Listener::Grpc(grpc.clone(), grpc::Reader::default()), request);
+        if let Some(tls) = &grpc.tls {
+            talk.tls = Some(Encryption::new(tls, endpoint)?);
+        }
+        Ok(talk)
+    }
+
     fn agent(agent: &AgentCheck) -> Talk {
         Talk::new(Listener::Agent, agent.send.clone())
     }
 
     fn advance(&mut self, socket: BorrowedFd<'_>, scratch: &mut [u8]) -> Option<Outcome> {
-        if self.tls.is_some() {
-            return self.advance_tls(socket, scratch);
-        }
-        while let Some(rest @ [_, ..]) = self.request.get(self.sent..) {
-            match send(socket, rest, SendFlags::NOSIGNAL) {
-                Ok(sent) => self.sent += sent,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                // An agent may answer and close without having read the request.
-                Err(Errno::PIPE | Errno::CONNRESET) => break,
-                Err(error) => return Some(theirs(error)),
-            }
-        }
         loop {
-            let outcome = match recv(socket, &mut *scratch, RecvFlags::empty()) {
-                Ok((0, _)) => self.listen(&[], true),
-                Ok((length, _)) => self.listen(scratch.get(..length).unwrap_or_default(), false),
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => return None,
-                Err(error) => Some(theirs(error)),
-            };
-            if outcome.is_some() {
-                return outcome;
-            }
-        }
-    }
-
-    fn advance_tls(&mut self, socket: BorrowedFd<'_>, scratch: &mut [u8]) -> Option<Outcome> {
-        loop {
-            let tls = self.tls.as_mut()?;
-            if let Err(outcome) = tls.send(socket) {
+            if let Err(outcome) = self.send(socket) {
                 return Some(outcome);
             }
             let length = match recv(socket, &mut *scratch, RecvFlags::empty()) {
@@ -176,50 +167,67 @@ impl Talk {
                 Err(Errno::AGAIN) => return None,
                 Err(error) => return Some(theirs(error)),
             };
-            tls.received += length;
-            if tls.received > TLS_BYTES {
-                return Some(Outcome::Failed(Reason::Malformed));
+            let part = scratch.get(..length).unwrap_or_default();
+            let outcome = match self.tls {
+                Some(_) => self.decrypt(socket, part),
+                None => self.listen(part, length == 0),
+            };
+            if outcome.is_some() {
+                return outcome;
             }
-            let mut encrypted = scratch.get(..length).unwrap_or_default();
-            let mut ended = length == 0;
-            let mut plain = [0; 4096];
-            while !encrypted.is_empty() {
-                let tls = self.tls.as_mut()?;
-                match tls.connection.read_tls(&mut encrypted) {
-                    // Bytes after the end of TLS are not taken.
-                    Ok(0) => {
-                        ended = true;
-                        break;
-                    }
-                    Ok(_) => {}
-                    Err(_) => return Some(Outcome::Failed(Reason::Malformed)),
-                }
-                let state = match tls.connection.process_new_packets() {
-                    Ok(state) => state,
-                    Err(error) => {
-                        tracing::debug!(member = %tls.member, "TLS: {error}");
-                        // The alert for the member, if the socket takes it.
-                        let _ = tls.send(socket);
-                        return Some(Outcome::Failed(Reason::Tls));
-                    }
-                };
-                ended |= state.peer_has_closed();
-                if self.sent == 0 && !tls.connection.is_handshaking() {
-                    // The buffer of rustls has no limit by default, so the whole request fits.
-                    self.sent = tls.connection.writer().write(&self.request).unwrap_or(0);
-                }
-                while let Ok(length @ 1..) = self.tls.as_mut()?.connection.reader().read(&mut plain) {
-                    if let Some(outcome) = self.listen(plain.get(..length).unwrap_or_default(), false) {
-                        return Some(outcome);
-                    }
+        }
+    }
+
+    /// Sends what is to be sent, until the socket takes no more.
+    fn send(&mut self, socket: BorrowedFd<'_>) -> Result<(), Outcome> {
+        let Some(tls) = &mut self.tls else {
+            while let Some(rest @ [_, ..]) = self.request.get(self.sent..) {
+                match send(socket, rest, SendFlags::NOSIGNAL) {
+                    Ok(sent) => self.sent += sent,
+                    Err(Errno::INTR) => {}
+                    // A server may answer and close without having read the request.
+                    Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => break,
+                    Err(error) => return Err(theirs(error)),
                 }
             }
-            if ended {
-                return match self.tls.as_ref()?.connection.is_handshaking() {
-                    true => Some(Outcome::Failed(Reason::Tls)),
-                    false => self.listen(&[], true),
-                };
+            return Ok(());
+        };
+        loop {
+            let rest = self.request.get(self.sent..).unwrap_or_default();
+            // The buffer of rustls takes a part of a long request.
+            let taken = tls.write(rest);
+            self.sent += taken;
+            tls.send(socket)?;
+            if taken == 0 || taken == rest.len() || tls.is_blocked() {
+                return Ok(());
             }
+        }
+    }
+
+    /// Takes encrypted bytes; none at the end of the connection.
+    fn decrypt(&mut self, socket: BorrowedFd<'_>, mut encrypted: &[u8]) -> Option<Outcome> {
+        let mut ended = encrypted.is_empty();
+        let mut plain = [0; 4096];
+        while !encrypted.is_empty() && !ended {
+            let tls = self.tls.as_mut()?;
+            match tls.take(&mut encrypted) {
+                Ok(end) => ended = end,
+                Err(reason) => {
+                    // The alert for the member, if the socket takes it.
+                    let _ = tls.send(socket);
+                    return Some(Outcome::Failed(reason));
+                }
+            }
+            while let length @ 1.. = self.tls.as_mut()?.read(&mut plain) {
+                if let Some(outcome) = self.listen(plain.get(..length).unwrap_or_default(), false) {
+                    return Some(outcome);
+                }
+            }
+        }
+        match ended {
+            true if self.tls.as_ref()?.is_handshaking() => Some(Outcome::Failed(Reason::Tls(TlsFault::Closed))),
+            true => self.listen(&[], true),
+            false => None,
         }
     }
 
@@ -234,6 +242,7 @@ impl Talk {
         };
         let outcome = match &mut self.listener {
             Listener::Http(http, reader) => reader.read(whole, ended, http),
+            Listener::Grpc(grpc, reader) => reader.read(whole, ended, grpc, &mut self.request),
             Listener::Agent => match agent_check::read(whole, ended) {
                 Ok(report) => report.map(Outcome::Agent),
                 Err(reason) => Some(Outcome::Failed(reason)),
@@ -243,48 +252,6 @@ impl Talk {
             self.received = part.to_vec();
         }
         outcome
-    }
-}
-
-impl Encryption {
-    fn new(tls: &Tls, endpoint: &Endpoint) -> Result<Encryption, Outcome> {
-        let name = match &tls.server_name {
-            Some(name) => ServerName::try_from(name.clone()).map_err(|_| Outcome::Inconclusive(Reason::NoResources))?,
-            None => ServerName::from(endpoint.ip()),
-        };
-        let connection = ClientConnection::new(tls.config.clone(), name);
-        let connection = connection.map_err(|_| Outcome::Inconclusive(Reason::NoResources))?;
-        Ok(Encryption { member: *endpoint, connection, received: 0 })
-    }
-
-    /// Sends encrypted bytes until none are left, or the socket takes no more.
-    fn send(&mut self, socket: BorrowedFd<'_>) -> Result<(), Outcome> {
-        while self.connection.wants_write() {
-            match self.connection.write_tls(&mut Socket(socket)) {
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(Errno::from_io_error(&error).map_or(Outcome::Failed(Reason::Tls), theirs)),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Writes to a socket without SIGPIPE.
-struct Socket<'a>(BorrowedFd<'a>);
-
-impl Write for Socket<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        loop {
-            match send(self.0, bytes, SendFlags::NOSIGNAL) {
-                Err(Errno::INTR) => {}
-                other => return Ok(other?),
-            }
-        }
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 
@@ -299,7 +266,7 @@ mod tests {
         rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback can be bound");
         let address = SocketAddr::try_from(getsockname(&socket).expect("it is bound")).expect("an IP address");
         connect(&socket, &address).expect("TCP allows that");
-        let mut stream = Stream { socket, address, connected: false, talk: None };
+        let mut stream = Stream { socket, address, connected: false, proxy_protocol: None, talk: None };
         assert_eq!(stream.advance(EventFlags::OUT, &mut []), Some(Outcome::Failed(Reason::Refused)));
     }
 }

@@ -185,7 +185,7 @@ fn work_some(context: &Context, monitoring: &Monitoring, prober: &mut Prober<Tok
         for _ in 0..STARTS_PER_LOOK {
             let Some(job) = table.start(now) else { break 'starts };
             context.metrics.check_lateness.add(job.late);
-            prober.start(job.token, &job.endpoint, &job.check, job.deadline);
+            prober.start(job.token, &job.endpoint, &job.check, job.proxy_protocol, job.deadline);
         }
         if start.elapsed() >= TIME_SLICE {
             more = true;

@@ -55,7 +55,7 @@ const PURE: &[&str] = &[
     "bytes",
     "foldhash::fast::FixedState",
     "hashbrown",
-    "regex::bytes::Regex", // bounded where it is made
+    "regex::bytes::Regex",  // bounded where it is made
     "rustls::ClientConfig", // kept for the runtime
     "serde",
     "serde_json::from_str",

@@ -162,17 +162,39 @@ fn http() -> Roster {
 fn load_reports_make_a_rate_until_they_expire() {
     let mut rig = Rig::new(Arc::new(http()), settings(), 1);
     rig.watch(0);
-    let busy = Load { cpu_utilization: 0.5, rps: 100.0, ..Load::default() };
+    let busy = Load { cpu_utilization: Some(0.5), rps: Some(100.0), ..Load::default() };
     let mut step = |load: Option<Load>, time| {
         rig.run(time, |_, _| (Duration::ZERO, load.map_or(Outcome::Passed, Outcome::Load)));
         [Policy::Orca, Policy::Auto].map(|policy| rig.said(0, policy).unwrap())
     };
     let rate = Share::Rate(Level::of(200.0));
     assert_eq!(step(Some(busy), SECOND + SLACK), [(true, true, rate); 2]);
-    let idle = Load { cpu_utilization: 0.01, ..Load::default() };
+    let idle = Load { cpu_utilization: Some(0.01), rps: Some(0.0), ..Load::default() };
     assert_eq!(step(Some(idle), SECOND * 100), [(true, true, rate); 2], "an idle member is as it was");
     assert_eq!(step(Some(idle), SECOND * 100), [(true, true, Weight(100)); 2], "until that is too old");
     assert_eq!(step(None, SECOND * 200), [(true, false, Weight(100)), (true, true, Weight(100))]);
+}
+
+#[test]
+fn a_utilisation_alone_makes_a_rate_until_there_is_one() {
+    let mut rig = Rig::new(Arc::new(http()), settings(), 1);
+    rig.watch(0);
+    let mut step = |used, rps, time| {
+        let load = Load { named_utilization: Some(used), rps, ..Load::default() };
+        rig.run(time, |_, _| (Duration::ZERO, Outcome::Load(load)));
+        match rig.said(0, Policy::Orca).unwrap() {
+            (true, true, Share::Rate(level)) => level.over(Level::of(1.0)),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!((step(0.5, None, SECOND + SLACK) - 2.0).abs() < 0.01, "at once");
+    let smoothed = step(0.25, None, SECOND * 10);
+    assert!((2.2..3.8).contains(&smoothed), "{smoothed}");
+    let settled = step(0.25, None, SECOND * 100);
+    assert!((3.8..4.1).contains(&settled), "{settled}");
+    assert!((step(0.5, Some(100.0), SECOND) - 200.0).abs() < 1.0, "a rate takes its place");
+    assert!((step(0.25, None, SECOND * 100) - 200.0).abs() < 1.0, "and stays as long as it is known");
+    assert!((step(0.25, None, SECOND * 100) - 4.0).abs() < 0.1);
 }
 
 #[test]
@@ -182,7 +204,8 @@ fn noise_is_smoothed_and_not_said() {
     let mut random = fastrand::Rng::with_seed(1);
     let mut noisy = |_, _: &_| {
         let noise = 1.0 + 0.1 * (random.f64() - 0.5);
-        (Duration::ZERO, Outcome::Load(Load { cpu_utilization: 0.5, rps: 100.0 * noise, ..Load::default() }))
+        let rps = Some(100.0 * noise);
+        (Duration::ZERO, Outcome::Load(Load { cpu_utilization: Some(0.5), rps, ..Load::default() }))
     };
     rig.run(SECOND * 30, &mut noisy);
     rig.changes.set(0);

@@ -10,7 +10,7 @@ use gwm::{
 
 use super::{
     gwm::member,
-    world::{Guide, IDLE, SPEED},
+    world::{Guide, IDLE, SPEED, USED},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +35,14 @@ pub(crate) enum Method {
     AutoSpeed,
     /// Policy `auto` with load reports, as in `Orca`.
     AutoOrca,
+    /// Policy `auto` with load reports that state the utilisation alone, and capacities in the ratio of the speeds.
+    AutoUsed,
     /// The servers' true speeds at every moment.
     Oracle,
 }
 
 impl Method {
-    pub(crate) const ALL: [Method; 11] = [
+    pub(crate) const ALL: [Method; 12] = [
         Method::Equal,
         Method::Fixed,
         Method::Static,
@@ -51,6 +53,7 @@ impl Method {
         Method::AutoIdle,
         Method::AutoSpeed,
         Method::AutoOrca,
+        Method::AutoUsed,
         Method::Oracle,
     ];
 
@@ -66,6 +69,7 @@ impl Method {
             Method::AutoIdle => "auto, idle",
             Method::AutoSpeed => "auto, speed",
             Method::AutoOrca => "auto, orca",
+            Method::AutoUsed => "auto, utilisation",
             Method::Oracle => "oracle",
         }
     }
@@ -95,6 +99,10 @@ impl Method {
             Method::AutoIdle => gwm(Policy::Auto, vec![Check::Tcp, agent(IDLE)], true),
             Method::AutoSpeed => gwm(Policy::Auto, vec![Check::Tcp, agent(SPEED)], true),
             Method::AutoOrca => gwm(Policy::Auto, vec![http()], false),
+            Method::AutoUsed => {
+                let http = Http { path: USED.into(), ..Http::default() };
+                gwm(Policy::Auto, vec![Check::Http(Arc::new(http))], true)
+            }
             Method::Oracle => Guide::Oracle,
         }
     }

@@ -43,6 +43,9 @@ pub(crate) const IDLE: &[u8] = b"idle";
 /// The request to an agent that states how fast its server is now, compared with its full speed.
 pub(crate) const SPEED: &[u8] = b"speed";
 
+/// The path of a load report that states the utilisation alone.
+pub(crate) const USED: &str = "/used";
+
 /// A change of the farm.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
@@ -314,7 +317,10 @@ impl<'s> World<'s> {
         }
         let (rps, cpu_utilization) = server.usage(self.now);
         match &job.check {
-            Check::Http(_) => Outcome::Load(Load { cpu_utilization, rps, ..Load::default() }),
+            Check::Http(http) => {
+                let rps = (http.path != USED).then_some(rps);
+                Outcome::Load(Load { cpu_utilization: Some(cpu_utilization), rps, ..Load::default() })
+            }
             Check::Agent(agent) => {
                 let share = match agent.send.as_slice() {
                     IDLE => 1.0 - cpu_utilization,
@@ -324,7 +330,7 @@ impl<'s> World<'s> {
                 let weight = Some(AgentWeight::Percent((share * 100.0).round() as u16));
                 Outcome::Agent(Report { weight, ..Report::default() })
             }
-            Check::Tcp | Check::Icmp => Outcome::Passed,
+            Check::Tcp | Check::Icmp | Check::Grpc(_) => Outcome::Passed,
         }
     }
 

@@ -6,6 +6,7 @@ mod command_line;
 mod concurrency;
 mod excess;
 mod framing;
+mod grpc;
 mod hostile;
 mod lenient;
 mod limits;

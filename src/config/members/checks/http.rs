@@ -14,7 +14,7 @@ use crate::{
 
 /// The longest texts that `gwm` sends to a member.
 const PATH_BYTES: usize = 4096;
-const NAME_BYTES: usize = 255;
+pub(super) const NAME_BYTES: usize = 255;
 const BODY_BYTES: usize = 64 << 10;
 
 /// The most further fields of a request, and the longest value of one.
@@ -43,7 +43,10 @@ pub(in crate::config::members) struct HttpTable {
 
 /// Status codes: `200`, `"200-399"`, `"200, 300-304"`, `[200, 302]`, `[200, "300-304"]`.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "expect is a status code, text such as \"200-399\", or a list of them such as [200, 302]")]
+#[serde(
+    untagged,
+    expecting = "expect is a status code, text such as \"200-399\", or a list of them such as [200, 302]"
+)]
 enum Expect {
     Code(u16),
     Text(String),
@@ -92,7 +95,7 @@ pub(super) fn http(entry: &Entry, secure: bool, loader: &mut Loader<'_>) -> Resu
         }
     }
     if secure {
-        let mut tls = tls(entry, loader)?;
+        let mut tls = tls(entry, loader, &[])?;
         // The name in the request is the name that the certificate must have.
         let host = http.host.as_deref().map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
         tls.server_name =
@@ -123,12 +126,7 @@ fn request(table: &HttpTable, http: &mut Http) -> Result<(), Fault> {
     if let Some(host) = &table.host {
         http.host = Some(text(host, "host", NAME_BYTES, |byte| byte.is_ascii_graphic())?);
     }
-    if let Some(port) = &table.port {
-        http.port = Some(*port.get_ref());
-        if http.port == Some(0) {
-            return fault(port.span().start, "port is a TCP port: 1 to 65535");
-        }
-    }
+    http.port = port(&table.port)?;
     if let Some(headers) = &table.headers {
         http.headers = fields(headers.get_ref()).map_err(|message| (headers.span().start, message))?;
     }
@@ -139,8 +137,20 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
+pub(super) fn port(port: &Option<Spanned<u16>>) -> Result<Option<u16>, Fault> {
+    match port {
+        Some(port) if *port.get_ref() == 0 => fault(port.span().start, "port is a TCP port: 1 to 65535"),
+        port => Ok(port.as_ref().map(|port| *port.get_ref())),
+    }
+}
+
 /// A text in a request; each byte must be allowed there.
-fn text(given: &Spanned<String>, key: &str, most: usize, allowed: impl Fn(u8) -> bool) -> Result<String, Fault> {
+pub(super) fn text(
+    given: &Spanned<String>,
+    key: &str,
+    most: usize,
+    allowed: impl Fn(u8) -> bool,
+) -> Result<String, Fault> {
     let value = given.get_ref();
     match value.bytes().all(allowed) && (1..=most).contains(&value.len()) {
         true => Ok(value.clone()),

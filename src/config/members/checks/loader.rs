@@ -16,6 +16,9 @@ use crate::{
     tls,
 };
 
+/// The protocols that a check offers above TLS.
+pub(super) type Protocols = &'static [&'static [u8]];
+
 /// The most memory that a compiled expression may take: the time of a search grows with it.
 const REGEX_BYTES: usize = 64 << 10;
 
@@ -23,7 +26,7 @@ const REGEX_BYTES: usize = 64 << 10;
 pub(in crate::config::members) struct Loader<'a> {
     folder: &'a Path,
     files: HashMap<PathBuf, Vec<u8>>,
-    configs: Vec<(TlsSource, Arc<ClientConfig>)>,
+    configs: Vec<(TlsSource, Protocols, Arc<ClientConfig>)>,
     regexes: HashMap<String, Regex>,
 }
 
@@ -46,12 +49,13 @@ impl<'a> Loader<'a> {
         }
     }
 
-    pub(super) fn config(&mut self, source: &TlsSource) -> Result<Arc<ClientConfig>, String> {
-        if let Some((_, config)) = self.configs.iter().find(|(known, _)| known == source) {
+    pub(super) fn config(&mut self, source: &TlsSource, protocols: Protocols) -> Result<Arc<ClientConfig>, String> {
+        let known = self.configs.iter().find(|(known, offers, _)| known == source && *offers == protocols);
+        if let Some((.., config)) = known {
             return Ok(config.clone());
         }
-        let config = tls::check(source).map_err(|error| error.to_string())?;
-        self.configs.push((source.clone(), config.clone()));
+        let config = tls::check(source, protocols).map_err(|error| error.to_string())?;
+        self.configs.push((source.clone(), protocols, config.clone()));
         Ok(config)
     }
 

@@ -6,7 +6,7 @@ use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Entry, Loader};
+use super::{Entry, Loader, loader::Protocols};
 use crate::{
     files::{Fault, fault, place},
     roster::{Tls, TlsSource},
@@ -28,7 +28,7 @@ fn yes() -> bool {
 }
 
 /// The TLS settings of the entry's checks.
-pub(super) fn tls(entry: &Entry, loader: &mut Loader<'_>) -> Result<Tls, Fault> {
+pub(super) fn tls(entry: &Entry, loader: &mut Loader<'_>, protocols: Protocols) -> Result<Tls, Fault> {
     let plain = TlsTable { verify: true, ca: None, server_name: None, certificate: None, key: None };
     let (at, table) = match &entry.tls {
         Some(table) => (table.span().start, table.get_ref()),
@@ -54,7 +54,7 @@ pub(super) fn tls(entry: &Entry, loader: &mut Loader<'_>) -> Result<Tls, Fault> 
     };
     let ca = table.ca.as_ref().map(|ca| loader.file(ca)).transpose()?;
     let source = TlsSource { verify: table.verify, ca, identity };
-    let config = loader.config(&source).map_err(|message| {
+    let config = loader.config(&source, protocols).map_err(|message| {
         let file = [&table.ca, &table.certificate].into_iter().flatten().next();
         let name = file.map_or(String::new(), |file| format!("{}: ", file.get_ref().display()));
         (file.map_or(at, |file| file.span().start), format!("tls: {name}{message}"))

@@ -52,7 +52,7 @@ fn finish(prober: &mut Prober<usize>) -> Vec<(usize, Outcome)> {
 
 fn check(address: SocketAddr, check: Check) -> Outcome {
     let mut prober = Prober::new(false).expect("an epoll set");
-    prober.start(0, &endpoint(address), &check, NEVER);
+    prober.start(0, &endpoint(address), &check, None, NEVER);
     let outcomes = finish(&mut prober);
     assert_eq!(outcomes.len(), 1);
     outcomes[0].1
@@ -151,8 +151,8 @@ fn an_open_port_passes_and_a_closed_one_is_refused() {
 fn a_check_ends_at_its_deadline_and_not_before() {
     let (address, _hole) = black_hole();
     let mut prober = Prober::new(false).expect("an epoll set");
-    prober.start('a', &endpoint(address), &Check::Tcp, Time(20));
-    prober.start('b', &endpoint(address), &Check::Http(Arc::new(http())), Time(10));
+    prober.start('a', &endpoint(address), &Check::Tcp, None, Time(20));
+    prober.start('b', &endpoint(address), &Check::Http(Arc::new(http())), None, Time(10));
     assert_eq!(prober.next_deadline(), Some(Time(10)));
     let mut told = Vec::new();
     let mut turn = |prober: &mut Prober<char>, now| {
@@ -180,7 +180,7 @@ fn many_checks_at_a_time_are_not_mixed_up_and_leave_no_time_wait() {
     for round in 0..5 {
         for number in 0..200 {
             let address = if number % 3 == 0 { closed } else { address };
-            prober.start(number, &endpoint(address), &Check::Tcp, NEVER);
+            prober.start(number, &endpoint(address), &Check::Tcp, None, NEVER);
         }
         let outcomes = finish(&mut prober);
         assert_eq!(outcomes.len(), 200, "round {round}");
@@ -202,7 +202,7 @@ fn many_checks_at_a_time_are_not_mixed_up_and_leave_no_time_wait() {
 #[test]
 fn http_answers_count_however_they_are_cut() {
     let get = || Check::Http(Arc::new(http()));
-    let load = Load { cpu_utilization: 0.25, ..Load::default() };
+    let load = Load { cpu_utilization: Some(0.25), ..Load::default() };
     assert_eq!(check(answers(&[b"HTTP/1.1 200 OK\r\n\r\n"]), get()), Outcome::Passed);
     assert_eq!(check(answers(&[b"HTTP/1.1 200", b" OK\r\na: b\r", b"\n\r\n"]), get()), Outcome::Passed);
     assert_eq!(
@@ -253,7 +253,7 @@ fn endless_and_slow_answers_end() {
         let _ = stream.read(&mut [0]);
     });
     let mut prober = Prober::new(false).expect("an epoll set");
-    prober.start((), &endpoint(slow), &Check::Http(Arc::new(http())), NEVER);
+    prober.start((), &endpoint(slow), &Check::Http(Arc::new(http())), None, NEVER);
     let start = Instant::now();
     while heard.try_recv().is_err() {
         prober.turn(NOW, |(), outcome| panic!("half an answer: {outcome:?}"));
@@ -287,6 +287,49 @@ fn an_agent_hears_what_is_sent_and_its_line_counts() {
     assert_eq!(check(own, agent(address.port(), "")), Outcome::Agent(report));
     let address = serve(|mut stream| drop(stream.write_all(b"up")));
     assert_eq!(check(own, agent(address.port(), "")), Outcome::Failed(Reason::Closed), "half a line");
+}
+
+/// The first bytes of each connection, as long as the test runs.
+fn begins() -> (SocketAddr, mpsc::Receiver<(SocketAddr, String)>) {
+    let (tell, begins) = mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let address = serve(move |mut stream| {
+        let (Ok(from), mut head) = (stream.peer_addr(), [0; 256]) else { return };
+        let length = stream.read(&mut head).unwrap_or(0);
+        let text = head[..length].escape_ascii().to_string();
+        let _ = tell.lock().expect("no panic under the lock").send((from, text));
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        let _ = stream.read(&mut head);
+    });
+    (address, begins)
+}
+
+#[test]
+fn the_header_of_the_proxy_protocol_comes_first() {
+    let (address, begins) = begins();
+    let check = |check: Check, version| {
+        let mut prober = Prober::new(false).expect("an epoll set");
+        prober.start(0, &endpoint(address), &check, version, NEVER);
+        let [(0, Outcome::Passed | Outcome::Failed(_))] = finish(&mut prober)[..] else { panic!("no outcome") };
+        begins.recv_timeout(PATIENCE).expect("the server heard something")
+    };
+    let get = || Check::Http(Arc::new(http()));
+    let (_, plain) = check(get(), None);
+    assert!(plain.starts_with("GET /health HTTP/1.1"), "{plain}");
+    for of in [get(), Check::Grpc(Arc::default())] {
+        let (from, begin) = check(of, Some(ProxyProtocol::V1));
+        let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\\r\\n", from.port(), address.port());
+        assert!(begin.starts_with(&line), "{begin}");
+    }
+    let (_, begin) = check(get(), Some(ProxyProtocol::V2));
+    assert!(begin.starts_with("\\r\\n\\r\\n\\x00\\r\\nQUIT\\n \\x00\\x00\\x00"), "{begin}");
+    // An agent is another server.
+    let (_, begin) = check(agent(address.port(), "hello\n"), Some(ProxyProtocol::V2));
+    assert_eq!(begin, "hello\\n");
+    // A connection alone ends with a reset, so a server may not see what was sent.
+    let mut prober = Prober::new(false).expect("an epoll set");
+    prober.start(0, &endpoint(address), &Check::Tcp, Some(ProxyProtocol::V1), NEVER);
+    assert_eq!(finish(&mut prober), [(0, Outcome::Passed)]);
 }
 
 #[test]
@@ -336,7 +379,7 @@ fn echoes_come_back_to_the_check_that_sent_them() {
             let addresses = addresses.chain(["::ffff:127.0.0.1".parse().unwrap()]);
             let mut count = 0;
             for (number, address) in addresses.enumerate() {
-                prober.start(number, &Endpoint::new(address, 0, 0), &Check::Icmp, NEVER);
+                prober.start(number, &Endpoint::new(address, 0, 0), &Check::Icmp, None, NEVER);
                 count += 1;
             }
             let outcomes = finish(&mut prober);
@@ -367,7 +410,7 @@ fn a_check_without_a_file_descriptor_says_nothing_of_the_member() {
     let mut prober = Prober::new(false).expect("an epoll set");
     for _ in 0..2 {
         for number in 0..60 {
-            prober.start(number, &endpoint(address), &Check::Tcp, NEVER);
+            prober.start(number, &endpoint(address), &Check::Tcp, None, NEVER);
         }
         let outcomes = finish(&mut prober);
         let passed = outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Passed).count();

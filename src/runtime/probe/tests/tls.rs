@@ -1,5 +1,11 @@
 //! Checks over TLS.
 
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
 use rustls::{
     ClientConfig, DigitallySignedStruct, NamedGroup, SignatureScheme,
     client::{
@@ -11,6 +17,7 @@ use rustls::{
 
 use super::*;
 use crate::{
+    monitor::TlsFault,
     roster::{Tls, TlsSource},
     tls,
 };
@@ -62,21 +69,22 @@ fn tls_server(name: &str, valid: bool, rude: bool) -> (String, SocketAddr) {
 fn https_members_prove_who_they_are() {
     let https = |server_name: Option<&str>, ca: Option<&str>, verify| {
         let source = TlsSource { verify, ca: ca.map(|pem| pem.as_bytes().to_vec()), identity: None };
-        let config = tls::check(&source).expect("a configuration");
+        let config = tls::check(&source, &[]).expect("a configuration");
         let tls = Some(Tls { server_name: server_name.map(str::to_owned), config, source });
         Check::Http(Arc::new(Http { tls, ..http() }))
     };
     let good = Outcome::Load(Load { eps: 2.0, ..Load::default() });
-    let bad = Outcome::Failed(Reason::Tls);
+    let bad = |fault| Outcome::Failed(Reason::Tls(fault));
     let (ca, address) = tls_server("web.example", true, false);
     let (other_ca, by_address) = tls_server("127.0.0.1", true, false);
     let (expired_ca, expired) = tls_server("web.example", false, false);
     assert_eq!(check(address, https(Some("web.example"), Some(&ca), true)), good);
-    assert_eq!(check(address, https(Some("mail.example"), Some(&ca), true)), bad, "another name");
-    assert_eq!(check(address, https(None, Some(&ca), true)), bad, "its address is not in the certificate");
+    assert_eq!(check(address, https(Some("mail.example"), Some(&ca), true)), bad(TlsFault::OtherName));
+    assert_eq!(check(address, https(None, Some(&ca), true)), bad(TlsFault::OtherName), "its address is not there");
     assert_eq!(check(by_address, https(None, Some(&other_ca), true)), good);
-    assert_eq!(check(address, https(Some("web.example"), Some(&other_ca), true)), bad, "another authority");
-    assert_eq!(check(expired, https(Some("web.example"), Some(&expired_ca), true)), bad, "long ago");
+    assert_eq!(check(address, https(Some("web.example"), Some(&other_ca), true)), bad(TlsFault::UnknownAuthority));
+    let long_ago = check(expired, https(Some("web.example"), Some(&expired_ca), true));
+    assert!(matches!(long_ago, Outcome::Failed(Reason::Tls(TlsFault::Expired(700_000_000..)))), "{long_ago:?}");
     assert_eq!(check(expired, https(None, None, false)), good, "nothing is verified");
 
     // Servers that end too early, speak no TLS, or too much of it.
@@ -88,11 +96,141 @@ fn https_members_prove_who_they_are() {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         let _ = stream.read(&mut [0]);
     });
-    assert_eq!(check(plain, https.clone()), bad);
+    assert_eq!(check(plain, https.clone()), bad(TlsFault::NotTls));
     let closes = serve(|mut stream| drop(stream.read(&mut [0; 4096])));
-    assert!(matches!(check(closes, https.clone()), Outcome::Failed(Reason::Tls | Reason::Closed)));
+    assert!(matches!(check(closes, https.clone()), Outcome::Failed(Reason::Tls(TlsFault::Closed) | Reason::Closed)));
     let endless = serve(|mut stream| while stream.write_all(&[22, 3, 3, 0, 4, 2, 0, 0xFF, 0xFF]).is_ok() {});
     assert!(matches!(check(endless, https), Outcome::Failed(_)));
+}
+
+/// `openssl` in a folder of its own, which also has what it makes.
+struct OpenSsl {
+    folder: PathBuf,
+    servers: Vec<Child>,
+}
+
+impl OpenSsl {
+    fn new(name: &str) -> OpenSsl {
+        let folder = std::env::temp_dir().join(format!("gwm-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder for the test");
+        OpenSsl { folder, servers: Vec::new() }
+    }
+
+    /// Runs these words to their end.
+    fn run(&self, words: &str) {
+        let output = self.command(words).output().expect("openssl is there (tests/run installs it)");
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn command(&self, words: &str) -> Command {
+        let mut command = Command::new("openssl");
+        command.args(words.split_whitespace()).current_dir(&self.folder).stdin(Stdio::null());
+        command
+    }
+
+    fn read(&self, file: &str) -> Vec<u8> {
+        fs::read(self.folder.join(file)).expect("it was made")
+    }
+
+    /// An HTTP server over TLS with these words.
+    fn serve(&mut self, words: &str) -> SocketAddr {
+        let words = format!("s_server -accept 127.0.0.1:0 -www {words}");
+        let mut child = self.command(&words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("openssl");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        self.servers.push(child);
+        let accepts = |line: io::Result<String>| line.ok()?.strip_prefix("ACCEPT ")?.parse().ok();
+        lines.into_iter().find_map(accepts).unwrap_or_else(|| panic!("no server: {words}"))
+    }
+}
+
+impl Drop for OpenSsl {
+    fn drop(&mut self) {
+        for server in &mut self.servers {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[test]
+fn openssls_servers_are_judged_by_what_they_show() {
+    let mut openssl = OpenSsl::new("checks-tls");
+    let made = |openssl: &OpenSsl, name: &str, words: &str| {
+        openssl.run(&format!("ecparam -name prime256v1 -genkey -noout -out {name}.key"));
+        openssl.run(&format!("req -x509 -key {name}.key -out {name}.pem -days 3 {words}"));
+    };
+    made(&openssl, "own", "-subj /CN=web.example -addext subjectAltName=DNS:web.example,DNS:*.web.example");
+    made(&openssl, "leaf", "-subj /CN=web.example -addext basicConstraints=critical,CA:FALSE");
+    made(&openssl, "other", "-subj /CN=web.example");
+    // Without extensions, a certificate is one of X.509 v1.
+    for (name, key) in [("v1", "ecparam -name prime256v1 -genkey -noout"), ("rsa", "genrsa")] {
+        openssl.run(&format!("{key} -out {name}.key"));
+        openssl.run(&format!("req -new -key {name}.key -subj /CN=web.example -out {name}.csr"));
+        openssl.run(&format!("x509 -req -in {name}.csr -signkey {name}.key -days 3 -out {name}.pem"));
+    }
+    openssl.run("genrsa -out weak.key 1024");
+    openssl.run("req -x509 -key weak.key -out weak.pem -days 3 -subj /CN=web.example");
+    openssl.run("req -new -key own.key -subj /CN=web.example -out below.csr");
+    openssl.run("x509 -req -in below.csr -signkey own.key -days -1 -out past.pem");
+    openssl.run("x509 -req -in below.csr -CA own.pem -CAkey own.key -days 3 -out below.pem");
+    let [own, leaf, v1, rsa, weak, past, below] = ["own", "leaf", "v1", "rsa", "weak", "past", "below"].map(|name| {
+        let key = if ["past", "below"].contains(&name) { "own" } else { name };
+        let weak = if name == "weak" { "-cipher ALL:@SECLEVEL=0" } else { "" };
+        openssl.serve(&format!("-cert {name}.pem -key {key}.key {weak}"))
+    });
+    let [rsa12, cbc, exchange, old] = [
+        "-tls1_2",
+        "-tls1_2 -cipher ECDHE-RSA-AES256-SHA384",
+        "-tls1_2 -cipher AES128-GCM-SHA256",
+        "-tls1_1 -cipher ALL:@SECLEVEL=0",
+    ]
+    .map(|words| openssl.serve(&format!("-cert rsa.pem -key rsa.key {words}")));
+    let silent = serve(|mut stream| drop(stream.read(&mut [0; 4096])));
+
+    let trusting = |name: Option<&str>, ca: Option<&str>| {
+        let source = TlsSource { verify: ca.is_some(), ca: ca.map(|file| openssl.read(file)), identity: None };
+        let config = tls::check(&source, &[]).unwrap_or_else(|error| panic!("{ca:?}: {error}"));
+        let tls = Some(Tls { server_name: name.map(str::to_owned), config, source });
+        Check::Http(Arc::new(Http { path: "/".into(), tls, ..Http::default() }))
+    };
+    let name = Some("web.example");
+    for (server, name, ca) in [
+        // A trusted certificate, shown by the server itself.
+        (own, name, Some("own.pem")),
+        (own, Some("a.web.example"), Some("own.pem")),
+        (own, None, Some("own.pem")),
+        (leaf, name, Some("leaf.pem")),
+        (v1, name, Some("v1.pem")),
+        (rsa, name, Some("rsa.pem")),
+        (rsa12, name, Some("rsa.pem")),
+        // Any certificate.
+        (own, name, None),
+        (v1, name, None),
+        (weak, name, None),
+        (past, name, None),
+    ] {
+        assert_eq!(check(server, trusting(name, ca)), Outcome::Passed, "{name:?} {ca:?}");
+    }
+    for (server, name, ca, fault) in [
+        (own, Some("mail.example"), Some("own.pem"), TlsFault::OtherName),
+        (own, Some("a.b.web.example"), Some("own.pem"), TlsFault::OtherName),
+        (leaf, Some("mail.example"), Some("leaf.pem"), TlsFault::OtherName),
+        (own, name, Some("other.pem"), TlsFault::Authority),
+        (leaf, name, Some("other.pem"), TlsFault::UnknownAuthority),
+        (v1, name, Some("other.pem"), TlsFault::Certificate),
+        (below, name, Some("own.pem"), TlsFault::Certificate),
+        (cbc, name, None, TlsFault::NothingInCommon),
+        (exchange, name, None, TlsFault::NothingInCommon),
+        (old, name, None, TlsFault::Version),
+        (silent, name, None, TlsFault::Closed),
+    ] {
+        let outcome = check(server, trusting(name, ca));
+        assert_eq!(outcome, Outcome::Failed(Reason::Tls(fault)), "{name:?} {ca:?}");
+    }
+    let expired = check(past, trusting(name, Some("past.pem")));
+    let Outcome::Failed(Reason::Tls(TlsFault::Expired(seconds))) = expired else { panic!("{expired:?}") };
+    assert!((86_000..90_000).contains(&seconds), "{seconds}");
 }
 
 /// A fault deep inside a check: a panic in the middle of the handshake, or before it begins.
@@ -160,7 +298,7 @@ impl ClientSessionStore for Faulty {
 fn a_fault_inside_one_check_ends_that_check_alone() {
     let (_, address) = tls_server("web.example", true, false);
     let source = TlsSource { verify: false, ca: None, identity: None };
-    let good = tls::check(&source).expect("a configuration");
+    let good = tls::check(&source, &[]).expect("a configuration");
     let (mut verifies, mut begins) = (ClientConfig::clone(&good), ClientConfig::clone(&good));
     verifies.dangerous().set_certificate_verifier(Arc::new(Faulty));
     begins.resumption = Resumption::store(Arc::new(Faulty));
@@ -169,7 +307,13 @@ fn a_fault_inside_one_check_ends_that_check_alone() {
     for _ in 0..2 {
         for (number, config) in configs.iter().enumerate() {
             let tls = Tls { server_name: Some("web.example".into()), config: config.clone(), source: source.clone() };
-            prober.start(number, &endpoint(address), &Check::Http(Arc::new(Http { tls: Some(tls), ..http() })), NEVER);
+            prober.start(
+                number,
+                &endpoint(address),
+                &Check::Http(Arc::new(Http { tls: Some(tls), ..http() })),
+                None,
+                NEVER,
+            );
         }
         let fault = Outcome::Inconclusive(Reason::Fault);
         let well = Outcome::Load(Load { eps: 2.0, ..Load::default() });
