@@ -228,7 +228,7 @@ pub fn check(source: &TlsSource, protocols: &[&[u8]]) -> Result<Arc<ClientConfig
     let provider = Arc::new(aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let verifier: Arc<dyn ServerCertVerifier> = match source.verify {
-        true => Arc::new(Trusting { trusted: trusted(source.ca.as_deref())?, algorithms, any_address: true }),
+        true => Arc::new(Trusting { trusted: trusted(source.ca.as_deref())?, algorithms, lenient: true }),
         false => Arc::new(Anyone(algorithms)),
     };
     let builder = builder(provider, verifier)?;
@@ -248,7 +248,7 @@ pub fn check(source: &TlsSource, protocols: &[&[u8]]) -> Result<Arc<ClientConfig
 pub fn client(trusted: Trusted, identity: Option<Identity>) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
-    let verifier = Arc::new(Trusting { trusted, algorithms, any_address: false });
+    let verifier = Arc::new(Trusting { trusted, algorithms, lenient: false });
     Ok(Arc::new(identified(builder(provider, verifier)?, identity)?))
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Flags {
     /// Speak TLS (1.2 or 1.3) with the GWM, and check its certificate
     #[arg(long, env = "GWM_CLIENT_TLS", value_parser = clap::builder::FalseyValueParser::new(), global = true, help_heading = CONNECTION)]
     tls: bool,
-    /// Certificates (PEM) of the authorities to trust [default: those that this machine trusts]
+    /// Certificates (PEM) to trust: of authorities, or the GWM's own [default: those that this machine trusts]
     #[arg(long, env = "GWM_CLIENT_TLS_CA", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_ca: Option<PathBuf>,
     /// The client's own certificate chain (PEM), up to an authority that the GWM trusts; needs --tls-key

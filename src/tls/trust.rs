@@ -2,6 +2,9 @@
 //! themselves. rustls takes a trusted certificate for an authority only, so a server that shows a self-signed certificate
 //! would be refused although the operator has named this very certificate. OpenSSL, HAProxy and curl take it, and so does
 //! `gwm`.
+//!
+//! Checks also take what a given authority has signed itself in a form that rustls refuses and OpenSSL takes: X.509 v1, as
+//! `openssl x509 -req` makes it, certificates that could sign others, and those whose only name is the CN.
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
@@ -13,7 +16,7 @@ use rustls::{
         verify_server_cert_signed_by_trust_anchor, verify_server_name,
     },
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime},
     server::ParsedCertificate,
 };
 use x509_parser::{
@@ -21,6 +24,7 @@ use x509_parser::{
     extensions::GeneralName,
     prelude::{FromDer, X509Certificate},
     time::ASN1Time,
+    x509::{SubjectPublicKeyInfo, X509Version},
 };
 
 use super::{TlsError, certificates};
@@ -32,14 +36,18 @@ pub struct Trusted {
     roots: RootCertStore,
     /// Themselves: the SHA-256 of each.
     fingerprints: HashSet<[u8; 32]>,
+    /// As authorities that sign in any form: those that the operator gives.
+    given: Vec<CertificateDer<'static>>,
 }
 
 /// The certificates to trust: the given ones (PEM), else this machine's.
 pub fn trusted(ca: Option<&[u8]>) -> Result<Trusted, TlsError> {
-    let mut trusted = Trusted { roots: RootCertStore::empty(), fingerprints: HashSet::new() };
     let given = ca.map(certificates).transpose()?;
     let of_machine = given.is_none();
-    for certificate in given.unwrap_or_else(|| rustls_native_certs::load_native_certs().certs) {
+    let all = given.clone().unwrap_or_else(|| rustls_native_certs::load_native_certs().certs);
+    let (roots, given) = (RootCertStore::empty(), given.unwrap_or_default());
+    let mut trusted = Trusted { roots, fingerprints: HashSet::new(), given };
+    for certificate in all {
         trusted.fingerprints.insert(fingerprint(&certificate));
         // rustls may be unable to take a certificate for an authority's. A server may still show it.
         match trusted.roots.add(certificate.clone()) {
@@ -64,9 +72,9 @@ fn fingerprint(certificate: &[u8]) -> [u8; 32] {
 pub(super) struct Trusting {
     pub(super) trusted: Trusted,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
-    /// A certificate that is trusted itself need not name the server's address. A host name, which the operator has given,
-    /// must be in each certificate.
-    pub(super) any_address: bool,
+    /// As lenient as HAProxy: forms that rustls refuses are good, and a certificate that is trusted itself need not have the
+    /// server's address. A host name, which the operator has given, must be in each certificate.
+    pub(super) lenient: bool,
 }
 
 impl Trusting {
@@ -77,28 +85,49 @@ impl Trusting {
     /// Whether a certificate that is trusted itself is valid now, and for this server.
     fn judge(&self, certificate: &[u8], server_name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
         let parsed = parse(certificate)?;
-        let validity = parsed.validity();
-        let (not_before, not_after) = (unix_time(validity.not_before), unix_time(validity.not_after));
-        if now < not_before {
-            return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
-        }
-        if now > not_after {
-            return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
-        }
-        if self.any_address && matches!(server_name, ServerName::IpAddress(_)) {
-            return Ok(());
-        }
-        let names = names(&parsed);
-        match names.iter().any(|name| name.fits(server_name)) {
+        is_valid(&parsed, now)?;
+        match self.lenient && matches!(server_name, ServerName::IpAddress(_)) {
             true => Ok(()),
-            false => {
-                let presented = names.iter().map(Name::to_string).collect();
-                Err(CertificateError::NotValidForNameContext { expected: server_name.to_owned(), presented }.into())
-            }
+            false => has_name(&parsed, server_name),
         }
     }
 
-    /// Verifies a signature by the key of a certificate that is trusted itself, also of one that rustls can not read.
+    /// Whether a given authority has signed a certificate itself, which is valid now, and for servers.
+    fn is_issued(&self, certificate: &[u8], now: UnixTime) -> Result<(), Error> {
+        let parsed = parse(certificate)?;
+        let bad = || Error::from(CertificateError::BadEncoding);
+        // A certificate is a sequence of its content, the algorithm of the signature and the signature.
+        let (_, whole) = Any::from_der(certificate).map_err(|_| bad())?;
+        let (rest, _) = Any::from_der(whole.data).map_err(|_| bad())?;
+        let content = whole.data.get(..whole.data.len() - rest.len()).ok_or_else(bad)?;
+        let (_, algorithm) = Any::from_der(rest).map_err(|_| bad())?;
+        let signed_by = |authority: &CertificateDer<'_>| {
+            let authority = parse(authority).ok()?;
+            let may_sign = authority.is_ca() || authority.version() == X509Version::V1;
+            // rustls has not compared names with the authority's constraints.
+            let may_sign = may_sign && matches!(authority.name_constraints(), Ok(None));
+            (may_sign && authority.subject().as_raw() == parsed.issuer().as_raw()).then_some(())?;
+            is_valid(&authority, now).ok()?;
+            let key = authority.public_key();
+            let of_key = key_algorithm(key)?;
+            let fits = |known: &&&dyn SignatureVerificationAlgorithm| {
+                known.signature_alg_id().as_ref() == algorithm.data && known.public_key_alg_id().as_ref() == of_key
+            };
+            let signature = &parsed.signature_value.data;
+            let verify = |known: &&dyn SignatureVerificationAlgorithm| {
+                known.verify_signature(&key.subject_public_key.data, content, signature).ok()
+            };
+            self.algorithms.all.iter().filter(fits).find_map(verify)
+        };
+        self.trusted.given.iter().find_map(signed_by).ok_or(CertificateError::UnknownIssuer)?;
+        let purposes = parsed.extended_key_usage().map_err(|_| bad())?;
+        if purposes.is_some_and(|purposes| !purposes.value.server_auth && !purposes.value.any) {
+            return Err(CertificateError::InvalidPurpose.into());
+        }
+        is_valid(&parsed, now)
+    }
+
+    /// Verifies a signature by the key of a certificate that rustls can not read.
     fn verify(
         &self,
         message: &[u8],
@@ -108,9 +137,7 @@ impl Trusting {
     ) -> Result<HandshakeSignatureValid, Error> {
         let parsed = parse(certificate)?;
         let key = parsed.public_key();
-        // SubjectPublicKeyInfo is a sequence that begins with the sequence AlgorithmIdentifier.
-        let identifier = Any::from_der(key.raw).and_then(|(_, whole)| Any::from_der(whole.data));
-        let (_, identifier) = identifier.map_err(|_| CertificateError::BadEncoding)?;
+        let of_key = key_algorithm(key).ok_or(CertificateError::BadEncoding)?;
         let (_, algorithms) = self
             .algorithms
             .mapping
@@ -118,7 +145,7 @@ impl Trusting {
             .find(|(scheme, _)| *scheme == signed.scheme)
             .ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
         let mut fitting = algorithms.iter().take(most);
-        let algorithm = fitting.find(|algorithm| algorithm.public_key_alg_id().as_ref() == identifier.data);
+        let algorithm = fitting.find(|algorithm| algorithm.public_key_alg_id().as_ref() == of_key);
         let verified = algorithm
             .map(|algorithm| algorithm.verify_signature(&key.subject_public_key.data, message, signed.signature()));
         match verified {
@@ -141,10 +168,22 @@ impl ServerCertVerifier for Trusting {
             self.judge(certificate, server_name, now)?;
             return Ok(ServerCertVerified::assertion());
         }
-        let parsed = ParsedCertificate::try_from(certificate)?;
         let (roots, algorithms) = (&self.trusted.roots, self.algorithms.all);
-        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
-        verify_server_name(&parsed, server_name)?;
+        let named = ParsedCertificate::try_from(certificate).and_then(|parsed| {
+            verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
+            Ok(verify_server_name(&parsed, server_name))
+        });
+        match named {
+            Ok(Ok(())) => {}
+            // Perhaps the only name is the CN.
+            Ok(Err(_)) if self.lenient => has_name(&parse(certificate)?, server_name)?,
+            Ok(Err(error)) => return Err(error),
+            Err(error) if self.lenient && is_about_form(&error) => match self.is_issued(certificate, now) {
+                Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => return Err(error),
+                issued => issued.and_then(|()| has_name(&parse(certificate)?, server_name))?,
+            },
+            Err(error) => return Err(error),
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -154,9 +193,9 @@ impl ServerCertVerifier for Trusting {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        match self.trusts_itself(certificate) {
-            true => self.verify(message, certificate, signed, usize::MAX),
-            false => verify_tls12_signature(message, certificate, signed, &self.algorithms),
+        match ParsedCertificate::try_from(certificate) {
+            Ok(_) => verify_tls12_signature(message, certificate, signed, &self.algorithms),
+            Err(_) => self.verify(message, certificate, signed, usize::MAX),
         }
     }
 
@@ -171,9 +210,11 @@ impl ServerCertVerifier for Trusting {
             RSA_PKCS1_SHA1 | RSA_PKCS1_SHA256 | RSA_PKCS1_SHA384 | RSA_PKCS1_SHA512 => {
                 Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
             }
+            _ if ParsedCertificate::try_from(certificate).is_ok() => {
+                verify_tls13_signature(message, certificate, signed, &self.algorithms)
+            }
             // A scheme of TLS 1.3 is for one kind of key: the first.
-            _ if self.trusts_itself(certificate) => self.verify(message, certificate, signed, 1),
-            _ => verify_tls13_signature(message, certificate, signed, &self.algorithms),
+            _ => self.verify(message, certificate, signed, 1),
         }
     }
 
@@ -182,9 +223,48 @@ impl ServerCertVerifier for Trusting {
     }
 }
 
+/// Whether rustls refuses a certificate for its form: a version before 3, or the right to sign others. The types of these
+/// errors are not rustls' own.
+fn is_about_form(error: &Error) -> bool {
+    let Error::InvalidCertificate(CertificateError::Other(error)) = error else { return false };
+    let error = error.to_string();
+    error.contains("UnsupportedCertVersion") || error.contains("CaUsedAsEndEntity")
+}
+
 fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, Error> {
     let parsed = X509Certificate::from_der(certificate).map(|(_, parsed)| parsed);
     parsed.map_err(|_| CertificateError::BadEncoding.into())
+}
+
+/// Whether a certificate is valid now.
+fn is_valid(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
+    let validity = certificate.validity();
+    let (not_before, not_after) = (unix_time(validity.not_before), unix_time(validity.not_after));
+    if now < not_before {
+        return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
+    }
+    if now > not_after {
+        return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
+    }
+    Ok(())
+}
+
+/// Whether a certificate is for this server.
+fn has_name(certificate: &X509Certificate<'_>, server_name: &ServerName<'_>) -> Result<(), Error> {
+    let names = names(certificate);
+    match names.iter().any(|name| name.fits(server_name)) {
+        true => Ok(()),
+        false => {
+            let presented = names.iter().map(Name::to_string).collect();
+            Err(CertificateError::NotValidForNameContext { expected: server_name.to_owned(), presented }.into())
+        }
+    }
+}
+
+/// The algorithm of a key: SubjectPublicKeyInfo is a sequence that begins with the sequence AlgorithmIdentifier.
+fn key_algorithm<'a>(key: &SubjectPublicKeyInfo<'a>) -> Option<&'a [u8]> {
+    let (_, whole) = Any::from_der(key.raw).ok()?;
+    Any::from_der(whole.data).ok().map(|(_, identifier)| identifier.data)
 }
 
 fn unix_time(time: ASN1Time) -> UnixTime {

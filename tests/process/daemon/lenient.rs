@@ -306,19 +306,26 @@ fn certificates_are_taken_as_haproxy_takes_them() {
             command.args(words.split_whitespace()).current_dir(folder.path("")).output().expect("openssl is there");
         assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    for name in ["own", "leaf", "v1"] {
+    for name in ["own", "leaf", "v1", "root"] {
         openssl(&format!("ecparam -name prime256v1 -genkey -noout -out {name}.key"));
     }
     openssl("req -x509 -key own.key -out own.pem -days 3 -subj /CN=web.example");
     openssl("req -x509 -key leaf.key -out leaf.pem -days 3 -subj /CN=web.example -addext basicConstraints=CA:FALSE");
     openssl("req -new -key v1.key -subj /CN=web.example -out v1.csr");
     openssl("x509 -req -in v1.csr -signkey v1.key -days 3 -out v1.pem");
+    // What an authority signs without more words is of X.509 v1, and the CN is its only name.
+    openssl("req -x509 -key root.key -out root.pem -days 3 -subj /CN=root");
+    openssl("req -new -key leaf.key -subj /CN=web.example -out below.csr");
+    openssl("x509 -req -in below.csr -CA root.pem -CAkey root.key -days 3 -out below.pem");
+    std::fs::copy(folder.path("leaf.key"), folder.path("below.key")).expect("a file can be copied");
     let mut backend = "backend tls\n option httpchk GET /\n".to_owned();
     let (mut members, mut children) = (Vec::new(), Vec::new());
     let rows = [
         ("own", "own", true),
         ("leaf", "leaf", true),
         ("v1", "v1", true),
+        ("below", "root", true),
+        ("below", "leaf", false),
         ("own", "leaf", false),
         ("v1", "own", false),
         ("own", "", true),
@@ -345,7 +352,8 @@ fn certificates_are_taken_as_haproxy_takes_them() {
         };
         let check = "check inter 200ms rise 1 fall 1 ssl verify";
         writeln!(backend, " server s{number} {address} {check} {haproxy}").expect("a string has room");
-        members.push((address, format!("monitor = \"https\"\n{gwm}")));
+        let name = "tls.server_name = \"web.example\"";
+        members.push((address, format!("monitor = \"https\"\n{name}\n{gwm}")));
     }
     let checks = HaProxy::start(&backend).checks();
     let gwm = daemon_takes(&members);

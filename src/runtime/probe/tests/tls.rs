@@ -173,12 +173,25 @@ fn openssls_servers_are_judged_by_what_they_show() {
     openssl.run("req -x509 -key weak.key -out weak.pem -days 3 -subj /CN=web.example");
     openssl.run("req -new -key own.key -subj /CN=web.example -out below.csr");
     openssl.run("x509 -req -in below.csr -signkey own.key -days -1 -out past.pem");
+    // Without extensions of the request, these are of X.509 v1.
     openssl.run("x509 -req -in below.csr -CA own.pem -CAkey own.key -days 3 -out below.pem");
-    let [own, leaf, v1, rsa, weak, past, below] = ["own", "leaf", "v1", "rsa", "weak", "past", "below"].map(|name| {
-        let key = if ["past", "below"].contains(&name) { "own" } else { name };
+    openssl.run("x509 -req -in below.csr -CA own.pem -CAkey own.key -days -1 -out gone.pem");
+    for (name, extensions) in [
+        ("cn", "basicConstraints=CA:FALSE"),
+        ("mighty", "basicConstraints=CA:TRUE\nsubjectAltName=DNS:web.example"),
+        ("client", "basicConstraints=CA:TRUE\nextendedKeyUsage=clientAuth"),
+    ] {
+        fs::write(openssl.folder.join("extensions"), extensions).expect("a file for the test");
+        let words = "x509 -req -in below.csr -CA own.pem -CAkey own.key -days 3 -extfile extensions";
+        openssl.run(&format!("{words} -out {name}.pem"));
+    }
+    let [own, leaf, v1, rsa, weak] = ["own", "leaf", "v1", "rsa", "weak"].map(|name| {
         let weak = if name == "weak" { "-cipher ALL:@SECLEVEL=0" } else { "" };
-        openssl.serve(&format!("-cert {name}.pem -key {key}.key {weak}"))
+        openssl.serve(&format!("-cert {name}.pem -key {name}.key {weak}"))
     });
+    let issued = ["past", "below", "gone", "cn", "mighty", "client"];
+    let [past, below, gone, cn, mighty, client] =
+        issued.map(|name| openssl.serve(&format!("-cert {name}.pem -key own.key")));
     let [rsa12, cbc, exchange, old] = [
         "-tls1_2",
         "-tls1_2 -cipher ECDHE-RSA-AES256-SHA384",
@@ -204,6 +217,10 @@ fn openssls_servers_are_judged_by_what_they_show() {
         (v1, name, Some("v1.pem")),
         (rsa, name, Some("rsa.pem")),
         (rsa12, name, Some("rsa.pem")),
+        // What an authority has signed in a form that rustls refuses.
+        (below, name, Some("own.pem")),
+        (cn, name, Some("own.pem")),
+        (mighty, name, Some("own.pem")),
         // Any certificate.
         (own, name, None),
         (v1, name, None),
@@ -219,7 +236,16 @@ fn openssls_servers_are_judged_by_what_they_show() {
         (own, name, Some("other.pem"), TlsFault::Authority),
         (leaf, name, Some("other.pem"), TlsFault::UnknownAuthority),
         (v1, name, Some("other.pem"), TlsFault::Certificate),
-        (below, name, Some("own.pem"), TlsFault::Certificate),
+        (below, Some("mail.example"), Some("own.pem"), TlsFault::OtherName),
+        (below, None, Some("own.pem"), TlsFault::OtherName),
+        (cn, Some("mail.example"), Some("own.pem"), TlsFault::OtherName),
+        (mighty, Some("mail.example"), Some("own.pem"), TlsFault::OtherName),
+        (client, name, Some("own.pem"), TlsFault::Purpose),
+        // An authority of the same name, and one that may not sign.
+        (below, name, Some("other.pem"), TlsFault::Certificate),
+        (cn, name, Some("other.pem"), TlsFault::UnknownAuthority),
+        (mighty, name, Some("other.pem"), TlsFault::Authority),
+        (below, name, Some("leaf.pem"), TlsFault::Certificate),
         (cbc, name, None, TlsFault::NothingInCommon),
         (exchange, name, None, TlsFault::NothingInCommon),
         (old, name, None, TlsFault::Version),
@@ -228,9 +254,11 @@ fn openssls_servers_are_judged_by_what_they_show() {
         let outcome = check(server, trusting(name, ca));
         assert_eq!(outcome, Outcome::Failed(Reason::Tls(fault)), "{name:?} {ca:?}");
     }
-    let expired = check(past, trusting(name, Some("past.pem")));
-    let Outcome::Failed(Reason::Tls(TlsFault::Expired(seconds))) = expired else { panic!("{expired:?}") };
-    assert!((86_000..90_000).contains(&seconds), "{seconds}");
+    for (server, ca) in [(past, "past.pem"), (gone, "own.pem")] {
+        let expired = check(server, trusting(name, Some(ca)));
+        let Outcome::Failed(Reason::Tls(TlsFault::Expired(seconds))) = expired else { panic!("{ca}: {expired:?}") };
+        assert!((86_000..90_000).contains(&seconds), "{seconds}");
+    }
 }
 
 /// A fault deep inside a check: a panic in the middle of the handshake, or before it begins.
