@@ -234,6 +234,26 @@ fn load_reports_change_weights() {
     daemon.stop();
 }
 
+/// Two servers that report how full they are and no rate of requests, as vLLM does: in text, and in protobuf.
+#[test]
+fn a_utilisation_alone_changes_weights() {
+    let full = Server::open("127.0.0.1:0", http, "200 OK\r\nendpoint-load-metrics: TEXT named_metrics.cache=0.8");
+    // named_metrics = { cache: 0.2 }
+    let free = Server::open("127.0.0.1:0", http, "200 OK\r\nendpoint-load-metrics-bin: QhAKBWNhY2hlEZqZmZmZmck/");
+    let rule =
+        "[[member]]\ncidr = \"127.0.0.1/32\"\nmonitor = \"http\"\nhttp.utilization = [\"named_metrics.cache\"]\n";
+    let file = TempFile::new("utilization.toml", rule);
+    let daemon = daemon(&["--members", file.path(), "--probe", "off"]);
+    let mut lb = lb(&daemon, "LB1", &[&free.name(), &full.name()]);
+    until("one has four times the weight of the other", || {
+        let push = lb.push();
+        let weights: Vec<f64> =
+            push.split(&[' ', ',', ']']).filter_map(|word| word.strip_prefix("00/0D/")?.parse().ok()).collect();
+        matches!(weights[..], [free, full] if (3.5..4.5).contains(&(free / full)))
+    });
+    daemon.stop();
+}
+
 #[test]
 fn rules_of_networks_say_who_is_watched() {
     let (watched, vouched, unlisted) =
