@@ -5,6 +5,7 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | [`outcome`] | the possible results of one check |
+//! | [`explanation`] | why a check failed, in words |
 //! | [`agent_check`], [`http`], [`grpc`], [`echo`] | the bytes for a member, and the meaning of its answer |
 //! | [`proxy_protocol`] | the bytes before them |
 //! | [`orca`], [`protobuf`] | load reports in answers |
@@ -18,7 +19,8 @@
 //! 1. `src/roster/checks.rs`: a variant of `Check` with the check's settings; `src/roster/mod.rs`: `Roster::checks` says
 //!    for which endpoints the check is possible.
 //! 2. `src/monitor/`: a module that writes the request and reads the answer, without I/O; an answer is an
-//!    [`Outcome`]. A new reason of a failure is a variant of [`Reason`].
+//!    [`Outcome`]. A new reason of a failure is a variant of [`Reason`], and may
+//!    have words in [`explanation`].
 //! 3. `src/runtime/probe/`: `stream.rs` for a check over TCP (a variant of `Listener`), `mod.rs` for another way.
 //! 4. `src/config/members/checks.rs`: the name for `monitor = …` and the keys of the members file; README.md lists them.
 //! 5. Tests: the module's own; `src/fuzz.rs`, an entry point for the answer; `src/runtime/probe/tests/`, real sockets;
@@ -26,6 +28,7 @@
 
 pub mod agent_check;
 pub mod echo;
+pub mod explanation;
 pub mod grpc;
 pub mod health;
 pub mod http;

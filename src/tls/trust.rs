@@ -103,7 +103,8 @@ impl Trusting {
         let (_, algorithm) = Any::from_der(rest).map_err(|_| bad())?;
         let signed_by = |authority: &CertificateDer<'_>| {
             let authority = parse(authority).ok()?;
-            let may_sign = authority.is_ca() || authority.version() == X509Version::V1;
+            let signs_itself = authority.subject().as_raw() == authority.issuer().as_raw();
+            let may_sign = authority.is_ca() || authority.version() == X509Version::V1 && signs_itself;
             // rustls has not compared names with the authority's constraints.
             let may_sign = may_sign && matches!(authority.name_constraints(), Ok(None));
             (may_sign && authority.subject().as_raw() == parsed.issuer().as_raw()).then_some(())?;
