@@ -15,6 +15,11 @@ pub use crate::config::Flags as Args;
 
 /// Runs `gwm serve`: exit status 2 for flags that do not go together, 1 for a failure, 0 after a stop.
 pub fn run(args: Args) -> ExitCode {
+    // Before the first file is read, because that may take seconds. With --check, a signal ends the process.
+    let inbox = match (!args.check).then(runtime::watch_signals).transpose() {
+        Ok(inbox) => inbox,
+        Err(error) => return failure(&error),
+    };
     let config = match Config::new(&args, &runtime::host()) {
         Ok(config) => config,
         Err(error) => {
@@ -25,12 +30,12 @@ pub fn run(args: Args) -> ExitCode {
     if let Err(error) = runtime::prepare(&config) {
         return failure(&error);
     }
-    if args.check {
+    let Some(inbox) = inbox else {
         config.warnings.iter().for_each(|warning| super::complain(format_args!("gwm: warning: {warning}")));
         return super::written(writeln!(io::stdout(), "gwm: the configuration is valid"));
-    }
+    };
     let logging = runtime::start_logging(args.log_level, args.log_format);
-    let result = runtime::serve(config);
+    let result = runtime::serve(config, inbox);
     drop(logging);
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,8 +2,10 @@
 
 use std::{
     io::{self, Write},
+    net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering, mpsc},
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -33,6 +35,13 @@ use crate::{
 /// How long the stop may take in all.
 const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
 
+/// How long the daemon tries to get a port that is in use. After the end of a killed gwm, io_uring holds its listeners for
+/// some tens of milliseconds.
+const BIND_RETRIES: Duration = Duration::from_secs(2);
+
+/// The pause between two tries.
+const BIND_PAUSE: Duration = Duration::from_millis(10);
+
 /// How often the main thread looks whether log lines were lost.
 const LOST_LINES_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -60,21 +69,28 @@ struct Threads {
     shards: Vec<JoinHandle<Result<(), Error>>>,
 }
 
-/// Serves until a signal asks to stop.
-pub fn serve(mut config: Config) -> Result<(), Error> {
-    config.settings.icmp = probe::may_echo().is_ok();
-    let (events, inbox) = mpsc::channel();
-    watch_signals(events.clone()).map_err(|error| Error::Start { what: "watch for signals", error })?;
+/// The signals since [`watch_signals`], and later the events of the daemon's threads.
+pub struct Inbox {
+    events: mpsc::Sender<Event>,
+    inbox: mpsc::Receiver<Event>,
+}
 
+/// Keeps the signals that come from now on for [`serve`].
+pub fn watch_signals() -> Result<Inbox, Error> {
+    let (events, inbox) = mpsc::channel();
+    forward_signals(events.clone()).map_err(|error| Error::Start { what: "watch for signals", error })?;
+    Ok(Inbox { events, inbox })
+}
+
+/// Serves until a signal asks to stop.
+pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), Error> {
+    config.settings.icmp = probe::may_echo().is_ok();
     let shards = config.shard_cpus.len();
     let mut addresses = Vec::new();
     let mut listeners: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
     for &Listen { address, carries } in &config.listen {
-        let (bound, sockets) = listener::bind(address, shards, &config.connections).map_err(|error| Error::Bind {
-            address,
-            carries,
-            error,
-        })?;
+        let (bound, sockets) =
+            bind(address, shards, &config).map_err(|error| Error::Bind { address, carries, error })?;
         addresses.push(Listen { address: bound, carries });
         listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push((socket, carries)));
     }
@@ -159,6 +175,24 @@ pub fn serve(mut config: Config) -> Result<(), Error> {
     stop(threads, &inbox, &shared, &control, &bells, &metrics)
 }
 
+/// Binds a listener for each shard. A port in use may belong to a process that has just ended, so the daemon tries again.
+fn bind(address: SocketAddr, shards: usize, config: &Config) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    let start = Instant::now();
+    let mut told = false;
+    loop {
+        match listener::bind(address, shards, &config.connections) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < BIND_RETRIES => {
+                if !std::mem::replace(&mut told, true) {
+                    let retries = humantime::format_duration(BIND_RETRIES);
+                    tracing::debug!("{address} is in use, trying again for {retries}");
+                }
+                thread::sleep(BIND_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Lets the shards drain, then ends the coordinator.
 fn stop(
     threads: Threads,
@@ -218,7 +252,7 @@ impl Threads {
         let mut threads: Vec<_> = self.shards.into_iter().chain([self.coordinator]).collect();
         loop {
             // A thread reports its end a moment before its handle shows the end.
-            std::thread::yield_now();
+            thread::yield_now();
             if let Some(at) = threads.iter().position(JoinHandle::is_finished) {
                 let thread = threads.swap_remove(at);
                 let name = name(&thread);
@@ -321,7 +355,7 @@ fn reload_access(config: &Config, control: &CoordinatorControl) {
 /// Reads the TLS files again, for new sessions.
 fn reload_tls(tls: &mut Option<Server>, shared: &Shared) {
     let Some(server) = tls else { return };
-    match server.read_again() {
+    match server.read_again(SystemTime::now()) {
         Ok(Some(new)) => {
             tracing::info!("SIGHUP: new TLS files are in force, for new sessions: {}", new.files);
             shared.set_tls(new.config.clone());
@@ -340,9 +374,9 @@ fn warn_of_expiry(server: &Server) {
 }
 
 /// Forwards signals. The second one that asks to stop ends the process at once, whatever the other threads do.
-fn watch_signals(events: mpsc::Sender<Event>) -> io::Result<()> {
+fn forward_signals(events: mpsc::Sender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
+    thread::Builder::new().name("signals".into()).spawn(move || {
         let mut stopping = false;
         for signal in signals.forever() {
             if signal != SIGHUP && std::mem::replace(&mut stopping, true) {

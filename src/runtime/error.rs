@@ -130,7 +130,8 @@ impl fmt::Display for Error {
                         let port = address.port();
                         write!(
                             f,
-                            "another process has the port: stop it (`ss -ltnp sport = {port}` shows it), or choose another"
+                            "another process has the port: stop it (`ss -ltnp sport = {port}` shows it; if it shows none, \
+                             a process that was killed holds the port a little longer: try again), or choose another"
                         )
                     }
                     io::ErrorKind::PermissionDenied => f.write_str(

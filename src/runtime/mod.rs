@@ -14,7 +14,7 @@ pub mod mesh;
 pub mod probe;
 mod shard;
 
-pub use daemon::serve;
+pub use daemon::{Inbox, serve, watch_signals};
 pub use error::Error;
 pub use log::{last_words, start as start_logging};
 pub use machine::{

@@ -23,8 +23,8 @@ use crate::{
 /// Below this glommio refuses to start.
 const MEMLOCK_BYTES: u64 = 512 << 10;
 
-/// Threads beside the shards': the log's, the signals' and the coordinator's.
-const THREADS_BASE: usize = 3;
+/// Threads beside the shards' that are yet to start: the log's and the coordinator's.
+const THREADS_BASE: usize = 2;
 
 /// A shard's own thread, and the one that glommio adds.
 const THREADS_PER_SHARD: usize = 2;

@@ -415,6 +415,6 @@ impl Shard {
         arrivals.into_iter().for_each(|arrival| self.admit(arrival));
         self.context.begin_stop();
         self.monitoring.stop();
-        self.table.wake_all(&self.context);
+        self.table.stop(&self.context);
     }
 }

@@ -108,10 +108,10 @@ impl Table {
         }
     }
 
-    /// Wakes all connections.
-    pub(super) fn wake_all(&mut self, context: &Context) {
+    /// Lets all connections end, as the server stops.
+    pub(super) fn stop(&mut self, context: &Context) {
         for connection in self.rows.iter_mut().filter_map(|row| row.connection.as_mut()) {
-            connection.wake(context);
+            connection.stop(context);
         }
     }
 
@@ -142,9 +142,10 @@ impl Table {
     pub(super) fn sweep_some(&mut self, context: &Context, now: Time, from: &mut usize) -> bool {
         let scarce = context.handshakes.borrow().are_scarce();
         let mut overdue = Vec::new();
-        for row in self.rows.iter().skip(*from).take(SWEEP_CHUNK) {
+        for row in self.rows.iter_mut().skip(*from).take(SWEEP_CHUNK) {
             *from += 1;
-            let Some(connection) = row.connection.as_deref() else { continue };
+            let Some(connection) = row.connection.as_deref_mut() else { continue };
+            connection.looked_at();
             if let Some(cause) = connection.overdue(now, &context.limits, scarce) {
                 overdue.push((connection.slot(), cause));
                 if overdue.len() == SWEEP_ENDS {

@@ -112,3 +112,49 @@ fn what_came_before_the_stop_is_read_though_there_was_no_news_of_it() {
     let [_, (_, Up::Request(range))] = &batch.entries[..] else { panic!("{:?}", batch.entries) };
     assert_eq!(batch.bytes[range.clone()], request);
 }
+
+/// The begin of a message.
+const BEGIN: [u8; 4] = [0x20, 0x10, 0x00, 0x0D];
+
+/// Whether the connection of this peer ends at the server's stop though the peer does not end its side. `before` acts
+/// before the stop.
+fn ends_by_itself(before: impl FnOnce(&mut Shard, &mut TcpStream)) -> bool {
+    let (mut shard, _inbox) = shard();
+    let mut peer = connect(&mut shard);
+    before(&mut shard, &mut peer);
+    shard.context.shared.draining.store(true, Ordering::Relaxed);
+    shard.stop();
+    shard.step_some();
+    assert_eq!(peer.read(&mut [0; 1]).expect("the server ends its side"), 0);
+    shard.context.open_connections() == 0
+}
+
+/// Lets the shard hear what the peer says.
+fn say(shard: &mut Shard, peer: &mut TcpStream, bytes: &[u8]) {
+    peer.write_all(bytes).expect("a socket takes bytes");
+    shard.collect();
+    shard.step_some();
+}
+
+/// Looks at timeouts so many times.
+fn look(shard: &mut Shard, times: u32) {
+    for _ in 0..times {
+        shard.context.ask_for_sweep(shard.context.now());
+        while shard.sweep_some() {}
+    }
+}
+
+#[test]
+fn a_silent_peer_that_is_owed_nothing_is_not_waited_for_at_the_stop() {
+    assert!(ends_by_itself(|_, _| {}), "it never said anything");
+    assert!(ends_by_itself(|shard, peer| {
+        say(shard, peer, &BEGIN);
+        look(shard, 4);
+    }));
+    // A reset could destroy what the peer has yet to read.
+    assert!(!ends_by_itself(|shard, peer| {
+        say(shard, peer, &BEGIN);
+        look(shard, 3);
+    }));
+    assert!(!ends_by_itself(|_, peer| peer.write_all(&BEGIN).expect("a socket takes bytes")), "read after the stop");
+}

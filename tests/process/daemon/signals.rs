@@ -1,15 +1,17 @@
-//! The stop of the daemon.
+//! The stop of the daemon, and its start after the end of another one.
 
 use std::{
-    io::ErrorKind,
-    net::{SocketAddr, TcpStream},
+    fs::File,
+    io::{BufRead, BufReader, ErrorKind},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command},
 };
 
 use gwm::sasp::{LbFlags, ReturnCode};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use crate::{
-    harness::{Daemon, LB, Peer, until},
+    harness::{Daemon, LB, Peer, Permit, TempFile, command, finish, until},
     wire,
 };
 
@@ -102,6 +104,89 @@ fn a_stopped_daemon_can_be_started_again_on_its_port() {
     let mut lb = second.connect();
     assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
     second.stop();
+}
+
+/// After the end of a killed daemon, the kernel needs a moment to free its port.
+#[test]
+fn a_killed_daemon_can_be_started_again_at_once() {
+    let mut daemon = Daemon::start(&["--shards", "2"]);
+    let address = daemon.address().to_string();
+    for _ in 0..10 {
+        let mut lb = daemon.connect();
+        assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
+        daemon.signal(Signal::KILL);
+        daemon.wait();
+        daemon = Daemon::start(&["--listen", &address, "--shards", "2"]);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn the_daemon_waits_for_a_port_that_becomes_free() {
+    let _permit = Permit::take(1);
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = holder.local_addr().expect("it is bound").to_string();
+    let mut child =
+        command(&["serve", "--listen", &address, "--log-level", "debug"]).spawn().expect("the binary starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines().map_while(Result::ok);
+    let wanted = format!("{address} is in use, trying again");
+    assert!(lines.any(|line| line.contains(&wanted)), "it does not try again");
+    drop(holder);
+    let mut said = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+    stdout.read_line(&mut said).expect("stdout can be read");
+    assert_eq!(said, format!("gwm: listening on {address} (plain)\n"));
+    child.kill().expect("it runs");
+    child.wait().expect("a child can be waited for");
+}
+
+/// A daemon that has opened its members file and does not get the content yet.
+struct Starting {
+    child: Child,
+    members: TempFile,
+    /// The end of the content comes when this is dropped.
+    writer: File,
+    _permit: Permit,
+}
+
+impl Starting {
+    fn begin() -> Starting {
+        let permit = Permit::take(1);
+        let members = TempFile::new("members.fifo", "");
+        std::fs::remove_file(members.path()).expect("it was made just now");
+        let made = Command::new("mkfifo").arg(members.path()).status().expect("coreutils are there");
+        assert!(made.success());
+        let flags = ["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--members", members.path()];
+        let child = command(&flags).spawn().expect("the binary starts");
+        let writer = File::options().write(true).open(members.path()).expect("the daemon reads it");
+        Starting { child, members, writer, _permit: permit }
+    }
+
+    fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).expect("the daemon takes signals");
+    }
+}
+
+#[test]
+fn a_signal_to_stop_during_the_start_stops_in_order() {
+    let starting = Starting::begin();
+    starting.signal(Signal::TERM);
+    drop(starting.writer);
+    let output = finish(starting.child);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_signal_to_read_the_files_during_the_start_counts_after_the_start() {
+    let starting = Starting::begin();
+    starting.members.write("[[member]]\naddress = \"10.0.0.1\"\n"); // read at SIGHUP
+    starting.signal(Signal::HUP);
+    starting.signal(Signal::TERM);
+    drop(starting.writer);
+    let output = finish(starting.child);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert!(log.contains("SIGHUP: ") && log.contains("is in force members=1"), "{log}");
 }
 
 /// The daemon can stop without any connection, and at any time after the start.

@@ -33,6 +33,10 @@ use securing::{HANDSHAKE_TURN_MAX, Turn};
 /// How long the peer has to close its side after the server closed its side.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// After so many looks at timeouts without bytes from the peer, the peer has read the last reply: about a second, unless
+/// the timeouts are short.
+const LOOKS_UNTIL_SILENT: u8 = 4;
+
 /// Reads and writes in one step, before other connections have their turn.
 const STEP_CALLS: u32 = 8;
 
@@ -56,6 +60,10 @@ pub(super) struct Connection {
     stage: Stage,
     /// The coordinator knows of this connection.
     announced: bool,
+    /// Looks at timeouts until the peer counts as silent; [`LOOKS_UNTIL_SILENT`] when bytes arrive.
+    heard: u8,
+    /// The end waits for the peer: a reset would destroy what the peer has not read.
+    lingers: bool,
     /// The coordinator wants the connection to end.
     close_requested: Option<Cause>,
     /// The start of the present wait: see [`Connection::overdue`].
@@ -130,6 +138,8 @@ impl Connection {
             first_message_seen: false,
             stage,
             announced: false,
+            heard: 0,
+            lingers: true,
             close_requested: None,
             since: context.now(),
             buffered_budget: 0,
@@ -199,6 +209,9 @@ impl Connection {
                         if self.wire.has_pending() {
                             continue;
                         }
+                        if !self.lingers {
+                            return Step::Ended(cause);
+                        }
                         // If the shutdown fails, the socket is gone, and the next read says so.
                         let _ = shutdown(socket, Shutdown::Write);
                         self.stage = Stage::Lingering(cause, limits::LINGER_BYTES);
@@ -247,6 +260,18 @@ impl Connection {
             self.stage = Stage::Flushing(cause);
         }
         self.wake(context);
+    }
+
+    /// Lets the connection end, as the server stops. A silent peer that is owed nothing is not waited for.
+    pub(super) fn stop(&mut self, context: &Context) {
+        let owed = self.request_pending || !self.unread.is_empty() || self.has_unwritten();
+        self.lingers = self.stage != Stage::Open || owed || self.heard > 0;
+        self.wake(context);
+    }
+
+    /// Notes a look at timeouts.
+    pub(super) fn looked_at(&mut self) {
+        self.heard = self.heard.saturating_sub(1);
     }
 
     /// Makes the shard let the connection take a step.

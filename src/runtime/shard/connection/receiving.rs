@@ -4,7 +4,7 @@ use std::{os::fd::BorrowedFd, sync::atomic::Ordering};
 
 use super::{
     super::{cause::Cause, context::Context, wire::Received},
-    Call, Connection, Stage, account, broken,
+    Call, Connection, LOOKS_UNTIL_SILENT, Stage, account, broken,
 };
 use crate::{
     limits,
@@ -46,6 +46,7 @@ impl Connection {
             Ok(Received::Progress) => Call::Done,
             Ok(Received::End) => Call::Ended(Cause::PeerClosed),
             Ok(Received::Bytes(length)) => {
+                (self.heard, self.lingers) = (LOOKS_UNTIL_SILENT, true);
                 let bytes = scratch.get(..length).expect("a read fills no more than its buffer");
                 self.take_frames(socket, bytes, context)
             }
