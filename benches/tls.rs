@@ -4,6 +4,7 @@
 use std::{
     io::{IoSlice, Result, Write},
     sync::{Arc, LazyLock},
+    time::SystemTime,
 };
 
 use divan::{
@@ -26,10 +27,16 @@ static ENDS: LazyLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = LazyLock::new(||
     let (certificate, key) = folder.identity("server", &authority.server());
     let ca = folder.write("ca.pem", authority.pem());
     let min_version = tls::Version::Tls13;
-    let files = Files { certificate: certificate.into(), key: key.into(), client_ca: Some(ca.into()), min_version };
+    let files = Files {
+        certificate: certificate.into(),
+        key: key.into(),
+        client_ca: Some(ca.into()),
+        min_version,
+        allow_expired: false,
+    };
     let trusted = tls::trusted(Some(authority.pem().as_bytes())).expect("our own certificate");
     let client = tls::client(trusted, Some(authority.client("lb1").der())).expect("our own certificates");
-    (Server::read(files).expect("our own files").config, client)
+    (Server::read(files, SystemTime::now()).expect("our own files").config, client)
 });
 
 /// A client that remembers its last session, or has none to resume.

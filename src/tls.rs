@@ -68,6 +68,9 @@ pub enum TlsError {
     /// The certificate does not parse.
     #[error("{0}")]
     Certificate(String),
+    /// Clients refuse the server's certificate now.
+    #[error("{0}: clients refuse it (--tls-allow-expired serves it all the same)")]
+    Untimely(Untimely),
     /// A client's certificate and key do not go together.
     #[error("certificate and key: {0}")]
     Identity(Error),
@@ -85,6 +88,26 @@ impl TlsError {
     /// The same error, of this flag.
     pub fn of(self, name: impl fmt::Display) -> TlsError {
         TlsError::Named { name: name.to_string(), error: Box::new(self) }
+    }
+}
+
+/// A certificate outside its validity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untimely {
+    /// The validity ended so many seconds ago.
+    Expired(u64),
+    /// The validity begins in so many seconds.
+    Early(u64),
+}
+
+impl fmt::Display for Untimely {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Untimely::Expired(seconds) => write!(f, "the certificate expired {} ago", span(seconds)),
+            Untimely::Early(seconds) => {
+                write!(f, "the certificate becomes valid only in {} (is the clock right?)", span(seconds))
+            }
+        }
     }
 }
 
@@ -108,6 +131,8 @@ pub struct Files {
     pub client_ca: Option<PathBuf>,
     /// The oldest version.
     pub min_version: Version,
+    /// The server uses a certificate outside its validity too.
+    pub allow_expired: bool,
 }
 
 /// The server's side of TLS.
@@ -119,11 +144,14 @@ pub struct Server {
     pub config: Arc<ServerConfig>,
     /// The content of the files, to see whether they changed.
     content: Content,
-    /// The end of the certificate's validity, in seconds since 1970.
+    /// The certificate's validity, in seconds since 1970.
+    not_before: u64,
     not_after: u64,
 }
 
-const DAY: u64 = 24 * 3600;
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
 
 /// The server warns for this long before its certificate ends.
 const EXPIRY_WARNING: u64 = 14 * DAY;
@@ -150,41 +178,78 @@ impl fmt::Debug for Server {
     }
 }
 
-impl Server {
-    /// Reads the files.
-    pub fn read(files: Files) -> Result<Server, TlsError> {
-        let content = Content {
+impl Content {
+    fn read(files: &Files) -> Result<Content, TlsError> {
+        Ok(Content {
             certificate: flag_file("--tls-cert", &files.certificate)?,
             key: flag_file("--tls-key", &files.key)?,
             client_ca: files.client_ca.as_deref().map(|path| flag_file("--tls-client-ca", path)).transpose()?,
-        };
+        })
+    }
+}
+
+impl Server {
+    /// Reads the files. A certificate outside its validity is an error, unless the operator allows it.
+    pub fn read(files: Files, now: SystemTime) -> Result<Server, TlsError> {
+        let content = Content::read(&files)?;
+        Server::new(files, content, now)
+    }
+
+    fn new(files: Files, content: Content, now: SystemTime) -> Result<Server, TlsError> {
         let config = server(&files, &content)?;
         let own = certificates(&content.certificate)?.into_iter().next();
         let own = own.map(|own| Certificate::parse(&own)).transpose();
-        let own = own.map_err(|error| {
-            TlsError::Certificate(error.to_string()).of(format_args!("--tls-cert: {}", files.certificate.display()))
-        })?;
-        Ok(Server { files, config, content, not_after: own.unwrap_or_default().not_after })
-    }
-
-    /// A warning if the certificate has expired or will soon.
-    pub fn expiry(&self, now: SystemTime) -> Option<String> {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let file = self.files.certificate.display();
-        match self.not_after.checked_sub(now) {
-            None => Some(format!("--tls-cert: {file}: the certificate has expired: clients will refuse it")),
-            Some(left) if left < EXPIRY_WARNING => {
-                Some(format!("--tls-cert: {file}: the certificate expires in {} days", left / DAY))
-            }
-            Some(_) => None,
+        let of_cert = |error: TlsError| error.of(format_args!("--tls-cert: {}", files.certificate.display()));
+        let own = own.map_err(|error| of_cert(TlsError::Certificate(error.to_string())))?.unwrap_or_default();
+        let (not_before, not_after) = (own.not_before, own.not_after);
+        let server = Server { config, content, not_before, not_after, files: files.clone() };
+        match server.untimely(now) {
+            Some(untimely) if !files.allow_expired => Err(of_cert(TlsError::Untimely(untimely))),
+            _ => Ok(server),
         }
     }
 
-    /// Reads the files again; `None` if their content is the same.
-    pub fn read_again(&self) -> Result<Option<Server>, TlsError> {
-        // New settings have a new key for tickets: no session is resumed that the new files would refuse.
-        Server::read(self.files.clone()).map(|new| (new.content != self.content).then_some(new))
+    /// Whether the certificate is outside its validity.
+    fn untimely(&self, now: SystemTime) -> Option<Untimely> {
+        let now = seconds(now);
+        match (now.checked_sub(self.not_after), self.not_before.checked_sub(now)) {
+            (Some(since @ 1..), _) => Some(Untimely::Expired(since)),
+            (_, Some(left @ 1..)) => Some(Untimely::Early(left)),
+            _ => None,
+        }
     }
+
+    /// A warning if the certificate is outside its validity, or will be soon.
+    pub fn expiry(&self, now: SystemTime) -> Option<String> {
+        let file = self.files.certificate.display();
+        if let Some(untimely) = self.untimely(now) {
+            return Some(format!("--tls-cert: {file}: {untimely}: clients refuse it"));
+        }
+        let left = self.not_after.saturating_sub(seconds(now));
+        (left < EXPIRY_WARNING).then(|| format!("--tls-cert: {file}: the certificate expires in {}", span(left)))
+    }
+
+    /// Reads the files again; `None` if their content is the same.
+    pub fn read_again(&self, now: SystemTime) -> Result<Option<Server>, TlsError> {
+        let content = Content::read(&self.files)?;
+        if content == self.content {
+            return Ok(None);
+        }
+        // New settings have a new key for tickets: no session is resumed that the new files would refuse.
+        Server::new(self.files.clone(), content, now).map(Some)
+    }
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// A time in the unit in which its number is 2 or more.
+fn span(seconds: u64) -> String {
+    let units = [(DAY, "days"), (HOUR, "hours"), (MINUTE, "minutes"), (1, "seconds")];
+    let (length, unit) = units.into_iter().find(|(length, _)| seconds / length > 1).unwrap_or((1, "seconds"));
+    format!("{} {unit}", seconds / length)
 }
 
 fn server(files: &Files, content: &Content) -> Result<Arc<ServerConfig>, TlsError> {

@@ -29,7 +29,9 @@ pub struct Certificate {
     pub common_names: Vec<Box<str>>,
     /// SHA-256 of the whole certificate (DER).
     pub fingerprint: [u8; 32],
-    /// The end of its validity, in seconds since 1970.
+    /// The begin of its validity, in seconds since 1970.
+    pub not_before: u64,
+    /// The end of its validity.
     pub not_after: u64,
 }
 
@@ -42,6 +44,7 @@ impl Certificate {
         }
         let mut certificate = Certificate {
             fingerprint: digest::digest(&digest::SHA256, der).as_ref().try_into().expect("SHA-256 has 32 bytes"),
+            not_before: parsed.validity().not_before.timestamp().try_into().unwrap_or(0),
             not_after: parsed.validity().not_after.timestamp().try_into().unwrap_or(0),
             ..Certificate::default()
         };

@@ -33,7 +33,7 @@ pub struct Flags {
     pub tls_listen: Vec<SocketAddr>,
 
     /// The server's certificate chain for TLS, its own certificate first (PEM). SIGHUP reads this file, --tls-key and
-    /// --tls-client-ca again: sessions continue, new sessions get the new files; unusable files change nothing
+    /// --tls-client-ca again: sessions continue, new sessions get the new files; files that can not serve change nothing
     #[arg(long, env = "GWM_TLS_CERT", value_name = "FILE", requires = "tls_listen")]
     pub tls_cert: Option<PathBuf>,
 
@@ -49,6 +49,11 @@ pub struct Flags {
     /// The oldest TLS version to accept
     #[arg(long, env = "GWM_TLS_MIN_VERSION", value_name = "VERSION", default_value = "1.2")]
     pub tls_min_version: TlsVersion,
+
+    /// Serve with a certificate that has expired or is not valid yet. Without this flag the daemon does not start with
+    /// such a certificate, and SIGHUP does not put it in force
+    #[arg(long, env = "GWM_TLS_ALLOW_EXPIRED", requires = "tls_listen", value_parser = FalseyValueParser::new())]
+    pub tls_allow_expired: bool,
 
     /// Refuse to listen without TLS on an address that is not loopback; without this flag there is only a warning
     #[arg(long, env = "GWM_REQUIRE_TLS", value_parser = FalseyValueParser::new())]

@@ -1,6 +1,6 @@
 //! The addresses to listen on, and whether their connections use TLS.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, time::SystemTime};
 
 use super::{ConfigError, Flags, TlsVersion, usage};
 use crate::{sasp::PORT, tls};
@@ -90,6 +90,7 @@ pub(super) fn tls(flags: &Flags) -> Result<Option<tls::Server>, ConfigError> {
             TlsVersion::Tls12 => tls::Version::Tls12,
             TlsVersion::Tls13 => tls::Version::Tls13,
         },
+        allow_expired: flags.tls_allow_expired,
     };
-    tls::Server::read(files).map(Some).map_err(|error| ConfigError::Failure(error.to_string()))
+    tls::Server::read(files, SystemTime::now()).map(Some).map_err(|error| ConfigError::Failure(error.to_string()))
 }

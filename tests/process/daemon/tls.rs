@@ -4,6 +4,7 @@ use std::{
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, TcpStream},
     sync::Arc,
+    time::SystemTime,
 };
 
 use gwm::sasp::{LbFlags, ReturnCode};
@@ -14,7 +15,7 @@ use rustls::{
 };
 
 use crate::{
-    authority::{Authority, Subject},
+    authority::{Authority, Identity, Subject},
     harness::{Daemon, LB, MEMBER, Peer, run, until},
     site::{Site, client, from, hello},
 };
@@ -384,21 +385,70 @@ fn what_can_not_be_is_said_at_start() {
     }
 }
 
+fn local() -> Subject {
+    Subject::server().dns("localhost")
+}
+
+/// A certificate that no client accepts does not start the daemon, unless the operator asks for that.
 #[test]
-fn a_certificate_that_has_ended_is_warned_of() {
+fn a_certificate_outside_its_validity_is_refused_at_the_start() {
+    let site = Site::new();
+    let flags: Vec<&str> = ["serve", "--check"].into_iter().chain(site.flags.iter().map(String::as_str)).collect();
+    for (subject, why) in [(local().expired(), "the certificate expired"), (local().not_yet(), "becomes valid only in")]
+    {
+        site.folder.identity("server", &site.authority.issue(&subject));
+        let output = run(&flags);
+        let text = String::from_utf8_lossy(&output.stderr);
+        let parts = ["--tls-cert", "server.pem", why, "days", "--tls-allow-expired"];
+        assert!(output.status.code() == Some(1) && parts.iter().all(|part| text.contains(part)), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let daemon = site.start(&["--tls-allow-expired"]);
+        daemon.wait_for_log(&["WARN", "--tls-cert", "server.pem", why, "clients refuse it"]);
+        assert!(try_connect(&daemon, &site.client()).is_err());
+        daemon.stop();
+    }
+}
+
+/// At SIGHUP, a certificate that can not serve does not replace one that can.
+#[test]
+fn a_certificate_that_can_not_serve_replaces_none() {
     let site = Site::new();
     let daemon = site.start(&[]);
-    let valid = site.authority.issue(&Subject::server().dns("localhost"));
-    site.folder.identity("server", &site.authority.issue(&Subject::server().dns("localhost").expired()));
+    let config = site.client();
+    let shown = |peer: &Peer| peer.session().peer_certificates().expect("a server's certificate")[0].clone();
+    let first = shown(&connect(&daemon, &config));
+    let (own, other) = (site.authority.server(), site.authority.server());
+    for (identity, why) in [
+        (site.authority.issue(&local().expired()), "the certificate expired"),
+        (site.authority.issue(&local().not_yet()), "becomes valid only in"),
+        (Identity { chain: own.chain, key: other.key }, "it is not the key of"),
+    ] {
+        site.folder.identity("server", &identity);
+        daemon.signal(Signal::HUP);
+        daemon.wait_for_log(&["ERROR SIGHUP: the old TLS files stay in force", why]);
+        assert_eq!(shown(&connect(&daemon, &config)), first, "{why}");
+    }
+    site.folder.identity("server", &site.authority.server());
     daemon.signal(Signal::HUP);
-    daemon.wait_for_log(&["WARN", "--tls-cert", "server.pem", "has expired"]);
-    assert_eq!(daemon.log().matches("has expired").count(), 1, "not at the start");
-    assert!(try_connect(&daemon, &site.client()).is_err());
-    site.folder.identity("server", &valid);
-    daemon.signal(Signal::HUP);
-    until("the new files are in force", || daemon.log().matches("new TLS files are in force").count() == 2);
-    connect(&daemon, &site.client());
-    assert_eq!(daemon.log().matches("has expired").count(), 1);
+    daemon.wait_for_log(&["SIGHUP: new TLS files are in force"]);
+    assert_ne!(shown(&connect(&daemon, &config)), first);
+    daemon.stop();
+}
+
+#[test]
+fn the_end_of_a_certificate_is_announced_in_a_unit_that_fits() {
+    let site = Site::new();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later than 1970").as_secs();
+    for (left, said) in [(10 * 86_400 + 3600, "expires in 10 days"), (5 * 3600 + 1800, "expires in 5 hours")] {
+        site.folder.identity("server", &site.authority.issue(&local().until(now + left)));
+        let daemon = site.start(&[]);
+        daemon.wait_for_log(&["WARN", "--tls-cert", "server.pem", said]);
+        daemon.stop();
+    }
+    site.folder.identity("server", &site.authority.issue(&local().until(now + 100 * 86_400)));
+    let daemon = site.start(&[]);
+    daemon.wait_for_log(&["serving"]);
+    assert!(!daemon.log().contains("expires in"));
     daemon.stop();
 }
 
