@@ -69,6 +69,14 @@ impl Target {
             Some(tls) => Client::connect_tls(&self.gwm, self.timeout, tls),
         }
     }
+
+    /// Whether the GWM serves: it answers a request that changes nothing, and then keeps the connection for a moment. (A
+    /// GWM that stops may answer one more request.)
+    pub(crate) fn serves(&self) -> bool {
+        const MOMENT: Duration = Duration::from_millis(250);
+        let Ok(mut client) = self.connect() else { return false };
+        client.get_weights([]).is_ok() && matches!(client.next_push(MOMENT), Ok(None))
+    }
 }
 
 impl Flags {

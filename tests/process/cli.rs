@@ -73,7 +73,7 @@ fn answer_shown(peer: &mut Peer, kind: ComponentType, expected: &str) {
 #[test]
 fn an_environment_for_the_daemon_does_not_change_the_clients() {
     let peer = FakeGwm::once(|mut peer| peer.answer(DEREGISTRATION, OK));
-    let output = gwm(&["lb", "--uid=LB1", "deregister", "--group=web", "--gwm", &peer.address])
+    let output = gwm(&["lb", "--uid=LB1", "--take-over", "deregister", "--group=web", "--gwm", &peer.address])
         .envs([("GWM_TLS_LISTEN", "127.0.0.1:0"), ("GWM_TLS_CERT", "/nonexistent"), ("GWM_TLS_KEY", "/nonexistent")])
         .envs([("GWM_TLS_CLIENT_CA", "/nonexistent"), ("GWM_TLS_MIN_VERSION", "1.3")])
         .output()
@@ -86,28 +86,35 @@ fn an_environment_for_the_daemon_does_not_change_the_clients() {
 fn what_is_done_is_told_by_name() {
     let one_shots: [(&[&str], ComponentType, &str); 9] = [
         (
-            &["lb", "--uid=LB1", "register", "--group=web=10.0.0.1:80,[2001:db8::1]:8080/udp,10.0.0.9", "--group=e"],
+            &[
+                "lb",
+                "--uid=LB1",
+                "--take-over",
+                "register",
+                "--group=web=10.0.0.1:80,[2001:db8::1]:8080/udp,10.0.0.9",
+                "--group=e",
+            ],
             REGISTRATION,
             r#"groups: [LB1/web [10.0.0.1:80 "", [2001:db8::1]:8080/udp "", 10.0.0.9 ""], LB1/e []] })"#,
         ),
         (
-            &["lb", "deregister", "--uid=LB1", "--all", "--reason=0x81"],
+            &["lb", "deregister", "--uid=LB1", "--take-over", "--all", "--reason=0x81"],
             DEREGISTRATION,
             "reason: Reason(0x81 unknown), groups: [LB1/ []] })",
         ),
-        (&["lb", "deregister", "--uid=LB1", "--group=web"], DEREGISTRATION, "groups: [LB1/web []] })"),
+        (&["lb", "deregister", "--uid=LB1", "--take-over", "--group=web"], DEREGISTRATION, "groups: [LB1/web []] })"),
         (
-            &["lb", "state", "--uid=LB1", "--push", "--trust", "--no-change", "--health=0x40"],
+            &["lb", "state", "--uid=LB1", "--take-over", "--push", "--trust", "--no-change", "--health=0x40"],
             SET_LB_STATE,
             "health: Health(64), flags: LbFlags(0x07 push trust no-change-no-send) })",
         ),
         (
-            &["lb", "quiesce", "--uid=LB1", "--group=web=10.0.0.1:80", "--opaque-state=7"],
+            &["lb", "quiesce", "--uid=LB1", "--take-over", "--group=web=10.0.0.1:80", "--opaque-state=7"],
             SET_MEMBER_STATE,
             r#"{ member: 10.0.0.1:80 "", state: 7, flags: MemberFlags(0x01 quiesce) }]] })"#,
         ),
         (
-            &["lb", "resume", "--uid=LB1", "--group=web=10.0.0.1:80"],
+            &["lb", "resume", "--uid=LB1", "--take-over", "--group=web=10.0.0.1:80"],
             SET_MEMBER_STATE,
             r#"{ member: 10.0.0.1:80 "", state: 0, flags: MemberFlags(0x00) }]] })"#,
         ),
@@ -145,7 +152,7 @@ fn who_sends_is_told_apart() {
             peer.write(&reply(header.id, REGISTRATION, OK));
         });
         let arguments: &[&str] = match command {
-            "lb" => &["--uid=LB1", "--group=web=10.0.0.1:80"],
+            "lb" => &["--uid=LB1", "--take-over", "--group=web=10.0.0.1:80"],
             _ => &["--lb=LB1", "--group=web", "--member=10.0.0.1:80"],
         };
         let output = run(&[&[command, "register", "--gwm", &peer.address], arguments].concat());
@@ -159,7 +166,7 @@ fn a_refusal_is_told_by_name_with_status_1() {
     let peer = FakeGwm::once(|mut peer| peer.answer(DEREGISTRATION, ReturnCode::UNKNOWN_GROUP));
     let stderr =
         format!("error: GWM {}: refused the Deregistration Request: unknown group name (0x42)\n", peer.address);
-    check(&["lb", "deregister", "--gwm", &peer.address, "--uid=LB1", "--group=web"], 1, "", &stderr);
+    check(&["lb", "deregister", "--gwm", &peer.address, "--uid=LB1", "--take-over", "--group=web"], 1, "", &stderr);
     peer.end();
     let peer = FakeGwm::once(|mut peer| peer.answer(SET_MEMBER_STATE, ReturnCode::LB_NOT_CONTACTED));
     let stderr = format!(
@@ -174,12 +181,12 @@ fn a_refusal_is_told_by_name_with_status_1() {
 #[test]
 fn a_gwm_that_is_not_there_or_leaves_is_told_with_status_1() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let output = run(&["lb", "weights", "--uid=LB1", "--gwm", &gone]);
+    let output = run(&["lb", "weights", "--uid=LB1", "--take-over", "--gwm", &gone]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).starts_with(&format!("error: GWM {gone}: can not connect: ")), "{output:?}");
     let peer = FakeGwm::once(|mut peer| drop(peer.read()));
     let stderr = format!("error: GWM {}: closed the connection\n", peer.address);
-    check(&["lb", "weights", "--uid=LB1", "--gwm", &peer.address], 1, "", &stderr);
+    check(&["lb", "weights", "--uid=LB1", "--take-over", "--gwm", &peer.address], 1, "", &stderr);
     peer.end();
 }
 
@@ -194,16 +201,16 @@ fn wrong_usage_has_status_2_and_says_why() {
             "unexpected argument '--label'",
         ),
         (&["lb", "--uid=", "weights"], "an LB UID has 1 to 64"),
-        (&["lb", "--uid=LB1", "register"], "no group is given"),
-        (&["lb", "--uid=LB1", "register", "--group=web=10.0.0"], "`10.0.0` is not a member"),
-        (&["lb", "--uid=LB1", "register", "--group=web", "--group=web"], "group web is given twice"),
-        (&["lb", "--uid=LB1", "register", "--groups", bad], ":3: unknown field `colour`"),
-        (&["lb", "--uid=LB1", "quiesce", "--group=web"], "group web names no member"),
-        (&["lb", "--uid=LB1", "deregister"], "use --group, --groups or --all"),
-        (&["lb", "--uid=LB1", "deregister", "--all", "--group=web"], "--all goes without"),
-        (&["lb", "--uid=LB1", "state", "--health=128"], "not between 0 and 127"),
+        (&["lb", "--uid=LB1", "--take-over", "register"], "no group is given"),
+        (&["lb", "--uid=LB1", "--take-over", "register", "--group=web=10.0.0"], "`10.0.0` is not a member"),
+        (&["lb", "--uid=LB1", "--take-over", "register", "--group=web", "--group=web"], "group web is given twice"),
+        (&["lb", "--uid=LB1", "--take-over", "register", "--groups", bad], ":3: unknown field `colour`"),
+        (&["lb", "--uid=LB1", "--take-over", "quiesce", "--group=web"], "group web names no member"),
+        (&["lb", "--uid=LB1", "--take-over", "deregister"], "use --group, --groups or --all"),
+        (&["lb", "--uid=LB1", "--take-over", "deregister", "--all", "--group=web"], "--all goes without"),
+        (&["lb", "--uid=LB1", "--take-over", "state", "--health=128"], "not between 0 and 127"),
         (&["lb", "--uid=LB1", "watch", "--retry=10ms"], "must be between 1s and 1h"),
-        (&["lb", "--uid=LB1", "weights", "--gwm=1:2:3"], "is not a port"),
+        (&["lb", "--uid=LB1", "--take-over", "weights", "--gwm=1:2:3"], "is not a port"),
         (&["member", "register", "--lb=LB1", "--group=web"], "who?"),
         (&["member", "register", "--group=web", "--member=10.0.0.1"], "whose group is it?"),
     ];
@@ -221,7 +228,8 @@ fn flags_fall_back_to_the_environment() {
         answer_shown(&mut peer, SET_LB_STATE, "health: Health(3), flags: LbFlags(0x02 trust) })");
     });
     let output = gwm(&["lb", "state"])
-        .envs([("GWM_GWM", &peer.address[..]), ("GWM_UID", "LB1"), ("GWM_TRUST", "1"), ("GWM_HEALTH", "3")])
+        .envs([("GWM_GWM", &peer.address[..]), ("GWM_UID", "LB1"), ("GWM_TAKE_OVER", "1")])
+        .envs([("GWM_TRUST", "1"), ("GWM_HEALTH", "3")])
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -283,7 +291,7 @@ fn output_that_can_not_be_written_is_a_failure_and_no_panic() {
     let errors: [(&[&str], i32); 7] = [
         (&["--no-such-flag"], 2),
         (&["lb", "weights"], 2),
-        (&["lb", "--uid=LB1", "register"], 2),
+        (&["lb", "--uid=LB1", "--take-over", "register"], 2),
         (&["member", "register", "--lb=LB1", "--file=/nonexistent"], 2),
         (&["serve", "--check", "--cpus=60000"], 2),
         (&["serve", "--check", "--members=/nonexistent"], 1),
@@ -355,10 +363,10 @@ web    10.0.0.2:80              10  25.0 %  yes      yes        no        0x00
 dns    (no members)
 ";
     let peer = FakeGwm::once(script);
-    check(&["lb", "--uid=LB1", "--gwm", &peer.address, "weights", "web", "dns"], 0, table, "");
+    check(&["lb", "--uid=LB1", "--take-over", "--gwm", &peer.address, "weights", "web", "dns"], 0, table, "");
     peer.end();
     let peer = FakeGwm::once(script);
-    let output = run(&["lb", "--uid=LB1", "--gwm", &peer.address, "weights", "web", "dns", "--json"]);
+    let output = run(&["lb", "--uid=LB1", "--take-over", "--gwm", &peer.address, "weights", "web", "dns", "--json"]);
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["interval_seconds"], 64);
     assert_eq!(json["groups"][0]["members"][0]["share_percent"], 75.0);
@@ -447,7 +455,7 @@ fn watch_follows_pushes_and_starts_anew_on_a_new_connection() {
         peer.write(&weights_reply(id, 64, &[("web", &[(1, 0x05, 12)])]));
         peer.until_closed();
     });
-    let mut watch = Watch::start(&peer.address, &["--no-change", "--group=web=10.0.0.1:80,10.0.0.2:80"]);
+    let mut watch = Watch::start(&peer.address, &["--take-over", "--no-change", "--group=web=10.0.0.1:80,10.0.0.2:80"]);
     watch.next("connected");
     assert_eq!(watch.weights("get-weights"), "web: 10.0.0.1:80=10 10.0.0.2:80=20");
     assert_eq!(watch.weights("push"), "web: 10.0.0.1:80=10 10.0.0.2:80=21");

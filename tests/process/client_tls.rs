@@ -410,7 +410,7 @@ fn flags_that_would_not_do_what_they_say_are_refused() {
     let (cert, key) = folder.identity("one", &authority.client("one"));
     let (_, other_key) = folder.identity("other", &authority.client("other"));
     let no_file = folder.path("none.pem");
-    let lb = ["lb", "weights", "--uid=LB1", "--gwm=127.0.0.1:1"];
+    let lb = ["lb", "weights", "--uid=LB1", "--take-over", "--gwm=127.0.0.1:1"];
     let with = |flags: &[&'static str]| [&lb[..], flags].concat();
     refused(&with(&["--tls-server-name=gwm"]), "error: --tls-server-name goes with --tls, which is not given");
     refused(&[&lb[..], &["--tls-ca", &ca]].concat(), "error: --tls-ca goes with --tls, which is not given");
@@ -455,7 +455,16 @@ fn watch_comes_back_to_a_gwm_whose_certificate_was_renewed_and_resumes_its_sessi
         session(listener, &good, HandshakeKind::Resumed);
     });
     let mut child = Command::new(env!("CARGO_BIN_EXE_gwm"))
-        .args(["lb", "watch", "--uid=LB1", "--retry=1s", "--updates=2", "--tls", "--tls-server-name=localhost"])
+        .args([
+            "lb",
+            "watch",
+            "--uid=LB1",
+            "--retry=1s",
+            "--updates=2",
+            "--take-over",
+            "--tls",
+            "--tls-server-name=localhost",
+        ])
         .args(["--tls-ca", &ca, "--gwm", &gwm.address])
         .env_clear()
         .stdin(Stdio::null())

@@ -19,5 +19,6 @@ mod fake_gwm;
 mod haproxy;
 mod harness;
 mod site;
+mod takeover;
 mod tshark;
 mod wire;

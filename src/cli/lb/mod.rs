@@ -26,16 +26,18 @@ use crate::{
 };
 
 const TAKEOVER: &str = "\
-A GWM knows a load balancer by its UID and talks with one connection of it. Every command here connects as the LB \
-of --uid: it takes over from any other connection of that LB, which the GWM closes, and so does `watch` when it \
-connects again. What a command does lasts beyond its connection for the GWM's hold time.
+A GWM knows a load balancer by its UID and has one connection with it. Every command here connects as the LB of --uid: \
+the GWM then ends the session that a live LB with this UID has. The protocol does not tell whether there is one. So \
+the commands need --take-over, except `watch`, which takes over when it starts and ends when another connection takes \
+over from it. What a command does lasts beyond its connection for the GWM's hold time.
 
 Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
 
 /// The short form, for each command.
 const ONE_SHOT: &str = "\
-This connects as the LB of --uid and so takes over from any other connection of it, which the GWM closes \
-(see `gwm lb --help`). Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
+This ends the session that a live LB with this UID has, so it needs --take-over.
+
+Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
 
 /// Flags of `gwm lb`.
 #[derive(clap::Args)]
@@ -46,6 +48,10 @@ pub struct Args {
     /// The load balancer's UID: 1 to 64 bytes, as `gwm` shows them: `\xFF` is a byte (required)
     #[arg(long, env = "GWM_UID", value_name = "UID", value_parser = spec::lb_uid, global = true)]
     uid: Option<Box<[u8]>>,
+    /// End the session that a live LB with this UID may have. `watch` needs this flag only to take the session back
+    /// from another connection
+    #[arg(long, env = "GWM_TAKE_OVER", value_parser = clap::builder::FalseyValueParser::new(), global = true)]
+    take_over: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -180,8 +186,16 @@ pub fn run(args: Args) -> ExitCode {
         let what = "the load balancer's UID is missing: give --uid UID";
         return super::show(&command.error(ErrorKind::MissingRequiredArgument, what));
     };
+    if !args.take_over && !matches!(args.command, Command::Watch(_)) {
+        let why = format!(
+            "this ends the session that a live {} has with the GWM, and the protocol does not tell whether there is one: \
+             give --take-over if that is right",
+            Escaped(&uid)
+        );
+        return target::finish(Err(Failure::Usage(why)));
+    }
     target::finish(args.target.read().and_then(|target| match args.command {
-        Command::Watch(watch) => watch::run(&target, uid, watch),
+        Command::Watch(watch) => watch::run(&target, uid, watch, args.take_over),
         Command::Weights(weights) => show(&target, &uid, weights),
         Command::Register(groups) => register(&target, &uid, &groups),
         Command::Deregister(what) => deregister(&target, &uid, &what),

@@ -16,7 +16,7 @@ use crate::{
         target::{Failure, HOUR, Target},
     },
     client::{
-        Error, Weights,
+        Error, ErrorKind, Weights,
         session::{Session, Wishes},
     },
     config::duration,
@@ -32,7 +32,7 @@ uses its own means.
 Otherwise, or with --json, one JSON object a line:
   {event: \"connected\", time, gwm, lb}
   {event: \"weights\", time, gwm, lb, source: \"push\" or \"get-weights\", groups}
-  {event: \"lost\", time, gwm, lb, error, retry_seconds}
+  {event: \"lost\", time, gwm, lb, error, retry_seconds}, without retry_seconds if the watch ends
 time is RFC 3339 in UTC. groups is the whole picture, not the change: a list of {group: text, members: list}; each \
 member is {member: text as in --group, address: text, protocol: number, port: number, label: text, weight: 0-65535, \
 share_percent: 0-100 or null, contact, confident, quiesced, registered_by_lb: true or false, state: 0-255}. In lb, group \
@@ -41,7 +41,11 @@ this form.
 
 The table belongs to the connection: when the connection is lost, the table is dropped, and a new connection begins \
 with Get Weights. Groups that the GWM still has are kept; missing groups and members are registered; nothing is \
-deregistered.";
+deregistered.
+
+The watch begins with a takeover: the GWM ends the session that a live LB with this UID has. If the GWM closes the \
+connection of the watch and still serves, another connection has become this LB: then the watch says so and ends (exit \
+status 1). With --take-over the watch connects again and takes the session back.";
 
 /// Flags of `gwm lb watch`.
 #[derive(clap::Args)]
@@ -102,7 +106,7 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("these types have only text keys and plain values")
 }
 
-pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args) -> Result<(), Failure> {
+pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args, take_over: bool) -> Result<(), Failure> {
     let wishes = Wishes {
         groups: args.groups.read()?,
         health: Health(args.wanted.health),
@@ -117,6 +121,7 @@ pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args) -> Result<(), Fai
         uid: Escaped(&wishes.uid).to_string(),
         mode: if args.poll { "polled" } else { "pushed" },
         screen,
+        has_session: false,
         updates: 0,
         stop_after: args.updates,
         last: Instant::now(),
@@ -128,6 +133,16 @@ pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args) -> Result<(), Fai
             Err(End::Session(error)) if error.is_transient() => error,
             Err(End::Session(error)) => return Err(error.into()),
         };
+        // The protocol does not tell why the GWM closes. A GWM that stops does not serve any more.
+        let closed = matches!(error.kind, ErrorKind::Closed { unfinished_bytes: 0 });
+        if std::mem::take(&mut view.has_session) && closed && !take_over && target.serves() {
+            view.lost(&error, None)?;
+            return Err(Failure::Failed(format!(
+                "{error} and still serves: another connection has become {uid}, or the GWM's rules do not let this one be {uid} \
+                 any more; this watch does not fight for the session (with --take-over it does)",
+                uid = view.uid
+            )));
+        }
         view.wait(&error, args.retry + jitter(args.retry))?;
     }
 }
@@ -187,6 +202,8 @@ struct View<'a> {
     uid: String,
     mode: &'static str,
     screen: Option<Screen>,
+    /// The present or last connection has become a session.
+    has_session: bool,
     updates: u32,
     stop_after: Option<u32>,
     last: Instant,
@@ -199,6 +216,7 @@ impl View<'_> {
     }
 
     fn connected(&mut self) -> io::Result<()> {
+        self.has_session = true;
         match self.screen {
             Some(_) => Ok(()),
             None => self.event("connected", None, None),
@@ -239,12 +257,19 @@ impl View<'_> {
         screen.draw(&lines)
     }
 
+    /// Tells why there is no session, and when the next try is, if there is one.
+    fn lost(&self, error: &Error, retry: Option<Duration>) -> io::Result<()> {
+        let retry_seconds = retry.map(|retry| (retry.as_secs_f64() * 10.0).round() / 10.0);
+        match self.screen {
+            Some(_) => Ok(()),
+            None => self.event("lost", Some(error.to_string()), retry_seconds),
+        }
+    }
+
     /// Shows why there is no session, and waits.
     fn wait(&mut self, error: &Error, wait: Duration) -> io::Result<()> {
         let until = Instant::now() + wait;
-        if self.screen.is_none() {
-            self.event("lost", Some(error.to_string()), Some((wait.as_secs_f64() * 10.0).round() / 10.0))?;
-        }
+        self.lost(error, Some(wait))?;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
