@@ -74,7 +74,7 @@ impl Bed {
             hold_time: Duration::from_secs(60),
             poll_interval_seconds: 60,
             push_window: Duration::from_millis(5),
-            push_refresh: Duration::from_secs(1_000_000), // not in these runs
+            push_refresh: Duration::from_secs(10_000_000_000), // not in these runs
             max_load_balancers: 100_000,
             max_groups: 1_000_000,
             max_groups_per_lb: 1_000,

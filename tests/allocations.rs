@@ -163,7 +163,7 @@ fn settings() -> Settings {
         hold_time: Duration::from_secs(60),
         poll_interval_seconds: 60,
         push_window: Duration::from_millis(5),
-        push_refresh: Duration::from_secs(1_000_000),
+        push_refresh: Duration::from_secs(10_000_000_000),
         max_load_balancers: 100,
         max_groups: 100,
         max_groups_per_lb: 100,

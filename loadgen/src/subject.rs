@@ -76,8 +76,8 @@ impl Subject {
             None => add("--listen", "127.0.0.1:0"),
         }
         add("--log-level", "warn");
-        // Only the workload may cause pushes.
-        add("--push-refresh", "24h");
+        // Only the workload may cause pushes: the refreshes of all load balancers are spread over this time.
+        add("--push-refresh", "365d");
         // All peers come from one address.
         add("--max-connections-per-source", "1000000");
         flags.iter().for_each(|(flag, value)| add(flag, value));

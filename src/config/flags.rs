@@ -113,7 +113,8 @@ pub struct Flags {
         value_parser = duration(Duration::ZERO..=DAY * 30))]
     pub hold_time: Duration,
 
-    /// The Interval of Get Weights replies: when a load balancer should ask again; whole seconds, 1s to 65535s
+    /// The Interval of Get Weights replies: when a load balancer should ask again; whole seconds, 1s to 65535s. While a
+    /// member in the reply waits for the first result of its checks, the Interval is the member's --probe-interval
     #[arg(long, env = "GWM_POLL_INTERVAL", value_name = "DURATION", default_value = "60s",
         value_parser = duration(SECOND..=SECOND * 65535))]
     pub poll_interval: Duration,
@@ -123,9 +124,10 @@ pub struct Flags {
         value_parser = duration(Duration::ZERO..=SECOND * 60))]
     pub push_window: Duration,
 
-    /// Time from one full refresh of a load balancer with push to the next, 1s to 24h
-    #[arg(long, env = "GWM_PUSH_REFRESH", value_name = "DURATION", default_value = "5m",
-        value_parser = duration(SECOND..=DAY))]
+    /// Time from one full refresh of a load balancer with push to the next, 1s to 365d. The refreshes of all load balancers
+    /// are spread over this time. F5 takes a GWM that says nothing for 100 s for dead
+    #[arg(long, env = "GWM_PUSH_REFRESH", value_name = "DURATION", default_value = "60s",
+        value_parser = duration(SECOND..=DAY * 365))]
     pub push_refresh: Duration,
 
     /// A peer that takes none of the waiting bytes for this long is dropped, 100ms to 1h. So is a peer that does not

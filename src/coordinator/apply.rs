@@ -103,7 +103,7 @@ impl Coordinator {
             self.tables.groups[id].reserve(group.count().into());
             for member in group.entries() {
                 self.unmatched.has_endpoint(&member.endpoint, &self.settings.roster);
-                let endpoint = self.tables.endpoints.intern(member.endpoint);
+                let endpoint = self.tables.endpoints.intern(now, member.endpoint);
                 let place = self.tables.endpoints.link(endpoint, id);
                 self.tables.groups[id].add(endpoint, member, place, by_lb);
                 self.tables.member_added(targets[at].lb);

@@ -2,7 +2,7 @@
 //! A listed entry counts as sent.
 
 use super::{
-    Coordinator,
+    Coordinator, Time,
     check::Target,
     ids::{ConnectionId, GroupId, LbId},
     outbox::{Kind, Outbox},
@@ -49,6 +49,15 @@ impl Tables {
     /// Puts groups into the order of their registration.
     pub(super) fn sort(&self, listing: &mut [GroupId]) {
         listing.sort_unstable_by_key(|&group| self.groups[group].order);
+    }
+
+    /// The Interval of a reply about these groups, in seconds: short while a member of them waits for its first verdict.
+    fn interval(&self, now: Time, settings: &Settings, listing: &[GroupId]) -> u16 {
+        let members = |group: &GroupId| self.groups[*group].members().map(|(endpoint, _)| endpoint);
+        let first = listing.iter().filter_map(|group| self.endpoints.first_verdict(now, members(group))).min();
+        let Some(first) = first else { return settings.poll_interval_seconds };
+        let seconds = u16::try_from(first.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u16::MAX).max(1);
+        seconds.min(settings.poll_interval_seconds)
     }
 
     /// Bytes of a message with all of these groups, about. A long message gets its memory at once.
@@ -119,6 +128,7 @@ impl Coordinator {
     /// Answers a Get Weights Request for these groups, or for all groups of the LB.
     pub(super) fn reply_weights(
         &mut self,
+        now: Time,
         connection: ConnectionId,
         id: u32,
         targets: &[Target],
@@ -138,7 +148,7 @@ impl Coordinator {
         if !delta {
             buffer.reserve(self.tables.encoded_bytes(listing));
         }
-        let interval = self.settings.poll_interval_seconds;
+        let interval = self.tables.interval(now, &self.settings, &self.scratch.listing);
         let mut reply = Writer::get_weights_reply(buffer, id, ReturnCode::SUCCESSFUL, interval);
         if let Some(lb) = lb {
             self.tables.encode(&self.settings, lb, Unchanged::List, &mut self.scratch, &mut reply);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     judgement::Judgement,
-    roster::Roster,
+    roster::{Roster, Times},
     sasp::{Endpoint, EntryFlags},
     time::Time,
 };
@@ -32,6 +32,8 @@ pub(super) struct Endpoints {
     /// In memory of their own: a push reads nothing else of an endpoint.
     verdicts: Verdicts,
     watches: Watches,
+    /// The time by which every watch that has begun should have its first verdict.
+    verdicts_until: Time,
     fail_open: FailOpen,
     /// The roster and `icmp` (this machine can send echoes) decide which endpoints are watched.
     roster: Arc<Roster>,
@@ -47,6 +49,7 @@ impl Endpoints {
             records: Table::new(),
             verdicts: Verdicts::new(),
             watches: Watches::new(),
+            verdicts_until: Time::default(),
             roster: settings.roster.clone(),
             icmp: settings.icmp,
         }
@@ -66,7 +69,7 @@ impl Endpoints {
     }
 
     /// The endpoint's id. A new endpoint must be linked next.
-    pub(super) fn intern(&mut self, endpoint: Endpoint) -> EndpointId {
+    pub(super) fn intern(&mut self, now: Time, endpoint: Endpoint) -> EndpointId {
         let Endpoints { hasher, index, records, .. } = self;
         let entry = index.entry(
             hasher.hash_one(endpoint),
@@ -80,11 +83,27 @@ impl Endpoints {
                 vacant.insert(id);
                 self.verdicts.reset(id, self.roster.find(&endpoint));
                 if self.is_watchable(&endpoint) {
-                    self.watches.begin(id);
+                    self.begin_watch(now, id);
                 }
                 id
             }
         }
+    }
+
+    fn begin_watch(&mut self, now: Time, id: EndpointId) {
+        self.watches.begin(id);
+        let times = self.roster.find(&self.records[id].endpoint).times;
+        self.verdicts_until = self.verdicts_until.max(now + fall_window(&times));
+    }
+
+    /// From the begin of a watch to the result of the first check, for the first of these members that waits for its
+    /// first verdict; `None` if none of them does.
+    pub(super) fn first_verdict(&self, now: Time, mut members: impl Iterator<Item = EndpointId>) -> Option<Duration> {
+        if now >= self.verdicts_until {
+            return None; // a check without a result keeps no load balancer asking
+        }
+        let waits = members.find(|&id| !self.verdicts.is_judged(id) && self.watches.is_wanted(id))?;
+        Some(self.roster.find(&self.records[waits].endpoint).times.interval)
     }
 
     /// Adds a group to the endpoint's list; gives the group's place.
@@ -156,19 +175,18 @@ impl Endpoints {
     }
 
     /// Applies the roster to one endpoint; `None` if no endpoint has this id.
-    pub(super) fn reassess(&mut self, id: EndpointId) -> Option<VerdictDelta> {
+    pub(super) fn reassess(&mut self, now: Time, id: EndpointId) -> Option<VerdictDelta> {
         let endpoint = self.records.get(id)?.endpoint;
         let (is, was) = (self.is_watchable(&endpoint), self.watches.is_wanted(id));
-        let member = self.roster.find(&endpoint);
         if is && was {
-            return Some(self.verdicts.reassess(id, member));
+            return Some(self.verdicts.reassess(id, self.roster.find(&endpoint)));
         }
         match is {
-            true => self.watches.begin(id),
+            true => self.begin_watch(now, id),
             false => self.watches.end(id),
         }
         self.fail_open.forget(id);
-        Some(self.verdicts.reset(id, member))
+        Some(self.verdicts.reset(id, self.roster.find(&endpoint)))
     }
 
     /// Takes a judgement. A judgement about an endpoint that is no longer watched under this name changes nothing.
@@ -198,7 +216,7 @@ impl Endpoints {
     /// Applies the rule of failing open; returns whether failing open began or ended, which concerns every group. It
     /// begins only with `may_open`.
     pub(super) fn decide(&mut self, now: Time, may_open: bool) -> bool {
-        let window = fall_window(&self.roster);
+        let window = fall_window(&self.roster.default_member().times);
         while let Some(id) = self.fail_open.expire(now, window) {
             self.verdicts.set_fresh(id, false);
         }
@@ -210,7 +228,7 @@ impl Endpoints {
 
     /// When failing open may end though nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.fail_open.grace_ends(fall_window(&self.roster)).filter(|_| self.watches.any_seen())
+        self.fail_open.grace_ends(fall_window(&self.roster.default_member().times)).filter(|_| self.watches.any_seen())
     }
 
     pub(super) fn fails_open(&self) -> bool {
@@ -243,7 +261,6 @@ impl Endpoints {
 }
 
 /// The longest time from a member's failure to its being down. Members that fail together go down within it.
-fn fall_window(roster: &Roster) -> Duration {
-    let times = roster.default_member().times;
+fn fall_window(times: &Times) -> Duration {
     times.interval + times.fast_interval * u32::from(times.fall.saturating_sub(1)) + times.timeout
 }

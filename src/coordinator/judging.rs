@@ -123,7 +123,7 @@ impl Coordinator {
         let ends = (self.tables.endpoints.ids(), self.tables.groups.end());
         while let Some(id) = next(&mut self.sweep.endpoints, ends.0, &mut left) {
             let id = EndpointId::at(id);
-            if let Some(change) = self.tables.endpoints.reassess(id) {
+            if let Some(change) = self.tables.endpoints.reassess(now, id) {
                 self.unmatched.has_endpoint(&self.tables.endpoints.endpoint(id), &self.settings.roster);
                 left = left.saturating_sub(self.tables.endpoints.groups(id).len() / MARKS);
                 self.spread(now, id, change);

@@ -1,5 +1,7 @@
 //! One load balancer: its connection, flags and groups, and the state of its next push.
 
+use std::time::Duration;
+
 use super::ids::{ConnectionId, GroupId};
 use crate::{
     sasp::{Health, LbFlags},
@@ -28,7 +30,7 @@ pub(super) struct Deadline {
 
 pub(super) struct LoadBalancer {
     pub(super) uid: Box<[u8]>,
-    /// Never used again for another load balancer; ids are.
+    /// The number of this load balancer: from 1, in the order of creation. Never used again; ids are.
     pub(super) serial: u64,
     pub(super) connection: Option<ConnectionId>,
     /// Grows with every bound connection.
@@ -76,6 +78,18 @@ impl LoadBalancer {
     /// Whether changes are pushed: the LB asked for that and is connected.
     pub(super) fn pushing(&self) -> bool {
         self.connection.is_some() && self.flags.contains(LbFlags::PUSH)
+    }
+
+    /// The first time after `after` at this load balancer's point of the period; periods are counted from time zero.
+    ///
+    /// Each load balancer has its own point, so load balancers that come at once are not refreshed at once. The bits of the
+    /// serial number, reversed, are the point: each new point halves a gap between the points before.
+    pub(super) fn next_refresh(&self, after: Time, period: Duration) -> Time {
+        let period = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let part = (self.serial - 1).reverse_bits();
+        let point = ((u128::from(period) * u128::from(part)) >> 64) as u64;
+        let past = (after.0 % period + period - point) % period; // since the last time at this point
+        Time(after.0.saturating_add(period - past))
     }
 
     /// Whether messages list changes only.

@@ -181,7 +181,7 @@ impl Coordinator {
                 }
                 match message {
                     Message::GetWeightsRequest(_) => match self.check_listing(&names) {
-                        Ok((targets, all)) => return self.reply_weights(connection, id, &targets, all, out),
+                        Ok((targets, all)) => return self.reply_weights(now, connection, id, &targets, all, out),
                         Err(code) => code,
                     },
                     _ => self.check_and_apply(now, message, &names, out),
@@ -280,9 +280,9 @@ impl Coordinator {
             match deadline.at {
                 None => {}
                 Some(at) if at > now => self.set_deadline(alarm.lb, alarm.timer, at),
-                Some(at) => {
+                Some(_) => {
                     deadline.at = None;
-                    self.alarm(now, at, alarm.lb, alarm.timer, out);
+                    self.alarm(now, alarm.lb, alarm.timer, out);
                 }
             }
         }
@@ -316,13 +316,12 @@ impl Coordinator {
         &self.reasons
     }
 
-    fn alarm(&mut self, now: Time, at: Time, lb: LbId, timer: Timer, out: &mut impl Outbox) {
+    fn alarm(&mut self, now: Time, lb: LbId, timer: Timer, out: &mut impl Outbox) {
         match timer {
             Timer::Window => self.make_due(lb),
             Timer::Refresh => {
-                let period = u64::try_from(self.settings.push_refresh.as_nanos()).unwrap_or(u64::MAX).max(1);
-                let missed = (now.0 - at.0) / period;
-                self.set_deadline(lb, timer, Time(at.0.saturating_add(period.saturating_mul(missed + 1))));
+                let next = self.tables.lbs[lb].next_refresh(now, self.settings.push_refresh);
+                self.set_deadline(lb, timer, next);
                 let known = &mut self.tables.lbs[lb];
                 if !known.delta() {
                     known.all = true;

@@ -32,7 +32,8 @@ impl Coordinator {
     pub(super) fn start_pushing(&mut self, now: Time, lb: LbId) {
         self.tables.lbs[lb].all = true;
         self.open_window(now, lb);
-        self.set_deadline(lb, Timer::Refresh, now + self.settings.push_refresh);
+        let refresh = self.tables.lbs[lb].next_refresh(now, self.settings.push_refresh);
+        self.set_deadline(lb, Timer::Refresh, refresh);
     }
 
     fn open_window(&mut self, now: Time, lb: LbId) {

@@ -9,11 +9,11 @@ use crate::{access::Access, roster::Roster};
 pub struct Settings {
     /// How long an LB's state is kept after its connection ends.
     pub hold_time: Duration,
-    /// The Interval of Get Weights replies, in seconds.
+    /// The Interval of Get Weights replies, in seconds; shorter while a listed member waits for its first verdict.
     pub poll_interval_seconds: u16,
     /// From the first change to the push with that change.
     pub push_window: Duration,
-    /// From one full refresh of a push LB to the next.
+    /// From one full refresh of a push LB to the next; the LBs' refreshes are spread over this time.
     pub push_refresh: Duration,
     /// The most load balancers, connected or held. One more gets 0x11.
     pub max_load_balancers: u32,

@@ -33,7 +33,10 @@ pub(super) struct Tables {
     /// Number of farewells in all groups. Farewells and ghosts count against the limits: else an LB that never asks
     /// would make the GWM's memory grow without end.
     pub(super) farewells: u32,
-    next_serial: u64,
+    /// Number of groups that were ever created or revived: the order of the last one.
+    last_order: u64,
+    /// Number of load balancers that were ever created.
+    lbs_ever: u64,
 }
 
 impl Tables {
@@ -51,7 +54,8 @@ impl Tables {
             endpoints: Endpoints::new(hasher, settings),
             memberships: 0,
             farewells: 0,
-            next_serial: 0,
+            last_order: 0,
+            lbs_ever: 0,
         }
     }
 
@@ -77,8 +81,8 @@ impl Tables {
     }
 
     pub(super) fn create_lb(&mut self, uid: &[u8]) -> LbId {
-        self.next_serial += 1;
-        let lb = self.lbs.insert(LoadBalancer::new(uid, self.next_serial));
+        self.lbs_ever += 1;
+        let lb = self.lbs.insert(LoadBalancer::new(uid, self.lbs_ever));
         let Tables { hasher, lbs, by_uid, .. } = self;
         by_uid.insert_unique(hasher.hash_one(uid), lb, |&lb| hasher.hash_one(&*lbs[lb].uid));
         lb
@@ -134,19 +138,19 @@ impl Tables {
 
     /// Creates a group that the LB does not have; it becomes the LB's last group.
     pub(super) fn create_group(&mut self, lb: LbId, data: GroupData<'_>, policy: Policy) -> GroupId {
-        self.next_serial += 1;
+        self.last_order += 1;
         let group = match self.find_name(lb, data.name) {
             // The LB has yet to hear that the group ended: the same group continues.
             Some(ghost) => {
                 let revived = &mut self.groups[ghost];
-                (revived.removed, revived.order) = (false, self.next_serial);
+                (revived.removed, revived.order) = (false, self.last_order);
                 revived.forget_scale();
                 self.lbs[lb].ghosts.retain(|&other| other != ghost);
                 ghost
             }
             None => {
                 let epoch = self.lbs[lb].epoch;
-                let group = self.groups.insert(Group::new(lb, self.next_serial, epoch, data));
+                let group = self.groups.insert(Group::new(lb, self.last_order, epoch, data));
                 let hash = self.hash_name(lb, data.name);
                 let Tables { hasher, groups, by_name, .. } = self;
                 by_name.insert_unique(hash, group, |&group| {

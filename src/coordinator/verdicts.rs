@@ -143,6 +143,11 @@ impl Verdicts {
         })
     }
 
+    /// Whether the monitor has judged the endpoint.
+    pub(super) fn is_judged(&self, id: EndpointId) -> bool {
+        self.columns[0][id].bits & JUDGED != 0
+    }
+
     /// Takes the monitor's verdicts.
     pub(super) fn set(&mut self, id: EndpointId, verdicts: &[judgement::Verdict; Policy::ALL.len()]) -> VerdictDelta {
         self.change(id, |policy, word| word.judged(verdicts[policy]))

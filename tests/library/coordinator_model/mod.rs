@@ -102,6 +102,8 @@ impl Seen {
             "watch begins",
             "watch ends",
             "no LB any more",
+            "short Interval",
+            "verdict too late for a short Interval",
         ] {
             assert!(self.events.get(event).is_some_and(|&times| times >= 20), "hardly ever: {event}");
         }

@@ -11,7 +11,7 @@ use std::{
 use gwm::{
     coordinator::{ConnectionId, Settings, Totals},
     judgement::{Scale, Verdict},
-    roster::Roster,
+    roster::{Roster, Times},
     sasp::Endpoint,
 };
 
@@ -36,6 +36,10 @@ pub(crate) struct Model {
     pub(crate) open: bool,
     /// When the first watched endpoint came up; `None` again after a fall window.
     first_up: Option<u64>,
+    /// By then every watch that has begun should have its first verdict.
+    verdicts_until: u64,
+    /// How many LBs became known, those included that are forgotten.
+    lbs_ever: u64,
     /// The last number of a group or membership. One that was removed and made again has another number.
     last_id: u64,
     /// How often rare events happened; the test checks that they did.
@@ -54,6 +58,8 @@ pub(crate) struct Connection {
 
 #[derive(Clone, Default)]
 pub(crate) struct Lb {
+    /// How many LBs became known before this one.
+    number: u64,
     pub(crate) flags: u8,
     pub(crate) groups: Vec<Group>,
     /// The bound connection and its memory, or the end of the hold time.
@@ -135,6 +141,8 @@ impl Model {
             watched: BTreeMap::new(),
             open: false,
             first_up: None,
+            verdicts_until: 0,
+            lbs_ever: 0,
             last_id: 0,
             seen: BTreeMap::new(),
         }
@@ -179,7 +187,7 @@ impl Model {
         let before = self.view();
         let policies = self.policies();
         self.settings.roster = roster;
-        self.watch();
+        self.watch(now);
         self.open_windows(now, &before, false);
         let after = self.policies();
         for (uid, lb) in &mut self.lbs {
@@ -202,15 +210,16 @@ impl Model {
     }
 
     /// Watches the endpoints that groups list and that can be watched, and no others.
-    fn watch(&mut self) {
+    fn watch(&mut self, now: u64) {
         let groups = self.lbs.values().flat_map(|lb| &lb.groups);
         let listed: BTreeSet<Endpoint> = groups.flat_map(|g| &g.members).map(|member| member.endpoint).collect();
-        let wanted = |endpoint: &Endpoint| listed.contains(endpoint) && watchable(&self.settings, endpoint);
-        self.watched.retain(|endpoint, _| wanted(endpoint));
+        let Model { settings, watched, last_id, verdicts_until, .. } = self;
+        let wanted = |endpoint: &Endpoint| listed.contains(endpoint) && watchable(settings, endpoint);
+        watched.retain(|endpoint, _| wanted(endpoint));
         for endpoint in listed.iter().filter(|endpoint| wanted(endpoint)) {
-            let last_id = &mut self.last_id;
-            self.watched.entry(*endpoint).or_insert_with(|| {
+            watched.entry(*endpoint).or_insert_with(|| {
                 *last_id += 1;
+                *verdicts_until = (*verdicts_until).max(now + fall_window(&settings.roster.find(endpoint).times));
                 Watched::new(*last_id)
             });
         }
@@ -235,14 +244,9 @@ impl Model {
         self.watched.values().any(|watched| watched.seen)
     }
 
-    fn fall_window(&self) -> u64 {
-        let times = self.settings.roster.default_member().times;
-        nanoseconds(times.interval + times.fast_interval * (u32::from(times.fall) - 1) + times.timeout)
-    }
-
     /// Decides about failing open; `coordinator/fail_open.rs` has the rule in words.
     fn decide(&mut self, now: u64, may_begin: bool) {
-        let window = self.fall_window();
+        let window = fall_window(&self.settings.roster.default_member().times);
         if self.first_up.is_some_and(|at| at + window <= now) {
             self.first_up = None;
             *self.seen.entry("never up counts no more").or_default() += u64::from(self.open && self.any_seen());
@@ -280,7 +284,7 @@ impl Model {
         let known = self.lbs.len();
         self.lbs.retain(|_, lb| lb.expires.is_none_or(|expires| expires > now));
         *self.seen.entry("hold time over").or_default() += (known - self.lbs.len()) as u64;
-        self.watch();
+        self.watch(now);
 
         let period = nanoseconds(self.settings.push_refresh);
         let mut pushes = Vec::new();
@@ -288,8 +292,8 @@ impl Model {
         for (uid, lb) in &mut self.lbs {
             let delta = lb.flags & wire::NO_CHANGE != 0;
             let Some(session) = &mut lb.session else { continue };
-            while let Some(next) = session.next_refresh.filter(|&next| next <= now) {
-                session.next_refresh = Some(next + period);
+            if session.next_refresh.is_some_and(|next| next <= now) {
+                session.next_refresh = Some(next_refresh(lb.number, now, period));
                 if !delta {
                     // The refresh has the window's changes.
                     (session.full, session.window) = (true, Some(now));
@@ -346,7 +350,8 @@ impl Model {
     pub(crate) fn next_due(&self) -> Option<u64> {
         let mut due = Vec::new();
         if self.open && self.any_seen() {
-            due.extend(self.first_up.map(|at| at + self.fall_window()));
+            let window = fall_window(&self.settings.roster.default_member().times);
+            due.extend(self.first_up.map(|at| at + window));
         }
         for lb in self.lbs.values() {
             due.extend(lb.expires);
@@ -424,7 +429,7 @@ impl Lb {
         let session = self.session.as_mut().expect("only a bound LB says so");
         session.window = Some(now + nanoseconds(settings.push_window));
         session.full = true;
-        session.next_refresh = Some(now + nanoseconds(settings.push_refresh));
+        session.next_refresh = Some(next_refresh(self.number, now, nanoseconds(settings.push_refresh)));
     }
 
     fn stop_push(&mut self) {
@@ -511,6 +516,20 @@ impl Knowledge<'_> {
         let [high, low] = weight.to_be_bytes();
         [member.state, flags, high, low]
     }
+}
+
+/// The longest time from a member's failure to its being down.
+fn fall_window(times: &Times) -> u64 {
+    nanoseconds(times.interval + times.fast_interval * (u32::from(times.fall) - 1) + times.timeout)
+}
+
+/// When the LB with this number is refreshed after `now`. In each period the first LB has the begin, the second the middle,
+/// the next two the middles of the halves, and so on: the digits of the number behind a binary point, the last one first.
+fn next_refresh(number: u64, now: u64, period: u64) -> u64 {
+    let digits = (0..64).filter(|digit| (number >> digit) & 1 == 1);
+    let point: u128 = digits.map(|digit| 1 << (63 - digit)).sum();
+    let point = ((point * u128::from(period)) >> 64) as u64;
+    now + period - (now + period - point) % period
 }
 
 pub(crate) fn nanoseconds(duration: std::time::Duration) -> u64 {

@@ -34,6 +34,11 @@ impl Watched {
         Watched { life, contact: true, seen: false, lost_at: None, judged: None }
     }
 
+    /// Whether the first verdict is yet to come.
+    pub(crate) fn waits(&self) -> bool {
+        self.judged.is_none()
+    }
+
     pub(crate) fn judge(&mut self, now: u64, verdicts: &[Verdict; 4], capacity: u16) {
         let before = self.judged.unwrap_or([(true, false, Share::Weight(capacity)); 4]);
         self.judged = Some(std::array::from_fn(|policy| {

@@ -10,7 +10,7 @@ use gwm::{
 };
 
 use super::rig::{NOTHING, Peer, Rig, WINDOW, settings};
-use crate::wire::endpoint;
+use crate::wire::{self, endpoint};
 
 /// The fall window is 40.
 const TIMES: Times = Times {
@@ -80,6 +80,49 @@ fn what_is_watched_is_unknown_until_it_is_judged() {
         rig.judge(&[("a", verdict)]);
         assert!(!rig.window_is_open(), "the same again is no change");
     }
+}
+
+/// The return code and the Interval of a Get Weights Reply.
+fn interval(rig: &mut Rig, lb: Peer, request: &str) -> (u8, u16) {
+    let reply = rig.reply(lb, &wire::parse(request));
+    (reply[17], u16::from_be_bytes([reply[18], reply[19]]))
+}
+
+#[test]
+fn the_interval_is_short_while_a_listed_member_waits_for_its_first_verdict() {
+    let every = |interval| Member::watched(100, Monitor::auto(), Times { interval, ..TIMES });
+    let second = Duration::from_secs(1);
+    let others =
+        [("b", every(second * 3 / 2)), ("c", every(second * 100)), ("d", Member::fixed(7)), ("e", every(second * 9))];
+    let mut rig = Rig::with(with(roster(&others)));
+    let lb = rig.lb("LB1", "");
+    rig.ok(lb, "lb register LB1/A a + LB1/B b + LB1/C c + LB1/D d + LB1/E e");
+    rig.take_orders();
+    // An interval of 20 ns is told as 1 s, 1.5 s as 2 s, and 100 s is longer than the usual interval.
+    for (group, told) in [("A", 1), ("B", 2), ("C", 64), ("D", 64), ("E", 9), ("", 1)] {
+        assert_eq!(interval(&mut rig, lb, &format!("get LB1/{group}")), (0x00, told), "group {group:?}");
+    }
+    assert_eq!(interval(&mut rig, lb, "get LB1/X"), (0x42, 64), "an error");
+    rig.judge(&[("a", DOWN), ("b", weight(40))]);
+    for (group, told) in [("A", 64), ("B", 64), ("", 9)] {
+        assert_eq!(interval(&mut rig, lb, &format!("get LB1/{group}")), (0x00, told), "group {group:?}");
+    }
+    assert_eq!(interval(&mut rig, lb, "get LB1/A + LB1/E"), (0x00, 9));
+    // A member that is watched anew waits again.
+    rig.ok(lb, "lb deregister LB1/A");
+    rig.ok(lb, "lb register LB1/A a");
+    assert_eq!(interval(&mut rig, lb, "get LB1/A"), (0x00, 1));
+}
+
+#[test]
+fn a_member_that_no_check_judges_keeps_no_lb_asking() {
+    let mut rig = Rig::with(with(roster(&[])));
+    let lb = rig.lb("LB1", "");
+    rig.ok(lb, "lb register LB1/G a");
+    rig.after(FALL_WINDOW - 1);
+    assert_eq!(interval(&mut rig, lb, "get LB1/G"), (0x00, 1));
+    rig.after(1);
+    assert_eq!(interval(&mut rig, lb, "get LB1/G"), (0x00, 64));
 }
 
 #[test]

@@ -374,14 +374,38 @@ fn a_delta_only_lb_gets_nothing_by_a_refresh() {
 }
 
 #[test]
-fn the_refresh_is_counted_from_when_push_was_turned_on() {
+fn an_lb_keeps_its_point_of_the_period() {
     let mut rig = refreshed("push");
+    let all = ["#0 LB1/G[a 00/05/100] LB1/H[]"];
     rig.after(40);
     rig.ok(0, "state LB1 7F");
     rig.ok(0, "state LB1 7F push");
-    rig.after(WINDOW);
-    assert_eq!(rig.after(100 - WINDOW - 1), NOTHING);
-    assert_eq!(rig.after(1), ["#0 LB1/G[a 00/05/100] LB1/H[]"]);
+    assert_eq!(rig.after(WINDOW), all); // 60
+    assert_eq!(rig.after(39), NOTHING);
+    assert_eq!(rig.after(1), all); // 100, as before
+    rig.after(30);
+    let new = rig.open();
+    rig.ok(new, "lb set LB1/G");
+    assert_eq!(rig.after(WINDOW), ["#1 LB1/G[a 00/05/100] LB1/H[]"]); // 140
+    assert_eq!(rig.after(59), NOTHING);
+    assert_eq!(rig.after(1), ["#1 LB1/G[a 00/05/100] LB1/H[]"]); // 200
+}
+
+#[test]
+fn refreshes_are_spread_over_the_period() {
+    let mut settings = settings();
+    settings.push_refresh = Duration::from_nanos(80);
+    let mut rig = Rig::with(settings);
+    for number in 0..8 {
+        let lb = rig.lb(&format!("LB{number}"), "push");
+        rig.ok(lb, &format!("lb register LB{number}/G + LB{number}/H"));
+    }
+    assert_eq!(rig.after(WINDOW).len(), 8);
+    // Each halves a gap between those before.
+    for number in [2, 6, 1, 5, 3, 7, 0, 4, 2, 6] {
+        assert_eq!(rig.after(9), NOTHING);
+        assert_eq!(rig.after(1), [format!("#{number} LB{number}/G[] LB{number}/H[]")]);
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ const FLAGS: &[(&str, Option<&str>)] = &[
     ("--hold-time", Some("10m")),
     ("--poll-interval", Some("60s")),
     ("--push-window", Some("100ms")),
-    ("--push-refresh", Some("5m")),
+    ("--push-refresh", Some("60s")),
     ("--stall-timeout", Some("30s")),
     ("--first-message-timeout", Some("30s")),
     ("--message-timeout", Some("30s")),

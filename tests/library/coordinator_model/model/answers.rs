@@ -20,17 +20,37 @@ impl Model {
             Ok(()) => self.apply(now, request),
             Err(_) => Vec::new(),
         };
-        self.watch();
+        self.watch(now);
         self.open_windows(now, &before, request.sender_is_lb());
         self.connection(on).in_flight = true;
         let code = verdict.err().unwrap_or(0);
         let reply = match request {
             Request::GetWeights { .. } => {
-                wire::get_weights_reply(id, code, self.settings.poll_interval_seconds, &groups)
+                let interval = match verdict {
+                    Ok(()) => self.interval(now, request.groups()),
+                    Err(_) => self.settings.poll_interval_seconds,
+                };
+                wire::get_weights_reply(id, code, interval, &groups)
             }
             _ => wire::simple_reply(id, request.reply_type(), code),
         };
         (reply, closes)
+    }
+
+    /// The Interval of the reply to a Get Weights Request that was accepted [4]. All checks have intervals below a second.
+    fn interval(&mut self, now: u64, groups: &[Named]) -> u16 {
+        let poll = self.settings.poll_interval_seconds;
+        let Some(lb) = groups.first().and_then(|named| self.lbs.get(&named.uid)) else { return poll };
+        let asked = |group: &&Group| groups.iter().any(|named| named.name.is_empty() || named.name == group.name);
+        let mut members = lb.groups.iter().filter(asked).flat_map(|group| &group.members);
+        let waits = |member: &Membership| self.watched.get(&member.endpoint).is_some_and(Watched::waits);
+        if !members.any(waits) {
+            return poll;
+        }
+        let late = now >= self.verdicts_until;
+        *self.seen.entry(if late { "verdict too late for a short Interval" } else { "short Interval" }).or_default() +=
+            1;
+        if late { poll } else { poll.min(1) }
     }
 
     /// The page's steps in their order [3]; binds the connection between step 6 and step 7 [4].
@@ -104,7 +124,10 @@ impl Model {
             return;
         }
         self.connection(on).bound = Some(uid.to_vec());
-        let lb = self.lbs.entry(uid.to_vec()).or_default();
+        let lb = self.lbs.entry(uid.to_vec()).or_insert_with(|| {
+            self.lbs_ever += 1;
+            Lb { number: self.lbs_ever - 1, ..Lb::default() }
+        });
         if lb.expires.take().is_some() {
             *self.seen.entry("held state taken up").or_default() += 1;
         }
