@@ -8,6 +8,10 @@ use std::{
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use toml::Spanned;
+use toml_parser::{
+    Source,
+    lexer::{Token, TokenKind},
+};
 
 /// Why a file can not be used; the text is one line for the person who wrote the file.
 #[derive(Debug, Error)]
@@ -109,6 +113,59 @@ pub(crate) fn parse<F: DeserializeOwned, T>(
     build(file).map_err(mistake)
 }
 
+/// A parsed text takes forty times its bytes in memory. So a long text is parsed in pieces of about this size.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// As [`parse`], for a file that is a list of `[[table]]`s: in pieces, each with some of the tables. `build` gets one piece
+/// after the other, with the byte of the file where it begins; the places of values are counted from there.
+pub(crate) fn parse_pieces<F: DeserializeOwned>(
+    text: &str,
+    tables: &[&str],
+    mut build: impl FnMut(F, usize) -> Result<(), Fault>,
+) -> Result<(), Mistake> {
+    let mut from = 0;
+    for until in seams(text, tables, PIECE_BYTES).chain([text.len()]) {
+        parse(&text[from..until], |file| build(file, from))
+            .map_err(|mistake| Mistake { line: line(text.as_bytes(), from) - 1 + mistake.line, ..mistake })?;
+        from = until;
+    }
+    Ok(())
+}
+
+/// Where a text can be cut: headers `[[table]]` of these tables, at least `piece` bytes apart. A text that begins with a key
+/// is not cut, because the key may have the name of a table.
+fn seams(text: &str, tables: &[&str], piece: usize) -> impl Iterator<Item = usize> {
+    let blank = |token: &Token| matches!(token.kind(), TokenKind::Whitespace | TokenKind::Comment | TokenKind::Newline);
+    let first = Source::new(text).lex().find(|token| !blank(token));
+    let has_key = first.is_some_and(|first| first.kind() != TokenKind::LeftSquareBracket);
+    let mut tokens = Source::new(if has_key { "" } else { text }).lex();
+    let (mut depth, mut line_begins, mut last) = (0usize, true, 0);
+    std::iter::from_fn(move || {
+        loop {
+            let token = tokens.next()?;
+            let at = token.span().start();
+            let header = line_begins && depth == 0 && is_header(&text[at..], tables);
+            match token.kind() {
+                TokenKind::LeftSquareBracket | TokenKind::LeftCurlyBracket => depth += 1,
+                TokenKind::RightSquareBracket | TokenKind::RightCurlyBracket => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            line_begins = token.kind() == TokenKind::Newline || line_begins && token.kind() == TokenKind::Whitespace;
+            if header && at >= last + piece {
+                last = at;
+                return Some(at);
+            }
+        }
+    })
+}
+
+/// Whether a text begins with `[[table]]`, for one of these tables.
+fn is_header(text: &str, tables: &[&str]) -> bool {
+    let name = text.strip_prefix("[[").map(str::trim_start);
+    let ends = |rest: &str| rest.trim_start().starts_with("]]");
+    tables.iter().any(|table| name.and_then(|name| name.strip_prefix(table)).is_some_and(ends))
+}
+
 /// serde's message about a value, in words of TOML instead of Rust.
 pub(crate) fn plain(message: &str) -> String {
     let mut words: Vec<&str> = message.split(' ').collect();
@@ -122,4 +179,72 @@ pub(crate) fn plain(message: &str) -> String {
         .replace("type: map, expected a sequence", "type: table, expected a list of them ([[ ]])")
         .replace("a sequence", "a list")
         .replace(" as i128", "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pieces of a text that is cut wherever that is possible.
+    fn pieces(text: &str) -> Vec<&str> {
+        let ends = seams(text, &["lb", "member"], 1).chain([text.len()]);
+        let mut from = 0;
+        ends.map(|end| &text[std::mem::replace(&mut from, end)..end]).collect()
+    }
+
+    #[test]
+    fn a_text_is_cut_at_the_headers_of_its_tables_and_nowhere_else() {
+        assert_eq!(pieces(""), [""]);
+        assert_eq!(pieces("# [[lb]]\n[[member]]\na = 1\n[[lb]]\n"), ["# [[lb]]\n", "[[member]]\na = 1\n", "[[lb]]\n"]);
+        assert_eq!(
+            pieces("[[group]]\n  [[ member ]] # x\n[member.tls]\n"),
+            ["[[group]]\n  ", "[[ member ]] # x\n[member.tls]\n"]
+        );
+        for whole in [
+            "member = [1]\n[[member]]\n", // the key and the header contradict each other
+            "[[group]]\n[[members]]\n[[member.http]]\n[member]\n", // other tables
+            "[[group]]\na = \"\"\"\n[[member]]\n\"\"\"\n", // in a text
+            "[[group]]\na = '''\n[[member]]\n'''\n",
+            "[[group]]\na = [\n[[member]]\n]\n", // in a list
+            "[[group]]\na = [\n[[member]]\n",    // in a list without an end
+        ] {
+            assert_eq!(pieces(whole), [whole]);
+        }
+    }
+
+    #[test]
+    fn the_pieces_of_a_long_text_are_parsed_in_order_and_with_their_lines() {
+        #[derive(serde::Deserialize)]
+        struct File {
+            #[serde(default)]
+            lb: Vec<Spanned<Numbered>>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Numbered {
+            number: usize,
+        }
+        let text: String = (0..20_000).map(|number| format!("[[lb]]\nnumber = {number}\n")).collect();
+        let (mut calls, mut numbers) = (0, Vec::new());
+        let parsed = parse_pieces(&text, &["lb"], |file: File, _| {
+            calls += 1;
+            numbers.extend(file.lb.into_iter().map(|lb| lb.into_inner().number));
+            Ok(())
+        });
+        assert_eq!(parsed, Ok(()));
+        assert!(numbers.into_iter().eq(0..20_000) && calls >= text.len() / PIECE_BYTES, "{calls} pieces");
+        // The line of a fault that the parser finds, and of one that `build` finds.
+        let bad = text.replace("number = 15000\n", "number = x\n");
+        assert_eq!(parse_pieces(&bad, &["lb"], |_: File, _| Ok(())).map_err(|mistake| mistake.line), Err(30_002));
+        let parsed = parse_pieces(&text, &["lb"], |file: File, from| {
+            match file.lb.iter().find(|lb| lb.get_ref().number == 17_000) {
+                Some(lb) => {
+                    let at = lb.span().start;
+                    assert!(text[from + at..].starts_with("[[lb]]\nnumber = 17000\n"), "byte {from} + {at}");
+                    fault(at, "a fault")
+                }
+                None => Ok(()),
+            }
+        });
+        assert_eq!(parsed, Err(Mistake { line: 34_001, text: "a fault".into() }));
+    }
 }

@@ -81,11 +81,13 @@ pub fn read(path: &Path, rules: &Rules) -> Result<Access, FileError> {
 
 /// Parses the file's text.
 pub fn parse(text: &str, rules: &Rules) -> Result<Access, Mistake> {
-    files::parse(text, |file| build(file, rules))
+    let mut access = rules.access();
+    files::parse_pieces(text, &["lb", "member"], |file, _| build(file, rules, &mut access))?;
+    Ok(access)
 }
 
-fn build(file: File, rules: &Rules) -> Result<Access, Fault> {
-    let mut access = rules.access();
+/// Adds the entries of a piece of the file.
+fn build(file: File, rules: &Rules, access: &mut Access) -> Result<(), Fault> {
     for table in file.lb {
         let at = table.span().start;
         let table = table.into_inner();
@@ -104,7 +106,7 @@ fn build(file: File, rules: &Rules) -> Result<Access, Fault> {
         let (who, member) = member(&table.into_inner(), at, rules.member_identity)?;
         access.add_member(who, member);
     }
-    Ok(access)
+    Ok(())
 }
 
 fn lb(table: &LbTable, at: usize, identity: Identity) -> Result<Lb, Fault> {

@@ -172,59 +172,80 @@ pub fn parse(text: &str, folder: &Path, defaults: &Defaults) -> Result<Roster, M
 
 /// As [`parse`], with the settings that are valid and may not do what is meant.
 fn examine(text: &str, folder: &Path, defaults: &Defaults) -> Result<(Roster, Vec<Mistake>), Mistake> {
-    let (roster, warnings) = files::parse(text, |file| build(file, folder, defaults))?;
-    Ok((roster, warnings.into_iter().map(|warning| Mistake::at(text, warning)).collect()))
+    let mut content = Content {
+        roster: defaults.roster(),
+        loader: checks::Loader::new(folder),
+        idle: idle::Idle::default(),
+        names: HashSet::new(),
+        wide: Vec::new(),
+    };
+    files::parse_pieces(text, &["member"], |file, from| content.add(file, from, defaults))?;
+    let warnings = content.idle.warnings(defaults);
+    Ok((content.roster, warnings.into_iter().map(|warning| Mistake::at(text, warning)).collect()))
 }
 
-fn build(file: File, folder: &Path, defaults: &Defaults) -> Result<(Roster, Vec<Fault>), Fault> {
-    let mut roster = defaults.roster();
-    let mut loader = checks::Loader::new(folder);
-    let mut idle = idle::Idle::default();
-    for entry in file.member {
-        let at = entry.span().start;
-        let entry = entry.into_inner();
-        let subject = subject(&entry, at)?;
-        let member = member(&entry, at, &subject, &mut loader, defaults)?;
-        idle.note(&entry, at, &member);
-        let (new, name) = match subject {
-            Subject::One(endpoint) => (roster.add(endpoint, member), endpoint.to_string()),
-            Subject::Many(range) => (roster.add_range(range, member), range.to_string()),
-        };
-        if !new {
-            return fault(at, format!("member {name} is listed twice"));
+/// What the pieces of a file say.
+struct Content<'a> {
+    roster: Roster,
+    loader: checks::Loader<'a>,
+    idle: idle::Idle,
+    names: HashSet<Pattern>,
+    /// Groups to compare later ones with.
+    wide: Vec<Pattern>,
+}
+
+impl Content<'_> {
+    /// Adds a piece, which begins at byte `from`.
+    fn add(&mut self, file: File, from: usize, defaults: &Defaults) -> Result<(), Fault> {
+        let Content { roster, loader, idle, names, wide } = self;
+        idle.begin(from);
+        for entry in file.member {
+            let at = entry.span().start;
+            let entry = entry.into_inner();
+            let subject = subject(&entry, at)?;
+            let member = member(&entry, at, &subject, loader, defaults)?;
+            idle.note(&entry, at, &member);
+            let (new, name) = match subject {
+                Subject::One(endpoint) => (roster.add(endpoint, member), endpoint.to_string()),
+                Subject::Many(range) => (roster.add_range(range, member), range.to_string()),
+            };
+            if !new {
+                return fault(at, format!("member {name} is listed twice"));
+            }
         }
-    }
-    let mut names = HashSet::new();
-    let mut wide: Vec<Pattern> = Vec::new();
-    for Group { name, policy } in file.group {
-        let (at, policy_at) = (name.span().start, policy.span().start);
-        let (name, policy) = (name.into_inner(), policy.into_inner());
-        let Some(policy) = policy_named(&policy) else {
-            return fault(policy_at, format!("policy {policy:?} is not \"static\", \"agent\", \"orca\" or \"auto\""));
-        };
-        if name.is_empty() {
-            return fault(at, "a group has a name; \"*\" means all of them");
-        }
-        let pattern = Pattern::parse(&name).map_err(|error| (at, format!("name: {error}")))?;
-        if !names.insert(pattern.clone()) {
-            return fault(at, "this group is listed twice, and only the first entry could count");
-        }
-        idle.note_policy(policy_at, policy, pattern.fits_all());
-        if let Some(earlier) = wide.iter().find(|earlier| earlier.covers(&pattern)) {
-            return fault(
-                at,
-                format!(
-                    "no group is left for this entry: an earlier one has every group that fits, \"{earlier}\"; put \
+        for Group { name, policy } in file.group {
+            let (at, policy_at) = (name.span().start, policy.span().start);
+            let (name, policy) = (name.into_inner(), policy.into_inner());
+            let Some(policy) = policy_named(&policy) else {
+                return fault(
+                    policy_at,
+                    format!("policy {policy:?} is not \"static\", \"agent\", \"orca\" or \"auto\""),
+                );
+            };
+            if name.is_empty() {
+                return fault(at, "a group has a name; \"*\" means all of them");
+            }
+            let pattern = Pattern::parse(&name).map_err(|error| (at, format!("name: {error}")))?;
+            if !names.insert(pattern.clone()) {
+                return fault(at, "this group is listed twice, and only the first entry could count");
+            }
+            idle.note_policy(policy_at, policy, pattern.fits_all());
+            if let Some(earlier) = wide.iter().find(|earlier| earlier.covers(&pattern)) {
+                return fault(
+                    at,
+                    format!(
+                        "no group is left for this entry: an earlier one has every group that fits, \"{earlier}\"; put \
                          this entry before that one"
-                ),
-            );
+                    ),
+                );
+            }
+            if wide.len() < WIDE_COMPARED && pattern.is_wide() {
+                wide.push(pattern.clone());
+            }
+            roster.add_group(pattern, policy);
         }
-        if wide.len() < WIDE_COMPARED && pattern.is_wide() {
-            wide.push(pattern.clone());
-        }
-        roster.add_group(pattern, policy);
+        Ok(())
     }
-    Ok((roster, idle.warnings(defaults)))
 }
 
 fn policy_named(name: &str) -> Option<Policy> {

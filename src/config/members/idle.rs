@@ -10,6 +10,8 @@ use crate::{
 /// What was seen in the file.
 #[derive(Default)]
 pub(super) struct Idle {
+    /// The byte of the file where the present piece begins.
+    from: usize,
     /// Watched members with weight 1, without and with an agent.
     lowest: Seen,
     lowest_with_agent: Seen,
@@ -50,32 +52,39 @@ impl Seen {
 }
 
 impl Idle {
+    /// Begins a piece of the file at this byte; the places of its values are counted from there.
+    pub(super) fn begin(&mut self, from: usize) {
+        self.from = from;
+    }
+
     /// Notes an entry, which is valid.
     pub(super) fn note(&mut self, entry: &Entry, at: usize, member: &Member) {
+        let from = self.from;
+        let here = |value: Option<usize>| from + value.unwrap_or(at);
         let has = |wanted: fn(&Check) -> bool| member.monitor.checks.iter().any(wanted);
         let agent = has(|check| matches!(check, Check::Agent(_)));
         let watched = !member.fixed && (member.monitor.auto || !member.monitor.checks.is_empty());
         if watched && member.capacity == 1 {
-            let at = place(&entry.weight).unwrap_or(at);
+            let at = here(place(&entry.weight));
             if agent { self.lowest_with_agent.add(at) } else { self.lowest.add(at) }
         }
         if agent {
-            self.agents.add(place(&entry.agent_port).unwrap_or(at));
+            self.agents.add(here(place(&entry.agent_port)));
         }
         if has(reads_reports) {
-            self.reports.add(at);
+            self.reports.add(here(None));
         }
         if has(|check| matches!(check, Check::Http(http) if !http.utilization.is_empty())) {
-            self.metrics.add(place(&entry.http).unwrap_or(at));
+            self.metrics.add(here(place(&entry.http)));
         }
         if has(|check| matches!(check, Check::Grpc(grpc) if !grpc.utilization.is_empty())) {
-            self.metrics.add(place(&entry.grpc).unwrap_or(at));
+            self.metrics.add(here(place(&entry.grpc)));
         }
     }
 
     /// Notes the policy of a group, or of all groups.
     pub(super) fn note_policy(&mut self, at: usize, policy: Policy, all_groups: bool) {
-        self.policies.push((at, policy));
+        self.policies.push((self.from + at, policy));
         self.all_groups |= all_groups;
     }
 
