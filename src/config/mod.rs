@@ -26,7 +26,9 @@ mod listen;
 pub mod members;
 mod units;
 
-pub use flags::{CpuList, Flags, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion};
+pub use flags::{
+    CpuList, Flags, HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion,
+};
 pub use idle::Given;
 pub use listen::{Carries, Listen};
 pub(crate) use units::duration;
@@ -74,6 +76,9 @@ impl From<FileError> for ConfigError {
     }
 }
 
+/// The most shards with huge pages by default.
+const HUGE_PAGE_SHARDS: usize = 8;
+
 /// The validated configuration of the daemon.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -87,6 +92,8 @@ pub struct Config {
     pub shard_cpus: Vec<usize>,
     /// How long an executor polls before it sleeps.
     pub spin: Duration,
+    /// Whether to use huge pages.
+    pub huge_pages: bool,
     /// Limits of connections.
     pub connections: Connections,
     /// The file-descriptor limit to run with.
@@ -206,6 +213,11 @@ impl Config {
                 humantime::format_duration(flags.probe_interval)
             ));
         }
+        let huge_pages = match flags.huge_pages {
+            HugePages::Auto => shard_cpus.len() <= HUGE_PAGE_SHARDS,
+            HugePages::On => true,
+            HugePages::Off => false,
+        };
         let Descriptors { connections: max, probes, limit: descriptors } =
             descriptors(flags, host, shard_cpus.len(), listen.len())?;
         let (roster, monitoring, about_members) = monitoring(flags, probes)?;
@@ -219,6 +231,7 @@ impl Config {
             coordinator_cpu,
             shard_cpus,
             spin: flags.spin,
+            huge_pages,
             connections: Connections {
                 max,
                 max_per_source: flags.max_connections_per_source.unwrap_or(max.div_ceil(2)),

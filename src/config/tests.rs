@@ -41,6 +41,13 @@ fn shards_take_the_cpus_after_the_first_in_turn() {
 }
 
 #[test]
+fn many_shards_do_without_huge_pages_unless_a_flag_says_otherwise() {
+    let huge = |line: &str| config(line, &host(2, 1 << 20)).unwrap().huge_pages;
+    assert!(huge("--shards 8") && !huge("--shards 9"));
+    assert!(huge("--shards 9 --huge-pages on") && !huge("--shards 1 --huge-pages off"));
+}
+
+#[test]
 fn connections_follow_the_descriptor_limit() {
     let limited = config("--probe off --shards 1", &host(2, 1024)).unwrap();
     assert_eq!(u64::from(limited.connections.max), 1024 - 64 - 2 * 16 - 1);

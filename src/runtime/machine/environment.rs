@@ -11,7 +11,7 @@ use std::{
 
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
-    thread::sched_getaffinity,
+    thread::{disable_transparent_huge_pages, sched_getaffinity},
 };
 
 use super::sys;
@@ -39,8 +39,13 @@ pub fn host() -> Host {
     Host { cpus, descriptors }
 }
 
-/// Raises this process's limits to what the configuration needs, and checks the rest.
+/// Raises this process's limits to what the configuration needs, switches huge pages off if it does not want them, and
+/// checks the rest.
 pub fn prepare(config: &Config) -> Result<(), Error> {
+    if !config.huge_pages {
+        // A kernel that refuses this gives huge pages, which only take more memory.
+        let _ = disable_transparent_huge_pages(true);
+    }
     let needed = config.descriptors;
     raise(Resource::Nofile, needed).map_err(|limit| Error::Descriptors { needed, limit })?;
     let needed = MEMLOCK_BYTES;

@@ -23,6 +23,7 @@ const FLAGS: &[(&str, Option<&str>)] = &[
     ("--shards", Some("usable CPUs less one, at least 1")),
     ("--cpus", Some("all CPUs that this process may use")),
     ("--spin", Some("0s")),
+    ("--huge-pages", Some("auto")),
     ("--hold-time", Some("10m")),
     ("--poll-interval", Some("60s")),
     ("--push-window", Some("100ms")),

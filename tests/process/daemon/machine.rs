@@ -99,6 +99,16 @@ fn without_descriptors_newcomers_wait() {
     daemon.stop();
 }
 
+#[test]
+fn huge_pages_are_the_operators_choice() {
+    for (choice, enabled) in [("on", "THP_enabled:\t1"), ("off", "THP_enabled:\t0")] {
+        let daemon = Daemon::start(&["--huge-pages", choice]);
+        let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("it lives");
+        assert!(status.contains(enabled), "{choice}: {status}");
+        daemon.stop();
+    }
+}
+
 /// Makes the daemon log this many lines, at the level `trace`.
 fn make_it_log(peer: &mut Peer, lines: usize) {
     let mut refused = wire::lb_state(1, "LB1", 0, LbFlags::NONE);
