@@ -86,6 +86,8 @@ impl Bed {
             access: std::sync::Arc::default(),
             icmp: false,
             panic_percent: 50,
+            panic_time: Duration::from_secs(30),
+            own_addresses: Default::default(),
             hash_seed: 7,
         };
         let out = Out { allowance: usize::MAX, ..Out::default() };
@@ -142,7 +144,9 @@ impl Bed {
         }
         self.weight = self.weight % 100 + 1;
         let verdict = Verdict { flags: EntryFlags::CONTACT | EntryFlags::CONFIDENT, share: Share::Weight(self.weight) };
-        endpoints.map(|number| Judgement { watch: self.watches[&endpoint(number)], verdicts: [verdict; 4] }).collect()
+        endpoints
+            .map(|number| Judgement { watch: self.watches[&endpoint(number)], verdicts: [verdict; 4], answers: true })
+            .collect()
     }
 
     fn judge(&mut self, judgements: Vec<Judgement>) {

@@ -76,6 +76,8 @@ pub struct Judgement {
     pub watch: WatchId,
     /// The verdicts of all policies, by `Policy as usize`.
     pub verdicts: [Verdict; Policy::ALL.len()],
+    /// The endpoint is up, or answered one of its last checks, however badly.
+    pub answers: bool,
 }
 
 /// Turns the rates of one group into weights: the top is the rate that gets `--weight-max`, and a member without a rate

@@ -15,13 +15,13 @@
 //! | [`roster`] | what the operator says about members | `sasp`, `network`, `judgement` | yes |
 //! | [`access`] | who a peer is, and what the peer may do | `sasp`, `network`, `roster` | yes |
 //! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |
-//! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access` | yes |
+//! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access` | yes |
 //! | [`files`] | TOML files that a person writes: reading, and the line of a mistake |  | no |
 //! | [`tls`] | certificates and keys from files; TLS settings for the server, for checks and for clients | `roster`, `access` | no |
 //! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
 //! | [`client`] | a blocking SASP client for load balancers and members; groups as text | `limits`, `sasp`, `files` | no |
 //! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `judgement`, `roster`, `access`, `coordinator`, `files`, `tls` | no |
-//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `tls`, `metrics`, `config` | no |
+//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `tls`, `metrics`, `config` | no |
 //! | [`cli`] | one file a command | `limits`, `sasp`, `tls`, `client`, `config`, `runtime` | no |
 //! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `config`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |

@@ -177,8 +177,13 @@ table! {
         ConnectionsOpen: gauge("gwm_connections_open", "Connections that are open.");
         Endpoints: gauge("gwm_endpoints", "Distinct endpoints of all members.").of_coordinator();
         EndpointsWatched: gauge("gwm_endpoints_watched", "Endpoints that the daemon checks.").of_coordinator();
-        EndpointsLost: gauge("gwm_endpoints_lost", "Watched endpoints that lost contact within the last fall window.")
+        EndpointsAnswering: gauge("gwm_endpoints_answering", "Watched endpoints that answer.").of_coordinator();
+        GroupsInDoubt: gauge("gwm_groups_in_doubt", "Groups of which so much is lost at once that nobody is confident.")
             .of_coordinator();
+        BlindOwn: gauge("gwm_blind", "1 while nothing at these addresses answers, neither members nor a witness.")
+            .with("addresses", "own").of_coordinator();
+        BlindForeign: gauge("gwm_blind", "1 while nothing at these addresses answers, neither members nor a witness.")
+            .with("addresses", "foreign").of_coordinator();
     }
 }
 

@@ -4,7 +4,7 @@
 //! write a network means the same one.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -80,6 +80,24 @@ impl Network {
     /// The length of the prefix, in bits.
     pub fn length(&self) -> u8 {
         self.length
+    }
+}
+
+/// The addresses of this machine. Loopback addresses always belong to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnAddresses(BTreeSet<IpAddr>);
+
+impl OwnAddresses {
+    /// Whether the address is this machine's. An IPv4 address may be written as an IPv6 address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_loopback() || self.0.contains(&address)
+    }
+}
+
+impl FromIterator<IpAddr> for OwnAddresses {
+    fn from_iter<T: IntoIterator<Item = IpAddr>>(addresses: T) -> OwnAddresses {
+        OwnAddresses(addresses.into_iter().map(|address| address.to_canonical()).collect())
     }
 }
 

@@ -11,7 +11,7 @@ use clap::{
     builder::{FalseyValueParser, RangedU64ValueParser},
 };
 
-use super::{idle::Given, members, units::duration};
+use super::{idle::Given, members, units::duration, witness::Witness};
 use crate::{access::Identity, judgement::Policy, limits};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -288,11 +288,23 @@ pub struct Flags {
     #[arg(long, env = "GWM_POLICY", value_name = "POLICY", default_value = "auto")]
     pub policy: PolicyName,
 
-    /// If more than this percentage of the watched members that were up lose contact within one fall window, gwm takes
-    /// the fault to be its own: the members keep contact, and no member is confident; 0 to 100 (100 switches this off)
+    /// If more than this percentage of a group's members that were up lose contact within one fall window, while others
+    /// answer, the group is in doubt: its members keep contact, and none is confident; 0 to 100 (100: no doubt)
     #[arg(long, env = "GWM_PANIC_PERCENT", value_name = "PERCENT", default_value = "50",
         value_parser = clap::value_parser!(u8).range(0..=100))]
     pub panic_percent: u8,
+
+    /// The longest doubt about a group. Members that are still lost then are down, all of them if need be; 0s (no
+    /// doubt) to 1h
+    #[arg(long, env = "GWM_PANIC_TIME", value_name = "DURATION", default_value = "30s",
+        value_parser = duration(Duration::ZERO..=HOUR))]
+    pub panic_time: Duration,
+
+    /// What proves that this machine's network works, though all members are silent: an address, which gets echoes, or
+    /// HOST:PORT, for a TCP connection; repeatable. A name is resolved once, at the start. Good witnesses are the default
+    /// gateway and a name server
+    #[arg(long, env = "GWM_WITNESS", value_name = "ADDR", value_delimiter = ',', value_parser = Witness::parse)]
+    pub witness: Vec<Witness>,
 
     /// Time that a member takes from coming up again to its full weight, because its caches are cold; the weight grows
     /// steadily. 0s (at once) to 1h

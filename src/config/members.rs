@@ -60,6 +60,8 @@ pub struct Defaults {
     pub fall: u8,
     /// Time from coming up to the full weight.
     pub slow_start: Duration,
+    /// Addresses that prove that this machine's network works: by a connection to the port, else by an echo.
+    pub witnesses: Vec<(IpAddr, Option<u16>)>,
 }
 
 impl Defaults {
@@ -67,14 +69,17 @@ impl Defaults {
     pub fn unwatched(weight_max: u16) -> Defaults {
         let Times { interval, rise, fall, .. } = Times::default();
         let (monitor, policy) = (Monitor::none(), Policy::Auto);
-        let (fast_interval, timeout, slow_start) = (None, None, Duration::ZERO);
-        Defaults { weight_max, monitor, policy, interval, fast_interval, timeout, rise, fall, slow_start }
+        let (fast_interval, timeout, slow_start, witnesses) = (None, None, Duration::ZERO, Vec::new());
+        Defaults { weight_max, monitor, policy, interval, fast_interval, timeout, rise, fall, slow_start, witnesses }
     }
 
     /// The roster without a file.
     pub fn roster(&self) -> Roster {
         let times = self.times(self.interval, None, None, None, None);
-        Roster::new(Member::watched(self.weight_max, self.monitor.clone(), times), self.policy)
+        let default = Member::watched(self.weight_max, self.monitor.clone(), times);
+        let mut roster = Roster::new(default, self.policy);
+        self.witnesses.iter().for_each(|&(address, port)| roster.add_witness(address, port));
+        roster
     }
 
     fn times(

@@ -25,6 +25,7 @@ mod idle;
 mod listen;
 pub mod members;
 mod units;
+mod witness;
 
 pub use flags::{
     CpuList, Flags, HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion,
@@ -32,6 +33,7 @@ pub use flags::{
 pub use idle::Given;
 pub use listen::{Carries, Listen};
 pub(crate) use units::duration;
+pub use witness::Witness;
 
 /// File descriptors that are not connections: listeners, rings, event descriptors, files.
 const DESCRIPTORS_BASE: u64 = 64;
@@ -264,9 +266,11 @@ impl Config {
                 weight_max: flags.weight_max,
                 roster: Arc::new(roster),
                 access: Arc::new(access.read()?),
-                // The runtime finds this out when it starts.
+                // The runtime finds these two out when it starts.
                 icmp: false,
+                own_addresses: Arc::default(),
                 panic_percent: flags.panic_percent,
+                panic_time: flags.panic_time,
                 // std seeds its hash maps from the system's randomness; that is enough here.
                 hash_seed: RandomState::new().build_hasher().finish(),
             },
@@ -295,6 +299,7 @@ fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring, Vec
         rise: flags.probe_rise,
         fall: flags.probe_fall,
         slow_start: flags.slow_start,
+        witnesses: flags.witness.iter().map(Witness::resolve).collect::<Result<_, _>>()?,
     };
     let (roster, warnings) = match &flags.members {
         Some(path) => members::read(path, &defaults)?,

@@ -79,11 +79,11 @@ impl Tables {
         let (delta, epoch) = (known.delta(), known.epoch);
         let mut groups = 0;
         for &id in &scratch.listing {
-            let (policy, stale) = (self.policies[id], &mut self.stale[id]);
+            let (policy, doubted, stale) = (self.policies[id], self.doubted[id], &mut self.stale[id]);
             let stale = !delta && std::mem::take(stale);
             let Scratch { group: encoded, slots, .. } = scratch;
             groups += u32::from(self.with_farewells(id, |group, endpoints| {
-                let verdicts = endpoints.verdicts().view(policy, settings.weight_max);
+                let verdicts = endpoints.verdicts().view(policy, doubted, settings.weight_max);
                 if delta {
                     let all = unchanged != Unchanged::Leave;
                     let news = group.delta(epoch, verdicts, all, slots, encoded) > 0;
@@ -143,6 +143,13 @@ impl Coordinator {
         if let Some(lb) = lb.filter(|_| all) {
             self.tables.list_all(lb, delta, listing);
         }
+        for at in 0..self.scratch.listing.len() {
+            let group = self.scratch.listing[at];
+            if self.tables.doubts.take_suspect(group) {
+                self.weigh(now, group, out);
+            }
+        }
+        let listing = &self.scratch.listing;
         let buffer = out.buffer(connection.shard);
         let start = buffer.len();
         if !delta {

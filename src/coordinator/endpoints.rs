@@ -6,23 +6,34 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::{
-    fail_open::FailOpen,
-    ids::{EndpointId, GroupId, Table},
+    doubts::{Loss, Standing},
+    ids::{Column, EndpointId, GroupId, Id, Table},
     settings::Settings,
     verdicts::{Shown, VerdictDelta, Verdicts},
     watches::{WatchOrder, Watches},
+    worlds::{Evidence, Sight, Turn, World, Worlds},
 };
 use crate::{
     judgement::Judgement,
-    roster::{Roster, Times},
+    network::OwnAddresses,
+    roster::Roster,
     sasp::{Endpoint, EntryFlags},
     time::Time,
 };
 
 struct Record {
     endpoint: Endpoint,
+    world: World,
     /// The groups that list the endpoint, in no order. A membership knows its place here.
     groups: Vec<GroupId>,
+}
+
+/// A judgement that was taken.
+pub(super) struct Judged {
+    pub(super) endpoint: EndpointId,
+    pub(super) delta: VerdictDelta,
+    /// The endpoint has been up, and has lost contact or has contact again.
+    pub(super) moved: bool,
 }
 
 pub(super) struct Endpoints {
@@ -34,7 +45,10 @@ pub(super) struct Endpoints {
     watches: Watches,
     /// The time by which every watch that has begun should have its first verdict.
     verdicts_until: Time,
-    fail_open: FailOpen,
+    worlds: Worlds,
+    own_addresses: Arc<OwnAddresses>,
+    /// When endpoints lost contact last.
+    losses: Column<EndpointId, Loss>,
     /// The roster and `icmp` (this machine can send echoes) decide which endpoints are watched.
     roster: Arc<Roster>,
     icmp: bool,
@@ -42,21 +56,29 @@ pub(super) struct Endpoints {
 
 impl Endpoints {
     pub(super) fn new(hasher: FixedState, settings: &Settings) -> Endpoints {
-        Endpoints {
-            fail_open: FailOpen::new(settings.panic_percent, hasher.clone()),
+        let mut endpoints = Endpoints {
+            worlds: Worlds::new(settings.panic_time, &hasher),
             hasher,
             index: HashTable::new(),
             records: Table::new(),
             verdicts: Verdicts::new(),
             watches: Watches::new(),
             verdicts_until: Time::default(),
+            own_addresses: settings.own_addresses.clone(),
+            losses: Column::new(),
             roster: settings.roster.clone(),
             icmp: settings.icmp,
+        };
+        // No group lists a witness.
+        for witness in settings.roster.witnesses() {
+            endpoints.intern(Time::default(), witness);
         }
+        endpoints
     }
 
+    /// How many endpoints groups list.
     pub(super) fn len(&self) -> usize {
-        self.records.len()
+        self.records.len() - self.roster.witnesses().count()
     }
 
     pub(super) fn verdicts(&self) -> &Verdicts {
@@ -79,9 +101,10 @@ impl Endpoints {
         match entry {
             hashbrown::hash_table::Entry::Occupied(found) => *found.get(),
             hashbrown::hash_table::Entry::Vacant(vacant) => {
-                let id = records.insert(Record { endpoint, groups: Vec::new() });
+                let world = world(&self.own_addresses, &endpoint);
+                let id = records.insert(Record { endpoint, world, groups: Vec::new() });
                 vacant.insert(id);
-                self.verdicts.reset(id, self.roster.find(&endpoint));
+                self.verdicts.reset(id, self.roster.find(&endpoint), self.worlds.sight(world) == Sight::Blind);
                 if self.is_watchable(&endpoint) {
                     self.begin_watch(now, id);
                 }
@@ -93,7 +116,7 @@ impl Endpoints {
     fn begin_watch(&mut self, now: Time, id: EndpointId) {
         self.watches.begin(id);
         let times = self.roster.find(&self.records[id].endpoint).times;
-        self.verdicts_until = self.verdicts_until.max(now + fall_window(&times));
+        self.verdicts_until = self.verdicts_until.max(now + times.fall_window());
     }
 
     /// From the begin of a watch to the result of the first check, for the first of these members that waits for its
@@ -116,19 +139,18 @@ impl Endpoints {
         groups.len() as u32 - 1
     }
 
-    /// Removes the group at `place`. An endpoint without groups is forgotten. If another group moves to `place`, the
-    /// caller gets its id and must tell that group.
+    /// Removes the group at `place`. An endpoint without groups is forgotten, unless it is a witness. If another group
+    /// moves to `place`, the caller gets its id and must tell that group.
     pub(super) fn unlink(&mut self, id: EndpointId, place: u32) -> Option<GroupId> {
         let record = &mut self.records[id];
         record.groups.swap_remove(place as usize);
-        if record.groups.is_empty() {
+        if record.groups.is_empty() && !self.roster.is_witness(&record.endpoint) {
             let hash = self.hasher.hash_one(record.endpoint);
             if let Ok(found) = self.index.find_entry(hash, |&other| other == id) {
                 found.remove();
             }
+            self.end_watch(id);
             self.records.remove(id);
-            self.watches.end(id);
-            self.fail_open.forget(id);
             return None;
         }
         record.groups.get(place as usize).copied()
@@ -160,6 +182,9 @@ impl Endpoints {
     /// Whether a check applies to the endpoint and the operator has not fixed its weight.
     fn is_watchable(&self, endpoint: &Endpoint) -> bool {
         let member = self.roster.find(endpoint);
+        if self.roster.is_witness(endpoint) {
+            return !self.roster.checks(endpoint, self.icmp).is_empty();
+        }
         let monitored = member.monitor.auto || !member.monitor.checks.is_empty();
         !member.fixed && monitored && !self.roster.checks(endpoint, self.icmp).is_empty()
     }
@@ -183,66 +208,123 @@ impl Endpoints {
         }
         match is {
             true => self.begin_watch(now, id),
-            false => self.watches.end(id),
+            false => self.end_watch(id),
         }
-        self.fail_open.forget(id);
-        Some(self.verdicts.reset(id, self.roster.find(&endpoint)))
+        Some(self.verdicts.reset(id, self.roster.find(&endpoint), self.is_blind(self.records[id].world)))
+    }
+
+    fn end_watch(&mut self, id: EndpointId) {
+        let world = self.records[id].world;
+        self.worlds.note(world, self.address(id), self.watches.evidence(id), Evidence::NONE);
+        self.watches.end(id);
     }
 
     /// Takes a judgement. A judgement about an endpoint that is no longer watched under this name changes nothing.
-    pub(super) fn take_judgement(&mut self, now: Time, judgement: &Judgement) -> Option<(EndpointId, VerdictDelta)> {
+    pub(super) fn take_judgement(&mut self, now: Time, judgement: &Judgement) -> Option<Judged> {
         let id = self.watches.find(judgement.watch)?;
-        let mut change = self.verdicts.set(id, &judgement.verdicts);
+        let Record { endpoint, world, .. } = self.records[id];
+        let mut delta = self.verdicts.set(id, &judgement.verdicts);
         // Some policies ignore the agent. An endpoint has lost contact if no policy shows contact.
         let contact = judgement.verdicts.iter().any(|verdict| verdict.flags.contains(EntryFlags::CONTACT));
         let up = EntryFlags::CONTACT | EntryFlags::CONFIDENT;
-        if judgement.verdicts.iter().any(|verdict| verdict.flags.contains(up)) && self.watches.see(id) {
-            self.fail_open.first_is_up(now);
+        let up = judgement.verdicts.iter().any(|verdict| verdict.flags.contains(up));
+        let before = self.watches.evidence(id);
+        self.watches.set(id, contact, up, judgement.answers);
+        self.worlds.note(world, self.address(id), before, self.watches.evidence(id));
+        if before.contact && !contact {
+            let times = &self.roster.find(&endpoint).times;
+            let since = Time(now.0.saturating_sub(times.fall_window().as_nanos() as u64));
+            self.losses.set(id, Loss { at: now, since });
+            self.worlds.lose(world, times);
         }
-        match (self.watches.set_contact(id, contact), contact) {
-            (true, false) => {
-                self.fail_open.lost(now, id, self.endpoint(id).canonical(), self.watches.is_seen(id));
-                change = change | self.verdicts.set_fresh(id, true);
-            }
-            (false, true) => {
-                self.fail_open.forget(id);
-                change = change | self.verdicts.set_fresh(id, false);
-            }
-            _ => {}
+        if before.contact != contact {
+            delta = delta | self.verdicts.set_lost(id, !contact);
         }
-        Some((id, change))
+        if contact && self.worlds.sight(world) != Sight::Blind {
+            delta = delta | self.verdicts.set_unsure(id, false);
+        }
+        let moved = before.contact != contact && self.watches.has_been_up(id);
+        Some(Judged { endpoint: id, delta, moved })
     }
 
-    /// Applies the rule of failing open; returns whether failing open began or ended, which concerns every group. It
-    /// begins only with `may_open`.
-    pub(super) fn decide(&mut self, now: Time, may_open: bool) -> bool {
-        let window = fall_window(&self.roster.default_member().times);
-        while let Some(id) = self.fail_open.expire(now, window) {
-            self.verdicts.set_fresh(id, false);
-        }
-        let (seen, contact) = (self.watches.any_seen(), self.watches.with_contact());
-        let turned = (may_open || self.fail_open.is_open()) && self.fail_open.decide(seen, contact);
-        self.verdicts.set_open(self.fail_open.is_open());
-        turned
+    /// The endpoint's address in one spelling.
+    fn address(&self, id: EndpointId) -> [u8; 16] {
+        self.records[id].endpoint.canonical().address
     }
 
-    /// When failing open may end though nothing happens.
+    /// What the rule of doubt needs of an endpoint.
+    pub(super) fn standing(&self, id: EndpointId) -> Standing {
+        if !self.watches.has_been_up(id) || self.verdicts.is_unsure(id) {
+            return Standing::Unknown;
+        }
+        match self.watches.evidence(id).contact {
+            true => Standing::Up,
+            false => Standing::Lost(self.losses[id], self.address(id)),
+        }
+    }
+
+    /// Applies the rule of blindness to a world; whether entries of any group may be shown in another way now.
+    pub(super) fn decide(&mut self, now: Time, world: World) -> bool {
+        let Some(turn) = self.worlds.decide(now, world) else { return false };
+        for id in (0..self.records.end()).map(EndpointId::at) {
+            if self.records.get(id).is_none_or(|record| record.world != world) {
+                continue;
+            }
+            if turn == Turn::Blinded {
+                self.forget_old_loss(now, id);
+            }
+            let unsure = match turn {
+                Turn::Blinded => true,
+                Turn::Answered => self.verdicts.is_lost(id),
+                Turn::Recovered => false,
+            };
+            self.verdicts.set_unsure(id, unsure);
+        }
+        true
+    }
+
+    /// A loss of contact that is not recent is no part of a blindness or doubt that begins now.
+    pub(super) fn forget_old_loss(&mut self, now: Time, id: EndpointId) -> VerdictDelta {
+        if self.verdicts.is_lost(id) && self.losses[id].at + self.worlds.lately(self.records[id].world) <= now {
+            return self.verdicts.set_lost(id, false);
+        }
+        VerdictDelta::default()
+    }
+
+    /// Replaces the addresses of this machine. The rule of blindness must be applied next.
+    pub(super) fn set_own_addresses(&mut self, own_addresses: Arc<OwnAddresses>) {
+        self.own_addresses = own_addresses;
+        for id in (0..self.records.end()).map(EndpointId::at) {
+            let Some(record) = self.records.get_mut(id) else { continue };
+            let (endpoint, before) = (record.endpoint, record.world);
+            let after = world(&self.own_addresses, &endpoint);
+            if before != after {
+                record.world = after;
+                let (address, evidence) = (self.address(id), self.watches.evidence(id));
+                self.worlds.note(before, address, evidence, Evidence::NONE);
+                self.worlds.note(after, address, Evidence::NONE, evidence);
+                self.verdicts.set_unsure(id, self.worlds.sight(after) == Sight::Blind);
+            }
+        }
+    }
+
+    /// When the rule of blindness has to be applied though nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.fail_open.grace_ends(fall_window(&self.roster.default_member().times)).filter(|_| self.watches.any_seen())
+        self.worlds.next_deadline()
     }
 
-    pub(super) fn fails_open(&self) -> bool {
-        self.fail_open.is_open()
+    pub(super) fn is_blind(&self, world: World) -> bool {
+        self.worlds.sight(world) == Sight::Blind
     }
 
-    /// How many endpoints are watched.
+    /// How many endpoints are watched, witnesses too.
     pub(super) fn watched(&self) -> usize {
         self.watches.len()
     }
 
-    /// How many endpoints are fresh: they lost contact within the fall window.
-    pub(super) fn lost(&self) -> usize {
-        self.fail_open.fresh()
+    /// How many endpoints answer, witnesses too.
+    pub(super) fn answering(&self) -> usize {
+        World::ALL.iter().map(|&world| self.worlds.answering(world)).sum()
     }
 
     pub(super) fn has_orders(&self) -> bool {
@@ -260,7 +342,7 @@ impl Endpoints {
     }
 }
 
-/// The longest time from a member's failure to its being down. Members that fail together go down within it.
-fn fall_window(times: &Times) -> Duration {
-    times.interval + times.fast_interval * u32::from(times.fall.saturating_sub(1)) + times.timeout
+/// The world of an endpoint.
+fn world(own_addresses: &OwnAddresses, endpoint: &Endpoint) -> World {
+    if own_addresses.contains(endpoint.ip()) { World::Own } else { World::Foreign }
 }

@@ -228,7 +228,7 @@ impl Group {
     }
 
     /// The endpoints of all members, and the group's place in each endpoint's list.
-    pub(super) fn members(&self) -> impl Iterator<Item = (EndpointId, u32)> {
+    pub(super) fn members(&self) -> impl Iterator<Item = (EndpointId, u32)> + Clone {
         self.slots.iter().filter(|slot| slot.endpoint != VACANT).map(|slot| (slot.endpoint, slot.place))
     }
 

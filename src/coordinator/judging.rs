@@ -4,13 +4,20 @@ use std::sync::Arc;
 
 use super::{
     Coordinator, Time, WatchOrder,
+    doubts::{Count, DoubtTurn, Doubted, Standing},
+    endpoints::Judged,
     ids::{EndpointId, GroupId, Id},
+    outbox::Outbox,
     verdicts::{Policies, VerdictDelta},
+    worlds::World,
 };
-use crate::{judgement::Judgement, roster::Roster};
+use crate::{judgement::Judgement, network::OwnAddresses, roster::Roster};
 
 /// How many endpoints and groups one [`Coordinator::poll`] goes through at most.
 const SWEEP_PER_POLL: usize = 4096;
+
+/// How many members of suspected groups one [`Coordinator::poll`] looks at, about.
+const MEMBERS_PER_POLL: usize = 1 << 16;
 
 /// How many notes in groups take as long as one endpoint.
 const MARKS: usize = 32;
@@ -22,20 +29,20 @@ pub(super) struct Sweep {
     endpoints: Option<usize>,
     /// Over groups: the policy may have changed.
     policies: Option<usize>,
-    /// Over groups: every entry has changed, because failing open began or ended.
+    /// Over groups: every entry may have changed, because a world became blind or sees again.
     all: Option<usize>,
     /// When the last piece was done.
     at: Time,
 }
 
-impl Sweep {
-    /// When to go on: at once, if there is more.
-    pub(super) fn unfinished(&self) -> Option<Time> {
-        self.endpoints.or(self.policies).or(self.all).map(|_| self.at)
-    }
-}
-
 impl Coordinator {
+    /// When to go on with the loops and the suspected groups: at once, if there is more to do.
+    pub(super) fn unfinished(&self) -> Option<Time> {
+        let Sweep { endpoints, policies, all, at } = self.sweep;
+        let more = endpoints.or(policies).or(all).is_some() || self.tables.doubts.has_suspects();
+        more.then_some(at)
+    }
+
     /// Puts a new roster in force: for new registrations at once, for existing ones in pieces, the first of them now
     /// and the others with [`Coordinator::poll`].
     ///
@@ -52,17 +59,30 @@ impl Coordinator {
     /// generation, changes nothing.
     pub fn judge(&mut self, now: Time, judgements: &[Judgement]) {
         for judgement in judgements {
-            if let Some((endpoint, change)) = self.tables.endpoints.take_judgement(now, judgement) {
-                self.spread(now, endpoint, change);
+            let Some(Judged { endpoint, delta, moved }) = self.tables.endpoints.take_judgement(now, judgement) else {
+                continue;
+            };
+            self.spread(now, endpoint, delta);
+            if moved {
+                let tables = &mut self.tables;
+                tables.endpoints.groups(endpoint).iter().for_each(|&group| tables.doubts.suspect(group));
             }
         }
-        self.decide(now, true);
+        self.decide(now);
     }
 
-    /// Whether the GWM fails open: it shows no member as confident, and members that lost contact lately with contact.
-    /// [`Totals`](super::Totals) has the figures.
-    pub fn fails_open(&self) -> bool {
-        self.tables.endpoints.fails_open()
+    /// Replaces the addresses of this machine: their members are judged apart from others.
+    pub fn set_own_addresses(&mut self, now: Time, own_addresses: Arc<OwnAddresses>) {
+        self.tables.endpoints.set_own_addresses(own_addresses);
+        self.sweep.all = Some(0);
+        self.decide(now);
+        self.sweep(now);
+    }
+
+    /// Whether the GWM is blind in a world: it shows no member there as confident, and members that lost contact lately
+    /// with contact.
+    pub fn is_blind(&self, world: World) -> bool {
+        self.tables.endpoints.is_blind(world)
     }
 
     /// Whether [`Coordinator::take_watch_orders`] has orders.
@@ -77,18 +97,63 @@ impl Coordinator {
         self.tables.endpoints.take_orders(shards).into_iter().flatten()
     }
 
-    /// Does what is due by time: failing open, and the next piece of the loops.
-    pub(super) fn reconsider(&mut self, now: Time) {
-        self.decide(now, false);
+    /// Does what is due by time: blindness, doubts, and the next piece of the loops.
+    pub(super) fn reconsider(&mut self, now: Time, out: &mut impl Outbox) {
+        self.decide(now);
         self.sweep(now);
+        while let Some(group) = self.tables.doubts.expire(now) {
+            self.turn_doubt(now, group, DoubtTurn::TimeOver, None, out);
+        }
+        let mut left = MEMBERS_PER_POLL;
+        while left > 0
+            && let Some(group) = self.tables.doubts.next_suspect()
+        {
+            left = left.saturating_sub(1 + self.weigh(now, group, out));
+        }
+        self.sweep.at = now;
     }
 
-    /// Decides about failing open. It may begin only with `may_open`, and may end at any time.
-    fn decide(&mut self, now: Time, may_open: bool) {
-        if self.tables.endpoints.decide(now, may_open) {
-            self.sweep.all = Some(0);
-            self.sweep(now);
+    /// Applies the rule of blindness.
+    fn decide(&mut self, now: Time) {
+        for world in World::ALL {
+            if self.tables.endpoints.decide(now, world) {
+                self.sweep.all = Some(0);
+                self.sweep(now);
+            }
         }
+    }
+
+    /// Applies the rule of doubt to a group; gives the number of its members.
+    pub(super) fn weigh(&mut self, now: Time, group: GroupId, out: &mut impl Outbox) -> usize {
+        let tables = &mut self.tables;
+        let Some(known) = tables.groups.get(group) else { return 0 };
+        let members = known.members().map(|(endpoint, _)| tables.endpoints.standing(endpoint));
+        if let Some((turn, count)) = tables.doubts.weigh(now, group, members) {
+            self.turn_doubt(now, group, turn, Some(count), out);
+        }
+        self.tables.groups[group].len() as usize
+    }
+
+    /// A doubt about a group has begun or ended.
+    fn turn_doubt(&mut self, now: Time, group: GroupId, turn: DoubtTurn, count: Option<Count>, out: &mut impl Outbox) {
+        self.tables.doubted[group] = turn == DoubtTurn::Began;
+        if turn == DoubtTurn::Began {
+            for (endpoint, _) in self.tables.groups[group].members().collect::<Vec<_>>() {
+                let delta = self.tables.endpoints.forget_old_loss(now, endpoint);
+                self.spread(now, endpoint, delta);
+            }
+        }
+        let tables = &self.tables;
+        let known = &tables.groups[group];
+        let Count { lost, of } = count.unwrap_or_else(|| {
+            known.members().fold(Count::default(), |count, (endpoint, _)| match tables.endpoints.standing(endpoint) {
+                Standing::Up => Count { of: count.of + 1, ..count },
+                Standing::Lost(..) => Count { lost: count.lost + 1, of: count.of + 1 },
+                Standing::Unknown => count,
+            })
+        });
+        out.doubted(&Doubted { turn, lb_uid: &tables.lbs[known.lb].uid, group: known.name(), lost, of });
+        self.mark(now, group, None);
     }
 
     /// Notes a turn of the verdicts in every group that lists the endpoint under a concerned policy.

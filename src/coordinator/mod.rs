@@ -15,28 +15,29 @@
 //! | `ids` | ids of LBs, groups and endpoints; tables indexed by ids | |
 //! | `settings` | the coordinator's settings and totals | |
 //! | `verdicts` | the verdict on every endpoint by every policy | `ids` |
-//! | `watches` | which endpoints are watched, and the orders that shards have yet to get | `ids` |
-//! | `fail_open` | when the GWM itself is at fault, not all its members | `ids` |
-//! | `endpoints` | endpoints | `ids`, `settings`, `verdicts`, `watches`, `fail_open` |
+//! | `worlds` | blindness: when the GWM itself is cut off | |
+//! | `doubts` | doubt about a group: when so much of it is lost that the network may be at fault | `ids` |
+//! | `watches` | which endpoints are watched, and the orders that shards have yet to get | `ids`, `worlds` |
+//! | `endpoints` | endpoints | `ids`, `settings`, `verdicts`, `worlds`, `doubts`, `watches` |
 //! | `group` | groups and their memberships | `ids`, `verdicts` |
 //! | `load_balancer` | load balancers | `ids` |
-//! | `tables` | all tables | `ids`, `settings`, `endpoints`, `group`, `load_balancer` |
+//! | `tables` | all tables | `ids`, `settings`, `doubts`, `endpoints`, `group`, `load_balancer` |
 //! | `change` | a change of the tables, as data | `ids` |
 //! | `rights` | what a sender may do | `coordinator`, `ids`, `change` |
 //! | `unmatched` | entries of the operator's files that matched nothing for an hour | |
-//! | `outbox` | where messages go | `ids`, `change`, `rights`, `unmatched` |
+//! | `outbox` | where messages go | `ids`, `doubts`, `change`, `rights`, `unmatched` |
 //! | `check` | request → return code or change | `coordinator`, `ids`, `change`, `rights` |
 //! | `apply` | change → tables | `coordinator`, `ids`, `load_balancer`, `change`, `outbox`, `check` |
 //! | `encode` | groups → messages | `coordinator`, `ids`, `settings`, `tables`, `outbox`, `check` |
 //! | `pushes` | which load balancer gets a push, and when | `coordinator`, `ids`, `load_balancer`, `outbox`, `encode` |
-//! | `judging` | the operator's roster, judgements, watch orders | `coordinator`, `ids`, `verdicts`, `watches` |
+//! | `judging` | the operator's roster, judgements, doubts, watch orders | `coordinator`, `ids`, `verdicts`, `worlds`, `doubts`, `watches`, `endpoints`, `outbox` |
 
 mod apply;
 mod change;
 mod check;
+mod doubts;
 mod encode;
 mod endpoints;
-mod fail_open;
 mod group;
 mod ids;
 mod judging;
@@ -49,6 +50,7 @@ mod tables;
 mod unmatched;
 mod verdicts;
 mod watches;
+mod worlds;
 
 use std::{
     cmp::Reverse,
@@ -64,6 +66,7 @@ use crate::{
 };
 pub use change::{Change, CloseReason};
 use check::Found;
+pub use doubts::{DoubtTurn, Doubted};
 pub use ids::ConnectionId;
 use ids::LbId;
 use load_balancer::Timer;
@@ -74,6 +77,7 @@ pub use settings::{Settings, Totals};
 use tables::Tables;
 pub use unmatched::Unmatched;
 pub use watches::WatchOrder;
+pub use worlds::World;
 
 /// One connection.
 #[derive(Clone, Debug, Default)]
@@ -265,7 +269,7 @@ impl Coordinator {
     /// Does what is due at `now`: windows, refreshes, hold times; commits pushes while shards have room. Call this
     /// after every batch of events and at [`Coordinator::next_deadline`].
     pub fn poll(&mut self, now: Time, out: &mut impl Outbox) {
-        self.reconsider(now);
+        self.reconsider(now, out);
         self.unmatched.take(now, &self.settings.roster).for_each(|unmatched| out.unmatched(&unmatched));
         let before = self.tables.memberships;
         while before - self.tables.memberships < DROPS_PER_POLL {
@@ -286,8 +290,8 @@ impl Coordinator {
                 }
             }
         }
-        // No push shows half of a new roster.
-        if self.sweep.unfinished().is_none() {
+        // No push shows half of a new roster, or losses of a group before the doubt that they are a reason for.
+        if self.unfinished().is_none() {
             self.flush(now, out);
         }
     }
@@ -295,9 +299,9 @@ impl Coordinator {
     /// When to call [`Coordinator::poll`] next, perhaps earlier than needed; `None` if only an event can bring work.
     pub fn next_deadline(&self) -> Option<Time> {
         let alarm = self.alarms.peek().map(|alarm| alarm.0.at);
-        let others = [self.tables.endpoints.next_deadline(), self.unmatched.next_deadline()];
-        let alarm = others.into_iter().chain([alarm]).flatten().min();
-        self.sweep.unfinished().or(alarm)
+        let tables = &self.tables;
+        let others = [tables.endpoints.next_deadline(), tables.doubts.next_end(), self.unmatched.next_deadline()];
+        self.unfinished().or_else(|| others.into_iter().chain([alarm]).flatten().min())
     }
 
     /// How much the coordinator holds now.

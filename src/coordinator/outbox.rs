@@ -2,6 +2,7 @@
 
 use super::{
     change::{Change, CloseReason},
+    doubts::Doubted,
     ids::ConnectionId,
     rights::Refused,
     unmatched::Unmatched,
@@ -33,6 +34,8 @@ pub trait Outbox {
     fn refused(&mut self, _refused: &Refused<'_>) {}
     /// Entries of the operator's files have matched nothing for an hour.
     fn unmatched(&mut self, _unmatched: &Unmatched) {}
+    /// A doubt about a group begins or ends.
+    fn doubted(&mut self, _doubted: &Doubted<'_>) {}
     /// This change is applied next.
     fn changed(&mut self, _now: Time, _change: &Change<'_>) {}
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{access::Access, roster::Roster};
+use crate::{access::Access, network::OwnAddresses, roster::Roster};
 
 /// The coordinator's settings; the flags of `gwm serve` have meaning and ranges.
 #[derive(Clone, Debug)]
@@ -35,9 +35,12 @@ pub struct Settings {
     pub access: Arc<Access>,
     /// Whether shards can send ICMP echoes.
     pub icmp: bool,
-    /// If more than this percentage of the watched endpoints with contact lose contact within one fall window, the GWM
-    /// fails open.
+    /// If more than this percentage of a group's members lose contact within one fall window, the group is in doubt.
     pub panic_percent: u8,
+    /// The longest doubt about a group.
+    pub panic_time: Duration,
+    /// The addresses of this machine at the start.
+    pub own_addresses: Arc<OwnAddresses>,
     /// A random number: with it, peers can not choose names that collide in the tables.
     pub hash_seed: u64,
 }
@@ -53,8 +56,10 @@ pub struct Totals {
     pub memberships: usize,
     /// Distinct endpoints.
     pub endpoints: usize,
-    /// Watched endpoints.
+    /// Watched endpoints and witnesses.
     pub watched: usize,
-    /// Watched endpoints that lost contact within the last fall window, or since then while the GWM fails open.
-    pub lost: usize,
+    /// Those that answer.
+    pub answering: usize,
+    /// Groups in doubt.
+    pub doubted: usize,
 }

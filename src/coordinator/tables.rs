@@ -6,6 +6,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::{
+    doubts::Doubts,
     endpoints::Endpoints,
     group::Group,
     ids::{Column, EndpointId, GroupId, LbId, Table},
@@ -28,6 +29,9 @@ pub(super) struct Tables {
     pub(super) stale: Column<GroupId, bool>,
     /// The policy that makes the group's weights.
     pub(super) policies: Column<GroupId, Policy>,
+    /// The group is in doubt.
+    pub(super) doubted: Column<GroupId, bool>,
+    pub(super) doubts: Doubts,
     pub(super) endpoints: Endpoints,
     pub(super) memberships: u32,
     /// Number of farewells in all groups. Farewells and ghosts count against the limits: else an LB that never asks
@@ -51,6 +55,8 @@ impl Tables {
             muted: Column::new(),
             stale: Column::new(),
             policies: Column::new(),
+            doubted: Column::new(),
+            doubts: Doubts::new(settings.panic_percent, settings.panic_time, hasher.clone()),
             endpoints: Endpoints::new(hasher, settings),
             memberships: 0,
             farewells: 0,
@@ -66,7 +72,8 @@ impl Tables {
             memberships: self.memberships as usize,
             endpoints: self.endpoints.len(),
             watched: self.endpoints.watched(),
-            lost: self.endpoints.lost(),
+            answering: self.endpoints.answering(),
+            doubted: self.doubts.len(),
         }
     }
 
@@ -160,6 +167,7 @@ impl Tables {
                 group
             }
         };
+        self.settle_doubt(group);
         let known = &mut self.lbs[lb];
         known.groups.push(group);
         self.policies.set(group, policy);
@@ -179,6 +187,9 @@ impl Tables {
         });
         if let Some(place) = place {
             self.unlink(lb, endpoint, place);
+        }
+        if self.doubted[group] {
+            self.doubts.suspect(group);
         }
     }
 
@@ -222,6 +233,7 @@ impl Tables {
             }
             self.groups[group].removed = true;
             self.muted[group] = true;
+            self.settle_doubt(group);
         }
         owners.sort_unstable();
         owners.dedup();
@@ -232,6 +244,12 @@ impl Tables {
             known.changed.retain(|&group| !groups[group].removed);
         }
         ended.into_iter().for_each(|group| self.forget_group(group));
+    }
+
+    /// The group is new or has ended: there is no doubt about it.
+    fn settle_doubt(&mut self, group: GroupId) {
+        self.doubted.set(group, false);
+        self.doubts.forget(group);
     }
 
     /// Forgets all ghosts of the LB.

@@ -29,10 +29,12 @@ const CONTACT: u8 = EntryFlags::CONTACT.0;
 const QUIESCED: u8 = EntryFlags::QUIESCED.0;
 /// Confident, as on the wire.
 const CONFIDENT: u8 = EntryFlags::CONFIDENT.0;
+/// The endpoint's world is blind, or recovers and the endpoint is not up yet. On the wire this bit is the membership's.
+const UNSURE: u8 = 0x04;
 /// The verdict is the monitor's. Without this bit nothing is judged yet, or nothing watches the endpoint.
 const JUDGED: u8 = 0x10;
-/// The endpoint lost contact within the fall window: failing open shows it with contact.
-const FRESH: u8 = 0x20;
+/// The endpoint lost contact lately: a doubt, or a blind world, shows it with contact.
+const LOST: u8 = 0x20;
 /// The value is the operator's weight, which no scale changes.
 const FIXED: u8 = 0x40;
 /// The value is a level.
@@ -55,9 +57,9 @@ impl Word {
 
     fn judged(self, verdict: judgement::Verdict) -> Word {
         let flags = verdict.flags.0 & (CONTACT | CONFIDENT);
-        let kept = self.bits & QUIESCED | JUDGED;
+        let kept = self.bits & (QUIESCED | UNSURE) | JUDGED;
         if flags & CONTACT == 0 {
-            return Word { bits: flags | kept | self.bits & (RATE | FRESH), value: self.value };
+            return Word { bits: flags | kept | self.bits & (RATE | LOST), value: self.value };
         }
         match verdict.share {
             Share::Weight(value) => Word { bits: flags | kept, value },
@@ -84,8 +86,6 @@ pub(super) struct Verdicts {
     columns: [Column<EndpointId, Word>; Policy::ALL.len()],
     /// How many values of each column are rates.
     rates: [u32; Policy::ALL.len()],
-    /// The GWM fails open: no entry is confident, and fresh endpoints have contact.
-    open: bool,
 }
 
 /// A set of policies.
@@ -122,12 +122,12 @@ impl std::ops::BitOr for VerdictDelta {
 
 impl Verdicts {
     pub(super) fn new() -> Verdicts {
-        Verdicts { columns: std::array::from_fn(|_| Column::new()), rates: Default::default(), open: false }
+        Verdicts { columns: std::array::from_fn(|_| Column::new()), rates: Default::default() }
     }
 
-    /// A new endpoint, or one that is no longer watched: nothing is judged.
-    pub(super) fn reset(&mut self, id: EndpointId, member: &Member) -> VerdictDelta {
-        let word = Word::of(member);
+    /// A new endpoint, or one that is no longer watched: nothing is judged. `unsure`: its world is blind.
+    pub(super) fn reset(&mut self, id: EndpointId, member: &Member, unsure: bool) -> VerdictDelta {
+        let word = Word::of(member).with(UNSURE, unsure);
         if self.columns[0].get(id).is_none() {
             self.columns.iter_mut().for_each(|column| column.set(id, word));
         }
@@ -138,7 +138,7 @@ impl Verdicts {
     /// others.
     pub(super) fn reassess(&mut self, id: EndpointId, member: &Member) -> VerdictDelta {
         self.change(id, |_, word| match word.bits & JUDGED {
-            0 => Word::of(member),
+            0 => Word::of(member).with(UNSURE, word.bits & UNSURE != 0),
             _ => word.quiesced(member.quiesced),
         })
     }
@@ -154,19 +154,33 @@ impl Verdicts {
     }
 
     /// Sets whether the endpoint lost contact lately; an endpoint with contact did not.
-    pub(super) fn set_fresh(&mut self, id: EndpointId, fresh: bool) -> VerdictDelta {
-        self.change(id, |_, word| word.with(FRESH, fresh && word.bits & CONTACT == 0))
+    pub(super) fn set_lost(&mut self, id: EndpointId, lost: bool) -> VerdictDelta {
+        self.change(id, |_, word| word.with(LOST, lost && word.bits & CONTACT == 0))
+    }
+
+    /// Sets whether the endpoint is shown as in a blind world.
+    pub(super) fn set_unsure(&mut self, id: EndpointId, unsure: bool) -> VerdictDelta {
+        self.change(id, |_, word| word.with(UNSURE, unsure))
+    }
+
+    /// Whether the endpoint is shown as in a blind world.
+    pub(super) fn is_unsure(&self, id: EndpointId) -> bool {
+        self.columns[0][id].bits & UNSURE != 0
+    }
+
+    /// Whether the endpoint lost contact lately by some policy.
+    pub(super) fn is_lost(&self, id: EndpointId) -> bool {
+        self.columns.iter().any(|column| column[id].bits & LOST != 0)
     }
 
     fn change(&mut self, id: EndpointId, to: impl Fn(usize, Word) -> Word) -> VerdictDelta {
         let mut change = VerdictDelta::default();
-        // No entry shows these bits.
-        let unseen = if self.open { JUDGED } else { JUDGED | FRESH };
         for (policy, (column, rates)) in self.columns.iter_mut().zip(&mut self.rates).enumerate() {
             let word = &mut column[id];
             let (before, after) = (*word, to(policy, *word));
             *word = after;
-            if before.with(unseen, false) == after.with(unseen, false) {
+            // No entry shows this bit.
+            if before.with(JUDGED, false) == after.with(JUDGED, false) {
                 continue;
             }
             change.words.0 |= 1 << policy;
@@ -178,18 +192,9 @@ impl Verdicts {
         change
     }
 
-    pub(super) fn set_open(&mut self, open: bool) {
-        self.open = open;
-    }
-
-    /// One policy's view of all endpoints.
-    pub(super) fn view(&self, policy: Policy, weight_max: u16) -> View<'_> {
-        View {
-            words: &self.columns[policy as usize],
-            has_rates: self.rates[policy as usize] > 0,
-            open: self.open,
-            weight_max,
-        }
+    /// One policy's view of all endpoints, by a group that is in doubt or not.
+    pub(super) fn view(&self, policy: Policy, doubted: bool, weight_max: u16) -> View<'_> {
+        View { words: &self.columns[policy as usize], has_rates: self.rates[policy as usize] > 0, doubted, weight_max }
     }
 }
 
@@ -198,7 +203,7 @@ impl Verdicts {
 pub(super) struct View<'a> {
     words: &'a Column<EndpointId, Word>,
     has_rates: bool,
-    open: bool,
+    doubted: bool,
     weight_max: u16,
 }
 
@@ -231,12 +236,13 @@ impl View<'_> {
         Scale::follow(before, rates.map(|word| judgement::Level(word.value)))
     }
 
-    /// The bits of a word as shown: failing open changes some.
+    /// The bits of a word as shown. Doubt and blindness make what is known unknown again.
+    #[inline]
     fn seen(&self, word: Word) -> u8 {
-        match self.open {
-            false => word.bits,
-            true if word.bits & FRESH != 0 => (word.bits | CONTACT) & !CONFIDENT,
-            true => word.bits & !CONFIDENT,
+        if !self.doubted && word.bits & UNSURE == 0 {
+            return word.bits;
         }
+        let contact = if word.bits & LOST != 0 { CONTACT } else { 0 };
+        (word.bits | contact) & !CONFIDENT
     }
 }

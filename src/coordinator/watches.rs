@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::ids::{Column, EndpointId, Id};
+use super::{
+    ids::{Column, EndpointId, Id},
+    worlds::Evidence,
+};
 use crate::{judgement::WatchId, sasp::Endpoint};
 
 /// An order to a shard to begin or end a watch.
@@ -37,7 +40,11 @@ const QUEUED: u8 = 4;
 /// The endpoint has contact, or is not judged yet.
 const CONTACT: u8 = 8;
 /// The endpoint has been up while it was watched.
-const SEEN: u8 = 16;
+const BEEN_UP: u8 = 16;
+/// The endpoint answers.
+const ANSWERS: u8 = 32;
+/// The endpoint has answered while it was watched.
+const HAS_ANSWERED: u8 = 64;
 
 /// All watches.
 pub(super) struct Watches {
@@ -46,15 +53,11 @@ pub(super) struct Watches {
     queue: VecDeque<EndpointId>,
     /// Number of endpoints that should be watched.
     wanted: u32,
-    /// Number of those with contact.
-    contact: u32,
-    /// Number of those that have been up.
-    seen: u32,
 }
 
 impl Watches {
     pub(super) fn new() -> Watches {
-        Watches { list: Column::new(), queue: VecDeque::new(), wanted: 0, contact: 0, seen: 0 }
+        Watches { list: Column::new(), queue: VecDeque::new(), wanted: 0 }
     }
 
     pub(super) fn is_wanted(&self, id: EndpointId) -> bool {
@@ -66,28 +69,29 @@ impl Watches {
         self.wanted as usize
     }
 
-    /// How many watched endpoints have contact or are not judged yet.
-    pub(super) fn with_contact(&self) -> u32 {
-        self.contact
+    /// Whether the endpoint has been up while it was watched.
+    pub(super) fn has_been_up(&self, id: EndpointId) -> bool {
+        self.list.get(id).is_some_and(|watch| watch.bits & BEEN_UP != 0)
     }
 
-    /// Whether any watched endpoint has been up while it was watched.
-    pub(super) fn any_seen(&self) -> bool {
-        self.seen > 0
+    /// What is known of an endpoint, for the rule of blindness.
+    pub(super) fn evidence(&self, id: EndpointId) -> Evidence {
+        let Some(watch) = self.list.get(id).filter(|watch| watch.bits & WANTED != 0) else { return Evidence::NONE };
+        Evidence {
+            answers: watch.bits & ANSWERS != 0,
+            has_answered: watch.bits & HAS_ANSWERED != 0,
+            contact: watch.bits & CONTACT != 0,
+        }
     }
 
-    /// Whether this endpoint has.
-    pub(super) fn is_seen(&self, id: EndpointId) -> bool {
-        self.list[id].bits & SEEN != 0
-    }
-
-    /// Notes that a watched endpoint is up; says whether it is the first one ever.
-    pub(super) fn see(&mut self, id: EndpointId) -> bool {
+    /// Notes what the monitor found about a watched endpoint.
+    pub(super) fn set(&mut self, id: EndpointId, contact: bool, up: bool, answers: bool) {
         let watch = &mut self.list[id];
-        let new = watch.bits & SEEN == 0;
-        watch.bits |= SEEN;
-        self.seen += u32::from(new);
-        new && self.seen == 1
+        let kept = watch.bits & !(CONTACT | ANSWERS);
+        watch.bits = kept
+            | if contact { CONTACT } else { 0 }
+            | if up { BEEN_UP } else { 0 }
+            | if answers { ANSWERS | HAS_ANSWERED } else { 0 };
     }
 
     /// Begins a watch, if there is none.
@@ -100,7 +104,6 @@ impl Watches {
             watch.generation = watch.generation.wrapping_add(1);
             watch.bits |= WANTED | CONTACT;
             self.wanted += 1;
-            self.contact += 1;
             self.queue(id);
         }
     }
@@ -109,9 +112,7 @@ impl Watches {
     pub(super) fn end(&mut self, id: EndpointId) {
         let Some(watch) = self.list.get_mut(id).filter(|watch| watch.bits & WANTED != 0) else { return };
         self.wanted -= 1;
-        self.contact -= u32::from(watch.bits & CONTACT != 0);
-        self.seen -= u32::from(watch.bits & SEEN != 0);
-        watch.bits &= !(WANTED | CONTACT | SEEN);
+        watch.bits &= !(WANTED | CONTACT | BEEN_UP | ANSWERS | HAS_ANSWERED);
         self.queue(id);
     }
 
@@ -121,15 +122,6 @@ impl Watches {
         let known = self.list.get(id)?;
         let now = known.bits & WANTED != 0 && known.generation == watch.generation;
         now.then_some(id)
-    }
-
-    /// Notes whether a watched endpoint has contact; says whether it had.
-    pub(super) fn set_contact(&mut self, id: EndpointId, contact: bool) -> bool {
-        let watch = &mut self.list[id];
-        let had = watch.bits & CONTACT != 0;
-        watch.bits = if contact { watch.bits | CONTACT } else { watch.bits & !CONTACT };
-        self.contact = self.contact + u32::from(contact) - u32::from(had);
-        had
     }
 
     /// Whether there are orders.

@@ -194,6 +194,8 @@ fn settings() -> Settings {
         access: Arc::default(),
         icmp: true,
         panic_percent: 50,
+        panic_time: Duration::from_secs(30),
+        own_addresses: Arc::default(),
         hash_seed: 1,
     }
 }

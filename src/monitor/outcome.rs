@@ -17,6 +17,17 @@ pub enum Outcome {
     Inconclusive(Reason),
 }
 
+impl Outcome {
+    /// Whether the member answered; `None` if this machine is at fault.
+    pub fn answered(&self) -> Option<bool> {
+        match self {
+            Outcome::Passed | Outcome::Load(_) | Outcome::Agent(_) => Some(true),
+            Outcome::Failed(reason) => Some(reason.is_answer()),
+            Outcome::Inconclusive(_) => None,
+        }
+    }
+}
+
 /// Why a check did not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -134,6 +145,22 @@ impl fmt::Display for Span {
             .find(|(_, count)| *count > 0)
             .unwrap_or(("second", 0));
         write!(f, "{count} {name}{}", if count == 1 { "" } else { "s" })
+    }
+}
+
+impl Reason {
+    /// Whether the member answered, however badly: then the network between it and this machine works. A refused
+    /// connection is no proof, because a firewall near this machine can refuse it, too.
+    pub fn is_answer(self) -> bool {
+        !matches!(
+            self,
+            Reason::Refused
+                | Reason::TimedOut
+                | Reason::Unreachable
+                | Reason::NoNetwork
+                | Reason::NoResources
+                | Reason::Fault
+        )
     }
 }
 

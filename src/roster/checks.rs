@@ -180,6 +180,23 @@ pub struct Times {
     pub fall: u8,
 }
 
+impl Times {
+    /// The longest time from a member's failure to its being down. Members that fail together go down within it.
+    pub fn fall_window(&self) -> Duration {
+        self.window(self.fall)
+    }
+
+    /// The longest time from a down member's return to its being up.
+    pub fn rise_window(&self) -> Duration {
+        self.window(self.rise)
+    }
+
+    /// The longest time that so many checks in a row take.
+    fn window(&self, checks: u8) -> Duration {
+        self.interval + self.fast_interval * u32::from(checks.saturating_sub(1)) + self.timeout
+    }
+}
+
 impl Default for Times {
     /// HAProxy's defaults.
     fn default() -> Times {

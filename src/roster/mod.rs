@@ -4,7 +4,7 @@
 mod checks;
 mod pattern;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
 
 pub use checks::{AgentCheck, Check, Content, Grpc, Http, Monitor, ProxyProtocol, Times, Tls, TlsSource};
 pub use pattern::Pattern;
@@ -14,6 +14,9 @@ use crate::{
     network::{Lengths, Network},
     sasp::{Endpoint, component::TCP},
 };
+
+/// The protocol number of witnesses: reserved, so that no member has it.
+const WITNESS: u8 = 255;
 
 /// The settings of all members and groups. The coordinator and the shards share it; a reload replaces it.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub struct Roster {
     default: Arc<Member>,
     groups: Vec<(Pattern, Policy)>,
     policy: Policy,
+    witnesses: Vec<(Endpoint, Check)>,
     /// Lists of checks that many endpoints share.
     tcp: Arc<[Check]>,
     icmp: Arc<[Check]>,
@@ -97,6 +101,7 @@ impl Roster {
             default: Arc::new(default),
             groups: Vec::new(),
             policy,
+            witnesses: Vec::new(),
             tcp: [Check::Tcp].into(),
             icmp: [Check::Icmp].into(),
             nothing: [].into(),
@@ -124,6 +129,28 @@ impl Roster {
     /// Adds a policy for the groups whose name fits the pattern, and no earlier pattern.
     pub fn add_group(&mut self, pattern: Pattern, policy: Policy) {
         self.groups.push((pattern, policy));
+    }
+
+    /// Adds a witness: an address that is watched, is no member, and proves that this machine's network works. With a
+    /// port the check is a TCP connection, else an echo.
+    pub fn add_witness(&mut self, address: IpAddr, port: Option<u16>) {
+        let check = if port.is_some() { Check::Tcp } else { Check::Icmp };
+        self.witnesses.push((Endpoint::new(address, WITNESS, port.unwrap_or(0)), check));
+    }
+
+    /// The witnesses.
+    pub fn witnesses(&self) -> impl Iterator<Item = Endpoint> {
+        self.witnesses.iter().map(|(endpoint, _)| *endpoint)
+    }
+
+    /// Whether the endpoint is a witness.
+    pub fn is_witness(&self, endpoint: &Endpoint) -> bool {
+        self.witness(endpoint).is_some()
+    }
+
+    fn witness(&self, endpoint: &Endpoint) -> Option<&Check> {
+        let mut witnesses = self.witnesses.iter().filter(|_| endpoint.protocol == WITNESS);
+        witnesses.find(|(witness, _)| witness == endpoint).map(|(_, check)| check)
     }
 
     /// The settings of an endpoint: its own entry; else that of the longest prefix, first with its port, then with its
@@ -160,6 +187,12 @@ impl Roster {
     /// The wanted checks of an endpoint that are possible. TCP needs protocol 6 and a port. HTTP and gRPC need the same,
     /// or a port of their own. An echo needs the right to send it.
     pub fn checks(&self, endpoint: &Endpoint, icmp_allowed: bool) -> Arc<[Check]> {
+        match self.witness(endpoint) {
+            Some(Check::Icmp) if !icmp_allowed => return self.nothing.clone(),
+            Some(Check::Icmp) => return self.icmp.clone(),
+            Some(_) => return self.tcp.clone(),
+            None => {}
+        }
         let monitor = &self.find(endpoint).monitor;
         let has_port = endpoint.protocol == TCP && endpoint.port != 0;
         let plainest = match monitor.auto {
@@ -211,9 +244,10 @@ impl Roster {
         self.exact.len() + self.ranges.len()
     }
 
-    /// Whether an entry names ICMP echoes, not only `auto`.
+    /// Whether an entry or a witness names ICMP echoes, not only `auto`.
     pub fn names_icmp(&self) -> bool {
-        self.members().flat_map(|member| member.monitor.checks.iter()).any(|check| *check == Check::Icmp)
+        let checks = self.members().flat_map(|member| member.monitor.checks.iter());
+        checks.chain(self.witnesses.iter().map(|(_, check)| check)).any(|check| *check == Check::Icmp)
     }
 
     /// Whether any member may get ICMP echoes.

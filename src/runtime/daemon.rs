@@ -29,6 +29,7 @@ use crate::{
     limits,
     metrics::Reading,
     monitor::{self, Tuning},
+    network::OwnAddresses,
     tls::Server,
 };
 
@@ -42,8 +43,8 @@ const BIND_RETRIES: Duration = Duration::from_secs(2);
 /// The pause between two tries.
 const BIND_PAUSE: Duration = Duration::from_millis(10);
 
-/// How often the main thread looks whether log lines were lost.
-const LOST_LINES_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the main thread looks whether log lines were lost, and whether this machine has other addresses.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// An event that the main thread waits for.
 enum Event {
@@ -85,13 +86,14 @@ pub fn watch_signals() -> Result<Inbox, Error> {
 /// Serves until a signal asks to stop.
 pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), Error> {
     config.settings.icmp = probe::may_echo().is_ok();
+    config.settings.own_addresses = Arc::new(own_addresses());
     let shards = config.shard_cpus.len();
-    let mut addresses = Vec::new();
+    let mut listening = Vec::new();
     let mut listeners: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
     for &Listen { address, carries } in &config.listen {
         let (bound, sockets) =
             bind(address, shards, &config).map_err(|error| Error::Bind { address, carries, error })?;
-        addresses.push(Listen { address: bound, carries });
+        listening.push(Listen { address: bound, carries });
         listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push((socket, carries)));
     }
 
@@ -147,22 +149,25 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
 
     let mut starting = shards + 1;
     let mut lost = 0;
+    let mut addresses = config.settings.own_addresses.clone();
     loop {
-        let Ok(event) = inbox.recv_timeout(LOST_LINES_INTERVAL) else {
+        let Ok(event) = inbox.recv_timeout(LOOK_INTERVAL) else {
             log::report_lost(&mut lost);
+            look_at_addresses(&mut addresses, &control);
             continue;
         };
         match event {
             Event::Ready => {
                 starting -= 1;
                 if starting == 0 {
-                    announce(&addresses, &config);
+                    announce(&listening, &config);
                 }
             }
             Event::Signal(SIGHUP) => {
                 if config.monitoring.members.is_none() && config.access.file.is_none() && config.tls.is_none() {
                     tracing::info!("SIGHUP: no flag names a file to read again");
                 }
+                look_at_addresses(&mut addresses, &control);
                 reload_members(&config, &control, &monitoring);
                 reload_access(&config, &control);
                 reload_tls(&mut config.tls, &shared);
@@ -316,6 +321,26 @@ fn monitoring_setup(config: &Config, shard: usize, control: &Arc<MonitoringContr
         seed: hash_seed ^ shard as u64,
         prober: Prober::new(icmp).map_err(|error| Error::Start { what: "make sockets for checks", error })?,
     })
+}
+
+/// The addresses of this machine's interfaces; only loopback if they can not be read.
+fn own_addresses() -> OwnAddresses {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
+        tracing::warn!("can not read this machine's addresses, so only loopback counts as its own: {error}");
+        Vec::new()
+    });
+    interfaces.iter().map(if_addrs::Interface::ip).collect()
+}
+
+/// Tells the coordinator if this machine has other addresses now.
+fn look_at_addresses(known: &mut Arc<OwnAddresses>, control: &CoordinatorControl) {
+    let now = own_addresses();
+    if now != **known {
+        tracing::info!("this machine has other addresses now");
+        *known = Arc::new(now);
+        control.own_addresses.force_push(known.clone());
+        control.bell.ring();
+    }
 }
 
 /// Reads the members file again.

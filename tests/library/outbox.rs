@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gwm::coordinator::{Change, CloseReason, ConnectionId, Kind, Outbox, Refusal, Refused, Time, Unmatched};
+use gwm::coordinator::{Change, CloseReason, ConnectionId, Doubted, Kind, Outbox, Refusal, Refused, Time, Unmatched};
 
 use crate::coordinator_model::replay::Recorded;
 
@@ -29,6 +29,8 @@ pub(crate) struct Recorder {
     pub(crate) refused: Vec<(Refusal, String)>,
     /// Entries of the operator's files that matched nothing for an hour, as the log has them.
     pub(crate) unmatched: Vec<String>,
+    /// The doubts that began or ended.
+    pub(crate) doubts: Vec<String>,
     /// Every change of the tables.
     pub(crate) changes: Vec<(Time, Recorded)>,
 }
@@ -84,6 +86,12 @@ impl Outbox for Recorder {
 
     fn unmatched(&mut self, unmatched: &Unmatched) {
         self.unmatched.push(unmatched.to_string());
+    }
+
+    fn doubted(&mut self, doubted: &Doubted<'_>) {
+        let Doubted { turn, lb_uid, group, lost, of } = doubted;
+        let (lb_uid, group) = (lb_uid.escape_ascii(), group.escape_ascii());
+        self.doubts.push(format!("{lb_uid}/{group} {turn:?} {lost}/{of}"));
     }
 
     fn refused(&mut self, refused: &Refused<'_>) {

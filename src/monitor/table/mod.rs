@@ -83,7 +83,7 @@ pub struct Table {
     watched: Slab<Watched>,
     by_index: HashMap<u32, Id, FixedState>,
     reviews: BTreeSet<(Time, Id)>,
-    /// The endpoints with new verdicts, each once; the table may no longer watch some of them.
+    /// The endpoints with news, each once; the table may no longer watch some of them.
     changes: VecDeque<WatchId>,
     /// While a new roster is applied: since when, and the first endpoint that is left.
     replanning: Option<(Time, usize)>,
@@ -137,9 +137,11 @@ impl Table {
             history: History::NEW,
             standing: Standing { up: true, known: false },
             seen: false,
+            silent: u8::MAX,
             queued: false,
             ramp_from: None,
             review_at: None,
+            said_answers: false,
             said: [Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) }; Policy::ALL.len()],
         });
         let interval = watched.member.times.interval;
@@ -234,6 +236,9 @@ impl Table {
             }
         }
         self.schedule.again(now, check, times.interval, soon);
+        if let Some(answered) = outcome.answered() {
+            watched.note_answer(answered);
+        }
         match outcome {
             Outcome::Load(load) => watched.note_load(now, &load, &self.settings.tuning),
             Outcome::Agent(report) => watched.note_report(now, &report, &self.settings.tuning),
@@ -253,7 +258,7 @@ impl Table {
             // A new watch of the same index has its own place in the queue.
             if watched.watch == watch {
                 watched.queued = false;
-                say(Judgement { watch, verdicts: watched.said });
+                say(Judgement { watch, verdicts: watched.said, answers: watched.said_answers });
                 said += 1;
             }
         }
@@ -276,8 +281,9 @@ impl Table {
             watched.ramp_from = ramps.then_some(now);
         }
         let (verdicts, review) = watched.verdicts(now, &self.settings.tuning);
-        if verdicts != watched.said {
-            watched.said = verdicts;
+        let answers = watched.answers();
+        if verdicts != watched.said || answers != watched.said_answers {
+            (watched.said, watched.said_answers) = (verdicts, answers);
             if !std::mem::replace(&mut watched.queued, true) {
                 self.changes.push_back(watched.watch);
             }

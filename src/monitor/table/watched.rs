@@ -61,12 +61,16 @@ pub(super) struct Watched {
     pub(super) standing: Standing,
     /// The checks found the endpoint up at some time.
     pub(super) seen: bool,
+    /// The number of last results in a row, of all checks, without any answer.
+    pub(super) silent: u8,
     /// The endpoint is in the queue of changes.
     pub(super) queued: bool,
     /// When the endpoint came up; `None` after its slow start.
     pub(super) ramp_from: Option<Time>,
     /// When the verdicts may change without a new result.
     pub(super) review_at: Option<Time>,
+    /// The last word on whether the endpoint answers.
+    pub(super) said_answers: bool,
     /// The last verdicts.
     pub(super) said: [Verdict; Policy::ALL.len()],
 }
@@ -75,6 +79,16 @@ impl Watched {
     /// The class of the endpoint's checks. An endpoint that was up keeps [`Class::Up`] until its checks take it down.
     pub(super) fn class(&self) -> Class {
         if self.standing.up && self.seen { Class::Up } else { Class::Other }
+    }
+
+    /// Takes whether a check got an answer.
+    pub(super) fn note_answer(&mut self, answered: bool) {
+        self.silent = if answered { 0 } else { self.silent.saturating_add(1) };
+    }
+
+    /// Whether the endpoint is up, or one of its last checks got an answer.
+    pub(super) fn answers(&self) -> bool {
+        self.standing.up && self.standing.known || usize::from(self.silent) < self.watching.len()
     }
 
     pub(super) fn standing(&self, now: Time, expiry: Duration) -> Standing {

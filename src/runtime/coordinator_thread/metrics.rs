@@ -1,7 +1,7 @@
 //! The metrics of the coordinator.
 
 use crate::{
-    coordinator::{Coordinator, REFUSALS, Refusal, Totals},
+    coordinator::{Coordinator, REFUSALS, Refusal, Totals, World},
     metrics::{Counter, Id, LabelValue, Reading, Values},
     sasp::Reason,
 };
@@ -27,14 +27,19 @@ impl Default for CoordinatorMetrics {
 impl CoordinatorMetrics {
     /// Copies the coordinator's own numbers, so that other threads can read them.
     pub(super) fn publish(&self, coordinator: &Coordinator) {
-        let Totals { load_balancers, groups, memberships, endpoints, watched, lost } = coordinator.totals();
+        let Totals { load_balancers, groups, memberships, endpoints, watched, answering, doubted } =
+            coordinator.totals();
+        let blind = |world| usize::from(coordinator.is_blind(world));
         for (id, total) in [
             (Id::LoadBalancers, load_balancers),
             (Id::Groups, groups),
             (Id::Memberships, memberships),
             (Id::Endpoints, endpoints),
             (Id::EndpointsWatched, watched),
-            (Id::EndpointsLost, lost),
+            (Id::EndpointsAnswering, answering),
+            (Id::GroupsInDoubt, doubted),
+            (Id::BlindOwn, blind(World::Own)),
+            (Id::BlindForeign, blind(World::Foreign)),
         ] {
             self.values.set(id, total as u64);
         }

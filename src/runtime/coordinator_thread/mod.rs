@@ -7,6 +7,7 @@
 //! The coordinator has no socket, so it needs no reactor: it is an ordinary thread, pinned to its CPU, that sleeps on a
 //! futex. An executor in its place took several times as long to fall asleep and to wake (PERF.md).
 
+mod doubt_log;
 mod metrics;
 mod ports;
 mod refusals;
@@ -34,7 +35,8 @@ use super::{
 };
 use crate::{
     access::Access,
-    coordinator::{Coordinator, Settings, Totals},
+    coordinator::{Coordinator, Settings},
+    network::OwnAddresses,
     roster::Roster,
     sasp::Message,
     time::Time,
@@ -65,6 +67,8 @@ pub(super) struct CoordinatorControl {
     pub(super) roster: ArrayQueue<Arc<Roster>>,
     /// New access rules to put in force.
     pub(super) access: ArrayQueue<Arc<Access>>,
+    /// This machine's addresses, if they have changed.
+    pub(super) own_addresses: ArrayQueue<Arc<OwnAddresses>>,
     /// Set once: the thread ends.
     pub(super) stop: AtomicBool,
     /// The coordinator's bell.
@@ -73,8 +77,8 @@ pub(super) struct CoordinatorControl {
 
 impl CoordinatorControl {
     pub(super) fn new() -> CoordinatorControl {
-        let (roster, access) = (ArrayQueue::new(1), ArrayQueue::new(1));
-        CoordinatorControl { roster, access, stop: AtomicBool::new(false), bell: Arc::default() }
+        let (roster, access, own_addresses) = (ArrayQueue::new(1), ArrayQueue::new(1), ArrayQueue::new(1));
+        CoordinatorControl { roster, access, own_addresses, stop: AtomicBool::new(false), bell: Arc::default() }
     }
 }
 
@@ -87,8 +91,6 @@ struct CoordinatorThread {
     metrics: Arc<CoordinatorMetrics>,
     /// When the metrics are published next.
     publish_at: Time,
-    /// The coordinator failed open at the last look.
-    open: bool,
 }
 
 /// Wakes a thread that is parked.
@@ -132,7 +134,7 @@ impl CoordinatorThread {
         clock: Clock,
     ) -> CoordinatorThread {
         let ports = Ports::new(ports, clock, metrics.clone());
-        CoordinatorThread { coordinator, ports, control, clock, metrics, publish_at: Time::default(), open: false }
+        CoordinatorThread { coordinator, ports, control, clock, metrics, publish_at: Time::default() }
     }
 
     /// One turn; whether it was cut short.
@@ -141,6 +143,9 @@ impl CoordinatorThread {
         self.take_acknowledgements();
         if let Some(roster) = self.control.roster.pop() {
             self.coordinator.set_roster(self.clock.now(), roster);
+        }
+        if let Some(own_addresses) = self.control.own_addresses.pop() {
+            self.coordinator.set_own_addresses(self.clock.now(), own_addresses);
         }
         if let Some(access) = self.control.access.pop() {
             self.ports.refusals.forget();
@@ -155,8 +160,10 @@ impl CoordinatorThread {
         self.ports.pushes_until = Instant::now() + TIME_SLICE;
         self.coordinator.poll(self.clock.now(), &mut self.ports);
         more |= self.give_watch_orders();
-        self.log_failing_open();
-        self.ports.refusals.log_suppressed(self.clock.now());
+        let now = self.clock.now();
+        self.ports.doubt_log.look(&self.coordinator);
+        self.ports.doubt_log.log_suppressed(now);
+        self.ports.refusals.log_suppressed(now);
         self.ports.list.iter_mut().for_each(Port::flush);
         self.publish();
         more | self.ports.cut_short.take()
@@ -187,25 +194,6 @@ impl CoordinatorThread {
             }
         }
         self.coordinator.has_watch_orders()
-    }
-
-    /// Logs when failing open begins and ends.
-    fn log_failing_open(&mut self) {
-        let open = self.coordinator.fails_open();
-        if std::mem::replace(&mut self.open, open) == open {
-            return;
-        }
-        let Totals { watched, lost, .. } = self.coordinator.totals();
-        if open {
-            tracing::warn!(
-                watched,
-                lost,
-                "fails open: more than --panic-percent of the members lost contact at once, which is taken for a fault \
-                 of this machine or its network: their contact is kept, and nothing is confident"
-            );
-        } else {
-            tracing::warn!(watched, lost, "fails open no more: the checks count again");
-        }
     }
 
     fn take_acknowledgements(&mut self) {
@@ -285,7 +273,8 @@ impl CoordinatorThread {
     /// Waits for work, or for the coordinator's next deadline, or for [`HEARTBEAT`].
     fn wait(&self, waker: &Waker, spin: Duration) {
         let work = || {
-            let news = !self.control.roster.is_empty() || !self.control.access.is_empty();
+            let CoordinatorControl { roster, access, own_addresses, .. } = &*self.control;
+            let news = !roster.is_empty() || !access.is_empty() || !own_addresses.is_empty();
             self.ports.list.iter().any(Port::has_work) || news || self.control.stop.load(Ordering::Acquire)
         };
         let start = Instant::now();

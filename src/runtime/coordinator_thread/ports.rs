@@ -2,9 +2,9 @@
 
 use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Instant};
 
-use super::{metrics::CoordinatorMetrics, refusals::Refusals};
+use super::{doubt_log::DoubtLog, metrics::CoordinatorMetrics, refusals::Refusals};
 use crate::{
-    coordinator::{CloseReason, ConnectionId, Kind, Outbox, Refused, Unmatched, WatchOrder},
+    coordinator::{CloseReason, ConnectionId, Doubted, Kind, Outbox, Refused, Unmatched, WatchOrder},
     runtime::{
         machine::clock::Clock,
         mesh::{Batch, Down, Order, Receiver, Sender, Slot, Up},
@@ -75,13 +75,15 @@ pub(super) struct Ports {
     pub(super) committed: usize,
     clock: Clock,
     pub(super) refusals: Refusals,
+    pub(super) doubt_log: DoubtLog,
     metrics: Arc<CoordinatorMetrics>,
 }
 
 impl Ports {
     pub(super) fn new(list: Vec<Port>, clock: Clock, metrics: Arc<CoordinatorMetrics>) -> Ports {
-        let (pushes_until, cut_short, refusals) = (Instant::now(), Cell::new(false), Refusals::default());
-        Ports { list, pushes_until, cut_short, committed: 0, clock, refusals, metrics }
+        let (pushes_until, cut_short) = (Instant::now(), Cell::new(false));
+        let (refusals, doubt_log) = (Refusals::default(), DoubtLog::default());
+        Ports { list, pushes_until, cut_short, committed: 0, clock, refusals, doubt_log, metrics }
     }
 
     pub(super) fn port(&mut self, shard: u16) -> &mut Port {
@@ -118,6 +120,10 @@ impl Outbox for Ports {
 
     fn unmatched(&mut self, unmatched: &Unmatched) {
         tracing::warn!("{unmatched}");
+    }
+
+    fn doubted(&mut self, doubted: &Doubted<'_>) {
+        self.doubt_log.doubted(self.clock.now(), doubted);
     }
 
     fn refused(&mut self, refused: &Refused<'_>) {

@@ -31,6 +31,8 @@ fn coordinator_thread(batches: usize) -> (CoordinatorThread, Sender<(Slot, Up)>,
         access: Arc::default(),
         icmp: false,
         panic_percent: 50,
+        panic_time: Duration::from_secs(30),
+        own_addresses: Arc::default(),
         hash_seed: 1,
     };
     let (control, metrics) = (Arc::new(CoordinatorControl::new()), Arc::default());
@@ -131,11 +133,11 @@ fn watch_orders_wait_for_room_and_judgements_come_back() {
     let back = up.reclaim().expect("all of it was taken");
     up.recycle(back);
     let verdict = Verdict { flags: EntryFlags::CONFIDENT, share: Share::Weight(0) };
-    let judgement = Judgement { watch, verdicts: [verdict; 4] };
+    let judgement = Judgement { watch, verdicts: [verdict; 4], answers: false };
     up.push((Slot { index: 0, generation: 0 }, Up::Judged([judgement].into())));
     up.flush();
     thread.turn();
-    assert_eq!(thread.coordinator.totals().lost, 1);
+    assert_eq!(thread.coordinator.totals().answering, 1);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use fastrand::Rng;
 use gwm::{
     coordinator::ConnectionId,
     judgement::{Level, Policy, Share, Verdict},
+    network::OwnAddresses,
     roster::{Member, Monitor, Pattern, Roster, Times},
     sasp::{Endpoint, EntryFlags},
 };
@@ -84,6 +85,18 @@ pub(crate) fn verdicts(rng: &mut Rng, bad_percent: u32, weight_max: u16) -> [Ver
         1 => Verdict { share: share(rng), ..usual },
         _ => usual,
     })
+}
+
+/// Mostly an endpoint answers if it is up.
+pub(crate) fn answers(rng: &mut Rng, verdicts: &[Verdict; 4]) -> bool {
+    let up = EntryFlags::CONTACT | EntryFlags::CONFIDENT;
+    verdicts.iter().any(|verdict| verdict.flags.contains(up)) || chance(rng, 15)
+}
+
+/// Sometimes `a` and `b`, or one of them, are addresses of this machine.
+pub(crate) fn own_addresses(rng: &mut Rng) -> Arc<OwnAddresses> {
+    let own = [("a", 40), ("b", 40)].into_iter().filter(|(_, percent)| chance(rng, *percent));
+    Arc::new(own.map(|(name, _)| endpoint(name).ip()).collect())
 }
 
 pub(crate) const UIDS: [&str; 4] = ["LB1", "LB2", "LB3", "LB4"];

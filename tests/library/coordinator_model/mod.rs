@@ -19,7 +19,7 @@ use std::{
 use fastrand::Rng;
 use generator::{Universe, chance};
 use gwm::{
-    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Settings, Time},
+    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Settings, Time, World},
     judgement::{Judgement, WatchId},
     sasp::{Endpoint, Message},
 };
@@ -94,9 +94,12 @@ impl Seen {
             "window without a push",
             "push waits for delivery",
             "push waits for room",
-            "fails open",
-            "fails open no more",
-            "never up counts no more",
+            "blind",
+            "blind no more",
+            "recovered",
+            "doubt",
+            "doubt over",
+            "members are back",
             "judged",
             "judged too late",
             "watch begins",
@@ -170,6 +173,8 @@ impl Run {
             access: std::sync::Arc::default(),
             icmp: rng.bool(),
             panic_percent: [0, 30, 50, 50, 100][rng.usize(..5)],
+            panic_time: Duration::from_nanos([0, 20, 20, 100][rng.usize(..4)]),
+            own_addresses: generator::own_addresses(&mut rng),
             hash_seed: rng.u64(..),
         };
         let mut run = Run {
@@ -198,6 +203,7 @@ impl Run {
                 0..4 => self.open(),
                 4..7 => self.close(),
                 7 if self.rng.bool() => self.set_rules(),
+                7 if self.rng.bool() => self.set_own_addresses(),
                 7 => self.set_roster(),
                 8..12 => self.take_watch_orders(seen),
                 12..24 => self.judge(seen),
@@ -267,6 +273,13 @@ impl Run {
         self.model.set_roster(self.now, roster);
     }
 
+    fn set_own_addresses(&mut self) {
+        let own_addresses = generator::own_addresses(&mut self.rng);
+        self.log(format!("{own_addresses:?}"));
+        self.real.set_own_addresses(Time(self.now), own_addresses.clone());
+        self.model.set_own_addresses(self.now, own_addresses);
+    }
+
     /// Once all orders are taken, the shards watch what the model watches, each endpoint once.
     fn take_watch_orders(&mut self, seen: &mut Seen) {
         while self.real.has_watch_orders() {
@@ -307,21 +320,22 @@ impl Run {
                 continue;
             }
             let verdicts = generator::verdicts(&mut self.rng, bad, self.model.settings.weight_max);
-            judgements.push(Judgement { watch: watch.id, verdicts });
+            let answers = generator::answers(&mut self.rng, &verdicts);
+            judgements.push(Judgement { watch: watch.id, verdicts, answers });
             let current = self.model.watched.get(&watch.endpoint).is_some_and(|watched| watched.life == watch.life);
             if current {
-                expected.push((watch.endpoint, verdicts));
+                expected.push((watch.endpoint, (verdicts, answers)));
             }
             *seen.events.entry(if current { "judged" } else { "judged too late" }).or_default() += 1;
         }
         if let Some(&watch) = self.ended.last() {
             let verdicts = generator::verdicts(&mut self.rng, bad, self.model.settings.weight_max);
-            judgements.push(Judgement { watch, verdicts });
+            judgements.push(Judgement { watch, verdicts, answers: true });
         }
         self.log(format!("{judgements:?}"));
         self.real.judge(Time(self.now), &judgements);
         self.model.judge(self.now, &expected);
-        assert_eq!(self.real.fails_open(), self.model.open);
+        assert_eq!(World::ALL.map(|world| self.real.is_blind(world)), self.model.blind());
     }
 
     fn deliver(&mut self) {

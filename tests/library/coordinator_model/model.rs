@@ -2,6 +2,7 @@
 //! step. Numbers in brackets are sections of that page. This file has the state, monitoring and pushes.
 
 mod answers;
+mod doubt;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,17 +11,18 @@ use std::{
 
 use gwm::{
     coordinator::{ConnectionId, Settings, Totals},
-    judgement::{Scale, Verdict},
-    roster::{Roster, Times},
+    judgement::Scale,
+    roster::Roster,
     sasp::Endpoint,
 };
 
 use super::{
     checks,
-    monitored::{Said, Watched, watchable},
+    monitored::{Said, Watched, Word, watchable},
     rights::{Rules, Source},
 };
 use crate::wire::{self, Listed, Named, Request, Weights};
+use doubt::{Doubt, World, world};
 
 pub(crate) type Code = u8;
 type Bytes = Vec<u8>;
@@ -32,10 +34,8 @@ pub(crate) struct Model {
     pub(crate) lbs: BTreeMap<Bytes, Lb>,
     /// The endpoints that the GWM watches.
     pub(crate) watched: BTreeMap<Endpoint, Watched>,
-    /// The GWM fails open.
-    pub(crate) open: bool,
-    /// When the first watched endpoint came up; `None` again after a fall window.
-    first_up: Option<u64>,
+    /// This machine's own addresses, and others.
+    worlds: [World; 2],
     /// By then every watch that has begun should have its first verdict.
     verdicts_until: u64,
     /// How many LBs became known, those included that are forgotten.
@@ -76,6 +76,7 @@ pub(crate) struct Group {
     pub(crate) members: Vec<Membership>,
     /// The scale of the last message about the group.
     scale: Option<Scale>,
+    doubt: Doubt,
 }
 
 #[derive(Clone)]
@@ -128,7 +129,7 @@ type View = BTreeMap<Bytes, BTreeMap<u64, Vec<(u64, (u8, bool), Said)>>>;
 struct Knowledge<'a> {
     settings: &'a Settings,
     watched: &'a BTreeMap<Endpoint, Watched>,
-    open: bool,
+    worlds: &'a [World; 2],
 }
 
 impl Model {
@@ -139,8 +140,7 @@ impl Model {
             connections: Vec::new(),
             lbs: BTreeMap::new(),
             watched: BTreeMap::new(),
-            open: false,
-            first_up: None,
+            worlds: Default::default(),
             verdicts_until: 0,
             lbs_ever: 0,
             last_id: 0,
@@ -219,68 +219,28 @@ impl Model {
         for endpoint in listed.iter().filter(|endpoint| wanted(endpoint)) {
             watched.entry(*endpoint).or_insert_with(|| {
                 *last_id += 1;
-                *verdicts_until = (*verdicts_until).max(now + fall_window(&settings.roster.find(endpoint).times));
+                *verdicts_until =
+                    (*verdicts_until).max(now + nanoseconds(settings.roster.find(endpoint).times.fall_window()));
                 Watched::new(*last_id)
             });
         }
     }
 
     /// Takes a shard's verdicts.
-    pub(crate) fn judge(&mut self, now: u64, judgements: &[(Endpoint, [Verdict; 4])]) {
+    pub(crate) fn judge(&mut self, now: u64, judgements: &[(Endpoint, Word)]) {
         let before = self.view();
-        for (endpoint, verdicts) in judgements {
-            let capacity = self.settings.roster.find(endpoint).capacity;
-            let before = self.any_seen();
-            self.watched.get_mut(endpoint).expect("it is watched").judge(now, verdicts, capacity);
-            if !before && self.any_seen() {
-                self.first_up = Some(now);
-            }
+        for (endpoint, word) in judgements {
+            self.judge_one(now, endpoint, word);
         }
         self.open_windows(now, &before, false);
-        self.decide(now, true);
-    }
-
-    fn any_seen(&self) -> bool {
-        self.watched.values().any(|watched| watched.seen)
-    }
-
-    /// Decides about failing open; `coordinator/fail_open.rs` has the rule in words.
-    fn decide(&mut self, now: u64, may_begin: bool) {
-        let window = fall_window(&self.settings.roster.default_member().times);
-        if self.first_up.is_some_and(|at| at + window <= now) {
-            self.first_up = None;
-            *self.seen.entry("never up counts no more").or_default() += u64::from(self.open && self.any_seen());
-        }
-        if !self.open {
-            self.watched
-                .values_mut()
-                .for_each(|watched| watched.lost_at = watched.lost_at.filter(|at| at + window > now));
-        }
-        let all_count = !self.any_seen() || self.first_up.is_some();
-        let counts = |watched: &Watched| watched.lost_at.is_some() && (watched.seen || all_count);
-        let lost: Vec<_> = self.watched.iter().filter(|(_, watched)| counts(watched)).collect();
-        let contact = self.watched.values().filter(|watched| watched.contact).count();
-        let addresses: BTreeSet<_> = lost.iter().map(|(endpoint, _)| endpoint.address).collect();
-        let share = 100.0 * lost.len() as f64 / (lost.len() + contact).max(1) as f64;
-        let many = share > f64::from(self.settings.panic_percent);
-        let open = if self.open { many } else { may_begin && many && addresses.len() >= 2 };
-        if open == self.open {
-            return;
-        }
-        self.open = open;
-        *self.seen.entry(if open { "fails open" } else { "fails open no more" }).or_default() += 1;
-        for lb in self.lbs.values_mut() {
-            let Some(session) = lb.session.as_mut().filter(|_| lb.flags & wire::PUSH != 0) else { continue };
-            if !lb.groups.is_empty() {
-                session.window.get_or_insert(now + nanoseconds(self.settings.push_window));
-            }
-            session.changed.extend(lb.groups.iter().map(|group| group.id));
-        }
+        self.decide(now);
     }
 
     /// Does what is due at `now`; returns the pushes in any order. `room`: whether a connection's shard takes a push.
     pub(crate) fn poll(&mut self, now: u64, room: impl Fn(ConnectionId) -> bool) -> Vec<(ConnectionId, Bytes)> {
-        self.decide(now, false);
+        self.decide(now);
+        self.end_doubts(now);
+        self.weigh_suspects(now, |_, _| true);
         let known = self.lbs.len();
         self.lbs.retain(|_, lb| lb.expires.is_none_or(|expires| expires > now));
         *self.seen.entry("hold time over").or_default() += (known - self.lbs.len()) as u64;
@@ -288,7 +248,7 @@ impl Model {
 
         let period = nanoseconds(self.settings.push_refresh);
         let mut pushes = Vec::new();
-        let knowledge = Knowledge { settings: &self.settings, watched: &self.watched, open: self.open };
+        let knowledge = Knowledge { settings: &self.settings, watched: &self.watched, worlds: &self.worlds };
         for (uid, lb) in &mut self.lbs {
             let delta = lb.flags & wire::NO_CHANGE != 0;
             let Some(session) = &mut lb.session else { continue };
@@ -349,10 +309,7 @@ impl Model {
     /// The next time at which a poll does something, unless an event comes first.
     pub(crate) fn next_due(&self) -> Option<u64> {
         let mut due = Vec::new();
-        if self.open && self.any_seen() {
-            let window = fall_window(&self.settings.roster.default_member().times);
-            due.extend(self.first_up.map(|at| at + window));
-        }
+        due.extend(self.next_turn());
         for lb in self.lbs.values() {
             due.extend(lb.expires);
             let Some(session) = &lb.session else { continue };
@@ -376,7 +333,8 @@ impl Model {
             memberships: members().count(),
             endpoints: members().map(|member| member.endpoint).collect::<BTreeSet<_>>().len(),
             watched: self.watched.len(),
-            lost: self.watched.values().filter(|watched| watched.lost_at.is_some()).count(),
+            answering: self.watched.values().filter(|watched| watched.answers).count(),
+            doubted: groups().filter(|group| group.doubt.is_open()).count(),
         }
     }
 
@@ -399,7 +357,7 @@ impl Model {
     }
 
     fn knowledge(&self) -> Knowledge<'_> {
-        Knowledge { settings: &self.settings, watched: &self.watched, open: self.open }
+        Knowledge { settings: &self.settings, watched: &self.watched, worlds: &self.worlds }
     }
 
     /// A change opens the window of every concerned push LB, unless a window is open [4]. A group that the LB itself
@@ -458,7 +416,7 @@ impl Lb {
         let Some(group) = self.groups.iter_mut().find(|group| group.name == name) else { return };
         let rates = |member: &Membership| {
             let said = knowledge.said(group, &member.endpoint);
-            said.rate().filter(|_| said.has_contact())
+            said.rate().filter(|_| said.has_contact(group.doubt.is_open()))
         };
         let rates: Vec<_> = group.members.iter().filter_map(rates).collect();
         group.scale = Scale::follow(group.scale, rates.into_iter());
@@ -501,26 +459,22 @@ impl Lb {
 impl Knowledge<'_> {
     fn said(&self, group: &Group, endpoint: &Endpoint) -> Said {
         let policy = self.settings.roster.policy(&group.name);
-        Said::of(self.settings.roster.find(endpoint), self.watched.get(endpoint), policy, self.open)
+        let blind = self.worlds[world(self.settings, endpoint)].is_blind();
+        Said::of(self.settings.roster.find(endpoint), self.watched.get(endpoint), policy, blind)
     }
 
     /// The weight entry [5].
     fn entry(&self, group: &Group, member: &Membership) -> [u8; 4] {
         let said = self.said(group, &member.endpoint);
         let quiesced = member.quiesced || said.quiesced;
-        let contact = said.has_contact();
-        let confident = said.confident && !self.open;
+        let doubted = group.doubt.is_open();
+        let (contact, confident) = (said.has_contact(doubted), said.is_confident(doubted));
         let weight = if quiesced || !contact { 0 } else { said.weight(group.scale, self.settings.weight_max) };
         let bits = [contact, quiesced, member.by_lb, confident];
         let flags = bits.iter().rev().fold(0, |flags, &bit| flags << 1 | u8::from(bit));
         let [high, low] = weight.to_be_bytes();
         [member.state, flags, high, low]
     }
-}
-
-/// The longest time from a member's failure to its being down.
-fn fall_window(times: &Times) -> u64 {
-    nanoseconds(times.interval + times.fast_interval * (u32::from(times.fall) - 1) + times.timeout)
 }
 
 /// When the LB with this number is refreshed after `now`. In each period the first LB has the begin, the second the middle,

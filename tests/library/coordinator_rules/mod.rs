@@ -3,6 +3,7 @@
 
 mod codes;
 mod delta;
+mod doubt;
 mod flows;
 mod monitoring;
 mod push;
@@ -11,3 +12,4 @@ mod rights;
 mod sessions;
 mod tables;
 mod unmatched;
+mod watched;

@@ -1,68 +1,19 @@
-//! Monitoring: judgements, watches, rates within a group, failing open, and the operator's roster.
+//! Monitoring: judgements, watches, rates within a group, and the operator's roster.
 
 use std::{sync::Arc, time::Duration};
 
 use gwm::{
     coordinator::Settings,
-    judgement::{Level, Policy, Share, Verdict, WatchId},
+    judgement::{Policy, Share, Verdict, WatchId},
     roster::{Member, Monitor, Pattern, Roster, Times},
     sasp::EntryFlags,
 };
 
-use super::rig::{NOTHING, Peer, Rig, WINDOW, settings};
-use crate::wire::{self, endpoint};
-
-/// The fall window is 40.
-const TIMES: Times = Times {
-    interval: Duration::from_nanos(20),
-    fast_interval: Duration::from_nanos(5),
-    timeout: Duration::from_nanos(10),
-    rise: 2,
-    fall: 3,
+use super::{
+    rig::{NOTHING, Peer, Rig, WINDOW},
+    watched::{DOWN, FALL_WINDOW, TIMES, rate, roster, told, watched, weight, with},
 };
-const FALL_WINDOW: u64 = 40;
-
-fn watched(capacity: u16) -> Member {
-    Member::watched(capacity, Monitor::auto(), TIMES)
-}
-
-/// All members are watched, except these.
-fn roster(others: &[(&str, Member)]) -> Roster {
-    let mut roster = Roster::new(watched(100), Policy::Auto);
-    for (name, member) in others {
-        assert!(roster.add(endpoint(name), member.clone()));
-    }
-    roster
-}
-
-fn with(roster: Roster) -> Settings {
-    Settings { roster: Arc::new(roster), ..settings() }
-}
-
-/// A push LB that has been sent these members of its group `G`.
-fn told(settings: Settings, members: &str) -> (Rig, Peer) {
-    let mut rig = Rig::with(settings);
-    let lb = rig.lb("LB1", "push");
-    rig.ok(lb, &format!("lb register LB1/G {members}"));
-    assert_eq!(rig.after(WINDOW).len(), 1);
-    rig.take_orders();
-    (rig, lb)
-}
-
-fn up(share: Share) -> Verdict {
-    Verdict { flags: EntryFlags::CONTACT | EntryFlags::CONFIDENT, share }
-}
-
-fn weight(weight: u16) -> Verdict {
-    up(Share::Weight(weight))
-}
-
-fn rate(rate: f64) -> Verdict {
-    up(Share::Rate(Level::of(rate)))
-}
-
-/// Down; the share of a member without contact does not count.
-const DOWN: Verdict = Verdict { flags: EntryFlags::CONFIDENT, share: Share::Weight(0) };
+use crate::wire;
 
 #[test]
 fn what_is_watched_is_unknown_until_it_is_judged() {
@@ -301,156 +252,6 @@ fn the_operator_fixes_a_member_and_lets_it_go() {
     rig.set_roster(Arc::new(roster(&[("a", watched(60))])));
     assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/05/60]"], "nothing is known of it now");
     assert_eq!(rig.take_orders(), ["watch a"]);
-}
-
-#[test]
-fn more_than_half_at_once_is_taken_for_our_own_fault() {
-    let (mut rig, lb) = told(with(roster(&[])), "a b c d");
-    rig.judge(&[("a", weight(10)), ("b", weight(20)), ("c", weight(30)), ("d", weight(40))]);
-    rig.after(WINDOW);
-    rig.judge(&[("a", DOWN), ("b", DOWN)]);
-    assert_eq!(
-        rig.after(WINDOW),
-        ["#0 LB1/G[a 00/0C/0 b 00/0C/0 c 00/0D/30 d 00/0D/40]"],
-        "half is not more than half"
-    );
-    rig.judge(&[("c", DOWN)]);
-    assert!(rig.fails_open());
-    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/05/10 b 00/05/20 c 00/05/30 d 00/05/40]"]);
-    // No verdict is believed while failing open lasts, however long.
-    rig.after(100 * FALL_WINDOW);
-    rig.judge(&[("d", DOWN)]);
-    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/10 b 00/05/20 c 00/05/30 d 00/05/40]");
-    // Half are back: the others are shown as down.
-    rig.judge(&[("c", weight(30)), ("d", weight(40))]);
-    assert!(!rig.fails_open());
-    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0C/0 b 00/0C/0 c 00/0D/30 d 00/0D/40]"]);
-}
-
-#[test]
-fn one_after_the_other_is_no_fault_of_ours() {
-    let (mut rig, lb) = told(with(roster(&[])), "a b c d");
-    for name in ["a", "b", "c", "d"] {
-        rig.judge(&[(name, DOWN)]);
-        rig.after(FALL_WINDOW);
-    }
-    assert!(!rig.fails_open());
-    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 b 00/0C/0 c 00/0C/0 d 00/0C/0]");
-}
-
-#[test]
-fn a_single_address_that_dies_is_dead_and_two_are_a_network() {
-    let (mut rig, lb) = told(with(roster(&[])), "a a/1 a/2");
-    rig.judge(&[("a", DOWN), ("a/1", DOWN), ("a/2", DOWN)]);
-    assert!(!rig.fails_open());
-    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 a/1 00/0C/0 a/2 00/0C/0]");
-    let (mut rig, _) = told(with(roster(&[])), "a a/mapped");
-    rig.judge(&[("a", DOWN), ("a/mapped", DOWN)]);
-    assert!(!rig.fails_open(), "one address that is written in two ways");
-    let (mut rig, lb) = told(with(roster(&[])), "a b");
-    rig.judge(&[("a", DOWN), ("b", DOWN)]);
-    assert!(rig.fails_open());
-    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/100 b 00/05/100]");
-}
-
-/// Otherwise one small registration could make the GWM tell every LB that nothing is certain.
-#[test]
-fn members_that_were_never_up_are_not_missed() {
-    let (mut rig, lb) = told(with(roster(&[])), "a b c d");
-    rig.judge(&[("a", weight(10)), ("b", weight(20)), ("c", weight(30)), ("d", weight(40))]);
-    rig.after(FALL_WINDOW);
-    let other = rig.lb("LB2", "");
-    rig.ok(other, "lb register LB2/G e + LB2/H f g h i j");
-    rig.take_orders();
-    rig.judge(&["e", "f", "g", "h", "i", "j"].map(|name| (name, DOWN)));
-    assert!(!rig.fails_open());
-    rig.judge(&[("a", DOWN)]);
-    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 b 00/0D/20 c 00/0D/30 d 00/0D/40]");
-    assert_eq!(rig.ask(other, "get LB2/G"), "00 LB2/G[e 00/0C/0]");
-    // Three of the four members that were up are lost: members that were never up neither hide this nor prolong it.
-    rig.judge(&[("b", DOWN), ("c", DOWN)]);
-    assert!(rig.fails_open());
-    assert_eq!(rig.ask(other, "get LB2/G"), "00 LB2/G[e 00/05/100]", "nor are they believed to be down while it lasts");
-    rig.judge(&[("c", weight(30))]);
-    assert!(!rig.fails_open());
-    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/0C/0 b 00/0C/0 c 00/0D/30 d 00/0D/40]");
-    assert_eq!(rig.ask(other, "get LB2/G"), "00 LB2/G[e 00/0C/0]");
-}
-
-#[test]
-fn a_member_that_was_never_up_makes_no_second_address() {
-    let (mut rig, _) = told(with(roster(&[])), "a a/1 b");
-    rig.judge(&[("a", weight(10)), ("a/1", weight(20))]);
-    rig.after(FALL_WINDOW);
-    rig.judge(&[("a", DOWN), ("a/1", DOWN), ("b", DOWN)]);
-    assert!(!rig.fails_open());
-}
-
-/// A member that was up under an earlier watch only does not count; "unknown" verdicts are not "up".
-#[test]
-fn a_member_has_been_up_if_its_own_watch_says_so() {
-    let (mut rig, lb) = told(with(roster(&[])), "a b c");
-    rig.judge(&[("a", weight(10)), ("b", weight(20)), ("c", weight(30))]);
-    rig.after(FALL_WINDOW);
-    rig.ok(lb, "lb deregister LB1/G a b");
-    assert_eq!(rig.take_orders(), ["unwatch a", "unwatch b"]);
-    rig.ok(lb, "lb register LB1/G a b");
-    rig.take_orders();
-    let unknown = Verdict { flags: EntryFlags::CONTACT, share: Share::Weight(60) };
-    rig.judge(&[("a", unknown), ("b", unknown)]);
-    rig.judge(&[("a", DOWN), ("b", DOWN)]);
-    assert!(!rig.fails_open());
-    rig.judge(&[("a", weight(10)), ("b", weight(20))]);
-    rig.judge(&[("a", DOWN), ("b", DOWN)]);
-    assert!(rig.fails_open());
-}
-
-/// A GWM that starts without a network does not drain members that it has never seen, also not when the first member
-/// answers: the others have a fall window to answer.
-#[test]
-fn a_start_without_a_network_ends_a_while_after_the_first_member_answers() {
-    let (mut rig, lb) = told(with(roster(&[])), "a b c d");
-    rig.judge(&[("a", DOWN), ("b", DOWN), ("c", DOWN), ("d", DOWN)]);
-    assert!(rig.fails_open());
-    rig.after(100 * FALL_WINDOW);
-    assert!(rig.fails_open());
-    rig.judge(&[("a", weight(10))]);
-    rig.after(WINDOW);
-    assert!(rig.fails_open());
-    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/10 b 00/05/100 c 00/05/100 d 00/05/100]");
-    // No event ends failing open, so the coordinator has a deadline.
-    assert_eq!(rig.deadline(), Some(FALL_WINDOW - WINDOW));
-    rig.after(FALL_WINDOW - WINDOW - 1);
-    assert!(rig.fails_open());
-    rig.after(1);
-    assert!(!rig.fails_open());
-    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[a 00/0D/10 b 00/0C/0 c 00/0C/0 d 00/0C/0]"]);
-    // Without any member that was up, the rule is that of a start again.
-    rig.ok(lb, "lb deregister LB1/G a");
-    rig.ok(lb, "lb register LB1/G e f g h");
-    rig.take_orders();
-    rig.judge(&[("e", DOWN), ("f", DOWN), ("g", DOWN)]);
-    assert!(rig.fails_open());
-}
-
-#[test]
-fn a_hundred_percent_turns_failing_open_off() {
-    let (mut rig, _) = told(Settings { panic_percent: 100, ..with(roster(&[])) }, "a b");
-    rig.judge(&[("a", DOWN), ("b", DOWN)]);
-    assert!(!rig.fails_open());
-}
-
-/// While the GWM fails open no member is confident, also those with an operator's weight: an LB prefers confident
-/// members to others.
-#[test]
-fn failing_open_concerns_every_member() {
-    let (mut rig, lb) = told(with(roster(&[("f", Member::fixed(9))])), "a b f");
-    rig.judge(&[("a", DOWN), ("b", DOWN)]);
-    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/100 b 00/05/100 f 00/05/9]");
-    // Members that were deregistered count no more.
-    rig.ok(lb, "lb deregister LB1/G a b");
-    assert_eq!(rig.after(WINDOW), ["#0 LB1/G[f 00/0D/9]"]);
-    assert!(!rig.fails_open());
 }
 
 /// A large roster is put in force in pieces, and no push shows half of it.

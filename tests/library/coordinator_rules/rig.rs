@@ -10,10 +10,11 @@ use std::{
 
 use gwm::{
     access::{self, Access},
-    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Refusal, Settings, Time, Totals},
+    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Refusal, Settings, Time, Totals, World},
     judgement::{Judgement, Policy, Verdict, WatchId},
+    network::OwnAddresses,
     roster::{Member, Roster},
-    sasp::Message,
+    sasp::{EntryFlags, Message},
 };
 
 use crate::{
@@ -25,6 +26,8 @@ use crate::{
 pub(crate) const WINDOW: u64 = 10;
 /// The hold time of [`settings`].
 pub(crate) const HOLD: u64 = 1000;
+/// The panic time of [`settings`].
+pub(crate) const PANIC_TIME: u64 = 500;
 /// What [`Rig::after`] gives when no push was sent.
 pub(crate) const NOTHING: [&str; 0] = [];
 
@@ -46,8 +49,15 @@ pub(crate) fn settings() -> Settings {
         access: std::sync::Arc::default(),
         icmp: false,
         panic_percent: 50,
+        panic_time: Duration::from_nanos(PANIC_TIME),
+        own_addresses: Default::default(),
         hash_seed: 1,
     }
+}
+
+fn judgement(watch: WatchId, verdicts: [Verdict; 4]) -> Judgement {
+    let up = EntryFlags::CONTACT | EntryFlags::CONFIDENT;
+    Judgement { watch, verdicts, answers: verdicts.iter().any(|verdict| verdict.flags.contains(up)) }
 }
 
 /// A roster with fixed weights for these endpoints (short names); the others are unknown.
@@ -223,25 +233,44 @@ impl Rig {
         self.watches[name]
     }
 
-    /// A shard's verdicts on endpoints, the same by every policy.
+    /// A shard's verdicts on endpoints, the same by every policy. Only members that are up answer.
     pub(crate) fn judge(&mut self, verdicts: &[(&str, Verdict)]) {
-        let judgement =
-            |(name, verdict): &(&str, Verdict)| Judgement { watch: self.watches[*name], verdicts: [*verdict; 4] };
-        let judgements: Vec<Judgement> = verdicts.iter().map(judgement).collect();
+        let judgements: Vec<Judgement> =
+            verdicts.iter().map(|(name, verdict)| judgement(self.watches[*name], [*verdict; 4])).collect();
         self.coordinator.judge(Time(self.now), &judgements);
     }
 
+    /// A shard's verdict on an endpoint that answers, also if it is not up.
+    pub(crate) fn judge_answering(&mut self, name: &str, verdict: Verdict) {
+        let judgement = Judgement { answers: true, ..judgement(self.watches[name], [verdict; 4]) };
+        self.coordinator.judge(Time(self.now), &[judgement]);
+    }
+
     pub(crate) fn judge_by_policy(&mut self, name: &str, verdicts: [Verdict; 4]) {
-        let watch = self.watches[name];
-        self.coordinator.judge(Time(self.now), &[Judgement { watch, verdicts }]);
+        self.coordinator.judge(Time(self.now), &[judgement(self.watches[name], verdicts)]);
     }
 
     pub(crate) fn judge_watch(&mut self, watch: WatchId, verdict: Verdict) {
-        self.coordinator.judge(Time(self.now), &[Judgement { watch, verdicts: [verdict; 4] }]);
+        self.coordinator.judge(Time(self.now), &[judgement(watch, [verdict; 4])]);
     }
 
-    pub(crate) fn fails_open(&self) -> bool {
-        self.coordinator.fails_open()
+    pub(crate) fn set_own_addresses(&mut self, own_addresses: OwnAddresses) {
+        self.coordinator.set_own_addresses(Time(self.now), Arc::new(own_addresses));
+    }
+
+    /// Whether the GWM is blind: to this machine's own addresses, to others.
+    pub(crate) fn blind(&self) -> (bool, bool) {
+        (self.coordinator.is_blind(World::Own), self.coordinator.is_blind(World::Foreign))
+    }
+
+    /// How many groups are in doubt.
+    pub(crate) fn doubted(&self) -> usize {
+        self.coordinator.totals().doubted
+    }
+
+    /// The doubts that began or ended since the last call.
+    pub(crate) fn doubts(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.outbox.doubts)
     }
 
     /// How many endpoints are watched.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use gwm::{
-    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox},
+    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings},
     monitor::{
         Outcome,
         policy::Tuning,
@@ -22,9 +22,9 @@ const LB: ConnectionId = ConnectionId { shard: 0, slot: 0, generation: 1 };
 
 /// An outbox that always has room and keeps the messages.
 #[derive(Default)]
-struct Out {
+pub(crate) struct Out {
     buffer: Vec<u8>,
-    messages: Vec<Vec<u8>>,
+    pub(crate) messages: Vec<Vec<u8>>,
 }
 
 impl Outbox for Out {
@@ -42,6 +42,30 @@ impl Outbox for Out {
 
     fn close(&mut self, _: ConnectionId, reason: CloseReason) {
         panic!("the only connection is closed: {reason:?}");
+    }
+}
+
+/// Settings for one load balancer with one group.
+pub(crate) fn settings(roster: Arc<Roster>, tuning: &Tuning, seed: u64) -> Settings {
+    Settings {
+        hold_time: Duration::from_secs(600),
+        poll_interval_seconds: 60,
+        push_window: Duration::from_millis(100),
+        push_refresh: Duration::from_secs(300),
+        max_load_balancers: 1,
+        max_groups: 1,
+        max_groups_per_lb: 1,
+        max_members_per_group: 1000,
+        max_memberships_per_lb: 1000,
+        max_memberships: 1000,
+        weight_max: tuning.weight_max,
+        roster,
+        access: std::sync::Arc::default(),
+        icmp: false,
+        panic_percent: 50,
+        panic_time: Duration::from_secs(30),
+        own_addresses: Default::default(),
+        hash_seed: seed,
     }
 }
 
@@ -65,24 +89,7 @@ pub(crate) fn number(endpoint: &Endpoint) -> usize {
 
 impl Gwm {
     pub(crate) fn new(now: Time, roster: Arc<Roster>, tuning: Tuning, members: usize, seed: u64) -> Gwm {
-        let settings = ::gwm::coordinator::Settings {
-            hold_time: Duration::from_secs(600),
-            poll_interval_seconds: 60,
-            push_window: Duration::from_millis(100),
-            push_refresh: Duration::from_secs(300),
-            max_load_balancers: 1,
-            max_groups: 1,
-            max_groups_per_lb: 1,
-            max_members_per_group: 1000,
-            max_memberships_per_lb: 1000,
-            max_memberships: 1000,
-            weight_max: tuning.weight_max,
-            roster: roster.clone(),
-            access: std::sync::Arc::default(),
-            icmp: false,
-            panic_percent: 50,
-            hash_seed: seed,
-        };
+        let settings = settings(roster.clone(), &tuning, seed);
         let mut gwm = Gwm {
             table: Table::new(
                 roster,

@@ -4,6 +4,7 @@
 //! `cargo test --release --test library -- --ignored --nocapture simulator::table` prints the table of PERF.md. The
 //! other tests run parts of the table and assert what must hold.
 
+mod farms;
 mod gwm;
 mod methods;
 mod world;

@@ -239,8 +239,12 @@ impl Model {
             }
             Request::GetWeights { groups } => {
                 let Some(first) = groups.first() else { return Vec::new() };
-                let Model { settings, watched, open, .. } = self;
-                let knowledge = Knowledge { settings, watched, open: *open };
+                let listed = |uid: &[u8], name: &[u8]| {
+                    uid == first.uid && (first.name.is_empty() || groups.iter().any(|group| group.name == name))
+                };
+                self.weigh_suspects(now, listed);
+                let Model { settings, watched, worlds, .. } = self;
+                let knowledge = Knowledge { settings, watched, worlds };
                 let lb = self.lbs.get_mut(&first.uid).expect("step 6");
                 let delta = lb.flags & wire::NO_CHANGE != 0;
                 let wanted: Vec<Bytes> = if first.name.is_empty() {
@@ -276,7 +280,14 @@ fn register(lbs: &mut BTreeMap<Bytes, Lb>, groups: &[Named], by_lb: bool, last_i
             });
             // The LB has not heard of the removal: for the LB this is the same group.
             let id = gone.map_or_else(&mut next, |group| group.id);
-            lb.groups.push(Group { id, order: next(), name: named.name.clone(), members: Vec::new(), scale: None });
+            lb.groups.push(Group {
+                id,
+                order: next(),
+                name: named.name.clone(),
+                members: Vec::new(),
+                scale: None,
+                doubt: Doubt::default(),
+            });
         }
         let group = lb.groups.iter_mut().find(|group| group.name == named.name).expect("just made");
         for item in &named.items {
@@ -294,6 +305,7 @@ fn deregister(lb: &mut Lb, named: &Named, from_lb: bool, roster: &Roster) {
         if whole_group {
             ended.extend(group.members.drain(..).map(|member| (group.name.clone(), member)));
         }
+        group.doubt.suspect |= group.doubt.is_open();
         for item in &named.items {
             let at = group.members.iter().position(|member| member.endpoint == item.endpoint).expect("step 9");
             ended.push((group.name.clone(), group.members.remove(at)));
