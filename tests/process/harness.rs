@@ -188,6 +188,10 @@ impl Daemon {
         if !flags.contains(&"--shards") && !flags.contains(&"--cpus") {
             arguments.extend(["--shards", "1"]);
         }
+        if !flags.contains(&"--push-refresh") {
+            // Only changes cause pushes.
+            arguments.extend(["--push-refresh", "365d"]);
+        }
         if !flags.contains(&"--probe") {
             // In most tests members are only names.
             arguments.extend(["--probe", "off"]);

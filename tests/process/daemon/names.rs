@@ -55,7 +55,9 @@ fn an_ibm_load_balancer_is_named_in_files_and_flags_and_back() {
     let file = TempFile::new("ibm.toml", format!("[[lb]]\nuid = '{WRITTEN}'\naddresses = [\"127.0.0.1\"]\n"));
     let daemon = Daemon::start(&["--lb-identity", "source-ip", "--access", file.path()]);
     let address = daemon.address().to_string();
-    let lb = |uid: &str, command: &[&str]| done(&[&["lb", "--gwm", &address, "--uid", uid], command].concat());
+    let lb = |uid: &str, command: &[&str]| {
+        done(&[&["lb", "--take-over", "--gwm", &address, "--uid", uid], command].concat())
+    };
     lb(WRITTEN, &["register", "--group", r"g\xFE\x3D'=10.0.0.1:80"]);
     lb(WRITTEN, &["state", "--trust"]);
     let group = r"g\xFE=\x27";
