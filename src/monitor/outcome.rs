@@ -105,8 +105,8 @@ impl fmt::Display for TlsFault {
             TlsFault::Closed => "the member closed the connection in the TLS handshake",
             TlsFault::Version => "the member has no TLS version that gwm has: 1.2 and 1.3",
             TlsFault::NothingInCommon => {
-                "the member refuses the TLS handshake: it has no cipher or key exchange that gwm has (ECDHE with AES-GCM \
-                 or ChaCha20; neither CBC nor RSA key exchange), or it wants a client certificate"
+                "the member refuses the TLS handshake: it has no cipher, key exchange or kind of key that gwm has (ECDHE \
+                 with AES-GCM or ChaCha20; neither CBC nor RSA key exchange), or it wants a client certificate"
             }
             TlsFault::UnknownName => "the member has no certificate for the server name that the check asks for",
             TlsFault::Expired(seconds) => {

@@ -361,10 +361,13 @@ impl ServerCertVerifier for Anyone {
 
     /// Those that can be verified first, then the others: a server with such a key must not be refused for it.
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        use SignatureScheme::{ECDSA_NISTP521_SHA512, ECDSA_SHA1_Legacy, ED448, RSA_PKCS1_SHA1};
+        use SignatureScheme::{ECDSA_NISTP521_SHA512, ECDSA_SHA1_Legacy, ED448, RSA_PKCS1_SHA1, Unknown};
         let mut schemes = self.0.supported_schemes();
         let others = [ECDSA_NISTP521_SHA512, ED448, ECDSA_SHA1_Legacy, RSA_PKCS1_SHA1];
-        schemes.extend(others.into_iter().filter(|other| !self.0.supported_schemes().contains(other)));
+        // Keys that are for RSASSA-PSS alone, and those of the Brainpool curves (RFC 8446, RFC 8734).
+        let unnamed = [0x0809, 0x080A, 0x080B, 0x081A, 0x081B, 0x081C].map(Unknown);
+        let known = self.0.supported_schemes();
+        schemes.extend(others.into_iter().chain(unnamed).filter(|other| !known.contains(other)));
         schemes
     }
 }

@@ -200,6 +200,13 @@ fn openssls_servers_are_judged_by_what_they_show() {
     ]
     .map(|words| openssl.serve(&format!("-cert rsa.pem -key rsa.key {words}")));
     let silent = serve(|mut stream| drop(stream.read(&mut [0; 4096])));
+    let kinds = ["ed25519", "ed448", "rsa-pss", "EC -pkeyopt ec_paramgen_curve:secp521r1"];
+    let [ed25519, ed448, pss, p521] = kinds.map(|kind| {
+        let name = kind.split(' ').next().expect("a word");
+        openssl.run(&format!("genpkey -algorithm {kind} -out {name}.key"));
+        openssl.run(&format!("req -x509 -key {name}.key -out {name}.pem -days 3 -subj /CN=web.example"));
+        openssl.serve(&format!("-cert {name}.pem -key {name}.key"))
+    });
 
     let trusting = |name: Option<&str>, ca: Option<&str>| {
         let source = TlsSource { verify: ca.is_some(), ca: ca.map(|file| openssl.read(file)), identity: None };
@@ -226,6 +233,12 @@ fn openssls_servers_are_judged_by_what_they_show() {
         (v1, name, None),
         (weak, name, None),
         (past, name, None),
+        (ed25519, name, Some("ed25519.pem")),
+        (p521, name, Some("EC.pem")),
+        (ed25519, name, None),
+        (ed448, name, None),
+        (pss, name, None),
+        (p521, name, None),
     ] {
         assert_eq!(check(server, trusting(name, ca)), Outcome::Passed, "{name:?} {ca:?}");
     }
@@ -246,6 +259,8 @@ fn openssls_servers_are_judged_by_what_they_show() {
         (cn, name, Some("other.pem"), TlsFault::UnknownAuthority),
         (mighty, name, Some("other.pem"), TlsFault::Authority),
         (below, name, Some("leaf.pem"), TlsFault::Certificate),
+        (ed448, name, Some("ed448.pem"), TlsFault::NothingInCommon),
+        (pss, name, Some("rsa-pss.pem"), TlsFault::NothingInCommon),
         (cbc, name, None, TlsFault::NothingInCommon),
         (exchange, name, None, TlsFault::NothingInCommon),
         (old, name, None, TlsFault::Version),
