@@ -128,7 +128,7 @@ fn a_stalled_reader_over_tls_is_dropped_and_its_state_held() {
 }
 
 fn dropped_and_held(over: &Over) {
-    let daemon = over.start_alone(&["--push-window", "1ms", "--stall-timeout", "100ms"]);
+    let daemon = over.start_alone(&["--push-window", "1ms", "--stall-timeout", "500ms"]);
     // Counted now, because the daemon may drop the slow LB at any time.
     let connected = daemon.sockets() + 3;
     let (slow, mut witness) = slow_and_witness(&daemon, over);
