@@ -115,9 +115,6 @@ impl Who {
             }
             _ => return Err(Failure::Usage("who? give --group and --member, or --file".into())),
         };
-        if groups.is_empty() {
-            return Err(Failure::Usage("the file has no [[group]]".into()));
-        }
         if let Some(empty) = groups.iter().find(|group| group.members.is_empty()) {
             return Err(Failure::Usage(format!("group {} has no [[group.member]]", Escaped(&empty.name))));
         }

@@ -260,11 +260,15 @@ fn member_spec(member: FileMember) -> Result<MemberSpec, String> {
     Ok(MemberSpec { endpoint, label: label(&member.label).map_err(|error| error.to_string())? })
 }
 
-/// Groups from flags and file together; a group may stand only once for each LB.
+/// Groups from flags and file together; a group may stand only once for each LB. A file has a group at least.
 pub fn combine(flags: &[GroupSpec], file: Option<&Path>, lb_allowed: bool) -> Result<Vec<GroupSpec>, SpecError> {
     let mut groups = flags.to_vec();
     if let Some(path) = file {
-        groups.extend(read_file(path, lb_allowed).map_err(|error| SpecError::File(error.to_string()))?);
+        let read = read_file(path, lb_allowed).map_err(|error| SpecError::File(error.to_string()))?;
+        if read.is_empty() {
+            return Err(SpecError::File(format!("{}: the file has no [[group]]", path.display())));
+        }
+        groups.extend(read);
     }
     let mut seen = HashSet::new();
     for group in &groups {
@@ -444,6 +448,8 @@ mod tests {
     fn a_group_stands_once() {
         let web = group("web").unwrap();
         assert!(combine(&[web.clone(), web.clone()], None, false).is_err());
+        let empty = combine(std::slice::from_ref(&web), Some(Path::new("/dev/null")), false).unwrap_err();
+        assert_eq!(empty.to_string(), "/dev/null: the file has no [[group]]");
         assert!(combine(&[web.clone(), GroupSpec { lb: Some((*b"LB2").into()), ..web }], None, true).is_ok());
     }
 }

@@ -177,11 +177,11 @@ fn member(table: &MemberTable, at: usize, identity: Identity) -> Result<(Who, Me
         (Identity::SourceIp, ..) => Who::Sources(list(&table.sources, network)?),
         (Identity::Certificate, ..) => Who::Certificates(list(&table.certificates, CertificateName::parse)?),
     };
-    let patterns = |given| list(given, Pattern::parse);
+    let patterns = |given, most| list(given, |text| pattern(text, most));
     let member = Member {
         addresses: list(&table.addresses, network)?.into_iter().collect(),
-        lbs: patterns(&table.lbs)?,
-        groups: patterns(&table.groups)?,
+        lbs: patterns(&table.lbs, limits::LB_UID_BYTES)?,
+        groups: patterns(&table.groups, limits::GROUP_NAME_BYTES)?,
         may: may(&table.may, false)?,
     };
     Ok((who, member))
@@ -211,6 +211,16 @@ fn network(text: &str) -> Result<Network, String> {
             .parse::<IpAddr>()
             .map(Network::from)
             .map_err(|_| format!("\"{text}\" is not an address such as 10.0.0.1, nor a network such as 10.0.0.0/8")),
+    }
+}
+
+/// A pattern of names that have 1 to `most` bytes.
+fn pattern(text: &str, most: usize) -> Result<Pattern, String> {
+    let pattern = Pattern::parse(text).map_err(|error| error.to_string())?;
+    match pattern.least_bytes() {
+        0 if !pattern.is_wide() => Err("\"\" fits no name; \"*\" fits all of them".into()),
+        bytes if bytes > most => Err(format!("no name has the {bytes} bytes that fit this: {most} are the most")),
+        _ => Ok(pattern),
     }
 }
 

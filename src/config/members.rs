@@ -18,6 +18,7 @@ use toml::Spanned;
 use crate::{
     files::{self, Fault, FileError, Mistake, fault, place},
     judgement::Policy,
+    limits,
     network::Network,
     roster::{Member, Monitor, Pattern, Range, Roster, Selector, Times},
     sasp::{
@@ -231,6 +232,10 @@ impl Content<'_> {
                 return fault(at, "a group has a name; \"*\" means all of them");
             }
             let pattern = Pattern::parse(&name).map_err(|error| (at, format!("name: {error}")))?;
+            if pattern.least_bytes() > limits::GROUP_NAME_BYTES {
+                let (bytes, most) = (pattern.least_bytes(), limits::GROUP_NAME_BYTES);
+                return fault(at, format!("no name has the {bytes} bytes that fit this: {most} are the most"));
+            }
             if !names.insert(pattern.clone()) {
                 return fault(at, "this group is listed twice, and only the first entry could count");
             }

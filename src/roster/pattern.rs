@@ -55,6 +55,11 @@ impl Pattern {
         self.0.contains(&Part::Any) && self.0.iter().all(|part| *part == Part::Any)
     }
 
+    /// The fewest bytes that a name has that fits.
+    pub fn least_bytes(&self) -> usize {
+        self.0.iter().filter(|part| **part != Part::Any).count()
+    }
+
     /// Whether more than one name fits.
     pub fn is_wide(&self) -> bool {
         self.0.iter().any(|part| !matches!(part, Part::Byte(_)))
@@ -168,6 +173,8 @@ mod tests {
         }
         assert!(pattern("*").fits_all() && pattern("**").fits_all());
         assert!(!pattern("").fits_all() && !pattern("*?").fits_all() && !pattern("\\x2A").fits_all());
+        let least = ["", "*", "a*", "*a?b*", "\\x2A"].map(|text| pattern(text).least_bytes());
+        assert_eq!(least, [0, 0, 1, 3, 1]);
         assert!(pattern("a?").is_wide() && !pattern("a\\x3F").is_wide() && !pattern("").is_wide());
     }
 

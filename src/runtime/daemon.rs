@@ -298,6 +298,11 @@ fn announce(listeners: &[Listen], config: &Config) {
         );
     }
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if config.settings.roster.may_use_icmp()
+        && let Err(error) = probe::may_echo()
+    {
+        tracing::info!("members without a TCP port are not checked by auto: {error}");
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         coordinator_core = config.coordinator_cpu,

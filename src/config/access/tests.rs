@@ -234,6 +234,7 @@ fn errors_name_their_line() {
     refused(&SOURCES, "\n[[lb]]\nuid = \"LB1\"\n", 2, "needs addresses");
 
     refused(&SOURCES, "\n[[member]]\nmay = []\n", 2, "needs sources");
+    read_as(&SOURCES, &format!("[[member]]\nsources = [\"::1\"]\nlbs = [\"{}\"]\n", "?".repeat(64)));
     let member = |lines: &str| format!("[[member]]\nsources = [\"10.0.0.1\"]\n{lines}\n");
     for (lines, part) in [
         ("may = [\"trust\"]", "\"deregister\" or \"state\""),
@@ -241,6 +242,10 @@ fn errors_name_their_line() {
         ("lbs = []", "an empty list"),
         ("groups = []", "an empty list"),
         ("groups = \"*\"", "a list"),
+        ("lbs = [\"\"]", "fits no name"),
+        ("groups = [\"\"]", "fits no name"),
+        (&format!("lbs = [\"{}*\"]", "x".repeat(65)), "no name has the 65 bytes that fit this: 64 are the most"),
+        (&format!("groups = [\"{}*\"]", "x".repeat(256)), "no name has the 256 bytes that fit this: 255 are the most"),
         ("uid = \"LB1\"", "uid"),
     ] {
         refused(&SOURCES, &member(lines), 3, part);

@@ -307,6 +307,7 @@ fn errors_name_their_line() {
         ("[[group]]\nname = \"*\"\npolicy = \"fast\"\n".into(), 3, "\"fast\""),
         ("[[group]]\nname = \"\"\npolicy = \"auto\"\n".into(), 2, "name"),
         ("[[group]]\npolicy = \"auto\"\n".into(), 1, "name"),
+        (format!("[[group]]\nname = \"{}\"\npolicy = \"auto\"\n", "x".repeat(256)), 2, "no name has the 256 bytes"),
         ("[[group]]\nname = 'a\\z'\npolicy = \"auto\"\n".into(), 2, "name: `\\z` does not begin with an escape"),
         ("[[group]]\nname = \"\"\"\na\\\\\nz\"\"\"\npolicy = \"auto\"\n".into(), 2, "name: `"),
         (
