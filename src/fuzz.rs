@@ -123,7 +123,8 @@ pub fn decode_command(data: &[u8]) {
 pub const METRIC: &str = "named_metrics.queue";
 
 fn check_load(load: &Load) {
-    let Load { cpu_utilization, application_utilization, mem_utilization, named_utilization, rps, eps } = *load;
+    let Load { cpu_utilization, application_utilization, mem_utilization, named_utilization, lacks: _, rps, eps } =
+        *load;
     let all = [cpu_utilization, application_utilization, mem_utilization, named_utilization, rps, Some(eps)];
     assert!(all.iter().flatten().all(|value| value.is_finite() && *value >= 0.0), "{load:?}");
 }

@@ -56,9 +56,16 @@ struct Draft {
     rps_fractional: Option<f64>,
     eps: Option<f64>,
     named: Option<f64>,
+    lacks: u32,
 }
 
 impl Draft {
+    /// No field is read yet.
+    fn new(utilization: &[String]) -> Draft {
+        let names = utilization.len().min(32) as u32; // fits
+        Draft { lacks: u32::MAX.checked_shr(32 - names).unwrap_or(0), ..Draft::default() }
+    }
+
     fn finish(self) -> Result<Load, Malformed> {
         let all = [self.cpu, self.application, self.memory, self.rps, self.rps_fractional, self.eps, self.named];
         if !all.into_iter().flatten().all(|value| value.is_finite() && value >= 0.0) {
@@ -69,14 +76,16 @@ impl Draft {
             application_utilization: self.application,
             mem_utilization: self.memory,
             named_utilization: self.named,
+            lacks: self.lacks,
             // `rps` is the older field, a whole number.
             rps: self.rps_fractional.filter(|rps| *rps > 0.0).or(self.rps).or(self.rps_fractional),
             eps: self.eps.unwrap_or(0.0),
         })
     }
 
-    /// Takes the value of a metric that the operator named. Keeps NaN, so that `finish` refuses the report.
-    fn name(&mut self, value: f64) {
+    /// Takes the value of the metric that the operator named at this place. Keeps NaN, so that `finish` refuses the report.
+    fn name(&mut self, place: usize, value: f64) {
+        self.lacks &= u32::try_from(place).ok().and_then(|place| 1_u32.checked_shl(place)).map_or(u32::MAX, |bit| !bit);
         if self.named.is_none_or(|named| value > named) || value.is_nan() {
             self.named = Some(value);
         }
@@ -84,14 +93,14 @@ impl Draft {
 }
 
 fn text(list: &str, utilization: &[String]) -> Result<Load, Malformed> {
-    let mut draft = Draft::default();
+    let mut draft = Draft::new(utilization);
     for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         // The last separator: the application chooses the names of metrics, which may contain others.
         let (name, value) = entry.rsplit_once(['=', ':']).ok_or(Malformed)?;
         let (name, value) = (name.trim(), value.trim());
         let number = || value.parse::<f64>().map_err(|_| Malformed);
-        if utilization.iter().any(|wanted| wanted == name) {
-            draft.name(number()?);
+        if let Some(place) = utilization.iter().position(|wanted| wanted == name) {
+            draft.name(place, number()?);
         }
         let field = match name {
             "cpu_utilization" => &mut draft.cpu,
@@ -164,9 +173,9 @@ fn json(text: &str, utilization: &[String]) -> Result<Load, Malformed> {
         rps: report.rps.0,
         rps_fractional: report.rps_fractional.0,
         eps: report.eps.0,
-        named: None,
+        ..Draft::new(utilization)
     };
-    for wanted in utilization {
+    for (place, wanted) in utilization.iter().enumerate() {
         let found = match wanted.split_once('.') {
             Some(("named_metrics", name)) => report.named_metrics.as_ref().and_then(|map| map.get(name)),
             Some(("utilization", name)) => report.utilization.as_ref().and_then(|map| map.get(name)),
@@ -175,7 +184,7 @@ fn json(text: &str, utilization: &[String]) -> Result<Load, Malformed> {
             _ => None,
         };
         if let Some(Number(Some(value))) = found {
-            draft.name(*value);
+            draft.name(place, *value);
         }
     }
     draft.finish()
@@ -188,8 +197,8 @@ pub fn binary(value: &[u8], utilization: &[String]) -> Result<Load, Malformed> {
         return Err(Malformed);
     }
     let message = base64(value).ok_or(Malformed)?;
-    let mut draft = Draft::default();
-    let known = |name: &str| utilization.iter().any(|wanted| wanted == name);
+    let mut draft = Draft::new(utilization);
+    let place = |name: &str| utilization.iter().position(|wanted| wanted == name);
     for field in Fields::new(&message) {
         let (number, value) = field.map_err(|_| Malformed)?;
         // The last value of a field counts, as protobuf says. A number of another type is malformed.
@@ -208,16 +217,16 @@ pub fn binary(value: &[u8], utilization: &[String]) -> Result<Load, Malformed> {
                 let Value::Bytes(entry) = value else { return Err(Malformed) };
                 let map = if number == 5 { "utilization" } else { "named_metrics" };
                 let (name, value) = entry_of_map(entry)?;
-                if known(&format!("{map}.{name}")) {
-                    draft.name(value);
+                if let Some(place) = place(&format!("{map}.{name}")) {
+                    draft.name(place, value);
                 }
             }
             _ => {}
         }
     }
     for (name, value) in [("cpu_utilization", draft.cpu), ("mem_utilization", draft.memory)] {
-        if let Some(value) = value.filter(|_| known(name)) {
-            draft.name(value);
+        if let Some((place, value)) = place(name).zip(value) {
+            draft.name(place, value);
         }
     }
     draft.finish()
@@ -272,7 +281,32 @@ mod tests {
     const BINARY: &str = "BIN CTMzMzMzM9M/EQAAAAAAAOA/GAciDAoBeBEAAAAAAADwvyoPCgRkaXNrEWZmZmZmZuY/MQAAAAAAIF5AOQAAAAAAAABAQhAKBXF1ZXVlEZqZmZmZmck/QhAKBW90aGVyEQAAAAAAACJASQAAAAAAAPQ/";
 
     fn read(value: &str) -> Result<Load, Malformed> {
-        parse(value.as_bytes(), &["named_metrics.queue".into(), "utilization.disk".into(), "named_metrics.a.b".into()])
+        let names = ["named_metrics.queue".into(), "utilization.disk".into(), "named_metrics.a.b".into()];
+        parse(value.as_bytes(), &names).map(|load| Load { lacks: 0, ..load })
+    }
+
+    #[test]
+    fn a_report_lacks_the_metrics_that_it_does_not_have() {
+        let lacks = |value: &str, names: &[&str]| {
+            parse(value.as_bytes(), &names.iter().map(|name| (*name).into()).collect::<Vec<_>>()).unwrap().lacks
+        };
+        let names = ["named_metrics.queue", "cpu_utilization", "utilization.disk", "named_metrics.no"];
+        for value in [
+            "TEXT named_metrics.queue=0,utilization.disk=0.5",
+            "JSON {\"named_metrics\":{\"queue\":0},\"utilization\":{\"disk\":1}}",
+            "BIN QgcKBXF1ZXVlKgYKBGRpc2s=",
+        ] {
+            assert_eq!(lacks(value, &names), 0b1010, "{value}");
+        }
+        for value in ["TEXT cpu_utilization=0", "JSON {\"cpuUtilization\":0}", "BIN CQAAAAAAAAAA"] {
+            assert_eq!(lacks(value, &names), 0b1101, "{value}");
+        }
+        assert_eq!(lacks("JSON {\"named_metrics\":{\"queue\":null}}", &names), 0b1111);
+        assert_eq!(lacks("TEXT eps=1", &[]), 0);
+        assert_eq!(lacks("TEXT eps=1", &["named_metrics.no"; 40]), u32::MAX);
+        let many: Vec<String> = (0..40).map(|number| format!("named_metrics.{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(lacks("TEXT named_metrics.0=1,named_metrics.31=1,named_metrics.39=1", &many), 0x7FFF_FFFE);
     }
 
     #[test]
@@ -284,6 +318,7 @@ mod tests {
             named_utilization: Some(0.7),
             rps: Some(120.5),
             eps: 2.0,
+            lacks: 0,
         };
         for value in [
             "TEXT cpu_utilization=0.3, application_utilization=1.25, mem_utilization=0.5, rps_fractional=120.5, eps=2, \

@@ -205,6 +205,8 @@ pub struct Load {
     pub mem_utilization: Option<f64>,
     /// The highest of the metrics that the operator named for this member.
     pub named_utilization: Option<f64>,
+    /// Which of these metrics the report does not have: bit 0 is the first name. Only the first 32 names count.
+    pub lacks: u32,
     /// Requests a second.
     pub rps: Option<f64>,
     /// Errors a second; 0 if the report does not have them.

@@ -134,7 +134,7 @@ fn a_body_has_what_is_wanted() {
     let unavailable = b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nok";
     assert_eq!(Reader::default().read(unavailable, false, &text("ok")), Some(Outcome::Failed(Reason::Status(503))));
     let load = b"HTTP/1.1 200 OK\r\nendpoint-load-metrics: TEXT eps=2\r\nContent-Length: 2\r\n\r\nok";
-    let reported = Some(Outcome::Load(Load { eps: 2.0, ..Load::default() }));
+    let reported = Some(Outcome::Load(Load { eps: 2.0, lacks: 1, ..Load::default() }));
     assert_eq!(Reader::default().read(load, false, &text("ok")), reported);
     assert_eq!(Reader::default().read(load, false, &text("no")), bad);
     let broken = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx";

@@ -216,6 +216,12 @@ impl Table {
         self.watched.get(owner.index as usize).map(|watched| watched.endpoint)
     }
 
+    /// The running check itself; `None` if the table no longer watches the endpoint.
+    pub fn check(&self, token: Token) -> Option<&Check> {
+        let owner = self.schedule.owner(token)?;
+        self.watched.get(owner.index as usize)?.checks.get(usize::from(owner.which))
+    }
+
     /// Takes the result of a check.
     pub fn finish(&mut self, now: Time, token: Token, outcome: Outcome) {
         let Some((check, owner)) = self.schedule.finish(token) else { return };

@@ -15,7 +15,8 @@
 //! | `shard_metrics` | the metrics of one shard | `cause` |
 //! | `context` | what connections and monitoring know of their shard | `cause`, `handshakes`, `shared`, `shard_metrics` |
 //! | `listener` | accepting connections | `context` |
-//! | `monitoring` | running the checks | `context` |
+//! | `metric_names` | names of metrics that no load report has | |
+//! | `monitoring` | running the checks | `context`, `metric_names` |
 //! | `connection` | one connection, with its handshake | `cause`, `wire`, `context` |
 //! | `table` | all connections | `cause`, `wire`, `context`, `connection` |
 //! | `shard` | this file: start, tasks, end | `cause`, `shared`, `shard_metrics`, `context`, `listener`, `monitoring`, `connection`, `table` |
@@ -25,6 +26,7 @@ mod connection;
 mod context;
 mod handshakes;
 pub(super) mod listener;
+mod metric_names;
 mod monitoring;
 mod shard_metrics;
 mod shared;

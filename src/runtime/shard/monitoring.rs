@@ -16,13 +16,13 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 
-use super::context::Context;
+use super::{context::Context, metric_names::MetricNames};
 use crate::{
     coordinator::WatchOrder,
     judgement::Judgement,
     metrics::Id,
-    monitor::{MonitorSettings, Outcome, Reason, Table, Token},
-    roster::Roster,
+    monitor::{MonitorSettings, Outcome, Reason, Table, Token, outcome::Load},
+    roster::{Check, Roster},
     runtime::{
         limit::throttle::Throttle,
         machine::{
@@ -122,7 +122,12 @@ impl Monitoring {
 
 /// Runs a shard's checks until the shard stops; checks that run then are dropped.
 pub(super) async fn run(context: Rc<Context>, monitoring: Rc<Monitoring>, mut prober: Prober<Token>) {
-    let mut results = Results { context: context.clone(), blind: None, fault_lines: Throttle::default() };
+    let mut results = Results {
+        context: context.clone(),
+        blind: None,
+        fault_lines: Throttle::default(),
+        metric_names: MetricNames::default(),
+    };
     let mut alarm = Alarm::default();
     let mut readable: Option<Readable> = None;
     loop {
@@ -170,10 +175,14 @@ fn work_some(context: &Context, monitoring: &Monitoring, prober: &mut Prober<Tok
     monitoring.news.set(false);
     if let Some(roster) = monitoring.control.roster.pop() {
         table.replan(now, roster);
+        results.metric_names.forget();
     }
     let mut more = prober.turn(now, |token, outcome| {
         let member = table.endpoint(token);
         results.note(now, member, &outcome);
+        if let (Some(check), Outcome::Load(load)) = (table.check(token), &outcome) {
+            results.note_metrics(member, check, load);
+        }
         // The table schedules the next check before it uses the outcome, so a fault loses one outcome only.
         if catch_unwind(AssertUnwindSafe(|| table.finish(now, token, outcome))).is_err() {
             results.note(now, member, &Outcome::Inconclusive(Reason::Fault));
@@ -217,9 +226,21 @@ struct Results {
     blind: Option<Time>,
     /// Limits the lines about faults of gwm itself.
     fault_lines: Throttle,
+    metric_names: MetricNames,
 }
 
 impl Results {
+    /// Logs names of metrics that the load reports of a check do not have.
+    fn note_metrics(&mut self, member: Option<Endpoint>, check: &Check, load: &Load) {
+        let Some(names) = self.metric_names.note(check, load) else { return };
+        let member = member.map(tracing::field::display);
+        tracing::warn!(
+            member,
+            shard = self.context.index,
+            "utilization names {names}, and no load report of this member or the others of its entry has that"
+        );
+    }
+
     fn note(&mut self, now: Time, member: Option<Endpoint>, outcome: &Outcome) {
         let shard = self.context.index;
         match outcome {

@@ -255,6 +255,35 @@ fn a_utilisation_alone_changes_weights() {
 }
 
 #[test]
+fn a_metric_that_no_load_report_has_is_told_once() {
+    let report = "200 OK\r\nendpoint-load-metrics: TEXT named_metrics.queue=0.5,rps_fractional=10";
+    let server = Server::open("127.0.0.1:0", http, report);
+    let (address, port) = (server.address.ip(), server.address.port());
+    let member = format!("[[member]]\naddress = \"{address}\"\nport = {port}\nmonitor = \"http\"\n");
+    let names = |names: &str| format!("{member}http.utilization = [{names}]\n");
+    let wrong = "\"named_metrics.queu\", \"named_metrics.queue\", \"cpu_utilization\"";
+    let file = TempFile::new("metrics.toml", names(wrong));
+    let daemon = daemon(&["--probe", "off", "--members", file.path()]);
+    let lb = lb(&daemon, "LB1", &[&server.name()]);
+    let told =
+        ["WARN", "utilization names \"named_metrics.queu\", \"cpu_utilization\", and no load report", &server.name()];
+    daemon.wait_for_log(&told);
+    let checks = server.accepted() + 20;
+    until("twenty more checks", || server.accepted() >= checks);
+    let lines = |part: &str| daemon.log().lines().filter(|line| line.contains(part)).count();
+    assert_eq!(lines("utilization names"), 1);
+
+    file.write(names("\"named_metrics.queue\""));
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log(&["SIGHUP", "is in force"]);
+    let checks = server.accepted() + 20;
+    until("twenty more checks", || server.accepted() >= checks);
+    assert_eq!(lines("utilization names"), 1);
+    drop(lb);
+    daemon.stop();
+}
+
+#[test]
 fn rules_of_networks_say_who_is_watched() {
     let (watched, vouched, unlisted) =
         (Server::silent("127.1.0.1:0"), Server::silent("127.1.2.1:0"), Server::silent("127.2.0.1:0"));
