@@ -132,10 +132,13 @@ impl Roster {
     }
 
     /// Adds a witness: an address that is watched, is no member, and proves that this machine's network works. With a
-    /// port the check is a TCP connection, else an echo.
+    /// port the check is a TCP connection, else an echo. A witness that is added again, also in another spelling, is one.
     pub fn add_witness(&mut self, address: IpAddr, port: Option<u16>) {
         let check = if port.is_some() { Check::Tcp } else { Check::Icmp };
-        self.witnesses.push((Endpoint::new(address, WITNESS, port.unwrap_or(0)), check));
+        let endpoint = Endpoint::new(address, WITNESS, port.unwrap_or(0)).canonical();
+        if !self.is_witness(&endpoint) {
+            self.witnesses.push((endpoint, check));
+        }
     }
 
     /// The witnesses.
@@ -386,6 +389,23 @@ mod tests {
         roster.add(endpoint("10.0.0.1", 0, 0), echo);
         assert!(roster.names_icmp());
         assert!(!super::tests::roster().may_use_icmp());
+    }
+
+    #[test]
+    fn a_witness_is_one_however_often_it_is_named() {
+        let mut roster = roster();
+        for (address, port) in [
+            ("10.0.0.1", None),
+            ("::ffff:10.0.0.1", None),
+            ("::10.0.0.1", None),
+            ("10.0.0.1", Some(53)),
+            ("::ffff:10.0.0.1", Some(53)),
+            ("2001:db8::1", Some(53)),
+            ("2001:db8::1", Some(53)),
+        ] {
+            roster.add_witness(address.parse().unwrap(), port);
+        }
+        assert_eq!(roster.witnesses().count(), 3);
     }
 
     #[test]
