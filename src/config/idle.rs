@@ -37,11 +37,17 @@ pub(super) fn warnings(flags: &Flags, shards: usize) -> Vec<String> {
     if unwatched {
         let of_checks =
             ["probe-interval", "probe-fast-interval", "probe-timeout", "probe-rise", "probe-fall", "max-probes"];
-        let of_results = ["policy", "panic-percent", "slow-start"];
+        let of_results = ["policy", "panic-percent", "panic-time", "witness", "slow-start"];
         for list in [&of_checks[..], &of_results] {
             useless(list, "nothing is checked, because --probe is off and no --members file names checks");
         }
     } else {
+        if flags.panic_percent == 100 {
+            useless(&["panic-time"], "--panic-percent 100 switches the doubt about groups off");
+        }
+        if flags.panic_time.is_zero() {
+            useless(&["panic-percent"], "--panic-time 0s switches the doubt about groups off");
+        }
         if flags.weight_max == 1 {
             useless(&["slow-start"], "with --weight-max 1 there is no weight between 0 and 1");
         }

@@ -185,12 +185,16 @@ fn flags_without_effect_are_told() {
         ("--max-probes", "1"),
         ("--policy", "agent"),
         ("--panic-percent", "50"),
+        ("--panic-time", "30s"),
+        ("--witness", "10.0.0.1"),
         ("--slow-start", "30s"),
     ] {
         assert_eq!(warnings(&format!("--probe off {flag} {value}")), [format!("{flag} has no effect: {off}")]);
     }
     for (line, part) in [
         ("--weight-max 1 --slow-start 1s", "--slow-start has no effect: with --weight-max 1"),
+        ("--panic-percent 100 --panic-time 1s", "--panic-time has no effect: --panic-percent 100"),
+        ("--panic-percent 20 --panic-time 0s", "--panic-percent has no effect: --panic-time 0s"),
         ("--policy agent", "--policy agent, and no member has an agent, so no member is ever confident"),
         ("--policy orca", "--policy orca, and no check reads load reports, so no member is ever confident"),
         ("--max-probes 3", "--max-probes 3 is raised to 4: each of the 4 shards needs one"),
