@@ -145,7 +145,12 @@ impl Bed {
         self.weight = self.weight % 100 + 1;
         let verdict = Verdict { flags: EntryFlags::CONTACT | EntryFlags::CONFIDENT, share: Share::Weight(self.weight) };
         endpoints
-            .map(|number| Judgement { watch: self.watches[&endpoint(number)], verdicts: [verdict; 4], answers: true })
+            .map(|number| Judgement {
+                watch: self.watches[&endpoint(number)],
+                verdicts: [verdict; 4],
+                answers: true,
+                turn: None,
+            })
             .collect()
     }
 

@@ -1,6 +1,8 @@
 //! Conclusions of monitoring about an endpoint. [`monitor`](crate::monitor) makes these types and
 //! [`coordinator`](crate::coordinator) reads them; neither knows the other.
 
+use std::fmt;
+
 use crate::sasp::EntryFlags;
 
 /// The id of one watch of one endpoint.
@@ -69,8 +71,46 @@ pub struct Verdict {
     pub share: Share,
 }
 
+/// How a member stands, in one word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Stand {
+    /// Not judged yet, or not known any more.
+    #[default]
+    Unknown,
+    /// Up.
+    Up,
+    /// Up, and its agent wants no new work for it.
+    Drained,
+    /// Down.
+    Down,
+}
+
+impl fmt::Display for Stand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stand::Unknown => "unknown",
+            Stand::Up => "up",
+            Stand::Drained => "drained",
+            Stand::Down => "down",
+        })
+    }
+}
+
+/// A change of a member's standing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandingChange {
+    /// How the member stood.
+    pub from: Stand,
+    /// How it stands.
+    pub to: Stand,
+    /// The kind of the reason; the log limits the lines of each kind.
+    pub kind: &'static str,
+    /// The reason, in words that a person can act on.
+    pub reason: Box<str>,
+}
+
 /// The new verdicts about an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
     /// The watch of the endpoint.
     pub watch: WatchId,
@@ -78,6 +118,8 @@ pub struct Judgement {
     pub verdicts: [Verdict; Policy::ALL.len()],
     /// The endpoint is up, or answered one of its last checks, however badly.
     pub answers: bool,
+    /// The change of the standing, if there is one.
+    pub turn: Option<Box<StandingChange>>,
 }
 
 /// Turns the rates of one group into weights: the top is the rate that gets `--weight-max`, and a member without a rate

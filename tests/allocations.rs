@@ -212,7 +212,7 @@ fn allocations_of_a_tick(flags: LbFlags, changed: u8, share: impl Fn(u16) -> Sha
         let verdict = Verdict { flags: EntryFlags::CONTACT | EntryFlags::CONFIDENT, share: share(tick) };
         for number in 0..changed {
             let watch = watches[&member(number).endpoint];
-            coordinator.judge(now, &[Judgement { watch, verdicts: [verdict; 4], answers: true }]);
+            coordinator.judge(now, &[Judgement { watch, verdicts: [verdict; 4], answers: true, turn: None }]);
         }
         now = now + Duration::from_secs(1);
         (out.pushes, out.bytes) = (0, Vec::with_capacity(1 << 20));

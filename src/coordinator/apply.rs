@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 
 use super::{
     Alarm, Coordinator, Time,
-    change::{Change, CloseReason},
+    change::{Change, CloseReason, Contested},
     check::Found,
     ids::{ConnectionId, GroupId, LbId},
     load_balancer::Timer,
@@ -44,6 +44,12 @@ impl Coordinator {
 
     fn bind(&mut self, now: Time, lb_uid: &[u8], connection: ConnectionId, out: &mut impl Outbox) {
         let lb = self.tables.find_lb(lb_uid).unwrap_or_else(|| self.tables.create_lb(lb_uid));
+        if let Some(before) = self.tables.lbs[lb].connection.filter(|before| *before != connection)
+            && self.tables.lbs[lb].takeovers.note(now)
+            && let (Some(before), Some(after)) = (self.known_peer(before), self.known_peer(connection))
+        {
+            out.contested(&Contested { lb_uid, before, after });
+        }
         self.part(lb, Some(CloseReason::TakenOver), out);
         let Some(here) = self.connection(connection) else {
             // A replayed binding: the connection belonged to another process.

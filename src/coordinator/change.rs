@@ -5,7 +5,10 @@
 //! [`Coordinator::replay`](super::Coordinator::replay) applies it.
 
 use super::ids::ConnectionId;
-use crate::sasp::message::{DeregistrationRequest, RegistrationRequest, SetLbStateRequest, SetMemberStateRequest};
+use crate::{
+    access::Peer,
+    sasp::message::{DeregistrationRequest, RegistrationRequest, SetLbStateRequest, SetMemberStateRequest},
+};
 
 /// Why the coordinator ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,4 +50,15 @@ pub enum Change<'a> {
     SetLbState(SetLbStateRequest<'a>),
     /// Members are quiesced or resumed, and get an opaque state.
     SetMemberState(SetMemberStateRequest<'a>),
+}
+
+/// Connections take a load balancer from each other again and again: two peers use one UID.
+#[derive(Clone, Copy, Debug)]
+pub struct Contested<'a> {
+    /// The UID.
+    pub lb_uid: &'a [u8],
+    /// The peer that had the load balancer.
+    pub before: &'a Peer,
+    /// The peer that has it now.
+    pub after: &'a Peer,
 }

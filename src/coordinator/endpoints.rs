@@ -14,7 +14,7 @@ use super::{
     worlds::{Evidence, Sight, Turn, World, Worlds},
 };
 use crate::{
-    judgement::Judgement,
+    judgement::{Judgement, StandingChange, WatchId},
     network::OwnAddresses,
     roster::Roster,
     sasp::{Endpoint, EntryFlags},
@@ -49,6 +49,8 @@ pub(super) struct Endpoints {
     own_addresses: Arc<OwnAddresses>,
     /// When endpoints lost contact last.
     losses: Column<EndpointId, Loss>,
+    /// When and why the standing of endpoints changed last.
+    turns: Column<EndpointId, Option<Box<(Time, StandingChange)>>>,
     /// The roster and `icmp` (this machine can send echoes) decide which endpoints are watched.
     roster: Arc<Roster>,
     icmp: bool,
@@ -66,6 +68,7 @@ impl Endpoints {
             verdicts_until: Time::default(),
             own_addresses: settings.own_addresses.clone(),
             losses: Column::new(),
+            turns: Column::new(),
             roster: settings.roster.clone(),
             icmp: settings.icmp,
         };
@@ -104,6 +107,9 @@ impl Endpoints {
                 let world = world(&self.own_addresses, &endpoint);
                 let id = records.insert(Record { endpoint, world, groups: Vec::new() });
                 vacant.insert(id);
+                if let Some(turn) = self.turns.get_mut(id) {
+                    *turn = None;
+                }
                 self.verdicts.reset(id, self.roster.find(&endpoint), self.worlds.sight(world) == Sight::Blind);
                 if self.is_watchable(&endpoint) {
                     self.begin_watch(now, id);
@@ -228,6 +234,9 @@ impl Endpoints {
         let contact = judgement.verdicts.iter().any(|verdict| verdict.flags.contains(EntryFlags::CONTACT));
         let up = EntryFlags::CONTACT | EntryFlags::CONFIDENT;
         let up = judgement.verdicts.iter().any(|verdict| verdict.flags.contains(up));
+        if let Some(turn) = &judgement.turn {
+            self.turns.set(id, Some(Box::new((now, (**turn).clone()))));
+        }
         let before = self.watches.evidence(id);
         self.watches.set(id, contact, up, judgement.answers);
         self.worlds.note(world, self.address(id), before, self.watches.evidence(id));
@@ -245,6 +254,17 @@ impl Endpoints {
         }
         let moved = before.contact != contact && self.watches.has_been_up(id);
         Some(Judged { endpoint: id, delta, moved })
+    }
+
+    /// The endpoint that has this watch, and how many groups list it.
+    pub(super) fn watched_as(&self, watch: WatchId) -> Option<(Endpoint, usize)> {
+        let record = &self.records[self.watches.find(watch)?];
+        Some((record.endpoint, record.groups.len()))
+    }
+
+    /// When and why the endpoint's standing changed last.
+    pub(super) fn last_turn(&self, id: EndpointId) -> Option<&(Time, StandingChange)> {
+        self.turns.get(id)?.as_deref()
     }
 
     /// The endpoint's address in one spelling.

@@ -11,7 +11,12 @@ use super::{
     verdicts::{Policies, VerdictDelta},
     worlds::World,
 };
-use crate::{judgement::Judgement, network::OwnAddresses, roster::Roster};
+use crate::{
+    judgement::{Judgement, StandingChange, WatchId},
+    network::OwnAddresses,
+    roster::Roster,
+    sasp::Endpoint,
+};
 
 /// How many endpoints and groups one [`Coordinator::poll`] goes through at most.
 const SWEEP_PER_POLL: usize = 4096;
@@ -69,6 +74,17 @@ impl Coordinator {
             }
         }
         self.decide(now);
+    }
+
+    /// The endpoint that has this watch now, and how many groups list it.
+    pub fn watched_as(&self, watch: WatchId) -> Option<(Endpoint, usize)> {
+        self.tables.endpoints.watched_as(watch)
+    }
+
+    /// When and why the standing of an endpoint changed last; `None` if no group lists the endpoint, or if it never
+    /// changed.
+    pub fn last_turn(&self, endpoint: &Endpoint) -> Option<&(Time, StandingChange)> {
+        self.tables.endpoints.last_turn(self.tables.endpoints.find(endpoint)?)
     }
 
     /// Replaces the addresses of this machine: their members are judged apart from others.

@@ -28,11 +28,34 @@ pub(super) struct Deadline {
     pub(super) queued: bool,
 }
 
+/// How often connections have taken the load balancer from each other lately.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Takeovers {
+    since: Time,
+    count: u32,
+}
+
+impl Takeovers {
+    /// A load balancer that reconnects after a fault takes itself over once or twice.
+    const MANY: u32 = 3;
+    const WINDOW: Duration = Duration::from_secs(60);
+
+    /// Notes a takeover; true once in a window if there are many.
+    pub(super) fn note(&mut self, now: Time) -> bool {
+        if now >= self.since + Takeovers::WINDOW {
+            *self = Takeovers { since: now, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count == Takeovers::MANY
+    }
+}
+
 pub(super) struct LoadBalancer {
     pub(super) uid: Box<[u8]>,
     /// The number of this load balancer: from 1, in the order of creation. Never used again; ids are.
     pub(super) serial: u64,
     pub(super) connection: Option<ConnectionId>,
+    pub(super) takeovers: Takeovers,
     /// Grows with every bound connection.
     pub(super) epoch: u32,
     /// Shown to people only.
@@ -61,6 +84,7 @@ impl LoadBalancer {
             uid: uid.into(),
             serial,
             connection: None,
+            takeovers: Takeovers::default(),
             epoch: 0,
             health: Health::default(),
             flags: LbFlags::NONE,

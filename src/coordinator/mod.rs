@@ -64,7 +64,7 @@ use crate::{
     sasp::{GroupData, Health, LbFlags, Message, Reason, ReturnCode},
     session,
 };
-pub use change::{Change, CloseReason};
+pub use change::{Change, CloseReason, Contested};
 use check::Found;
 pub use doubts::{DoubtTurn, Doubted};
 pub use ids::ConnectionId;
@@ -348,6 +348,12 @@ impl Coordinator {
     fn find_connection(&self, id: ConnectionId) -> Option<&Connection> {
         let known = self.connections.get(usize::from(id.shard))?.get(id.slot as usize)?;
         (known.open && known.generation == id.generation).then_some(known)
+    }
+
+    /// The peer of a connection, if it is open.
+    fn known_peer(&self, connection: ConnectionId) -> Option<&Peer> {
+        self.find_connection(connection)?;
+        Some(self.peer(connection))
     }
 
     /// The peer of an open connection.

@@ -1,7 +1,7 @@
 //! Where the coordinator's messages go.
 
 use super::{
-    change::{Change, CloseReason},
+    change::{Change, CloseReason, Contested},
     doubts::Doubted,
     ids::ConnectionId,
     rights::Refused,
@@ -36,6 +36,8 @@ pub trait Outbox {
     fn unmatched(&mut self, _unmatched: &Unmatched) {}
     /// A doubt about a group begins or ends.
     fn doubted(&mut self, _doubted: &Doubted<'_>) {}
+    /// Connections take a load balancer from each other again and again; at most once a minute for each.
+    fn contested(&mut self, _contested: &Contested<'_>) {}
     /// This change is applied next.
     fn changed(&mut self, _now: Time, _change: &Change<'_>) {}
 }

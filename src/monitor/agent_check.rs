@@ -1,10 +1,10 @@
 //! HAProxy's agent-check: a member's agent answers with one line.
 //!
 //! Words stand in any order and in any case. Spaces, tabs and commas separate them. If several words have the same kind of
-//! meaning, the last one counts. If the line has no word of a kind, the last value stays. `#` begins a description, which
-//! ends with the line.
+//! meaning, the last one counts. If the line has no word of a kind, the last value stays. `#` begins a text for people,
+//! which ends with the line.
 
-use super::outcome::{Administration, AgentWeight, Reason, Report};
+use super::outcome::{Administration, AgentText, AgentWeight, Reason, Report};
 
 /// The longest line that is read, in bytes.
 pub const LINE_BYTES: usize = 1024;
@@ -26,8 +26,9 @@ pub fn read(bytes: &[u8], ended: bool) -> Result<Option<Report>, Reason> {
 
 /// The meaning of a line. Unknown words are ignored if the line has a known word.
 fn parse(line: &[u8]) -> Result<Report, Reason> {
-    let said = line.split(|byte| *byte == b'#').next().unwrap_or_default();
-    let mut report = Report::default();
+    let mut parts = line.splitn(2, |byte| *byte == b'#');
+    let said = parts.next().unwrap_or_default();
+    let mut report = Report { text: AgentText::new(parts.next().unwrap_or_default()), ..Report::default() };
     let (mut known, mut unknown) = (false, false);
     let words = said.split(|byte| matches!(byte, b' ' | b'\t' | b','));
     for word in words.filter(|word| !word.is_empty()) {
@@ -80,7 +81,9 @@ fn weight(word: &[u8]) -> Option<AgentWeight> {
 mod tests {
     use super::*;
 
-    const NOTHING: Report = Report { weight: None, administration: None, up: None };
+    fn nothing() -> Report {
+        Report::default()
+    }
 
     fn line(text: &str) -> Result<Report, Reason> {
         read(format!("{text}\n").as_bytes(), false).map(|report| report.expect("the line has an end"))
@@ -90,9 +93,9 @@ mod tests {
     fn every_word_says_its_own_kind_of_thing() {
         use Administration::{Drain, Maint, Ready};
         use AgentWeight::{Absolute, Percent};
-        let administration = |administration| Report { administration: Some(administration), ..NOTHING };
-        let weight = |weight| Report { weight: Some(weight), ..NOTHING };
-        let up = |up| Report { up: Some(up), ..NOTHING };
+        let administration = |administration| Report { administration: Some(administration), ..nothing() };
+        let weight = |weight| Report { weight: Some(weight), ..nothing() };
+        let up = |up| Report { up: Some(up), ..nothing() };
         for (text, report) in [
             ("ready", administration(Ready)),
             ("drain", administration(Drain)),
@@ -111,11 +114,11 @@ mod tests {
             ("weight:75", weight(Absolute(75))),
             ("weight:0", weight(Absolute(0))),
             ("weight:65535", weight(Absolute(65_535))),
-            ("maxconn:30", NOTHING),
-            ("maxconn:x", NOTHING),
-            ("", NOTHING),
-            (" \t,, ", NOTHING),
-            ("# nothing but a description", NOTHING),
+            ("maxconn:30", nothing()),
+            ("maxconn:x", nothing()),
+            ("", nothing()),
+            (" \t,, ", nothing()),
+            ("# nothing but a text ", Report { text: AgentText::new(b"nothing but a text"), ..nothing() }),
             ("UP", up(true)),
             ("Maint", administration(Maint)),
             ("Weight:5%", weight(Percent(5))),
@@ -130,6 +133,7 @@ mod tests {
             weight: Some(AgentWeight::Percent(50)),
             administration: Some(Administration::Drain),
             up: Some(false),
+            text: AgentText::default(),
         };
         for text in [
             "down drain 50%",
@@ -141,9 +145,10 @@ mod tests {
             "hello down drain 50% world",
             "weight:x 50% 60 -1% 1.5% drain down",
         ] {
-            assert_eq!(line(text), Ok(all), "{text}");
+            let said = line(text).map(|report| Report { text: AgentText::default(), ..report });
+            assert_eq!(said, Ok(all), "{text}");
         }
-        let up = Report { up: Some(true), ..NOTHING };
+        let up = Report { up: Some(true), ..nothing() };
         assert_eq!(line("up\rdown"), Ok(up), "a carriage return ends the line, too");
         assert_eq!(read(b"up\r\ndown\n", true), Ok(Some(up)), "one line is all that is read");
     }
@@ -189,7 +194,7 @@ mod tests {
         let mut long = vec![b' '; LINE_BYTES];
         assert_eq!(read(&long, false), Ok(None));
         long.push(b'\n');
-        assert_eq!(read(&long, false), Ok(Some(NOTHING)));
+        assert_eq!(read(&long, false), Ok(Some(nothing())));
         long.insert(0, b' ');
         assert_eq!(read(&long, false), Err(Reason::Malformed));
         assert_eq!(read(&[b' '; LINE_BYTES + 1], false), Err(Reason::Malformed));

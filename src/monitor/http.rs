@@ -92,13 +92,14 @@ impl Reader {
             }
             // A report that can not be read does not count; the check passes.
             let load = match head.field(orca::HEADER) {
-                Some(value) => orca::parse(&value, &http.utilization).ok(),
-                None => {
-                    let value = head.field(orca::BINARY_HEADER);
-                    value.and_then(|value| orca::binary(&value, &http.utilization).ok())
-                }
+                Some(value) => Some(orca::parse(&value, &http.utilization)),
+                None => head.field(orca::BINARY_HEADER).map(|value| orca::binary(&value, &http.utilization)),
             };
-            let good = load.map_or(Outcome::Passed, Outcome::Load);
+            let good = match load {
+                Some(Ok(load)) => Outcome::Load(load),
+                Some(Err(_)) => Outcome::UnreadLoad,
+                None => Outcome::Passed,
+            };
             if http.content.is_none() {
                 return Some(Some(good));
             }

@@ -40,6 +40,6 @@ pub mod proxy_protocol;
 mod schedule;
 pub mod table;
 
-pub use outcome::{Outcome, Reason, TlsFault};
+pub use outcome::{AgentText, Outcome, Reason, TlsFault};
 pub use policy::Tuning;
 pub use table::{MonitorSettings, Table, Token};

@@ -9,6 +9,8 @@ pub enum Outcome {
     Passed,
     /// The member did so, and reported its load.
     Load(Load),
+    /// The member did so, and its load report can not be read.
+    UnreadLoad,
     /// The member's agent answered.
     Agent(Report),
     /// The member did not, by a fault of the member or of its network.
@@ -21,7 +23,7 @@ impl Outcome {
     /// Whether the member answered; `None` if this machine is at fault.
     pub fn answered(&self) -> Option<bool> {
         match self {
-            Outcome::Passed | Outcome::Load(_) | Outcome::Agent(_) => Some(true),
+            Outcome::Passed | Outcome::Load(_) | Outcome::UnreadLoad | Outcome::Agent(_) => Some(true),
             Outcome::Failed(reason) => Some(reason.is_answer()),
             Outcome::Inconclusive(_) => None,
         }
@@ -149,6 +151,25 @@ impl fmt::Display for Span {
 }
 
 impl Reason {
+    /// The kind of the reason, without its details.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Reason::Refused => "refused",
+            Reason::TimedOut => "timeout",
+            Reason::Unreachable => "unreachable",
+            Reason::Closed => "closed",
+            Reason::Status(_) => "status",
+            Reason::Content => "content",
+            Reason::Malformed => "malformed",
+            Reason::Tls(_) => "tls",
+            Reason::NoHttp2 | Reason::Http2(_) => "http2",
+            Reason::Grpc(_) | Reason::NotServing(_) => "grpc",
+            Reason::NoNetwork => "no network",
+            Reason::NoResources => "no resources",
+            Reason::Fault => "fault",
+        }
+    }
+
     /// Whether the member answered, however badly: then the network between it and this machine works. A refused
     /// connection is no proof, because a firewall near this machine can refuse it, too.
     pub fn is_answer(self) -> bool {
@@ -222,6 +243,46 @@ pub struct Report {
     pub administration: Option<Administration>,
     /// Whether the member works: true for `up`, false for `down`, `fail` and `stopped`.
     pub up: Option<bool>,
+    /// What the agent adds for people.
+    pub text: AgentText,
+}
+
+/// The text after `#` in an agent's line, cut off after [`AgentText::BYTES`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct AgentText {
+    length: u8,
+    bytes: [u8; AgentText::BYTES],
+}
+
+impl AgentText {
+    /// The most bytes that are kept.
+    pub const BYTES: usize = 95;
+
+    /// Keeps the text, without blanks around it.
+    pub fn new(text: &[u8]) -> AgentText {
+        let text = text.trim_ascii();
+        let text = text.get(..AgentText::BYTES).unwrap_or(text);
+        let mut kept = AgentText { length: text.len() as u8, ..AgentText::default() };
+        kept.bytes.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
+        kept
+    }
+
+    /// The bytes of the text.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+}
+
+impl Default for AgentText {
+    fn default() -> AgentText {
+        AgentText { length: 0, bytes: [0; AgentText::BYTES] }
+    }
+}
+
+impl fmt::Debug for AgentText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.bytes().escape_ascii())
+    }
 }
 
 /// How an agent states how much work its member can take.

@@ -53,7 +53,7 @@ fn status_and_load_report_count() {
             "HTTP/1.1 200 OK\r\nendpoint-load-metrics: JSON {\"eps\":2,\"named_metrics\":{\"queue\":0.5}}\r\n\r\n",
             Outcome::Load(load),
         ),
-        ("HTTP/1.1 200 OK\r\nendpoint-load-metrics: TEXT eps=-2\r\n\r\n", Outcome::Passed),
+        ("HTTP/1.1 200 OK\r\nendpoint-load-metrics: TEXT eps=-2\r\n\r\n", Outcome::UnreadLoad),
         (
             "HTTP/1.1 200 OK\r\nendpoint-load-metrics-bin: OQAAAAAAAABAQhAKBXF1ZXVlEQAAAAAAAOA/\r\n\r\n",
             Outcome::Load(load),
@@ -62,7 +62,7 @@ fn status_and_load_report_count() {
             "HTTP/1.1 200 OK\r\nendpoint-load-metrics: BIN OQAAAAAAAABAQhAKBXF1ZXVlEQAAAAAAAOA/\r\n\r\n",
             Outcome::Load(load),
         ),
-        ("HTTP/1.1 200 OK\r\nendpoint-load-metrics-bin: TEXT eps=2\r\n\r\n", Outcome::Passed),
+        ("HTTP/1.1 200 OK\r\nendpoint-load-metrics-bin: TEXT eps=2\r\n\r\n", Outcome::UnreadLoad),
     ] {
         let head = answer.len() - if answer.ends_with("body") { 4 } else { 0 };
         assert_eq!(read_by_bytes(answer.as_bytes(), head, &get()), Some(outcome), "{answer}");

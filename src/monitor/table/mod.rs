@@ -5,6 +5,7 @@
 //! number.
 
 mod watched;
+mod words;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -16,15 +17,18 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use slab::Slab;
 
-use self::watched::{Watched, Watching};
+use self::{
+    watched::{Watched, Watching},
+    words::Event,
+};
 use super::{
     health::{CheckHealth, Finding, History, Standing},
-    outcome::Outcome,
+    outcome::{Outcome, Reason},
     policy::Tuning,
     schedule::{Class, Owner, Schedule},
 };
 use crate::{
-    judgement::{Judgement, Policy, Share, Verdict, WatchId},
+    judgement::{Judgement, Policy, Share, Stand, Verdict, WatchId},
     roster::{Check, ProxyProtocol, Roster},
     sasp::{Endpoint, EntryFlags},
     time::Time,
@@ -85,6 +89,8 @@ pub struct Table {
     reviews: BTreeSet<(Time, Id)>,
     /// The endpoints with news, each once; the table may no longer watch some of them.
     changes: VecDeque<WatchId>,
+    /// What endpoints say in vain, each once; a person has to mend that.
+    vain: VecDeque<(Endpoint, String)>,
     /// While a new roster is applied: since when, and the first endpoint that is left.
     replanning: Option<(Time, usize)>,
 }
@@ -103,6 +109,7 @@ impl Table {
             by_index: HashMap::with_hasher(FixedState::with_seed(seed)),
             reviews: BTreeSet::new(),
             changes: VecDeque::new(),
+            vain: VecDeque::new(),
             replanning: None,
         }
     }
@@ -142,6 +149,9 @@ impl Table {
             ramp_from: None,
             review_at: None,
             said_answers: false,
+            said_stand: Stand::Unknown,
+            told_vain: 0,
+            turn: None,
             said: [Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) }; Policy::ALL.len()],
         });
         let interval = watched.member.times.interval;
@@ -187,7 +197,7 @@ impl Table {
             let Some(&(at, id)) = self.reviews.first().filter(|&&(at, _)| at <= now) else { break };
             self.reviews.remove(&(at, id));
             self.watched[id as usize].review_at = None;
-            self.review(now, id);
+            self.review(now, id, &Event::Time);
         }
         if let Some((since, from)) = self.replanning {
             let until = from + REVIEWS_PER_POLL;
@@ -222,6 +232,17 @@ impl Table {
         self.watched.get(owner.index as usize)?.checks.get(usize::from(owner.which))
     }
 
+    /// Why a running check failed, in words; `None` if the table no longer watches the endpoint.
+    pub fn explain(&self, token: Token, reason: Reason) -> Option<String> {
+        let owner = self.schedule.owner(token)?;
+        self.watched.get(owner.index as usize).map(|watched| watched.explain(owner.which, reason))
+    }
+
+    /// The next thing that an endpoint says in vain, and why.
+    pub fn next_vain(&mut self) -> Option<(Endpoint, String)> {
+        self.vain.pop_front()
+    }
+
     /// Takes the result of a check.
     pub fn finish(&mut self, now: Time, token: Token, outcome: Outcome) {
         let Some((check, owner)) = self.schedule.finish(token) else { return };
@@ -229,7 +250,7 @@ impl Table {
         let times = &watched.member.times;
         let health = &mut watched.watching[usize::from(owner.which)].health;
         let finding = match outcome {
-            Outcome::Passed | Outcome::Load(_) | Outcome::Agent(_) => Finding::Good,
+            Outcome::Passed | Outcome::Load(_) | Outcome::UnreadLoad | Outcome::Agent(_) => Finding::Good,
             Outcome::Failed(_) => Finding::Bad,
             Outcome::Inconclusive(_) => Finding::Nothing,
         };
@@ -248,9 +269,12 @@ impl Table {
         match outcome {
             Outcome::Load(load) => watched.note_load(now, &load, &self.settings.tuning),
             Outcome::Agent(report) => watched.note_report(now, &report, &self.settings.tuning),
-            Outcome::Passed | Outcome::Failed(_) | Outcome::Inconclusive(_) => {}
+            Outcome::Passed | Outcome::UnreadLoad | Outcome::Failed(_) | Outcome::Inconclusive(_) => {}
         }
-        self.review(now, owner.index);
+        if let Some(text) = watched.vain(owner.which, &outcome, self.settings.tuning.weight_max) {
+            self.vain.push_back((watched.endpoint, text));
+        }
+        self.review(now, owner.index, &Event::Result(owner.which, outcome));
     }
 
     /// Passes up to `max` new judgements to `say`.
@@ -264,14 +288,19 @@ impl Table {
             // A new watch of the same index has its own place in the queue.
             if watched.watch == watch {
                 watched.queued = false;
-                say(Judgement { watch, verdicts: watched.said, answers: watched.said_answers });
+                say(Judgement {
+                    watch,
+                    verdicts: watched.said,
+                    answers: watched.said_answers,
+                    turn: watched.turn.take(),
+                });
                 said += 1;
             }
         }
     }
 
     /// Makes new verdicts about an endpoint.
-    fn review(&mut self, now: Time, id: Id) {
+    fn review(&mut self, now: Time, id: Id, event: &Event) {
         let watched = &mut self.watched[id as usize];
         let (was_up, class) = (watched.standing.up, watched.class());
         watched.standing = watched.standing(now, self.settings.tuning.report_expiry);
@@ -288,7 +317,8 @@ impl Table {
         }
         let (verdicts, review) = watched.verdicts(now, &self.settings.tuning);
         let answers = watched.answers();
-        if verdicts != watched.said || answers != watched.said_answers {
+        let turned = watched.note_turn(event, self.settings.tuning.report_expiry);
+        if turned || verdicts != watched.said || answers != watched.said_answers {
             (watched.said, watched.said_answers) = (verdicts, answers);
             if !std::mem::replace(&mut watched.queued, true) {
                 self.changes.push_back(watched.watch);
@@ -339,6 +369,6 @@ impl Table {
         if !watched.checks.iter().any(|check| matches!(check, Check::Http(_) | Check::Grpc(_))) {
             watched.forget_load();
         }
-        self.review(now, id as Id);
+        self.review(now, id as Id, &Event::Settings);
     }
 }

@@ -9,7 +9,7 @@ use super::super::{
     schedule::{CheckId, Class},
 };
 use crate::{
-    judgement::{Policy, Verdict, WatchId},
+    judgement::{Policy, Stand, StandingChange, Verdict, WatchId},
     roster::{Check, Member},
     sasp::Endpoint,
     time::Time,
@@ -71,6 +71,12 @@ pub(super) struct Watched {
     pub(super) review_at: Option<Time>,
     /// The last word on whether the endpoint answers.
     pub(super) said_answers: bool,
+    /// The last word on how the endpoint stands.
+    pub(super) said_stand: Stand,
+    /// What was told of that the endpoint says in vain, by bits.
+    pub(super) told_vain: u8,
+    /// The change of the standing, until it is told.
+    pub(super) turn: Option<Box<StandingChange>>,
     /// The last verdicts.
     pub(super) said: [Verdict; Policy::ALL.len()],
 }
@@ -89,6 +95,11 @@ impl Watched {
     /// Whether the endpoint is up, or one of its last checks got an answer.
     pub(super) fn answers(&self) -> bool {
         self.standing.up && self.standing.known || usize::from(self.silent) < self.watching.len()
+    }
+
+    /// Whether the agent wants no new work for the endpoint.
+    pub(super) fn is_drained(&self) -> bool {
+        self.reports.as_ref().is_some_and(|reports| reports.agent.drained())
     }
 
     pub(super) fn standing(&self, now: Time, expiry: Duration) -> Standing {
@@ -222,7 +233,7 @@ mod tests {
     fn an_endpoint_is_small() {
         // An endpoint also has 15 bytes in the index. Each check has 8 bytes and an allocation, 32 bytes in the schedule and
         // about 24 in its order.
-        assert!(size_of::<Watched>() <= 152, "{}", size_of::<Watched>());
+        assert!(size_of::<Watched>() <= 160, "{}", size_of::<Watched>());
         assert_eq!(size_of::<Watching>(), 8);
         assert!(size_of::<Reports>() <= 72, "{}", size_of::<Reports>());
     }

@@ -13,6 +13,7 @@ mod ports;
 mod refusals;
 #[cfg(test)]
 mod tests;
+mod turn_log;
 
 use std::{
     sync::{
@@ -36,6 +37,7 @@ use super::{
 use crate::{
     access::Access,
     coordinator::{Coordinator, Settings},
+    judgement::Judgement,
     network::OwnAddresses,
     roster::Roster,
     sasp::Message,
@@ -163,6 +165,7 @@ impl CoordinatorThread {
         let now = self.clock.now();
         self.ports.doubt_log.look(&self.coordinator);
         self.ports.doubt_log.log_suppressed(now);
+        self.ports.turn_log.log_suppressed(now);
         self.ports.refusals.log_suppressed(now);
         self.ports.list.iter_mut().for_each(Port::flush);
         self.publish();
@@ -263,7 +266,14 @@ impl CoordinatorThread {
                 let (header, message) = Message::decode_trusted(frame).expect("the shard has checked the frame");
                 self.coordinator.request(now, id, header.id, &message, &mut self.ports);
             }
-            Up::Judged(judgements) => self.coordinator.judge(now, judgements),
+            Up::Judged(judgements) => {
+                self.coordinator.judge(now, judgements);
+                for Judgement { watch, turn, .. } in judgements {
+                    if let (Some(turn), Some((member, groups))) = (turn, self.coordinator.watched_as(*watch)) {
+                        self.ports.turn_log.turned(now, &member, groups, turn);
+                    }
+                }
+            }
             Up::Delivered(messages) => self.coordinator.delivered(id, *messages),
             Up::Closed => self.coordinator.closed(now, id, &mut self.ports),
         }

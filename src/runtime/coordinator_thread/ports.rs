@@ -2,9 +2,14 @@
 
 use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Instant};
 
-use super::{doubt_log::DoubtLog, metrics::CoordinatorMetrics, refusals::Refusals};
+use super::{
+    doubt_log::DoubtLog,
+    metrics::CoordinatorMetrics,
+    refusals::Refusals,
+    turn_log::{self, TurnLog},
+};
 use crate::{
-    coordinator::{CloseReason, ConnectionId, Doubted, Kind, Outbox, Refused, Unmatched, WatchOrder},
+    coordinator::{CloseReason, ConnectionId, Contested, Doubted, Kind, Outbox, Refused, Unmatched, WatchOrder},
     runtime::{
         machine::clock::Clock,
         mesh::{Batch, Down, Order, Receiver, Sender, Slot, Up},
@@ -76,14 +81,15 @@ pub(super) struct Ports {
     clock: Clock,
     pub(super) refusals: Refusals,
     pub(super) doubt_log: DoubtLog,
+    pub(super) turn_log: TurnLog,
     metrics: Arc<CoordinatorMetrics>,
 }
 
 impl Ports {
     pub(super) fn new(list: Vec<Port>, clock: Clock, metrics: Arc<CoordinatorMetrics>) -> Ports {
         let (pushes_until, cut_short) = (Instant::now(), Cell::new(false));
-        let (refusals, doubt_log) = (Refusals::default(), DoubtLog::default());
-        Ports { list, pushes_until, cut_short, committed: 0, clock, refusals, doubt_log, metrics }
+        let (refusals, doubt_log, turn_log) = Default::default();
+        Ports { list, pushes_until, cut_short, committed: 0, clock, refusals, doubt_log, turn_log, metrics }
     }
 
     pub(super) fn port(&mut self, shard: u16) -> &mut Port {
@@ -124,6 +130,10 @@ impl Outbox for Ports {
 
     fn doubted(&mut self, doubted: &Doubted<'_>) {
         self.doubt_log.doubted(self.clock.now(), doubted);
+    }
+
+    fn contested(&mut self, contested: &Contested<'_>) {
+        turn_log::log_contested(contested);
     }
 
     fn refused(&mut self, refused: &Refused<'_>) {

@@ -133,7 +133,7 @@ fn watch_orders_wait_for_room_and_judgements_come_back() {
     let back = up.reclaim().expect("all of it was taken");
     up.recycle(back);
     let verdict = Verdict { flags: EntryFlags::CONFIDENT, share: Share::Weight(0) };
-    let judgement = Judgement { watch, verdicts: [verdict; 4], answers: true };
+    let judgement = Judgement { watch, verdicts: [verdict; 4], answers: true, turn: None };
     up.push((Slot { index: 0, generation: 0 }, Up::Judged([judgement].into())));
     up.flush();
     thread.turn();

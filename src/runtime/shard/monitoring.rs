@@ -127,6 +127,7 @@ pub(super) async fn run(context: Rc<Context>, monitoring: Rc<Monitoring>, mut pr
         blind: None,
         fault_lines: Throttle::default(),
         metric_names: MetricNames::default(),
+        vain_lines: Throttle::default(),
     };
     let mut alarm = Alarm::default();
     let mut readable: Option<Readable> = None;
@@ -183,11 +184,20 @@ fn work_some(context: &Context, monitoring: &Monitoring, prober: &mut Prober<Tok
         if let (Some(check), Outcome::Load(load)) = (table.check(token), &outcome) {
             results.note_metrics(member, check, load);
         }
+        if let Outcome::Failed(reason) = outcome
+            && tracing::enabled!(tracing::Level::DEBUG)
+            && let (Some(member), Some(words)) = (member, table.explain(token, reason))
+        {
+            tracing::debug!(%member, shard = context.index, "a check failed: {words}");
+        }
         // The table schedules the next check before it uses the outcome, so a fault loses one outcome only.
         if catch_unwind(AssertUnwindSafe(|| table.finish(now, token, outcome))).is_err() {
             results.note(now, member, &Outcome::Inconclusive(Reason::Fault));
         }
     });
+    while let Some((member, text)) = table.next_vain() {
+        results.log_vain(now, member, &text);
+    }
     table.poll(now);
     'starts: loop {
         let now = context.now();
@@ -227,6 +237,8 @@ struct Results {
     /// Limits the lines about faults of gwm itself.
     fault_lines: Throttle,
     metric_names: MetricNames,
+    /// Limits the lines about what members say in vain.
+    vain_lines: Throttle,
 }
 
 impl Results {
@@ -239,6 +251,17 @@ impl Results {
             shard = self.context.index,
             "utilization names {names}, and no load report of this member or the others of its entry has that"
         );
+    }
+
+    /// Logs what a member says in vain, and how many such lines were left out before.
+    fn log_vain(&mut self, now: Time, member: Endpoint, text: &str) {
+        let shard = self.context.index;
+        if let Some(lines) = self.vain_lines.take_suppressed(now) {
+            tracing::warn!(shard, "{lines} more members say something in vain");
+        }
+        if self.vain_lines.take_line(now) {
+            tracing::warn!(%member, "{text}");
+        }
     }
 
     fn note(&mut self, now: Time, member: Option<Endpoint>, outcome: &Outcome) {
@@ -268,7 +291,9 @@ impl Results {
                 }
             }
             Outcome::Failed(_) => self.context.count(Id::ChecksFailed),
-            Outcome::Passed | Outcome::Load(_) | Outcome::Agent(_) => self.context.count(Id::ChecksPassed),
+            Outcome::Passed | Outcome::Load(_) | Outcome::UnreadLoad | Outcome::Agent(_) => {
+                self.context.count(Id::ChecksPassed);
+            }
         }
         if self.blind.is_some_and(|last| now >= last + BLIND_LOG_INTERVAL) {
             self.blind = None;

@@ -18,6 +18,7 @@ mod mutations;
 mod names;
 mod placement;
 mod pushes;
+mod reasons;
 mod requests;
 mod sessions;
 mod signals;

@@ -28,11 +28,11 @@ pub(super) fn daemon(flags: &[&str]) -> Daemon {
 }
 
 /// What a server does with a connection.
-type Service = fn(TcpStream, &Mutex<String>);
+pub(super) type Service = fn(TcpStream, &Mutex<String>);
 
 /// A server on a thread, until it is dropped; then its port is closed.
 pub(super) struct Server {
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// The answer to each connection.
     answer: Arc<Mutex<String>>,
     /// How many connections the server has accepted.
@@ -42,7 +42,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    fn open(address: &str, service: Service, answer: &str) -> Server {
+    pub(super) fn open(address: &str, service: Service, answer: &str) -> Server {
         let listener = TcpListener::bind(address).expect("a loopback address can be bound");
         let address = listener.local_addr().expect("it is bound");
         let (answer, accepted, stop) =
@@ -69,11 +69,11 @@ impl Server {
         Server::open(address, |_, _| (), "")
     }
 
-    fn say(&self, answer: &str) {
+    pub(super) fn say(&self, answer: &str) {
         *self.answer.lock().expect("no panic under the lock") = answer.to_owned();
     }
 
-    fn accepted(&self) -> u64 {
+    pub(super) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 
@@ -96,7 +96,7 @@ impl Drop for Server {
 }
 
 /// Reads an HTTP request and answers with this head.
-fn http(stream: TcpStream, answer: &Mutex<String>) {
+pub(super) fn http(stream: TcpStream, answer: &Mutex<String>) {
     let mut lines = BufReader::new(&stream);
     let mut line = String::new();
     while lines.read_line(&mut line).is_ok_and(|bytes| bytes > 0) && line != "\r\n" {
@@ -108,7 +108,7 @@ fn http(stream: TcpStream, answer: &Mutex<String>) {
 }
 
 /// Sends one line.
-fn agent(mut stream: TcpStream, answer: &Mutex<String>) {
+pub(super) fn agent(mut stream: TcpStream, answer: &Mutex<String>) {
     let answer = answer.lock().expect("no panic under the lock").clone();
     let _ = stream.write_all(format!("{answer}\n").as_bytes());
 }

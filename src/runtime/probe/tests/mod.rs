@@ -18,7 +18,7 @@ use rustix::{
 
 use super::*;
 use crate::{
-    monitor::outcome::{Administration, AgentWeight, Load, Report},
+    monitor::outcome::{Administration, AgentText, AgentWeight, Load, Report},
     roster::{AgentCheck, Http},
     sasp::component::TCP,
 };
@@ -276,8 +276,12 @@ fn an_agent_hears_what_is_sent_and_its_line_counts() {
         let _ = stream.write_all(b"drain 5");
         let _ = stream.write_all(b"0% # soon\n");
     });
-    let report =
-        Report { weight: Some(AgentWeight::Percent(50)), administration: Some(Administration::Drain), up: None };
+    let report = Report {
+        weight: Some(AgentWeight::Percent(50)),
+        administration: Some(Administration::Drain),
+        text: AgentText::new(b"soon"),
+        ..Report::default()
+    };
     let (_member, own) = listener();
     assert_eq!(check(own, agent(address.port(), "web1\n")), Outcome::Agent(report));
     assert_eq!(sent.recv_timeout(PATIENCE), Ok(*b"web1\n"));
