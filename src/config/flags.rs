@@ -312,6 +312,29 @@ pub struct Flags {
         value_parser = duration(Duration::ZERO..=HOUR))]
     pub slow_start: Duration,
 
+    /// How long the statements of an agent that swings are smoothed at most. A steady agent's statement counts at once. A
+    /// load balancer's own agent-check smooths nothing: 0s does the same. 0s to 1h
+    #[arg(long, env = "GWM_AGENT_SMOOTHING", value_name = "DURATION", default_value = "60s",
+        value_parser = duration(members::SMOOTHINGS.0..=members::SMOOTHINGS.1))]
+    pub agent_smoothing: Duration,
+
+    /// Time constant with which the rates of load reports are smoothed, 0s (not at all) to 1h
+    #[arg(long, env = "GWM_RATE_SMOOTHING", value_name = "DURATION", default_value = "500ms",
+        value_parser = duration(members::SMOOTHINGS.0..=members::SMOOTHINGS.1))]
+    pub rate_smoothing: Duration,
+
+    /// Weights and rates that change by this percentage at most are not told again, except what a steady agent states;
+    /// 0 to 50
+    #[arg(long, env = "GWM_DEAD_BAND", value_name = "PERCENT", default_value = "5",
+        value_parser = clap::value_parser!(u8).range(0..=members::DEAD_BAND_MAX as i64))]
+    pub dead_band: u8,
+
+    /// How long a load report or an agent's answer counts, 10ms to 24h, and not less than --probe-interval [default: 3m,
+    /// or three times --probe-interval if that is more]
+    #[arg(long, env = "GWM_REPORT_LIFETIME", value_name = "DURATION",
+        value_parser = duration(members::LIFETIMES.0..=members::LIFETIMES.1))]
+    pub report_lifetime: Option<Duration>,
+
     /// The least severe log lines to write, on stderr
     #[arg(long, env = "GWM_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,

@@ -20,7 +20,7 @@ use crate::{
     judgement::Policy,
     limits,
     network::Network,
-    roster::{Member, Monitor, Pattern, Range, Roster, Selector, Times},
+    roster::{Member, Monitor, Pattern, Range, ReportRules, Roster, Selector, Times},
     sasp::{
         Endpoint,
         component::{TCP, UDP},
@@ -39,6 +39,11 @@ const WIDE_COMPARED: usize = 256;
 /// Ranges of the times, for flags and file alike.
 pub(super) const INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3600));
 pub(super) const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
+pub(super) const SMOOTHINGS: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(3600));
+pub(super) const LIFETIMES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 3600));
+
+/// The widest dead band, a percentage.
+pub(super) const DEAD_BAND_MAX: u8 = 50;
 
 /// The flags' values, for members that the file does not list and for keys that it leaves out.
 #[derive(Clone, Debug)]
@@ -63,24 +68,57 @@ pub struct Defaults {
     pub slow_start: Duration,
     /// Addresses that prove that this machine's network works: by a connection to the port, else by an echo.
     pub witnesses: Vec<(IpAddr, Option<u16>)>,
+    /// The longest smoothing of an agent that swings.
+    pub agent_smoothing: Duration,
+    /// The smoothing of rates.
+    pub rate_smoothing: Duration,
+    /// A percentage.
+    pub dead_band: u8,
+    /// How long a report counts; default that of [`ReportRules`], or three intervals if that is more.
+    pub report_lifetime: Option<Duration>,
 }
 
 impl Defaults {
     /// No checks, and HAProxy's times.
     pub fn unwatched(weight_max: u16) -> Defaults {
         let Times { interval, rise, fall, .. } = Times::default();
-        let (monitor, policy) = (Monitor::none(), Policy::Auto);
-        let (fast_interval, timeout, slow_start, witnesses) = (None, None, Duration::ZERO, Vec::new());
-        Defaults { weight_max, monitor, policy, interval, fast_interval, timeout, rise, fall, slow_start, witnesses }
+        let ReportRules { agent_smoothing, rate_smoothing, dead_band_percent, .. } = ReportRules::default();
+        Defaults {
+            weight_max,
+            monitor: Monitor::none(),
+            policy: Policy::Auto,
+            interval,
+            fast_interval: None,
+            timeout: None,
+            rise,
+            fall,
+            slow_start: Duration::ZERO,
+            witnesses: Vec::new(),
+            agent_smoothing,
+            rate_smoothing,
+            dead_band: dead_band_percent,
+            report_lifetime: None,
+        }
     }
 
     /// The roster without a file.
     pub fn roster(&self) -> Roster {
         let times = self.times(self.interval, None, None, None, None);
-        let default = Member::watched(self.weight_max, self.monitor.clone(), times);
+        let reports = self.reports(self.interval);
+        let default = Member { reports, ..Member::watched(self.weight_max, self.monitor.clone(), times) };
         let mut roster = Roster::new(default, self.policy);
         self.witnesses.iter().for_each(|&(address, port)| roster.add_witness(address, port));
         roster
+    }
+
+    /// For a member that is checked at this interval.
+    fn reports(&self, interval: Duration) -> ReportRules {
+        ReportRules {
+            agent_smoothing: self.agent_smoothing,
+            rate_smoothing: self.rate_smoothing,
+            dead_band_percent: self.dead_band,
+            lifetime: self.report_lifetime.unwrap_or(ReportRules::default().lifetime.max(interval * 3)),
+        }
     }
 
     fn times(
@@ -137,6 +175,10 @@ struct Entry {
     timeout: Option<Spanned<Time>>,
     rise: Option<Spanned<u8>>,
     fall: Option<Spanned<u8>>,
+    agent_smoothing: Option<Spanned<Time>>,
+    rate_smoothing: Option<Spanned<Time>>,
+    dead_band: Option<Spanned<u8>>,
+    report_lifetime: Option<Spanned<Time>>,
     #[serde(default)]
     quiesced: bool,
 }
@@ -328,6 +370,7 @@ fn member(
     }
     let capacity = weight.unwrap_or(defaults.weight_max);
     let times = times(entry, defaults)?;
+    let reports = reports(entry, times.interval, at, defaults)?;
     let watch = match &entry.monitor {
         Some(names) => checks::watch(names, entry, subject, loader)?,
         None => {
@@ -350,24 +393,58 @@ fn member(
         checks::Watch::Monitor(monitor) => Member::watched(capacity, monitor, times),
     };
     let proxy_protocol = checks::proxy_protocol(entry, &member.monitor)?;
-    Ok(Member { quiesced: entry.quiesced, proxy_protocol, ..member })
+    Ok(Member { quiesced: entry.quiesced, proxy_protocol, reports, ..member })
+}
+
+/// A duration of an entry.
+fn duration(
+    key: &str,
+    given: &Option<Spanned<Time>>,
+    (min, max): (Duration, Duration),
+) -> Result<Option<Duration>, Fault> {
+    let Some(given) = given else { return Ok(None) };
+    let at = given.span().start;
+    match given.get_ref() {
+        Time::Text(text) => super::duration(min..=max)(text).map(Some).map_err(|message| (at, message)),
+        Time::Number(number) => fault(
+            at,
+            format!("{key} = {number} has no unit: a duration is a string such as \"{number}s\" or \"{number}ms\""),
+        ),
+    }
+}
+
+fn reports(entry: &Entry, interval: Duration, at: usize, defaults: &Defaults) -> Result<ReportRules, Fault> {
+    let flags = defaults.reports(interval);
+    let dead_band_percent = entry.dead_band.as_ref().map_or(flags.dead_band_percent, |given| *given.get_ref());
+    if dead_band_percent > DEAD_BAND_MAX {
+        return fault(
+            place(&entry.dead_band).unwrap_or(at),
+            format!("dead_band is a percentage, 0 to {DEAD_BAND_MAX}"),
+        );
+    }
+    let lifetime = duration("report_lifetime", &entry.report_lifetime, LIFETIMES)?.unwrap_or(flags.lifetime);
+    if lifetime < interval {
+        let (lifetime, interval) = (humantime::format_duration(lifetime), humantime::format_duration(interval));
+        return fault(
+            place(&entry.report_lifetime).or(place(&entry.interval)).unwrap_or(at),
+            format!(
+                "reports count for {lifetime} (report_lifetime) and come every {interval} (interval): write more than that"
+            ),
+        );
+    }
+    Ok(ReportRules {
+        agent_smoothing: duration("agent_smoothing", &entry.agent_smoothing, SMOOTHINGS)?
+            .unwrap_or(flags.agent_smoothing),
+        rate_smoothing: duration("rate_smoothing", &entry.rate_smoothing, SMOOTHINGS)?.unwrap_or(flags.rate_smoothing),
+        dead_band_percent,
+        lifetime,
+    })
 }
 
 fn times(entry: &Entry, defaults: &Defaults) -> Result<Times, Fault> {
-    let read = |key: &str, given: &Option<Spanned<Time>>, (min, max)| {
-        let Some(given) = given else { return Ok(None) };
-        let at = given.span().start;
-        match given.get_ref() {
-            Time::Text(text) => super::duration(min..=max)(text).map(Some).map_err(|message| (at, message)),
-            Time::Number(number) => fault(
-                at,
-                format!("{key} = {number} has no unit: a duration is a string such as \"{number}s\" or \"{number}ms\""),
-            ),
-        }
-    };
-    let interval = read("interval", &entry.interval, INTERVALS)?.unwrap_or(defaults.interval);
-    let fast_interval = read("fast_interval", &entry.fast_interval, INTERVALS)?;
-    let timeout = read("timeout", &entry.timeout, TIMEOUTS)?;
+    let interval = duration("interval", &entry.interval, INTERVALS)?.unwrap_or(defaults.interval);
+    let fast_interval = duration("fast_interval", &entry.fast_interval, INTERVALS)?;
+    let timeout = duration("timeout", &entry.timeout, TIMEOUTS)?;
     if let Some(fast) = fast_interval.filter(|fast| *fast > interval) {
         let (fast, interval) = (humantime::format_duration(fast), humantime::format_duration(interval));
         let at = place(&entry.fast_interval).unwrap_or(0);

@@ -300,7 +300,16 @@ fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring, Vec
         fall: flags.probe_fall,
         slow_start: flags.slow_start,
         witnesses: flags.witness.iter().map(Witness::resolve).collect::<Result<_, _>>()?,
+        agent_smoothing: flags.agent_smoothing,
+        rate_smoothing: flags.rate_smoothing,
+        dead_band: flags.dead_band,
+        report_lifetime: flags.report_lifetime,
     };
+    if let Some(lifetime) = flags.report_lifetime.filter(|lifetime| *lifetime < flags.probe_interval) {
+        let (lifetime, interval) =
+            (humantime::format_duration(lifetime), humantime::format_duration(flags.probe_interval));
+        return usage(format!("--report-lifetime {lifetime} is less than --probe-interval {interval}: write more"));
+    }
     let (roster, warnings) = match &flags.members {
         Some(path) => members::read(path, &defaults)?,
         None => (defaults.roster(), Vec::new()),

@@ -1,6 +1,7 @@
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 use super::*;
+use crate::roster::ReportRules;
 
 #[derive(Parser)]
 struct Line {
@@ -266,4 +267,26 @@ fn durations_read_as_people_write_them() {
     assert_eq!(flags.stall_timeout, Duration::from_secs(2));
     assert_eq!(flags.hold_time, Duration::from_secs(60));
     assert_eq!(flags.spin, Duration::from_micros(50));
+}
+
+#[test]
+fn flags_say_how_reports_count() {
+    let reports = |line: &str| {
+        let config = config(line, &host(2, 1 << 20)).unwrap();
+        config.settings.roster.default_member().reports
+    };
+    assert_eq!(reports(""), ReportRules::default());
+    let line = "--agent-smoothing 0s --rate-smoothing 3s --dead-band 0 --report-lifetime 2s";
+    let rules = ReportRules {
+        agent_smoothing: Duration::ZERO,
+        rate_smoothing: Duration::from_secs(3),
+        dead_band_percent: 0,
+        lifetime: Duration::from_secs(2),
+    };
+    assert_eq!(reports(line), rules);
+    assert_eq!(reports("--probe-interval 2m").lifetime, Duration::from_secs(360));
+    let Err(ConfigError::Usage(text)) = config("--report-lifetime 1s", &host(2, 1 << 20)) else {
+        panic!("reports would not count from one check to the next")
+    };
+    assert!(text.contains("--report-lifetime") && text.contains("--probe-interval"), "{text}");
 }

@@ -11,6 +11,7 @@
 //! | [`orca`], [`protobuf`] | load reports in answers |
 //! | [`health`] | results of checks → up, down or unknown |
 //! | `schedule` | when each check is due, and how many checks run |
+//! | [`swing`] | the statements of an agent, smoothed while they swing |
 //! | [`policy`] | the formulas: up or down, and reports → how much work an endpoint can take |
 //! | [`table`] | the endpoints of one shard: gives checks to run, takes their results, gives verdicts |
 //!
@@ -38,8 +39,9 @@ pub mod policy;
 pub mod protobuf;
 pub mod proxy_protocol;
 mod schedule;
+pub mod swing;
 pub mod table;
 
 pub use outcome::{AgentText, Outcome, Reason, TlsFault};
 pub use policy::Tuning;
-pub use table::{MonitorSettings, Table, Token};
+pub use table::{Clamped, MonitorSettings, Table, Token};

@@ -294,6 +294,16 @@ pub enum AgentWeight {
     Absolute(u16),
 }
 
+impl fmt::Display for AgentWeight {
+    /// As an agent writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AgentWeight::Percent(percent) => write!(f, "{percent}%"),
+            AgentWeight::Absolute(weight) => write!(f, "weight:{weight}"),
+        }
+    }
+}
+
 /// The wish of a member's administrator, in HAProxy's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Administration {

@@ -10,7 +10,8 @@
 //! | `auto` | the rate of `orca` × availability where a rate is known, else the weight of `agent`; always confident |
 //!
 //! - *capacity*: the operator's, by default `--weight-max`.
-//! - *availability*: the agent's percentage, smoothed; an absolute weight `N` counts as N / capacity. 1 without an agent.
+//! - *availability*: the agent's percentage, smoothed while the agent [swings](super::swing); an absolute weight `N`
+//!   counts as N / capacity. 1 without an agent.
 //! - *rate*: the requests a second at which the member would be fully used, gRPC's (gRFC A58, weighted round robin),
 //!   smoothed. The utilisation is the metric that the operator named (gRFC A114), else the application's own, else that
 //!   of the processors. A report without traffic or utilisation gives no rate. If reports state a utilisation and no
@@ -21,15 +22,16 @@
 //! - *ramp*: rises from 0 to 1 in the slow-start time after a member that was down came up; else 1.
 //!
 //! A member that is up has weight 1 at least. With capacity 0 from the operator, or `drain` or `maint` from its agent, it
-//! has weight 0 and contact. A member that is down has contact 0 and weight 0. An unknown member has its capacity as
+//! has weight 0 and contact; so it has with `0%` or `weight:0` from its agent, in the policies that read availability. A
+//! member that is down has contact 0 and weight 0. An unknown member has its capacity as
 //! weight, and is not confident.
 //!
-//! Only reports are smoothed: exponentially, by their logarithms. Small differences of rates count less than large ones.
+//! Only reports are smoothed, rates exponentially by their logarithms. Small differences of rates count less than large ones.
 //! The share of good checks is not smoothed; up and down are immediate. gRPC waits for ten seconds of reports before it
 //! uses them; in the simulation this made farms overflow at the start.
 //!
 //! A verdict changes only if the new share differs from the last one by more than the dead band, or is the full capacity
-//! again.
+//! again. The dead band does not count for the statement of a steady agent.
 
 use std::time::Duration;
 
@@ -44,25 +46,14 @@ use crate::{
 pub struct Tuning {
     /// The highest weight.
     pub weight_max: u16,
-    /// Time constant of the smoothing of rates: after this time, the smoothed rate has made 63 % of a step. Reported rates
-    /// are means already and do not depend on the weight, so a longer time only makes a server that slows down overflow.
-    pub rate_smoothing: Duration,
     /// The difference between a reported rate and the smoothed rate, as a share, from which the report counts fully. A
     /// smaller difference is more likely noise, and counts by its square.
     pub rate_noise: f32,
-    /// The same for what takes the place of a rate in reports without one. A utilisation rises with the weight, so that
-    /// weights swing with a shorter time, as those by idle shares do.
+    /// Time constant of the smoothing of what takes the place of a rate in reports without one. A utilisation rises with the
+    /// weight, so that weights swing with a shorter time, as those by idle shares do.
     pub utilization_smoothing: Duration,
-    /// Time constant of the smoothing of agents' weights. Many agents state the idle share of their server, which falls as
-    /// the weight rises; with a shorter time, weights swing at high load. Agents that state the speed of their server need
-    /// less smoothing.
-    pub agent_smoothing: Duration,
-    /// A change of less than this share of the value does not change the verdict.
-    pub dead_band: f32,
     /// The share of requests that fail, times this factor, is added to the utilisation; gRPC's default.
     pub error_penalty: f32,
-    /// The lifetime of a report. After it, the member counts as one that never reported. gRPC's default.
-    pub report_expiry: Duration,
     /// The time from when a member comes up until it gets its full weight; 0 for at once.
     pub slow_start: Duration,
 }
@@ -71,13 +62,9 @@ impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
             weight_max: 100,
-            rate_smoothing: Duration::from_millis(500),
             rate_noise: 0.25,
             utilization_smoothing: Duration::from_secs(20),
-            agent_smoothing: Duration::from_secs(20),
-            dead_band: 0.05,
             error_penalty: 1.0,
-            report_expiry: Duration::from_secs(180),
             slow_start: Duration::from_secs(30),
         }
     }
@@ -117,6 +104,10 @@ pub struct Facts {
     /// Whether a load report came lately, with or without a rate. If reports without traffic did not count, LBs would avoid
     /// the member, and it would never get traffic.
     pub load_heard: bool,
+    /// The agent is steady: the dead band does not count for its statement.
+    pub steady: bool,
+    /// A change of less than this share of the value does not change the verdict.
+    pub dead_band: f32,
 }
 
 /// A share before it is rounded.
@@ -134,7 +125,9 @@ pub fn verdict(policy: Policy, facts: &Facts, tuning: &Tuning, before: &Verdict)
         let flags = EntryFlags::CONTACT.with(EntryFlags::CONFIDENT, true);
         return Verdict { flags, share: Share::Weight(facts.capacity) };
     }
-    if !up || facts.drained || facts.capacity == 0 {
+    let read = matches!(policy, Policy::Agent | Policy::Auto);
+    let zero = matches!(facts.availability, Some(Availability::Share(0.0) | Availability::Absolute(0.0)));
+    if !up || facts.drained || facts.capacity == 0 || read && zero {
         return Verdict { flags: flags(known), share: Share::Weight(0) };
     }
     if !known {
@@ -160,7 +153,8 @@ pub fn verdict(policy: Policy, facts: &Facts, tuning: &Tuning, before: &Verdict)
     };
     let verdict = Verdict { flags: flags(confident), share: exact.rounded(tuning.weight_max) };
     let full = verdict.share == Share::Weight(facts.capacity);
-    if verdict.flags == before.flags && !full && exact.is_near(before.share, tuning.dead_band) {
+    let stated = facts.steady && read && matches!(exact, Exact::Weight(_));
+    if verdict.flags == before.flags && !full && !stated && exact.is_near(before.share, facts.dead_band) {
         return *before;
     }
     verdict
@@ -240,6 +234,8 @@ mod tests {
             availability: None,
             rate: None,
             load_heard: false,
+            steady: false,
+            dead_band: 0.05,
         }
     }
 
@@ -279,7 +275,10 @@ mod tests {
     fn an_agents_percentage_scales_and_its_number_replaces_capacity() {
         for (availability, weight) in [
             (Availability::Share(0.5), 40),
-            (Availability::Share(0.0), 1),
+            (Availability::Share(0.0), 0),
+            (Availability::Share(0.001), 1),
+            (Availability::Absolute(0.0), 0),
+            (Availability::Absolute(0.1), 1),
             (Availability::Share(3.0), 100),
             (Availability::Absolute(30.0), 30),
             (Availability::Absolute(256.0), 100),
@@ -342,6 +341,19 @@ mod tests {
         assert_eq!(said(0, 0.5), 50);
         assert_eq!(said(1, 0.001), 1);
         assert_eq!(said(1, 0.02), 2);
+    }
+
+    #[test]
+    fn a_steady_agents_small_changes_are_told() {
+        let flags = EntryFlags::CONTACT.with(EntryFlags::CONFIDENT, true);
+        let before = Verdict { flags, share: Weight(60) };
+        let told = |policy, steady| {
+            let facts = Facts { capacity: 100, availability: Some(Availability::Share(0.59)), steady, ..facts() };
+            verdict(policy, &facts, &Tuning::default(), &before).share
+        };
+        for policy in [Policy::Agent, Policy::Auto] {
+            assert_eq!((told(policy, true), told(policy, false)), (Weight(59), Weight(60)));
+        }
     }
 
     #[test]

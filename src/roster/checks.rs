@@ -205,6 +205,33 @@ impl Default for Times {
     }
 }
 
+/// How agents' statements and load reports count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportRules {
+    /// The longest time constant with which the statements of an agent that swings are smoothed; 0: never smoothed.
+    pub agent_smoothing: Duration,
+    /// Time constant of the smoothing of rates: after this time, the smoothed rate has made 63 % of a step. Reported rates
+    /// are means already and do not depend on the weight, so a longer time only makes a server that slows down overflow.
+    pub rate_smoothing: Duration,
+    /// A change of less than this percentage does not change a verdict, except for the statement of a steady agent.
+    pub dead_band_percent: u8,
+    /// The lifetime of a report. After it, the member counts as one that never reported. At least the interval of the
+    /// checks.
+    pub lifetime: Duration,
+}
+
+impl Default for ReportRules {
+    /// The constants that did best in the simulation (PERF.md), and gRPC's lifetime.
+    fn default() -> ReportRules {
+        ReportRules {
+            agent_smoothing: Duration::from_secs(60),
+            rate_smoothing: Duration::from_millis(500),
+            dead_band_percent: 5,
+            lifetime: Duration::from_secs(180),
+        }
+    }
+}
+
 impl Monitor {
     /// No check.
     pub fn none() -> Monitor {

@@ -6,7 +6,7 @@ mod pattern;
 
 use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
 
-pub use checks::{AgentCheck, Check, Content, Grpc, Http, Monitor, ProxyProtocol, Times, Tls, TlsSource};
+pub use checks::{AgentCheck, Check, Content, Grpc, Http, Monitor, ProxyProtocol, ReportRules, Times, Tls, TlsSource};
 pub use pattern::Pattern;
 
 use crate::{
@@ -58,6 +58,8 @@ pub struct Member {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// When to check.
     pub times: Times,
+    /// How its reports, and those of its agent, count.
+    pub reports: ReportRules,
 }
 
 /// The endpoints of an entry with a CIDR prefix.
@@ -267,8 +269,15 @@ impl Roster {
 impl Member {
     /// A member without checks; its state is unknown.
     pub fn unknown(capacity: u16) -> Member {
-        let (monitor, times) = (Monitor::none(), Times::default());
-        Member { capacity, fixed: false, quiesced: false, monitor, proxy_protocol: None, times }
+        Member {
+            capacity,
+            fixed: false,
+            quiesced: false,
+            monitor: Monitor::none(),
+            proxy_protocol: None,
+            times: Times::default(),
+            reports: ReportRules::default(),
+        }
     }
 
     /// A member with a fixed weight.

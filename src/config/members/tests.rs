@@ -467,3 +467,28 @@ fn certificates_are_read_with_the_file() {
     assert!(error.contains(":5: ") && error.contains("ca.pem"), "{error}");
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+fn reports_count_as_the_flags_or_the_entry_say() {
+    let member = web("");
+    assert_eq!(member.reports, ReportRules::default());
+    let member = web("agent_smoothing = \"0s\"\nrate_smoothing = \"3s\"\ndead_band = 0\nreport_lifetime = \"10s\"\n");
+    let rules = ReportRules {
+        agent_smoothing: Duration::ZERO,
+        rate_smoothing: Duration::from_secs(3),
+        dead_band_percent: 0,
+        lifetime: Duration::from_secs(10),
+    };
+    assert_eq!(member.reports, rules);
+    assert_eq!(web("interval = \"2m\"").reports.lifetime, Duration::from_secs(360), "three intervals");
+    for (lines, line, word) in [
+        ("report_lifetime = \"1s\"", 4, "report_lifetime"),
+        ("agent_smoothing = \"2h\"", 4, "1h"),
+        ("rate_smoothing = \"2h\"", 4, "1h"),
+        ("dead_band = 51", 4, "0 to 50"),
+    ] {
+        let text = format!("[[member]]\naddress = \"10.0.0.1\"\nport = 80\n{lines}");
+        let Err((at, error)) = parsed(&text) else { panic!("{lines} is read") };
+        assert!(at == line && error.contains(word), "{lines}: {at}, {error}");
+    }
+}

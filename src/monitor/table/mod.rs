@@ -1,6 +1,6 @@
 //! A shard's weight table: the endpoints that the shard watches, their state, and the verdicts to pass on.
 //!
-//! An endpoint with one check takes about 280 bytes (100,000 endpoints: 28 MB), and 72 more with an agent or load reports.
+//! An endpoint with one check takes about 280 bytes (100,000 endpoints: 28 MB), and 104 more with an agent or load reports.
 //! The start and the end of a check take time with the logarithm of the number of checks; nothing else grows with this
 //! number.
 
@@ -268,7 +268,7 @@ impl Table {
         }
         match outcome {
             Outcome::Load(load) => watched.note_load(now, &load, &self.settings.tuning),
-            Outcome::Agent(report) => watched.note_report(now, &report, &self.settings.tuning),
+            Outcome::Agent(report) => watched.note_report(now, &report),
             Outcome::Passed | Outcome::UnreadLoad | Outcome::Failed(_) | Outcome::Inconclusive(_) => {}
         }
         if let Some(text) = watched.vain(owner.which, &outcome, self.settings.tuning.weight_max) {
@@ -303,7 +303,7 @@ impl Table {
     fn review(&mut self, now: Time, id: Id, event: &Event) {
         let watched = &mut self.watched[id as usize];
         let (was_up, class) = (watched.standing.up, watched.class());
-        watched.standing = watched.standing(now, self.settings.tuning.report_expiry);
+        watched.standing = watched.standing(now);
         watched.seen |= watched.standing.up && watched.standing.known;
         if watched.class() != class {
             let class = watched.class();
@@ -317,7 +317,7 @@ impl Table {
         }
         let (verdicts, review) = watched.verdicts(now, &self.settings.tuning);
         let answers = watched.answers();
-        let turned = watched.note_turn(event, self.settings.tuning.report_expiry);
+        let turned = watched.note_turn(event);
         if turned || verdicts != watched.said || answers != watched.said_answers {
             (watched.said, watched.said_answers) = (verdicts, answers);
             if !std::mem::replace(&mut watched.queued, true) {

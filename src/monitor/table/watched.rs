@@ -7,6 +7,7 @@ use super::super::{
     outcome::{AgentWeight, Load, Report},
     policy::{self, Availability, Facts, Tuning},
     schedule::{CheckId, Class},
+    swing::Swing,
 };
 use crate::{
     judgement::{Policy, Stand, StandingChange, Verdict, WatchId},
@@ -15,8 +16,9 @@ use crate::{
     time::Time,
 };
 
-/// The value of an agent's 0 % in the smoothing, which takes logarithms.
-const LEAST_SHARE: f32 = 0.01;
+/// The value of an agent's 0 in the smoothing, which takes logarithms: of percentages, and of weights.
+const LEAST_PERCENT: f32 = 1.0;
+const LEAST_WEIGHT: f32 = 1.0;
 
 /// The most steps of a slow start.
 const RAMP_STEPS: u32 = 50;
@@ -33,11 +35,18 @@ pub(super) struct Reports {
     agent: AgentState,
     /// The time of the agent's last answer.
     agent_at: Option<Time>,
-    /// The agent's smoothed statement.
-    availability: Option<Availability>,
+    availability: Option<Stated>,
     /// The time of the last load report, with or without a rate.
     load_at: Option<Time>,
     rate: Option<Rate>,
+}
+
+/// An agent's statements of one kind.
+#[derive(Clone, Copy)]
+struct Stated {
+    /// As percentages, else as weights.
+    percent: bool,
+    swing: Swing,
 }
 
 struct Rate {
@@ -81,6 +90,13 @@ pub(super) struct Watched {
     pub(super) said: [Verdict; Policy::ALL.len()],
 }
 
+impl Stated {
+    fn availability(self) -> Availability {
+        let value = self.swing.value();
+        if self.percent { Availability::Share(value / 100.0) } else { Availability::Absolute(value) }
+    }
+}
+
 impl Watched {
     /// The class of the endpoint's checks. An endpoint that was up keeps [`Class::Up`] until its checks take it down.
     pub(super) fn class(&self) -> Class {
@@ -102,12 +118,13 @@ impl Watched {
         self.reports.as_ref().is_some_and(|reports| reports.agent.drained())
     }
 
-    pub(super) fn standing(&self, now: Time, expiry: Duration) -> Standing {
+    pub(super) fn standing(&self, now: Time) -> Standing {
+        let lifetime = self.member.reports.lifetime;
         let checks = self.checks.iter().zip(&self.watching);
         let healths =
             checks.filter(|(check, _)| !matches!(check, Check::Agent(_))).map(|(_, watching)| watching.health);
         let agent = self.reports.as_ref().map_or(AgentState::default(), |reports| reports.agent);
-        let heard = self.reports.as_ref().and_then(|reports| reports.agent_at).is_some_and(|at| now < at + expiry);
+        let heard = self.reports.as_ref().and_then(|reports| reports.agent_at).is_some_and(|at| now < at + lifetime);
         Standing::of(healths, agent, heard)
     }
 
@@ -132,6 +149,8 @@ impl Watched {
             availability: None,
             rate: None,
             load_heard: false,
+            steady: false,
+            dead_band: f32::from(self.member.reports.dead_band_percent) / 100.0,
         };
         if let Some(from) = self.ramp_from {
             let slow_start = tuning.slow_start;
@@ -144,10 +163,11 @@ impl Watched {
         }
         if let Some(reports) = &self.reports {
             facts.drained = reports.agent.drained();
-            let mut fresh = |at: Option<Time>| at.is_some_and(|at| ahead(at + tuning.report_expiry));
+            let mut fresh = |at: Option<Time>| at.is_some_and(|at| ahead(at + self.member.reports.lifetime));
             facts.load_heard = fresh(reports.load_at);
             if fresh(reports.agent_at) {
-                facts.availability = Some(reports.availability.unwrap_or(Availability::Share(1.0)));
+                facts.availability = Some(reports.availability.map_or(Availability::Share(1.0), Stated::availability));
+                facts.steady = reports.availability.is_some_and(|stated| !stated.swing.is_smoothed());
             }
             if let Some(rate) = &reports.rate
                 && fresh(Some(rate.at))
@@ -164,11 +184,12 @@ impl Watched {
     }
 
     pub(super) fn note_load(&mut self, now: Time, load: &Load, tuning: &Tuning) {
+        let rules = self.member.reports;
         let reports = self.reports.get_or_insert_default();
         reports.load_at = Some(now);
         let rate = policy::rate(load, tuning.error_penalty).map(|rate| (rate, false));
         let Some((sample, estimated)) = rate.or_else(|| Some((policy::estimate(load)?, true))) else { return };
-        let fresh = reports.rate.as_mut().filter(|rate| now < rate.at + tuning.report_expiry);
+        let fresh = reports.rate.as_mut().filter(|rate| now < rate.at + rules.lifetime);
         match fresh {
             // An estimate is not comparable with the rates of others.
             Some(rate) if estimated && !rate.estimated => {}
@@ -178,7 +199,7 @@ impl Watched {
                 rate.at = now;
             }
             Some(rate) if !rate.estimated => {
-                let gain = policy::gain(now.since(rate.at), tuning.rate_smoothing);
+                let gain = policy::gain(now.since(rate.at), rules.rate_smoothing);
                 let trust = policy::trust(rate.value, sample, tuning.rate_noise);
                 rate.value = policy::approach(rate.value, sample, gain * trust);
                 rate.at = now;
@@ -187,29 +208,26 @@ impl Watched {
         }
     }
 
-    pub(super) fn note_report(&mut self, now: Time, report: &Report, tuning: &Tuning) {
+    pub(super) fn note_report(&mut self, now: Time, report: &Report) {
+        let rules = self.member.reports;
         let reports = self.reports.get_or_insert_default();
-        let before = reports.agent_at.filter(|at| now < *at + tuning.report_expiry);
+        let before = reports.agent_at.filter(|at| now < *at + rules.lifetime);
         reports.agent_at = Some(now);
         reports.agent.note(report);
         if before.is_none() {
             reports.availability = None;
         }
-        let gain = before.map_or(1.0, |at| policy::gain(now.since(at), tuning.agent_smoothing));
-        let stated = match report.weight {
-            Some(AgentWeight::Percent(percent)) => Availability::Share(f32::from(percent) / 100.0),
-            Some(AgentWeight::Absolute(weight)) => Availability::Absolute(weight.into()),
-            None => return,
+        let Some(weight) = report.weight else { return };
+        let (percent, value, least) = match weight {
+            AgentWeight::Percent(percent) => (true, f32::from(percent), LEAST_PERCENT),
+            AgentWeight::Absolute(weight) => (false, f32::from(weight), LEAST_WEIGHT),
         };
-        reports.availability = Some(match (reports.availability, stated) {
-            (Some(Availability::Share(old)), Availability::Share(new)) => {
-                Availability::Share(policy::approach(old.max(LEAST_SHARE), new.max(LEAST_SHARE), gain))
+        match (&mut reports.availability, before) {
+            (Some(stated), Some(before)) if stated.percent == percent => {
+                stated.swing.next(value, least, now.since(before), rules.agent_smoothing);
             }
-            (Some(Availability::Absolute(old)), Availability::Absolute(new)) => {
-                Availability::Absolute(policy::approach(old.max(1.0), new.max(1.0), gain))
-            }
-            (_, stated) => stated,
-        });
+            (stated, _) => *stated = Some(Stated { percent, swing: Swing::new(value, least) }),
+        }
     }
 
     pub(super) fn forget_agent(&mut self) {
@@ -235,6 +253,6 @@ mod tests {
         // about 24 in its order.
         assert!(size_of::<Watched>() <= 160, "{}", size_of::<Watched>());
         assert_eq!(size_of::<Watching>(), 8);
-        assert!(size_of::<Reports>() <= 72, "{}", size_of::<Reports>());
+        assert!(size_of::<Reports>() <= 104, "{}", size_of::<Reports>());
     }
 }

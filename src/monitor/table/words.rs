@@ -1,7 +1,5 @@
 //! What people are told about a watched endpoint: why its standing has changed, and what it says in vain.
 
-use std::time::Duration;
-
 use super::watched::Watched;
 use crate::{
     judgement::{Stand, StandingChange},
@@ -44,12 +42,12 @@ impl Watched {
     }
 
     /// Notes a change of the standing, for the next judgement; whether there is one.
-    pub(super) fn note_turn(&mut self, event: &Event, expiry: Duration) -> bool {
+    pub(super) fn note_turn(&mut self, event: &Event) -> bool {
         let to = self.stand();
         if to == self.said_stand {
             return false;
         }
-        let (kind, reason) = self.reason(event, to, expiry);
+        let (kind, reason) = self.reason(event, to);
         // Two changes before the judgement goes out are told as one.
         let from = self.turn.take().map_or(self.said_stand, |turn| turn.from);
         self.said_stand = to;
@@ -57,10 +55,12 @@ impl Watched {
         true
     }
 
-    fn reason(&self, event: &Event, to: Stand, expiry: Duration) -> (&'static str, String) {
+    fn reason(&self, event: &Event, to: Stand) -> (&'static str, String) {
         match event {
             Event::Settings => ("settings", "the operator's settings have changed".into()),
-            Event::Time => ("agent silent", format!("the agent has not answered for {} s", expiry.as_secs())),
+            Event::Time => {
+                ("agent silent", format!("the agent has not answered for {} s", self.member.reports.lifetime.as_secs()))
+            }
             Event::Result(_, Outcome::Inconclusive(reason)) => {
                 (reason.kind(), format!("checks give no result, because {reason}"))
             }
@@ -89,8 +89,16 @@ impl Watched {
             Outcome::Failed(Reason::Malformed) if agent => {
                 (Vain::AgentLine, "the agent's line can not be read, so nothing that it says counts".to_owned())
             }
-            Outcome::Agent(Report { weight: Some(AgentWeight::Absolute(weight)), .. }) if *weight > weight_max => {
-                (Vain::AgentWeight, format!("the agent says weight:{weight}; it counts as --weight-max, {weight_max}"))
+            Outcome::Agent(Report { weight: Some(stated), .. }) if !self.member.fixed => {
+                let capacity = u64::from(self.member.capacity);
+                let (words, weight) = match *stated {
+                    AgentWeight::Absolute(weight) => (format!("weight:{weight}"), u64::from(weight)),
+                    AgentWeight::Percent(percent) => (format!("{percent}%"), capacity * u64::from(percent) / 100),
+                };
+                if weight <= u64::from(weight_max) {
+                    return None;
+                }
+                (Vain::AgentWeight, format!("the agent says {words}; it counts as --weight-max, {weight_max}"))
             }
             Outcome::UnreadLoad => {
                 (Vain::LoadReport, "the load report can not be read, so it does not count".to_owned())

@@ -8,9 +8,9 @@ use gwm::{
         Outcome, Reason,
         outcome::{Administration, AgentWeight, Load, Report},
         policy::Tuning,
-        table::MonitorSettings,
+        table::{Clamped, MonitorSettings},
     },
-    roster::{Check, Http, Member, Monitor, Roster},
+    roster::{Check, Http, Member, Monitor, ReportRules, Roster},
     sasp::Endpoint,
 };
 
@@ -134,6 +134,128 @@ fn an_agent_alone_is_proof_until_its_answers_expire() {
     assert_eq!(rig.auto(), Some((true, true, Weight(50))));
     rig.run(SECOND * 20, |_, _| refuse());
     assert_eq!(rig.auto(), UNKNOWN);
+}
+
+fn percent(percent: u16) -> Report {
+    Report { weight: Some(AgentWeight::Percent(percent)), ..Report::default() }
+}
+
+fn weight(weight: u16) -> Report {
+    Report { weight: Some(AgentWeight::Absolute(weight)), ..Report::default() }
+}
+
+/// What is said after the next check of the agent.
+fn next(rig: &mut Rig, report: Report) -> Said {
+    rig.run(SECOND + SLACK, |_, job| if matches!(job.check, Check::Agent(_)) { say(report) } else { pass() });
+    rig.auto().unwrap()
+}
+
+#[test]
+fn an_agents_word_is_said_after_its_next_check() {
+    let mut rig = one(Monitor { auto: true, checks: [agent()].into() });
+    for (report, said) in [
+        (percent(100), 100),
+        (percent(10), 10),
+        (percent(9), 9),
+        (percent(0), 0),
+        (percent(1), 1),
+        (weight(70), 70),
+        (weight(0), 0),
+        (weight(1), 1),
+        (percent(75), 75),
+    ] {
+        assert_eq!(next(&mut rig, report), (true, true, Weight(said)), "{report:?}");
+        let fixed = rig.said(0, Policy::Static).unwrap();
+        assert_eq!(fixed, (true, true, Weight(100)), "no agent counts there");
+    }
+}
+
+#[test]
+fn an_agent_that_swings_is_smoothed_if_its_member_says_so() {
+    for (smoothing, smoothed) in [(SECOND * 60, true), (Duration::ZERO, false)] {
+        let member = Member::watched(100, Monitor { auto: true, checks: [agent()].into() }, times());
+        let reports = ReportRules { agent_smoothing: smoothing, ..member.reports };
+        let mut rig = Rig::new(Arc::new(Roster::new(Member { reports, ..member }, Policy::Auto)), settings(), 1);
+        rig.watch(0);
+        let mut weights = Vec::new();
+        for turn in 0..20 {
+            weights.push(next(&mut rig, percent(if turn % 2 == 0 { 80 } else { 20 })).2);
+        }
+        assert_eq!(weights[..4], [80, 20, 80, 20].map(Weight), "two turns are no swing");
+        assert_eq!(weights[18..] != [80, 20].map(Weight), smoothed, "{weights:?}");
+        let zero = next(&mut rig, percent(0)).2;
+        assert_eq!(zero != Weight(0), smoothed);
+        for _ in 0..15 {
+            next(&mut rig, percent(0));
+        }
+        assert_eq!(rig.auto(), Some((true, true, Weight(0))), "a 0 that stays counts");
+    }
+}
+
+#[test]
+fn a_statement_over_the_highest_weight_is_clamped_and_reported_once() {
+    let mut rig = one(Monitor { auto: true, checks: [agent()].into() });
+    let over = Clamped { stated: AgentWeight::Absolute(256), to: 100 };
+    for (report, clamped) in [
+        (weight(100), None),
+        (percent(100), None),
+        (weight(256), Some(over)),
+        (weight(256), None),
+        (percent(300), None),
+    ] {
+        assert_eq!(next(&mut rig, report), UP.unwrap());
+        assert_eq!(std::mem::take(&mut rig.clamped), Vec::from_iter(clamped), "{report:?}");
+    }
+    let mut rig = one(Monitor { auto: true, checks: [agent()].into() });
+    next(&mut rig, percent(101));
+    assert_eq!(rig.clamped, [Clamped { stated: AgentWeight::Percent(101), to: 100 }]);
+}
+
+#[test]
+fn the_dead_band_and_the_lifetime_of_reports_are_the_members() {
+    let monitor = Monitor { auto: true, checks: [agent()].into() };
+    let run = |dead_band_percent, lifetime| {
+        let member = Member::watched(100, monitor.clone(), times());
+        let reports = ReportRules { dead_band_percent, lifetime, ..member.reports };
+        let mut rig = Rig::new(Arc::new(Roster::new(Member { reports, ..member }, Policy::Auto)), settings(), 1);
+        rig.watch(0);
+        next(&mut rig, percent(50));
+        rig
+    };
+    let mut rig = run(5, SECOND * 10);
+    let silent =
+        |_, job: &gwm::monitor::table::Job| if matches!(job.check, Check::Agent(_)) { refuse() } else { pass() };
+    rig.run(SECOND * 8, silent);
+    assert_eq!(rig.auto(), Some((true, true, Weight(50))));
+    rig.run(SECOND * 3, silent);
+    assert_eq!(rig.auto(), UP);
+    // One check of 32 was bad: 3 % less.
+    for (dead_band, said) in [(5, 100), (2, 97)] {
+        let member = Member::watched(100, Monitor::auto(), times());
+        let reports = ReportRules { dead_band_percent: dead_band, ..member.reports };
+        let mut rig = Rig::new(Arc::new(Roster::new(Member { reports, ..member }, Policy::Auto)), settings(), 1);
+        rig.watch(0);
+        rig.run(SECOND * 3, |_, _| pass());
+        let failed = Cell::new(false);
+        rig.run(SECOND * 3, |_, _| if failed.replace(true) { pass() } else { refuse() });
+        assert_eq!(rig.auto(), Some((true, true, Weight(said))), "{dead_band}");
+    }
+}
+
+#[test]
+fn the_smoothing_of_rates_is_the_members() {
+    for (smoothing, at_once) in [(Duration::ZERO, true), (SECOND * 60, false)] {
+        let member = http().default_member().as_ref().clone();
+        let reports = ReportRules { rate_smoothing: smoothing, ..member.reports };
+        let mut rig = Rig::new(Arc::new(Roster::new(Member { reports, ..member }, Policy::Auto)), settings(), 1);
+        rig.watch(0);
+        for rps in [100.0, 10.0] {
+            let load = Load { cpu_utilization: 0.5, rps, ..Load::default() };
+            rig.run(SECOND + SLACK, |_, _| (Duration::ZERO, Outcome::Load(load)));
+        }
+        let (.., Share::Rate(level)) = rig.auto().unwrap() else { panic!("no rate") };
+        assert_eq!(level == Level::of(20.0), at_once, "{level:?}");
+    }
 }
 
 #[test]

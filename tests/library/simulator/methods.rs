@@ -5,13 +5,20 @@ use std::sync::Arc;
 use gwm::{
     judgement::Policy,
     monitor::policy::Tuning,
-    roster::{AgentCheck, Check, Http, Member, Monitor, Roster, Times},
+    roster::{AgentCheck, Check, Http, Member, Monitor, ReportRules, Roster, Times},
 };
 
 use super::{
     gwm::member,
     world::{Guide, IDLE, SPEED, USED},
 };
+
+/// The constants of monitoring.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Constants {
+    pub(crate) tuning: Tuning,
+    pub(crate) reports: ReportRules,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
@@ -74,13 +81,13 @@ impl Method {
         }
     }
 
-    pub(crate) fn guide(self, farm: &[f64], tuning: Tuning) -> Guide {
+    pub(crate) fn guide(self, farm: &[f64], Constants { tuning, reports }: Constants) -> Guide {
         let agent = |send: &[u8]| Check::Agent(Arc::new(AgentCheck { port: 9999, send: send.to_vec() }));
         let http = || Check::Http(Arc::new(Http::default()));
         let fastest = farm.iter().copied().fold(0.0, f64::max);
         let gwm = |policy, checks: Vec<Check>, capacities: bool| {
             let monitor = Monitor::of(checks);
-            let of = |capacity| Member::watched(capacity, monitor.clone(), Times::default());
+            let of = |capacity| Member { reports, ..Member::watched(capacity, monitor.clone(), Times::default()) };
             let mut roster = Roster::new(of(tuning.weight_max), policy);
             for (number, speed) in farm.iter().enumerate().filter(|_| capacities) {
                 let capacity = (f64::from(tuning.weight_max) * speed / fastest).round() as u16;

@@ -4,6 +4,8 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -200,18 +202,114 @@ fn an_agent_drains_and_weighs_its_member() {
         speaker.say(says);
         lb.push_until(&group(&[(&name, expected)]));
     }
-    // Percentages are smoothed: weights change in steps.
-    speaker.say("50%");
-    until("half of it is on its way", || {
-        let weights = lb.get_weights("LB1", &["G"]);
-        let weight: u16 =
-            weights.trim_end_matches(']').rsplit('/').next().and_then(|w| w.parse().ok()).expect("a weight");
-        (40..70).contains(&weight)
-    });
+    speaker.say("weight:256");
+    lb.push_until(&group(&[(&name, UP)]));
+    daemon.wait_for_log(&["WARN", &name, "the agent states weight:256, which is over --weight-max: 100 counts"]);
+    speaker.say("200%");
+    let before = speaker.accepted();
+    until("the agent has said 200%", || speaker.accepted() > before + 5);
+    assert_eq!(daemon.log().matches("over --weight-max").count(), 1, "once for each member");
     // An agent that is gone changes nothing by itself; a closed port does.
     drop(speaker);
     drop(member);
     lb.push_until(&group(&[(&name, DOWN)]));
+    daemon.stop();
+}
+
+/// An HAProxy with one server, which the server's agent weighs.
+struct Haproxy {
+    process: Child,
+    config: TempFile,
+    socket: String,
+}
+
+impl Haproxy {
+    fn start(server: SocketAddr, agent: SocketAddr) -> Haproxy {
+        // In /tmp, because a socket's name has 107 bytes at most.
+        let socket = format!("/tmp/gwm-haproxy-{}-{}", std::process::id(), agent.port());
+        let config = format!(
+            "global\n  stats socket {socket} mode 600 level user\n\
+             defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n\
+             backend farm\n  server one {server} weight 100 check inter 20ms \
+             agent-check agent-addr {} agent-port {} agent-inter 20ms\n",
+            agent.ip(),
+            agent.port()
+        );
+        let config = TempFile::new("haproxy.cfg", config);
+        let mut command = Command::new("haproxy");
+        command.args(["-db", "-q", "-f", config.path()]).stderr(Stdio::null());
+        let process = command.spawn().expect("tests/run installs haproxy");
+        Haproxy { process, config, socket }
+    }
+
+    /// Status and weight of the server in `show stat`.
+    fn server(&self) -> Option<(String, u16)> {
+        let mut stream = UnixStream::connect(&self.socket).ok()?;
+        stream.write_all(b"show stat\n").ok()?;
+        let lines: Vec<String> = BufReader::new(stream).lines().collect::<Result<_, _>>().ok()?;
+        let header: Vec<&str> = lines.first()?.trim_start_matches("# ").split(',').collect();
+        let fields: Vec<&str> = lines.iter().find(|line| line.starts_with("farm,one,"))?.split(',').collect();
+        let field = |name| fields.get(header.iter().position(|field| *field == name)?).copied();
+        Some((field("status")?.to_owned(), field("weight")?.parse().ok()?))
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// The first push after an agent's word has the weight that HAProxy gives its server for the same word.
+#[test]
+fn an_agents_word_gives_the_weight_that_haproxy_gives() {
+    let (member, speaker) = (Server::silent("127.0.0.1:0"), Server::open("127.0.0.1:0", agent, "up ready 100%"));
+    let file = TempFile::new(
+        "haproxy.toml",
+        format!(
+            "[[member]]\naddress = \"127.0.0.1\"\nport = {}\nmonitor = [\"tcp\", \"agent\"]\nagent_port = {}\n",
+            member.address.port(),
+            speaker.address.port()
+        ),
+    );
+    let daemon = daemon(&["--probe", "off", "--members", file.path()]);
+    let haproxy = Haproxy::start(member.address, speaker.address);
+    let name = member.name();
+    let mut lb = lb(&daemon, "LB1", &[&name]);
+    lb.push_until(&group(&[(&name, UP)]));
+    // HAProxy gives no weight to a server that takes no new work, and shows the weight that the server would have.
+    for (says, taking, weight) in [
+        ("100%", true, 100),
+        ("75%", true, 75),
+        ("drain", false, 0),
+        ("ready", true, 75),
+        ("maint", false, 0),
+        ("ready", true, 75),
+        ("0%", false, 0),
+        ("74%", true, 74),
+        ("down", false, 0),
+        ("up", true, 74),
+    ] {
+        speaker.say(says);
+        if says != "100%" {
+            let expected = if says == "down" { DOWN.into() } else { format!("00/0D/{weight}") };
+            assert_eq!(lb.push(), group(&[(&name, &expected)]), "the first push after {says}");
+        }
+        until(says, || {
+            haproxy.server().is_some_and(|(status, held)| {
+                if taking { status == "UP" && held == weight } else { status != "UP" || held == 0 }
+            })
+        });
+    }
+    // This word is gwm's own.
+    speaker.say("weight:40");
+    assert_eq!(lb.push(), group(&[(&name, "00/0D/40")]));
+    let before = speaker.accepted();
+    until("HAProxy has heard it", || speaker.accepted() > before + 20);
+    assert_eq!(haproxy.server(), Some(("UP".into(), 74)), "{}", haproxy.config.path());
+    drop(haproxy);
     daemon.stop();
 }
 
