@@ -44,4 +44,4 @@ pub mod table;
 
 pub use outcome::{AgentText, Outcome, Reason, TlsFault};
 pub use policy::Tuning;
-pub use table::{Clamped, MonitorSettings, Table, Token};
+pub use table::{MonitorSettings, Table, Token};

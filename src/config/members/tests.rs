@@ -488,7 +488,7 @@ fn reports_count_as_the_flags_or_the_entry_say() {
         ("dead_band = 51", 4, "0 to 50"),
     ] {
         let text = format!("[[member]]\naddress = \"10.0.0.1\"\nport = 80\n{lines}");
-        let Err((at, error)) = parsed(&text) else { panic!("{lines} is read") };
+        let Err(Mistake { line: at, text: error }) = parsed(&text) else { panic!("{lines} is read") };
         assert!(at == line && error.contains(word), "{lines}: {at}, {error}");
     }
 }

@@ -13,7 +13,7 @@ use gwm::{
         Outcome, Reason,
         outcome::Report,
         policy::Tuning,
-        table::{Clamped, Job, MonitorSettings, Table, Token},
+        table::{Job, MonitorSettings, Table, Token},
     },
     roster::{AgentCheck, Check, Member, Monitor, Roster, Times},
     sasp::{Endpoint, EntryFlags},
@@ -63,8 +63,8 @@ pub(crate) struct Rig {
     pub(crate) changes: Cell<u32>,
     /// Each start of a check: time, delay, endpoint.
     pub(crate) starts: Vec<(Time, Duration, Endpoint)>,
-    /// What the table returned for the log.
-    pub(crate) clamped: Vec<Clamped>,
+    /// What members said in vain.
+    pub(crate) vain: Vec<String>,
 }
 
 impl Rig {
@@ -79,7 +79,7 @@ impl Rig {
             said: HashMap::new(),
             changes: Cell::new(0),
             starts: Vec::new(),
-            clamped: Vec::new(),
+            vain: Vec::new(),
         }
     }
 
@@ -110,7 +110,10 @@ impl Rig {
             if let Some((_, (token, outcome))) =
                 self.running.first_entry().filter(|e| e.key().0 <= self.now).map(|e| e.remove_entry())
             {
-                self.clamped.extend(self.table.finish(self.now, token, outcome));
+                self.table.finish(self.now, token, outcome);
+                while let Some((_, text)) = self.table.next_vain() {
+                    self.vain.push(text);
+                }
             }
         }
         self.now = end;

@@ -8,7 +8,7 @@ use gwm::{
         Outcome, Reason,
         outcome::{Administration, AgentWeight, Load, Report},
         policy::Tuning,
-        table::{Clamped, MonitorSettings},
+        table::MonitorSettings,
     },
     roster::{Check, Http, Member, Monitor, ReportRules, Roster},
     sasp::Endpoint,
@@ -195,7 +195,7 @@ fn an_agent_that_swings_is_smoothed_if_its_member_says_so() {
 #[test]
 fn a_statement_over_the_highest_weight_is_clamped_and_reported_once() {
     let mut rig = one(Monitor { auto: true, checks: [agent()].into() });
-    let over = Clamped { stated: AgentWeight::Absolute(256), to: 100 };
+    let over = "the agent says weight:256; it counts as --weight-max, 100".to_owned();
     for (report, clamped) in [
         (weight(100), None),
         (percent(100), None),
@@ -204,11 +204,11 @@ fn a_statement_over_the_highest_weight_is_clamped_and_reported_once() {
         (percent(300), None),
     ] {
         assert_eq!(next(&mut rig, report), UP.unwrap());
-        assert_eq!(std::mem::take(&mut rig.clamped), Vec::from_iter(clamped), "{report:?}");
+        assert_eq!(std::mem::take(&mut rig.vain), Vec::from_iter(clamped), "{report:?}");
     }
     let mut rig = one(Monitor { auto: true, checks: [agent()].into() });
     next(&mut rig, percent(101));
-    assert_eq!(rig.clamped, [Clamped { stated: AgentWeight::Percent(101), to: 100 }]);
+    assert_eq!(rig.vain, ["the agent says 101%; it counts as --weight-max, 100"]);
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn the_smoothing_of_rates_is_the_members() {
         let mut rig = Rig::new(Arc::new(Roster::new(Member { reports, ..member }, Policy::Auto)), settings(), 1);
         rig.watch(0);
         for rps in [100.0, 10.0] {
-            let load = Load { cpu_utilization: 0.5, rps, ..Load::default() };
+            let load = Load { cpu_utilization: Some(0.5), rps: Some(rps), ..Load::default() };
             rig.run(SECOND + SLACK, |_, _| (Duration::ZERO, Outcome::Load(load)));
         }
         let (.., Share::Rate(level)) = rig.auto().unwrap() else { panic!("no rate") };

@@ -108,7 +108,7 @@ fn auto_is_never_worse_than_equal_weights() {
 #[test]
 fn a_utilisation_alone_is_better_than_equal_weights_while_there_is_room() {
     for scenario in [steady("50 %", 0.5, 300), steady("80 %", 0.8, 600)] {
-        let p99 = |method| run(&scenario, method, Tuning::default(), 1).percentile(99.0);
+        let p99 = |method| run(&scenario, method, Constants::default(), 1).percentile(99.0);
         let (used, equal) = (p99(Method::AutoUsed), p99(Method::Equal));
         assert!(used < equal, "{}: {used} over {equal}", scenario.name);
     }
