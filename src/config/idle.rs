@@ -38,7 +38,8 @@ pub(super) fn warnings(flags: &Flags, shards: usize) -> Vec<String> {
         let of_checks =
             ["probe-interval", "probe-fast-interval", "probe-timeout", "probe-rise", "probe-fall", "max-probes"];
         let of_results = ["policy", "panic-percent", "panic-time", "witness", "slow-start"];
-        for list in [&of_checks[..], &of_results] {
+        let of_reports = ["agent-smoothing", "rate-smoothing", "dead-band", "report-lifetime"];
+        for list in [&of_checks[..], &of_results, &of_reports] {
             useless(list, "nothing is checked, because --probe is off and no --members file names checks");
         }
     } else {
@@ -50,6 +51,15 @@ pub(super) fn warnings(flags: &Flags, shards: usize) -> Vec<String> {
         }
         if flags.weight_max == 1 {
             useless(&["slow-start"], "with --weight-max 1 there is no weight between 0 and 1");
+        }
+        if flags.members.is_none() {
+            useless(&["agent-smoothing"], "no member has an agent: name agents in a --members file");
+            if flags.probe != Probe::Http {
+                useless(
+                    &["rate-smoothing", "report-lifetime"],
+                    "no check reads load reports, and no member has an agent: name such checks in a --members file",
+                );
+            }
         }
         let never_confident = "so no member is ever confident: name such checks in a --members file";
         match flags.policy {

@@ -20,6 +20,7 @@ use crate::{
 };
 
 pub mod access;
+mod choices;
 mod flags;
 mod idle;
 mod listen;
@@ -27,9 +28,8 @@ pub mod members;
 mod units;
 mod witness;
 
-pub use flags::{
-    CpuList, Flags, HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion,
-};
+pub use choices::{HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion};
+pub use flags::{CpuList, Flags};
 pub use idle::Given;
 pub use listen::{Carries, Listen};
 pub(crate) use units::duration;

@@ -189,6 +189,10 @@ fn flags_without_effect_are_told() {
         ("--panic-time", "30s"),
         ("--witness", "10.0.0.1"),
         ("--slow-start", "30s"),
+        ("--agent-smoothing", "60s"),
+        ("--rate-smoothing", "1s"),
+        ("--dead-band", "5"),
+        ("--report-lifetime", "3m"),
     ] {
         assert_eq!(warnings(&format!("--probe off {flag} {value}")), [format!("{flag} has no effect: {off}")]);
     }
@@ -196,6 +200,10 @@ fn flags_without_effect_are_told() {
         ("--weight-max 1 --slow-start 1s", "--slow-start has no effect: with --weight-max 1"),
         ("--panic-percent 100 --panic-time 1s", "--panic-time has no effect: --panic-percent 100"),
         ("--panic-percent 20 --panic-time 0s", "--panic-percent has no effect: --panic-time 0s"),
+        ("--agent-smoothing 0s", "--agent-smoothing has no effect: no member has an agent"),
+        ("--probe http --agent-smoothing 0s", "--agent-smoothing has no effect: no member has an agent"),
+        ("--rate-smoothing 1s", "--rate-smoothing has no effect: no check reads load reports"),
+        ("--report-lifetime 1m", "--report-lifetime has no effect: no check reads load reports"),
         ("--policy agent", "--policy agent, and no member has an agent, so no member is ever confident"),
         ("--policy orca", "--policy orca, and no check reads load reports, so no member is ever confident"),
         ("--max-probes 3", "--max-probes 3 is raised to 4: each of the 4 shards needs one"),
@@ -208,6 +216,8 @@ fn flags_without_effect_are_told() {
         "--weight-max 1",
         "--weight-max 2 --slow-start 1s",
         "--policy orca --probe http",
+        "--probe http --rate-smoothing 1s --report-lifetime 1m --dead-band 0",
+        "--members /dev/null --agent-smoothing 0s --rate-smoothing 1s --report-lifetime 1m --dead-band 0",
         "--max-probes 4",
         "--probe-interval 1s --slow-start 0s --panic-percent 100",
         "--members /dev/null --probe off --probe-interval 1s",

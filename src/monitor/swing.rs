@@ -8,8 +8,8 @@
 //! - Time constant = 20 s × sum of the sizes × (1 − 2 / number of turns), at most `--agent-smoothing`. Sum and number
 //!   fade with a time constant of 60 s. So two turns smooth nothing.
 //! - Falls are smoothed as logarithms, rises as they are: a mean of the two, and no server is kept low by one bad moment.
-//! - An agent that repeats itself is steady: five equal statements in a row end the swing. Of 0 it takes 15: the idle share
-//!   of an overloaded server is 0 for some time, and a farm that is overloaded must not lose all its servers at once.
+//! - An agent that repeats itself is steady: five equal statements in a row end the swing.
+//! - A statement of 0 always counts at once: the server wants no new work.
 
 use std::time::Duration;
 
@@ -32,9 +32,6 @@ const LEAST_SECONDS: f32 = 2.0;
 
 /// Equal statements in a row that end a swing.
 const REPEATS: u8 = 5;
-
-/// The same for statements of 0.
-const REPEATS_OF_ZERO: u8 = 15;
 
 /// The statements of one agent.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,7 +77,7 @@ impl Swing {
         self.turns *= fade;
         self.repeats = if stated == self.stated { self.repeats.saturating_add(1) } else { 0 };
         self.stated = stated;
-        if self.repeats >= if stated == 0.0 { REPEATS_OF_ZERO } else { REPEATS } {
+        if self.repeats >= REPEATS {
             (self.sizes, self.turns, self.moved) = (0.0, 0.0, 0.0);
         }
         let step = (floored / self.from).ln();
@@ -104,7 +101,7 @@ impl Swing {
         let gain = gain(elapsed, Duration::from_secs_f32(seconds));
         let rises = floored > self.mean;
         self.mean = if rises { self.mean + (floored - self.mean) * gain } else { approach(self.mean, floored, gain) };
-        self.value = self.mean;
+        self.value = if stated == 0.0 { 0.0 } else { self.mean };
     }
 
     /// What counts: the last statement of a steady agent, the smoothed ones of an agent that swings.
@@ -181,13 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn a_swinging_agents_0_counts_when_it_stays() {
+    fn a_swinging_agents_0_counts_at_once_and_the_mean_goes_on() {
         let swinging: Vec<f32> = (0..20).map(|at| if at % 2 == 0 { 80.0 } else { 20.0 }).collect();
-        let (mut swing, _) = run(&swinging);
-        for repeat in 0..=15 {
-            swing.next(0.0, 1.0, CHECK, LONGEST);
-            assert_eq!(swing.value() == 0.0, repeat == 15, "{repeat}: {}", swing.value());
-        }
+        let (mut swing, values) = run(&swinging);
+        swing.next(0.0, 1.0, CHECK, LONGEST);
+        assert_eq!(swing.value(), 0.0);
+        swing.next(80.0, 1.0, CHECK, LONGEST);
+        let before = *values.last().expect("it has values");
+        assert!((before * 0.7..before * 1.3).contains(&swing.value()), "{before} {}", swing.value());
     }
 
     #[test]

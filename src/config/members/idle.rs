@@ -19,6 +19,10 @@ pub(super) struct Idle {
     agents: Seen,
     reports: Seen,
     metrics: Seen,
+    /// Keys about agents, load reports and either, at members that have none.
+    agent_smoothing: Seen,
+    rate_smoothing: Seen,
+    report_lifetime: Seen,
     /// Policies of groups.
     policies: Vec<(usize, Policy)>,
     /// An entry has all groups, so that the flag's policy has none.
@@ -71,9 +75,18 @@ impl Idle {
         if agent {
             self.agents.add(here(place(&entry.agent_port)));
         }
+        let reports = has(reads_reports) || member.monitor.auto;
         if has(reads_reports) {
             self.reports.add(here(None));
         }
+        let idle = |seen: &mut Seen, place: Option<usize>, works: bool| {
+            if let Some(at) = place.filter(|_| !works) {
+                seen.add(from + at);
+            }
+        };
+        idle(&mut self.agent_smoothing, place(&entry.agent_smoothing), agent);
+        idle(&mut self.rate_smoothing, place(&entry.rate_smoothing), reports);
+        idle(&mut self.report_lifetime, place(&entry.report_lifetime), agent || reports);
         if has(|check| matches!(check, Check::Http(http) if !http.utilization.is_empty())) {
             self.metrics.add(here(place(&entry.http)));
         }
@@ -117,6 +130,19 @@ impl Idle {
             let text = "utilization has no effect: no group has the policy \"orca\" or \"auto\"";
             warnings.extend(self.metrics.warning(text));
         }
+        let none = "the member has no";
+        warnings.extend(
+            [
+                self.agent_smoothing.warning(&format!("agent_smoothing has no effect: {none} agent")),
+                self.rate_smoothing
+                    .warning(&format!("rate_smoothing has no effect: {none} check that reads load reports")),
+                self.report_lifetime.warning(&format!(
+                    "report_lifetime has no effect: {none} agent and no check that reads load reports"
+                )),
+            ]
+            .into_iter()
+            .flatten(),
+        );
         let reads = defaults.monitor.checks.iter().any(reads_reports);
         for (policy, missing, remedy) in [
             (

@@ -248,6 +248,16 @@ fn settings_without_effect_are_told_with_their_line() {
     starts(&fixed, &format!("{grpc}grpc.utilization = [\"cpu_utilization\"]\n"), &[no_report]);
     starts(&flags, &format!("{grpc}{}", group("A", "orca")), &[]);
 
+    // What is about reports that the member does not give.
+    let useless = |key| format!("{key} has no effect: the member has no ");
+    starts(&flags, &format!("{web}agent_smoothing = \"1s\"\n"), &[&useless("line 4: agent_smoothing")]);
+    starts(&flags, &format!("{http}agent_smoothing = \"1s\"\n"), &[&useless("line 5: agent_smoothing")]);
+    let tcp = format!("{web}monitor = \"tcp\"\n");
+    starts(&flags, &format!("{tcp}rate_smoothing = \"1s\"\n"), &[&useless("line 5: rate_smoothing")]);
+    starts(&flags, &format!("{tcp}report_lifetime = \"1m\"\n"), &[&useless("line 5: report_lifetime")]);
+    starts(&flags, &format!("{http}rate_smoothing = \"1s\"\nreport_lifetime = \"1m\"\n"), &[]);
+    starts(&flags, &format!("{agent}agent_smoothing = \"1s\"\nreport_lifetime = \"1m\"\n"), &[]);
+
     // What a policy needs, and no member has.
     let never = "with the policy \"agent\" no member is ever confident, because no member has an agent";
     starts(&flags, &format!("{web}{}", group("A", "agent")), &[&format!("line 6: {never}")]);

@@ -94,7 +94,7 @@ pub(crate) struct Result {
     pub(crate) errors: u32,
     /// When the last request failed because its server was dead, in seconds after the warm-up.
     pub(crate) last_refused: Option<f64>,
-    /// How long the load balancer used fewer members than exist.
+    /// How long the load balancer left out a member whose agent had not asked for it.
     pub(crate) reduced: Duration,
     pub(crate) pushes: u32,
 }
@@ -184,7 +184,7 @@ pub(crate) struct World<'s> {
     weights: Vec<f64>,
     currents: Vec<f64>,
     pushes_seen: u32,
-    /// Since when the load balancer uses fewer members than exist.
+    /// Since when the load balancer leaves out a member whose agent has not asked for it.
     reduced_since: Option<Time>,
     result: Result,
 }
@@ -390,7 +390,13 @@ impl<'s> World<'s> {
         if let Some(since) = self.reduced_since.take() {
             self.result.reduced += self.now.since(since.max(self.start));
         }
-        self.reduced_since = self.weights.contains(&0.0).then_some(self.now);
+        // An agent may ask for weight 0, and then has contact; the GWM alone takes contact or confidence away.
+        let asked = |of: usize| {
+            let entry = self.gwm.as_ref().and_then(|gwm| gwm.entries.get(of));
+            entry.is_some_and(|entry| entry.weight == 0 && entry.flags.contains(EntryFlags::CONTACT))
+        };
+        let reduced = (0..self.weights.len()).any(|of| self.weights[of] == 0.0 && !asked(of));
+        self.reduced_since = reduced.then_some(self.now);
     }
 
     /// Smooth weighted round robin.

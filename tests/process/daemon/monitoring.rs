@@ -204,7 +204,7 @@ fn an_agent_drains_and_weighs_its_member() {
     }
     speaker.say("weight:256");
     lb.push_until(&group(&[(&name, UP)]));
-    daemon.wait_for_log(&["WARN", &name, "the agent states weight:256, which is over --weight-max: 100 counts"]);
+    daemon.wait_for_log(&["WARN", &name, "the agent says weight:256; it counts as --weight-max, 100"]);
     speaker.say("200%");
     let before = speaker.accepted();
     until("the agent has said 200%", || speaker.accepted() > before + 5);
