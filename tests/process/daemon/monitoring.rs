@@ -208,7 +208,7 @@ fn an_agent_drains_and_weighs_its_member() {
     speaker.say("200%");
     let before = speaker.accepted();
     until("the agent has said 200%", || speaker.accepted() > before + 5);
-    assert_eq!(daemon.log().matches("over --weight-max").count(), 1, "once for each member");
+    assert_eq!(daemon.log().matches("it counts as --weight-max").count(), 1, "once for each member");
     // An agent that is gone changes nothing by itself; a closed port does.
     drop(speaker);
     drop(member);
