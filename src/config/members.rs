@@ -428,7 +428,7 @@ fn reports(entry: &Entry, interval: Duration, at: usize, defaults: &Defaults) ->
         return fault(
             place(&entry.report_lifetime).or(place(&entry.interval)).unwrap_or(at),
             format!(
-                "reports count for {lifetime} (report_lifetime) and come every {interval} (interval): write more than that"
+                "reports count for {lifetime} (report_lifetime) and come every {interval} (interval): write {interval} or more"
             ),
         );
     }

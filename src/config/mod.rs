@@ -308,7 +308,9 @@ fn monitoring(flags: &Flags, max_probes: u32) -> Result<(Roster, Monitoring, Vec
     if let Some(lifetime) = flags.report_lifetime.filter(|lifetime| *lifetime < flags.probe_interval) {
         let (lifetime, interval) =
             (humantime::format_duration(lifetime), humantime::format_duration(flags.probe_interval));
-        return usage(format!("--report-lifetime {lifetime} is less than --probe-interval {interval}: write more"));
+        return usage(format!(
+            "--report-lifetime {lifetime} is less than --probe-interval {interval}: write {interval} or more"
+        ));
     }
     let (roster, warnings) = match &flags.members {
         Some(path) => members::read(path, &defaults)?,

@@ -1,4 +1,5 @@
-//! How an agent's statements are smoothed: a steady agent's not at all, a swinging agent's the longer, the more it swings.
+//! How an agent's statements are smoothed: a steady agent's not at all, and a swinging agent's the longer the more the
+//! agent swings.
 //!
 //! Many agents state the idle share of their server. That share falls as the weight rises, so at high load such
 //! statements swing, and weights that follow at once make them swing more (PERF.md).
@@ -7,7 +8,7 @@
 //! - The size of a turn is the smaller of the two moves that meet there, as a logarithm.
 //! - Time constant = 20 s × sum of the sizes × (1 − 2 / number of turns), at most `--agent-smoothing`. Sum and number
 //!   fade with a time constant of 60 s. So two turns smooth nothing.
-//! - Falls are smoothed as logarithms, rises as they are: a mean of the two, and no server is kept low by one bad moment.
+//! - Falls are smoothed as logarithms, rises as they are: so one bad moment does not keep a server low.
 //! - An agent that repeats itself is steady: five equal statements in a row end the swing.
 //! - A statement of 0 always counts at once: the server wants no new work.
 
