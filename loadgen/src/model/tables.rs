@@ -46,6 +46,8 @@ pub(crate) struct Tables {
     by_lb: VecDeque<bool>,
     /// Where only changes are sent: what may have been told, each after some of the versions. Never empty then.
     deltas: RefCell<Vec<Hypothesis>>,
+    /// No-change was turned off, and nothing changes any more.
+    whole_again: bool,
 }
 
 impl Tables {
@@ -53,7 +55,7 @@ impl Tables {
     pub(crate) fn new(lb: u32, shape: Shape, weight_max: u16, no_change: bool) -> Tables {
         let (versions, by_lb) = (VecDeque::from([Rc::default()]), VecDeque::from([false]));
         let deltas = RefCell::new(if no_change { vec![Hypothesis::default()] } else { Vec::new() });
-        Tables { lb, shape, weight_max, versions, told: false, by_lb, deltas }
+        Tables { lb, shape, weight_max, versions, told: false, by_lb, deltas, whole_again: false }
     }
 
     /// The tables now.
@@ -72,10 +74,13 @@ impl Tables {
         !self.deltas.borrow().is_empty()
     }
 
-    /// From now on everything must be sent; nothing is in flight.
+    /// The load balancer, which was told all changes, turns no-change off; nothing changes any more. A push window may be
+    /// open: its push lists in full the groups whose members changed without an entry to say, such as one that the load
+    /// balancer itself took out.
     pub(crate) fn end_no_change(&mut self) {
         self.deltas.borrow_mut().clear();
         self.told_first(self.versions.len() - 1);
+        self.whole_again = true;
     }
 
     /// The version at this place was told last.
@@ -108,6 +113,19 @@ impl Tables {
     pub(crate) fn push(&mut self, frame: &[u8]) -> Result<()> {
         if self.no_change() {
             return self.push_of_changes(frame);
+        }
+        if self.whole_again {
+            let named = |group: &&Group| {
+                let name = group_name(group.0);
+                frame.windows(name.len()).any(|bytes| bytes == name.as_bytes())
+            };
+            let listed: Vec<Group> = self.now().iter().filter(named).cloned().collect();
+            let expected = self.message(&listed);
+            return if self.says(frame, &listed) {
+                Ok(())
+            } else {
+                Err(format!("push after no-change was turned off: {}", difference(frame, &expected)))
+            };
         }
         let told = self.told.then(|| self.versions[0].clone());
         let from = usize::from(self.told);
@@ -414,6 +432,21 @@ mod tests {
         assert!(!tables.complete());
         tables.push(&delta(&tables, &[(0, second.entry(100)), (1, other.entry(100))])).unwrap();
         assert!(tables.complete());
+    }
+
+    #[test]
+    fn without_no_change_a_last_push_lists_whole_groups() {
+        let mut tables = Tables::new(0, SHAPE, 100, true);
+        let groups: Groups = vec![(0, vec![member(0), member(1)]), (1, vec![member(4)])];
+        tables.change(groups.clone(), true);
+        tables.push(&tables.message(&groups)).unwrap();
+        let fewer: Groups = vec![(0, vec![member(0)]), (1, vec![member(4)])];
+        tables.change(fewer.clone(), true);
+        assert!(tables.complete(), "no entry is to say");
+        tables.end_no_change();
+        assert!(tables.push(&tables.message(&groups[..1])).is_err(), "the group has fewer members");
+        assert!(tables.push(&tables.message(&[])).is_err(), "no group");
+        tables.push(&tables.message(&fewer[..1])).unwrap();
     }
 
     #[test]

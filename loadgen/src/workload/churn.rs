@@ -540,8 +540,8 @@ impl Life {
         self.get_weights().await?;
         if tables.borrow().no_change() {
             // That listed nothing: once more, with everything.
-            self.set_flags(LbFlags::PUSH | LbFlags::TRUST).await?;
             tables.borrow_mut().end_no_change();
+            self.set_flags(LbFlags::PUSH | LbFlags::TRUST).await?;
             self.get_weights().await?;
         }
         Ok(())
