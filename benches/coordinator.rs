@@ -3,6 +3,7 @@
 
 use std::{cell::RefCell, collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use divan::{Bencher, black_box, counter::ItemsCount};
 use gwm::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings, Time},
@@ -40,7 +41,7 @@ impl Outbox for Out {
         &mut self.bytes
     }
 
-    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind) {
+    fn commit(&mut self, connection: ConnectionId, start: usize, _body: Option<&Bytes>, kind: Kind) {
         match kind {
             Kind::Push => self.pushed.push(connection),
             Kind::Reply => self.code = self.bytes.get(start + 17).copied().map(ReturnCode),

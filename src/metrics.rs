@@ -155,6 +155,8 @@ table! {
             .of_coordinator();
         groups = Groups: gauge("gwm_groups", "Groups of all load balancers.").of_coordinator();
         memberships = Memberships: gauge("gwm_memberships", "Members of all groups.").of_coordinator();
+        listings = Listings: gauge("gwm_listings", "Different contents of groups with members; groups share them.")
+            .of_coordinator();
     }
     line "checks" {
         passed = ChecksPassed: counter("gwm_checks_total", "Checks of members that ended.").with("result", "passed");

@@ -10,6 +10,7 @@ use super::{
     change::{Change, CloseReason, Contested},
     check::Found,
     ids::{ConnectionId, GroupId, LbId},
+    listing::Step,
     load_balancer::Timer,
     outbox::Outbox,
 };
@@ -60,7 +61,6 @@ impl Coordinator {
         let known = &mut self.tables.lbs[lb];
         known.deadline(Timer::Hold).at = None;
         known.connection = Some(connection);
-        known.epoch = known.epoch.wrapping_add(1);
         if known.pushing() {
             self.start_pushing(now, lb);
         }
@@ -102,19 +102,24 @@ impl Coordinator {
                     self.unmatched.has_group(entry);
                     let id = self.tables.create_group(targets[at].lb, group.data, policy);
                     targets[first].group = Some(id);
-                    self.mark(now, id, None);
+                    self.mark(now, id);
                     id
                 }
             };
-            self.tables.groups[id].reserve(group.count().into());
+            if group.count() == 0 {
+                continue;
+            }
+            let mut steps = std::mem::take(&mut self.steps);
+            steps.clear();
             for member in group.entries() {
                 self.unmatched.has_endpoint(&member.endpoint, &self.settings.roster);
                 let endpoint = self.tables.endpoints.intern(now, member.endpoint);
-                let place = self.tables.endpoints.link(endpoint, id);
-                self.tables.groups[id].add(endpoint, member, place, by_lb);
-                self.tables.member_added(targets[at].lb);
-                self.mark(now, id, Some(endpoint));
+                self.tables.groups[id].adds(&member.endpoint);
+                steps.add(endpoint, member, by_lb);
             }
+            self.tables.change_members(id, &steps);
+            self.steps = steps;
+            self.mark(now, id);
         }
     }
 
@@ -126,16 +131,16 @@ impl Coordinator {
                 None => ended.extend(&self.tables.lbs[target.lb].groups),
                 Some(id) if group.count() == 0 => ended.push(id),
                 Some(id) => {
-                    for member in group.entries() {
-                        let Some(endpoint) = self.tables.endpoints.find(&member.endpoint) else { continue };
-                        self.tables.remove_member(id, endpoint, farewell);
-                        self.mark(now, id, Some(endpoint));
-                    }
+                    let endpoints = &self.tables.endpoints;
+                    let members: Vec<_> =
+                        group.entries().filter_map(|member| endpoints.find(&member.endpoint)).collect();
+                    self.tables.remove_members(id, &members, farewell);
+                    self.mark(now, id);
                 }
             }
         }
         if farewell {
-            ended.iter().for_each(|&group| self.mark(now, group, None));
+            ended.iter().for_each(|&group| self.mark(now, group));
         }
         self.tables.remove_groups(&ended, farewell);
         if !farewell {
@@ -166,12 +171,20 @@ impl Coordinator {
         let mut members = found.members.into_iter();
         for (group, target) in request.groups.into_iter().zip(&found.targets) {
             let Some(id) = target.group else { continue };
+            let mut steps = std::mem::take(&mut self.steps);
+            steps.clear();
+            let listing = self.tables.listing(id);
             for (instance, endpoint) in group.entries().zip(&mut members) {
-                let quiesce = instance.flags.contains(MemberFlags::QUIESCE);
-                if self.tables.groups[id].set_state(endpoint, instance.state, quiesce) {
-                    self.mark(now, id, Some(endpoint));
+                let (state, quiesce) = (instance.state, instance.flags.contains(MemberFlags::QUIESCE));
+                if listing.differs(endpoint, state, quiesce) {
+                    steps.list.push(Step::State { endpoint, state, quiesce });
                 }
             }
+            if !steps.list.is_empty() {
+                self.tables.change_members(id, &steps);
+                self.mark(now, id);
+            }
+            self.steps = steps;
         }
     }
 

@@ -194,7 +194,7 @@ impl Coordinator {
     }
 
     fn find_member(&self, group: GroupId, member: &Endpoint) -> Option<EndpointId> {
-        self.tables.endpoints.find(member).filter(|&endpoint| self.tables.groups[group].contains(endpoint))
+        self.tables.endpoints.find(member).filter(|&endpoint| self.tables.listing(group).find(endpoint).is_some())
     }
 
     /// All members that a request names, if they are in their groups.
@@ -229,7 +229,7 @@ impl Coordinator {
             }
         }
         let too_many_members = added.iter().any(|(&first, &added)| {
-            let existing = targets[first].group.map_or(0, |group| self.tables.groups[group].len());
+            let existing = targets[first].group.map_or(0, |group| self.tables.listing(group).len());
             u64::from(existing) + added > self.settings.max_members_per_group.into()
         });
         let too_many_of_an_lb = more_by_lb.iter().any(|(&lb, &(members, created))| {

@@ -1,6 +1,8 @@
 //! Groups → messages, for pushes and replies alike. Only this file decides which groups and entries a message lists.
 //! A listed entry counts as sent.
 
+use bytes::Bytes;
+
 use super::{
     Coordinator, Time,
     check::Target,
@@ -11,15 +13,16 @@ use super::{
 };
 use crate::sasp::{ReturnCode, WeightedMember, Writer};
 
+/// Shorter entries are copied into each message: to copy them costs less than a second piece.
+const BODY_BYTES: usize = 512;
+
 /// Buffers that are used for one message after the other, so that no message allocates.
 #[derive(Default)]
 pub(super) struct Scratch {
     /// The groups of one message, in the order of the message.
     pub(super) listing: Vec<GroupId>,
-    /// One group, encoded.
-    group: Vec<u8>,
-    /// Slots of one group that may have changed.
-    slots: Vec<usize>,
+    /// Entries of one group, encoded.
+    entries: Vec<u8>,
 }
 
 /// What a message does with a group that has not changed since it was last sent.
@@ -53,20 +56,24 @@ impl Tables {
 
     /// The Interval of a reply about these groups, in seconds: short while a member of them waits for its first verdict.
     fn interval(&self, now: Time, settings: &Settings, listing: &[GroupId]) -> u16 {
-        let members = |group: &GroupId| self.groups[*group].members().map(|(endpoint, _)| endpoint);
+        let members = |group: &GroupId| self.listing(*group).members();
         let first = listing.iter().filter_map(|group| self.endpoints.first_verdict(now, members(group))).min();
         let Some(first) = first else { return settings.poll_interval_seconds };
         let seconds = u16::try_from(first.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u16::MAX).max(1);
         seconds.min(settings.poll_interval_seconds)
     }
 
-    /// Bytes of a message with all of these groups, about. A long message gets its memory at once.
-    fn encoded_bytes(&self, listing: &[GroupId]) -> usize {
-        listing.iter().map(|&group| self.groups[group].encoded_bytes()).sum()
+    /// Bytes that a message with all of these groups has of its own, about. A long message gets its memory at once.
+    fn own_bytes(&self, listing: &[GroupId]) -> usize {
+        let own = |group: &GroupId| match self.listing(*group) {
+            listing if listing.groups.len() > 1 => 0,
+            listing => listing.entries.len(),
+        };
+        listing.iter().map(own).sum()
     }
 
-    /// Appends the groups of `scratch.listing`, which are the LB's, to a message; returns the number of groups
-    /// appended.
+    /// Appends the groups of `scratch.listing`, which are the LB's, to a message. Gives the number of groups appended,
+    /// and the message's body: the entries of its last group, if other LBs have the same.
     fn encode(
         &mut self,
         settings: &Settings,
@@ -74,36 +81,50 @@ impl Tables {
         unchanged: Unchanged,
         scratch: &mut Scratch,
         message: &mut Writer<'_, WeightedMember<'_>>,
-    ) -> u32 {
-        let known = &self.lbs[lb];
-        let (delta, epoch) = (known.delta(), known.epoch);
+    ) -> (u32, Option<Bytes>) {
+        let delta = self.lbs[lb].delta();
         let mut groups = 0;
-        for &id in &scratch.listing {
-            let (policy, doubted, stale) = (self.policies[id], self.doubted[id], &mut self.stale[id]);
-            let stale = !delta && std::mem::take(stale);
-            let Scratch { group: encoded, slots, .. } = scratch;
-            groups += u32::from(self.with_farewells(id, |group, endpoints| {
-                let verdicts = endpoints.verdicts().view(policy, doubted, settings.weight_max);
-                if delta {
-                    let all = unchanged != Unchanged::Leave;
-                    let news = group.delta(epoch, verdicts, all, slots, encoded) > 0;
+        let mut body: Option<Bytes> = None;
+        let Scratch { listing, entries } = scratch;
+        for &id in &*listing {
+            let doubted = self.doubted[id];
+            let listed = self.with_farewells(id, |group, listings, endpoints| {
+                let listing = listings.get_mut(group.listing);
+                let verdicts = endpoints.verdicts().view(listing.policy, doubted, settings.weight_max);
+                let mut show = listing.show(group.scale, doubted, verdicts);
+                group.scale = show.scale();
+                let (listed, count, shared) = if delta {
+                    entries.clear();
+                    let (mut shared, mut count) = show.delta(group.sent.as_ref(), entries);
+                    if group.owed() > 0 {
+                        entries.extend_from_slice(&shared.take().unwrap_or_default());
+                        count += group.say_farewells(u32::from(u16::MAX) - count, entries);
+                    }
+                    group.delta(&show, count);
                     // A group that a member removed is listed only with farewells.
-                    let listed = news || unchanged == Unchanged::List && !group.removed;
-                    if listed {
-                        message.encoded_group(encoded);
-                    }
-                    listed
+                    (count > 0 || unchanged == Unchanged::List && !group.removed, count, shared)
                 } else {
-                    let (image, news) = group.full(epoch, verdicts, stale);
+                    let news = group.full(&show);
                     let listed = news || unchanged != Unchanged::Leave;
-                    if listed {
-                        message.encoded_group(image);
-                    }
-                    listed
+                    (listed, show.len(), (listed && show.is_shared()).then(|| show.body()))
+                };
+                if !listed {
+                    return false;
                 }
-            }));
+                // Only the last group's entries are a body.
+                message.out().extend_from_slice(&body.take().unwrap_or_default());
+                message.encoded_group(group.prefix(), count as u16);
+                match shared {
+                    Some(shared) if shared.len() >= BODY_BYTES => body = Some(shared),
+                    Some(shared) => message.out().extend_from_slice(&shared),
+                    None if delta => message.out().extend_from_slice(entries),
+                    None => show.write(message.out()),
+                }
+                true
+            });
+            groups += u32::from(listed);
         }
-        groups
+        (groups, body)
     }
 }
 
@@ -113,13 +134,14 @@ impl Coordinator {
         let buffer = out.buffer(connection.shard);
         let start = buffer.len();
         if !self.tables.lbs[lb].delta() {
-            buffer.reserve(self.tables.encoded_bytes(&self.scratch.listing));
+            buffer.reserve(self.tables.own_bytes(&self.scratch.listing));
         }
         let mut message = Writer::send_weights(buffer);
-        let groups = self.tables.encode(&self.settings, lb, unchanged, &mut self.scratch, &mut message);
+        let (groups, body) = self.tables.encode(&self.settings, lb, unchanged, &mut self.scratch, &mut message);
         if groups > 0 {
-            message.finish().expect("the limits keep every LB's tables within one message");
-            self.commit(connection, start, Kind::Push, out);
+            let length = body.as_ref().map_or(0, Bytes::len);
+            message.finish_before(length).expect("the limits keep every LB's tables within one message");
+            self.commit(connection, start, body.as_ref(), Kind::Push, out);
         } else {
             buffer.truncate(start);
         }
@@ -153,14 +175,17 @@ impl Coordinator {
         let buffer = out.buffer(connection.shard);
         let start = buffer.len();
         if !delta {
-            buffer.reserve(self.tables.encoded_bytes(listing));
+            buffer.reserve(self.tables.own_bytes(listing));
         }
         let interval = self.tables.interval(now, &self.settings, &self.scratch.listing);
         let mut reply = Writer::get_weights_reply(buffer, id, ReturnCode::SUCCESSFUL, interval);
+        let mut body = None;
         if let Some(lb) = lb {
-            self.tables.encode(&self.settings, lb, Unchanged::List, &mut self.scratch, &mut reply);
+            (_, body) = self.tables.encode(&self.settings, lb, Unchanged::List, &mut self.scratch, &mut reply);
         }
-        reply.finish().expect("the limits keep every LB's tables within one message");
+        reply
+            .finish_before(body.as_ref().map_or(0, Bytes::len))
+            .expect("the limits keep every LB's tables within one message");
         if let Some(lb) = lb.filter(|_| all) {
             if delta {
                 self.tables.settle_ghosts(lb);
@@ -168,6 +193,6 @@ impl Coordinator {
                 self.tables.drop_ghosts(lb);
             }
         }
-        self.commit(connection, start, Kind::Reply, out);
+        self.commit(connection, start, body.as_ref(), Kind::Reply, out);
     }
 }

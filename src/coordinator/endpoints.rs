@@ -1,4 +1,4 @@
-//! Every distinct endpoint, once: the monitor's verdicts, the watch, and the groups that list the endpoint.
+//! Every distinct endpoint, once: the monitor's verdicts, the watch, and the listings that have the endpoint.
 
 use std::{hash::BuildHasher, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 
 use super::{
     doubts::{Loss, Standing},
-    ids::{Column, EndpointId, GroupId, Id, Table},
+    ids::{Column, EndpointId, Id, ListingId, Table},
     settings::Settings,
     verdicts::{Shown, VerdictDelta, Verdicts},
     watches::{WatchOrder, Watches},
@@ -24,8 +24,8 @@ use crate::{
 struct Record {
     endpoint: Endpoint,
     world: World,
-    /// The groups that list the endpoint, in no order. A membership knows its place here.
-    groups: Vec<GroupId>,
+    /// The listings that have the endpoint, in no order. A listing knows its place here.
+    listings: Vec<ListingId>,
 }
 
 /// A judgement that was taken.
@@ -105,7 +105,7 @@ impl Endpoints {
             hashbrown::hash_table::Entry::Occupied(found) => *found.get(),
             hashbrown::hash_table::Entry::Vacant(vacant) => {
                 let world = world(&self.own_addresses, &endpoint);
-                let id = records.insert(Record { endpoint, world, groups: Vec::new() });
+                let id = records.insert(Record { endpoint, world, listings: Vec::new() });
                 vacant.insert(id);
                 if let Some(turn) = self.turns.get_mut(id) {
                     *turn = None;
@@ -135,22 +135,22 @@ impl Endpoints {
         Some(self.roster.find(&self.records[waits].endpoint).times.interval)
     }
 
-    /// Adds a group to the endpoint's list; gives the group's place.
-    pub(super) fn link(&mut self, id: EndpointId, group: GroupId) -> u32 {
-        let groups = &mut self.records[id].groups;
-        if groups.capacity() == 0 {
-            groups.reserve_exact(1); // most endpoints are in one group
+    /// Adds a listing to the endpoint's list; gives the listing's place.
+    pub(super) fn link(&mut self, id: EndpointId, listing: ListingId) -> u32 {
+        let listings = &mut self.records[id].listings;
+        if listings.capacity() == 0 {
+            listings.reserve_exact(1); // most endpoints are in one listing
         }
-        groups.push(group);
-        groups.len() as u32 - 1
+        listings.push(listing);
+        listings.len() as u32 - 1
     }
 
-    /// Removes the group at `place`. An endpoint without groups is forgotten, unless it is a witness. If another group
-    /// moves to `place`, the caller gets its id and must tell that group.
-    pub(super) fn unlink(&mut self, id: EndpointId, place: u32) -> Option<GroupId> {
+    /// Removes the listing at `place`. An endpoint without listings is forgotten, unless it is a witness. If another
+    /// listing moves to `place`, the caller gets its id and must tell that listing.
+    pub(super) fn unlink(&mut self, id: EndpointId, place: u32) -> Option<ListingId> {
         let record = &mut self.records[id];
-        record.groups.swap_remove(place as usize);
-        if record.groups.is_empty() && !self.roster.is_witness(&record.endpoint) {
+        record.listings.swap_remove(place as usize);
+        if record.listings.is_empty() && !self.roster.is_witness(&record.endpoint) {
             let hash = self.hasher.hash_one(record.endpoint);
             if let Ok(found) = self.index.find_entry(hash, |&other| other == id) {
                 found.remove();
@@ -159,20 +159,12 @@ impl Endpoints {
             self.records.remove(id);
             return None;
         }
-        record.groups.get(place as usize).copied()
+        record.listings.get(place as usize).copied()
     }
 
-    /// Takes the list of groups out, for a loop that borrows everything else; [`Endpoints::put_groups`] must follow.
-    pub(super) fn take_groups(&mut self, id: EndpointId) -> Vec<GroupId> {
-        std::mem::take(&mut self.records[id].groups)
-    }
-
-    pub(super) fn put_groups(&mut self, id: EndpointId, groups: Vec<GroupId>) {
-        self.records[id].groups = groups;
-    }
-
-    pub(super) fn groups(&self, id: EndpointId) -> &[GroupId] {
-        &self.records[id].groups
+    /// The listings that have the endpoint.
+    pub(super) fn listings(&self, id: EndpointId) -> &[ListingId] {
+        &self.records[id].listings
     }
 
     pub(super) fn endpoint(&self, id: EndpointId) -> Endpoint {
@@ -256,10 +248,9 @@ impl Endpoints {
         Some(Judged { endpoint: id, delta, moved })
     }
 
-    /// The endpoint that has this watch, and how many groups list it.
-    pub(super) fn watched_as(&self, watch: WatchId) -> Option<(Endpoint, usize)> {
-        let record = &self.records[self.watches.find(watch)?];
-        Some((record.endpoint, record.groups.len()))
+    /// The endpoint that has this watch.
+    pub(super) fn watched_as(&self, watch: WatchId) -> Option<EndpointId> {
+        self.watches.find(watch)
     }
 
     /// When and why the endpoint's standing changed last.

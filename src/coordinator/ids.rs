@@ -49,6 +49,8 @@ ids! {
     LbId
     /// Names a group while it exists.
     GroupId
+    /// Names a listing while a group has it.
+    ListingId
     /// Names an endpoint while a group lists it.
     EndpointId
 }

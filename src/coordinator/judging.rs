@@ -8,7 +8,8 @@ use super::{
     endpoints::Judged,
     ids::{EndpointId, GroupId, Id},
     outbox::Outbox,
-    verdicts::{Policies, VerdictDelta},
+    tables::Tables,
+    verdicts::VerdictDelta,
     worlds::World,
 };
 use crate::{
@@ -69,8 +70,9 @@ impl Coordinator {
             };
             self.spread(now, endpoint, delta);
             if moved {
-                let tables = &mut self.tables;
-                tables.endpoints.groups(endpoint).iter().for_each(|&group| tables.doubts.suspect(group));
+                let Tables { endpoints, listings, doubts, .. } = &mut self.tables;
+                let groups = endpoints.listings(endpoint).iter().flat_map(|&listing| &listings.get(listing).groups);
+                groups.for_each(|&group| doubts.suspect(group));
             }
         }
         self.decide(now);
@@ -78,7 +80,8 @@ impl Coordinator {
 
     /// The endpoint that has this watch now, and how many groups list it.
     pub fn watched_as(&self, watch: WatchId) -> Option<(Endpoint, usize)> {
-        self.tables.endpoints.watched_as(watch)
+        let endpoint = self.tables.endpoints.watched_as(watch)?;
+        Some((self.tables.endpoints.endpoint(endpoint), self.tables.groups_of(endpoint)))
     }
 
     /// When and why the standing of an endpoint changed last; `None` if no group lists the endpoint, or if it never
@@ -143,18 +146,19 @@ impl Coordinator {
     pub(super) fn weigh(&mut self, now: Time, group: GroupId, out: &mut impl Outbox) -> usize {
         let tables = &mut self.tables;
         let Some(known) = tables.groups.get(group) else { return 0 };
-        let members = known.members().map(|(endpoint, _)| tables.endpoints.standing(endpoint));
+        let listing = tables.listings.get(known.listing);
+        let members = listing.members().map(|endpoint| tables.endpoints.standing(endpoint));
         if let Some((turn, count)) = tables.doubts.weigh(now, group, members) {
             self.turn_doubt(now, group, turn, Some(count), out);
         }
-        self.tables.groups[group].len() as usize
+        self.tables.listing(group).len() as usize
     }
 
     /// A doubt about a group has begun or ended.
     fn turn_doubt(&mut self, now: Time, group: GroupId, turn: DoubtTurn, count: Option<Count>, out: &mut impl Outbox) {
         self.tables.doubted[group] = turn == DoubtTurn::Began;
         if turn == DoubtTurn::Began {
-            for (endpoint, _) in self.tables.groups[group].members().collect::<Vec<_>>() {
+            for endpoint in self.tables.listing(group).members().collect::<Vec<_>>() {
                 let delta = self.tables.endpoints.forget_old_loss(now, endpoint);
                 self.spread(now, endpoint, delta);
             }
@@ -162,39 +166,29 @@ impl Coordinator {
         let tables = &self.tables;
         let known = &tables.groups[group];
         let Count { lost, of } = count.unwrap_or_else(|| {
-            known.members().fold(Count::default(), |count, (endpoint, _)| match tables.endpoints.standing(endpoint) {
-                Standing::Up => Count { of: count.of + 1, ..count },
-                Standing::Lost(..) => Count { lost: count.lost + 1, of: count.of + 1 },
-                Standing::Unknown => count,
+            tables.listing(group).members().fold(Count::default(), |count, endpoint| {
+                match tables.endpoints.standing(endpoint) {
+                    Standing::Up => Count { of: count.of + 1, ..count },
+                    Standing::Lost(..) => Count { lost: count.lost + 1, of: count.of + 1 },
+                    Standing::Unknown => count,
+                }
             })
         });
         out.doubted(&Doubted { turn, lb_uid: &tables.lbs[known.lb].uid, group: known.name(), lost, of });
-        self.mark(now, group, None);
+        self.mark(now, group);
     }
 
-    /// Notes a turn of the verdicts in every group that lists the endpoint under a concerned policy.
+    /// Notes a turn of the verdicts in every listing that has the endpoint, under a concerned policy.
     fn spread(&mut self, now: Time, endpoint: EndpointId, change: VerdictDelta) {
         if change.words.is_empty() {
             return;
         }
-        let plain = change.words == Policies::ALL && change.rates.is_empty();
-        let groups = self.tables.endpoints.take_groups(endpoint);
-        for &group in &groups {
-            if !plain {
-                let policy = self.tables.policies[group];
-                if !change.words.contains(policy) {
-                    continue;
-                }
-                if change.rates.contains(policy) {
-                    self.tables.groups[group].rates_moved();
-                }
-            }
-            // An endpoint may be in thousands of groups, and most of them have a note already.
-            if !self.tables.is_noted(group) {
-                self.mark(now, group, Some(endpoint));
+        for at in 0..self.tables.endpoints.listings(endpoint).len() {
+            let listing = self.tables.endpoints.listings(endpoint)[at];
+            if change.words.contains(self.tables.listings.get(listing).policy) {
+                self.mark_listing(now, listing);
             }
         }
-        self.tables.endpoints.put_groups(endpoint, groups);
     }
 
     /// Does the next piece of the loops.
@@ -206,24 +200,23 @@ impl Coordinator {
             let id = EndpointId::at(id);
             if let Some(change) = self.tables.endpoints.reassess(now, id) {
                 self.unmatched.has_endpoint(&self.tables.endpoints.endpoint(id), &self.settings.roster);
-                left = left.saturating_sub(self.tables.endpoints.groups(id).len() / MARKS);
+                left = left.saturating_sub(self.tables.groups_of(id) / MARKS);
                 self.spread(now, id, change);
             }
         }
         while let Some(group) = next(&mut self.sweep.policies, ends.1, &mut left) {
             let group = GroupId::at(group);
-            let Some(known) = self.tables.groups.get_mut(group) else { continue };
+            let Some(known) = self.tables.groups.get(group) else { continue };
             let (policy, entry) = self.settings.roster.policy_and_entry(known.name());
             self.unmatched.has_group(entry);
-            if std::mem::replace(&mut self.tables.policies[group], policy) != policy {
-                known.forget_scale();
-                self.mark(now, group, None);
+            if self.tables.set_policy(group, policy) {
+                self.mark(now, group);
             }
         }
         while let Some(group) = next(&mut self.sweep.all, ends.1, &mut left) {
             let group = GroupId::at(group);
-            if self.tables.groups.get(group).is_some() {
-                self.mark(now, group, None);
+            if let Some(known) = self.tables.groups.get(group) {
+                self.mark_listing(now, known.listing);
             }
         }
     }

@@ -56,8 +56,6 @@ pub(super) struct LoadBalancer {
     pub(super) serial: u64,
     pub(super) connection: Option<ConnectionId>,
     pub(super) takeovers: Takeovers,
-    /// Grows with every bound connection.
-    pub(super) epoch: u32,
     /// Shown to people only.
     pub(super) health: Health,
     pub(super) flags: LbFlags,
@@ -85,7 +83,6 @@ impl LoadBalancer {
             serial,
             connection: None,
             takeovers: Takeovers::default(),
-            epoch: 0,
             health: Health::default(),
             flags: LbFlags::NONE,
             groups: Vec::new(),

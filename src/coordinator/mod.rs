@@ -7,6 +7,18 @@
 //! A request goes through `check`, which changes nothing and gives a return code or a [`Change`], and through `apply`,
 //! which alone changes the tables. Replies and pushes are made by `encode`.
 //!
+//! Thousands of load balancers register the same members. So what their groups have in common, the ordered members with
+//! labels, flags and states, is kept once, as a [`listing`] with its encoded entries. A [`group`] is its LB, its name,
+//! its listing, and what of the listing its LB was sent. However a content came about, the groups that have it share one
+//! listing ([`listings`]). A change that one group makes moves this group to another listing; groups that make the same
+//! change follow it there.
+//!
+//! What a listing's groups show at some time is an [`edition`]: one value (state, flags, weight) for each member. A group
+//! remembers the edition that was sent by reference. A message is a head of its own (header, LB UID, name, count) and a
+//! body, the edition's entries, which is made once and which all LBs share ([`show`], [`encode`]). With
+//! no-change/no-send the body has the entries that differ between two editions, made once for each two. A changed weight
+//! is noted in each listing once, and opens the push windows of those LBs that have none open ([`pushes`]).
+//!
 //! Inside, each module names only the modules that its row lists, which stand above it. This file names all.
 //!
 //! | module | what it owns | may know |
@@ -19,33 +31,41 @@
 //! | `doubts` | doubt about a group: when so much of it is lost that the network may be at fault | `ids` |
 //! | `watches` | which endpoints are watched, and the orders that shards have yet to get | `ids`, `worlds` |
 //! | `endpoints` | endpoints | `ids`, `settings`, `verdicts`, `worlds`, `doubts`, `watches` |
-//! | `group` | groups and their memberships | `ids`, `verdicts` |
+//! | `edition` | what groups show of one version of a listing | |
+//! | `listing` | the members that groups of different LBs have in common | `ids`, `verdicts`, `edition` |
+//! | `show` | listing → edition → encoded entries | `verdicts`, `edition`, `listing` |
+//! | `listings` | all listings, each once | `ids`, `endpoints`, `edition`, `listing` |
+//! | `group` | a group: its listing, and what its LB was sent | `ids`, `verdicts`, `edition`, `listing`, `show` |
 //! | `load_balancer` | load balancers | `ids` |
-//! | `tables` | all tables | `ids`, `settings`, `doubts`, `endpoints`, `group`, `load_balancer` |
+//! | `tables` | all tables | `ids`, `settings`, `doubts`, `endpoints`, `listing`, `listings`, `group`, `load_balancer` |
 //! | `change` | a change of the tables, as data | `ids` |
 //! | `rights` | what a sender may do | `coordinator`, `ids`, `change` |
 //! | `unmatched` | entries of the operator's files that matched nothing for an hour | |
 //! | `outbox` | where messages go | `ids`, `doubts`, `change`, `rights`, `unmatched` |
 //! | `check` | request → return code or change | `coordinator`, `ids`, `change`, `rights` |
-//! | `apply` | change → tables | `coordinator`, `ids`, `load_balancer`, `change`, `outbox`, `check` |
+//! | `apply` | change → tables | `coordinator`, `ids`, `listing`, `load_balancer`, `change`, `outbox`, `check` |
 //! | `encode` | groups → messages | `coordinator`, `ids`, `settings`, `tables`, `outbox`, `check` |
 //! | `pushes` | which load balancer gets a push, and when | `coordinator`, `ids`, `load_balancer`, `outbox`, `encode` |
-//! | `judging` | the operator's roster, judgements, doubts, watch orders | `coordinator`, `ids`, `verdicts`, `worlds`, `doubts`, `watches`, `endpoints`, `outbox` |
+//! | `judging` | the operator's roster, judgements, doubts, watch orders | `coordinator`, `ids`, `verdicts`, `worlds`, `doubts`, `watches`, `endpoints`, `tables`, `outbox` |
 
 mod apply;
 mod change;
 mod check;
 mod doubts;
+mod edition;
 mod encode;
 mod endpoints;
 mod group;
 mod ids;
 mod judging;
+mod listing;
+mod listings;
 mod load_balancer;
 mod outbox;
 mod pushes;
 mod rights;
 mod settings;
+mod show;
 mod tables;
 mod unmatched;
 mod verdicts;
@@ -57,6 +77,8 @@ use std::{
     collections::{BTreeMap, BinaryHeap, VecDeque},
     sync::Arc,
 };
+
+use bytes::Bytes;
 
 pub use crate::time::Time;
 use crate::{
@@ -125,6 +147,8 @@ pub struct Coordinator {
     unmatched: unmatched::Watch,
     /// The shard whose pushes were built first in the last call.
     first_shard: usize,
+    /// A buffer for the changes of one group.
+    steps: listing::Steps,
     /// Buffers that pushes and replies reuse.
     scratch: encode::Scratch,
 }
@@ -146,6 +170,7 @@ impl Coordinator {
             sweep: judging::Sweep::default(),
             unmatched,
             first_shard: 0,
+            steps: listing::Steps::default(),
             scratch: encode::Scratch::default(),
         }
     }
@@ -201,7 +226,7 @@ impl Coordinator {
         let start = buffer.len();
         let reply = message.component_type().reply().unwrap_or(message.component_type());
         session::write_reply(id, reply, code, self.settings.poll_interval_seconds, buffer);
-        self.commit(connection, start, Kind::Reply, out);
+        self.commit(connection, start, None, Kind::Reply, out);
     }
 
     /// Does what the request of an accepted sender asks; gives the return code.
@@ -270,6 +295,7 @@ impl Coordinator {
     /// after every batch of events and at [`Coordinator::next_deadline`].
     pub fn poll(&mut self, now: Time, out: &mut impl Outbox) {
         self.reconsider(now, out);
+        self.tables.share(now);
         self.unmatched.take(now, &self.settings.roster).for_each(|unmatched| out.unmatched(&unmatched));
         let before = self.tables.memberships;
         while before - self.tables.memberships < DROPS_PER_POLL {
@@ -300,7 +326,12 @@ impl Coordinator {
     pub fn next_deadline(&self) -> Option<Time> {
         let alarm = self.alarms.peek().map(|alarm| alarm.0.at);
         let tables = &self.tables;
-        let others = [tables.endpoints.next_deadline(), tables.doubts.next_end(), self.unmatched.next_deadline()];
+        let others = [
+            tables.endpoints.next_deadline(),
+            tables.doubts.next_end(),
+            tables.listings.next_deadline(),
+            self.unmatched.next_deadline(),
+        ];
         self.unfinished().or_else(|| others.into_iter().chain([alarm]).flatten().min())
     }
 
@@ -363,10 +394,17 @@ impl Coordinator {
         peer.expect("an open connection has a peer")
     }
 
-    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind, out: &mut impl Outbox) {
+    fn commit(
+        &mut self,
+        connection: ConnectionId,
+        start: usize,
+        body: Option<&Bytes>,
+        kind: Kind,
+        out: &mut impl Outbox,
+    ) {
         if let Some(known) = self.connection(connection) {
             known.in_flight += 1;
         }
-        out.commit(connection, start, kind);
+        out.commit(connection, start, body, kind);
     }
 }

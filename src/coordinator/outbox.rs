@@ -1,5 +1,7 @@
 //! Where the coordinator's messages go.
 
+use bytes::Bytes;
+
 use super::{
     change::{Change, CloseReason, Contested},
     doubts::Doubted,
@@ -25,8 +27,9 @@ pub trait Outbox {
     fn has_room(&self, shard: u16) -> bool;
     /// The buffer to append one message to. Bytes that are in the buffer already belong to other messages.
     fn buffer(&mut self, shard: u16) -> &mut Vec<u8>;
-    /// Ends the message that began at `start` of [`Outbox::buffer`]: it is for this connection.
-    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind);
+    /// Ends the message that began at `start` of [`Outbox::buffer`]: it is for this connection. A message with a body
+    /// ends with the bytes of the body, which are not in the buffer: other messages share them.
+    fn commit(&mut self, connection: ConnectionId, start: usize, body: Option<&Bytes>, kind: Kind);
     /// Asks the shard to flush and close the connection; [`Coordinator::closed`](super::Coordinator::closed) follows
     /// when the shard has done so.
     fn close(&mut self, connection: ConnectionId, reason: CloseReason);

@@ -3,27 +3,37 @@
 use super::{
     Coordinator, Time,
     encode::Unchanged,
-    ids::{ConnectionId, EndpointId, GroupId, LbId},
+    ids::{ConnectionId, GroupId, LbId, ListingId},
     load_balancer::{LoadBalancer, Timer},
     outbox::Outbox,
 };
 
 impl Coordinator {
-    /// Notes that one endpoint's entry in the group may have changed, or, with `None`, any entry. Opens the LB's push
-    /// window if none is open.
-    #[inline]
-    pub(super) fn mark(&mut self, now: Time, group: GroupId, endpoint: Option<EndpointId>) {
-        self.tables.stale[group] = true;
-        if self.tables.muted[group] {
-            return;
+    /// Notes that the group may have changed. Opens the LB's push window if none is open.
+    pub(super) fn mark(&mut self, now: Time, group: GroupId) {
+        if self.tables.listings.take_quiet(group, self.tables.groups[group].listing) {
+            self.queue(now, group);
         }
+    }
+
+    /// Notes that what a listing shows may have changed: once, however many groups have the listing. Only groups that
+    /// were sent something since the last note are told.
+    pub(super) fn mark_listing(&mut self, now: Time, id: ListingId) {
+        let listing = self.tables.listings.get_mut(id);
+        listing.version = listing.version.wrapping_add(1);
+        let quiet = std::mem::take(&mut listing.quiet) as usize;
+        for at in 0..quiet {
+            let group = self.tables.listings.get(id).groups[at];
+            self.queue(now, group);
+        }
+    }
+
+    fn queue(&mut self, now: Time, group: GroupId) {
         let known = &mut self.tables.groups[group];
         let lb = known.lb;
-        let owner = &mut self.tables.lbs[lb];
-        self.tables.muted[group] = known.touch(endpoint, owner.delta());
         if !known.queued {
             known.queued = true;
-            owner.changed.push(group);
+            self.tables.lbs[lb].changed.push(group);
         }
         self.open_window(now, lb);
     }
@@ -100,8 +110,10 @@ impl Coordinator {
         let mut owes = false;
         for &id in &self.scratch.listing {
             let group = &mut self.tables.groups[id];
-            group.settle();
-            self.tables.muted[id] = group.removed;
+            group.queued = false;
+            if !group.removed {
+                self.tables.listings.set_quiet(id, group.listing);
+            }
             owes |= delta && !group.removed && group.owed() > 0;
         }
         // A group lists at most 65,535 entries in one message: the next push has the other farewells.

@@ -248,11 +248,11 @@ impl Coordinator {
         lb_uid: &[u8],
         group: GroupId,
     ) -> std::result::Result<(), (Refusal, Option<Endpoint>)> {
-        let group = &self.tables.groups[group];
+        let (listing, group) = (self.tables.listing(group), &self.tables.groups[group]);
         if !speaker.may(act, lb_uid, Some(group.name())) {
             return Err((Refusal::MemberRight, None));
         }
-        let mut members = group.members().map(|(endpoint, _)| self.tables.endpoints.endpoint(endpoint));
+        let mut members = listing.members().map(|endpoint| self.tables.endpoints.endpoint(endpoint));
         let foreign = members.find(|member| !speaker.speaks_for(act, lb_uid, group.name(), member.canonical().ip()));
         foreign.map_or(Ok(()), |member| Err((Refusal::MemberIdentity, Some(member))))
     }

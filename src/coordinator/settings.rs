@@ -62,4 +62,6 @@ pub struct Totals {
     pub answering: usize,
     /// Groups in doubt.
     pub doubted: usize,
+    /// Different contents of groups that have members; each is kept once.
+    pub listings: usize,
 }

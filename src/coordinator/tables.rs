@@ -10,10 +10,12 @@ use super::{
     endpoints::Endpoints,
     group::Group,
     ids::{Column, EndpointId, GroupId, LbId, Table},
+    listing::{Listing, Step, Steps},
+    listings::Listings,
     load_balancer::{LoadBalancer, Timer},
     settings::{Settings, Totals},
 };
-use crate::{judgement::Policy, sasp::GroupData};
+use crate::{judgement::Policy, sasp::GroupData, time::Time};
 
 pub(super) struct Tables {
     hasher: FixedState,
@@ -22,13 +24,7 @@ pub(super) struct Tables {
     pub(super) groups: Table<GroupId, Group>,
     /// Groups by LB and name, ghosts too. A name belongs to a group or to a ghost, never to both.
     by_name: HashTable<GroupId>,
-    /// A change in the group needs no note: its LB gets no pushes, or the next push looks at the whole group anyway. A
-    /// weight change reads this column for every group that lists the endpoint.
-    pub(super) muted: Column<GroupId, bool>,
-    /// Something in the group may have changed since the whole group was last sent.
-    pub(super) stale: Column<GroupId, bool>,
-    /// The policy that makes the group's weights.
-    pub(super) policies: Column<GroupId, Policy>,
+    pub(super) listings: Listings,
     /// The group is in doubt.
     pub(super) doubted: Column<GroupId, bool>,
     pub(super) doubts: Doubts,
@@ -52,9 +48,7 @@ impl Tables {
             by_uid: HashTable::new(),
             groups: Table::new(),
             by_name: HashTable::new(),
-            muted: Column::new(),
-            stale: Column::new(),
-            policies: Column::new(),
+            listings: Listings::new(hasher.clone()),
             doubted: Column::new(),
             doubts: Doubts::new(settings.panic_percent, settings.panic_time, hasher.clone()),
             endpoints: Endpoints::new(hasher, settings),
@@ -74,13 +68,18 @@ impl Tables {
             watched: self.endpoints.watched(),
             answering: self.endpoints.answering(),
             doubted: self.doubts.len(),
+            listings: self.listings.len(),
         }
     }
 
-    /// Whether another note about the group is useless.
-    #[inline]
-    pub(super) fn is_noted(&self, group: GroupId) -> bool {
-        self.muted[group] && self.stale[group]
+    /// How many groups list the endpoint.
+    pub(super) fn groups_of(&self, endpoint: EndpointId) -> usize {
+        self.endpoints.listings(endpoint).iter().map(|&listing| self.listings.get(listing).groups.len()).sum()
+    }
+
+    /// What the group lists.
+    pub(super) fn listing(&self, group: GroupId) -> &Listing {
+        self.listings.get(self.groups[group].listing)
     }
 
     pub(super) fn find_lb(&self, uid: &[u8]) -> Option<LbId> {
@@ -113,7 +112,7 @@ impl Tables {
         self.stop_pushing(lb);
         self.drop_ghosts(lb);
         for at in 0..self.lbs[lb].groups.len() {
-            self.with_farewells(self.lbs[lb].groups[at], |group, _| group.drop_farewells());
+            self.with_farewells(self.lbs[lb].groups[at], |group, _, _| group.forget_sent());
         }
     }
 
@@ -125,8 +124,9 @@ impl Tables {
         known.deadline(Timer::Window).at = None;
         known.deadline(Timer::Refresh).at = None;
         for &group in known.groups.iter().chain(&known.ghosts) {
-            self.groups[group].settle();
-            self.muted[group] = true;
+            let known = &mut self.groups[group];
+            known.queued = false;
+            self.listings.take_quiet(group, known.listing);
         }
     }
 
@@ -151,13 +151,14 @@ impl Tables {
             Some(ghost) => {
                 let revived = &mut self.groups[ghost];
                 (revived.removed, revived.order) = (false, self.last_order);
-                revived.forget_scale();
+                revived.scale = None;
                 self.lbs[lb].ghosts.retain(|&other| other != ghost);
                 ghost
             }
             None => {
-                let epoch = self.lbs[lb].epoch;
-                let group = self.groups.insert(Group::new(lb, self.last_order, epoch, data));
+                let listing = self.listings.empty(policy);
+                let group = self.groups.insert(Group::new(lb, self.last_order, listing, data));
+                self.listings.join(group, listing, false);
                 let hash = self.hash_name(lb, data.name);
                 let Tables { hasher, groups, by_name, .. } = self;
                 by_name.insert_unique(hash, group, |&group| {
@@ -170,23 +171,70 @@ impl Tables {
         self.settle_doubt(group);
         let known = &mut self.lbs[lb];
         known.groups.push(group);
-        self.policies.set(group, policy);
-        self.muted.set(group, !known.pushing() || known.all);
-        self.stale.set(group, true);
+        let must_note = known.pushing() && !known.all;
+        self.set_policy(group, policy);
+        if must_note {
+            self.listings.set_quiet(group, self.groups[group].listing);
+        } else {
+            self.listings.take_quiet(group, self.groups[group].listing);
+        }
         group
     }
 
-    /// Takes a member out of a group, if the group has it. With `farewell` its LB may have to hear of that.
-    pub(super) fn remove_member(&mut self, group: GroupId, endpoint: EndpointId, farewell: bool) {
+    /// Gives the group this policy; says whether it had another.
+    pub(super) fn set_policy(&mut self, group: GroupId, policy: Policy) -> bool {
+        let other = self.listing(group).policy != policy;
+        if other {
+            self.groups[group].scale = None;
+            self.step(group, &Steps::of(Step::Policy(policy)));
+        }
+        other
+    }
+
+    /// Moves the group to the listing that has these changes.
+    fn step(&mut self, group: GroupId, steps: &Steps) {
+        let known = &mut self.groups[group];
+        let sent = known.sent.take();
+        (known.listing, known.sent) = self.listings.step(group, known.listing, steps, sent, &mut self.endpoints);
+    }
+
+    /// Lets groups join equal listings that did not when they changed, as far as there is time for that.
+    pub(super) fn share(&mut self, now: Time) {
+        while let Some((group, id, equal)) = self.listings.find_loose(now) {
+            let known = &mut self.groups[group];
+            let sent = known.sent.take();
+            (known.listing, known.sent) = self.listings.merge(group, id, equal, 0, sent, &mut self.endpoints);
+        }
+    }
+
+    /// Adds members that are not in the group, and sets states of members that are.
+    pub(super) fn change_members(&mut self, group: GroupId, steps: &Steps) {
+        let before = self.listing(group).len();
+        self.step(group, steps);
+        let more = self.listing(group).len() - before;
+        self.memberships += more;
+        self.lbs[self.groups[group].lb].held += more;
+    }
+
+    /// Takes members out of a group, as far as the group has them. With `farewell` its LB may have to hear of that.
+    pub(super) fn remove_members(&mut self, group: GroupId, members: &[EndpointId], farewell: bool) {
         let lb = self.groups[group].lb;
-        let owner = &self.lbs[lb];
-        let (epoch, farewell) = (owner.epoch, farewell && owner.connection.is_some());
-        let place = self.with_farewells(group, |group, endpoints| {
+        let farewell = farewell && self.lbs[lb].connection.is_some();
+        let mut steps = Steps::default();
+        for &endpoint in members {
+            let Tables { listings, endpoints, groups, .. } = self;
+            let id = groups[group].listing;
+            let Some(slot) = listings.get(id).find(endpoint) else { continue };
             let last_word = farewell.then(|| endpoints.last_word(endpoint));
-            group.remove(endpoint, endpoints.endpoint(endpoint), last_word, epoch)
-        });
-        if let Some(place) = place {
-            self.unlink(lb, endpoint, place);
+            steps.list.push(Step::Remove { endpoint });
+            self.with_farewells(group, |group, listings, endpoints| {
+                group.removes(listings.get(id), slot, endpoints.endpoint(endpoint), last_word);
+            });
+        }
+        self.memberships -= steps.list.len() as u32;
+        self.lbs[lb].held -= steps.list.len() as u32;
+        if !steps.list.is_empty() {
+            self.step(group, &steps);
         }
         if self.doubted[group] {
             self.doubts.suspect(group);
@@ -194,10 +242,14 @@ impl Tables {
     }
 
     /// Calls `act`, which may add or end farewells of the group. Only this function counts farewells.
-    pub(super) fn with_farewells<R>(&mut self, group: GroupId, act: impl FnOnce(&mut Group, &Endpoints) -> R) -> R {
+    pub(super) fn with_farewells<R>(
+        &mut self,
+        group: GroupId,
+        act: impl FnOnce(&mut Group, &mut Listings, &Endpoints) -> R,
+    ) -> R {
         let group = &mut self.groups[group];
         let before = group.owed();
-        let done = act(group, &self.endpoints);
+        let done = act(group, &mut self.listings, &self.endpoints);
         let now = group.owed();
         if before != now {
             let held = &mut self.lbs[group.lb].held;
@@ -218,21 +270,18 @@ impl Tables {
                 owners.push(lb);
             }
             let known = &mut self.lbs[lb];
-            let ghost = farewell && known.connection.is_some() && self.groups[group].was_told(known.epoch);
+            let ghost = farewell && known.connection.is_some() && self.groups[group].was_told();
             if ghost {
                 known.ghosts.push(group);
-                for (endpoint, _) in self.groups[group].members().collect::<Vec<_>>() {
-                    self.remove_member(group, endpoint, true);
-                }
-                self.groups[group].settle();
+                let members: Vec<EndpointId> = self.listing(group).members().collect();
+                self.remove_members(group, &members, true);
+                self.groups[group].queued = false;
             } else {
                 ended.push(group);
-                for (endpoint, place) in self.groups[group].members().collect::<Vec<_>>() {
-                    self.unlink(lb, endpoint, place);
-                }
             }
-            self.groups[group].removed = true;
-            self.muted[group] = true;
+            let known = &mut self.groups[group];
+            known.removed = true;
+            self.listings.take_quiet(group, known.listing);
             self.settle_doubt(group);
         }
         owners.sort_unstable();
@@ -286,27 +335,17 @@ impl Tables {
         if let Ok(entry) = self.by_name.find_entry(hash, |&other| other == group) {
             entry.remove();
         }
-        self.with_farewells(group, |group, _| group.drop_farewells());
-        self.groups.remove(group);
+        self.with_farewells(group, |group, _, _| group.drop_farewells());
+        let Group { lb, listing, .. } = self.groups.remove(group);
+        let members = self.listings.get(listing).len();
+        self.memberships -= members;
+        self.lbs[lb].held -= members;
+        self.listings.leave(group, listing, &mut self.endpoints);
     }
 
     /// A hasher for the tables of one request.
     pub(super) fn hasher(&self) -> FixedState {
         self.hasher.clone()
-    }
-
-    /// Counts a member that was added to one of the LB's groups.
-    pub(super) fn member_added(&mut self, lb: LbId) {
-        self.memberships += 1;
-        self.lbs[lb].held += 1;
-    }
-
-    fn unlink(&mut self, lb: LbId, endpoint: EndpointId, place: u32) {
-        self.memberships -= 1;
-        self.lbs[lb].held -= 1;
-        if let Some(moved) = self.endpoints.unlink(endpoint, place) {
-            self.groups[moved].moved(endpoint, place);
-        }
     }
 
     fn hash_name(&self, lb: LbId, name: &[u8]) -> u64 {

@@ -93,8 +93,6 @@ pub(super) struct Verdicts {
 pub(super) struct Policies(u8);
 
 impl Policies {
-    pub(super) const ALL: Policies = Policies((1 << Policy::ALL.len()) - 1);
-
     pub(super) fn contains(self, policy: Policy) -> bool {
         self.0 & 1 << policy as u8 != 0
     }

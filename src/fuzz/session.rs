@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use crate::{
     access::Peer,
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings, Time, Totals},
@@ -217,8 +219,9 @@ impl Outbox for Sent {
         &mut self.buffer
     }
 
-    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind) {
+    fn commit(&mut self, connection: ConnectionId, start: usize, body: Option<&Bytes>, kind: Kind) {
         assert_eq!(start, 0, "a message that was not committed");
+        self.buffer.extend_from_slice(body.map_or(&[], |body| body));
         self.messages.push((connection, kind, std::mem::take(&mut self.buffer)));
     }
 

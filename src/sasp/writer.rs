@@ -8,6 +8,7 @@ use super::{
     VERSION,
     code::{ComponentType, Health, LbFlags, Reason, ReturnCode, SenderFlags},
     component::{Entry, GroupData, MemberData, MemberState, WeightedMember, sealed::Wire},
+    image::{self, Prefix},
     message::HEADER_BYTES,
 };
 
@@ -145,9 +146,14 @@ impl<'b, T, B: Buffer> Writer<'b, T, B> {
     }
 
     /// Ends the message: writes counts and length. On an error, the buffer is as before the message.
-    pub fn finish(mut self) -> Result<(), EncodeError> {
+    pub fn finish(self) -> Result<(), EncodeError> {
+        self.finish_before(0)
+    }
+
+    /// Like [`Writer::finish`], and the message has so many bytes after those in the buffer.
+    pub(crate) fn finish_before(mut self, body: usize) -> Result<(), EncodeError> {
         self.end_group();
-        let length = self.sink.written() - self.start;
+        let length = self.sink.written() - self.start + body;
         match (u16::try_from(self.groups), i32::try_from(length)) {
             (Err(_), _) => self.sink.fail(EncodeError::TooMany { what: "groups" }),
             (_, Err(_)) => self.sink.fail(EncodeError::MessageLength(length)),
@@ -212,12 +218,19 @@ impl<'b, B: Buffer> Writer<'b, WeightedMember<'_>, B> {
         Writer::begin(out, id, ComponentType::SEND_WEIGHTS, &[])
     }
 
-    /// Appends an encoded group: Group of Weight Entry Data with the right count, Group Data, entries.
-    pub(crate) fn encoded_group(&mut self, group: &[u8]) {
+    /// Appends the bytes of a group before its entries, with the count of these.
+    pub(crate) fn encoded_group(&mut self, prefix: &Prefix, count: u16) {
         self.end_group();
         self.entries_at = 0; // an entry after the encoded group has no group
-        self.sink.bytes(group);
+        let start = self.sink.written();
+        self.sink.bytes(prefix.bytes());
+        image::set_count(&mut self.sink.out.as_mut()[start..], count);
         self.groups += 1;
+    }
+
+    /// The buffer, to append encoded entries to.
+    pub(crate) fn out(&mut self) -> &mut B {
+        self.sink.out
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use gwm::coordinator::{Change, CloseReason, ConnectionId, Doubted, Kind, Outbox, Refusal, Refused, Time, Unmatched};
 
 use crate::coordinator_model::replay::Recorded;
@@ -25,6 +26,8 @@ pub(crate) struct Recorder {
     committed: BTreeMap<u16, usize>,
     sent: Vec<Sent>,
     closes: Vec<(ConnectionId, CloseReason)>,
+    /// The bodies of messages that had one.
+    pub(crate) bodies: Vec<Bytes>,
     /// The causes of 0x11, with their details.
     pub(crate) refused: Vec<(Refusal, String)>,
     /// Entries of the operator's files that matched nothing for an hour, as the log has them.
@@ -55,12 +58,14 @@ impl Outbox for Recorder {
         self.buffers.entry(shard).or_default()
     }
 
-    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind) {
+    fn commit(&mut self, connection: ConnectionId, start: usize, body: Option<&Bytes>, kind: Kind) {
         let shard = connection.shard;
         let committed = self.committed.entry(shard).or_default();
         assert_eq!(start, *committed, "a message begins where the last one ended");
         let buffer = self.buffers.entry(shard).or_default();
-        let bytes = buffer[start..].to_vec();
+        let mut bytes = buffer[start..].to_vec();
+        bytes.extend_from_slice(body.map_or(&[], |body| body));
+        self.bodies.extend(body.cloned());
         *committed = buffer.len();
         if kind == Kind::Push {
             assert!(self.has_room(shard), "a push to a shard that has no room");

@@ -27,7 +27,7 @@ impl Default for CoordinatorMetrics {
 impl CoordinatorMetrics {
     /// Copies the coordinator's own numbers, so that other threads can read them.
     pub(super) fn publish(&self, coordinator: &Coordinator) {
-        let Totals { load_balancers, groups, memberships, endpoints, watched, answering, doubted } =
+        let Totals { load_balancers, groups, memberships, endpoints, watched, answering, doubted, listings } =
             coordinator.totals();
         let blind = |world| usize::from(coordinator.is_blind(world));
         for (id, total) in [
@@ -37,6 +37,7 @@ impl CoordinatorMetrics {
             (Id::Endpoints, endpoints),
             (Id::EndpointsWatched, watched),
             (Id::EndpointsAnswering, answering),
+            (Id::Listings, listings),
             (Id::GroupsInDoubt, doubted),
             (Id::BlindOwn, blind(World::Own)),
             (Id::BlindForeign, blind(World::Foreign)),

@@ -203,7 +203,7 @@ impl CoordinatorThread {
         for (shard, port) in self.ports.list.iter_mut().enumerate() {
             while let Some(batch) = port.down.reclaim() {
                 for down in &batch.entries {
-                    if matches!(down.order, Order::Write(..)) && !down.unfinished {
+                    if matches!(down.order, Order::Write { .. }) && !down.unfinished {
                         self.coordinator.delivered(connection(shard, down.slot), 1);
                     }
                 }

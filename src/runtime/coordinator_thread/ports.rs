@@ -2,6 +2,8 @@
 
 use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Instant};
 
+use bytes::Bytes;
+
 use super::{
     doubt_log::DoubtLog,
     metrics::CoordinatorMetrics,
@@ -111,13 +113,16 @@ impl Outbox for Ports {
         self.port(shard).down.bytes()
     }
 
-    fn commit(&mut self, connection: ConnectionId, start: usize, kind: Kind) {
+    fn commit(&mut self, connection: ConnectionId, start: usize, body: Option<&Bytes>, kind: Kind) {
         let slot = slot(connection);
         let port = self.port(connection.shard);
-        let range = start..port.down.bytes().len();
-        let length = range.len();
-        port.down.push(Down { slot, order: Order::Write(kind, range), unfinished: false });
-        self.committed += length;
+        let end = port.down.bytes().len();
+        // A batch is sent before it has 4 GiB: the limits keep every message below 2 GiB.
+        let head = start as u32..end as u32;
+        let body_length = body.map_or(0, Bytes::len);
+        let body = body.map(|body| port.down.body(body));
+        port.down.push(Down { slot, order: Order::Write { kind, head, body }, unfinished: false });
+        self.committed += end - start + body_length;
     }
 
     fn close(&mut self, connection: ConnectionId, reason: CloseReason) {

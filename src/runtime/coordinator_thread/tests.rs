@@ -50,7 +50,9 @@ fn request(up: &mut Sender<(Slot, Up)>, id: u32) {
 
 fn reply_ids(batch: &Batch<Down>) -> Vec<u32> {
     let id = |down: &Down| match &down.order {
-        Order::Write(Kind::Reply, range) => Message::decode(&batch.bytes[range.clone()]).expect("a message").0.id,
+        Order::Write { kind: Kind::Reply, head, body: None } => {
+            Message::decode(&batch.bytes[head.start as usize..head.end as usize]).expect("a message").0.id
+        }
         other => panic!("{other:?}"),
     };
     batch.entries.iter().map(id).collect()
@@ -87,12 +89,12 @@ fn a_request_waits_until_there_is_room_for_its_reply() {
 fn a_close_is_never_lost() {
     let (mut thread, _up, mut down) = coordinator_thread(1);
     let start = thread.ports.buffer(0).len();
-    thread.ports.commit(connection(0, SLOT), start, Kind::Push);
+    thread.ports.commit(connection(0, SLOT), start, None, Kind::Push);
     thread.turn();
     thread.ports.close(connection(0, SLOT), CloseReason::TakenOver);
     thread.turn();
     let batch = down.receive().expect("the push");
-    assert!(matches!(batch.entries[..], [Down { order: Order::Write(..), .. }]));
+    assert!(matches!(batch.entries[..], [Down { order: Order::Write { .. }, .. }]));
     down.give_back(batch);
     thread.turn();
     let batch = down.receive().expect("the close");
@@ -116,7 +118,7 @@ fn watch_orders_wait_for_room_and_judgements_come_back() {
     up.push((SLOT, Up::Request(range)));
     up.flush();
     // The only batch is with the shard.
-    thread.ports.commit(connection(0, SLOT), 0, Kind::Push);
+    thread.ports.commit(connection(0, SLOT), 0, None, Kind::Push);
     thread.ports.list[0].down.flush();
     let taken = down.receive().expect("the push");
     assert!(!thread.turn());
@@ -124,7 +126,7 @@ fn watch_orders_wait_for_room_and_judgements_come_back() {
     thread.turn();
     let batch = down.receive().expect("the reply and the order");
     let watch = match &batch.entries[..] {
-        [Down { order: Order::Write(Kind::Reply, _), .. }, Down { order: Order::Watch(order), .. }] => {
+        [Down { order: Order::Write { kind: Kind::Reply, .. }, .. }, Down { order: Order::Watch(order), .. }] => {
             assert_eq!(order.endpoint, Some(endpoint));
             order.watch
         }

@@ -47,8 +47,15 @@ pub(crate) struct Down {
 /// An order of the coordinator to a shard.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Write this range of the batch's bytes.
-    Write(Kind, Range<usize>),
+    /// Write a message.
+    Write {
+        /// The message's kind.
+        kind: Kind,
+        /// The message's first bytes: this range of the batch's bytes.
+        head: Range<u32>,
+        /// The rest of the message, if others share the rest: the place in the batch's bodies.
+        body: Option<u16>,
+    },
     /// Write the rest, and close.
     Close(CloseReason),
     /// Begin or end the checks of an endpoint. Boxed, because almost all orders are writes.

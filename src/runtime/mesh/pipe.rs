@@ -10,6 +10,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 
 // Named by way of the parent module, because `tests/mesh_model.rs` gives this file loom's in place of the real ones.
@@ -55,11 +56,14 @@ impl Bell {
     }
 }
 
-/// Some messages: their entries, and the bytes that the entries refer to.
+/// Some messages: their entries, and the bytes and bodies that the entries refer to.
 #[derive(Debug)]
 pub struct Batch<E> {
-    /// The bytes of all messages.
+    /// The bytes of all messages, but for their bodies.
     pub bytes: Vec<u8>,
+    /// Bodies that messages share, each once if the messages follow each other. So a batch costs a few reference
+    /// counts, not one a message.
+    pub bodies: Vec<Bytes>,
     /// The messages, in order.
     pub entries: Vec<E>,
 }
@@ -77,6 +81,8 @@ pub struct Sender<E> {
     track: Arc<Track<E>>,
     receiver: Arc<Bell>,
     open: Option<Batch<E>>,
+    /// Bytes of the bodies of all messages in the open batch.
+    body_bytes: usize,
     spare: Vec<Batch<E>>,
 }
 
@@ -90,8 +96,8 @@ pub struct Receiver<E> {
 /// A pipe with this many batches, between the tasks that wait at these bells.
 pub fn pipe<E>(batches: usize, sender: Arc<Bell>, receiver: Arc<Bell>) -> (Sender<E>, Receiver<E>) {
     let track = Arc::new(Track { full: ArrayQueue::new(batches), empty: ArrayQueue::new(batches) });
-    let spare = (0..batches).map(|_| Batch { bytes: Vec::new(), entries: Vec::new() }).collect();
-    (Sender { track: track.clone(), receiver, open: None, spare }, Receiver { track, sender })
+    let spare = (0..batches).map(|_| Batch { bytes: Vec::new(), bodies: Vec::new(), entries: Vec::new() }).collect();
+    (Sender { track: track.clone(), receiver, open: None, body_bytes: 0, spare }, Receiver { track, sender })
 }
 
 impl<E> Sender<E> {
@@ -109,14 +115,29 @@ impl<E> Sender<E> {
         &mut self.open().bytes
     }
 
+    /// Puts a body into the open batch, for the next [`Sender::push`]; gives its place in [`Batch::bodies`].
+    ///
+    /// # Panics
+    /// If there is no room.
+    pub fn body(&mut self, body: &Bytes) -> u16 {
+        self.body_bytes += body.len();
+        let bodies = &mut self.open().bodies;
+        let is_last = |last: &Bytes| last.as_ptr() == body.as_ptr() && last.len() == body.len();
+        if !bodies.last().is_some_and(is_last) {
+            bodies.push(body.clone());
+        }
+        (bodies.len() - 1) as u16 // a batch has no more bodies than entries
+    }
+
     /// Appends a message's entry, and sends the batch if it is full then.
     ///
     /// # Panics
     /// If there is no room.
     pub fn push(&mut self, entry: E) {
+        let body_bytes = self.body_bytes;
         let open = self.open();
         open.entries.push(entry);
-        if open.bytes.len() >= limits::BATCH_BYTES || open.entries.len() >= limits::BATCH_ENTRIES {
+        if open.bytes.len() + body_bytes >= limits::BATCH_BYTES || open.entries.len() >= limits::BATCH_ENTRIES {
             self.send();
         }
     }
@@ -141,6 +162,7 @@ impl<E> Sender<E> {
 
     fn send(&mut self) {
         if let Some(open) = self.open.take() {
+            self.body_bytes = 0;
             self.track.full.push(open).map_err(|_| ()).expect("the queue holds as many batches as there are");
             self.receiver.ring();
         }
@@ -159,6 +181,7 @@ impl<E> Sender<E> {
     /// Empties a batch for reuse.
     pub fn recycle(&mut self, mut batch: Batch<E>) {
         batch.bytes.clear();
+        batch.bodies.clear();
         batch.entries.clear();
         // The memory of one huge message is given back.
         batch.bytes.shrink_to(2 * limits::BATCH_BYTES);

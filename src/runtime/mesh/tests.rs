@@ -4,6 +4,8 @@ use std::{sync::Arc, thread};
 
 use futures_lite::future::block_on;
 
+use bytes::Bytes;
+
 use super::pipe::{Bell, Receiver, Sender, pipe};
 use crate::limits;
 
@@ -58,6 +60,33 @@ fn a_full_batch_does_not_wait() {
     sender.push(2);
     assert_eq!(receiver.receive().unwrap().entries, [1]);
     assert_eq!(receiver.receive().unwrap().entries, [2]);
+}
+
+#[test]
+fn messages_that_follow_each_other_share_a_body() {
+    let (mut sender, mut receiver, ..) = ends(3);
+    let bodies = [Bytes::from(vec![1; 100]), Bytes::from(vec![1; 100])];
+    let places: Vec<u16> = [0, 0, 1, 1, 0].map(|body: usize| (sender.body(&bodies[body]), sender.push(1)).0).into();
+    assert_eq!(places, [0, 0, 1, 1, 2], "known by where it is, not by what it says");
+    sender.flush();
+    let batch = receiver.receive().unwrap();
+    assert_eq!(batch.bodies.len(), 3);
+    receiver.give_back(batch);
+    let batch = sender.reclaim().unwrap();
+    assert!(!bodies[0].is_unique());
+    sender.recycle(batch);
+    assert!(bodies.iter().all(Bytes::is_unique), "a batch that is empty again holds nothing");
+}
+
+#[test]
+fn bodies_fill_a_batch() {
+    let (mut sender, mut receiver, ..) = ends(3);
+    let body = Bytes::from(vec![1; limits::BATCH_BYTES / 2]);
+    for full in [false, true, false, true] {
+        sender.body(&body);
+        sender.push(1);
+        assert_eq!(receiver.receive().is_some(), full);
+    }
 }
 
 #[test]

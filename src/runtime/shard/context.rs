@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::{
+    bodies::Bodies,
     cause::{CAUSES, Cause},
     handshakes::Handshakes,
     shard_metrics::ShardMetrics,
@@ -55,6 +56,8 @@ pub(super) struct Context {
     pub(super) scratch: RefCell<Box<[u8]>>,
     /// The buffer in which a connection collects the shard's own replies.
     pub(super) replies: RefCell<Vec<u8>>,
+    /// Bodies that connections have yet to write.
+    pub(super) bodies: Bodies,
     pub(super) handshakes: RefCell<Handshakes>,
     /// How many requests a connection may make.
     pub(super) request_rate: Option<Rate>,
@@ -97,6 +100,7 @@ impl Context {
             uplink: RefCell::new(uplink),
             scratch: RefCell::new(vec![0; limits::READ_BYTES].into()),
             replies: RefCell::default(),
+            bodies: Bodies::default(),
             handshakes: RefCell::new(handshakes),
             bell,
             arrivals: RefCell::default(),

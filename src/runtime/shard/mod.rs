@@ -9,18 +9,22 @@
 //! | module | what it owns | may know |
 //! | --- | --- | --- |
 //! | `cause` | why a connection ended | |
+//! | `backlog` | the bytes that a connection has yet to write | |
+//! | `bodies` | which bodies connections have yet to write | |
 //! | `wire` | the bytes of one connection, read and written | |
 //! | `handshakes` | how much CPU handshakes get | |
 //! | `shared` | what all shards share | |
 //! | `shard_metrics` | the metrics of one shard | `cause` |
-//! | `context` | what connections and monitoring know of their shard | `cause`, `handshakes`, `shared`, `shard_metrics` |
+//! | `context` | what connections and monitoring know of their shard | `bodies`, `cause`, `handshakes`, `shared`, `shard_metrics` |
 //! | `listener` | accepting connections | `context` |
 //! | `metric_names` | names of metrics that no load report has | |
 //! | `monitoring` | running the checks | `context`, `metric_names` |
-//! | `connection` | one connection, with its handshake | `cause`, `wire`, `context` |
+//! | `connection` | one connection, with its handshake | `cause`, `backlog`, `wire`, `context` |
 //! | `table` | all connections | `cause`, `wire`, `context`, `connection` |
 //! | `shard` | this file: start, tasks, end | `cause`, `shared`, `shard_metrics`, `context`, `listener`, `monitoring`, `connection`, `table` |
 
+mod backlog;
+mod bodies;
 mod cause;
 mod connection;
 mod context;
@@ -37,6 +41,7 @@ mod wire;
 
 use std::{
     future::Future,
+    ops::Range,
     os::fd::OwnedFd,
     pin::Pin,
     rc::Rc,
@@ -63,7 +68,7 @@ use crate::{
     metrics::Id,
     time::Time,
 };
-use connection::Connection;
+use connection::{Connection, Outgoing};
 use context::{Arrival, Context};
 use monitoring::Monitoring;
 use table::{Table, slot, token};
@@ -374,18 +379,21 @@ impl Shard {
     fn write_some(&mut self, batch: &mut Batch<Down>, done: &mut usize) -> bool {
         let Shard { context, table, monitoring, .. } = self;
         let start = Instant::now();
-        let Batch { bytes, entries } = batch;
+        let Batch { bytes, bodies, entries } = batch;
+        let bytes_of = |head: &Range<u32>| bytes.get(head.start as usize..head.end as usize);
         loop {
             for at in *done..entries.len().min(*done + WORK_PER_LOOK) {
                 *done += 1;
                 // Another CPU wrote the next message. Its bytes come over while the kernel sends this message.
-                if let Some(Down { order: Order::Write(_, next), .. }) = entries.get(at + 1) {
-                    sys::prefetch(bytes.get(next.clone()).unwrap_or_default());
+                if let Some(Down { order: Order::Write { head, .. }, .. }) = entries.get(at + 1) {
+                    sys::prefetch(bytes_of(head).unwrap_or_default());
                 }
                 let Some(down) = entries.get_mut(at) else { break };
                 match &down.order {
-                    Order::Write(kind, range) => {
-                        let message = bytes.get(range.clone()).expect("the coordinator committed this range");
+                    Order::Write { kind, head, body } => {
+                        let head = bytes_of(head).expect("the coordinator committed this range");
+                        let body = body.and_then(|body| bodies.get(usize::from(body)));
+                        let message = Outgoing { head, body };
                         // Written only if need be: the coordinator's CPU has this cache line too.
                         if !table.write(context, down.slot, *kind, message) {
                             down.unfinished = true;

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     cause::Cause,
-    connection::{Connection, Step},
+    connection::{Connection, Outgoing, Step},
     context::Context,
     wire::send_now,
 };
@@ -116,16 +116,16 @@ impl Table {
     }
 
     /// Writes a message of the coordinator; false if an acknowledgement of this message follows.
-    pub(super) fn write(&mut self, context: &Context, slot: Slot, kind: Kind, message: &[u8]) -> bool {
+    pub(super) fn write(&mut self, context: &Context, slot: Slot, kind: Kind, message: Outgoing<'_>) -> bool {
         let Some(row) = self.row(slot) else { return true };
         if tracing::enabled!(tracing::Level::TRACE)
             && let Some(connection) = &row.connection
-            && let Ok((header, message)) = Message::decode_trusted(message)
+            && let Ok((header, message)) = Message::decode_trusted(&message.to_vec())
         {
             tracing::trace!(peer = %connection.peer, "to send: {}", Summary(&header, &message));
         }
         let sent = match &row.socket {
-            Some(socket) if row.clear => Some(send_now(socket.as_fd(), message)),
+            Some(socket) if row.clear => Some(message.with_slices(|slices| send_now(socket.as_fd(), slices))),
             _ => None,
         };
         if kind == Kind::Push && matches!(sent, Some(Ok(sent)) if sent == message.len()) {

@@ -4,6 +4,8 @@ use std::{
     sync::atomic::Ordering,
 };
 
+use bytes::Bytes;
+
 use super::*;
 use crate::{
     coordinator::Kind,
@@ -38,6 +40,11 @@ fn connect(shard: &mut Shard) -> TcpStream {
     peer
 }
 
+/// A message without a body.
+fn own(head: &[u8]) -> Outgoing<'_> {
+    Outgoing { head, body: None }
+}
+
 #[test]
 fn a_fault_in_one_connection_ends_that_one_alone() {
     let (mut shard, mut inbox) = shard();
@@ -60,8 +67,8 @@ fn a_fault_in_one_connection_ends_that_one_alone() {
         "{told:?}"
     );
     // A message for the first connection finds nobody; the second connection gets its message.
-    assert!(shard.table.write(&context, slot(0), Kind::Push, b"lost"));
-    assert!(shard.table.write(&context, slot(1), Kind::Push, b"heard"));
+    assert!(shard.table.write(&context, slot(0), Kind::Push, own(b"lost")));
+    assert!(shard.table.write(&context, slot(1), Kind::Push, own(b"heard")));
     second.set_nonblocking(false).expect("a socket option");
     let mut heard = [0; 5];
     second.read_exact(&mut heard).expect("a message");
@@ -76,7 +83,7 @@ fn what_is_owed_is_written_before_the_end() {
     let message = [7; 8000];
     let mut sent = message.len();
     let context = shard.context.clone();
-    while shard.table.write(&context, slot, Kind::Push, &message) {
+    while shard.table.write(&context, slot, Kind::Push, own(&message)) {
         sent += message.len();
     }
     // The socket has not taken all of the last one.
@@ -95,6 +102,43 @@ fn what_is_owed_is_written_before_the_end() {
         assert!(start.elapsed().as_secs() < 60, "{received} of {sent} bytes, and no end");
     }
     assert_eq!(received, sent);
+}
+
+#[test]
+fn a_slow_peer_holds_a_reference_to_a_body_until_the_body_is_written() {
+    let (mut shard, _inbox) = shard();
+    let mut peer = connect(&mut shard);
+    let slot = Slot { index: 0, generation: 0 };
+    let body = Bytes::from((0..8000).map(|byte| byte as u8).collect::<Vec<_>>());
+    let context = shard.context.clone();
+    let mut sent = Vec::new();
+    for number in 0u32.. {
+        let head = number.to_be_bytes();
+        sent.extend([&head[..], &body].concat());
+        assert!(body.is_unique(), "what the socket has taken is not held");
+        if !shard.table.write(&context, slot, Kind::Push, Outgoing { head: &head, body: Some(&body) }) {
+            break;
+        }
+    }
+    assert!(!body.is_unique(), "the rest is a reference");
+    // A reply and its body follow in their order.
+    sent.extend([b"reply", &body[..]].concat());
+    assert!(!shard.table.write(&context, slot, Kind::Reply, Outgoing { head: b"reply", body: Some(&body) }));
+
+    peer.set_nonblocking(true).expect("a socket option");
+    let (mut received, mut bytes) = (Vec::new(), vec![0; 65536]);
+    let start = Instant::now();
+    while received.len() < sent.len() {
+        shard.collect();
+        shard.step_some();
+        match peer.read(&mut bytes) {
+            Ok(length) => received.extend_from_slice(&bytes[..length]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        assert!(start.elapsed().as_secs() < 60, "{} of {} bytes", received.len(), sent.len());
+    }
+    assert!(received == sent);
+    assert!(body.is_unique());
 }
 
 #[test]

@@ -124,14 +124,24 @@ impl From<io::Error> for Fault {
 /// The first byte of a TLS connection: the type of a record with a handshake message. SASP begins with 0x20.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Sends bytes; the result is the number that the socket took, perhaps 0.
-pub(super) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+/// Sends bytes with one call; the result is the number that the socket took, perhaps 0.
+pub(super) fn send_now(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    match send_slices(socket, slices) {
+        Err(Errno::AGAIN) => Ok(0),
+        sent => Ok(sent?),
+    }
+}
+
+fn send_slices(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     loop {
-        match send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(sent) => return Ok(sent),
+        let sent = match slices {
+            [one] => send(socket, one, flags),
+            many => sendmsg(socket, many, &mut SendAncillaryBuffer::default(), flags),
+        };
+        match sent {
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Ok(0),
-            Err(error) => return Err(error.into()),
+            sent => return sent,
         }
     }
 }
@@ -175,18 +185,7 @@ impl Write for Output<'_> {
 
     /// Long messages are many records, sent with one call.
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        loop {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            let sent = match slices {
-                [one] => send(self.0, one, flags),
-                many => sendmsg(self.0, many, &mut SendAncillaryBuffer::default(), flags),
-            };
-            match sent {
-                Ok(sent) => return Ok(sent),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        Ok(send_slices(self.0, slices)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -296,18 +295,24 @@ impl Wire {
     }
 
     /// Sends bytes, after those that are [pending](Self::has_pending).
-    pub(super) fn send(&mut self, socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<Sent> {
+    pub(super) fn send(&mut self, socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<Sent> {
         let Wire::Tls(tls) = self else {
-            let taken = send_now(socket, bytes)?;
+            let taken = send_now(socket, slices)?;
             return Ok(Sent { taken, progress: taken > 0 });
         };
         let tls = &mut tls.session;
         let mut sent = Sent { taken: 0, progress: flush(tls, socket)? };
-        while let Some(rest @ [_, ..]) = bytes.get(sent.taken..)
-            && !tls.wants_write()
-        {
-            sent.taken += tls.writer().write(rest)?;
-            sent.progress |= flush(tls, socket)?;
+        for slice in slices {
+            let mut rest = &**slice;
+            while !rest.is_empty() {
+                if tls.wants_write() {
+                    return Ok(sent);
+                }
+                let taken = tls.writer().write(rest)?;
+                rest = rest.get(taken..).unwrap_or_default();
+                sent.taken += taken;
+                sent.progress |= flush(tls, socket)?;
+            }
         }
         Ok(sent)
     }

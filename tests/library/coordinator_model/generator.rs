@@ -27,6 +27,12 @@ impl Universe {
         Universe { endpoints: ["a", "b", "c", "d", "a/udp", "a/sys"].map(endpoint).into(), items: 3 }
     }
 
+    /// Many members, always the same: groups of different load balancers become equal.
+    fn farm(&self) -> Vec<Item> {
+        let item = |endpoint: &Endpoint| Item { endpoint: *endpoint, label: Vec::new(), state: 0, flags: 0 };
+        self.endpoints.iter().take(20).map(item).collect()
+    }
+
     /// Enough endpoints for groups with an index.
     pub(crate) fn wide() -> Universe {
         let names = ('a'..='x').flat_map(|letter| ["", "/udp", "/0", "/sys"].map(|kind| format!("{letter}{kind}")));
@@ -155,7 +161,10 @@ fn groups(rng: &mut Rng, uid: &[u8], content: impl Fn(&mut Rng, &[u8]) -> (Vec<u
 fn to_register(rng: &mut Rng, universe: &Universe, model: &Model, uid: &[u8]) -> (Vec<u8>, Vec<Item>) {
     let name = name_or_all(rng, 1);
     let there = members(model, uid, &name);
-    let mut items = items(rng, universe);
+    let mut items = match universe.items > 3 && chance(rng, 50) {
+        true => universe.farm(),
+        false => items(rng, universe),
+    };
     if chance(rng, 75) {
         items.retain(|item| !there.contains(&item.endpoint));
     }

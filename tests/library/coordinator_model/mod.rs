@@ -84,6 +84,8 @@ impl Seen {
         }
         for event in [
             "large group",
+            "shared listing",
+            "body",
             "takeover",
             "held state taken up",
             "hold time over",
@@ -214,6 +216,12 @@ impl Run {
             assert_eq!(self.real.totals(), self.model.totals());
             let large = self.model.lbs.values().flat_map(|lb| &lb.groups).any(|group| group.members.len() > 20);
             *seen.events.entry("large group").or_default() += u64::from(large);
+            let with_members =
+                self.model.lbs.values().flat_map(|lb| &lb.groups).filter(|group| !group.members.is_empty());
+            let shared = with_members.count() > self.model.totals().listings;
+            *seen.events.entry("shared listing").or_default() += u64::from(shared);
+            let bodies = std::mem::take(&mut self.outbox.bodies).len();
+            *seen.events.entry("body").or_default() += bodies as u64;
         }
         for (event, times) in &self.model.seen {
             *seen.events.entry(event).or_default() += times;

@@ -335,7 +335,22 @@ impl Model {
             watched: self.watched.len(),
             answering: self.watched.values().filter(|watched| watched.answers).count(),
             doubted: groups().filter(|group| group.doubt.is_open()).count(),
+            listings: self.listings(),
         }
+    }
+
+    /// How many different contents the groups with members have: what the coordinator keeps once.
+    fn listings(&self) -> usize {
+        let groups = self.lbs.values().flat_map(|lb| &lb.groups).filter(|group| !group.members.is_empty());
+        let contents = groups.map(|group| {
+            let content = |member: &Membership| {
+                let Membership { endpoint, label, by_lb, state, quiesced, .. } = member.clone();
+                (endpoint, label, by_lb, state, quiesced)
+            };
+            let members: Vec<_> = group.members.iter().map(content).collect();
+            (self.settings.roster.policy(&group.name) as u8, members)
+        });
+        contents.collect::<BTreeSet<_>>().len()
     }
 
     pub(crate) fn connection(&mut self, id: ConnectionId) -> &mut Connection {

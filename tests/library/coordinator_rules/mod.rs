@@ -10,6 +10,7 @@ mod push;
 mod rig;
 mod rights;
 mod sessions;
+mod sharing;
 mod tables;
 mod unmatched;
 mod watched;

@@ -336,6 +336,11 @@ impl Rig {
         [load_balancers, groups, memberships, endpoints]
     }
 
+    /// How many different contents groups with members have.
+    pub(crate) fn listings(&self) -> usize {
+        self.coordinator.totals().listings
+    }
+
     /// Health and flags of an LB that is known.
     pub(crate) fn lb_state(&self, uid: &str) -> Option<(u8, u8)> {
         self.coordinator.lb_state(uid.as_bytes()).map(|(health, flags)| (health.0, flags.0))

@@ -60,6 +60,7 @@ const PURE: &[&str] = &[
     "serde",
     "serde_json::from_str",
     "slab",
+    "smallvec",
     "x509_parser",
 ];
 

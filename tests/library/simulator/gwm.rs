@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use gwm::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Outbox, Settings},
     monitor::{
@@ -36,8 +37,10 @@ impl Outbox for Out {
         &mut self.buffer
     }
 
-    fn commit(&mut self, _: ConnectionId, start: usize, _: Kind) {
-        self.messages.push(self.buffer.split_off(start));
+    fn commit(&mut self, _: ConnectionId, start: usize, body: Option<&Bytes>, _: Kind) {
+        let mut message = self.buffer.split_off(start);
+        message.extend_from_slice(body.map_or(&[], |body| body));
+        self.messages.push(message);
     }
 
     fn close(&mut self, _: ConnectionId, reason: CloseReason) {

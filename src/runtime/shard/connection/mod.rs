@@ -13,6 +13,7 @@ use std::{io, net::SocketAddr, os::fd::BorrowedFd, time::Duration};
 use rustix::net::{RecvFlags, Shutdown, shutdown};
 
 use super::{
+    backlog::Backlog,
     cause::Cause,
     context::Context,
     wire::{Wire, receive_now},
@@ -29,6 +30,7 @@ use crate::{
     time::Time,
 };
 use securing::{HANDSHAKE_TURN_MAX, Turn};
+pub(super) use sending::Outgoing;
 
 /// How long the peer has to close its side after the server closed its side.
 const LINGER: Duration = Duration::from_secs(1);
@@ -48,9 +50,8 @@ pub(super) struct Connection {
     framer: Framer,
     /// Bytes received after the request that is with the coordinator.
     unread: Vec<u8>,
-    /// Bytes for the peer; the wire has not taken those from `written` on.
-    unwritten: Vec<u8>,
-    written: usize,
+    /// Bytes for the peer that the wire has not taken.
+    unwritten: Backlog,
     /// Messages in `unwritten` whose acknowledgement the coordinator waits for.
     unacknowledged: u32,
     /// A request is with the coordinator.
@@ -131,8 +132,7 @@ impl Connection {
             wire,
             framer: Framer::new(context.limits.max_message_bytes),
             unread: Vec::new(),
-            unwritten: Vec::new(),
-            written: 0,
+            unwritten: Backlog::default(),
             unacknowledged: 0,
             request_pending: false,
             first_message_seen: false,
@@ -255,7 +255,7 @@ impl Connection {
     /// dropped at once, because its messages are for the load balancer's new connection; a small one is written.
     pub(super) fn close(&mut self, cause: Cause, context: &Context) {
         self.close_requested.get_or_insert(cause);
-        if self.unsent_budget > 0 && self.stage == Stage::Open {
+        if self.unwritten.len() > limits::READ_BYTES && self.stage == Stage::Open {
             self.drop_unwritten(context);
             self.stage = Stage::Flushing(cause);
         }

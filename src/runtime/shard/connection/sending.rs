@@ -1,6 +1,12 @@
 //! The sending side of a connection: replies, pushes, and the bytes that the socket did not take.
 
-use std::{io, os::fd::BorrowedFd, sync::atomic::Ordering};
+use std::{
+    io::{self, IoSlice},
+    os::fd::BorrowedFd,
+    sync::atomic::Ordering,
+};
+
+use bytes::Bytes;
 
 use super::{
     super::{cause::Cause, context::Context},
@@ -8,24 +14,49 @@ use super::{
 };
 use crate::{coordinator::Kind, limits, metrics::Id};
 
+/// A message of the coordinator, or of the shard: its first bytes, and the rest, if others share the rest.
+#[derive(Clone, Copy)]
+pub(in crate::runtime::shard) struct Outgoing<'m> {
+    pub(in crate::runtime::shard) head: &'m [u8],
+    pub(in crate::runtime::shard) body: Option<&'m Bytes>,
+}
+
+impl Outgoing<'_> {
+    pub(in crate::runtime::shard) fn len(&self) -> usize {
+        self.head.len() + self.body.map_or(0, Bytes::len)
+    }
+
+    /// Calls `act` with all bytes.
+    pub(in crate::runtime::shard) fn with_slices<R>(&self, act: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
+        match self.body {
+            None => act(&[IoSlice::new(self.head)]),
+            Some(body) => act(&[IoSlice::new(self.head), IoSlice::new(body)]),
+        }
+    }
+
+    /// All bytes in one piece.
+    pub(in crate::runtime::shard) fn to_vec(self) -> Vec<u8> {
+        [self.head, self.body.map_or(&[], |body| body)].concat()
+    }
+}
+
 impl Connection {
     /// Sends replies of the shard's own, and keeps the bytes that the socket does not take.
     pub(super) fn send_replies(&mut self, socket: BorrowedFd<'_>, message: &[u8], context: &Context) -> io::Result<()> {
+        let message = Outgoing { head: message, body: None };
         if !self.has_unwritten() {
-            let sent = self.wire.send(socket, message)?;
+            let sent = message.with_slices(|slices| self.wire.send(socket, slices))?;
             self.keep(message, sent.taken, context);
         } else {
-            self.add_unwritten(message, context);
+            self.add_unwritten(message, 0, context);
             context.count(Id::MessagesDelayed);
         }
         Ok(())
     }
 
     /// Keeps the bytes of a message that the wire has not taken; whether none are left, or the connection ends.
-    fn keep(&mut self, message: &[u8], taken: usize, context: &Context) -> bool {
-        if let Some(rest @ [_, ..]) = message.get(taken..)
-            && !self.add_unwritten(rest, context)
-        {
+    fn keep(&mut self, message: Outgoing<'_>, taken: usize, context: &Context) -> bool {
+        if taken < message.len() && !self.add_unwritten(message, taken, context) {
             return true;
         }
         let finished = !self.has_unwritten();
@@ -44,7 +75,7 @@ impl Connection {
         &mut self,
         socket: BorrowedFd<'_>,
         kind: Kind,
-        message: &[u8],
+        message: Outgoing<'_>,
         sent: Option<io::Result<usize>>,
         context: &Context,
     ) -> bool {
@@ -54,14 +85,14 @@ impl Connection {
         let sent = match sent {
             Some(sent) => sent,
             None if self.has_unwritten() => {
-                let kept = self.add_unwritten(message, context);
+                let kept = self.add_unwritten(message, 0, context);
                 context.count(Id::MessagesDelayed);
                 self.unacknowledged += u32::from(kept);
                 self.replied(kind, context);
                 self.wake(context);
                 return !kept;
             }
-            None => self.wire.send(socket, message).map(|sent| sent.taken),
+            None => message.with_slices(|slices| self.wire.send(socket, slices)).map(|sent| sent.taken),
         };
         let finished = match sent {
             Ok(taken) => self.keep(message, taken, context),
@@ -92,14 +123,14 @@ impl Connection {
 
     /// Writes unwritten bytes once.
     pub(super) fn write_unwritten(&mut self, socket: BorrowedFd<'_>, context: &Context) -> Call {
-        match self.wire.send(socket, self.unwritten.get(self.written..).unwrap_or_default()) {
+        match self.unwritten.with_first(|slices| self.wire.send(socket, slices)) {
             Ok(sent) => {
-                self.written += sent.taken;
+                self.unwritten.advance(sent.taken, |body| context.bodies.release(body, &context.shared.unsent));
                 // A handshake has one timeout for all its messages.
                 if sent.progress && !matches!(self.stage, Stage::Securing(_)) {
                     self.since = context.now();
                 }
-                if self.written == self.unwritten.len() {
+                if self.unwritten.is_empty() {
                     self.drop_unwritten(context);
                 }
                 if !self.has_unwritten() && self.unacknowledged > 0 {
@@ -111,12 +142,19 @@ impl Connection {
         }
     }
 
-    /// Adds unwritten bytes; false if they exceed the budget: then all are dropped, and the connection ends.
-    fn add_unwritten(&mut self, bytes: &[u8], context: &Context) -> bool {
-        self.unwritten.extend_from_slice(bytes);
+    /// Adds the bytes of a message from `from` on; false if they exceed the budget: then all unwritten bytes are dropped,
+    /// and the connection ends.
+    fn add_unwritten(&mut self, message: Outgoing<'_>, from: usize, context: &Context) -> bool {
+        let budget = &context.shared.unsent;
+        self.unwritten.copy(message.head.get(from..).unwrap_or_default());
         // Few bytes do not count: no peer is dropped for them because of what others do not take.
-        let unsent = self.unwritten.len().saturating_sub(limits::READ_BYTES);
-        if account(&mut self.unsent_budget, unsent, &context.shared.unsent) {
+        let own = self.unwritten.own().saturating_sub(limits::READ_BYTES);
+        if account(&mut self.unsent_budget, own, budget)
+            && message.body.is_none_or(|body| body.is_empty() || context.bodies.hold(body, budget))
+        {
+            if let Some(body) = message.body.filter(|body| !body.is_empty()) {
+                self.unwritten.share(body.clone(), from.saturating_sub(message.head.len()));
+            }
             return true;
         }
         self.drop_unwritten(context);
@@ -126,8 +164,8 @@ impl Connection {
 
     /// Drops all unwritten bytes.
     pub(super) fn drop_unwritten(&mut self, context: &Context) {
-        self.unwritten = Vec::new();
-        self.written = 0;
-        account(&mut self.unsent_budget, 0, &context.shared.unsent);
+        let budget = &context.shared.unsent;
+        self.unwritten.clear(|body| context.bodies.release(body, budget));
+        account(&mut self.unsent_budget, 0, budget);
     }
 }

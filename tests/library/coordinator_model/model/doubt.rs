@@ -165,7 +165,10 @@ impl Model {
                 losses.retain(|((at, _), _)| doubt.open.is_some() || doubt.settled.is_none_or(|settled| *at > settled));
                 let from = match doubt.open {
                     Some((from, _)) => from,
-                    None => losses.iter().map(|((_, since), _)| *since).max().unwrap_or(0),
+                    None => {
+                        let since = losses.iter().map(|((_, since), _)| *since).max().unwrap_or(0);
+                        since.max(doubt.settled.map_or(0, |settled| settled + 1))
+                    }
                 };
                 losses.retain(|((at, _), _)| *at >= from);
                 let addresses: BTreeSet<_> = losses.iter().map(|(_, address)| address).collect();
