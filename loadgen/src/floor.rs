@@ -2,7 +2,8 @@
 //!
 //! A process of its own, so that its CPU is measured as the server's is: one thread, an epoll loop, one buffer. It
 //! answers every message with the same prepared bytes (the request's id put in), and sends a prepared message to
-//! every connection when told to: a bare loop of non-blocking sends.
+//! every connection when told to: a bare loop of non-blocking sends. Or it writes each connection's own message anew, each
+//! into a buffer of the connection's own, before it sends all of them.
 
 use std::{
     collections::HashMap,
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use gwm::sasp::{frame::message_length, message::HEADER_BYTES};
+use gwm::sasp::{Message, frame::message_length, message::HEADER_BYTES};
 use rustix::{
     event::{PollFd, PollFlags, epoll, poll},
     io::Errno,
@@ -21,7 +22,10 @@ use rustix::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::Result;
+use crate::{
+    Result,
+    model::{Template, uid_number},
+};
 
 /// The hidden subcommand that runs the floor.
 pub(crate) const COMMAND: &str = "floor-process";
@@ -40,6 +44,15 @@ pub(crate) enum Order {
     Push = 2,
     /// Send these bytes to every connection now.
     Send = 3,
+    /// Write the message of this template for each connection's load balancer, then send them.
+    SendOwn = 4,
+}
+
+impl Order {
+    /// Whether the floor says that it has taken the order.
+    pub(crate) fn is_confirmed(self) -> bool {
+        matches!(self, Order::Answer | Order::Push)
+    }
 }
 
 /// Writes an order: kind, length, bytes.
@@ -77,6 +90,7 @@ fn serve() -> io::Result<()> {
     epoll::add(&poller, &stdin, epoll::EventData::new_u64(ORDERS), epoll::EventFlags::IN)?;
     let mut floor = Floor {
         connections: Vec::new(),
+        own: Vec::new(),
         partial: HashMap::new(),
         answer: Vec::new(),
         push: false,
@@ -103,6 +117,9 @@ fn serve() -> io::Result<()> {
                     stdin.read_exact(&mut bytes)?;
                     if head[0] == Order::Send as u8 {
                         floor.send_to_all(&bytes)?;
+                    } else if head[0] == Order::SendOwn as u8 {
+                        let template = Template::from_bytes(&bytes);
+                        floor.send_own(&template.ok_or_else(|| io::Error::other("an order without a template"))?)?;
                     } else {
                         floor.push = head[0] == Order::Push as u8;
                         floor.answer = bytes;
@@ -118,6 +135,8 @@ fn serve() -> io::Result<()> {
 
 struct Floor {
     connections: Vec<Option<TcpStream>>,
+    /// By connection, its load balancer, as its first message says, and its own buffer.
+    own: Vec<(Option<u32>, Vec<u8>)>,
     /// The beginnings of messages that have not arrived whole, which are few.
     partial: HashMap<usize, Vec<u8>>,
     answer: Vec<u8>,
@@ -133,6 +152,7 @@ impl Floor {
                     let data = epoll::EventData::new_u64(self.connections.len() as u64);
                     epoll::add(poller, &stream, data, epoll::EventFlags::IN)?;
                     self.connections.push(Some(stream));
+                    self.own.push((None, Vec::new()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -143,6 +163,21 @@ impl Floor {
     fn send_to_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         for connection in self.connections.iter().flatten() {
             send_all(connection.as_fd(), bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes and sends the messages of load balancers that are farms of their own.
+    fn send_own(&mut self, template: &Template) -> io::Result<()> {
+        for (lb, buffer) in &mut self.own {
+            if let Some(lb) = *lb {
+                template.write(lb, lb, buffer);
+            }
+        }
+        for (connection, (_, buffer)) in self.connections.iter().zip(&self.own) {
+            if let Some(connection) = connection {
+                send_all(connection.as_fd(), buffer)?;
+            }
         }
         Ok(())
     }
@@ -172,6 +207,11 @@ impl Floor {
         };
         while let Some(length) = message_length(input, u32::MAX).map_err(io::Error::other)? {
             let Some((message, rest)) = input.split_at_checked(length) else { break };
+            if let Some((lb @ None, _)) = self.own.get_mut(number)
+                && let Ok((_, Message::SetLbStateRequest(request))) = Message::decode(message)
+            {
+                *lb = uid_number(request.lb_uid);
+            }
             if !self.push
                 && let (Some(to), Some(from)) = (self.answer.get_mut(ID_AT), message.get(ID_AT))
             {

@@ -15,7 +15,7 @@ use gwm::sasp::{
 };
 
 pub(crate) use tables::{Groups, Membership, Tables};
-pub(crate) use ticks::{Change, Ticks, Told};
+pub(crate) use ticks::{Change, Template, Ticks, Told};
 pub(crate) use versions::{Shown, Versions};
 pub(crate) use watched::{Farm, Phase, Watched};
 
@@ -51,6 +51,11 @@ pub(crate) fn uid(lb: u32) -> [u8; UID_BYTES] {
     uid
 }
 
+/// The load balancer that has this UID.
+pub(crate) fn uid_number(uid: &[u8]) -> Option<u32> {
+    std::str::from_utf8(uid.strip_prefix(b"LB")?).ok()?.parse().ok()
+}
+
 /// The name of a load balancer's group.
 pub(crate) fn group_name(group: u32) -> String {
     format!("FARM{group:03}")
@@ -70,9 +75,20 @@ impl Shape {
     /// The `member`th member of a farm.
     pub(crate) fn endpoint(&self, farm: u32, member: u32) -> Endpoint {
         // Up to 16 million members in 10.0.0.0/8; limits keep the product below.
-        let number = self.first_member + farm * self.farm_members() + member + 1;
+        let first = if self.own { member << self.farm_bits() } else { self.first_member + member + 1 };
+        let number = first + farm * self.farm_step();
         let network = if self.local { LOCAL } else { 0x0A00_0000 };
         Endpoint::new(Ipv4Addr::from(network + number).into(), PROTOCOL, PORT)
+    }
+
+    /// By how much addresses of the same member differ from one farm to the next.
+    fn farm_step(&self) -> u32 {
+        if self.own { 1 } else { self.farm_members() }
+    }
+
+    /// With members of one network for the same member of all farms: the bits of an address that tell the farms apart.
+    fn farm_bits(&self) -> u32 {
+        self.farms.next_power_of_two().trailing_zeros()
     }
 
     /// Which of its farm's members has this address, of members that are on this machine.
@@ -93,6 +109,15 @@ impl Shape {
 
     /// Why the run is not possible.
     pub(crate) fn check(&self) -> crate::Result<()> {
+        if self.own {
+            let (members, room) = (self.farm_members(), (1 << 24) >> self.farm_bits());
+            let farms = self.farms;
+            return if members <= room {
+                Ok(())
+            } else {
+                Err(format!("{members} members of each of {farms} LBs: at most {room} of each have an address"))
+            };
+        }
         let room = if self.local { (1 << 24) - (LOCAL & 0xFF_FFFF) - 1 } else { 1 << 24 };
         if u64::from(self.first_member) + self.all_members() >= u64::from(room) {
             return Err(format!("{} members in all: at most {} have an address", self.all_members(), room - 1));
@@ -159,16 +184,26 @@ mod tests {
         assert_eq!(&uid(0), b"LB0000000");
         assert_eq!(&uid(1_234_567), b"LB1234567");
         assert_ne!(uid(10), uid(100));
+        assert_eq!(uid_number(&uid(1_234_567)), Some(1_234_567));
     }
 
     #[test]
     fn members_of_farms_do_not_meet() {
-        let shape = Shape { lbs: 4, groups: 2, members: 3, farms: 2, first_lb: 0, first_member: 0, local: false };
+        let shape =
+            Shape { lbs: 4, groups: 2, members: 3, farms: 2, first_lb: 0, first_member: 0, local: false, own: false };
         let mut all: Vec<_> = (0..2).flat_map(|farm| (0..6).map(move |m| shape.endpoint(farm, m))).collect();
         all.sort();
         all.dedup();
         assert_eq!(all.len(), 12);
         assert_eq!(shape.endpoint(0, 0).to_string(), "10.0.0.1:80");
+        let own = Shape { farms: 5, lbs: 5, own: true, ..shape };
+        let mut all: Vec<_> = (0..5).flat_map(|farm| (0..6).map(move |m| own.endpoint(farm, m))).collect();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 30);
+        assert_eq!(own.endpoint(4, 5).to_string(), "10.0.0.44:80", "the fifth in the sixth network of eight");
+        assert!(Shape { farms: 10_000, groups: 2, members: 512, ..own }.check().is_ok());
+        assert!(Shape { farms: 10_000, groups: 2, members: 513, ..own }.check().is_err());
         let mut bytes = Vec::new();
         shape.registration(3, 7, &mut bytes);
         let (_, Message::RegistrationRequest(request)) = Message::decode(&bytes).unwrap() else { panic!() };

@@ -190,4 +190,8 @@ pub(crate) struct Shape {
     /// Members have addresses of this machine, where something can answer for them.
     #[arg(skip)]
     pub(crate) local: bool,
+
+    /// Each load balancer is a farm of its own, and a network has the same member of all farms, and nothing else.
+    #[arg(skip)]
+    pub(crate) own: bool,
 }

@@ -73,6 +73,18 @@ impl Usage {
 }
 
 impl Used {
+    /// Adds the use between two other samples.
+    pub(crate) fn extend(&mut self, other: Used) {
+        let system = self.cpu_ns as f64 * self.system_part + other.cpu_ns as f64 * other.system_part;
+        self.cpu_ns += other.cpu_ns;
+        self.system_part = if self.cpu_ns > 0 { system / self.cpu_ns as f64 } else { 0.0 };
+        self.voluntary_switches += other.voluntary_switches;
+        self.involuntary_switches += other.involuntary_switches;
+        for (name, cpu_ns) in other.threads {
+            *self.threads.entry(name).or_default() += cpu_ns;
+        }
+    }
+
     /// CPU time.
     pub(crate) fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu_ns)

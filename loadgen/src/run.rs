@@ -22,7 +22,7 @@ pub(crate) const OVER: u64 = 2;
 
 /// A run of the player; `T` is the report of each seat.
 pub(crate) struct Run<'a, T> {
-    common: &'a Common,
+    pub(crate) common: &'a Common,
     progress: &'a Progress,
     pid: Option<u32>,
     pub(crate) stage: Arc<Stage>,
@@ -109,7 +109,8 @@ impl Meter {
     }
 }
 
-/// The use in a measured time.
+/// The use in a measured time, or in several.
+#[derive(Default)]
 pub(crate) struct Metered {
     pub(crate) wall: Duration,
     /// The measured process's, if it is known.
@@ -119,6 +120,15 @@ pub(crate) struct Metered {
 }
 
 impl Metered {
+    /// Adds the use in another time.
+    pub(crate) fn extend(&mut self, other: Metered) {
+        self.wall += other.wall;
+        self.own.extend(other.own);
+        if let Some(used) = other.used {
+            self.used.get_or_insert_default().extend(used);
+        }
+    }
+
     /// Adds it to a sample, with the cost of each of `count` things named `per`.
     pub(crate) fn add_to(&self, sample: &mut Sample, per: &str, count: u64) {
         if let Some(used) = &self.used {

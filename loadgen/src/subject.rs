@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{ChildStdin, ChildStdout, Command, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,11 +17,15 @@ use crate::{
     files::{MembersFile, MemoryFile},
     floor,
     options::{Common, ServerOptions},
-    process::Memory,
+    process::{Memory, Usage},
 };
 
 /// How long a server is given to read its members file again before load balancers register.
 const REREADING: Duration = Duration::from_secs(1);
+
+/// How often one looks whether the server has nothing to do, and how many times it must have had nothing to do.
+const LOOK: Duration = Duration::from_millis(20);
+const QUIET_LOOKS: u32 = 5;
 
 /// A process to connect to.
 pub(crate) struct Subject {
@@ -117,13 +121,42 @@ impl Subject {
              --operator-file",
         )?;
         file.replace(text)?;
-        self.reload()
+        self.signal(Signal::HUP, "telling the server to read its members file again")
     }
 
-    fn reload(&self) -> Result<()> {
+    /// Waits until the server has nothing to do.
+    pub(crate) fn settle(&self, limit: Duration) -> Result<()> {
+        let pid = self.pid.ok_or("seeing whether the server has nothing to do needs --pid")?;
+        let (deadline, mut quiet) = (Instant::now() + limit, 0);
+        let mut before = Usage::of(pid)?;
+        while quiet < QUIET_LOOKS {
+            if Instant::now() >= deadline {
+                return Err(format!("the server is busy for {} (--timeout)", humantime::format_duration(limit)));
+            }
+            std::thread::sleep(LOOK);
+            let now = Usage::of(pid)?;
+            quiet = if now.since(&before).cpu() < LOOK / 20 { quiet + 1 } else { 0 };
+            before = now;
+        }
+        Ok(())
+    }
+
+    /// Stops the server's process for a time.
+    pub(crate) fn pause(&self, time: Duration) -> Result<()> {
+        self.signal(Signal::STOP, "stopping the server for a time")?;
+        std::thread::sleep(time);
+        Ok(())
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        self.signal(Signal::CONT, "letting the server go on")
+    }
+
+    fn signal(&self, signal: Signal, what: &str) -> Result<()> {
         let pid = self.pid.and_then(|pid| Pid::from_raw(pid as i32));
-        let pid = pid.ok_or("telling the server to read its members file again needs --pid")?;
-        kill_process(pid, Signal::HUP).map_err(|error| format!("can not signal the server: {error}"))
+        let pid = pid.ok_or_else(|| format!("{what} needs --pid"))?;
+        kill_process(pid, signal).map_err(|error| format!("can not signal the server: {error}"))
     }
 
     /// Gives the floor an order; what it is to answer, it knows when this returns.
@@ -133,7 +166,7 @@ impl Subject {
         };
         let ended = |error| format!("the floor has ended: {error}");
         floor::write(input, order, bytes).map_err(ended)?;
-        if order != floor::Order::Send && output.read_line(&mut String::new()).map_err(ended)? == 0 {
+        if order.is_confirmed() && output.read_line(&mut String::new()).map_err(ended)? == 0 {
             return Err("the floor has ended".into());
         }
         Ok(())

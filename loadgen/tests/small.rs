@@ -49,6 +49,25 @@ fn fanout_by_the_operator_beside_the_floor() {
     }));
 }
 
+/// Both sides check every byte, with other members for each load balancer: one body for all would end the run.
+#[test]
+fn fanout_of_members_of_their_own_beside_the_floor() {
+    let line = "fanout --lbs 40 --groups 2 --members 10 --own --ticks 2 --warmup 1 --floor --push-window 1s";
+    for (flags, bytes) in [("", 1.0), (" --no-change --share 10 --threads 2", 0.5)] {
+        let report = run(&format!("{line}{flags}"));
+        assert_eq!((&report["parameters"]["own"], &report["parameters"]["farms"]), (&true.into(), &40.into()));
+        let (server, floor) = (metrics(&report, "server"), metrics(&report, "floor"));
+        for side in [&server, &floor] {
+            assert_eq!(side["messages"], 80.0, "{flags}: {side:?}");
+            assert!(side["CPU per message"] > 0.0 && side["change to receipt p50"] > 0.0, "{flags}: {side:?}");
+            assert!(side["bytes per message"] <= 20.0 * 40.0 * bytes, "{flags}: {side:?}");
+        }
+        assert_eq!(server["bytes per message"], floor["bytes per message"]);
+        assert!(server["CPU of noting the changes per message"] > 0.0, "{server:?}");
+        assert!(!floor.contains_key("CPU of noting the changes per message"), "{floor:?}");
+    }
+}
+
 /// The ratio over plain of a number of the TLS runs.
 fn over_plain(report: &Value, name: &str) -> f64 {
     let row = report["summary"].as_array().unwrap().iter().find(|row| row["name"] == name).expect(name);
@@ -314,6 +333,11 @@ fn what_is_wrong_is_said() {
     fails("watch --connect 127.0.0.1:1", 1, "needs --spawn");
     fails("fanout --change-by agent --rate 5", 1, "no --rate");
     fails("fanout --tls --connect 127.0.0.1:1", 2, "cannot be used with");
+    fails("fanout --own --change-by member", 1, "by the operator only");
+    fails("fanout --own --connect 127.0.0.1:1", 2, "cannot be used with");
+    fails("fanout --own --lbs 40 --members 10 --push-window 1us", 1, "a longer --push-window");
+    fails("fanout --own --farms 2", 2, "cannot be used with");
+    fails("fanout --own --lbs 1000000 --members 100", 1, "at most 16");
     fails("floor fanout --tls", 1, "speaks no TLS");
     fails("handshakes --kind most", 2, "half");
     fails("reconnect --anew", 2, "--tls");

@@ -313,7 +313,8 @@ fn moved(old: &Groups, new: &Groups) -> Vec<Group> {
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { lbs: 1, groups: 2, members: 4, farms: 1, first_lb: 0, first_member: 0, local: false };
+    const SHAPE: Shape =
+        Shape { lbs: 1, groups: 2, members: 4, farms: 1, first_lb: 0, first_member: 0, local: false, own: false };
 
     fn member(member: u32) -> Membership {
         Membership { member, state: 0, quiesced: false, by_lb: true }

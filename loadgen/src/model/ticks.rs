@@ -47,23 +47,91 @@ pub(crate) enum Told {
     Again,
 }
 
-/// A message for one load balancer of a farm; the others' differ in the UID.
-struct Template {
+/// A message for one load balancer; the others' differ in the UID and, in another farm, in the members' addresses.
+pub(crate) struct Template {
     bytes: Vec<u8>,
     uids_at: Vec<usize>,
+    /// Where the members' addresses are, and those in farm 0.
+    addresses: Vec<(usize, u32)>,
+    farm_step: u32,
 }
 
 impl Template {
-    fn new(bytes: Vec<u8>, uid: &[u8; UID_BYTES]) -> Template {
-        let found = bytes.windows(UID_BYTES).enumerate().filter(|(_, window)| window == uid);
-        Template { uids_at: found.map(|(at, _)| at).collect(), bytes }
+    /// Of the message for a load balancer with these members.
+    fn new(bytes: Vec<u8>, shape: &Shape, lb: u32, members: &[u32]) -> Template {
+        let uid = uid(lb);
+        let found = bytes.windows(UID_BYTES).enumerate().filter(|(_, window)| *window == uid);
+        let uids_at = found.map(|(at, _)| at).collect();
+        let mut from = 0;
+        let find = |&member: &u32| {
+            let address = shape.endpoint(shape.farm(lb), member).address;
+            let found = bytes[from..].windows(address.len()).position(|window| window == address);
+            let at = from + found.expect("the message was written with this address") + address.len();
+            from = at;
+            let tail: [u8; 4] = bytes[at - 4..at].try_into().expect("four bytes");
+            (at - 4, u32::from_be_bytes(tail) - shape.farm(lb) * shape.farm_step())
+        };
+        Template { addresses: members.iter().map(find).collect(), uids_at, bytes, farm_step: shape.farm_step() }
     }
 
-    fn address(&mut self, uid: &[u8; UID_BYTES]) -> &[u8] {
+    /// Makes a copy of the message the one for this load balancer.
+    fn readdress(&self, bytes: &mut [u8], lb: u32, farm: u32) {
+        let uid = uid(lb);
         for &at in &self.uids_at {
-            self.bytes[at..at + UID_BYTES].copy_from_slice(uid);
+            bytes[at..at + UID_BYTES].copy_from_slice(&uid);
         }
+        for &(at, first) in &self.addresses {
+            bytes[at..at + 4].copy_from_slice(&(first + farm * self.farm_step).to_be_bytes());
+        }
+    }
+
+    fn address(&mut self, lb: u32, farm: u32) -> &[u8] {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        self.readdress(&mut bytes, lb, farm);
+        self.bytes = bytes;
         &self.bytes
+    }
+
+    /// Writes the message for this load balancer anew, every byte of it.
+    pub(crate) fn write(&self, lb: u32, farm: u32, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(&self.bytes);
+        self.readdress(out, lb, farm);
+    }
+
+    /// The template as bytes, for another process.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut number = |number: usize| out.extend_from_slice(&(number as u32).to_be_bytes());
+        number(self.farm_step as usize);
+        number(self.uids_at.len());
+        self.uids_at.iter().for_each(|&at| number(at));
+        number(self.addresses.len());
+        self.addresses.iter().for_each(|&(at, first)| {
+            number(at);
+            number(first as usize);
+        });
+        out.extend_from_slice(&self.bytes);
+        out
+    }
+
+    /// The template that was written as these bytes; `None` if none was.
+    pub(crate) fn from_bytes(mut bytes: &[u8]) -> Option<Template> {
+        let mut number = || {
+            let (number, rest) = bytes.split_first_chunk()?;
+            bytes = rest;
+            Some(u32::from_be_bytes(*number))
+        };
+        let farm_step = number()?;
+        let mut uids_at = Vec::new();
+        for _ in 0..number()? {
+            uids_at.push(number()? as usize);
+        }
+        let mut addresses = Vec::new();
+        for _ in 0..number()? {
+            addresses.push((number()? as usize, number()?));
+        }
+        Some(Template { uids_at, addresses, farm_step, bytes: bytes.to_vec() })
     }
 }
 
@@ -76,9 +144,9 @@ pub(crate) struct Ticks {
     /// Entries of a farm's members, the same in every farm, from tick `first` on.
     images: VecDeque<Vec<WeightEntry>>,
     first: u64,
-    /// By farm, the tick that the load balancer knows, and the one that the message tells.
-    templates: HashMap<(u32, Option<u64>, u64), Option<Template>>,
-    replies: HashMap<(u32, Option<u64>, u64), Template>,
+    /// By the tick that the load balancer knows, and the one that the message tells.
+    templates: HashMap<(Option<u64>, u64), Option<Template>>,
+    replies: HashMap<(Option<u64>, u64), Template>,
 }
 
 impl Ticks {
@@ -139,6 +207,18 @@ impl Ticks {
         let shape = self.shape;
         let image = self.image(tick)?;
         let mut text = String::new();
+        if shape.own {
+            for (member, entry) in (0..).zip(image) {
+                let (first, length) = (shape.endpoint(0, member), 32 - shape.farm_bits());
+                let (ip, port, weight) = (first.ip(), first.port, entry.weight);
+                writeln!(
+                    text,
+                    "[[member]]\ncidr = \"{ip}/{length}\"\nport = {port}\nweight = {weight}\nmonitor = \"none\""
+                )
+                .expect("a string takes everything");
+            }
+            return Ok(text);
+        }
         for farm in 0..shape.farms {
             for (member, entry) in (0..).zip(image) {
                 let endpoint = shape.endpoint(farm, member);
@@ -157,7 +237,17 @@ impl Ticks {
     /// The message that takes a load balancer from a tick (or, with `None`, from nothing) to another; `None` if there
     /// is nothing to say.
     pub(crate) fn push(&mut self, lb: u32, from: Option<u64>, to: u64) -> Result<Option<&[u8]>> {
-        let key = (self.shape.farm(lb), from, to);
+        let farm = self.shape.farm(lb);
+        Ok(self.template(lb, from, to)?.map(|template| template.address(lb, farm)))
+    }
+
+    /// The same message for all load balancers.
+    pub(crate) fn push_for_all(&mut self, from: Option<u64>, to: u64) -> Result<Option<&Template>> {
+        Ok(self.template(0, from, to)?.map(|template| &*template))
+    }
+
+    fn template(&mut self, lb: u32, from: Option<u64>, to: u64) -> Result<Option<&mut Template>> {
+        let key = (from, to);
         if !self.templates.contains_key(&key) {
             if self.templates.len() >= TEMPLATES_KEPT {
                 self.templates.clear();
@@ -165,8 +255,7 @@ impl Ticks {
             let template = self.build(lb, from, to)?;
             self.templates.insert(key, template);
         }
-        let template = self.templates.get_mut(&key).expect("just put there").as_mut();
-        Ok(template.map(|template| template.address(&uid(lb))))
+        Ok(self.templates.get_mut(&key).expect("just put there").as_mut())
     }
 
     fn build(&mut self, lb: u32, from: Option<u64>, to: u64) -> Result<Option<Template>> {
@@ -175,7 +264,7 @@ impl Ticks {
         let new = self.image(to)?;
         let mut bytes = Vec::new();
         let mut writer = Writer::send_weights(&mut bytes);
-        let mut groups = 0;
+        let (mut groups, mut listed) = (0, Vec::new());
         let differs = |member: u32| old.as_ref().is_none_or(|old| old[member as usize] != new[member as usize]);
         for group in 0..shape.groups {
             let members = group * shape.members..(group + 1) * shape.members;
@@ -186,27 +275,28 @@ impl Ticks {
             writer.group(GroupData { lb_uid: &uid(lb), name: group_name(group).as_bytes() });
             for member in members.filter(|&member| !delta || differs(member)) {
                 writer.entry(&weighted(&shape, lb, member, new[member as usize]));
+                listed.push(member);
             }
         }
         writer.finish().expect("the flags' ranges fit the wire");
-        Ok((groups > 0).then(|| Template::new(bytes, &uid(lb))))
+        Ok((groups > 0).then(|| Template::new(bytes, &shape, lb, &listed)))
     }
 
     /// The reply to a Get Weights for all groups at a tick; with no-change/no-send on, of what `known` differs in.
     pub(crate) fn reply(&mut self, lb: u32, id: u32, interval: u16, known: Option<u64>, tick: u64) -> Result<&[u8]> {
         let known = known.filter(|_| self.delta);
-        let key = (self.shape.farm(lb), known, tick);
+        let (key, farm) = ((known, tick), self.shape.farm(lb));
         if !self.replies.contains_key(&key) {
             if self.replies.len() >= TEMPLATES_KEPT {
                 self.replies.clear();
             }
-            let bytes = self.build_reply(lb, known, tick, |_| 0)?;
-            self.replies.insert(key, Template::new(bytes, &uid(lb)));
+            let (bytes, listed) = self.build_reply(lb, known, tick, |_| 0)?;
+            self.replies.insert(key, Template::new(bytes, &self.shape, lb, &listed));
         }
         let template = self.replies.get_mut(&key).expect("just put there");
         template.bytes[ID_AT].copy_from_slice(&id.to_be_bytes());
         template.bytes[INTERVAL_AT].copy_from_slice(&interval.to_be_bytes());
-        Ok(template.address(&uid(lb)))
+        Ok(template.address(lb, farm))
     }
 
     /// Like [`Ticks::reply`], complete, with the opaque state that each member was given.
@@ -218,17 +308,24 @@ impl Ticks {
         tick: u64,
         state: impl Fn(u32) -> u8,
     ) -> Result<Vec<u8>> {
-        let mut bytes = self.build_reply(lb, None, tick, state)?;
+        let (mut bytes, _) = self.build_reply(lb, None, tick, state)?;
         bytes[ID_AT].copy_from_slice(&id.to_be_bytes());
         bytes[INTERVAL_AT].copy_from_slice(&interval.to_be_bytes());
         Ok(bytes)
     }
 
-    fn build_reply(&mut self, lb: u32, known: Option<u64>, tick: u64, state: impl Fn(u32) -> u8) -> Result<Vec<u8>> {
+    /// A reply, and the members that it lists.
+    fn build_reply(
+        &mut self,
+        lb: u32,
+        known: Option<u64>,
+        tick: u64,
+        state: impl Fn(u32) -> u8,
+    ) -> Result<(Vec<u8>, Vec<u32>)> {
         let shape = self.shape;
         let old = known.map(|known| self.image(known).cloned()).transpose()?;
         let new = self.image(tick)?;
-        let mut bytes = Vec::new();
+        let (mut bytes, mut listed) = (Vec::new(), Vec::new());
         let mut writer = Writer::get_weights_reply(&mut bytes, 0, ReturnCode::SUCCESSFUL, 0);
         for group in 0..shape.groups {
             writer.group(GroupData { lb_uid: &uid(lb), name: group_name(group).as_bytes() });
@@ -236,11 +333,12 @@ impl Ticks {
                 if old.as_ref().is_none_or(|old| old[member as usize] != new[member as usize]) {
                     let entry = WeightEntry { state: state(member), ..new[member as usize] };
                     writer.entry(&weighted(&shape, lb, member, entry));
+                    listed.push(member);
                 }
             }
         }
         writer.finish().expect("the flags' ranges fit the wire");
-        Ok(bytes)
+        Ok((bytes, listed))
     }
 
     /// Judges a push to a load balancer that knows tick `at`, the values of ticks up to `latest` being on their way.
@@ -275,7 +373,8 @@ fn weighted(shape: &Shape, lb: u32, member: u32, entry: WeightEntry) -> Weighted
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { lbs: 3, groups: 2, members: 50, farms: 1, first_lb: 0, first_member: 0, local: false };
+    const SHAPE: Shape =
+        Shape { lbs: 3, groups: 2, members: 50, farms: 1, first_lb: 0, first_member: 0, local: false, own: false };
 
     fn ticks(share: f64, delta: bool) -> Ticks {
         Ticks::new(SHAPE, Change { share, weight_max: 100, seed: 7, listed: true }, delta)
@@ -317,6 +416,26 @@ mod tests {
     }
 
     #[test]
+    fn load_balancers_of_other_farms_are_told_of_other_members() {
+        for shape in [Shape { farms: 3, ..SHAPE }, Shape { farms: 3, own: true, ..SHAPE }] {
+            let new = || Ticks::new(shape, Change { share: 0.05, weight_max: 100, seed: 7, listed: true }, true);
+            let (mut model, mut copies) = (new(), Vec::new());
+            for lb in [1, 0, 2] {
+                let bytes = model.push(lb, Some(3), 5).unwrap().unwrap().to_vec();
+                assert_eq!(bytes, new().push(lb, Some(3), 5).unwrap().unwrap(), "as if it was the first one asked for");
+                let template = model.push_for_all(Some(3), 5).unwrap().unwrap().to_bytes();
+                let mut written = vec![0xFF];
+                Template::from_bytes(&template).unwrap().write(lb, shape.farm(lb), &mut written);
+                assert_eq!(bytes, written);
+                assert_eq!(model.reply(lb, 9, 60, Some(1), 2), new().reply(lb, 9, 60, Some(1), 2));
+                let uid_at = bytes.windows(UID_BYTES).position(|window| window == uid(lb)).unwrap();
+                copies.push(bytes[uid_at + UID_BYTES..].to_vec());
+            }
+            assert!(copies[0] != copies[1] && copies[1] != copies[2] && copies[0] != copies[2]);
+        }
+    }
+
+    #[test]
     fn a_refresh_says_everything_again() {
         let mut model = ticks(0.5, false);
         let bytes = model.push(0, None, 4).unwrap().unwrap().to_vec();
@@ -346,5 +465,17 @@ mod tests {
             let known = roster.find(&SHAPE.endpoint(0, member));
             known.fixed && known.capacity == image[member as usize].weight
         }));
+        let own = Shape { lbs: 1000, farms: 1000, own: true, ..SHAPE };
+        let mut ticks = Ticks::new(own, ticks.change, false);
+        let file = ticks.operator_file(3).unwrap();
+        let roster = gwm::config::members::parse(&file, std::path::Path::new(""), &defaults).unwrap();
+        assert_eq!(roster.entries(), 100, "an entry has the member of all load balancers");
+        let image = ticks.image(3).unwrap();
+        assert!([0, 1, 999].into_iter().flat_map(|farm| (0..100).map(move |member| (farm, member))).all(
+            |(farm, member)| {
+                let known = roster.find(&own.endpoint(farm, member));
+                known.fixed && known.capacity == image[member as usize].weight
+            }
+        ));
     }
 }

@@ -153,7 +153,8 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape { lbs: 1, groups: 2, members: 3, farms: 1, first_lb: 0, first_member: 0, local: false };
+    const SHAPE: Shape =
+        Shape { lbs: 1, groups: 2, members: 3, farms: 1, first_lb: 0, first_member: 0, local: false, own: false };
 
     fn push(lb: u32, groups: &[(u32, &[(u32, u32)])]) -> Vec<u8> {
         push_of(&Shown::State, lb, groups)

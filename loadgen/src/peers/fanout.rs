@@ -78,6 +78,7 @@ impl PeerFanout {
             agent_interval: std::time::Duration::ZERO,
             rate: None,
             no_change: self.no_change,
+            own: false,
         }
     }
 }

@@ -22,7 +22,8 @@ use crate::{
     player::{Gate, Order, Seat, Stage},
     ports::{Ports, Service},
     report::{Sample, Unit, latencies, record, sum},
-    run::Run,
+    run::{Metered, Run},
+    subject::Subject,
 };
 
 /// Connections of members, of each seat.
@@ -76,6 +77,12 @@ pub(crate) struct Fanout {
     #[arg(long, value_name = "TICKS", value_parser = positive, help_heading = "Changes")]
     pub(crate) rate: Option<f64>,
 
+    /// Each load balancer has its own members, which no other has; the floor writes each connection's own message anew in
+    /// every tick. The CPU of a message is that from when the changes are noted: until then pushes wait in the push window
+    /// (2s unless --push-window says more than 0s), in which the server must be able to note the changes
+    #[arg(long, conflicts_with_all = ["farms", "rate", "connect"], help_heading = "Load balancers")]
+    pub(crate) own: bool,
+
     /// The load balancers set no-change/no-send: they are sent only what changed
     #[arg(long, help_heading = "Load balancers")]
     pub(crate) no_change: bool,
@@ -91,6 +98,10 @@ pub(super) fn positive(text: &str) -> std::result::Result<f64, String> {
 
 /// The weights that a server says unless told otherwise: what `gwm serve --weight-max` has by default.
 pub(crate) const WEIGHT_MAX: u16 = 100;
+
+/// The push window with members of each load balancer's own: time enough to note the changes of a million, which take half
+/// a second of CPU.
+const OWN_WINDOW: &str = "2s";
 
 /// The parameters of every seat.
 #[derive(Clone)]
@@ -118,24 +129,29 @@ impl Workload for Fanout {
 
     fn title(&self) -> String {
         let Shape { lbs, groups, members, .. } = self.shape;
-        format!("{lbs} LBs × {groups} × {members} members, {} % change per tick, {} ticks", self.share, self.ticks)
+        let own = if self.own { " of its own" } else { "" };
+        format!("{lbs} LBs × {groups} × {members} members{own}, {} % change per tick, {} ticks", self.share, self.ticks)
     }
 
     fn parameters(&self) -> Value {
-        let Shape { lbs, groups, members, farms, .. } = self.shape;
+        let Shape { lbs, groups, members, farms, .. } = self.farms();
         json!({
             "lbs": lbs, "groups": groups, "members": members, "farms": farms, "share_percent": self.share,
             "ticks": self.ticks, "warmup": self.warmup, "no_change": self.no_change, "rate": self.rate,
             "change_by": format!("{:?}", self.change_by).to_lowercase(),
             "agent_interval_seconds": self.agent_interval.as_secs_f64(), "seed": self.common.seed,
-            "threads": self.common.threads, "push_window": self.common.server.push_window,
+            "threads": self.common.threads, "push_window": self.push_window(&self.common), "own": self.own,
         })
     }
 
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample> {
+        let mut common = common.clone();
+        common.server.push_window = self.push_window(&common);
+        let common = &common;
+        let window = if self.own { self.time_of_window(common)? } else { Duration::ZERO };
         let change = self.change(common.seed);
         let change_by = if side == Side::Floor { ChangeBy::Operator } else { self.change_by };
-        let shape = Shape { local: change_by == ChangeBy::Agent, ..self.shape };
+        let shape = Shape { local: change_by == ChangeBy::Agent, ..self.farms() };
         shape.check()?;
         let mut ticks = Ticks::new(shape, change, self.no_change);
         let agents = (change_by == ChangeBy::Agent).then(|| self.agents(common, shape)).transpose()?;
@@ -157,9 +173,20 @@ impl Workload for Fanout {
         run.show(0, lbs, "LBs set up")?;
 
         let mut meter = run.meter()?;
+        // With members of each load balancer's own, the use of the pushes alone, and that of what is before.
+        let (mut pushes, mut noting) = (Metered::default(), Metered::default());
         let epoch = run.stage.now();
         for tick in 1..=all {
-            let step = Step::prepare(&mut ticks, side, change_by, tick)?;
+            let step = Step::prepare(&mut ticks, side, change_by, self.own, tick)?;
+            if self.own {
+                let (noted, pushed) = own_tick(&run, &mut subject, step, window, tick, lbs)?;
+                if tick > self.warmup {
+                    pushes.extend(pushed);
+                    noting.extend(noted);
+                }
+                progress.show("tick", tick, all);
+                continue;
+            }
             if tick == self.warmup + 1 {
                 if self.rate.is_some() {
                     // Messages of earlier ticks must not be counted with these.
@@ -175,7 +202,7 @@ impl Workload for Fanout {
             run.stage.announce(tick, due);
             match step {
                 Step::File(text) => subject.operate(&text)?,
-                Step::Floor(bytes) => subject.tell(floor::Order::Send, &bytes)?,
+                Step::Floor(order, bytes) => subject.tell(order, &bytes)?,
                 Step::Members => run.player.order(Order::Tick(tick)),
             }
             progress.show("tick", tick, all);
@@ -184,7 +211,7 @@ impl Workload for Fanout {
             }
         }
         run.wait(lbs * (all + 1), "pushes of all ticks")?;
-        let metered = meter.end()?;
+        let metered = if self.own { pushes } else { meter.end()? };
         let (counted, memory) = run.finish()?;
         service.map(Service::stop).transpose()?;
         subject.stop()?;
@@ -204,6 +231,12 @@ impl Workload for Fanout {
         }
         sample.add("messages per second", messages as f64 / metered.wall.as_secs_f64(), Unit::PerSecond);
         metered.add_to(&mut sample, "message", messages);
+        if side == Side::Server
+            && let Some(used) = noting.used
+        {
+            let a_message = used.cpu_ns as f64 / messages.max(1) as f64;
+            sample.add("CPU of noting the changes per message", a_message, Unit::Nanoseconds);
+        }
         sample.add_latencies("change to receipt", sum(counted.iter().map(|seat| &seat.receipt)));
         sample.add_memory(memory);
         Ok(sample)
@@ -211,6 +244,29 @@ impl Workload for Fanout {
 }
 
 impl Fanout {
+    /// The load balancers, and the farms that `--own` makes.
+    fn farms(&self) -> Shape {
+        match self.own {
+            true => Shape { farms: self.shape.lbs, own: true, ..self.shape },
+            false => self.shape,
+        }
+    }
+
+    fn push_window(&self, common: &Common) -> String {
+        let said = &common.server.push_window;
+        let none = humantime::parse_duration(said).is_ok_and(|window| window.is_zero());
+        if self.own && none { OWN_WINDOW.into() } else { said.clone() }
+    }
+
+    /// How long pushes wait while the changes are noted.
+    fn time_of_window(&self, common: &Common) -> Result<Duration> {
+        if self.change_by != ChangeBy::Operator {
+            return Err("members of each load balancer's own change by the operator only: no --change-by".into());
+        }
+        let said = &common.server.push_window;
+        humantime::parse_duration(said).map_err(|error| format!("--push-window {said}: {error}"))
+    }
+
     /// The operator's file that it begins with.
     pub(super) fn first_file(&self, seed: u64) -> Result<String> {
         Ticks::new(self.shape, self.change(seed), self.no_change).operator_file(0)
@@ -242,20 +298,55 @@ impl Fanout {
     }
 }
 
+/// A tick with members of each load balancer's own: the use while the server notes the changes, and while it pushes.
+fn own_tick(
+    run: &Run<'_, Counted>,
+    subject: &mut Subject,
+    step: Step,
+    window: Duration,
+    tick: u64,
+    lbs: u64,
+) -> Result<(Metered, Metered)> {
+    let begin = run.meter()?;
+    if let Step::File(text) = &step {
+        subject.operate(text)?;
+        subject.settle(run.common.timeout)?;
+        // So that all windows end before the pushes begin, as windows of no time do.
+        subject.pause(window)?;
+    }
+    let noted = begin.end()?;
+    // A push that came before is an error: this tick was not announced.
+    run.stage.pass(Duration::ZERO, |_| {}).map_err(|error| {
+        format!("{error}\nthe server has not noted all changes within its push window: say a longer --push-window")
+    })?;
+    let begin = run.meter()?;
+    run.stage.announce(tick, run.stage.now());
+    match &step {
+        Step::Floor(order, bytes) => subject.tell(*order, bytes)?,
+        Step::File(_) | Step::Members => subject.go_on()?,
+    }
+    run.wait(lbs * (tick + 1), "pushes of a tick")?;
+    Ok((noted, begin.end()?))
+}
+
 /// The trigger of a tick.
 enum Step {
     File(String),
-    Floor(Vec<u8>),
+    Floor(floor::Order, Vec<u8>),
     Members,
 }
 
 impl Step {
     /// Prepares a tick before its time is taken.
-    fn prepare(ticks: &mut Ticks, side: Side, change_by: ChangeBy, tick: u64) -> Result<Step> {
+    fn prepare(ticks: &mut Ticks, side: Side, change_by: ChangeBy, own: bool, tick: u64) -> Result<Step> {
         Ok(match (side, change_by) {
+            (Side::Floor, _) if own => {
+                let template = ticks.push_for_all(Some(tick - 1), tick)?;
+                Step::Floor(floor::Order::SendOwn, template.ok_or("a tick without a change")?.to_bytes())
+            }
             (Side::Floor, _) => {
                 let message = ticks.push(0, Some(tick - 1), tick)?;
-                Step::Floor(message.ok_or("a tick without a change")?.to_vec())
+                Step::Floor(floor::Order::Send, message.ok_or("a tick without a change")?.to_vec())
             }
             (Side::Server, ChangeBy::Operator) => Step::File(ticks.operator_file(tick)?),
             (Side::Server, ChangeBy::Member | ChangeBy::Agent) => Step::Members,
@@ -342,8 +433,9 @@ impl Local {
         let now = self.stage.now();
         match &mut *lb.knows.borrow_mut() {
             Knows::Tick(at) => {
-                // The floor sends everyone the first one's bytes.
-                let addressee = if self.plan.crowd.side == Side::Floor { 0 } else { lb.number };
+                // The floor sends everyone the first one's bytes, unless each has its own.
+                let Crowd { side, shape, .. } = self.plan.crowd;
+                let addressee = if side == Side::Floor && !shape.own { 0 } else { lb.number };
                 match self.ticks.borrow_mut().check_push(addressee, *at, latest, frame)? {
                     Told::Again => self.counted.borrow_mut().refreshes += 1,
                     Told::Tick(to) => {

@@ -122,6 +122,7 @@ impl Workload for Handshakes {
             first_lb: 0,
             first_member: 0,
             local: false,
+            own: false,
         };
         let listed = common.server.lists_members();
         let change = Change { share: 1.0, weight_max: super::fanout::WEIGHT_MAX, seed: common.seed, listed };

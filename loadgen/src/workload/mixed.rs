@@ -90,6 +90,7 @@ impl Workload for Mixed {
             first_lb: 0,
             first_member: 0,
             local: false,
+            own: false,
         };
         let fanout: Fanout = parse(&self.fanout_line())?;
         let operator_file = Some(fanout.first_file(common.seed)?); // part 0: its members have the first numbers

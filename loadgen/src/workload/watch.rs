@@ -140,7 +140,7 @@ impl Workload for Watch {
         });
         let members = farm.endpoints.div_ceil(farm.lbs).div_ceil(farm.groups());
         let (lbs, groups) = (farm.lbs, farm.groups());
-        let shape = Shape { lbs, groups, members, farms: 1, first_lb: 0, first_member: 0, local: true };
+        let shape = Shape { lbs, groups, members, farms: 1, first_lb: 0, first_member: 0, local: true, own: false };
         let flags = vec![
             ("--probe", "tcp".into()),
             ("--probe-interval", format!("{}ms", self.interval.as_millis())),
