@@ -8,16 +8,16 @@
 //! which alone changes the tables. Replies and pushes are made by `encode`.
 //!
 //! Thousands of load balancers register the same members. So what their groups have in common, the ordered members with
-//! labels, flags and states, is kept once, as a [`listing`] with its encoded entries. A [`group`] is its LB, its name,
+//! labels, flags and states, is kept once, as a `listing` with its encoded entries. A `group` is its LB, its name,
 //! its listing, and what of the listing its LB was sent. However a content came about, the groups that have it share one
-//! listing ([`listings`]). A change that one group makes moves this group to another listing; groups that make the same
+//! listing (`listings`). A change that one group makes moves this group to another listing; groups that make the same
 //! change follow it there.
 //!
-//! What a listing's groups show at some time is an [`edition`]: one value (state, flags, weight) for each member. A group
+//! What a listing's groups show at some time is an `edition`: one value (state, flags, weight) for each member. A group
 //! remembers the edition that was sent by reference. A message is a head of its own (header, LB UID, name, count) and a
-//! body, the edition's entries, which is made once and which all LBs share ([`show`], [`encode`]). With
+//! body, the edition's entries, which is made once and which all LBs share (`show`, `encode`). With
 //! no-change/no-send the body has the entries that differ between two editions, made once for each two. A changed weight
-//! is noted in each listing once, and opens the push windows of those LBs that have none open ([`pushes`]).
+//! is noted in each listing once, and opens the push windows of those LBs that have none open (`pushes`).
 //!
 //! Inside, each module names only the modules that its row lists, which stand above it. This file names all.
 //!

@@ -41,7 +41,7 @@ use crate::{
     sasp::EntryFlags,
 };
 
-/// The constants of the formulas. The defaults are those that did best in the simulation (PERF.md).
+/// The constants of the formulas. The defaults are those that did best in the simulation (tests/library/simulator).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tuning {
     /// The highest weight.

@@ -2,7 +2,7 @@
 //! agent swings.
 //!
 //! Many agents state the idle share of their server. That share falls as the weight rises, so at high load such
-//! statements swing, and weights that follow at once make them swing more (PERF.md).
+//! statements swing, and weights that follow at once make them swing more (tests/library/simulator/README.md).
 //!
 //! - A *turn* is a statement that moves against the moves before. Moves of less than 10 % do not count.
 //! - The size of a turn is the smaller of the two moves that meet there, as a logarithm.

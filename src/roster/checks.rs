@@ -221,7 +221,7 @@ pub struct ReportRules {
 }
 
 impl Default for ReportRules {
-    /// The constants that did best in the simulation (PERF.md), and gRPC's lifetime.
+    /// The constants that did best in the simulation (tests/library/simulator), and gRPC's lifetime.
     fn default() -> ReportRules {
         ReportRules {
             agent_smoothing: Duration::from_secs(60),

@@ -2,7 +2,7 @@
 //! real weight table and coordinator judge.
 //!
 //! `cargo test --release --test library -- --ignored --nocapture simulator::farms` prints the table that decided the
-//! default of `--panic-time` (PERF.md).
+//! default of `--panic-time` (README.md, "The panic time").
 
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -243,7 +243,7 @@ fn a_gwm_that_is_cut_off_drains_no_farm() {
 }
 
 #[test]
-#[ignore = "prints what panic times do"]
+#[ignore = "prints a table of this folder's README.md: The panic time"]
 fn panic_times() {
     fn partition<const SECONDS: u64>() -> Case {
         let state: fn(f64, usize, usize) -> State = |second, farm, _| {

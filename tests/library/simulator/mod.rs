@@ -1,8 +1,8 @@
 //! A farm of servers with different speeds in virtual time, and how fast its clients are served with each method of
 //! setting weights. The real weight table, policies and coordinator set the weights.
 //!
-//! `cargo test --release --test library -- --ignored --nocapture simulator::table` prints the table of PERF.md. The
-//! other tests run parts of the table and assert what must hold.
+//! `cargo test --release --test library -- --ignored --nocapture simulator::table` prints the tables of README.md's
+//! "Policies", and `simulator::constants` that of its "Constants". The other tests assert what must hold.
 
 mod farms;
 mod gwm;
@@ -158,7 +158,7 @@ fn print_table(title: &str, scenarios: &[Scenario], results: &[Vec<Result>], cel
 }
 
 #[test]
-#[ignore = "prints the table of PERF.md"]
+#[ignore = "prints tables of this folder's README.md: Policies"]
 fn table() {
     let mut scenarios = vec![steady("30 %", 0.3, 600), steady("50 %", 0.5, 600)];
     scenarios.extend([steady("80 %", 0.8, 600), steady("95 %", 0.95, 1200)]);
@@ -175,7 +175,7 @@ fn table() {
 }
 
 #[test]
-#[ignore = "prints what other constants would do"]
+#[ignore = "prints a table of this folder's README.md: Constants"]
 fn constants() {
     let (base, seconds) = (Constants::default(), Duration::from_secs);
     let reports = |reports| Constants { reports, ..base };
