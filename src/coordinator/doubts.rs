@@ -121,9 +121,8 @@ impl Doubts {
 
     /// A new group, or one that has ended: there is no doubt about it.
     pub(super) fn forget(&mut self, group: GroupId) {
-        if self.suspected.get(group).is_none() {
-            self.suspected.set(group, false);
-        }
+        // Ids are used again: a suspicion about the last group of this id is none about this one.
+        self.suspected.set(group, false);
         if let Some(Doubt { until: Some(_), .. }) = self.groups.remove(&group) {
             self.open -= 1;
         }
