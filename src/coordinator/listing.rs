@@ -132,7 +132,7 @@ pub(super) struct Next {
 
 pub(super) struct Listing {
     pub(super) policy: Policy,
-    /// It is not found by its content: sharing has cost too much lately.
+    /// The listing can not be found by its content, because sharing has cost too much lately.
     pub(super) loose: bool,
     /// Sum of hashes: of each member, and of each member's endpoint with the endpoint before it. Each endpoint is listed
     /// once, so the set of these pairs is the order, and a change of one member changes three terms at most.
@@ -177,8 +177,8 @@ impl Listing {
         }
     }
 
-    /// Makes this listing, which no group has, equal to `base` after these steps. Members have the same slots, unless
-    /// too many of these are vacant: then it returns `false`. [`Listing::complete`] must follow, once it is kept.
+    /// Makes this listing, which no group has, equal to `base` after these steps. Says whether members have the same slots
+    /// as in `base`: they have not if too many of these are vacant. If the listing is kept, [`Listing::complete`] follows.
     pub(super) fn set(&mut self, base: &Listing, steps: &Steps, hasher: &FixedState) -> bool {
         (self.policy, self.hash, self.live) = (base.policy, base.hash, base.live);
         self.slots.clear();
