@@ -155,7 +155,9 @@ fn through_a_pipe(batches: usize, messages: u32, preemptions: usize) {
                 if back == messages {
                     return;
                 }
-                block_on(here.wait(|| sender.has_returned() || sender.is_due()));
+                // It sleeps with nothing to send only once all is sent: then it waits for what comes back.
+                sender.want_returns(next == messages);
+                block_on(here.wait(|| sender.has_wanted_return() || sender.is_due()));
             }
         });
         let mut expected = 0;

@@ -30,6 +30,7 @@ async fn end(bell: Arc<Bell>, mut sender: Sender<u64>, mut receiver: Receiver<u6
     }
     let mut last = 0;
     while last + 2 < ROUND_TRIPS {
+        sender.want_returns(true);
         bell.wait(|| receiver.has_batch() || sender.has_returned()).await;
         while let Some(batch) = sender.reclaim() {
             sender.recycle(batch);

@@ -134,6 +134,8 @@ pub struct Coordinator {
     tables: Tables,
     /// By shard and slot.
     connections: Vec<Vec<Connection>>,
+    /// How many connections are waited for.
+    waited_for: u32,
     /// The peer of each connection; not in `connections`, because a push reads those.
     peers: Vec<Vec<Option<Peer>>>,
     /// At most one entry for each LB and timer. Entries of a forgotten LB are void and leave at their time.
@@ -163,6 +165,7 @@ impl Coordinator {
             tables: Tables::new(&settings),
             settings,
             connections: vec![Vec::new(); shards.into()],
+            waited_for: 0,
             peers: vec![Vec::new(); shards.into()],
             alarms: BinaryHeap::new(),
             ready: vec![VecDeque::new(); shards.into()],
@@ -256,19 +259,24 @@ impl Coordinator {
         let Some(known) = self.connection(connection) else { return };
         known.in_flight = known.in_flight.saturating_sub(messages);
         // Mostly nothing waits. Then the LB, whose memory is cold, is not read.
-        if known.in_flight == 0
-            && std::mem::take(&mut known.waited_for)
-            && let Some(lb) = known.lb
-        {
-            self.make_ready(lb);
+        if known.in_flight == 0 && std::mem::take(&mut known.waited_for) {
+            let lb = known.lb;
+            self.waited_for -= 1;
+            lb.into_iter().for_each(|lb| self.make_ready(lb));
         }
+    }
+
+    /// Whether a push waits for a call of [`Coordinator::delivered`].
+    pub fn waits_for_delivery(&self) -> bool {
+        self.waited_for > 0
     }
 
     /// The connection has ended; its slot may be used again. The shard drops messages that were committed to it since.
     pub fn closed(&mut self, now: Time, connection: ConnectionId, out: &mut impl Outbox) {
         let Some(known) = self.connection(connection) else { return };
         known.open = false;
-        let lb = known.lb.take();
+        let (lb, waited_for) = (known.lb.take(), std::mem::take(&mut known.waited_for));
+        self.waited_for -= u32::from(waited_for);
         self.peers[usize::from(connection.shard)][connection.slot as usize] = None;
         if let Some(lb) = lb {
             let lb_uid = self.tables.lbs[lb].uid.clone();

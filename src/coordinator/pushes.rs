@@ -83,7 +83,10 @@ impl Coordinator {
                 known.ready = false;
                 let due = known.due;
                 match self.connection(connection) {
-                    Some(known) if known.in_flight > 0 => known.waited_for = true,
+                    Some(known) if known.in_flight > 0 => {
+                        let before = std::mem::replace(&mut known.waited_for, true);
+                        self.waited_for += u32::from(!before);
+                    }
                     Some(_) if due => self.push_due(now, lb, connection, out),
                     _ => {}
                 }

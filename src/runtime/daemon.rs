@@ -120,6 +120,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
             metrics: metrics.shards.get(index).expect("each shard has metrics").clone(),
             bell,
             spin: config.spin,
+            apart: config.shard_cpus.get(index) != Some(&config.coordinator_cpu),
             poller: Poller::new().map_err(|error| Error::Start { what: "make an epoll set", error })?,
             up: up_sender,
             down: down_receiver,

@@ -287,6 +287,8 @@ impl CoordinatorThread {
             let news = !roster.is_empty() || !access.is_empty() || !own_addresses.is_empty();
             self.ports.list.iter().any(Port::has_work) || news || self.control.stop.load(Ordering::Acquire)
         };
+        let waits = self.coordinator.waits_for_delivery();
+        self.ports.list.iter().for_each(|port| port.before_sleep(waits));
         let start = Instant::now();
         while start.elapsed() < spin {
             if work() {
@@ -300,6 +302,7 @@ impl CoordinatorThread {
         let until = until.max(now + DEADLINE_SLEEP_MIN);
         if self.control.bell.poll(&mut Context::from_waker(waker), work).is_pending() {
             thread::park_timeout(Duration::from_nanos(until.0 - now.0));
+            self.control.bell.awake();
         }
     }
 }

@@ -42,10 +42,15 @@ impl Port {
     /// Whether a turn would do something for this shard now.
     pub(super) fn has_work(&self) -> bool {
         let room = self.down.has_room();
-        self.down.has_returned()
+        self.down.has_wanted_return()
             || self.down.is_due()
             || (room
                 && (!self.closes.is_empty() || !self.orders.is_empty() || self.inbox.is_some() || self.up.has_batch()))
+    }
+
+    /// To be called before the coordinator sleeps. `waits`: a push waits for an acknowledgement.
+    pub(super) fn before_sleep(&self, waits: bool) {
+        self.down.want_returns(waits || !self.closes.is_empty() || !self.orders.is_empty());
     }
 
     /// Sends watch orders while there is room.

@@ -10,15 +10,18 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
 };
 
 use futures_lite::AsyncRead;
 use glommio::net::TcpStream;
 use rustix::{
     event::{
-        Timespec,
+        EventfdFlags, Timespec,
         epoll::{self, CreateFlags, Event, EventData, EventFlags},
+        eventfd,
     },
     io::{Errno, fcntl_dupfd_cloexec},
 };
@@ -28,9 +31,23 @@ use super::sys;
 /// Events taken in one go.
 const EVENTS: usize = 256;
 
-/// An epoll set.
+/// The token of the waker's descriptor.
+const WAKER: u64 = u64::MAX;
+
+/// An epoll set, and a waker that ends a wait for it.
 pub(crate) struct Poller {
     set: OwnedFd,
+    waker: Waker,
+}
+
+/// Wakes a thread by an event of this descriptor, which is never read: each write is an edge.
+struct Edge(OwnedFd);
+
+impl Wake for Edge {
+    fn wake(self: Arc<Self>) {
+        // It fails only after 2^64 writes.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
 }
 
 /// News of a connection's socket since the last news.
@@ -57,7 +74,10 @@ impl From<EventFlags> for News {
 
 impl Poller {
     pub(crate) fn new() -> io::Result<Poller> {
-        Ok(Poller { set: epoll::create(CreateFlags::CLOEXEC)? })
+        let set = epoll::create(CreateFlags::CLOEXEC)?;
+        let edge = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        epoll::add(&set, &edge, EventData::new_u64(WAKER), EventFlags::IN | EventFlags::ET)?;
+        Ok(Poller { set, waker: Arc::new(Edge(edge)).into() })
     }
 
     /// Watches a descriptor until it is closed. Its events come with `token`, also those that are possible already.
@@ -66,18 +86,31 @@ impl Poller {
     }
 
     /// Gives the events of now, at most [`EVENTS`], with their tokens; whether there may be more.
-    pub(crate) fn collect(&self, mut give: impl FnMut(u64, EventFlags)) -> bool {
+    pub(crate) fn collect(&self, give: impl FnMut(u64, EventFlags)) -> bool {
+        self.wait(Duration::ZERO, give)
+    }
+
+    /// As [`Poller::collect`], but if there are none, the thread sleeps until there are some, until the
+    /// [waker](Poller::waker) is called, or for so long.
+    pub(crate) fn wait(&self, longest: Duration, mut give: impl FnMut(u64, EventFlags)) -> bool {
         let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let (events, _) = match epoll::wait(&self.set, &mut events[..], Some(&at_once)) {
+        let longest = Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
+        let (events, _) = match epoll::wait(&self.set, &mut events[..], Some(&longest)) {
             Ok(events) => events,
             Err(Errno::INTR) => return true,
             Err(error) => unreachable!("the epoll set is open, and the buffer is valid: {error}"),
         };
         for &Event { flags, data, .. } in events.iter() {
-            give(data.u64(), flags);
+            if data.u64() != WAKER {
+                give(data.u64(), flags);
+            }
         }
         events.len() == EVENTS
+    }
+
+    /// Ends a [`Poller::wait`], this or the next.
+    pub(crate) fn waker(&self) -> &Waker {
+        &self.waker
     }
 }
 

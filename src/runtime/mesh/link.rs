@@ -68,13 +68,15 @@ pub(crate) struct Uplink {
     sender: Sender<(Slot, Up)>,
     bell: Arc<Bell>,
     kept: VecDeque<(Slot, Up)>,
+    /// A request was sent since the last call of [`Uplink::take_asked`].
+    asked: bool,
     waiting: Vec<Waker>,
 }
 
 impl Uplink {
     /// `bell` wakes the task that calls [`Uplink::turn`].
     pub(crate) fn new(sender: Sender<(Slot, Up)>, bell: Arc<Bell>) -> Uplink {
-        Uplink { sender, bell, kept: VecDeque::new(), waiting: Vec::new() }
+        Uplink { sender, bell, kept: VecDeque::new(), asked: false, waiting: Vec::new() }
     }
 
     /// Whether there is room for an opened connection or a request.
@@ -98,7 +100,13 @@ impl Uplink {
         let start = bytes.len();
         bytes.extend_from_slice(frame);
         let range = start..bytes.len();
+        self.asked = true;
         self.push(slot, Up::Request(range));
+    }
+
+    /// Whether a request was sent since the last call: its reply is to come.
+    pub(crate) fn take_asked(&mut self) -> bool {
+        std::mem::take(&mut self.asked)
     }
 
     /// Acknowledges messages.
@@ -126,7 +134,12 @@ impl Uplink {
 
     /// Whether [`Uplink::turn`] has something to do.
     pub(crate) fn is_due(&self) -> bool {
-        self.sender.is_due() || self.sender.has_returned()
+        self.sender.is_due() || self.sender.has_wanted_return()
+    }
+
+    /// To be called before the shard sleeps.
+    pub(crate) fn before_sleep(&self) {
+        self.sender.want_returns(!self.kept.is_empty() || !self.waiting.is_empty());
     }
 
     /// Takes back batches, sends entries, and wakes the tasks that wait for room.
@@ -172,6 +185,7 @@ mod tests {
 
         let batch = receiver.receive().expect("the full batch");
         assert!(matches!(batch.entries.last(), Some((_, Up::Request(range))) if range.end == limits::BATCH_ENTRIES));
+        uplink.before_sleep();
         receiver.give_back(batch);
         assert!(uplink.is_due());
         uplink.turn();

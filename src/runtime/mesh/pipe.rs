@@ -3,7 +3,7 @@
 //! A [`pipe`] has a fixed number of batches, which travel full one way and empty the other. If the receiver falls
 //! behind, the sender has no batch to fill and stops taking work: nothing is dropped and nothing grows. A batch is sent
 //! at the end of the sender's turn if the receiver has taken all earlier batches, else when it is full or when a batch
-//! comes back.
+//! comes back. A batch that comes back wakes the sender only if the sender wants that.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -50,6 +50,11 @@ impl Bell {
         Poll::Pending
     }
 
+    /// After [`Bell::poll`] was pending, the task works again though nobody rang.
+    pub fn awake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
     /// Waits until `has_work` is true.
     pub async fn wait(&self, mut has_work: impl FnMut() -> bool) {
         std::future::poll_fn(|cx| self.poll(cx, &mut has_work)).await;
@@ -73,6 +78,8 @@ pub struct Batch<E> {
 struct Track<E> {
     full: ArrayQueue<Batch<E>>,
     empty: ArrayQueue<Batch<E>>,
+    /// A batch that comes back wakes the sender.
+    returns_wanted: AtomicBool,
 }
 
 /// The end that fills batches.
@@ -95,7 +102,8 @@ pub struct Receiver<E> {
 
 /// A pipe with this many batches, between the tasks that wait at these bells.
 pub fn pipe<E>(batches: usize, sender: Arc<Bell>, receiver: Arc<Bell>) -> (Sender<E>, Receiver<E>) {
-    let track = Arc::new(Track { full: ArrayQueue::new(batches), empty: ArrayQueue::new(batches) });
+    let (full, empty) = (ArrayQueue::new(batches), ArrayQueue::new(batches));
+    let track = Arc::new(Track { full, empty, returns_wanted: AtomicBool::default() });
     let spare = (0..batches).map(|_| Batch { bytes: Vec::new(), bodies: Vec::new(), entries: Vec::new() }).collect();
     (Sender { track: track.clone(), receiver, open: None, body_bytes: 0, spare }, Receiver { track, sender })
 }
@@ -168,9 +176,23 @@ impl<E> Sender<E> {
         }
     }
 
+    /// To be called before the sender sleeps: whether a batch that comes back is to wake it. If it has no room, or has
+    /// entries that are not sent, one must.
+    pub fn want_returns(&self, wanted: bool) {
+        let wanted = wanted || !self.has_room() || self.open.as_ref().is_some_and(|open| !open.entries.is_empty());
+        if self.track.returns_wanted.load(Ordering::Relaxed) != wanted {
+            self.track.returns_wanted.store(wanted, Ordering::Relaxed);
+        }
+    }
+
     /// Whether [`Sender::reclaim`] has a batch.
     pub fn has_returned(&self) -> bool {
         !self.track.empty.is_empty()
+    }
+
+    /// Whether a batch has come back that the sender wants.
+    pub fn has_wanted_return(&self) -> bool {
+        self.track.returns_wanted.load(Ordering::Relaxed) && self.has_returned()
     }
 
     /// A batch that the receiver has given back, as the receiver left it; give it to [`Sender::recycle`].
@@ -203,6 +225,10 @@ impl<E> Receiver<E> {
     /// Returns a batch to its sender, with its entries.
     pub fn give_back(&mut self, batch: Batch<E>) {
         self.track.empty.push(batch).map_err(|_| ()).expect("the queue holds as many batches as there are");
-        self.sender.ring();
+        // Pairs with the fence in `Bell::poll`: the sender sees the batch, or this end sees that the sender wants it.
+        fence(Ordering::SeqCst);
+        if self.track.returns_wanted.load(Ordering::Relaxed) {
+            self.sender.ring();
+        }
     }
 }

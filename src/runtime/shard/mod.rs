@@ -71,7 +71,7 @@ use crate::{
 use connection::{Connection, Outgoing};
 use context::{Arrival, Context};
 use monitoring::Monitoring;
-use table::{Table, slot, token};
+use table::{Table, token};
 
 use cause::Cause;
 pub(super) use monitoring::{MonitoringControl, MonitoringSetup};
@@ -80,6 +80,13 @@ pub(super) use shared::Shared;
 
 /// The shortest sleep: connections whose time is a moment later are woken with those of that moment.
 const CONNECTION_SLEEP_MIN: Duration = Duration::from_micros(500);
+
+/// For so long after the last work, the shard sleeps in its own epoll set: more work is near, and glommio's sleep and wake
+/// cost several times as much. glommio's other tasks have a turn after each [`TIME_SLICE`] nevertheless.
+const NEAR: Duration = Duration::from_millis(1);
+
+/// How long a shard polls for the coordinator's answer to requests, if experience says that it comes in this time.
+const PATIENCE: Duration = Duration::from_micros(20);
 
 /// Writes, steps or new connections between looks at the clock.
 const WORK_PER_LOOK: usize = 16;
@@ -97,6 +104,8 @@ pub(super) struct ShardSetup {
     pub(super) poller: Poller,
     /// How long to poll before a sleep.
     pub(super) spin: Duration,
+    /// The coordinator has another CPU, so that it can answer while the shard polls.
+    pub(super) apart: bool,
     pub(super) up: Sender<(Slot, Up)>,
     pub(super) down: Receiver<Down>,
     pub(super) monitoring: MonitoringSetup,
@@ -131,7 +140,7 @@ pub(super) async fn run(setup: ShardSetup, ready: impl FnOnce()) {
     for (listener, carries) in setup.listeners {
         shard.accepting.push(glommio::spawn_local(listener::accept(context.clone(), listener, carries)));
     }
-    let serve = glommio::spawn_local(serve(shard, setup.down, setup.spin));
+    let serve = glommio::spawn_local(serve(shard, setup.down, setup.spin, setup.apart));
     let checks = glommio::spawn_local(monitoring::run(context.clone(), monitoring, prober));
     ready();
     watch_timeouts(&context).await;
@@ -140,7 +149,7 @@ pub(super) async fn run(setup: ShardSetup, ready: impl FnOnce()) {
 
 /// Moves everything between sockets and mesh. One task does all of it, so that a request is with the coordinator, and
 /// the reply with its socket, without a turn of the reactor in between.
-async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration) {
+async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart: bool) {
     let context = shard.context.clone();
     // A batch that is being written, and the number of its messages that are written.
     let mut open = None;
@@ -149,6 +158,7 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration) {
     let mut idle_since = None;
     let mut alarm = Alarm::default();
     let mut quiet_until = Time::default();
+    let mut patience = Patience::default();
     loop {
         if context.stop_is_news() {
             shard.stop();
@@ -172,13 +182,21 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration) {
         if busy {
             idle_since = None;
         }
-        if busy || now - *idle_since.get_or_insert(now) < spin {
+        let idle = now - *idle_since.get_or_insert(now);
+        if busy || idle < spin.max(NEAR) {
             if now - turned >= TIME_SLICE {
                 executor::turn().await;
                 turned = Instant::now();
             }
+            if !busy && idle >= spin {
+                let answered = context.uplink.borrow_mut().take_asked() && apart && patience.poll(|| down.has_batch());
+                if !answered {
+                    shard.doze(&down, TIME_SLICE.saturating_sub(turned.elapsed()));
+                }
+            }
             continue;
         }
+        context.uplink.borrow().before_sleep();
         if news.is_none() {
             match Readable::new(&shard.poller) {
                 Ok(readable) => news = Some(readable),
@@ -209,6 +227,34 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration) {
         .await;
         turned = Instant::now();
         idle_since = None;
+    }
+}
+
+/// Polling for what mostly comes soon. After polls in vain, the next ones are left out: one, then three, and so on.
+#[derive(Default)]
+struct Patience {
+    in_vain: u32,
+    left_out: u32,
+}
+
+impl Patience {
+    /// Polls for [`PATIENCE`] at most, unless experience advises against it; whether it has come.
+    fn poll(&mut self, has_come: impl Fn() -> bool) -> bool {
+        if self.left_out > 0 {
+            self.left_out -= 1;
+            return false;
+        }
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if has_come() {
+                self.in_vain = 0;
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        self.in_vain = (self.in_vain + 1).min(8);
+        self.left_out = (1 << self.in_vain) - 1;
+        false
     }
 }
 
@@ -328,12 +374,20 @@ impl Shard {
     /// Takes news of sockets; whether there may be more.
     fn collect(&mut self) -> bool {
         let Shard { context, table, poller, .. } = self;
-        poller.collect(|token, events| {
-            table.with(slot(token), |connection, _| {
-                connection.hear(events.into());
-                connection.wake(context);
-            });
-        })
+        poller.collect(|token, events| table.hear(context, token, events))
+    }
+
+    /// Sleeps until there is news of sockets, or the bell rings, or for so long.
+    fn doze(&mut self, down: &Receiver<Down>, longest: Duration) {
+        let Shard { context, table, poller, .. } = self;
+        let now = context.now();
+        let until_next = context.next_time().map_or(longest, |at| at.since(now).max(CONNECTION_SLEEP_MIN));
+        context.uplink.borrow().before_sleep();
+        let work = || down.has_batch() || context.has_work();
+        if context.bell.poll(&mut std::task::Context::from_waker(poller.waker()), work).is_pending() {
+            poller.wait(longest.min(until_next), |token, events| table.hear(context, token, events));
+            context.bell.awake();
+        }
     }
 
     /// Lets connections take steps until time is up; whether there are more.

@@ -8,6 +8,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+use rustix::event::epoll::EventFlags;
+
 use super::{
     cause::Cause,
     connection::{Connection, Outgoing, Step},
@@ -94,6 +96,14 @@ impl Table {
                 None
             }
         }
+    }
+
+    /// Takes news of a socket.
+    pub(super) fn hear(&mut self, context: &Context, token: u64, events: EventFlags) {
+        self.with(slot(token), |connection, _| {
+            connection.hear(events.into());
+            connection.wake(context);
+        });
     }
 
     /// Lets a connection take a step.
@@ -203,6 +213,6 @@ pub(super) fn token(slot: Slot) -> u64 {
 }
 
 /// The slot of a number in the epoll set.
-pub(super) fn slot(token: u64) -> Slot {
+fn slot(token: u64) -> Slot {
     Slot { index: token as u32, generation: (token >> 32) as u32 }
 }
