@@ -21,6 +21,10 @@ mod atomics {
     pub(super) struct AtomicBool(atomic::AtomicBool);
 
     impl AtomicBool {
+        pub(super) fn new(value: bool) -> AtomicBool {
+            AtomicBool(atomic::AtomicBool::new(value))
+        }
+
         pub(super) fn load(&self, ordering: Ordering) -> bool {
             self.0.load(ordering)
         }

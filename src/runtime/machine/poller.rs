@@ -31,8 +31,8 @@ use super::sys;
 /// Events taken in one go.
 const EVENTS: usize = 256;
 
-/// The token of the waker's descriptor.
-const WAKER: u64 = u64::MAX;
+/// The token of the waker's descriptor; others are below.
+pub(crate) const WAKER: u64 = u64::MAX;
 
 /// An epoll set, and a waker that ends a wait for it.
 pub(crate) struct Poller {
@@ -164,6 +164,22 @@ mod tests {
             assert!(start.elapsed().as_secs() < 30, "no such news");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn the_waker_ends_a_wait() {
+        let poller = Poller::new().expect("an epoll set");
+        let none = |_, _| panic!("the waker is no news");
+        poller.waker().wake_by_ref();
+        poller.wait(Duration::from_secs(3600), none); // the wake came first
+        let waker = poller.waker().clone();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            waker.wake();
+        });
+        poller.wait(Duration::from_secs(3600), none);
+        other.join().expect("no panic");
+        assert!(!poller.wait(Duration::from_millis(1), none), "a wake is told once, and the time is limited");
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub struct Receiver<E> {
 /// A pipe with this many batches, between the tasks that wait at these bells.
 pub fn pipe<E>(batches: usize, sender: Arc<Bell>, receiver: Arc<Bell>) -> (Sender<E>, Receiver<E>) {
     let (full, empty) = (ArrayQueue::new(batches), ArrayQueue::new(batches));
-    let track = Arc::new(Track { full, empty, returns_wanted: AtomicBool::default() });
+    let track = Arc::new(Track { full, empty, returns_wanted: AtomicBool::new(true) });
     let spare = (0..batches).map(|_| Batch { bytes: Vec::new(), bodies: Vec::new(), entries: Vec::new() }).collect();
     (Sender { track: track.clone(), receiver, open: None, body_bytes: 0, spare }, Receiver { track, sender })
 }

@@ -1,6 +1,10 @@
 //! The mesh with its real atomics; `tests/mesh_model.rs` has it with loom's.
 
-use std::{sync::Arc, thread};
+use std::{
+    sync::Arc,
+    task::{Context, Waker},
+    thread,
+};
 
 use futures_lite::future::block_on;
 
@@ -33,6 +37,28 @@ fn without_batches_there_is_no_room_until_one_comes_back() {
     sender.recycle(batch);
     assert!(sender.has_room());
     assert!(sender.bytes().is_empty());
+}
+
+#[test]
+fn a_return_wakes_only_a_sender_that_wants_it() {
+    let (mut sender, mut receiver, here, _) = ends(2);
+    let asleep =
+        |sender: &Sender<u64>| here.poll(&mut Context::from_waker(Waker::noop()), || sender.has_wanted_return());
+    for (wanted, open) in [(false, false), (true, false), (false, true)] {
+        sender.push(1);
+        sender.flush();
+        let batch = receiver.receive().unwrap();
+        if open {
+            sender.push(2); // which is sent when a batch comes back
+        }
+        sender.want_returns(wanted);
+        assert!(asleep(&sender).is_pending());
+        receiver.give_back(batch);
+        assert_eq!(asleep(&sender).is_ready(), wanted || open);
+        assert!(sender.has_returned());
+        let batch = sender.reclaim().unwrap();
+        sender.recycle(batch);
+    }
 }
 
 #[test]
