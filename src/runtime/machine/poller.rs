@@ -31,7 +31,7 @@ use super::sys;
 /// Events taken in one go.
 const EVENTS: usize = 256;
 
-/// The token of the waker's descriptor; others are below.
+/// The token of descriptors whose events only end a wait; others are below.
 pub(crate) const WAKER: u64 = u64::MAX;
 
 /// An epoll set, and a waker that ends a wait for it.
@@ -83,6 +83,13 @@ impl Poller {
     /// Watches a descriptor until it is closed. Its events come with `token`, also those that are possible already.
     pub(crate) fn add(&self, descriptor: impl AsFd, token: u64, interest: EventFlags) -> Result<(), Errno> {
         epoll::add(&self.set, descriptor, EventData::new_u64(token), interest)
+    }
+
+    /// Events of this descriptor end a wait, and are told to nobody. Without this, a wait may take longer.
+    pub(crate) fn wake_for(&self, descriptor: impl AsFd) {
+        if let Err(error) = self.add(descriptor, WAKER, EventFlags::IN | EventFlags::ET) {
+            tracing::warn!("waits may be long: {error}");
+        }
     }
 
     /// Gives the events of now, at most [`EVENTS`], with their tokens; whether there may be more.

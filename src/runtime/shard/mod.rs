@@ -82,7 +82,8 @@ pub(super) use shared::Shared;
 const CONNECTION_SLEEP_MIN: Duration = Duration::from_micros(500);
 
 /// For so long after the last work, the shard sleeps in its own epoll set: more work is near, and glommio's sleep and wake
-/// cost several times as much. glommio's other tasks have a turn after each [`TIME_SLICE`] nevertheless.
+/// cost several times as much. glommio's other tasks have a turn after each [`TIME_SLICE`] nevertheless, and when a
+/// connection or an answer to a check comes.
 const NEAR: Duration = Duration::from_millis(1);
 
 /// How long a shard polls for the coordinator's answer to requests, if experience says that it comes in this time.
@@ -137,7 +138,9 @@ pub(super) async fn run(setup: ShardSetup, ready: impl FnOnce()) {
     let (monitoring, prober) = Monitoring::new(setup.monitoring);
     let monitoring = Rc::new(monitoring);
     let mut shard = Shard::new(context.clone(), setup.poller, monitoring.clone());
+    shard.poller.wake_for(&prober);
     for (listener, carries) in setup.listeners {
+        shard.poller.wake_for(&listener);
         shard.accepting.push(glommio::spawn_local(listener::accept(context.clone(), listener, carries)));
     }
     let serve = glommio::spawn_local(serve(shard, setup.down, setup.spin, setup.apart));
@@ -159,6 +162,7 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
     let mut alarm = Alarm::default();
     let mut quiet_until = Time::default();
     let mut patience = Patience::default();
+    let mut dozed = false;
     loop {
         if context.stop_is_news() {
             shard.stop();
@@ -184,15 +188,19 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
         }
         let idle = now - *idle_since.get_or_insert(now);
         if busy || idle < spin.max(NEAR) {
-            if now - turned >= TIME_SLICE {
+            // What ended a doze without work for the shard may be work for glommio's other tasks.
+            if now - turned >= TIME_SLICE || dozed && !busy {
                 executor::turn().await;
                 turned = Instant::now();
-            }
-            if !busy && idle >= spin {
+                dozed = false;
+            } else if !busy && idle >= spin {
                 let answered = context.uplink.borrow_mut().take_asked() && apart && patience.poll(|| down.has_batch());
                 if !answered {
                     shard.doze(&down, TIME_SLICE.saturating_sub(turned.elapsed()));
+                    dozed = true;
                 }
+            } else {
+                dozed = false;
             }
             continue;
         }
