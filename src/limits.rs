@@ -76,10 +76,6 @@ pub const BATCHES: usize = 4;
 /// Bytes read and thrown away after the server has ended its side of a connection.
 pub const LINGER_BYTES: usize = 1 << 20;
 
-/// Connections accepted before other tasks have their turn; also the most that wait for their place in the shard's
-/// table.
-pub const ACCEPT_BURST: usize = 256;
-
 /// Most peers and causes of logged refusals that are remembered, so that they are not logged again.
 pub const REFUSALS_REMEMBERED: usize = 4096;
 

@@ -21,7 +21,10 @@ use super::{
     machine::{executor, poller::Poller},
     mesh::{Bell, pipe},
     probe::{self, Prober},
-    shard::{self, MonitoringControl, MonitoringSetup, ShardMetrics, ShardSetup, Shared, listener},
+    shard::{
+        self, MonitoringControl, MonitoringSetup, ShardMetrics, ShardSetup, Shared,
+        listener::{self, Listener},
+    },
 };
 use crate::{
     config::{Carries, Config, Listen},
@@ -94,7 +97,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         let (bound, sockets) =
             bind(address, shards, &config).map_err(|error| Error::Bind { address, carries, error })?;
         listening.push(Listen { address: bound, carries });
-        listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push((socket, carries)));
+        listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push(Listener::new(socket, carries)));
     }
 
     let shared = Arc::new(Shared::new(&config.connections, config.tls.as_ref().map(|tls| tls.config.clone())));
@@ -111,6 +114,11 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         let (up_sender, up_receiver) = pipe(limits::BATCHES, bell.clone(), control.bell.clone());
         let (down_sender, down_receiver) = pipe(limits::BATCHES, control.bell.clone(), bell.clone());
         ports.push(Port::new(up_receiver, down_sender));
+        let poller = Poller::new().map_err(|error| Error::Start { what: "make an epoll set", error })?;
+        for (index, listener) in listeners.iter().enumerate() {
+            let watched = listener.watch(index, &poller);
+            watched.map_err(|error| Error::Start { what: "watch a listening socket", error })?;
+        }
         let setup = ShardSetup {
             index: u16::try_from(index).expect("there are at most 256 shards"),
             shards: u16::try_from(shards).expect("there are at most 256 shards"),
@@ -121,7 +129,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
             bell,
             spin: config.spin,
             apart: config.shard_cpus.get(index) != Some(&config.coordinator_cpu),
-            poller: Poller::new().map_err(|error| Error::Start { what: "make an epoll set", error })?,
+            poller,
             up: up_sender,
             down: down_receiver,
             monitoring: monitoring_setup(&config, index, monitoring.get(index).expect("each shard has one"))?,

@@ -1,6 +1,6 @@
 //! The messages between a shard and the coordinator, and the shard's sending end.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc, task::Waker};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use super::pipe::{Bell, Sender};
 use crate::{
@@ -70,23 +70,17 @@ pub(crate) struct Uplink {
     kept: VecDeque<(Slot, Up)>,
     /// A request was sent since the last call of [`Uplink::take_asked`].
     asked: bool,
-    waiting: Vec<Waker>,
 }
 
 impl Uplink {
     /// `bell` wakes the task that calls [`Uplink::turn`].
     pub(crate) fn new(sender: Sender<(Slot, Up)>, bell: Arc<Bell>) -> Uplink {
-        Uplink { sender, bell, kept: VecDeque::new(), asked: false, waiting: Vec::new() }
+        Uplink { sender, bell, kept: VecDeque::new(), asked: false }
     }
 
     /// Whether there is room for an opened connection or a request.
     pub(crate) fn has_room(&self) -> bool {
         self.kept.is_empty() && self.sender.has_room()
-    }
-
-    /// Wakes the waker once there may be room.
-    pub(crate) fn wait_for_room(&mut self, waker: &Waker) {
-        self.waiting.push(waker.clone());
     }
 
     /// Announces a connection; there was room.
@@ -139,10 +133,10 @@ impl Uplink {
 
     /// To be called before the shard sleeps.
     pub(crate) fn before_sleep(&self) {
-        self.sender.want_returns(!self.kept.is_empty() || !self.waiting.is_empty());
+        self.sender.want_returns(!self.kept.is_empty());
     }
 
-    /// Takes back batches, sends entries, and wakes the tasks that wait for room.
+    /// Takes back batches, and sends entries.
     pub(crate) fn turn(&mut self) {
         while let Some(batch) = self.sender.reclaim() {
             self.sender.recycle(batch);
@@ -152,19 +146,11 @@ impl Uplink {
             self.sender.push(entry);
         }
         self.sender.flush();
-        if !self.waiting.is_empty() && self.sender.has_room() {
-            self.waiting.drain(..).for_each(Waker::wake);
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        task::Wake,
-    };
-
     use super::*;
     use crate::{limits, runtime::mesh::pipe};
 
@@ -191,33 +177,5 @@ mod tests {
         uplink.turn();
         let batch = receiver.receive().expect("what was kept");
         assert!(matches!(batch.entries[..], [(_, Up::Delivered(2)), (Slot { index: 1, .. }, Up::Closed)]));
-    }
-
-    /// Counts its wakes.
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    #[test]
-    fn who_waits_for_room_is_woken_once_there_is_some() {
-        let bell = Arc::new(Bell::default());
-        let (sender, mut receiver) = pipe(1, bell.clone(), bell.clone());
-        let mut uplink = Uplink::new(sender, bell);
-        let slot = Slot { index: 0, generation: 0 };
-        (0..limits::BATCH_ENTRIES).for_each(|_| uplink.request(slot, b"x"));
-        let woken = Arc::new(Count::default());
-        uplink.wait_for_room(&woken.clone().into());
-        uplink.turn();
-        assert_eq!(woken.0.load(Ordering::Relaxed), 0, "there is none");
-        let batch = receiver.receive().expect("the full batch");
-        receiver.give_back(batch);
-        uplink.turn();
-        uplink.turn();
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     }
 }

@@ -8,7 +8,6 @@ use std::{
     collections::{BinaryHeap, VecDeque},
     fmt,
     net::SocketAddr,
-    os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -21,7 +20,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    config::{Carries, Connections},
+    config::Connections,
     limits,
     metrics::Id,
     runtime::{
@@ -36,13 +35,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// Why a connection is slowed down.
 const SLOWED_DOWN: &str = "it asks more often than --max-requests-per-second";
-
-/// An accepted connection that has no place in the table yet.
-pub(super) struct Arrival {
-    pub(super) socket: OwnedFd,
-    pub(super) peer: SocketAddr,
-    pub(super) carries: Carries,
-}
 
 /// The state of a shard that all its tasks share. No method keeps a borrow of a cell beyond its own end.
 pub(super) struct Context {
@@ -63,8 +55,6 @@ pub(super) struct Context {
     pub(super) request_rate: Option<Rate>,
     /// Wakes the task that serves the connections.
     pub(super) bell: Arc<Bell>,
-    /// Accepted connections, oldest first, each counted in the budget of connections.
-    pub(super) arrivals: RefCell<VecDeque<Arrival>>,
     /// Connections that are to take a step, each once.
     runnable: RefCell<VecDeque<Slot>>,
     /// Connections that become runnable when the uplink has room.
@@ -103,7 +93,6 @@ impl Context {
             bodies: Bodies::default(),
             handshakes: RefCell::new(handshakes),
             bell,
-            arrivals: RefCell::default(),
             runnable: RefCell::default(),
             waiting_for_room: RefCell::default(),
             rate_limited: RefCell::default(),
@@ -117,12 +106,6 @@ impl Context {
 
     pub(super) fn now(&self) -> Time {
         self.shared.clock.now()
-    }
-
-    /// Hands an accepted connection to the task that serves.
-    pub(super) fn arrive(&self, arrival: Arrival) {
-        self.arrivals.borrow_mut().push_back(arrival);
-        self.bell.ring();
     }
 
     /// Puts a connection among those that are to take a step. The caller serves them soon, so no bell is rung.
@@ -183,15 +166,9 @@ impl Context {
         self.sweep.take()
     }
 
-    /// Whether an accepted connection waits for its place in the table, and the uplink has room to announce it.
-    pub(super) fn may_admit(&self) -> bool {
-        !self.arrivals.borrow().is_empty() && self.uplink.borrow().has_room()
-    }
-
     /// Whether the task that serves has something to do that no socket tells of.
     pub(super) fn has_work(&self) -> bool {
-        self.may_admit()
-            || self.uplink.borrow().is_due()
+        self.uplink.borrow().is_due()
             || self.handshakes.borrow().is_due()
             || self.sweep.get().is_some()
             || self.stop_is_news()

@@ -1,29 +1,19 @@
-//! Listening sockets: bound for every shard before serving starts, then drained in bursts.
+//! Listening sockets: bound for every shard before serving starts; the shard accepts when its epoll set tells.
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::fd::OwnedFd,
-    rc::Rc,
-    task::Poll,
-    time::{Duration, Instant},
-};
+use std::{fmt, io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, epoll::EventFlags, poll},
     io::Errno,
     net::{SocketFlags, acceptfrom_with},
 };
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::context::{Arrival, Context};
+use super::context::Context;
 use crate::{
     config::{Carries, Connections},
-    coordinator::Time,
-    limits,
-    runtime::machine::{
-        executor::{self, TIME_SLICE},
-        poller::Readable,
-    },
+    runtime::machine::poller::{Poller, WAKER},
+    time::Time,
 };
 
 /// Connections that the kernel completes ahead of us; it cuts this to net.core.somaxconn.
@@ -33,14 +23,21 @@ const BACKLOG: i32 = 4096;
 /// reads slowly, and all of them would be old when they are read.
 const UNSENT_BYTES: u32 = 128 << 10;
 
-/// Connections accepted between looks at the clock.
-const ACCEPTS_PER_LOOK: usize = 8;
+/// The token of a shard's first listener; the others have the tokens below.
+const LAST_TOKEN: u64 = WAKER - 1;
 
 /// The pause of a full server, or of one without file descriptors, before it tries again.
 const FULL_TICK: Duration = Duration::from_millis(20);
 
 /// The least time between two log lines about such trouble.
 pub(super) const TROUBLE_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// An accepted connection that has no place in the table yet; it counts in the budget of connections.
+pub(super) struct Arrival {
+    pub(super) socket: OwnedFd,
+    pub(super) peer: SocketAddr,
+    pub(super) carries: Carries,
+}
 
 /// Binds one listening socket for each shard; the returned address has the port that was chosen for port 0.
 pub(crate) fn bind(address: SocketAddr, shards: usize, limits: &Connections) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
@@ -85,80 +82,96 @@ fn socket(address: SocketAddr, limits: &Connections) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Accepts while the server has room; else connections wait in the kernel's backlog. Runs until it is dropped.
-pub(super) async fn accept(context: Rc<Context>, listener: OwnedFd, carries: Carries) {
-    let mut quiet_until = Time::default();
-    loop {
-        // The wait does not accept, because the budget of connections is asked first.
-        let trouble = match wait(&listener).await {
-            Ok(()) => match burst(&context, &listener, carries).await {
-                Burst::Drained => continue,
-                Burst::Full => format!("--max-connections {} are open: more wait unaccepted", context.limits.max),
-                Burst::Failed(error) => format!("can not accept connections, trying again: {error}"),
-            },
-            Err(error) => format!("can not wait for connections, trying again: {error}"),
-        };
+/// A listening socket of a shard.
+pub(crate) struct Listener {
+    socket: OwnedFd,
+    carries: Carries,
+    /// Connections may wait.
+    ready: bool,
+    /// After trouble: when to try again.
+    again_at: Option<Time>,
+    quiet_until: Time,
+}
+
+impl Listener {
+    pub(crate) fn new(socket: OwnedFd, carries: Carries) -> Listener {
+        Listener { socket, carries, ready: false, again_at: None, quiet_until: Time::default() }
+    }
+
+    /// Has the epoll set tell of this listener, the shard's `index`th; see [`Listener::index`].
+    pub(crate) fn watch(&self, index: usize, poller: &Poller) -> io::Result<()> {
+        Ok(poller.add(&self.socket, LAST_TOKEN - index as u64, EventFlags::IN | EventFlags::ET)?)
+    }
+
+    /// Which listener an event is of, if it is of one. Connections have lower tokens.
+    pub(super) fn index(token: u64) -> Option<usize> {
+        LAST_TOKEN.checked_sub(token).and_then(|index| usize::try_from(index).ok())
+    }
+
+    /// The kernel says that connections have come.
+    pub(super) fn hear(&mut self) {
+        self.ready = true;
+    }
+
+    /// When to try again, if connections may wait.
+    pub(super) fn next_time(&self) -> Option<Time> {
+        self.again_at.filter(|_| self.ready)
+    }
+
+    /// Whether connections may wait that can be accepted now.
+    pub(super) fn is_due(&self, context: &Context) -> bool {
+        self.ready && self.again_at.is_none_or(|at| at <= context.now())
+    }
+
+    /// Accepts a connection, if one waits and the server has room; else it waits in the kernel's backlog.
+    pub(super) fn accept(&mut self, context: &Context) -> Option<Arrival> {
+        if !self.is_due(context) {
+            return None;
+        }
+        self.again_at = None;
+        loop {
+            if !context.shared.connections.take(1) {
+                let mut wanted = [PollFd::new(&self.socket, PollFlags::IN)];
+                self.ready = !matches!(poll(&mut wanted, Some(&Timespec::default())), Ok(0));
+                if self.ready {
+                    let limit = context.limits.max;
+                    self.rest(context, format_args!("--max-connections {limit} are open: more wait unaccepted"));
+                }
+                return None;
+            }
+            let error = match acceptfrom_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((socket, peer)) => match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
+                    Some(peer) => return Some(Arrival { socket, peer, carries: self.carries }),
+                    // A peer without an IP address does not exist on an IP socket.
+                    None => Errno::CONNABORTED,
+                },
+                Err(error) => error,
+            };
+            context.shared.connections.give(1);
+            match error {
+                // This peer was gone before it was accepted; others may wait.
+                Errno::CONNABORTED | Errno::INTR | Errno::PROTO => {}
+                Errno::AGAIN => {
+                    self.ready = false;
+                    return None;
+                }
+                error => {
+                    self.rest(context, format_args!("can not accept connections, trying again: {error}"));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Logs trouble, and does not try again for a moment.
+    fn rest(&mut self, context: &Context, trouble: fmt::Arguments<'_>) {
         let now = context.now();
-        if now >= quiet_until {
-            quiet_until = now + TROUBLE_LOG_INTERVAL;
+        if now >= self.quiet_until {
+            self.quiet_until = now + TROUBLE_LOG_INTERVAL;
             tracing::warn!(shard = context.index, "{trouble}");
         }
-        executor::sleep(FULL_TICK).await;
+        self.again_at = Some(now + FULL_TICK);
     }
-}
-
-async fn wait(listener: &OwnedFd) -> io::Result<()> {
-    Readable::new(listener)?.await;
-    Ok(())
-}
-
-enum Burst {
-    Drained,
-    Full,
-    Failed(Errno),
-}
-
-async fn burst(context: &Context, listener: &OwnedFd, carries: Carries) -> Burst {
-    let mut start = Instant::now();
-    for count in 1..=limits::ACCEPT_BURST {
-        // A flood of new connections must not hold up the open ones, some of which want to end.
-        if count % ACCEPTS_PER_LOOK == 0 && start.elapsed() >= TIME_SLICE {
-            executor::turn().await;
-            start = Instant::now();
-        }
-        std::future::poll_fn(|cx| {
-            let mut uplink = context.uplink.borrow_mut();
-            if uplink.has_room() && context.arrivals.borrow().len() < limits::ACCEPT_BURST {
-                return Poll::Ready(());
-            }
-            uplink.wait_for_room(cx.waker());
-            Poll::Pending
-        })
-        .await;
-        if !context.shared.connections.take(1) {
-            return Burst::Full;
-        }
-        match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-            Ok((socket, peer)) => {
-                // A peer without an IP address does not exist on an IP socket.
-                match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
-                    Some(peer) => context.arrive(Arrival { socket, peer, carries }),
-                    None => context.shared.connections.give(1),
-                }
-            }
-            Err(error) => {
-                context.shared.connections.give(1);
-                match error {
-                    // This peer was gone before it was accepted; others may wait.
-                    Errno::CONNABORTED | Errno::INTR | Errno::PROTO => {}
-                    Errno::AGAIN => return Burst::Drained,
-                    error => return Burst::Failed(error),
-                }
-            }
-        }
-    }
-    executor::turn().await;
-    Burst::Drained
 }
 
 #[cfg(test)]

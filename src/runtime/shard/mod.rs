@@ -1,7 +1,7 @@
 //! A shard: one executor that owns its listeners, its connections from accept to close, and the checks of its members.
 //!
-//! Tasks: one accepts on each listener; one owns the connections and moves everything between sockets and mesh; one
-//! runs the checks; and the main one asks for looks at timeouts and ends the shard when all connections have ended.
+//! Tasks: one owns the listeners and the connections, and moves everything between sockets and mesh; one runs the
+//! checks; and the main one asks for looks at timeouts and ends the shard when all connections have ended.
 //!
 //! Each module names only the modules that its row lists. The table has one owner and no cell around it, so nothing can
 //! reach a table that is in use.
@@ -42,7 +42,6 @@ mod wire;
 use std::{
     future::Future,
     ops::Range,
-    os::fd::OwnedFd,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -50,8 +49,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use glommio::{Task, timer::Timer};
-use rustix::net::sockopt;
+use glommio::timer::Timer;
+use rustix::{event::epoll::EventFlags, net::sockopt};
 
 use super::{
     limit::sources::{Rejection, Source},
@@ -69,7 +68,8 @@ use crate::{
     time::Time,
 };
 use connection::{Connection, Outgoing};
-use context::{Arrival, Context};
+use context::Context;
+use listener::{Arrival, Listener};
 use monitoring::Monitoring;
 use table::{Table, token};
 
@@ -98,7 +98,8 @@ pub(super) struct ShardSetup {
     /// The number of shards.
     pub(super) shards: u16,
     pub(super) limits: Connections,
-    pub(super) listeners: Vec<(OwnedFd, Carries)>,
+    /// The epoll set watches them.
+    pub(super) listeners: Vec<Listener>,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) bell: Arc<Bell>,
@@ -118,15 +119,14 @@ struct Shard {
     table: Table,
     poller: Poller,
     monitoring: Rc<Monitoring>,
-    /// The tasks that accept; dropping them closes their listeners.
-    accepting: Vec<Task<()>>,
+    listeners: Vec<Listener>,
     /// The time and the next row of the look for overdue connections, while there is one.
     sweep: Option<(Time, usize)>,
 }
 
 impl Shard {
-    fn new(context: Rc<Context>, poller: Poller, monitoring: Rc<Monitoring>) -> Shard {
-        Shard { context, table: Table::default(), poller, monitoring, accepting: Vec::new(), sweep: None }
+    fn new(context: Rc<Context>, poller: Poller, listeners: Vec<Listener>, monitoring: Rc<Monitoring>) -> Shard {
+        Shard { context, table: Table::default(), poller, listeners, monitoring, sweep: None }
     }
 }
 
@@ -137,12 +137,8 @@ pub(super) async fn run(setup: ShardSetup, ready: impl FnOnce()) {
     let context = Rc::new(Context::new(number, setup.limits, setup.shared, setup.metrics, uplink, setup.bell));
     let (monitoring, prober) = Monitoring::new(setup.monitoring);
     let monitoring = Rc::new(monitoring);
-    let mut shard = Shard::new(context.clone(), setup.poller, monitoring.clone());
+    let shard = Shard::new(context.clone(), setup.poller, setup.listeners, monitoring.clone());
     shard.poller.wake_for(&prober);
-    for (listener, carries) in setup.listeners {
-        shard.poller.wake_for(&listener);
-        shard.accepting.push(glommio::spawn_local(listener::accept(context.clone(), listener, carries)));
-    }
     let serve = glommio::spawn_local(serve(shard, setup.down, setup.spin, setup.apart));
     let checks = glommio::spawn_local(monitoring::run(context.clone(), monitoring, prober));
     ready();
@@ -168,8 +164,8 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
             shard.stop();
         }
         shard.wake_waiting();
-        let mut busy = shard.admit_some();
-        busy |= shard.collect();
+        let mut busy = shard.collect();
+        busy |= shard.accept_some();
         busy |= shard.step_some();
         busy |= shard.step_handshakes();
         busy |= shard.sweep_some();
@@ -220,7 +216,7 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
                 }
             }
         }
-        if let Some(at) = context.next_time() {
+        if let Some(at) = shard.next_time() {
             let now = context.now();
             alarm.set(now, at.max(now + CONNECTION_SLEEP_MIN));
         }
@@ -235,6 +231,14 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
         .await;
         turned = Instant::now();
         idle_since = None;
+    }
+}
+
+/// Takes news of a socket.
+fn hear(context: &Context, table: &mut Table, listeners: &mut [Listener], token: u64, events: EventFlags) {
+    match Listener::index(token).and_then(|index| listeners.get_mut(index)) {
+        Some(listener) => listener.hear(),
+        None => table.hear(context, token, events),
     }
 }
 
@@ -304,21 +308,18 @@ async fn watch_timeouts(context: &Context) {
 }
 
 impl Shard {
-    /// Takes accepted connections into the table until time is up; whether there are more.
-    fn admit_some(&mut self) -> bool {
-        let start = Instant::now();
-        loop {
+    /// Accepts some connections; whether more can be accepted now.
+    fn accept_some(&mut self) -> bool {
+        for at in 0..self.listeners.len() {
+            // A flood of new connections must not hold up the open ones, some of which want to end.
             for _ in 0..WORK_PER_LOOK {
-                if !self.context.may_admit() {
-                    return false;
-                }
-                let Some(arrival) = self.context.arrivals.borrow_mut().pop_front() else { return false };
+                let room = self.context.uplink.borrow().has_room();
+                let Some(listener) = self.listeners.get_mut(at).filter(|_| room) else { break };
+                let Some(arrival) = listener.accept(&self.context) else { break };
                 self.admit(arrival);
             }
-            if start.elapsed() >= TIME_SLICE / 2 {
-                return self.context.may_admit();
-            }
         }
+        self.context.uplink.borrow().has_room() && self.listeners.iter().any(|listener| listener.is_due(&self.context))
     }
 
     /// Takes an accepted connection into the table, unless its source has too many.
@@ -381,19 +382,25 @@ impl Shard {
 
     /// Takes news of sockets; whether there may be more.
     fn collect(&mut self) -> bool {
-        let Shard { context, table, poller, .. } = self;
-        poller.collect(|token, events| table.hear(context, token, events))
+        let Shard { context, table, poller, listeners, .. } = self;
+        poller.collect(|token, events| hear(context, table, listeners, token, events))
+    }
+
+    /// When a connection, a handshake or a listener that waits for a time may go on.
+    fn next_time(&self) -> Option<Time> {
+        self.listeners.iter().filter_map(Listener::next_time).chain(self.context.next_time()).min()
     }
 
     /// Sleeps until there is news of sockets, or the bell rings, or for so long.
     fn doze(&mut self, down: &Receiver<Down>, longest: Duration) {
-        let Shard { context, table, poller, .. } = self;
+        let next_time = self.next_time();
+        let Shard { context, table, poller, listeners, .. } = self;
         let now = context.now();
-        let until_next = context.next_time().map_or(longest, |at| at.since(now).max(CONNECTION_SLEEP_MIN));
+        let until_next = next_time.map_or(longest, |at| at.since(now).max(CONNECTION_SLEEP_MIN));
         context.uplink.borrow().before_sleep();
         let work = || down.has_batch() || context.has_work();
         if context.bell.poll(&mut std::task::Context::from_waker(poller.waker()), work).is_pending() {
-            poller.wait(longest.min(until_next), |token, events| table.hear(context, token, events));
+            poller.wait(longest.min(until_next), |token, events| hear(context, table, listeners, token, events));
             context.bell.awake();
         }
     }
@@ -482,9 +489,7 @@ impl Shard {
 
     /// Begins the stop: no listener accepts any more, and connections end as soon as they owe nothing.
     fn stop(&mut self) {
-        self.accepting.clear();
-        let arrivals = self.context.arrivals.take();
-        arrivals.into_iter().for_each(|arrival| self.admit(arrival));
+        self.listeners.clear();
         self.context.begin_stop();
         self.monitoring.stop();
         self.table.stop(&self.context);

@@ -27,7 +27,7 @@ fn shard() -> (Shard, Receiver<(Slot, Up)>) {
     let (monitoring, _) = Monitoring::new(setup);
     let (shared, uplink) = (Arc::new(Shared::new(&LIMITS, None)), Uplink::new(up, bell.clone()));
     let context = Context::new((0, 1), LIMITS, shared, Arc::default(), uplink, bell);
-    (Shard::new(context.into(), Poller::new().expect("an epoll set"), monitoring.into()), inbox)
+    (Shard::new(context.into(), Poller::new().expect("an epoll set"), Vec::new(), monitoring.into()), inbox)
 }
 
 /// Connects a peer to the shard.
