@@ -31,8 +31,11 @@ use super::sys;
 /// Events taken in one go.
 const EVENTS: usize = 256;
 
-/// The token of descriptors whose events only end a wait; others are below.
-pub(crate) const WAKER: u64 = u64::MAX;
+/// The token of the waker, whose events only end a wait.
+const WAKER: u64 = u64::MAX;
+
+/// The token of a shard's checks; the tokens of its listeners and connections are below.
+pub(crate) const CHECKS: u64 = WAKER - 1;
 
 /// An epoll set, and a waker that ends a wait for it.
 pub(crate) struct Poller {
@@ -83,13 +86,6 @@ impl Poller {
     /// Watches a descriptor until it is closed. Its events come with `token`, also those that are possible already.
     pub(crate) fn add(&self, descriptor: impl AsFd, token: u64, interest: EventFlags) -> Result<(), Errno> {
         epoll::add(&self.set, descriptor, EventData::new_u64(token), interest)
-    }
-
-    /// Events of this descriptor end a wait, and are told to nobody. Without this, a wait may take longer.
-    pub(crate) fn wake_for(&self, descriptor: impl AsFd) {
-        if let Err(error) = self.add(descriptor, WAKER, EventFlags::IN | EventFlags::ET) {
-            tracing::warn!("waits may be long: {error}");
-        }
     }
 
     /// Gives the events of now, at most [`EVENTS`], with their tokens; whether there may be more.

@@ -29,7 +29,7 @@ use crate::{
     roster::{Check, ProxyProtocol},
     runtime::machine::{
         executor::TIME_SLICE,
-        poller::{Poller, WAKER},
+        poller::{CHECKS, Poller},
     },
     sasp::Endpoint,
     time::Time,
@@ -44,8 +44,8 @@ const ECHOES: usize = 256;
 const EVENTS_PER_LOOK: usize = 8;
 
 /// Names of the echo sockets in the epoll set; the names of checks are lower.
-const ECHO_V4: u64 = WAKER - 1;
-const ECHO_V6: u64 = WAKER - 2;
+const ECHO_V4: u64 = CHECKS - 1;
+const ECHO_V6: u64 = CHECKS - 2;
 
 /// The bits of a serial: with one more, a check could have the name of an echo socket.
 const SERIALS: u32 = u32::MAX >> 1;

@@ -63,6 +63,8 @@ pub(super) struct Context {
     rate_limited: RefCell<BinaryHeap<Reverse<(Time, Slot)>>>,
     closed_lines: RefCell<[Throttle; CAUSES]>,
     slowed_down_lines: Cell<Throttle>,
+    /// When the task that runs the checks has something to do.
+    checks_due: Cell<Time>,
     /// When the last look for overdue connections was asked for, until that look begins.
     sweep: Cell<Option<Time>>,
     /// When connections have to have ended, from the server's stop on.
@@ -98,6 +100,7 @@ impl Context {
             rate_limited: RefCell::default(),
             closed_lines: RefCell::default(),
             slowed_down_lines: Cell::default(),
+            checks_due: Cell::default(),
             sweep: Cell::default(),
             stop_by: Cell::default(),
             ended: Bell::default(),
@@ -153,6 +156,15 @@ impl Context {
     pub(super) fn next_time(&self) -> Option<Time> {
         let connection = self.rate_limited.borrow().peek().map(|Reverse((at, _))| *at);
         [connection, self.handshakes.borrow().next_time()].into_iter().flatten().min()
+    }
+
+    /// When the task that runs the checks has something to do.
+    pub(super) fn checks_due(&self) -> Time {
+        self.checks_due.get()
+    }
+
+    pub(super) fn set_checks_due(&self, at: Time) {
+        self.checks_due.set(at);
     }
 
     /// Asks for a look at all connections: those that are overdue at `now` end.

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use super::context::Context;
 use crate::{
     config::{Carries, Connections},
-    runtime::machine::poller::{Poller, WAKER},
+    runtime::machine::poller::{CHECKS, Poller},
     time::Time,
 };
 
@@ -24,7 +24,7 @@ const BACKLOG: i32 = 4096;
 const UNSENT_BYTES: u32 = 128 << 10;
 
 /// The token of a shard's first listener; the others have the tokens below.
-const LAST_TOKEN: u64 = WAKER - 1;
+const LAST_TOKEN: u64 = CHECKS - 1;
 
 /// The pause of a full server, or of one without file descriptors, before it tries again.
 const FULL_TICK: Duration = Duration::from_millis(20);

@@ -56,7 +56,7 @@ use super::{
     limit::sources::{Rejection, Source},
     machine::{
         executor::{self, Alarm, TIME_SLICE},
-        poller::{News, Poller, Readable},
+        poller::{CHECKS, News, Poller, Readable},
         sys,
     },
     mesh::{Batch, Bell, Down, Order, Receiver, Sender, Slot, Up, Uplink},
@@ -82,9 +82,12 @@ pub(super) use shared::Shared;
 const CONNECTION_SLEEP_MIN: Duration = Duration::from_micros(500);
 
 /// For so long after the last work, the shard sleeps in its own epoll set: more work is near, and glommio's sleep and wake
-/// cost several times as much. glommio's other tasks have a turn after each [`TIME_SLICE`] nevertheless, and when a
-/// connection or an answer to a check comes.
+/// cost several times as much.
 const NEAR: Duration = Duration::from_millis(1);
+
+/// The longest time between turns of glommio's other tasks, whose timers may be so late. The task that runs the checks has
+/// a turn when it is due.
+const TURN_MAX: Duration = Duration::from_millis(5);
 
 /// How long a shard polls for the coordinator's answer to requests, if experience says that it comes in this time.
 const PATIENCE: Duration = Duration::from_micros(20);
@@ -138,7 +141,9 @@ pub(super) async fn run(setup: ShardSetup, ready: impl FnOnce()) {
     let (monitoring, prober) = Monitoring::new(setup.monitoring);
     let monitoring = Rc::new(monitoring);
     let shard = Shard::new(context.clone(), setup.poller, setup.listeners, monitoring.clone());
-    shard.poller.wake_for(&prober);
+    if let Err(error) = shard.poller.add(&prober, CHECKS, EventFlags::IN | EventFlags::ET) {
+        tracing::warn!(shard = setup.index, "checks may be {TURN_MAX:?} late: {error}");
+    }
     let serve = glommio::spawn_local(serve(shard, setup.down, setup.spin, setup.apart));
     let checks = glommio::spawn_local(monitoring::run(context.clone(), monitoring, prober));
     ready();
@@ -153,12 +158,11 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
     // A batch that is being written, and the number of its messages that are written.
     let mut open = None;
     let mut news = None;
-    let mut turned = Instant::now();
+    let mut turned = context.now();
     let mut idle_since = None;
     let mut alarm = Alarm::default();
     let mut quiet_until = Time::default();
     let mut patience = Patience::default();
-    let mut dozed = false;
     loop {
         if context.stop_is_news() {
             shard.stop();
@@ -178,25 +182,22 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
             }
         }
         busy |= context.has_runnable();
-        let now = Instant::now();
+        let now = context.now();
         if busy {
             idle_since = None;
         }
-        let idle = now - *idle_since.get_or_insert(now);
+        let idle = now.since(*idle_since.get_or_insert(now));
         if busy || idle < spin.max(NEAR) {
-            // What ended a doze without work for the shard may be work for glommio's other tasks.
-            if now - turned >= TIME_SLICE || dozed && !busy {
+            let since = now.since(turned);
+            if since >= TURN_MAX || now >= context.checks_due() && (!busy || since >= TIME_SLICE) {
+                context.set_checks_due(now + TIME_SLICE);
                 executor::turn().await;
-                turned = Instant::now();
-                dozed = false;
+                turned = context.now();
             } else if !busy && idle >= spin {
                 let answered = context.uplink.borrow_mut().take_asked() && apart && patience.poll(|| down.has_batch());
                 if !answered {
-                    shard.doze(&down, TIME_SLICE.saturating_sub(turned.elapsed()));
-                    dozed = true;
+                    shard.doze(&down, (TURN_MAX - since).min(NEAR).min(context.checks_due().since(now)));
                 }
-            } else {
-                dozed = false;
             }
             continue;
         }
@@ -229,16 +230,19 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
             if alarm.poll(cx).is_ready() || rung || told { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        turned = Instant::now();
+        turned = context.now();
         idle_since = None;
     }
 }
 
 /// Takes news of a socket.
 fn hear(context: &Context, table: &mut Table, listeners: &mut [Listener], token: u64, events: EventFlags) {
-    match Listener::index(token).and_then(|index| listeners.get_mut(index)) {
-        Some(listener) => listener.hear(),
-        None => table.hear(context, token, events),
+    if token == CHECKS {
+        context.set_checks_due(context.now());
+    } else if let Some(listener) = Listener::index(token).and_then(|index| listeners.get_mut(index)) {
+        listener.hear();
+    } else {
+        table.hear(context, token, events);
     }
 }
 
@@ -407,6 +411,9 @@ impl Shard {
 
     /// Lets connections take steps until time is up; whether there are more.
     fn step_some(&mut self) -> bool {
+        if !self.context.has_runnable() {
+            return false;
+        }
         let start = Instant::now();
         loop {
             for _ in 0..WORK_PER_LOOK {
@@ -475,7 +482,10 @@ impl Shard {
                         };
                         table.guarded(context, down.slot, |connection, _| connection.close(cause, context));
                     }
-                    Order::Watch(order) => monitoring.order(context.now(), order),
+                    Order::Watch(order) => {
+                        monitoring.order(context.now(), order);
+                        context.set_checks_due(context.now());
+                    }
                 }
             }
             if *done >= entries.len() {

@@ -136,6 +136,7 @@ pub(super) async fn run(context: Rc<Context>, monitoring: Rc<Monitoring>, mut pr
             return;
         }
         if work_some(&context, &monitoring, &mut prober, &mut results) {
+            context.set_checks_due(context.now());
             executor::turn().await;
             continue;
         }
@@ -148,7 +149,9 @@ pub(super) async fn run(context: Rc<Context>, monitoring: Rc<Monitoring>, mut pr
         let due = monitoring.table.borrow().next_due();
         let until = [due, prober.next_deadline(), blind].into_iter().flatten().min();
         let longest = now + HEARTBEAT;
-        alarm.set(now, until.unwrap_or(longest).clamp(now + CHECK_SLEEP_MIN, longest));
+        let until = until.unwrap_or(longest).clamp(now + CHECK_SLEEP_MIN, longest);
+        context.set_checks_due(until);
+        alarm.set(now, until);
         std::future::poll_fn(|cx| {
             let work = || {
                 monitoring.news.get()
