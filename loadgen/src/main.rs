@@ -58,6 +58,8 @@ enum Command {
     Mixed(workload::mixed::Mixed),
     /// The server watches members whose ports open and close; every load balancer is told which are up
     Watch(workload::watch::Watch),
+    /// Load balancers stop reading while all weights change again and again: memory
+    Stalled(workload::stalled::Stalled),
     /// Load balancers only stay: memory of connections and memberships
     Idle(workload::idle::Idle),
     /// The machine's limit alone: a workload's bytes from bare loops
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         Command::Churn(churn) => workload::run(&churn, &churn.common, Side::Server),
         Command::Mixed(mixed) => workload::run(&mixed, &mixed.common, Side::Server),
         Command::Watch(watch) => workload::run(&watch, &watch.common, Side::Server),
+        Command::Stalled(stalled) => workload::run(&stalled, &stalled.common, Side::Server),
         Command::Idle(idle) => workload::run(&idle, &idle.common, Side::Server),
         Command::Floor(Floor::Fanout(fanout)) => workload::run(&fanout, &fanout.common, Side::Floor),
         Command::Floor(Floor::Propagate(propagate)) => workload::run(&propagate, &propagate.common, Side::Floor),

@@ -10,6 +10,7 @@ pub(crate) mod poll;
 pub(crate) mod propagate;
 pub(crate) mod reconnect;
 pub(crate) mod register;
+pub(crate) mod stalled;
 pub(crate) mod watch;
 
 use std::{

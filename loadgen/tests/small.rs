@@ -230,6 +230,12 @@ fn all_at_the_same_time() {
 }
 
 #[test]
+fn stalled_tells_memory() {
+    let metrics = metrics(&run("stalled --lbs 20 --members 5 --ticks 3"), "server");
+    assert!(metrics.contains_key("growth of anonymous memory per LB"), "{metrics:?}");
+}
+
+#[test]
 fn idle_tells_memory() {
     let metrics = metrics(&run("idle --lbs 50 --members 20 --duration 100ms"), "server");
     assert!(metrics["memory, resident"] > metrics["memory, anonymous"]);

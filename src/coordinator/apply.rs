@@ -3,10 +3,9 @@
 //! `encode.rs` and `pushes.rs` write only what was sent and what is due; `judging.rs` writes what is known of
 //! endpoints.
 
-use std::cmp::Reverse;
-
 use super::{
-    Alarm, Coordinator, Time,
+    Coordinator, Time,
+    alarms::Alarm,
     change::{Change, CloseReason, Contested},
     check::Found,
     ids::{ConnectionId, GroupId, LbId},
@@ -196,7 +195,7 @@ impl Coordinator {
         deadline.at = Some(at);
         if !deadline.queued {
             deadline.queued = true;
-            self.alarms.push(Reverse(Alarm { at, serial, lb, timer }));
+            self.alarms.push(Alarm { at, serial, lb, timer });
         }
     }
 }

@@ -37,17 +37,19 @@
 //! | `listings` | all listings, each once | `ids`, `endpoints`, `edition`, `listing` |
 //! | `group` | a group: its listing, and what its LB was sent | `ids`, `verdicts`, `edition`, `listing`, `show` |
 //! | `load_balancer` | load balancers | `ids` |
+//! | `alarms` | the timers of load balancers, as a queue | `ids`, `load_balancer` |
 //! | `tables` | all tables | `ids`, `settings`, `doubts`, `endpoints`, `listing`, `listings`, `group`, `load_balancer` |
 //! | `change` | a change of the tables, as data | `ids` |
 //! | `rights` | what a sender may do | `coordinator`, `ids`, `change` |
 //! | `unmatched` | entries of the operator's files that matched nothing for an hour | |
 //! | `outbox` | where messages go | `ids`, `doubts`, `change`, `rights`, `unmatched` |
 //! | `check` | request → return code or change | `coordinator`, `ids`, `change`, `rights` |
-//! | `apply` | change → tables | `coordinator`, `ids`, `listing`, `load_balancer`, `change`, `outbox`, `check` |
+//! | `apply` | change → tables | `coordinator`, `ids`, `listing`, `load_balancer`, `alarms`, `change`, `outbox`, `check` |
 //! | `encode` | groups → messages | `coordinator`, `ids`, `settings`, `tables`, `outbox`, `check` |
 //! | `pushes` | which load balancer gets a push, and when | `coordinator`, `ids`, `load_balancer`, `outbox`, `encode` |
 //! | `judging` | the operator's roster, judgements, doubts, watch orders | `coordinator`, `ids`, `verdicts`, `worlds`, `doubts`, `watches`, `endpoints`, `tables`, `outbox` |
 
+mod alarms;
 mod apply;
 mod change;
 mod check;
@@ -73,8 +75,7 @@ mod watches;
 mod worlds;
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -86,6 +87,7 @@ use crate::{
     sasp::{GroupData, Health, LbFlags, Message, Reason, ReturnCode},
     session,
 };
+use alarms::Alarms;
 pub use change::{Change, CloseReason, Contested};
 use check::Found;
 pub use doubts::{DoubtTurn, Doubted};
@@ -116,15 +118,6 @@ struct Connection {
     waited_for: bool,
 }
 
-/// An entry of the timer queue; the LB's [`load_balancer::Deadline`] says whether the entry still counts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Alarm {
-    at: Time,
-    serial: u64,
-    lb: LbId,
-    timer: Timer,
-}
-
 /// After so many memberships of forgotten LBs, one [`Coordinator::poll`] ends and leaves the other LBs for the next.
 const DROPS_PER_POLL: u32 = 10_000;
 
@@ -138,8 +131,7 @@ pub struct Coordinator {
     waited_for: u32,
     /// The peer of each connection; not in `connections`, because a push reads those.
     peers: Vec<Vec<Option<Peer>>>,
-    /// At most one entry for each LB and timer. Entries of a forgotten LB are void and leave at their time.
-    alarms: BinaryHeap<Reverse<Alarm>>,
+    alarms: Alarms,
     /// By shard: LBs whose push is due, with their connection.
     ready: Vec<VecDeque<(LbId, ConnectionId)>>,
     /// Number of deregistrations by their reason, which is a byte.
@@ -167,7 +159,7 @@ impl Coordinator {
             connections: vec![Vec::new(); shards.into()],
             waited_for: 0,
             peers: vec![Vec::new(); shards.into()],
-            alarms: BinaryHeap::new(),
+            alarms: Alarms::default(),
             ready: vec![VecDeque::new(); shards.into()],
             reasons: BTreeMap::new(),
             sweep: judging::Sweep::default(),
@@ -307,8 +299,7 @@ impl Coordinator {
         self.unmatched.take(now, &self.settings.roster).for_each(|unmatched| out.unmatched(&unmatched));
         let before = self.tables.memberships;
         while before - self.tables.memberships < DROPS_PER_POLL {
-            let Some(&Reverse(alarm)) = self.alarms.peek().filter(|alarm| alarm.0.at <= now) else { break };
-            self.alarms.pop();
+            let Some(alarm) = self.alarms.pop_due(now) else { break };
             let Some(lb) = self.tables.lbs.get_mut(alarm.lb) else { continue };
             if lb.serial != alarm.serial {
                 continue;
@@ -332,15 +323,15 @@ impl Coordinator {
 
     /// When to call [`Coordinator::poll`] next, perhaps earlier than needed; `None` if only an event can bring work.
     pub fn next_deadline(&self) -> Option<Time> {
-        let alarm = self.alarms.peek().map(|alarm| alarm.0.at);
         let tables = &self.tables;
         let others = [
+            self.alarms.next_time(),
             tables.endpoints.next_deadline(),
             tables.doubts.next_end(),
             tables.listings.next_deadline(),
             self.unmatched.next_deadline(),
         ];
-        self.unfinished().or_else(|| others.into_iter().chain([alarm]).flatten().min())
+        self.unfinished().or_else(|| others.into_iter().flatten().min())
     }
 
     /// How much the coordinator holds now.
