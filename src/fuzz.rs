@@ -3,11 +3,15 @@
 //! Entry points are ordinary functions: the test suite runs them on seeded input (`tests/library/fuzz.rs`), and any fuzzer
 //! can call them.
 
+#[cfg(feature = "admin")]
+mod admin;
 mod session;
 
 use bytes::BytesMut;
 use regex::bytes::Regex;
 
+#[cfg(feature = "admin")]
+pub use admin::{admin_body, admin_query};
 pub use session::session;
 
 use crate::{

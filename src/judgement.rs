@@ -47,6 +47,11 @@ impl Level {
         Level(((rate.log2() + 32.0) * Level::PER_OCTAVE).round() as u16)
     }
 
+    /// The rate.
+    pub fn rate(self) -> f64 {
+        (f64::from(self.0) / Level::PER_OCTAVE - 32.0).exp2()
+    }
+
     /// The ratio of this rate to `other`.
     pub fn over(self, other: Level) -> f64 {
         ((f64::from(self.0) - f64::from(other.0)) / Level::PER_OCTAVE).exp2()
@@ -133,6 +138,11 @@ pub struct Scale {
 }
 
 impl Scale {
+    /// The rate that gets `--weight-max`, and the mean rate as a share of it.
+    pub fn parts(self) -> (f64, f64) {
+        (self.top.rate(), self.mean as f64 / f64::from(1u32 << 16) / f64::from(1u32 << 16))
+    }
+
     /// Steps from the highest rate to a new top: 1.125 times the rate, so that the highest rate can grow a little before its
     /// weight is cut off.
     const HEADROOM: u16 = 174;

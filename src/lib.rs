@@ -16,17 +16,20 @@
 //! | [`access`] | who a peer is, and what the peer may do | `sasp`, `network`, `roster` | yes |
 //! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access` | yes |
+//! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
+//! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `metrics` | no |
 //! | [`files`] | TOML files that a person writes: reading, and the line of a mistake |  | no |
 //! | [`tls`] | certificates and keys from files; TLS settings for the server, for checks and for clients | `roster`, `access` | no |
-//! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
 //! | [`client`] | a blocking SASP client for load balancers and members; groups as text | `limits`, `sasp`, `files` | no |
 //! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `judgement`, `roster`, `access`, `coordinator`, `files`, `tls` | no |
-//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `tls`, `metrics`, `config` | no |
+//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `tls`, `metrics`, `admin`, `config` | no |
 //! | [`cli`] | one file a command | `limits`, `sasp`, `tls`, `client`, `config`, `runtime` | no |
-//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `config`, `cli` | no |
+//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `admin`, `config`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 
 pub mod access;
+#[cfg(feature = "admin")]
+pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;

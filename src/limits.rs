@@ -84,3 +84,42 @@ pub const PROBES: u32 = 1_000_000;
 
 /// TLS handshakes at a time that each shard allows at least; one source gets a quarter.
 pub const HANDSHAKES_PER_SHARD: u32 = 4;
+
+/// Most connections of the admin side; one more ends the one that is idle longest.
+pub const ADMIN_CONNECTIONS: usize = 256;
+
+/// Most clients that follow the changes at a time.
+pub const ADMIN_STREAMS: usize = 128;
+
+/// Pieces of the change stream that wait for one client; a client that is further behind is dropped.
+pub const ADMIN_STREAM_PIECES: usize = 64;
+
+/// Questions of the admin side that wait for the coordinator, and for each shard.
+pub const ADMIN_CALLS: usize = 64;
+
+/// Bytes of the longest body of a write.
+pub const ADMIN_BODY_BYTES: usize = 16 << 10;
+
+/// Bytes of the longest head of a request to the admin side.
+pub const ADMIN_HEAD_BYTES: usize = 16 << 10;
+
+/// The most memberships that can have series of their own.
+pub const METRICS_MEMBERS: u32 = 100_000;
+
+/// The most memberships of one document for other programs.
+pub const ADMIN_DISCOVERED: usize = 100_000;
+
+/// Most rows of one page of the admin side.
+pub const ADMIN_ROWS: usize = 1000;
+
+/// Most words of the operator that are in force.
+pub const OPERATOR_WORDS: usize = 1000;
+
+/// Changes that are kept of each endpoint.
+pub const CHANGES_PER_ENDPOINT: usize = 64;
+
+/// Changes that are kept of all endpoints together; about 100 bytes each.
+pub const CHANGES_KEPT: usize = 1 << 18;
+
+/// Events that are kept for those who follow the changes.
+pub const EVENTS_KEPT: usize = 8192;

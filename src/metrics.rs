@@ -27,7 +27,7 @@ pub enum Kind {
     Counter,
     /// A number of things now.
     Gauge,
-    /// Durations, counted by size.
+    /// Durations or sizes, counted by octave.
     Histogram,
 }
 
@@ -99,17 +99,17 @@ macro_rules! table {
     (
         $(line $text:literal { $($field:ident = $id:ident: $metric:expr;)+ })+
         by_label { $($count:ident, $prefix:literal = $labelled:ident: $by_label:expr;)+ }
-        gauges { $($gauge:ident: $gauge_metric:expr;)+ }
+        others { $($other:ident: $other_metric:expr;)+ }
     ) => {
         /// A metric's place in [`TABLE`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[allow(missing_docs)] // the table has the help texts
-        pub enum Id { $($($id,)+)+ $($labelled,)+ $($gauge,)+ }
+        pub enum Id { $($($id,)+)+ $($labelled,)+ $($other,)+ }
 
         const ROWS: &[(Id, Metric)] = &[
             $($((Id::$id, $metric),)+)+
             $((Id::$labelled, $by_label),)+
-            $((Id::$gauge, $gauge_metric),)+
+            $((Id::$other, $other_metric),)+
         ];
 
         impl Reading {
@@ -175,7 +175,31 @@ table! {
         connections, "closed" = ConnectionsClosed:
             counter("gwm_connections_closed_total", "Connections that ended.").each("cause");
     }
-    gauges {
+    others {
+        CheckDuration: seconds("gwm_check_duration_seconds", "Times from the start of a check to its result.").each("kind");
+        RequestDuration: seconds(
+            "gwm_request_duration_seconds",
+            "Times from a whole request to the write of its reply to the socket."
+        );
+        PushDelay: seconds("gwm_push_delay_seconds", "Times from the first change of a push to its write to the socket.");
+        PushSize: Metric {
+            unit: Some("bytes"),
+            ..seconds("gwm_push_size_bytes", "Lengths of pushes.")
+        }.of_coordinator();
+        CoordinatorTurn: seconds("gwm_coordinator_turn_seconds", "Times that turns of the coordinator took.")
+            .of_coordinator();
+        BuildInfo: gauge("gwm_build_info", "1; the label is the version.").each("version").of_coordinator();
+        LimitUsed: gauge("gwm_limit_used", "How much of a limit is used.").each("limit").of_coordinator();
+        LimitMax: gauge("gwm_limit_max", "A limit.").each("limit").of_coordinator();
+        ChecksUnderWay: gauge("gwm_checks_under_way", "Checks that run now.");
+        MemberWeight: gauge("gwm_member_weight", "The weight of a member, with --metrics-members.").each("member")
+            .of_coordinator();
+        MemberContact: gauge("gwm_member_contact", "1 if a member has contact, with --metrics-members.").each("member")
+            .of_coordinator();
+        MemberConfident: gauge("gwm_member_confident", "1 if a member's weight is confident, with --metrics-members.")
+            .each("member").of_coordinator();
+        MemberQuiesced: gauge("gwm_member_quiesced", "1 if a member is quiesced, with --metrics-members.").each("member")
+            .of_coordinator();
         ConnectionsOpen: gauge("gwm_connections_open", "Connections that are open.");
         Endpoints: gauge("gwm_endpoints", "Distinct endpoints of all members.").of_coordinator();
         EndpointsWatched: gauge("gwm_endpoints_watched", "Endpoints that the daemon checks.").of_coordinator();
@@ -274,48 +298,90 @@ impl Values {
 }
 
 /// Number of buckets of a [`Histogram`].
-const BUCKETS: usize = 20;
+const BUCKETS: usize = 25;
 
-/// Durations, known to a factor of two: the first bucket has those under a millisecond, each further bucket those of up
-/// to twice as much, the last bucket all longer ones.
+/// What a [`Histogram`] counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// Durations: from 16 microseconds on, each bucket has those of up to twice as much as the one before.
+    #[default]
+    Nanoseconds,
+    /// Sizes: the same from 64 bytes on.
+    Bytes,
+}
+
+impl Measure {
+    /// The first bucket has the values below two to this power.
+    const fn first(self) -> u32 {
+        match self {
+            Measure::Nanoseconds => 14,
+            Measure::Bytes => 6,
+        }
+    }
+
+    /// How many of what is counted make one base unit.
+    const fn per_unit(self) -> f64 {
+        match self {
+            Measure::Nanoseconds => 1e9,
+            Measure::Bytes => 1.0,
+        }
+    }
+}
+
+/// Values, known to a factor of two. The last bucket has all that are too large for the others.
 #[derive(Debug, Default)]
 pub struct Histogram {
+    measure: Measure,
     buckets: [Counter; BUCKETS],
-    nanoseconds: Counter,
+    sum: Counter,
 }
 
 impl Histogram {
+    /// A histogram of sizes.
+    pub fn of_bytes() -> Histogram {
+        Histogram { measure: Measure::Bytes, ..Histogram::default() }
+    }
+
     /// Counts a duration. Only the thread that owns the histogram may call this.
     pub fn add(&self, duration: Duration) {
-        let octave = 128 - duration.as_millis().leading_zeros() as usize;
+        self.add_value(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Counts a value, in what the histogram measures. Only the thread that owns the histogram may call this.
+    pub fn add_value(&self, value: u64) {
+        let octave = (u64::BITS - value.leading_zeros()).saturating_sub(self.measure.first()) as usize;
         self.buckets[octave.min(BUCKETS - 1)].add(1);
-        self.nanoseconds.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        self.sum.add(value);
     }
 
     /// The counts now.
     pub fn read(&self) -> Distribution {
-        Distribution {
-            counts: std::array::from_fn(|bucket| self.buckets[bucket].get()),
-            sum: Duration::from_nanos(self.nanoseconds.get()),
-        }
+        let counts = std::array::from_fn(|bucket| self.buckets[bucket].get());
+        Distribution { measure: self.measure, counts, sum: self.sum.get() }
     }
 }
 
 /// What a [`Histogram`] held when it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Distribution {
+    measure: Measure,
     counts: [u64; BUCKETS],
-    /// All durations together.
-    pub sum: Duration,
+    sum: u64,
 }
 
 impl Distribution {
-    /// Upper ends in milliseconds (`None`: no end) and counts of the buckets, shortest first.
-    pub fn buckets(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
-        self.counts.iter().enumerate().map(|(at, count)| ((at < BUCKETS - 1).then_some(1 << at), *count))
+    /// Upper ends in base units (`None`: no end) and counts of the buckets, lowest first.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<f64>, u64)> {
+        let end = |at: usize| (1u64 << (self.measure.first() as usize + at)) as f64 / self.measure.per_unit();
+        self.counts.iter().enumerate().map(move |(at, count)| ((at < BUCKETS - 1).then(|| end(at)), *count))
     }
 
-    /// The upper end, in milliseconds, of the bucket in which this part (in thousandths) of all durations ends; `None`
+    /// All values together, in base units.
+    pub fn sum(&self) -> f64 {
+        self.sum as f64 / self.measure.per_unit()
+    }
+
+    /// The upper end, in whole milliseconds, of the bucket in which this part (in thousandths) of all durations ends; `None`
     /// without any.
     pub fn quantile_ms(&self, thousandths: u64) -> Option<u64> {
         let total: u64 = self.counts.iter().sum();
@@ -324,12 +390,14 @@ impl Distribution {
             seen += count;
             seen * 1000 >= total * thousandths
         });
-        octave.filter(|_| total > 0).map(|octave| 1 << octave)
+        let end = |octave: usize| (1u64 << (self.measure.first() as usize + octave)) as f64 / 1e6;
+        octave.filter(|_| total > 0).map(|octave| end(octave).round() as u64)
     }
 
     fn merge(&mut self, other: &Distribution) {
+        self.measure = other.measure;
         self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
-        self.sum += other.sum;
+        self.sum = self.sum.wrapping_add(other.sum);
     }
 }
 
@@ -374,6 +442,8 @@ pub struct Sample {
     pub shard: Option<u16>,
     /// The value of the metric's label, if the metric has [`Label::Each`].
     pub label: Option<LabelValue>,
+    /// Further labels.
+    pub labels: Vec<(&'static str, String)>,
     /// The value.
     pub value: Value,
 }
@@ -394,19 +464,33 @@ impl Reading {
             let labelled = matches!(metric.label, Label::Each(_));
             if metric.owner == owner && metric.kind != Kind::Histogram && !labelled {
                 let value = Value::Number(values.get(id));
-                self.samples.push(Sample { id, shard, label: None, value });
+                self.samples.push(Sample { id, shard, label: None, labels: Vec::new(), value });
             }
         }
     }
 
     /// Adds a series of a metric by a label.
     pub fn add_labelled(&mut self, shard: Option<u16>, id: Id, label: LabelValue, value: u64) {
-        self.samples.push(Sample { id, shard, label: Some(label), value: Value::Number(value) });
+        let (label, value) = (Some(label), Value::Number(value));
+        self.samples.push(Sample { id, shard, label, labels: Vec::new(), value });
+    }
+
+    /// Adds a series of one member.
+    pub fn add_member(&mut self, id: Id, labels: [(&'static str, String); 3], value: u64) {
+        let (labels, value) = (labels.into(), Value::Number(value));
+        self.samples.push(Sample { id, shard: None, label: None, labels, value });
     }
 
     /// Adds a histogram.
     pub fn add_distribution(&mut self, shard: Option<u16>, id: Id, value: Distribution) {
-        self.samples.push(Sample { id, shard, label: None, value: Value::Distribution(value.into()) });
+        let value = Value::Distribution(value.into());
+        self.samples.push(Sample { id, shard, label: None, labels: Vec::new(), value });
+    }
+
+    /// Adds a histogram of a metric by a label.
+    pub fn add_labelled_distribution(&mut self, shard: Option<u16>, id: Id, label: LabelValue, value: Distribution) {
+        let (label, value) = (Some(label), Value::Distribution(value.into()));
+        self.samples.push(Sample { id, shard, label, labels: Vec::new(), value });
     }
 
     /// The number of a metric, of all shards and the coordinator together.

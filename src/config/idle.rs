@@ -3,14 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use clap::{ArgMatches, parser::ValueSource};
+use clap::{
+    Arg, ArgMatches, Args, Command,
+    parser::{RawValues, ValueSource},
+};
 
-use super::{Flags, LbIdentity, MemberIdentity, PolicyName, Probe};
+use super::{Flags, LbIdentity, MemberIdentity, PolicyName, Probe, Setting};
 use crate::limits;
 
 /// The names of the flags that are given, by argument or environment variable.
 #[derive(Clone, Debug, Default)]
-pub struct Given(BTreeSet<String>);
+pub struct Given(BTreeSet<String>, Vec<Setting>);
 
 impl Given {
     /// The given flags of a command.
@@ -18,7 +21,27 @@ impl Given {
         let given = |id: &&clap::Id| {
             matches!(matches.value_source(id.as_str()), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
         };
-        Given(matches.ids().filter(given).map(|id| id.as_str().replace('_', "-")).collect())
+        let flag = |id: &clap::Id| id.as_str().replace('_', "-");
+        let setting = |argument: &Arg| {
+            let id = argument.get_id();
+            let values = matches.try_get_raw(id.as_str()).ok().flatten();
+            let text = |values: RawValues<'_>| {
+                values.map(|value| value.to_string_lossy().into_owned()).collect::<Vec<_>>().join(",")
+            };
+            let source = match matches.value_source(id.as_str()) {
+                Some(ValueSource::CommandLine) => "flag",
+                Some(ValueSource::EnvVariable) => "environment",
+                _ => "default",
+            };
+            Setting { flag: format!("--{}", flag(id)), value: values.map(text), source }
+        };
+        let flags = Flags::augment_args(Command::new("serve"));
+        Given(matches.ids().filter(given).map(flag).collect(), flags.get_arguments().map(setting).collect())
+    }
+
+    /// All flags with their values.
+    pub fn settings(&self) -> &[Setting] {
+        &self.1
     }
 }
 

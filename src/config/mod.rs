@@ -20,6 +20,7 @@ use crate::{
 };
 
 pub mod access;
+mod admin;
 mod choices;
 mod flags;
 mod idle;
@@ -28,6 +29,7 @@ pub mod members;
 mod units;
 mod witness;
 
+pub use admin::{Admin, AdminAddress, Setting, of_admin};
 pub use choices::{HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion};
 pub use flags::{CpuList, Flags};
 pub use idle::Given;
@@ -106,6 +108,8 @@ pub struct Config {
     pub monitoring: Monitoring,
     /// The source of [`Settings::access`].
     pub access: AccessSource,
+    /// The settings of the admin side.
+    pub admin: Admin,
     /// Settings that are valid, and may not do what is meant.
     pub warnings: Vec<String>,
 }
@@ -224,6 +228,7 @@ impl Config {
             descriptors(flags, host, shard_cpus.len(), listen.len())?;
         let (roster, monitoring, about_members) = monitoring(flags, probes)?;
         let access = access_source(flags)?;
+        let admin = Admin::new(flags)?;
         let mut warnings = idle::warnings(flags, shard_cpus.len());
         warnings.extend(about_members);
         let poll_interval_seconds = u16::try_from(flags.poll_interval.as_secs()).expect("the flag's range is 16 bits");
@@ -276,6 +281,7 @@ impl Config {
             },
             monitoring,
             access,
+            admin,
             warnings,
         })
     }
@@ -392,7 +398,10 @@ struct Descriptors {
 }
 
 fn descriptors(flags: &Flags, host: &Host, shards: usize, listeners: usize) -> Result<Descriptors, ConfigError> {
-    let own = DESCRIPTORS_BASE + DESCRIPTORS_PER_EXECUTOR * (shards as u64 + 1) + (listeners * shards) as u64;
+    let own = DESCRIPTORS_BASE
+        + DESCRIPTORS_PER_EXECUTOR * (shards as u64 + 1)
+        + (listeners * shards) as u64
+        + Admin::descriptors(flags);
     let room = host.descriptors.saturating_sub(own);
     // A members file may name monitors now or when it is read again.
     let watches = flags.probe != Probe::Off || flags.members.is_some();

@@ -14,7 +14,7 @@ use super::{
     outbox::Outbox,
 };
 use crate::sasp::{
-    MemberFlags, SenderFlags,
+    GroupData, MemberFlags, SenderFlags,
     message::{DeregistrationRequest, RegistrationRequest, SetLbStateRequest, SetMemberStateRequest},
 };
 
@@ -31,6 +31,7 @@ impl Coordinator {
     /// Applies a change; `found` has the ids that the check of the change has looked up.
     pub(super) fn apply(&mut self, now: Time, change: Change<'_>, found: Found, out: &mut impl Outbox) {
         out.changed(now, &change);
+        self.tell(&change);
         match change {
             Change::Bind { lb_uid, connection } => self.bind(now, lb_uid, connection, out),
             Change::Unbind { lb_uid, close } => self.unbind(now, lb_uid, close, out),
@@ -39,6 +40,8 @@ impl Coordinator {
             Change::Deregister(request) => self.deregister(now, &request, &found),
             Change::SetLbState(request) => self.set_lb_state(now, &request),
             Change::SetMemberState(request) => self.set_member_state(now, &request, found),
+            Change::Say(word) => self.say(now, word),
+            Change::Unsay(number) => self.unsay(now, number),
         }
     }
 
@@ -60,6 +63,7 @@ impl Coordinator {
         let known = &mut self.tables.lbs[lb];
         known.deadline(Timer::Hold).at = None;
         known.connection = Some(connection);
+        (known.bound_at, known.pushed_at) = (now, None);
         if known.pushing() {
             self.start_pushing(now, lb);
         }
@@ -110,11 +114,16 @@ impl Coordinator {
             }
             let mut steps = std::mem::take(&mut self.steps);
             steps.clear();
+            let words = !self.tables.endpoints.words.is_empty();
             for member in group.entries() {
                 self.unmatched.has_endpoint(&member.endpoint, &self.settings.roster);
                 let endpoint = self.tables.endpoints.intern(now, member.endpoint);
                 self.tables.groups[id].adds(&member.endpoint);
-                steps.add(endpoint, member, by_lb);
+                let quiesced = words && {
+                    let GroupData { lb_uid, name } = group.data;
+                    self.tables.endpoints.words.quiesce(lb_uid, name, &member.endpoint)
+                };
+                steps.add(endpoint, member, by_lb, quiesced);
             }
             self.tables.change_members(id, &steps);
             self.steps = steps;
@@ -180,6 +189,7 @@ impl Coordinator {
                 }
             }
             if !steps.list.is_empty() {
+                self.remember_quiesces(now, id, &steps.list);
                 self.tables.change_members(id, &steps);
                 self.mark(now, id);
             }

@@ -4,7 +4,7 @@
 //! change means the same in another process, or after a restart: a journal can write it, a fleet can carry it, and
 //! [`Coordinator::replay`](super::Coordinator::replay) applies it.
 
-use super::ids::ConnectionId;
+use super::{ids::ConnectionId, words::Word};
 use crate::{
     access::Peer,
     sasp::message::{DeregistrationRequest, RegistrationRequest, SetLbStateRequest, SetMemberStateRequest},
@@ -17,6 +17,8 @@ pub enum CloseReason {
     TakenOver,
     /// The connection may no longer be its load balancer.
     NotPermitted,
+    /// The operator closed it.
+    Operator,
 }
 
 /// One change of the tables. Only a request that passed every check becomes one.
@@ -50,6 +52,10 @@ pub enum Change<'a> {
     SetLbState(SetLbStateRequest<'a>),
     /// Members are quiesced or resumed, and get an opaque state.
     SetMemberState(SetMemberStateRequest<'a>),
+    /// The operator says a word.
+    Say(&'a Word),
+    /// The operator's word with this number ends.
+    Unsay(u64),
 }
 
 /// Connections take a load balancer from each other again and again: two peers use one UID.

@@ -1,22 +1,25 @@
 //! Every distinct endpoint, once: the monitor's verdicts, the watch, and the listings that have the endpoint.
 
-use std::{hash::BuildHasher, sync::Arc, time::Duration};
+use std::{borrow::Cow, hash::BuildHasher, sync::Arc, time::Duration};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::{
     doubts::{Loss, Standing},
+    feed::{Event, Feed},
+    history::{History, Past, What},
     ids::{Column, EndpointId, Id, ListingId, Table},
     settings::Settings,
     verdicts::{Shown, VerdictDelta, Verdicts},
     watches::{WatchOrder, Watches},
+    words::{OfEndpoint, Words},
     worlds::{Evidence, Sight, Turn, World, Worlds},
 };
 use crate::{
     judgement::{Judgement, StandingChange, WatchId},
     network::OwnAddresses,
-    roster::Roster,
+    roster::{Member, Roster},
     sasp::{Endpoint, EntryFlags},
     time::Time,
 };
@@ -51,6 +54,11 @@ pub(super) struct Endpoints {
     losses: Column<EndpointId, Loss>,
     /// When and why the standing of endpoints changed last.
     turns: Column<EndpointId, Option<Box<(Time, StandingChange)>>>,
+    /// What happened to endpoints, and what those who follow hear of it.
+    pub(super) history: History,
+    pub(super) feed: Feed,
+    /// The operator's words count more than the roster.
+    pub(super) words: Words,
     /// The roster and `icmp` (this machine can send echoes) decide which endpoints are watched.
     roster: Arc<Roster>,
     icmp: bool,
@@ -69,6 +77,9 @@ impl Endpoints {
             own_addresses: settings.own_addresses.clone(),
             losses: Column::new(),
             turns: Column::new(),
+            history: History::new(),
+            feed: Feed::default(),
+            words: Words::default(),
             roster: settings.roster.clone(),
             icmp: settings.icmp,
         };
@@ -110,9 +121,14 @@ impl Endpoints {
                 if let Some(turn) = self.turns.get_mut(id) {
                     *turn = None;
                 }
-                self.verdicts.reset(id, self.roster.find(&endpoint), self.worlds.sight(world) == Sight::Blind);
+                let member = member(&self.roster, &self.words, &endpoint);
+                self.verdicts.reset(id, &member, self.worlds.sight(world) == Sight::Blind);
                 if self.is_watchable(&endpoint) {
                     self.begin_watch(now, id);
+                }
+                if self.history.is_on() {
+                    self.history.forget(id);
+                    self.remember(now, id, What::Registered);
                 }
                 id
             }
@@ -156,6 +172,7 @@ impl Endpoints {
                 found.remove();
             }
             self.end_watch(id);
+            self.history.forget(id);
             self.records.remove(id);
             return None;
         }
@@ -173,7 +190,7 @@ impl Endpoints {
 
     /// The value in a farewell, which tells an LB that a membership of the endpoint has ended.
     pub(super) fn last_word(&self, id: EndpointId) -> Shown {
-        let quiesced = self.roster.find(&self.endpoint(id)).quiesced;
+        let quiesced = member(&self.roster, &self.words, &self.endpoint(id)).quiesced;
         Shown { flags: EntryFlags::CONFIDENT.with(EntryFlags::QUIESCED, quiesced), weight: 0 }
     }
 
@@ -184,7 +201,8 @@ impl Endpoints {
             return !self.roster.checks(endpoint, self.icmp).is_empty();
         }
         let monitored = member.monitor.auto || !member.monitor.checks.is_empty();
-        !member.fixed && monitored && !self.roster.checks(endpoint, self.icmp).is_empty()
+        let fixed = member.fixed || self.operator_says(endpoint).weight.is_some();
+        !fixed && monitored && !self.roster.checks(endpoint, self.icmp).is_empty()
     }
 
     /// Puts a new roster in force; the caller must [reassess](Endpoints::reassess) every endpoint next.
@@ -201,14 +219,60 @@ impl Endpoints {
     pub(super) fn reassess(&mut self, now: Time, id: EndpointId) -> Option<VerdictDelta> {
         let endpoint = self.records.get(id)?.endpoint;
         let (is, was) = (self.is_watchable(&endpoint), self.watches.is_wanted(id));
-        if is && was {
-            return Some(self.verdicts.reassess(id, self.roster.find(&endpoint)));
+        if !(is && was) {
+            match is {
+                true => self.begin_watch(now, id),
+                false => self.end_watch(id),
+            }
         }
-        match is {
-            true => self.begin_watch(now, id),
-            false => self.end_watch(id),
+        let member = member(&self.roster, &self.words, &endpoint);
+        let before = self.verdicts.settled(id);
+        let delta = match is && was {
+            true => self.verdicts.reassess(id, &member),
+            false => self.verdicts.reset(id, &member, self.is_blind(self.records[id].world)),
+        };
+        let after = self.verdicts.settled(id);
+        if self.history.is_on() && !delta.words.is_empty() {
+            let who = || match self.words.matching(None, &endpoint).last() {
+                Some(word) => format!("operator ({}): {}", word.by, word.reason).into(),
+                None => "the members file, or a word of the operator that ended".into(),
+            };
+            let what = match (before, after) {
+                ((false, _), (true, _)) => What::Quiesced(who()),
+                ((true, _), (false, _)) => What::Resumed(who()),
+                ((_, false), (_, true)) => What::Fixed(who()),
+                ((_, true), (_, false)) => What::Released(who()),
+                _ => What::Verdicts,
+            };
+            self.remember(now, id, what);
         }
-        Some(self.verdicts.reset(id, self.roster.find(&endpoint), self.is_blind(self.records[id].world)))
+        Some(delta)
+    }
+
+    /// What the operator's words say of an endpoint.
+    pub(super) fn operator_says(&self, endpoint: &Endpoint) -> OfEndpoint {
+        if self.words.is_empty() { OfEndpoint::default() } else { self.words.of_endpoint(endpoint) }
+    }
+
+    /// Keeps what happened to an endpoint, for those who ask and those who follow.
+    pub(super) fn remember(&mut self, now: Time, id: EndpointId, what: What) {
+        if self.history.is_on() {
+            self.history.note(id, Past { at: now, what, verdicts: self.verdicts.of(id) });
+        }
+        self.feed.note(|| Event::Endpoint(self.records[id].endpoint));
+    }
+
+    /// The endpoint with this id; `None` if there is none.
+    pub(super) fn get(&self, id: EndpointId) -> Option<&Endpoint> {
+        self.records.get(id).map(|record| &record.endpoint)
+    }
+
+    pub(super) fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    pub(super) fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     fn end_watch(&mut self, id: EndpointId) {
@@ -243,6 +307,13 @@ impl Endpoints {
         }
         if contact && self.worlds.sight(world) != Sight::Blind {
             delta = delta | self.verdicts.set_unsure(id, false);
+        }
+        if self.history.is_on() {
+            match &judgement.turn {
+                Some(turn) => self.remember(now, id, What::Standing((**turn).clone())),
+                None if !delta.words.is_empty() => self.remember(now, id, What::Verdicts),
+                None => {}
+            }
         }
         let moved = before.contact != contact && self.watches.has_been_up(id);
         Some(Judged { endpoint: id, delta, moved })
@@ -351,6 +422,23 @@ impl Endpoints {
             (shard as u16, endpoint)
         })
     }
+}
+
+/// The settings of an endpoint: the operator's words count more than the roster.
+fn member<'a>(roster: &'a Roster, words: &Words, endpoint: &Endpoint) -> Cow<'a, Member> {
+    let member = roster.find(endpoint);
+    if words.is_empty() {
+        return Cow::Borrowed(member);
+    }
+    let OfEndpoint { quiesced, weight } = words.of_endpoint(endpoint);
+    if !quiesced && weight.is_none() {
+        return Cow::Borrowed(member);
+    }
+    let mut said = Member { quiesced: quiesced || member.quiesced, ..(**member).clone() };
+    if let Some(weight) = weight {
+        (said.fixed, said.capacity) = (true, weight);
+    }
+    Cow::Owned(said)
 }
 
 /// The world of an endpoint.

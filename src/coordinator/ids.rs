@@ -148,6 +148,11 @@ impl<I: Id, T: Clone> Column<I, T> {
     pub(super) fn get_mut(&mut self, id: I) -> Option<&mut T> {
         self.values.get_mut(id.place())
     }
+
+    /// All ids with a value are below this number.
+    pub(super) fn len(&self) -> usize {
+        self.values.len()
+    }
 }
 
 impl<I: Id, T> Index<I> for Column<I, T> {

@@ -6,10 +6,13 @@ use super::{
     Coordinator, Time, WatchOrder,
     doubts::{Count, DoubtTurn, Doubted, Standing},
     endpoints::Judged,
+    feed::Event,
     ids::{EndpointId, GroupId, Id},
+    listing::{Step, Steps},
     outbox::Outbox,
     tables::Tables,
     verdicts::VerdictDelta,
+    words::Pattern,
     worlds::World,
 };
 use crate::{
@@ -25,6 +28,9 @@ const SWEEP_PER_POLL: usize = 4096;
 /// How many members of suspected groups one [`Coordinator::poll`] looks at, about.
 const MEMBERS_PER_POLL: usize = 1 << 16;
 
+/// Patterns of the operator's words that one loop over groups applies one by one.
+const PATTERNS: usize = 64;
+
 /// How many notes in groups take as long as one endpoint.
 const MARKS: usize = 32;
 
@@ -37,6 +43,9 @@ pub(super) struct Sweep {
     policies: Option<usize>,
     /// Over groups: every entry may have changed, because a world became blind or sees again.
     all: Option<usize>,
+    /// Over groups: the operator's words about their members have changed, as far as these patterns match.
+    words: Option<usize>,
+    concerned: Vec<Pattern>,
     /// When the last piece was done.
     at: Time,
 }
@@ -44,8 +53,8 @@ pub(super) struct Sweep {
 impl Coordinator {
     /// When to go on with the loops and the suspected groups: at once, if there is more to do.
     pub(super) fn unfinished(&self) -> Option<Time> {
-        let Sweep { endpoints, policies, all, at } = self.sweep;
-        let more = endpoints.or(policies).or(all).is_some() || self.tables.doubts.has_suspects();
+        let Sweep { endpoints, policies, all, words, at, .. } = self.sweep;
+        let more = endpoints.or(policies).or(all).or(words).is_some() || self.tables.doubts.has_suspects();
         more.then_some(at)
     }
 
@@ -136,6 +145,7 @@ impl Coordinator {
     fn decide(&mut self, now: Time) {
         for world in World::ALL {
             if self.tables.endpoints.decide(now, world) {
+                self.tables.endpoints.feed.note(|| Event::Blind);
                 self.sweep.all = Some(0);
                 self.sweep(now);
             }
@@ -175,6 +185,13 @@ impl Coordinator {
             })
         });
         out.doubted(&Doubted { turn, lb_uid: &tables.lbs[known.lb].uid, group: known.name(), lost, of });
+        let Tables { lbs, groups, endpoints, .. } = &mut self.tables;
+        let known = &groups[group];
+        endpoints.feed.note(|| Event::Group {
+            lb_uid: lbs[known.lb].uid.clone(),
+            group: known.name().into(),
+            change: "doubt",
+        });
         self.mark(now, group);
     }
 
@@ -189,6 +206,66 @@ impl Coordinator {
                 self.mark_listing(now, listing);
             }
         }
+    }
+
+    /// The operator's words about endpoints have changed, as far as this pattern matches.
+    pub(super) fn review_endpoints(&mut self, now: Time, pattern: &Pattern) {
+        match pattern.endpoints() {
+            Some(spellings) => spellings.iter().for_each(|endpoint| self.review_endpoint(now, endpoint)),
+            None => {
+                self.sweep.endpoints = Some(0);
+                self.sweep(now);
+            }
+        }
+    }
+
+    fn review_endpoint(&mut self, now: Time, endpoint: &Endpoint) {
+        let Some(id) = self.tables.endpoints.find(endpoint) else { return };
+        if let Some(change) = self.tables.endpoints.reassess(now, id) {
+            self.spread(now, id, change);
+        }
+    }
+
+    /// The operator's words about memberships have changed, as far as this pattern matches.
+    pub(super) fn review_memberships(&mut self, now: Time, pattern: &Pattern) {
+        self.sweep.words = Some(0);
+        // Many patterns cost more than to look at all groups.
+        if self.sweep.concerned.len() >= PATTERNS {
+            self.sweep.concerned = vec![Pattern::default()];
+        }
+        self.sweep.concerned.push(pattern.clone());
+        self.sweep(now);
+    }
+
+    /// Applies the operator's words to the members of a group; gives the number of members that were looked at.
+    fn apply_words(&mut self, now: Time, id: GroupId) -> usize {
+        let tables = &self.tables;
+        let group = &tables.groups[id];
+        let (uid, name) = (&*tables.lbs[group.lb].uid, group.name());
+        let concerned: Vec<&Pattern> =
+            self.sweep.concerned.iter().filter(|pattern| pattern.fits_group(uid, name)).collect();
+        if concerned.is_empty() {
+            return 0;
+        }
+        let listing = tables.listing(id);
+        let mut steps = Steps::default();
+        for (_, slot) in listing.live() {
+            let endpoint = tables.endpoints.endpoint(slot.endpoint);
+            if !concerned.iter().any(|pattern| pattern.fits_endpoint(&endpoint)) {
+                continue;
+            }
+            let quiesce = tables.endpoints.words.quiesce(uid, name, &endpoint);
+            if quiesce != slot.is_quiesced_by_operator() {
+                steps.list.push(Step::Word { endpoint: slot.endpoint, quiesce });
+            }
+        }
+        let looked_at = listing.len() as usize;
+        if !steps.list.is_empty() {
+            self.remember_quiesces(now, id, &steps.list);
+            self.tables.change_members(id, &steps);
+            self.mark(now, id);
+        }
+        looked_at
     }
 
     /// Does the next piece of the loops.
@@ -212,6 +289,15 @@ impl Coordinator {
             if self.tables.set_policy(group, policy) {
                 self.mark(now, group);
             }
+        }
+        while let Some(group) = next(&mut self.sweep.words, ends.1, &mut left) {
+            let group = GroupId::at(group);
+            if self.tables.groups.get(group).is_some_and(|group| !group.removed) {
+                left = left.saturating_sub(self.apply_words(now, group));
+            }
+        }
+        if self.sweep.words.is_none() {
+            self.sweep.concerned.clear();
         }
         while let Some(group) = next(&mut self.sweep.all, ends.1, &mut left) {
             let group = GroupId::at(group);

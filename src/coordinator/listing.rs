@@ -35,7 +35,7 @@ pub(super) struct Slot {
     pub(super) place: u32,
     /// Where the entry ends; it begins where the entry of the slot before ends.
     end: u32,
-    state: u8,
+    pub(super) state: u8,
     bits: u8,
 }
 
@@ -46,6 +46,8 @@ pub(super) const UNLINKED: u32 = u32::MAX;
 const QUIESCED: u8 = 1;
 /// The LB registered the member.
 const BY_LB: u8 = 2;
+/// The operator quiesced the member in this group.
+const BY_OPERATOR: u8 = 4;
 
 impl Slot {
     pub(super) fn is_vacant(&self) -> bool {
@@ -58,9 +60,19 @@ impl Slot {
         self.end as usize - VALUE_BYTES..self.end as usize
     }
 
+    /// Whether the member is quiesced by SASP.
+    pub(super) fn is_quiesced(&self) -> bool {
+        self.bits & QUIESCED != 0
+    }
+
+    /// Whether the operator quiesced the member in this group.
+    pub(super) fn is_quiesced_by_operator(&self) -> bool {
+        self.bits & BY_OPERATOR != 0
+    }
+
     #[inline]
     pub(super) fn value(&self, shown: Shown) -> Value {
-        let quiesced = self.bits & QUIESCED != 0 || shown.flags.contains(EntryFlags::QUIESCED);
+        let quiesced = self.bits & (QUIESCED | BY_OPERATOR) != 0 || shown.flags.contains(EntryFlags::QUIESCED);
         let entry = WeightEntry {
             state: self.state,
             flags: shown
@@ -81,10 +93,17 @@ pub(super) enum Step {
         endpoint: EndpointId,
         length: u32,
         by_lb: bool,
+        /// The operator quiesced the member in this group.
+        quiesced: bool,
     },
     State {
         endpoint: EndpointId,
         state: u8,
+        quiesce: bool,
+    },
+    /// The operator quiesced or resumed the member in this group.
+    Word {
+        endpoint: EndpointId,
         quiesce: bool,
     },
     Remove {
@@ -112,9 +131,9 @@ impl Steps {
         self.entries.clear();
     }
 
-    pub(super) fn add(&mut self, endpoint: EndpointId, member: MemberData<'_>, by_lb: bool) {
+    pub(super) fn add(&mut self, endpoint: EndpointId, member: MemberData<'_>, by_lb: bool, quiesced: bool) {
         let length = image::push(&mut self.entries, member);
-        self.list.push(Step::Add { endpoint, length, by_lb });
+        self.list.push(Step::Add { endpoint, length, by_lb, quiesced });
     }
 }
 
@@ -246,7 +265,7 @@ impl Listing {
     }
 
     /// The label of a slot's member. Mostly there is none, and no entry is read.
-    fn label(&self, slot: usize) -> &[u8] {
+    pub(super) fn label(&self, slot: usize) -> &[u8] {
         let (start, end) = (self.start(slot), self.slots[slot].end as usize);
         if end - start == image::UNLABELLED_BYTES { &[] } else { image::label(&self.entries[start..end]) }
     }
@@ -266,6 +285,11 @@ impl Listing {
         encoded
     }
 
+    /// The slot of a member.
+    pub(super) fn slot(&self, slot: usize) -> &Slot {
+        &self.slots[slot]
+    }
+
     /// Whether a state differs from what the member has.
     pub(super) fn differs(&self, endpoint: EndpointId, state: u8, quiesce: bool) -> bool {
         self.find(endpoint).is_some_and(|slot| {
@@ -280,12 +304,13 @@ impl Listing {
         let mut moved = false;
         for step in &steps.list {
             match *step {
-                Step::Add { endpoint, length, by_lb } => {
+                Step::Add { endpoint, length, by_lb, quiesced } => {
                     moved = true;
                     let (entry, rest) = entries.split_at(length as usize);
                     entries = rest;
                     self.entries.extend_from_slice(entry);
-                    let (end, bits) = (self.entries.len() as u32, if by_lb { BY_LB } else { 0 });
+                    let end = self.entries.len() as u32;
+                    let bits = if by_lb { BY_LB } else { 0 } | if quiesced { BY_OPERATOR } else { 0 };
                     self.slots.push(Slot { endpoint, place: UNLINKED, end, state: 0, bits });
                     self.live += 1;
                     let last = self.slots.len() - 1;
@@ -297,6 +322,13 @@ impl Listing {
                     self.hash = self.hash.wrapping_sub(self.hash_of(slot, hasher));
                     let bits = self.slots[slot].bits & !QUIESCED | if quiesce { QUIESCED } else { 0 };
                     (self.slots[slot].state, self.slots[slot].bits) = (state, bits);
+                    self.hash = self.hash.wrapping_add(self.hash_of(slot, hasher));
+                }
+                Step::Word { endpoint, quiesce } => {
+                    let Some(slot) = self.find(endpoint) else { continue };
+                    self.hash = self.hash.wrapping_sub(self.hash_of(slot, hasher));
+                    let bits = self.slots[slot].bits & !BY_OPERATOR | if quiesce { BY_OPERATOR } else { 0 };
+                    self.slots[slot].bits = bits;
                     self.hash = self.hash.wrapping_add(self.hash_of(slot, hasher));
                 }
                 Step::Remove { endpoint } => {

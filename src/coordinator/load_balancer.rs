@@ -56,6 +56,11 @@ pub(super) struct LoadBalancer {
     pub(super) serial: u64,
     pub(super) connection: Option<ConnectionId>,
     pub(super) takeovers: Takeovers,
+    /// When the connection was bound, and when the last push to it was made.
+    pub(super) bound_at: Time,
+    pub(super) pushed_at: Option<Time>,
+    /// When the first change came that the next push has.
+    pub(super) changed_at: Option<Time>,
     /// Shown to people only.
     pub(super) health: Health,
     pub(super) flags: LbFlags,
@@ -83,6 +88,9 @@ impl LoadBalancer {
             serial,
             connection: None,
             takeovers: Takeovers::default(),
+            bound_at: Time::default(),
+            pushed_at: None,
+            changed_at: None,
             health: Health::default(),
             flags: LbFlags::NONE,
             groups: Vec::new(),

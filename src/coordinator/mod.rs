@@ -30,7 +30,10 @@
 //! | `worlds` | blindness: when the GWM itself is cut off | |
 //! | `doubts` | doubt about a group: when so much of it is lost that the network may be at fault | `ids` |
 //! | `watches` | which endpoints are watched, and the orders that shards have yet to get | `ids`, `worlds` |
-//! | `endpoints` | endpoints | `ids`, `settings`, `verdicts`, `worlds`, `doubts`, `watches` |
+//! | `history` | the last changes of each endpoint | `ids` |
+//! | `feed` | the newest events, for those who follow | |
+//! | `words` | the operator's words | |
+//! | `endpoints` | endpoints | `ids`, `settings`, `verdicts`, `worlds`, `doubts`, `watches`, `history`, `feed`, `words` |
 //! | `edition` | what groups show of one version of a listing | |
 //! | `listing` | the members that groups of different LBs have in common | `ids`, `verdicts`, `edition` |
 //! | `show` | listing → edition → encoded entries | `verdicts`, `edition`, `listing` |
@@ -39,15 +42,17 @@
 //! | `load_balancer` | load balancers | `ids` |
 //! | `alarms` | the timers of load balancers, as a queue | `ids`, `load_balancer` |
 //! | `tables` | all tables | `ids`, `settings`, `doubts`, `endpoints`, `listing`, `listings`, `group`, `load_balancer` |
-//! | `change` | a change of the tables, as data | `ids` |
+//! | `change` | a change of the tables, as data | `ids`, `words` |
 //! | `rights` | what a sender may do | `coordinator`, `ids`, `change` |
 //! | `unmatched` | entries of the operator's files that matched nothing for an hour | |
 //! | `outbox` | where messages go | `ids`, `doubts`, `change`, `rights`, `unmatched` |
 //! | `check` | request → return code or change | `coordinator`, `ids`, `change`, `rights` |
 //! | `apply` | change → tables | `coordinator`, `ids`, `listing`, `load_balancer`, `alarms`, `change`, `outbox`, `check` |
+//! | `operator` | what the operator wants → changes; who hears of changes | `coordinator`, `ids`, `feed`, `history`, `words`, `listing`, `change`, `outbox`, `check` |
 //! | `encode` | groups → messages | `coordinator`, `ids`, `settings`, `tables`, `outbox`, `check` |
 //! | `pushes` | which load balancer gets a push, and when | `coordinator`, `ids`, `load_balancer`, `outbox`, `encode` |
-//! | `judging` | the operator's roster, judgements, doubts, watch orders | `coordinator`, `ids`, `verdicts`, `worlds`, `doubts`, `watches`, `endpoints`, `tables`, `outbox` |
+//! | `judging` | the operator's roster, judgements, doubts, watch orders | `coordinator`, `ids`, `verdicts`, `worlds`, `doubts`, `watches`, `endpoints`, `feed`, `words`, `listing`, `tables`, `outbox` |
+//! | `view` | bounded pages of the tables, for the admin side | `coordinator`, `ids`, `settings`, `feed`, `history`, `words`, `worlds`, `verdicts`, `listing`, `group`, `load_balancer`, `outbox`, `operator` |
 
 mod alarms;
 mod apply;
@@ -57,12 +62,15 @@ mod doubts;
 mod edition;
 mod encode;
 mod endpoints;
+mod feed;
 mod group;
+mod history;
 mod ids;
 mod judging;
 mod listing;
 mod listings;
 mod load_balancer;
+mod operator;
 mod outbox;
 mod pushes;
 mod rights;
@@ -71,7 +79,9 @@ mod show;
 mod tables;
 mod unmatched;
 mod verdicts;
+mod view;
 mod watches;
+mod words;
 mod worlds;
 
 use std::{
@@ -91,16 +101,24 @@ use alarms::Alarms;
 pub use change::{Change, CloseReason, Contested};
 use check::Found;
 pub use doubts::{DoubtTurn, Doubted};
+pub use feed::Event;
+pub use history::{Past, What};
 pub use ids::ConnectionId;
 use ids::LbId;
 use load_balancer::Timer;
+pub use operator::{Act, ActRefused, Acted};
 pub use outbox::{Kind, Outbox};
 use rights::Denied;
 pub use rights::{REFUSALS, Refusal, Refused};
 pub use settings::{Settings, Totals};
 use tables::Tables;
 pub use unmatched::Unmatched;
+pub use view::{
+    Answer, Ask, Cursor, EndpointRow, EndpointState, EventRow, Filter, FixedBy, Full, GroupRow, LbRow, MemberRow, Page,
+    Rows, StateFilter, TotalsRow,
+};
 pub use watches::WatchOrder;
+pub use words::{Pattern, Saying, Word, WordRefused};
 pub use worlds::World;
 
 /// One connection.
@@ -294,6 +312,7 @@ impl Coordinator {
     /// Does what is due at `now`: windows, refreshes, hold times; commits pushes while shards have room. Call this
     /// after every batch of events and at [`Coordinator::next_deadline`].
     pub fn poll(&mut self, now: Time, out: &mut impl Outbox) {
+        self.end_words(now, out);
         self.reconsider(now, out);
         self.tables.share(now);
         self.unmatched.take(now, &self.settings.roster).for_each(|unmatched| out.unmatched(&unmatched));
@@ -327,6 +346,7 @@ impl Coordinator {
         let others = [
             self.alarms.next_time(),
             tables.endpoints.next_deadline(),
+            tables.endpoints.words.next_end(),
             tables.doubts.next_end(),
             tables.listings.next_deadline(),
             self.unmatched.next_deadline(),

@@ -41,6 +41,8 @@ pub trait Outbox {
     fn doubted(&mut self, _doubted: &Doubted<'_>) {}
     /// Connections take a load balancer from each other again and again; at most once a minute for each.
     fn contested(&mut self, _contested: &Contested<'_>) {}
+    /// The next message is a push, and its first change came then.
+    fn pushes(&mut self, _changed_at: Option<Time>) {}
     /// This change is applied next.
     fn changed(&mut self, _now: Time, _change: &Change<'_>) {}
 }

@@ -49,6 +49,7 @@ impl Coordinator {
     fn open_window(&mut self, now: Time, lb: LbId) {
         let known = &mut self.tables.lbs[lb];
         if !known.due && known.deadline(Timer::Window).at.is_none() {
+            known.changed_at = Some(now);
             self.set_deadline(lb, Timer::Window, now + self.settings.push_window);
         }
     }
@@ -100,6 +101,8 @@ impl Coordinator {
         let known = &mut self.tables.lbs[lb];
         let (delta, all) = (known.delta(), known.all);
         (known.all, known.due) = (false, false);
+        known.pushed_at = Some(now);
+        out.pushes(known.changed_at.take());
         if all {
             known.changed.clear();
             self.tables.list_all(lb, true, listing);

@@ -21,6 +21,8 @@ pub enum Refusal {
     OtherLb,
     /// The load balancer moved to another connection, which closes this one.
     TakenOver,
+    /// The operator dropped the load balancer, which closes this connection.
+    Dropped,
     /// The limit of load balancers is reached.
     TooManyLbs,
     /// The load balancer does not let members speak for themselves.
@@ -46,6 +48,7 @@ impl Refusal {
         Refusal::SeveralLbs,
         Refusal::OtherLb,
         Refusal::TakenOver,
+        Refusal::Dropped,
         Refusal::TooManyLbs,
         Refusal::NoTrust,
         Refusal::NoCertificate,
@@ -61,6 +64,7 @@ impl Refusal {
             Refusal::SeveralLbs => "a load balancer's message is about several load balancers",
             Refusal::OtherLb => "the connection is another load balancer's",
             Refusal::TakenOver => "the load balancer has moved to another connection",
+            Refusal::Dropped => "the operator has dropped the load balancer",
             Refusal::TooManyLbs => "there are --max-load-balancers load balancers",
             Refusal::NoTrust => "the load balancer does not let members speak for themselves",
             Refusal::NoCertificate => "it showed no certificate",
@@ -158,6 +162,7 @@ impl Coordinator {
             let cause = match reason {
                 CloseReason::TakenOver => Refusal::TakenOver,
                 CloseReason::NotPermitted => Refusal::LbIdentity,
+                CloseReason::Operator => Refusal::Dropped,
             };
             return not_accepted(cause, lb_uid, None);
         } else if access.lb_identity() != Identity::Any && !access.is_lb(self.peer(connection), lb_uid) {

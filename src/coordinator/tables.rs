@@ -72,6 +72,14 @@ impl Tables {
         }
     }
 
+    /// How many load balancers are connected, and the most groups and members that one has.
+    pub(super) fn of_lbs(&self) -> (usize, usize, usize) {
+        self.lbs.iter().fold((0, 0, 0), |(connected, groups, members), (_, lb)| {
+            let more = usize::from(lb.connection.is_some());
+            (connected + more, groups.max(lb.groups.len()), members.max(lb.held as usize))
+        })
+    }
+
     /// How many groups list the endpoint.
     pub(super) fn groups_of(&self, endpoint: EndpointId) -> usize {
         self.endpoints.listings(endpoint).iter().map(|&listing| self.listings.get(listing).groups.len()).sum()

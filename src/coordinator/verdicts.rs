@@ -161,6 +161,23 @@ impl Verdicts {
         self.change(id, |_, word| word.with(UNSURE, unsure))
     }
 
+    /// Whether the operator quiesced the endpoint, by file or word, and whether its weight is fixed.
+    pub(super) fn settled(&self, id: EndpointId) -> (bool, bool) {
+        let bits = self.columns[0][id].bits;
+        (bits & QUIESCED != 0, bits & FIXED != 0)
+    }
+
+    /// The verdicts on an endpoint, as groups without doubt show them.
+    pub(super) fn of(&self, id: EndpointId) -> [judgement::Verdict; Policy::ALL.len()] {
+        Policy::ALL.map(|policy| {
+            let view = self.view(policy, false, 0);
+            let word = view.words[id];
+            let flags = EntryFlags(view.seen(word) & (CONTACT | QUIESCED | CONFIDENT));
+            let share = if flags.contains(EntryFlags::CONTACT) { word.share() } else { Share::Weight(0) };
+            judgement::Verdict { flags, share }
+        })
+    }
+
     /// Whether the endpoint is shown as in a blind world.
     pub(super) fn is_unsure(&self, id: EndpointId) -> bool {
         self.columns[0][id].bits & UNSURE != 0
@@ -218,6 +235,11 @@ impl View<'_> {
             _ => word.value, // a group with a rate in it has a scale
         };
         Shown { flags, weight }
+    }
+
+    /// Whether an endpoint has a rate.
+    pub(super) fn has_rates(&self) -> bool {
+        self.has_rates
     }
 
     /// The scale of a group that has these members.

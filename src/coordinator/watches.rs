@@ -124,6 +124,13 @@ impl Watches {
         now.then_some(id)
     }
 
+    /// The watch of an endpoint that should be watched, and the shard that was told of it.
+    pub(super) fn told(&self, id: EndpointId) -> Option<(WatchId, u16)> {
+        let watch = self.list.get(id)?;
+        let is_told = watch.bits & (WANTED | TOLD) == WANTED | TOLD && watch.told == watch.generation;
+        is_told.then_some((WatchId { index: id.number(), generation: watch.told }, watch.shard))
+    }
+
     /// Whether there are orders.
     pub(super) fn has_orders(&self) -> bool {
         !self.queue.is_empty()

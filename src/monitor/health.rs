@@ -59,6 +59,11 @@ impl CheckHealth {
         self.known
     }
 
+    /// How many last results in a row contradict the conclusion.
+    pub fn against(self) -> u8 {
+        self.against
+    }
+
     /// Whether the next result may change the conclusion: then the next check comes sooner.
     pub fn in_doubt(self) -> bool {
         !self.known || self.against > 0 || self.blind > 0

@@ -14,6 +14,8 @@ use signal_hook::{
     iterator::Signals,
 };
 
+#[cfg(feature = "admin")]
+use super::admin_thread::{self, AdminThread};
 use super::{
     coordinator_thread::{self, CoordinatorControl, CoordinatorMetrics, Port},
     error::Error,
@@ -25,6 +27,11 @@ use super::{
         self, MonitoringControl, MonitoringSetup, ShardMetrics, ShardSetup, Shared,
         listener::{self, Listener},
     },
+};
+#[cfg(feature = "admin")]
+use crate::{
+    admin::{Calendar, pages::Setting},
+    config::{self, AdminAddress},
 };
 use crate::{
     config::{Carries, Config, Listen},
@@ -50,9 +57,11 @@ const BIND_PAUSE: Duration = Duration::from_millis(10);
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// An event that the main thread waits for.
-enum Event {
+pub(super) enum Event {
     Ready,
     Signal(i32),
+    /// The operator wants the files to be read again, by the admin side.
+    Reload,
     /// A thread has ended, also by a panic.
     Ended,
 }
@@ -71,6 +80,8 @@ impl Drop for EndNotice {
 struct Threads {
     coordinator: JoinHandle<Result<(), Error>>,
     shards: Vec<JoinHandle<Result<(), Error>>>,
+    #[cfg(feature = "admin")]
+    admin: Option<AdminThread>,
 }
 
 /// The signals since [`watch_signals`], and later the events of the daemon's threads.
@@ -100,9 +111,11 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push(Listener::new(socket, carries)));
     }
 
+    #[cfg(feature = "admin")]
+    let (admin_addresses, admin_listeners) = bind_admin(&config)?;
     let shared = Arc::new(Shared::new(&config.connections, config.tls.as_ref().map(|tls| tls.config.clone())));
     let control = Arc::new(CoordinatorControl::new());
-    let metrics = Metrics::new(shards);
+    let metrics = Arc::new(Metrics::new(shards));
     let bells: Vec<Arc<Bell>> = (0..shards).map(|_| Arc::default()).collect();
     let monitoring: Vec<Arc<MonitoringControl>> = (0..shards).map(|_| Arc::default()).collect();
     let failed = |error| Error::Start { what: "start a thread", error };
@@ -146,15 +159,45 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         let (settings, control, clock) = (config.settings.clone(), control.clone(), shared.clock);
         let metrics = metrics.coordinator.clone();
         let (events, end_notice) = (events.clone(), EndNotice(events.clone()));
-        let spin = config.spin;
+        let (spin, history) = (config.spin, !config.admin.listen.is_empty());
         executor::pinned("coordinator", Some(config.coordinator_cpu), move || {
             let _end_notice = end_notice;
-            coordinator_thread::run(settings, ports, control, metrics, clock, spin, || drop(events.send(Event::Ready)));
+            let ready = || drop(events.send(Event::Ready));
+            coordinator_thread::run(settings, ports, control, metrics, clock, (spin, history), ready);
             Ok(())
         })
         .map_err(failed)?
     };
-    let threads = Threads { coordinator, shards: handles };
+    #[cfg(feature = "admin")]
+    let admin = match admin_listeners {
+        listeners if listeners.is_empty() => None,
+        listeners => {
+            let parts = admin_thread::Parts {
+                control: control.clone(),
+                monitoring: monitoring.clone(),
+                bells: bells.clone(),
+                metrics: metrics.clone(),
+                shared: shared.clone(),
+                calendar: calendar(&shared),
+                settings: config.settings.clone(),
+                max_probes: config.monitoring.max_probes,
+                flags: shown_flags(&config),
+                warnings: config.warnings.clone(),
+                metrics_members: config.admin.metrics_members,
+                events: events.clone(),
+                tls: config.admin.tls.as_ref().map(|tls| tls.config.clone()),
+                token: config.admin.token.clone(),
+            };
+            let ended = EndNotice(events.clone());
+            Some(AdminThread::start(listeners, admin_thread::Daemon::new(parts), ended).map_err(failed)?)
+        }
+    };
+    let threads = Threads {
+        coordinator,
+        shards: handles,
+        #[cfg(feature = "admin")]
+        admin,
+    };
 
     let mut starting = shards + 1;
     let mut lost = 0;
@@ -170,16 +213,27 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 starting -= 1;
                 if starting == 0 {
                     announce(&listening, &config);
+                    #[cfg(feature = "admin")]
+                    announce_admin(&admin_addresses);
                 }
             }
-            Event::Signal(SIGHUP) => {
-                if config.monitoring.members.is_none() && config.access.file.is_none() && config.tls.is_none() {
+            Event::Signal(SIGHUP) | Event::Reload => {
+                if config.monitoring.members.is_none()
+                    && config.access.file.is_none()
+                    && config.tls.is_none()
+                    && config.admin.tls.is_none()
+                    && config.admin.token_file.is_none()
+                {
                     tracing::info!("SIGHUP: no flag names a file to read again");
                 }
                 look_at_addresses(&mut addresses, &control);
                 reload_members(&config, &control, &monitoring);
                 reload_access(&config, &control);
                 reload_tls(&mut config.tls, &shared);
+                #[cfg(feature = "admin")]
+                if let Some(admin) = &threads.admin {
+                    reload_admin(&mut config.admin, &admin.daemon);
+                }
             }
             Event::Signal(_) => break,
             Event::Ended => return Err(threads.cause_of_end()),
@@ -187,6 +241,86 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     }
     log::report_lost(&mut lost);
     stop(threads, &inbox, &shared, &control, &bells, &metrics)
+}
+
+/// Binds the listeners of the admin side.
+#[cfg(feature = "admin")]
+fn bind_admin(config: &Config) -> Result<(Vec<AdminAddress>, Vec<admin_thread::Bound>), Error> {
+    let start = Instant::now();
+    let bind = |address: &AdminAddress| loop {
+        match admin_thread::bind(address) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && start.elapsed() < BIND_RETRIES
+                    && matches!(address, AdminAddress::Tcp(_)) =>
+            {
+                thread::sleep(BIND_PAUSE);
+            }
+            outcome => return outcome.map_err(|error| Error::BindAdmin { address: address.clone(), error }),
+        }
+    };
+    let bound: Result<Vec<_>, Error> = config.admin.listen.iter().map(bind).collect();
+    Ok(bound?.into_iter().unzip())
+}
+
+/// The time of day at time zero.
+#[cfg(feature = "admin")]
+fn calendar(shared: &Shared) -> Calendar {
+    Calendar { zero: SystemTime::now() - Duration::from_nanos(shared.clock.now().0) }
+}
+
+/// The flags with their values; what a flag leaves to the daemon is shown as the daemon chose.
+#[cfg(feature = "admin")]
+fn shown_flags(config: &Config) -> Vec<Setting> {
+    let listen = config.listen.iter().filter(|listen| listen.carries != Carries::Tls);
+    let listen: Vec<String> = listen.map(|listen| listen.address.to_string()).collect();
+    let chosen = [
+        ("--listen", listen.join(",")),
+        ("--shards", config.shard_cpus.len().to_string()),
+        ("--max-connections", config.connections.max.to_string()),
+        ("--max-connections-per-source", config.connections.max_per_source.to_string()),
+        ("--max-memberships-per-lb", config.settings.max_memberships_per_lb.to_string()),
+        ("--max-probes", config.monitoring.max_probes.to_string()),
+    ];
+    let shown = |setting: &crate::config::Setting| Setting {
+        flag: setting.flag.clone(),
+        value: setting.value.clone().or_else(|| {
+            let (_, value) = chosen.iter().find(|(flag, _)| *flag == setting.flag)?;
+            Some(value.clone())
+        }),
+        source: setting.source,
+    };
+    config.admin.settings.iter().map(shown).collect()
+}
+
+/// Says where the admin side is.
+#[cfg(feature = "admin")]
+fn announce_admin(addresses: &[AdminAddress]) {
+    let mut out = io::stdout().lock();
+    for address in addresses {
+        let _ = writeln!(out, "gwm: admin on {address}");
+    }
+    let _ = out.flush();
+}
+
+/// Reads the admin side's TLS files and its token again.
+#[cfg(feature = "admin")]
+fn reload_admin(admin: &mut config::Admin, daemon: &admin_thread::Daemon) {
+    match admin.tls.as_ref().map(|tls| tls.read_again(SystemTime::now())) {
+        Some(Ok(Some(new))) => {
+            tracing::info!("SIGHUP: new TLS files of the admin side are in force: {}", new.files);
+            daemon.set_tls(new.config.clone());
+            admin.tls = Some(new);
+        }
+        Some(Err(error)) => {
+            tracing::error!("SIGHUP: the old TLS files of the admin side stay in force: {}", config::of_admin(&error));
+        }
+        Some(Ok(None)) | None => {}
+    }
+    match admin.read_token() {
+        Ok(token) => daemon.set_token(token),
+        Err(error) => tracing::error!("SIGHUP: the old token of the admin side stays in force: {error}"),
+    }
 }
 
 /// Binds a listener for each shard. A port in use may belong to a process that has just ended, so the daemon tries again.
@@ -220,7 +354,13 @@ fn stop(
     let deadline = Instant::now() + STOP_TIMEOUT;
     shared.draining.store(true, Ordering::Release);
     bells.iter().for_each(|bell| bell.ring());
+    #[cfg_attr(not(feature = "admin"), allow(unused_mut))]
     let mut running = threads.shards.len() + 1;
+    #[cfg(feature = "admin")]
+    if let Some(admin) = &threads.admin {
+        admin.stop();
+        running += 1;
+    }
     while running > 0 {
         match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Event::Ended) => running -= 1,
@@ -232,13 +372,13 @@ fn stop(
             control.bell.ring();
         }
     }
-    threads.shards.into_iter().chain([threads.coordinator]).try_for_each(joined)?;
+    threads.into_handles().try_for_each(joined)?;
     metrics.read().log();
     Ok(())
 }
 
 /// The metrics of all threads.
-struct Metrics {
+pub(super) struct Metrics {
     shards: Vec<Arc<ShardMetrics>>,
     coordinator: Arc<CoordinatorMetrics>,
 }
@@ -249,7 +389,7 @@ impl Metrics {
     }
 
     /// All metrics now; the threads may run on.
-    fn read(&self) -> Reading {
+    pub(super) fn read(&self) -> Reading {
         let mut reading = Reading::default();
         for (shard, metrics) in (0..).zip(&self.shards) {
             metrics.read(shard, &mut reading);
@@ -260,10 +400,17 @@ impl Metrics {
 }
 
 impl Threads {
+    fn into_handles(self) -> impl Iterator<Item = JoinHandle<Result<(), Error>>> {
+        let handles = self.shards.into_iter().chain([self.coordinator]);
+        #[cfg(feature = "admin")]
+        let handles = handles.chain(self.admin.map(|admin| admin.handle));
+        handles
+    }
+
     /// Why a thread has ended that should run: the first one found.
     fn cause_of_end(self) -> Error {
         // The other threads run on, and end with the process.
-        let mut threads: Vec<_> = self.shards.into_iter().chain([self.coordinator]).collect();
+        let mut threads: Vec<_> = self.into_handles().collect();
         loop {
             // A thread reports its end a moment before its handle shows the end.
             thread::yield_now();

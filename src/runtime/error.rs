@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr};
 
-use crate::config::Carries;
+use crate::config::{AdminAddress, Carries};
 
 /// Why the daemon can not start, or ends by itself. The text is one line for the operator, with the remedy if there is
 /// one.
@@ -49,6 +49,13 @@ pub enum Error {
         /// The machine's answer.
         error: io::Error,
     },
+    /// A listener of the admin side can not be bound.
+    BindAdmin {
+        /// The listener's address.
+        address: AdminAddress,
+        /// The machine's answer.
+        error: io::Error,
+    },
     /// The machine refuses something else at the start.
     Start {
         /// The thing, as in "can not …".
@@ -82,6 +89,7 @@ impl std::error::Error for Error {
             | Error::IoUring(error)
             | Error::Echoes(error)
             | Error::Bind { error, .. }
+            | Error::BindAdmin { error, .. }
             | Error::Start { error, .. } => Some(error),
             _ => None,
         }
@@ -143,6 +151,9 @@ impl fmt::Display for Error {
                     _ => f.write_str("choose another"),
                 }?;
                 write!(f, " with {}", if *carries == Carries::Tls { "--tls-listen" } else { "--listen" })
+            }
+            Error::BindAdmin { address, error } => {
+                write!(f, "--admin-listen: can not listen on {address} ({error}): choose another address")
             }
             Error::Start { what, error } => write!(f, "can not {what}: {error}"),
             Error::Panicked { thread, text } => {

@@ -4,6 +4,8 @@
 //! connections and the checks of its members; the coordinator's thread owns the state machine; and the [`mesh`] joins
 //! them.
 
+#[cfg(feature = "admin")]
+mod admin_thread;
 mod coordinator_thread;
 mod daemon;
 mod error;

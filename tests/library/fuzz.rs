@@ -423,6 +423,72 @@ fn grpc_answer() {
     });
 }
 
+#[cfg(feature = "admin")]
+#[test]
+fn admin_query() {
+    const WORDS: [&str; 18] = [
+        "group=",
+        "load_balancer=",
+        "load_balancer_hex=",
+        "address=",
+        "port=",
+        "protocol=",
+        "state=",
+        "limit=",
+        "after=",
+        "&",
+        "%5Cx",
+        "%FF",
+        "10.0.0.1",
+        "80",
+        "tcp",
+        "down",
+        "4c",
+        "1.2",
+    ];
+    run(20_000, fuzz::admin_query, |rng| [vec![rng.u8(..)], pieces(rng, &WORDS, 12)].concat());
+    run(5_000, fuzz::admin_query, |rng| bytes(rng, 60));
+}
+
+#[cfg(feature = "admin")]
+#[test]
+fn admin_body() {
+    const WORDS: [&str; 18] = [
+        "{",
+        "}",
+        "\"reason\":\"r\"",
+        ",",
+        "\"group\":",
+        "\"load_balancer\":",
+        "\"load_balancer_hex\":",
+        "\"address\":",
+        "\"port\":",
+        "\"protocol\":",
+        "\"weight\":",
+        "\"by\":\"me\"",
+        "\"expires_in_seconds\":",
+        "\"10.0.0.1\"",
+        "80",
+        "\"\\u0000\"",
+        "null",
+        "\"4c42\"",
+    ];
+    run(20_000, fuzz::admin_body, |rng| [vec![rng.u8(..)], pieces(rng, &WORDS, 12)].concat());
+    run(5_000, fuzz::admin_body, |rng| {
+        let fields = [
+            "\"group\":\"web\"",
+            "\"address\":\"10.0.0.1\"",
+            "\"port\":80",
+            "\"weight\":7",
+            "\"reason\":\"r\"",
+            "\"load_balancer\":\"LB1\"",
+            "\"expires_in_seconds\":5",
+        ];
+        let chosen: Vec<&str> = fields.into_iter().filter(|_| rng.bool()).collect();
+        [vec![rng.u8(..)], format!("{{{}}}", chosen.join(",")).into_bytes()].concat()
+    });
+}
+
 #[test]
 fn agent_answer() {
     const WORDS: [&str; 16] = [

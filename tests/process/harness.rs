@@ -147,6 +147,7 @@ pub(crate) struct Daemon {
     ended: bool,
     addresses: Vec<SocketAddr>,
     carries: Vec<String>,
+    admin: Vec<String>,
     log: Arc<Mutex<Vec<u8>>>,
     /// While this sender exists, nobody reads the daemon's stderr.
     unread: Option<mpsc::Sender<()>>,
@@ -200,7 +201,10 @@ impl Daemon {
         // An address that both flags name has one listener.
         let named = arguments.windows(2).filter(|pair| matches!(pair[0], "--listen" | "--tls-listen"));
         let mut names: Vec<&str> = named.map(|pair| pair[1]).filter(|name| !name.ends_with(":0")).collect();
-        let free = arguments.iter().filter(|argument| argument.ends_with(":0")).count();
+        let of_admin = |argument: &str| argument == "--admin-listen";
+        let admin_free = arguments.windows(2).filter(|pair| of_admin(pair[0]) && pair[1].ends_with(":0")).count();
+        let free = arguments.iter().filter(|argument| argument.ends_with(":0")).count() - admin_free;
+        let admin = arguments.iter().filter(|argument| of_admin(argument)).count();
         names.sort_unstable();
         names.dedup();
         let listeners = free + names.len();
@@ -227,6 +231,7 @@ impl Daemon {
             ended: false,
             addresses: Vec::new(),
             carries: Vec::new(),
+            admin: Vec::new(),
             log,
             unread: None,
             _permit: permit,
@@ -240,6 +245,11 @@ impl Daemon {
                 .unwrap_or_else(|| panic!("an unexpected line on stdout: {line}"));
             daemon.addresses.push(address);
             daemon.carries.push(carries);
+        }
+        for _ in 0..admin {
+            let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("gwm serve {flags:?} has no admin side"));
+            let address = line.strip_prefix("gwm: admin on ").unwrap_or_else(|| panic!("an unexpected line: {line}"));
+            daemon.admin.push(address.to_owned());
         }
         daemon
     }
@@ -257,6 +267,11 @@ impl Daemon {
     /// What each listener carries, as printed, in the same order.
     pub(crate) fn carries(&self) -> &[String] {
         &self.carries
+    }
+
+    /// The addresses of the admin side, as printed, in the order of the flags.
+    pub(crate) fn admin(&self) -> &[String] {
+        &self.admin
     }
 
     pub(crate) fn connect(&self) -> Peer {

@@ -4,6 +4,8 @@
 //! [`harness::PATIENCE`] tells a hang from slowness. All tests share one process, and with it [`harness::Permit`]:
 //! a test that opens thousands of connections or keeps the machine busy starts its daemon alone.
 
+#[cfg(feature = "admin")]
+mod admin;
 mod attack;
 #[path = "../support/authority.rs"]
 mod authority;

@@ -4,6 +4,7 @@
 //! The start and the end of a check take time with the logarithm of the number of checks; nothing else grows with this
 //! number.
 
+mod insight;
 mod watched;
 mod words;
 
@@ -35,6 +36,7 @@ use crate::{
 };
 
 pub use super::schedule::Token;
+pub use insight::{CheckRow, Factors, Stated};
 
 /// The settings of a table.
 #[derive(Clone, Debug)]
@@ -152,6 +154,7 @@ impl Table {
             said_stand: Stand::Unknown,
             told_vain: 0,
             turn: None,
+            last_failure: None,
             said: [Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) }; Policy::ALL.len()],
         });
         let interval = watched.member.times.interval;
@@ -271,6 +274,13 @@ impl Table {
             Outcome::Agent(report) => watched.note_report(now, &report),
             Outcome::Passed | Outcome::UnreadLoad | Outcome::Failed(_) | Outcome::Inconclusive(_) => {}
         }
+        if let Outcome::Failed(reason) = outcome {
+            let failure = (now, owner.which, reason);
+            match &mut watched.last_failure {
+                Some(last) => **last = failure,
+                None => watched.last_failure = Some(Box::new(failure)),
+            }
+        }
         if let Some(text) = watched.vain(owner.which, &outcome, self.settings.tuning.weight_max) {
             self.vain.push_back((watched.endpoint, text));
         }
@@ -363,6 +373,9 @@ impl Table {
             })
             .collect();
         before.into_iter().flatten().for_each(|check| self.schedule.remove(check.id));
+        if watched.checks != list {
+            watched.last_failure = None; // its place in the list may be another check's
+        }
         if !watched.checks.iter().any(|check| matches!(check, Check::Agent(_))) {
             watched.forget_agent();
         }

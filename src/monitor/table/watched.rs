@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use super::super::{
     health::{AgentState, CheckHealth, History, Standing},
-    outcome::{AgentWeight, Load, Report},
+    outcome::{AgentWeight, Load, Reason, Report},
     policy::{self, Availability, Facts, Tuning},
     schedule::{CheckId, Class},
     swing::Swing,
 };
+use super::insight;
 use crate::{
     judgement::{Policy, Stand, StandingChange, Verdict, WatchId},
     roster::{Check, Member},
@@ -86,6 +87,8 @@ pub(super) struct Watched {
     pub(super) told_vain: u8,
     /// The change of the standing, until it is told.
     pub(super) turn: Option<Box<StandingChange>>,
+    /// The last check that failed: when, its place in the list, and why.
+    pub(super) last_failure: Option<Box<(Time, u8, Reason)>>,
     /// The last verdicts.
     pub(super) said: [Verdict; Policy::ALL.len()],
 }
@@ -94,6 +97,29 @@ impl Stated {
     fn availability(self) -> Availability {
         let value = self.swing.value();
         if self.percent { Availability::Share(value / 100.0) } else { Availability::Absolute(value) }
+    }
+}
+
+impl Reports {
+    pub(super) fn agent_at(&self) -> Option<Time> {
+        self.agent_at
+    }
+
+    pub(super) fn load_at(&self) -> Option<Time> {
+        self.load_at
+    }
+
+    /// What the agent states, in percent or as a weight.
+    pub(super) fn stated_availability(&self, now: Time, lifetime: Duration) -> Option<insight::Stated> {
+        let (stated, at) = (self.availability?, self.agent_at?);
+        let (value, smoothed) = (stated.swing.value(), stated.swing.is_smoothed());
+        Some(insight::Stated { value, at, special: stated.percent, smoothed, fresh: now < at + lifetime })
+    }
+
+    /// The smoothed rate.
+    pub(super) fn stated_rate(&self, now: Time, lifetime: Duration) -> Option<insight::Stated> {
+        let Rate { value, estimated, at } = *self.rate.as_ref()?;
+        Some(insight::Stated { value, at, special: estimated, smoothed: true, fresh: now < at + lifetime })
     }
 }
 

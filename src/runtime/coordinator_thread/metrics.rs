@@ -2,7 +2,7 @@
 
 use crate::{
     coordinator::{Coordinator, REFUSALS, Refusal, Totals, World},
-    metrics::{Counter, Id, LabelValue, Reading, Values},
+    metrics::{Counter, Histogram, Id, LabelValue, Reading, Values},
     sasp::Reason,
 };
 
@@ -13,6 +13,10 @@ pub(crate) struct CoordinatorMetrics {
     values: Values,
     /// Requests answered with 0x11, by cause.
     pub(super) refused: [Counter; REFUSALS],
+    /// Lengths of pushes.
+    pub(super) push_size: Histogram,
+    /// How long turns took.
+    pub(super) turn: Histogram,
     /// Deregistrations, by the code of their reason.
     deregistrations: [Counter; 256],
 }
@@ -20,7 +24,8 @@ pub(crate) struct CoordinatorMetrics {
 impl Default for CoordinatorMetrics {
     fn default() -> CoordinatorMetrics {
         let deregistrations = std::array::from_fn(|_| Counter::default());
-        CoordinatorMetrics { values: Values::default(), refused: Default::default(), deregistrations }
+        let (values, refused, turn) = Default::default();
+        CoordinatorMetrics { values, refused, push_size: Histogram::of_bytes(), turn, deregistrations }
     }
 }
 
@@ -52,6 +57,8 @@ impl CoordinatorMetrics {
     /// Adds all metrics of the coordinator.
     pub(crate) fn read(&self, reading: &mut Reading) {
         reading.add_values(None, &self.values);
+        reading.add_distribution(None, Id::PushSize, self.push_size.read());
+        reading.add_distribution(None, Id::CoordinatorTurn, self.turn.read());
         for (cause, count) in Refusal::ALL.iter().zip(&self.refused) {
             let label = LabelValue::of_variant(cause, cause.text());
             reading.add_labelled(None, Id::RequestsRefused, label, count.get());

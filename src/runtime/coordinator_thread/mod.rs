@@ -36,8 +36,9 @@ use super::{
 };
 use crate::{
     access::Access,
-    coordinator::{Coordinator, Settings},
+    coordinator::{Answer, Ask, Coordinator, Settings},
     judgement::Judgement,
+    limits,
     network::OwnAddresses,
     roster::Roster,
     sasp::Message,
@@ -69,6 +70,8 @@ pub(super) struct CoordinatorControl {
     pub(super) roster: ArrayQueue<Arc<Roster>>,
     /// New access rules to put in force.
     pub(super) access: ArrayQueue<Arc<Access>>,
+    /// Questions and orders of the admin side.
+    pub(super) calls: ArrayQueue<AdminCall>,
     /// This machine's addresses, if they have changed.
     pub(super) own_addresses: ArrayQueue<Arc<OwnAddresses>>,
     /// Set once: the thread ends.
@@ -77,10 +80,21 @@ pub(super) struct CoordinatorControl {
     pub(super) bell: Arc<Bell>,
 }
 
+/// A question or an order of the admin side, and who gets the answer.
+pub(super) struct AdminCall {
+    pub(super) ask: Ask,
+    pub(super) answer: Box<dyn FnOnce(Answer) + Send>,
+}
+
+/// After a call of the admin side, the next one waits for so many times as long: the admin side takes a bounded part of
+/// the coordinator's time, however much it asks.
+const CALL_PAUSE: u32 = 24;
+
 impl CoordinatorControl {
     pub(super) fn new() -> CoordinatorControl {
         let (roster, access, own_addresses) = (ArrayQueue::new(1), ArrayQueue::new(1), ArrayQueue::new(1));
-        CoordinatorControl { roster, access, own_addresses, stop: AtomicBool::new(false), bell: Arc::default() }
+        let calls = ArrayQueue::new(limits::ADMIN_CALLS);
+        CoordinatorControl { roster, access, calls, own_addresses, stop: AtomicBool::new(false), bell: Arc::default() }
     }
 }
 
@@ -93,6 +107,8 @@ struct CoordinatorThread {
     metrics: Arc<CoordinatorMetrics>,
     /// When the metrics are published next.
     publish_at: Time,
+    /// When the next call of the admin side is answered.
+    call_at: Time,
 }
 
 /// Wakes a thread that is parked.
@@ -104,18 +120,22 @@ impl Wake for Unpark {
     }
 }
 
-/// Runs the coordinator until the main thread stops it. `spin` is how long it polls before each sleep.
+/// Runs the coordinator until the main thread stops it. `spin` is how long it polls before each sleep, `history`
+/// whether somebody may ask what happened.
 pub(super) fn run(
     settings: Settings,
     ports: Vec<Port>,
     control: Arc<CoordinatorControl>,
     metrics: Arc<CoordinatorMetrics>,
     clock: Clock,
-    spin: Duration,
+    (spin, history): (Duration, bool),
     ready: impl FnOnce(),
 ) {
     let shards = u16::try_from(ports.len()).expect("there are at most 256 shards");
-    let coordinator = Coordinator::new(settings, shards);
+    let mut coordinator = Coordinator::new(settings, shards);
+    if history {
+        coordinator.keep_history();
+    }
     let mut thread = CoordinatorThread::new(coordinator, ports, control, metrics, clock);
     ready();
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
@@ -136,7 +156,15 @@ impl CoordinatorThread {
         clock: Clock,
     ) -> CoordinatorThread {
         let ports = Ports::new(ports, clock, metrics.clone());
-        CoordinatorThread { coordinator, ports, control, clock, metrics, publish_at: Time::default() }
+        CoordinatorThread {
+            coordinator,
+            ports,
+            control,
+            clock,
+            metrics,
+            publish_at: Time::default(),
+            call_at: Time::default(),
+        }
     }
 
     /// One turn; whether it was cut short.
@@ -153,6 +181,7 @@ impl CoordinatorThread {
             self.ports.refusals.forget();
             self.coordinator.set_access(self.clock.now(), access, &mut self.ports);
         }
+        self.answer_one();
         let mut more = false;
         for shard in 0..self.ports.list.len() {
             // Each shard has its part of the time, so that one shard's flood does not silence others.
@@ -168,8 +197,24 @@ impl CoordinatorThread {
         self.ports.turn_log.log_suppressed(now);
         self.ports.refusals.log_suppressed(now);
         self.ports.list.iter_mut().for_each(Port::flush);
+        self.metrics.turn.add(start.elapsed());
         self.publish();
         more | self.ports.cut_short.take()
+    }
+
+    /// Answers a call of the admin side, if there is one and its time has come.
+    fn answer_one(&mut self) {
+        if self.control.calls.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        if now < self.call_at {
+            return;
+        }
+        let Some(AdminCall { ask, answer }) = self.control.calls.pop() else { return };
+        answer(self.coordinator.answer(now, ask, &mut self.ports));
+        let after = self.clock.now();
+        self.call_at = after + after.since(now) * CALL_PAUSE;
     }
 
     /// Publishes the metrics, if the time has come.
@@ -284,7 +329,8 @@ impl CoordinatorThread {
     fn wait(&self, waker: &Waker, spin: Duration) {
         let work = || {
             let CoordinatorControl { roster, access, own_addresses, .. } = &*self.control;
-            let news = !roster.is_empty() || !access.is_empty() || !own_addresses.is_empty();
+            let calls = !self.control.calls.is_empty() && self.clock.now() >= self.call_at;
+            let news = calls || !roster.is_empty() || !access.is_empty() || !own_addresses.is_empty();
             self.ports.list.iter().any(Port::has_work) || news || self.control.stop.load(Ordering::Acquire)
         };
         let waits = self.coordinator.waits_for_delivery();
@@ -299,6 +345,7 @@ impl CoordinatorThread {
         let now = self.clock.now();
         let longest = now + HEARTBEAT;
         let until = self.coordinator.next_deadline().map_or(longest, |deadline| deadline.min(longest));
+        let until = if self.control.calls.is_empty() { until } else { until.min(self.call_at) };
         let until = until.max(now + DEADLINE_SLEEP_MIN);
         if self.control.bell.poll(&mut Context::from_waker(waker), work).is_pending() {
             thread::park_timeout(Duration::from_nanos(until.0 - now.0));

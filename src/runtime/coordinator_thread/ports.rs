@@ -15,7 +15,9 @@ use crate::{
     runtime::{
         machine::clock::Clock,
         mesh::{Batch, Down, Order, Receiver, Sender, Slot, Up},
+        shard::stamp,
     },
+    time::Time,
 };
 
 type UpBatch = Batch<(Slot, Up)>;
@@ -83,6 +85,8 @@ pub(super) struct Ports {
     pub(super) pushes_until: Instant,
     /// Pushes had no room because their time was up.
     pub(super) cut_short: Cell<bool>,
+    /// When the first change of the next push came, as a stamp.
+    changed_at: u32,
     /// Bytes of all messages since the start.
     pub(super) committed: usize,
     clock: Clock,
@@ -96,7 +100,18 @@ impl Ports {
     pub(super) fn new(list: Vec<Port>, clock: Clock, metrics: Arc<CoordinatorMetrics>) -> Ports {
         let (pushes_until, cut_short) = (Instant::now(), Cell::new(false));
         let (refusals, doubt_log, turn_log) = Default::default();
-        Ports { list, pushes_until, cut_short, committed: 0, clock, refusals, doubt_log, turn_log, metrics }
+        Ports {
+            list,
+            pushes_until,
+            cut_short,
+            changed_at: 0,
+            committed: 0,
+            clock,
+            refusals,
+            doubt_log,
+            turn_log,
+            metrics,
+        }
     }
 
     pub(super) fn port(&mut self, shard: u16) -> &mut Port {
@@ -120,14 +135,24 @@ impl Outbox for Ports {
 
     fn commit(&mut self, connection: ConnectionId, start: usize, body: Option<&Bytes>, kind: Kind) {
         let slot = slot(connection);
+        let changed_at = std::mem::take(&mut self.changed_at);
         let port = self.port(connection.shard);
         let end = port.down.bytes().len();
         // A batch is sent before it has 4 GiB: the limits keep every message below 2 GiB.
         let head = start as u32..end as u32;
         let body_length = body.map_or(0, Bytes::len);
         let body = body.map(|body| port.down.body(body));
-        port.down.push(Down { slot, order: Order::Write { kind, head, body }, unfinished: false });
-        self.committed += end - start + body_length;
+        let changed_at = if kind == Kind::Push { changed_at } else { 0 };
+        port.down.push(Down { slot, order: Order::Write { kind, head, body, changed_at }, unfinished: false });
+        let length = end - start + body_length;
+        if kind == Kind::Push {
+            self.metrics.push_size.add_value(length as u64);
+        }
+        self.committed += length;
+    }
+
+    fn pushes(&mut self, changed_at: Option<Time>) {
+        self.changed_at = changed_at.map_or(0, stamp);
     }
 
     fn close(&mut self, connection: ConnectionId, reason: CloseReason) {

@@ -50,7 +50,7 @@ fn request(up: &mut Sender<(Slot, Up)>, id: u32) {
 
 fn reply_ids(batch: &Batch<Down>) -> Vec<u32> {
     let id = |down: &Down| match &down.order {
-        Order::Write { kind: Kind::Reply, head, body: None } => {
+        Order::Write { kind: Kind::Reply, head, body: None, .. } => {
             Message::decode(&batch.bytes[head.start as usize..head.end as usize]).expect("a message").0.id
         }
         other => panic!("{other:?}"),

@@ -26,6 +26,11 @@ impl Budget {
         fits
     }
 
+    /// How much is taken, and the limit.
+    pub(crate) fn used(&self) -> (u64, u64) {
+        (self.used.load(Ordering::Relaxed), self.max)
+    }
+
     /// Gives back what was taken.
     pub(crate) fn give(&self, amount: u64) {
         self.used.fetch_sub(amount, Ordering::Relaxed);

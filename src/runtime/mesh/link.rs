@@ -55,6 +55,8 @@ pub(crate) enum Order {
         head: Range<u32>,
         /// The rest of the message, if others share the rest: the place in the batch's bodies.
         body: Option<u16>,
+        /// When the first change of a push came, in the lower bits of microseconds; 0 if that is not known.
+        changed_at: u32,
     },
     /// Write the rest, and close.
     Close(CloseReason),

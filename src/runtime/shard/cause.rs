@@ -16,6 +16,8 @@ pub(crate) enum Cause {
     TakenOver,
     /// The new access rules do not permit the peer to speak for its load balancer.
     NotPermitted,
+    /// The operator closed it.
+    Operator,
     /// The peer took no bytes for too long.
     Stalled,
     /// The first message took too long.
@@ -56,6 +58,7 @@ impl Cause {
         Cause::NoReply,
         Cause::TakenOver,
         Cause::NotPermitted,
+        Cause::Operator,
         Cause::Stalled,
         Cause::FirstMessageTimeout,
         Cause::MessageTimeout,
@@ -80,6 +83,7 @@ impl Cause {
             Cause::NoReply => "a message that is not a request",
             Cause::TakenOver => "another connection speaks for the same load balancer",
             Cause::NotPermitted => "the new --access file does not let it speak for its load balancer",
+            Cause::Operator => "the operator dropped its load balancer",
             Cause::Stalled => "the peer took nothing for --stall-timeout",
             Cause::FirstMessageTimeout => "no whole message within --first-message-timeout",
             Cause::MessageTimeout => "a message was not whole within --message-timeout",

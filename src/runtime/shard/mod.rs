@@ -18,8 +18,8 @@
 //! | `context` | what connections and monitoring know of their shard | `bodies`, `cause`, `handshakes`, `shared`, `shard_metrics` |
 //! | `listener` | accepting connections | `context` |
 //! | `metric_names` | names of metrics that no load report has | |
-//! | `monitoring` | running the checks | `context`, `metric_names` |
-//! | `connection` | one connection, with its handshake | `cause`, `backlog`, `wire`, `context` |
+//! | `monitoring` | running the checks | `context`, `metric_names`, `shard_metrics` |
+//! | `connection` | one connection, with its handshake | `cause`, `backlog`, `wire`, `context`, `shard_metrics` |
 //! | `table` | all connections | `cause`, `wire`, `context`, `connection` |
 //! | `shard` | this file: start, tasks, end | `cause`, `shared`, `shard_metrics`, `context`, `listener`, `monitoring`, `connection`, `table` |
 
@@ -71,11 +71,12 @@ use connection::{Connection, Outgoing};
 use context::Context;
 use listener::{Arrival, Listener};
 use monitoring::Monitoring;
+use shard_metrics::since_stamp;
 use table::{Table, token};
 
 use cause::Cause;
-pub(super) use monitoring::{MonitoringControl, MonitoringSetup};
-pub(super) use shard_metrics::ShardMetrics;
+pub(super) use monitoring::{BacklogQuestion, MonitoringControl, MonitoringSetup, TableQuestion};
+pub(super) use shard_metrics::{ShardMetrics, stamp};
 pub(super) use shared::Shared;
 
 /// The shortest sleep: connections whose time is a moment later are woken with those of that moment.
@@ -173,6 +174,7 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
         busy |= shard.step_some();
         busy |= shard.step_handshakes();
         busy |= shard.sweep_some();
+        shard.answer_one();
         shard.turn_uplink();
         if let Some((mut batch, mut done)) = open.take().or_else(|| down.receive().map(|batch| (batch, 0))) {
             busy = true;
@@ -226,7 +228,10 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
             if told {
                 news = None;
             }
-            let rung = context.bell.poll(cx, || down.has_batch() || context.has_work()).is_ready();
+            let rung = context
+                .bell
+                .poll(cx, || down.has_batch() || context.has_work() || shard.monitoring.has_backlog_questions())
+                .is_ready();
             if alarm.poll(cx).is_ready() || rung || told { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -361,6 +366,13 @@ impl Shard {
         tracing::debug!(%peer, shard = context.index, "connected");
     }
 
+    /// Answers a question about connections, if there is one.
+    fn answer_one(&mut self) {
+        let Some(BacklogQuestion { slots, answer }) = self.monitoring.next_backlog_question() else { return };
+        let waiting = slots.into_iter().map(|slot| self.table.with(slot, |connection, _| connection.waiting_bytes()));
+        answer(waiting.collect());
+    }
+
     /// Wakes connections and handshakes whose time has come.
     fn wake_waiting(&mut self) {
         let Shard { context, table, .. } = self;
@@ -458,6 +470,8 @@ impl Shard {
         let Batch { bytes, bodies, entries } = batch;
         let bytes_of = |head: &Range<u32>| bytes.get(head.start as usize..head.end as usize);
         loop {
+            // The clock is read once for some messages.
+            let (mut changed, mut pushes) = ([0; WORK_PER_LOOK], 0);
             for at in *done..entries.len().min(*done + WORK_PER_LOOK) {
                 *done += 1;
                 // Another CPU wrote the next message. Its bytes come over while the kernel sends this message.
@@ -466,7 +480,13 @@ impl Shard {
                 }
                 let Some(down) = entries.get_mut(at) else { break };
                 match &down.order {
-                    Order::Write { kind, head, body } => {
+                    Order::Write { kind, head, body, changed_at } => {
+                        if *changed_at != 0
+                            && let Some(place) = changed.get_mut(pushes)
+                        {
+                            *place = *changed_at;
+                            pushes += 1;
+                        }
                         let head = bytes_of(head).expect("the coordinator committed this range");
                         let body = body.and_then(|body| bodies.get(usize::from(body)));
                         let message = Outgoing { head, body };
@@ -479,6 +499,7 @@ impl Shard {
                         let cause = match reason {
                             CloseReason::TakenOver => Cause::TakenOver,
                             CloseReason::NotPermitted => Cause::NotPermitted,
+                            CloseReason::Operator => Cause::Operator,
                         };
                         table.guarded(context, down.slot, |connection, _| connection.close(cause, context));
                     }
@@ -487,6 +508,11 @@ impl Shard {
                         context.set_checks_due(context.now());
                     }
                 }
+            }
+            if pushes > 0 {
+                let now = context.now();
+                let delays = changed.iter().take(pushes).map(|changed_at| since_stamp(now, *changed_at));
+                delays.for_each(|delay| context.metrics.push_delay.add(delay));
             }
             if *done >= entries.len() {
                 return false;

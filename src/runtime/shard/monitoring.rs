@@ -16,10 +16,11 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 
-use super::{context::Context, metric_names::MetricNames};
+use super::{context::Context, metric_names::MetricNames, shard_metrics::kind_of};
 use crate::{
     coordinator::WatchOrder,
     judgement::Judgement,
+    limits,
     metrics::Id,
     monitor::{MonitorSettings, Outcome, Reason, Table, Token, outcome::Load},
     roster::{Check, Roster},
@@ -29,7 +30,7 @@ use crate::{
             executor::{self, Alarm, HEARTBEAT, TIME_SLICE},
             poller::Readable,
         },
-        mesh::Bell,
+        mesh::{Bell, Slot},
         probe::Prober,
     },
     sasp::Endpoint,
@@ -51,12 +52,30 @@ const BLIND_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// What the main thread tells a shard's monitoring.
 pub(crate) struct MonitoringControl {
     roster: ArrayQueue<Arc<Roster>>,
+    /// Questions about the weight table.
+    questions: ArrayQueue<TableQuestion>,
+    /// Questions about connections, for the task that serves them.
+    backlog_questions: ArrayQueue<BacklogQuestion>,
     bell: Bell,
+}
+
+/// A question about the weight table; it takes a bounded time.
+pub(crate) type TableQuestion = Box<dyn FnOnce(Time, &Table) + Send>;
+
+/// How many bytes wait for the peers of these connections.
+pub(crate) struct BacklogQuestion {
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) answer: Box<dyn FnOnce(Vec<Option<u64>>) + Send>,
 }
 
 impl Default for MonitoringControl {
     fn default() -> MonitoringControl {
-        MonitoringControl { roster: ArrayQueue::new(1), bell: Bell::default() }
+        MonitoringControl {
+            roster: ArrayQueue::new(1),
+            questions: ArrayQueue::new(limits::ADMIN_CALLS),
+            backlog_questions: ArrayQueue::new(limits::ADMIN_CALLS),
+            bell: Bell::default(),
+        }
     }
 }
 
@@ -65,6 +84,18 @@ impl MonitoringControl {
     pub(crate) fn reload(&self, roster: Arc<Roster>) {
         self.roster.force_push(roster);
         self.bell.ring();
+    }
+
+    /// Asks about the weight table; false if too many questions wait.
+    pub(crate) fn ask(&self, question: TableQuestion) -> bool {
+        let taken = self.questions.push(question).is_ok();
+        self.bell.ring();
+        taken
+    }
+
+    /// Asks about connections; false if too many questions wait. The caller rings the shard's bell.
+    pub(crate) fn ask_backlog(&self, question: BacklogQuestion) -> bool {
+        self.backlog_questions.push(question).is_ok()
     }
 }
 
@@ -75,7 +106,14 @@ pub(crate) struct MonitoringSetup {
     pub(crate) settings: MonitorSettings,
     /// Spreads the checks over their intervals.
     pub(crate) seed: u64,
-    pub(crate) prober: Prober<Token>,
+    pub(crate) prober: Prober<Begun>,
+}
+
+/// A check that runs: the name of the run, its start, and the kind of the check.
+pub(crate) struct Begun {
+    token: Token,
+    at: Time,
+    kind: u8,
 }
 
 /// The weight table, and how the shard's other tasks wake the task that checks.
@@ -89,7 +127,7 @@ pub(super) struct Monitoring {
 }
 
 impl Monitoring {
-    pub(super) fn new(setup: MonitoringSetup) -> (Monitoring, Prober<Token>) {
+    pub(super) fn new(setup: MonitoringSetup) -> (Monitoring, Prober<Begun>) {
         let table = RefCell::new(Table::new(setup.roster, setup.settings, setup.seed));
         let (news, unsent) = (Cell::default(), Cell::default());
         (Monitoring { control: setup.control, table, news, unsent }, setup.prober)
@@ -114,6 +152,16 @@ impl Monitoring {
         }
     }
 
+    /// The next question about connections.
+    pub(super) fn next_backlog_question(&self) -> Option<BacklogQuestion> {
+        self.control.backlog_questions.pop()
+    }
+
+    /// Whether there are questions about connections.
+    pub(super) fn has_backlog_questions(&self) -> bool {
+        !self.control.backlog_questions.is_empty()
+    }
+
     /// The shard stops.
     pub(super) fn stop(&self) {
         self.control.bell.ring();
@@ -121,7 +169,7 @@ impl Monitoring {
 }
 
 /// Runs a shard's checks until the shard stops; checks that run then are dropped.
-pub(super) async fn run(context: Rc<Context>, monitoring: Rc<Monitoring>, mut prober: Prober<Token>) {
+pub(super) async fn run(context: Rc<Context>, monitoring: Rc<Monitoring>, mut prober: Prober<Begun>) {
     let mut results = Results {
         context: context.clone(),
         blind: None,
@@ -156,6 +204,7 @@ pub(super) async fn run(context: Rc<Context>, monitoring: Rc<Monitoring>, mut pr
             let work = || {
                 monitoring.news.get()
                     || !monitoring.control.roster.is_empty()
+                    || !monitoring.control.questions.is_empty()
                     || monitoring.unsent.get() && context.uplink.borrow().has_room()
                     || context.is_stopping()
             };
@@ -172,7 +221,7 @@ pub(super) async fn run(context: Rc<Context>, monitoring: Rc<Monitoring>, mut pr
 }
 
 /// Does a bounded part of the work; whether there is more.
-fn work_some(context: &Context, monitoring: &Monitoring, prober: &mut Prober<Token>, results: &mut Results) -> bool {
+fn work_some(context: &Context, monitoring: &Monitoring, prober: &mut Prober<Begun>, results: &mut Results) -> bool {
     let start = Instant::now();
     let mut table = monitoring.table.borrow_mut();
     let now = context.now();
@@ -181,7 +230,14 @@ fn work_some(context: &Context, monitoring: &Monitoring, prober: &mut Prober<Tok
         table.replan(now, roster);
         results.metric_names.forget();
     }
-    let mut more = prober.turn(now, |token, outcome| {
+    if let Some(question) = monitoring.control.questions.pop() {
+        question(now, &table);
+    }
+    let mut more = !monitoring.control.questions.is_empty();
+    more |= prober.turn(now, |Begun { token, at, kind }, outcome| {
+        if let Some(durations) = context.metrics.check_duration.get(usize::from(kind)) {
+            durations.add(context.now().since(at));
+        }
         let member = table.endpoint(token);
         results.note(now, member, &outcome);
         if let (Some(check), Outcome::Load(load)) = (table.check(token), &outcome) {
@@ -207,13 +263,15 @@ fn work_some(context: &Context, monitoring: &Monitoring, prober: &mut Prober<Tok
         for _ in 0..STARTS_PER_LOOK {
             let Some(job) = table.start(now) else { break 'starts };
             context.metrics.check_lateness.add(job.late);
-            prober.start(job.token, &job.endpoint, &job.check, job.proxy_protocol, job.deadline);
+            let begun = Begun { token: job.token, at: now, kind: kind_of(&job.check) };
+            prober.start(begun, &job.endpoint, &job.check, job.proxy_protocol, job.deadline);
         }
         if start.elapsed() >= TIME_SLICE {
             more = true;
             break;
         }
     }
+    context.metrics.values.set(Id::ChecksUnderWay, table.totals().under_way as u64);
     let mut uplink = context.uplink.borrow_mut();
     loop {
         let room = uplink.has_room();

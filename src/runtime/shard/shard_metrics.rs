@@ -1,7 +1,13 @@
 //! The metrics of one shard.
 
+use std::time::Duration;
+
 use super::cause::{CAUSES, Cause};
-use crate::metrics::{Counter, Histogram, Id, LabelValue, Reading, Values};
+use crate::{
+    metrics::{Counter, Histogram, Id, LabelValue, Reading, Values},
+    roster::Check,
+    time::Time,
+};
 
 /// Metrics that only the shard writes, and any thread reads.
 #[derive(Debug, Default)]
@@ -10,6 +16,35 @@ pub(crate) struct ShardMetrics {
     pub(super) values: Values,
     pub(super) closed: [Counter; CAUSES],
     pub(super) check_lateness: Histogram,
+    /// By the kind of the check.
+    pub(super) check_duration: [Histogram; CHECK_KINDS.len()],
+    pub(super) request_duration: Histogram,
+    pub(super) push_delay: Histogram,
+}
+
+/// The kinds of checks, as their label has them.
+const CHECK_KINDS: [&str; 6] = ["tcp", "icmp", "http", "https", "grpc", "agent"];
+
+/// The place of a check's kind in [`CHECK_KINDS`].
+pub(super) fn kind_of(check: &Check) -> u8 {
+    match check {
+        Check::Tcp => 0,
+        Check::Icmp => 1,
+        Check::Http(http) if http.tls.is_none() => 2,
+        Check::Http(_) => 3,
+        Check::Grpc(_) => 4,
+        Check::Agent(_) => 5,
+    }
+}
+
+/// The lower bits of a time in microseconds: enough for a duration of up to an hour. 0 is no time.
+pub(crate) fn stamp(time: Time) -> u32 {
+    ((time.0 / 1000) as u32).max(1)
+}
+
+/// The time since a stamp.
+pub(super) fn since_stamp(now: Time, stamp: u32) -> Duration {
+    Duration::from_micros(u64::from(((now.0 / 1000) as u32).wrapping_sub(stamp)))
 }
 
 impl ShardMetrics {
@@ -17,6 +52,12 @@ impl ShardMetrics {
     pub(crate) fn read(&self, shard: u16, reading: &mut Reading) {
         reading.add_values(Some(shard), &self.values);
         reading.add_distribution(Some(shard), Id::CheckLateness, self.check_lateness.read());
+        for (kind, histogram) in CHECK_KINDS.into_iter().zip(&self.check_duration) {
+            let label = LabelValue { name: kind.into(), text: kind.into() };
+            reading.add_labelled_distribution(Some(shard), Id::CheckDuration, label, histogram.read());
+        }
+        reading.add_distribution(Some(shard), Id::RequestDuration, self.request_duration.read());
+        reading.add_distribution(Some(shard), Id::PushDelay, self.push_delay.read());
         for (cause, count) in Cause::ALL.iter().zip(&self.closed) {
             let label = LabelValue::of_variant(cause, cause.text());
             reading.add_labelled(Some(shard), Id::ConnectionsClosed, label, count.get());

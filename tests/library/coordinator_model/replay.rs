@@ -1,7 +1,7 @@
 //! A coordinator's changes, applied to an empty coordinator, make the same tables.
 
 use gwm::{
-    coordinator::{Change, CloseReason, ConnectionId, Coordinator, Settings, Time},
+    coordinator::{Change, CloseReason, ConnectionId, Coordinator, Settings, Time, Word},
     sasp::{
         Endpoint, Entry, EntryFlags, GroupData, Groups, Message, Writer,
         message::{RegistrationRequest, SetLbStateRequest},
@@ -17,6 +17,8 @@ pub(crate) enum Recorded {
     Bind(Vec<u8>, ConnectionId),
     Unbind(Vec<u8>, Option<CloseReason>),
     Forget(Vec<u8>),
+    Say(Word),
+    Unsay(u64),
     /// The request, encoded again.
     Request(Vec<u8>),
 }
@@ -35,6 +37,8 @@ impl Recorded {
             Change::Bind { lb_uid, connection } => return Recorded::Bind(lb_uid.to_vec(), connection),
             Change::Unbind { lb_uid, close } => return Recorded::Unbind(lb_uid.to_vec(), close),
             Change::Forget { lb_uid } => return Recorded::Forget(lb_uid.to_vec()),
+            Change::Say(word) => return Recorded::Say(word.clone()),
+            Change::Unsay(number) => return Recorded::Unsay(number),
             Change::Register(RegistrationRequest { flags, groups: list }) => {
                 groups(Writer::registration_request(&mut bytes, 0, flags), list);
             }
@@ -57,6 +61,8 @@ impl Recorded {
             Recorded::Bind(lb_uid, connection) => Change::Bind { lb_uid, connection: *connection },
             Recorded::Unbind(lb_uid, close) => Change::Unbind { lb_uid, close: *close },
             Recorded::Forget(lb_uid) => Change::Forget { lb_uid },
+            Recorded::Say(word) => Change::Say(word),
+            Recorded::Unsay(number) => Change::Unsay(*number),
             Recorded::Request(bytes) => match Message::decode(bytes).expect("it was a message before").1 {
                 Message::RegistrationRequest(request) => Change::Register(request),
                 Message::DeregistrationRequest(request) => Change::Deregister(request),

@@ -6,6 +6,7 @@ mod delta;
 mod doubt;
 mod flows;
 mod monitoring;
+mod operator;
 mod push;
 mod rig;
 mod rights;

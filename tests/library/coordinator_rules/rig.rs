@@ -10,7 +10,7 @@ use std::{
 
 use gwm::{
     access::{self, Access},
-    coordinator::{CloseReason, ConnectionId, Coordinator, Kind, Refusal, Settings, Time, Totals, World},
+    coordinator::{Answer, Ask, CloseReason, ConnectionId, Coordinator, Kind, Refusal, Settings, Time, Totals, World},
     judgement::{Judgement, Policy, Verdict, WatchId},
     network::OwnAddresses,
     roster::{Member, Roster},
@@ -323,6 +323,28 @@ impl Rig {
             self.peer(id)
         });
         closes.collect()
+    }
+
+    /// The clock.
+    pub(crate) fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Keeps history and events from now on.
+    pub(crate) fn keep_history(&mut self) {
+        self.coordinator.keep_history();
+    }
+
+    /// A question or an order of the admin side.
+    pub(crate) fn admin(&mut self, ask: Ask) -> Answer {
+        let answer = self.coordinator.answer(Time(self.now), ask, &mut self.outbox);
+        let (sent, closes) = self.outbox.take();
+        assert_eq!(sent, []);
+        for (id, reason) in closes {
+            assert_eq!(reason, CloseReason::Operator);
+            self.closes.push(self.peer(id));
+        }
+        answer
     }
 
     /// The causes of 0x11 since the last call, with their details.

@@ -56,6 +56,8 @@ pub(super) struct Connection {
     unacknowledged: u32,
     /// A request is with the coordinator.
     request_pending: bool,
+    /// When that request was whole, as a stamp of `shard_metrics`.
+    asked_at: u32,
     /// A whole message has arrived.
     first_message_seen: bool,
     stage: Stage,
@@ -120,6 +122,11 @@ enum Call {
 }
 
 impl Connection {
+    /// Bytes that the peer has yet to take, without those in the kernel.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.unwritten.len() as u64
+    }
+
     pub(super) fn new(slot: Slot, peer: SocketAddr, carries: Carries, context: &Context) -> Connection {
         let (wire, stage) = match carries {
             Carries::Plain => (Wire::Plain, Stage::Open),
@@ -135,6 +142,7 @@ impl Connection {
             unwritten: Backlog::default(),
             unacknowledged: 0,
             request_pending: false,
+            asked_at: 0,
             first_message_seen: false,
             stage,
             announced: false,

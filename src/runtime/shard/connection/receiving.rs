@@ -3,7 +3,7 @@
 use std::{os::fd::BorrowedFd, sync::atomic::Ordering};
 
 use super::{
-    super::{cause::Cause, context::Context, wire::Received},
+    super::{cause::Cause, context::Context, shard_metrics::stamp, wire::Received},
     Call, Connection, LOOKS_UNTIL_SILENT, Stage, account, broken,
 };
 use crate::{
@@ -121,6 +121,7 @@ impl Connection {
                     context.uplink.borrow_mut().request(self.slot, frame);
                     context.count(Id::Requests);
                     self.request_pending = true;
+                    self.asked_at = stamp(context.now());
                 }
                 FrameAction::Refused(error) => {
                     context.count(Id::RequestsInvalid);

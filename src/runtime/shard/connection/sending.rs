@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    super::{cause::Cause, context::Context},
+    super::{cause::Cause, context::Context, shard_metrics::since_stamp},
     Call, Connection, Stage, account, broken,
 };
 use crate::{coordinator::Kind, limits, metrics::Id};
@@ -114,6 +114,7 @@ impl Connection {
     fn replied(&mut self, kind: Kind, context: &Context) {
         if kind == Kind::Reply {
             self.request_pending = false;
+            context.metrics.request_duration.add(since_stamp(context.now(), self.asked_at));
             let draining = context.shared.draining.load(Ordering::Relaxed);
             if self.readable || !self.unread.is_empty() || self.close_requested.is_some() || draining {
                 self.wake(context);

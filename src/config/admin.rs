@@ -1,0 +1,175 @@
+//! Where the admin side listens, and who may reach it.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::SystemTime};
+
+use super::{ConfigError, Flags, usage};
+use crate::{limits, tls};
+
+/// The shortest token.
+const TOKEN_BYTES: usize = 16;
+
+/// An address of the admin side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// A UNIX socket, for this machine's users that its mode lets in.
+    Socket(PathBuf),
+    /// A TCP address; with port 0 the system chooses a port. Loopback is without TLS, others are with TLS.
+    Tcp(SocketAddr),
+}
+
+impl AdminAddress {
+    /// Parses `unix:/run/gwm/admin.sock` and `127.0.0.1:9860`.
+    pub(super) fn parse(text: &str) -> Result<AdminAddress, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = PathBuf::from(path);
+            return match path.is_absolute() {
+                true => Ok(AdminAddress::Socket(path)),
+                false => Err("write an absolute path, as in unix:/run/gwm/admin.sock".into()),
+            };
+        }
+        let address: Result<SocketAddr, _> = text.parse();
+        let mut address =
+            address.map_err(|_| "write unix:PATH, or an IP address and a port, such as 127.0.0.1:9860".to_owned())?;
+        address.set_ip(address.ip().to_canonical());
+        Ok(AdminAddress::Tcp(address))
+    }
+
+    /// Whether other machines may reach it.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, AdminAddress::Tcp(address) if !address.ip().is_loopback())
+    }
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdminAddress::Socket(path) => write!(f, "unix:{}", path.display()),
+            AdminAddress::Tcp(address) if self.is_remote() => write!(f, "https://{address}/"),
+            AdminAddress::Tcp(address) => write!(f, "http://{address}/"),
+        }
+    }
+}
+
+/// The settings of the admin side.
+#[derive(Clone, Default)]
+pub struct Admin {
+    /// The addresses; without any there is no admin side.
+    pub listen: Vec<AdminAddress>,
+    /// The TLS settings, for addresses that other machines may reach.
+    pub tls: Option<tls::Server>,
+    /// The file of the token that every request over TCP must show.
+    pub token_file: Option<PathBuf>,
+    /// Its content.
+    pub token: Option<Box<[u8]>>,
+    /// The most members with series of their own in the metrics.
+    pub metrics_members: u32,
+    /// The flags with their values, for people.
+    pub settings: Vec<Setting>,
+}
+
+impl fmt::Debug for Admin {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("listen", &self.listen).field("tls", &self.tls).finish_non_exhaustive()
+    }
+}
+
+/// A flag with its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// As in `--hold-time`.
+    pub flag: String,
+    /// The value as a person writes it.
+    pub value: Option<String>,
+    /// `flag`, `environment` or `default`.
+    pub source: &'static str,
+}
+
+impl Admin {
+    /// The file descriptors that the admin side needs.
+    pub(super) fn descriptors(flags: &Flags) -> u64 {
+        match flags.admin_listen.len() as u64 {
+            0 => 0,
+            listeners => listeners + limits::ADMIN_CONNECTIONS as u64 + 16,
+        }
+    }
+
+    pub(super) fn new(flags: &Flags) -> Result<Admin, ConfigError> {
+        let listen = flags.admin_listen.clone();
+        if !cfg!(feature = "admin") && !listen.is_empty() {
+            return usage("--admin-listen: this gwm was built without the feature `admin`".into());
+        }
+        for (at, address) in listen.iter().enumerate() {
+            let free = matches!(address, AdminAddress::Tcp(address) if address.port() == 0);
+            if !free && listen.iter().take(at).any(|other| other == address) {
+                return usage(format!("--admin-listen {address} is given twice: give each address once"));
+            }
+        }
+        let token = flags.admin_token_file.as_ref().map(read_token).transpose()?;
+        let tls = match (&flags.admin_tls_cert, &flags.admin_tls_key) {
+            (Some(certificate), Some(key)) => {
+                let files = tls::Files {
+                    certificate: certificate.clone(),
+                    key: key.clone(),
+                    client_ca: flags.admin_tls_client_ca.clone(),
+                    min_version: tls::Version::Tls12,
+                    allow_expired: false,
+                };
+                Some(tls::Server::read(files, SystemTime::now()).map_err(|error| of_admin(&error))?)
+            }
+            _ => None,
+        };
+        if let Some(address) = listen.iter().find(|address| address.is_remote()) {
+            let AdminAddress::Tcp(address) = address else { unreachable!("a socket is not remote") };
+            if tls.is_none() {
+                return usage(format!(
+                    "--admin-listen {address} is not loopback, so it needs --admin-tls-cert and --admin-tls-key"
+                ));
+            }
+            if flags.admin_tls_client_ca.is_none() && token.is_none() {
+                return usage(format!(
+                    "--admin-listen {address} is not loopback, so it needs --admin-tls-client-ca or --admin-token-file: \
+                     whoever reaches it could take members out of service"
+                ));
+            }
+        } else if tls.is_some() {
+            return usage(
+                "--admin-tls-cert is for addresses that are not loopback, and --admin-listen names none: leave it out"
+                    .into(),
+            );
+        }
+        let settings = flags.given.settings().to_vec();
+        Ok(Admin {
+            listen,
+            tls,
+            token_file: flags.admin_token_file.clone(),
+            token,
+            metrics_members: flags.metrics_members,
+            settings,
+        })
+    }
+
+    /// Reads the token again.
+    pub fn read_token(&self) -> Result<Option<Box<[u8]>>, ConfigError> {
+        self.token_file.as_ref().map(read_token).transpose()
+    }
+}
+
+/// The words of an error about TLS files, with the flags of the admin side.
+pub fn of_admin(error: &tls::TlsError) -> ConfigError {
+    ConfigError::Failure(error.to_string().replace("--tls-", "--admin-tls-"))
+}
+
+/// The token in a file, without white space around it.
+fn read_token(path: &PathBuf) -> Result<Box<[u8]>, ConfigError> {
+    let failure = |text: String| ConfigError::Failure(format!("--admin-token-file: {}: {text}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| failure(error.to_string()))?;
+    let token = bytes.trim_ascii();
+    let printable = token.iter().all(u8::is_ascii_graphic);
+    if token.len() < TOKEN_BYTES || !printable {
+        return Err(failure(format!(
+            "a token has {TOKEN_BYTES} or more printable characters: make one with `openssl rand -hex 16`"
+        )));
+    }
+    Ok(token.into())
+}

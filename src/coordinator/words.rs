@@ -1,0 +1,364 @@
+//! The operator's words: who is quiesced, and whose weight is fixed, by the admin side. They are kept apart from what load
+//! balancers, members and the members file say.
+//!
+//! A word has a pattern: what the pattern leaves out matches all, now and later. Words without group and load balancer are
+//! about endpoints, others about memberships. Of the words that match, the newest counts: a [`Saying::Resume`] is an
+//! exception from an older and wider quiesce.
+
+use std::{net::IpAddr, sync::Arc};
+
+use crate::{limits, sasp::Endpoint, time::Time};
+
+/// What a word is about. What is `None` matches all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pattern {
+    /// The name of the group.
+    pub group: Option<Box<[u8]>>,
+    /// The UID of the load balancer.
+    pub lb_uid: Option<Box<[u8]>>,
+    /// The member's address, in the shortest of its spellings.
+    pub address: Option<IpAddr>,
+    /// The member's port.
+    pub port: Option<u16>,
+    /// The member's protocol.
+    pub protocol: Option<u8>,
+}
+
+/// What a word says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saying {
+    /// Out of service.
+    Quiesce,
+    /// Not out of service, whatever older words say.
+    Resume,
+    /// This weight, and no checks. The pattern has an address, and neither group nor load balancer.
+    Weight(u16),
+}
+
+/// One word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// Newer words have higher numbers.
+    pub number: u64,
+    /// What the word says.
+    pub saying: Saying,
+    /// What the word is about.
+    pub pattern: Pattern,
+    /// Why.
+    pub reason: Box<str>,
+    /// Who.
+    pub by: Box<str>,
+    /// From where.
+    pub from: Box<str>,
+    /// Since when.
+    pub at: Time,
+    /// The end of the word, if it ends by itself.
+    pub expires: Option<Time>,
+}
+
+/// What the words say about one endpoint, in all groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct OfEndpoint {
+    pub(super) quiesced: bool,
+    pub(super) weight: Option<u16>,
+}
+
+fn fits<T: PartialEq + ?Sized>(wanted: Option<&T>, value: &T) -> bool {
+    wanted.is_none_or(|wanted| wanted == value)
+}
+
+fn covers<T: PartialEq>(wide: &Option<T>, narrow: &Option<T>) -> bool {
+    wide.is_none() || wide == narrow
+}
+
+impl Pattern {
+    /// Whether the pattern is about endpoints, in all groups.
+    pub fn is_of_endpoints(&self) -> bool {
+        self.group.is_none() && self.lb_uid.is_none()
+    }
+
+    /// Both spellings of the only endpoint that the pattern can match, if there is only one.
+    pub(super) fn endpoints(&self) -> Option<[Endpoint; 2]> {
+        let (address, protocol, port) = (self.address?, self.protocol?, self.port?);
+        let mapped = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().into(),
+            IpAddr::V6(_) => address,
+        };
+        Some([address, mapped].map(|address| Endpoint::new(address, protocol, port)))
+    }
+
+    /// Whether an endpoint matches, in a group that matches.
+    pub fn fits_endpoint(&self, endpoint: &Endpoint) -> bool {
+        fits(self.port.as_ref(), &endpoint.port)
+            && fits(self.protocol.as_ref(), &endpoint.protocol)
+            && self.address.is_none_or(|address| address == endpoint.canonical().ip())
+    }
+
+    /// Whether a group matches.
+    pub fn fits_group(&self, lb_uid: &[u8], group: &[u8]) -> bool {
+        fits(self.group.as_deref(), group) && fits(self.lb_uid.as_deref(), lb_uid)
+    }
+
+    /// Whether this pattern matches everything that `other` matches.
+    fn covers(&self, other: &Pattern) -> bool {
+        covers(&self.group, &other.group)
+            && covers(&self.lb_uid, &other.lb_uid)
+            && covers(&self.address, &other.address)
+            && covers(&self.port, &other.port)
+            && covers(&self.protocol, &other.protocol)
+    }
+
+    /// Whether something can match both.
+    fn meets(&self, other: &Pattern) -> bool {
+        fn meet<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
+            covers(one, other) || other.is_none()
+        }
+        meet(&self.group, &other.group)
+            && meet(&self.lb_uid, &other.lb_uid)
+            && meet(&self.address, &other.address)
+            && meet(&self.port, &other.port)
+            && meet(&self.protocol, &other.protocol)
+    }
+}
+
+/// Why a word is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WordRefused {
+    /// There are [`limits::OPERATOR_WORDS`] words.
+    TooMany,
+    /// No word of the operator quiesces anything here, or fixes a weight.
+    Nothing,
+    /// This word about endpoints quiesces more: a resume in some groups can not be an exception from it.
+    OfEndpoints(u64),
+    /// This word fixes the weight of more endpoints.
+    Wider(u64),
+    /// The weight is over the highest.
+    Weight(u16),
+}
+
+/// What to change for a word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// The numbers of the words that end.
+    pub(super) unsaid: Vec<u64>,
+    /// The word must be said, too.
+    pub(super) said: bool,
+}
+
+/// The words in force, oldest first.
+#[derive(Default)]
+pub(super) struct Words {
+    list: Vec<Arc<Word>>,
+    last: u64,
+}
+
+impl Words {
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn list(&self) -> &[Arc<Word>] {
+        &self.list
+    }
+
+    /// The number of the next word.
+    pub(super) fn next_number(&self) -> u64 {
+        self.last + 1
+    }
+
+    /// What a word would change; changes nothing.
+    pub(super) fn plan(&self, saying: Saying, pattern: &Pattern) -> Result<Plan, WordRefused> {
+        let numbers = |which: &dyn Fn(&Word) -> bool| -> Vec<u64> {
+            self.list.iter().filter(|word| which(word)).map(|word| word.number).collect()
+        };
+        let same = |word: &Word| matches!(word.saying, Saying::Weight(_)) == matches!(saying, Saying::Weight(_));
+        let plan = match saying {
+            Saying::Quiesce | Saying::Weight(_) => {
+                Plan { unsaid: numbers(&|word| same(word) && word.pattern == *pattern), said: true }
+            }
+            Saying::Resume => {
+                let quiesces = |word: &Word| word.saying == Saying::Quiesce && word.pattern.meets(pattern);
+                if !pattern.is_of_endpoints()
+                    && let Some(word) = self.list.iter().find(|word| {
+                        quiesces(word) && word.pattern.is_of_endpoints() && self.is_last_word_on(word, pattern)
+                    })
+                {
+                    return Err(WordRefused::OfEndpoints(word.number));
+                }
+                if !self.list.iter().any(|word| quiesces(word)) {
+                    return Err(WordRefused::Nothing);
+                }
+                let covered = |word: &Word| same(word) && pattern.covers(&word.pattern);
+                let wider = self.list.iter().any(|word| quiesces(word) && !covered(word));
+                Plan { unsaid: numbers(&covered), said: wider }
+            }
+        };
+        if plan.said && self.list.len() - plan.unsaid.len() >= limits::OPERATOR_WORDS {
+            return Err(WordRefused::TooMany);
+        }
+        Ok(plan)
+    }
+
+    /// No newer resume takes the whole pattern out of this word.
+    fn is_last_word_on(&self, word: &Word, pattern: &Pattern) -> bool {
+        !self
+            .list
+            .iter()
+            .any(|other| other.number > word.number && other.saying == Saying::Resume && other.pattern.covers(pattern))
+    }
+
+    /// The numbers of the words that fix weights and end, for endpoints that match; changes nothing.
+    pub(super) fn plan_release(&self, pattern: &Pattern) -> Result<Plan, WordRefused> {
+        let mut fixed =
+            self.list.iter().filter(|word| matches!(word.saying, Saying::Weight(_)) && word.pattern.meets(pattern));
+        if let Some(wider) = fixed.clone().find(|word| !pattern.covers(&word.pattern)) {
+            return Err(WordRefused::Wider(wider.number));
+        }
+        let unsaid: Vec<u64> = fixed.by_ref().map(|word| word.number).collect();
+        if unsaid.is_empty() { Err(WordRefused::Nothing) } else { Ok(Plan { unsaid, said: false }) }
+    }
+
+    pub(super) fn say(&mut self, word: Word) {
+        self.last = self.last.max(word.number);
+        self.list.push(Arc::new(word));
+    }
+
+    pub(super) fn unsay(&mut self, number: u64) -> Option<Arc<Word>> {
+        let at = self.list.iter().position(|word| word.number == number)?;
+        Some(self.list.remove(at))
+    }
+
+    /// The next word whose time is over.
+    pub(super) fn expired(&self, now: Time) -> Option<u64> {
+        let over = |word: &&Arc<Word>| word.expires.is_some_and(|at| at <= now);
+        self.list.iter().find(over).map(|word| word.number)
+    }
+
+    /// When the next word ends by itself.
+    pub(super) fn next_end(&self) -> Option<Time> {
+        self.list.iter().filter_map(|word| word.expires).min()
+    }
+
+    /// What the words about endpoints say of an endpoint.
+    pub(super) fn of_endpoint(&self, endpoint: &Endpoint) -> OfEndpoint {
+        let fitting = || {
+            let newest_first = self.list.iter().rev();
+            newest_first.filter(|word| word.pattern.is_of_endpoints() && word.pattern.fits_endpoint(endpoint))
+        };
+        let weight = fitting().find_map(|word| match word.saying {
+            Saying::Weight(weight) => Some(weight),
+            _ => None,
+        });
+        let quiesce = fitting().find(|word| !matches!(word.saying, Saying::Weight(_)));
+        OfEndpoint { quiesced: quiesce.is_some_and(|word| word.saying == Saying::Quiesce), weight }
+    }
+
+    /// Whether the words about memberships quiesce a member of a group.
+    pub(super) fn quiesce(&self, lb_uid: &[u8], group: &[u8], endpoint: &Endpoint) -> bool {
+        let newest_first = self.list.iter().rev();
+        let mut fitting = newest_first.filter(|word| {
+            // A resume of endpoints is an exception here, too.
+            (!word.pattern.is_of_endpoints() || word.saying == Saying::Resume)
+                && word.pattern.fits_group(lb_uid, group)
+                && word.pattern.fits_endpoint(endpoint)
+        });
+        fitting.next().is_some_and(|word| word.saying == Saying::Quiesce)
+    }
+
+    /// The words that match a membership, or an endpoint in some group (`None`).
+    pub(super) fn matching(&self, membership: Option<(&[u8], &[u8])>, endpoint: &Endpoint) -> Vec<Arc<Word>> {
+        let fits = |word: &&Arc<Word>| {
+            word.pattern.fits_endpoint(endpoint)
+                && membership.is_none_or(|(lb_uid, group)| word.pattern.fits_group(lb_uid, group))
+        };
+        self.list.iter().filter(fits).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(last: u8, port: u16) -> Endpoint {
+        Endpoint::new([10, 0, 0, last].into(), 6, port)
+    }
+
+    fn at(last: u8) -> Pattern {
+        Pattern { address: Some([10, 0, 0, last].into()), ..Pattern::default() }
+    }
+
+    fn group(name: &str) -> Pattern {
+        Pattern { group: Some(name.as_bytes().into()), ..Pattern::default() }
+    }
+
+    fn say(words: &mut Words, saying: Saying, pattern: Pattern) -> Result<Plan, WordRefused> {
+        let plan = words.plan(saying, &pattern)?;
+        plan.unsaid.iter().for_each(|&number| drop(words.unsay(number)));
+        if plan.said {
+            let number = words.next_number();
+            let (reason, by, from) = ("r".into(), "b".into(), "f".into());
+            words.say(Word { number, saying, pattern, reason, by, from, at: Time::default(), expires: None });
+        }
+        Ok(plan)
+    }
+
+    #[test]
+    fn what_is_left_out_matches_all_and_the_newest_word_counts() {
+        let mut words = Words::default();
+        say(&mut words, Saying::Quiesce, at(1)).unwrap();
+        let quiesced = |words: &Words, last, port| words.of_endpoint(&endpoint(last, port)).quiesced;
+        assert!(quiesced(&words, 1, 80) && quiesced(&words, 1, 81) && !quiesced(&words, 2, 80));
+        assert!(words.of_endpoint(&Endpoint::new("::ffff:10.0.0.1".parse().unwrap(), 6, 80)).quiesced);
+        // One of two ports is an exception.
+        let one = Pattern { port: Some(80), ..at(1) };
+        assert_eq!(say(&mut words, Saying::Resume, one.clone()), Ok(Plan { unsaid: vec![], said: true }));
+        assert!(!quiesced(&words, 1, 80) && quiesced(&words, 1, 81));
+        assert!(say(&mut words, Saying::Quiesce, one).is_ok());
+        assert!(quiesced(&words, 1, 80));
+        // A resume of all that was quiesced leaves no word.
+        assert_eq!(say(&mut words, Saying::Resume, at(1)), Ok(Plan { unsaid: vec![1, 2, 3], said: false }));
+        assert!(words.is_empty() && !quiesced(&words, 1, 81));
+        assert_eq!(say(&mut words, Saying::Resume, at(1)), Err(WordRefused::Nothing));
+    }
+
+    #[test]
+    fn groups_and_endpoints_are_apart() {
+        let mut words = Words::default();
+        say(&mut words, Saying::Quiesce, group("web")).unwrap();
+        assert!(words.quiesce(b"LB1", b"web", &endpoint(1, 80)) && !words.quiesce(b"LB1", b"db", &endpoint(1, 80)));
+        assert!(!words.of_endpoint(&endpoint(1, 80)).quiesced);
+        // An endpoint that is resumed is resumed in the group, too.
+        say(&mut words, Saying::Resume, at(1)).unwrap();
+        assert!(!words.quiesce(b"LB1", b"web", &endpoint(1, 80)) && words.quiesce(b"LB1", b"web", &endpoint(2, 80)));
+        say(&mut words, Saying::Quiesce, at(3)).unwrap();
+        let in_web = Pattern { group: Some(b"web"[..].into()), ..at(3) };
+        assert_eq!(say(&mut words, Saying::Resume, in_web), Err(WordRefused::OfEndpoints(3)));
+        say(&mut words, Saying::Resume, Pattern::default()).unwrap();
+        assert!(words.is_empty(), "a resume of everything ends every quiesce");
+    }
+
+    #[test]
+    fn weights_are_fixed_and_released() {
+        let mut words = Words::default();
+        say(&mut words, Saying::Weight(7), at(1)).unwrap();
+        say(&mut words, Saying::Weight(9), at(1)).unwrap();
+        assert_eq!(words.list().len(), 1, "the newer word takes the place of one about the same");
+        assert_eq!(words.of_endpoint(&endpoint(1, 80)), OfEndpoint { quiesced: false, weight: Some(9) });
+        let one = Pattern { port: Some(80), ..at(1) };
+        assert_eq!(words.plan_release(&one), Err(WordRefused::Wider(2)));
+        assert_eq!(words.plan_release(&at(2)), Err(WordRefused::Nothing));
+        assert_eq!(words.plan_release(&at(1)).unwrap().unsaid, [2]);
+    }
+
+    #[test]
+    fn there_is_a_limit() {
+        let mut words = Words::default();
+        for port in 0..limits::OPERATOR_WORDS as u16 {
+            say(&mut words, Saying::Quiesce, Pattern { port: Some(port), ..at(1) }).unwrap();
+        }
+        assert_eq!(say(&mut words, Saying::Quiesce, at(2)), Err(WordRefused::TooMany));
+        let again = Pattern { port: Some(7), ..at(1) };
+        assert!(say(&mut words, Saying::Quiesce, again).is_ok(), "one that takes the place of another is taken");
+        assert!(say(&mut words, Saying::Resume, at(1)).is_ok());
+    }
+}

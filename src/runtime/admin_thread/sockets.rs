@@ -1,0 +1,120 @@
+//! The admin side's listeners.
+
+use std::{
+    fs, io,
+    net::TcpListener,
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Mode, fchmod};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::AdminAddress;
+
+/// Who may use a UNIX socket: its owner and its group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// A bound listener.
+pub(in crate::runtime) enum Bound {
+    /// The socket's file goes with this value.
+    Unix(UnixListener, SocketFile),
+    /// With TLS or without.
+    Tcp { listener: TcpListener, tls: bool },
+}
+
+/// The file of a UNIX socket; removed at the end.
+pub(in crate::runtime) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Binds an address; gives the address with the port that the system chose.
+pub(in crate::runtime) fn bind(address: &AdminAddress) -> io::Result<(AdminAddress, Bound)> {
+    match address {
+        AdminAddress::Socket(path) => {
+            let listener = bind_unix(path)?;
+            Ok((address.clone(), Bound::Unix(listener, SocketFile(path.clone()))))
+        }
+        AdminAddress::Tcp(wanted) => {
+            let listener = TcpListener::bind(wanted)?;
+            listener.set_nonblocking(true)?;
+            let bound = AdminAddress::Tcp(listener.local_addr()?);
+            Ok((bound, Bound::Tcp { listener, tls: address.is_remote() }))
+        }
+    }
+}
+
+/// Binds a UNIX socket with [`SOCKET_MODE`]. A socket file that nobody listens at is replaced.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    make_way(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The file gets the socket's mode as far as the umask lets it; so at no moment may others connect.
+    let mode = Mode::from_raw_mode(SOCKET_MODE);
+    fchmod(&socket, mode).map_err(io::Error::from)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(UnixListener::from(std::os::fd::OwnedFd::from(socket)))
+}
+
+/// Removes the socket file of a process that has ended.
+fn make_way(path: &Path) -> io::Result<()> {
+    let exists = |text: String| io::Error::new(io::ErrorKind::AlreadyExists, text);
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(file) if !file.file_type().is_socket() => Err(exists("the file is there and is no socket".into())),
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("gwm-admin-{}-{name}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        path
+    }
+
+    #[test]
+    fn a_socket_is_for_owner_and_group_and_goes_with_its_value() {
+        let path = path("mode");
+        let (_, bound) = bind(&AdminAddress::Socket(path.clone())).expect("a free path");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o660);
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_everything_else_is_left_alone() {
+        let path = path("stale");
+        drop(UnixListener::bind(&path).expect("a free path"));
+        let address = AdminAddress::Socket(path.clone());
+        let (_, bound) = bind(&address).expect("a stale socket is no hindrance");
+        let refused = bind(&address).err().expect("a live socket is");
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        assert!(path.exists());
+        drop(bound);
+        fs::write(&path, "precious").unwrap();
+        assert!(bind(&address).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+    }
+}
