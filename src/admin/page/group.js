@@ -1,0 +1,114 @@
+// One group: its bars, its members, and what a person can do with all of them.
+
+/** One group. */
+class GroupView {
+  constructor(query) {
+    const [lb, group] = [query.get('lb') ?? '', query.get('group') ?? ''];
+    this.key = `${lb} ${group}`;
+    this.group = group;
+    this.lb = lb;
+    this.members = new MemberRows({ load_balancer_hex: lb, group }, { showsGroup: false });
+    this.title = `Group ${group}`;
+  }
+
+  part = 'overview';
+
+  readings() {
+    return this.members.readings();
+  }
+
+  onEvent(kind, value) {
+    this.members.onEvent(kind, value);
+    if (kind === 'endpoint') {
+      const key = endpointKey(value);
+      const isMine = [...this.members.rows.rows.values()].some((row) => endpointKey(row) === key);
+      if (isMine) farm.groups.touch(this.key, { load_balancer_hex: this.lb, group: this.group });
+    }
+  }
+
+  draw() {
+    const row = farm.groups.rows.get(this.key);
+    const members = [...this.members.rows.rows.values()];
+    const uid = row?.load_balancer.uid ?? members[0]?.load_balancer.uid ?? this.lb;
+    const width = roomOfMain() - 34; // inside the panel
+    const inOrder = this.members.items();
+    if (farm.groups.loaded && farm.groups.whole && !row)
+      return notFound(`There is no group ${this.group} of this load balancer.`);
+    return [
+      h(
+        'div',
+        { class: 'heading' },
+        h(
+          'div',
+          null,
+          h(
+            'p',
+            { class: 'trail' },
+            h('a', { href: link('') }, 'Groups'),
+            ' of ',
+            h('a', { href: link('', { lb: this.lb }) }, uid),
+          ),
+          h('h1', null, this.group),
+        ),
+        h(
+          'div',
+          { class: 'buttons' },
+          this.button('Quiesce', 'members/quiesce'),
+          this.button('Resume', 'members/resume'),
+        ),
+      ),
+      row &&
+        h(
+          'section',
+          { class: 'panel', 'aria-label': 'The group' },
+          h(
+            'div',
+            { class: 'line wrap' },
+            chips(members.length === row.members ? tally(members) : countsOf(row)),
+            h('span', { class: 'quiet' }, `weight ${number(row.weight)} in all`),
+            badge(row.policy, 'How the weights are made'),
+            row.scaled && badge('scaled', 'Rates of requests are turned into weights'),
+            row.shared_by > 1 &&
+              badge(
+                `the same in ${number(row.shared_by)} groups`,
+                'Groups of other load balancers list the same members',
+              ),
+            row.in_doubt && badge('in doubt', 'Too many members failed at once: failures do not count now', 'warn'),
+          ),
+          strip(inOrder, width, 72, inOrder.length),
+          inOrder.length > barsIn(width) &&
+            h(
+              'p',
+              { class: 'quiet' },
+              `The first ${number(barsIn(width))} of ${number(inOrder.length)}, in the order below.`,
+            ),
+        ),
+      h('section', null, this.members.draw('Members')),
+    ];
+  }
+
+  button(action, path) {
+    const isQuiesce = action === 'Quiesce';
+    return h(
+      'button',
+      {
+        class: isQuiesce ? 'grave' : '',
+        onclick: () =>
+          askToWrite({
+            title: `${action} the group ${this.group}`,
+            path,
+            action,
+            isGrave: isQuiesce,
+            text: isQuiesce
+              ? 'All its members get weight 0 and finish the work that they have.'
+              : 'Its members get work again, unless someone else keeps them out.',
+            scopes: [
+              ['this group of this load balancer', { group: this.group, load_balancer_hex: this.lb }],
+              [`groups named ${this.group} of every load balancer`, { group: this.group }],
+            ],
+          }),
+      },
+      `${action} group …`,
+    );
+  }
+}
