@@ -20,6 +20,7 @@ mod demo;
 mod fake_gwm;
 mod haproxy;
 mod harness;
+mod page;
 mod site;
 mod takeover;
 mod tshark;

@@ -32,7 +32,7 @@ class Balancers {
         'a',
         { class: 'filter', href: link('balancers', query), 'aria-current': isOn && 'true' },
         name,
-        h('span', null, number(count)),
+        h('span', { class: 'quiet' }, number(count)),
       );
     return [
       h('h1', { class: 'unseen' }, 'Load balancers'),

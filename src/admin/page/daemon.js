@@ -25,7 +25,7 @@ class Daemon {
                   path: 'reload',
                   action: 'Read',
                   scopes: [['', {}]],
-                  text: 'The daemon reads its members file and its access file again, as at SIGHUP. Its log says how that went.',
+                  text: 'The daemon reads its files again, as at SIGHUP. Its log says how that went.',
                 }),
             },
             'Read files again …',

@@ -19,10 +19,8 @@ class GroupView {
 
   onEvent(kind, value) {
     this.members.onEvent(kind, value);
-    if (kind === 'endpoint') {
-      const key = endpointKey(value);
-      const isMine = [...this.members.rows.rows.values()].some((row) => endpointKey(row) === key);
-      if (isMine) farm.groups.touch(this.key, { load_balancer_hex: this.lb, group: this.group });
+    if (kind === 'endpoint' && this.members.rows.has(endpointKey(value))) {
+      farm.groups.touch(this.key, { load_balancer_hex: this.lb, group: this.group });
     }
   }
 
@@ -32,6 +30,7 @@ class GroupView {
     const uid = row?.load_balancer.uid ?? members[0]?.load_balancer.uid ?? this.lb;
     const width = roomOfMain() - 34; // inside the panel
     const inOrder = this.members.items();
+    const step = Math.ceil(inOrder.length / barsIn(width));
     if (farm.groups.loaded && farm.groups.whole && !row)
       return notFound(`There is no group ${this.group} of this load balancer.`);
     return [
@@ -75,13 +74,8 @@ class GroupView {
               ),
             row.in_doubt && badge('in doubt', 'Too many members failed at once: failures do not count now', 'warn'),
           ),
-          strip(inOrder, width, 72, inOrder.length),
-          inOrder.length > barsIn(width) &&
-            h(
-              'p',
-              { class: 'quiet' },
-              `The first ${number(barsIn(width))} of ${number(inOrder.length)}, in the order below.`,
-            ),
+          strip(everyNth(inOrder, step), width, 72, row.members),
+          step > 1 && h('p', { class: 'quiet' }, `A bar for one of ${number(step)} members, in the order below.`),
         ),
       h('section', null, this.members.draw('Members')),
     ];
@@ -111,4 +105,9 @@ class GroupView {
       `${action} group …`,
     );
   }
+}
+
+/** One of so many items, in order: the form of a distribution stays. */
+function everyNth(items, step) {
+  return items.filter((_, at) => at % step === 0);
 }

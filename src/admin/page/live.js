@@ -58,6 +58,15 @@ class RowList {
     this.some.stale = true;
   }
 
+  /** Whether a row has this subject. */
+  has(subject) {
+    if (this.subjectsVersion !== this.version) {
+      this.subjects = new Set([...this.rows.values()].map(this.subjectOf));
+      this.subjectsVersion = this.version;
+    }
+    return this.subjects.has(subject);
+  }
+
   async readAll() {
     this.touched.clear();
     const rows = new Map();

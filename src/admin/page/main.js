@@ -25,6 +25,7 @@ function showView() {
   if (view instanceof Search) {
     if (input.value.trim() !== view.text) input.value = view.text;
   } else if (document.activeElement !== input) {
+    input.value = '';
     document.getElementById('main').focus({ preventScroll: true });
   }
   freshen();
@@ -53,7 +54,8 @@ function drawFrame() {
   const grade = connection.live ? gradeOfAll(findings()) : null;
   const words = connection.live ? 'live' : 'no connection';
   patch(document.getElementById('connection'), [h('span', { class: connection.live ? 'live' : 'dead' }, words)]);
-  document.title = `${{ bad: '✕ ', warn: '! ' }[grade] ?? ''}${connection.live ? '' : '(no connection) '}${view.title ?? ''} – gwm`;
+  const mark = connection.live ? ({ bad: '✕ ', warn: '! ' }[grade] ?? '') : '(no connection) ';
+  document.title = `${mark}${view.title ?? ''} – gwm`;
   document.body.classList.toggle('stale', !connection.live && connection.since !== undefined);
   patch(
     document.getElementById('gone'),
@@ -63,7 +65,8 @@ function drawFrame() {
             'p',
             null,
             shape('bad'),
-            `The daemon does not answer since ${clock(new Date(connection.since).toISOString())}. What you see is old. The page tries again by itself.`,
+            `The daemon does not answer since ${clock(connection.since)}. `,
+            'What you see is old. The page tries again by itself.',
           ),
           h('button', { onclick: () => stream.tryNow() }, 'Try now'),
         ]

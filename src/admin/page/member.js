@@ -324,7 +324,8 @@ function chart(history, policy) {
     );
   });
   const values = steps.map((step) => step.value);
-  const label = `Weight since ${clock(new Date(begin).toISOString())}: between ${number(Math.min(...values))} and ${number(most)}, now ${number(values.at(-1))}`;
+  const range = `between ${number(Math.min(...values))} and ${number(most)}, now ${number(values.at(-1))}`;
+  const label = `Weight since ${clock(begin)}: ${range}`;
   return h(
     'svg',
     { class: 'chart', viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': label },
@@ -339,7 +340,7 @@ function chart(history, policy) {
     h('path', { class: 'area', d: area }),
     h('path', { class: 'step', d: line }),
     bands,
-    h('text', { x: left, y: height - 8 }, clock(new Date(begin).toISOString())),
+    h('text', { x: left, y: height - 8 }, clock(begin)),
     h('text', { x: width - right, y: height - 8, class: 'right' }, 'now'),
   );
 }

@@ -26,7 +26,9 @@ class MemberRows {
     const { query } = this.rows;
     if (kind === 'endpoint') {
       const { address, port, protocol } = value;
-      this.rows.touch(endpointKey(value), { address, port, protocol });
+      // New members come with an event of their group. But any member may come into the state that is asked for.
+      if (query.state || this.rows.has(endpointKey(value)))
+        this.rows.touch(endpointKey(value), { address, port, protocol });
     } else if (kind === 'group') {
       const { load_balancer, group } = value;
       const isOfGroup =
@@ -62,8 +64,8 @@ class MemberRows {
         'button',
         { class: 'filter', 'aria-pressed': String(this.state === state), onclick: () => this.filterBy(state) },
         state && shape(state),
-        name,
-        h('span', null, number(count)),
+        h('span', { class: state ? 'word' : '' }, `${name} `),
+        h('span', { class: 'quiet' }, number(count)),
       );
     return [
       h(

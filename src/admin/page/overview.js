@@ -59,6 +59,7 @@ class Overview {
       for (const [state, count] of Object.entries(countsOf(group))) sum[state] = (sum[state] ?? 0) + count;
       return sum;
     }, {});
+    const held = totals.load_balancers - totals.load_balancers_connected;
     const nearest = [...(farm.limits.value ?? [])].sort((a, b) => b.used / b.max - a.used / a.max)[0];
     const tile = (name, value, href, ...more) =>
       h(
@@ -76,7 +77,7 @@ class Overview {
         'Load balancers',
         number(totals.load_balancers),
         link('balancers'),
-        `${number(totals.load_balancers_connected)} connected, ${number(totals.load_balancers - totals.load_balancers_connected)} held`,
+        `${number(totals.load_balancers_connected)} connected, ${number(held)} held`,
       ),
       tile(
         'Endpoints',
@@ -113,7 +114,7 @@ class Overview {
         'a',
         { class: 'filter', href: link('', { ...query, ...more }), 'aria-current': isOn && 'true' },
         name,
-        h('span', null, number(count)),
+        h('span', { class: 'quiet' }, number(count)),
       );
     const uid = this.lb && (all[0]?.load_balancer.uid ?? this.lb);
     return h(
@@ -149,7 +150,7 @@ function status(list, count, whenEmpty) {
 /** Names as people sort them: web2 before web10. */
 const byName = new Intl.Collator('en', { numeric: true }).compare;
 
-/** The strips of the groups that are in view; each is read when it comes into view, and when one of its members changes. */
+/** The strips of groups; each is read when it comes into view, and again when one of its members changes. */
 class Strips {
   constructor(list) {
     this.list = list;
@@ -203,6 +204,8 @@ class Strips {
     // A daemon counts members that nothing confirms by their contact and weight; rows tell them apart.
     const counts = members?.length === group.members ? tally(members) : countsOf(group);
     const grade = gradeOf(group);
+    const stripWidth = width - 26; // inside the cell
+    const drawn = members ? Math.min(members.length, barsIn(stripWidth)) : group.members;
     return [
       h(
         'div',
@@ -213,11 +216,12 @@ class Strips {
         h(
           'span',
           { class: 'end' },
+          drawn < group.members && badge(`bars: the first ${number(drawn)}`, 'Open the group for all'),
           group.in_doubt && badge('in doubt', 'Too many members failed at once: failures do not count now', 'warn'),
           badge(group.policy, 'How the weights are made'),
         ),
       ),
-      members ? strip(members, width - 26, 44, group.members) : h('div', { class: 'strip-room' }),
+      members ? strip(members, stripWidth, 44, group.members) : h('div', { class: 'strip-room' }),
       h(
         'div',
         { class: 'line' },

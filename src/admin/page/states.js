@@ -36,7 +36,7 @@ function tally(members) {
   return counts;
 }
 
-/** How many members are in each state, as the row of a group says. `up` and `drained` have those that nothing confirms. */
+/** How many members are in each state, by the row of a group: `up` and `drained` have those that nothing confirms. */
 function countsOf(group) {
   return { down: group.down, drained: group.drained, quiesced: group.quiesced, up: group.up };
 }
@@ -49,10 +49,11 @@ function countsText(counts) {
 
 /** The counts as chips, each with its shape. */
 function chips(counts) {
+  const shown = STATES.filter((state) => counts[state]);
   return h(
     'span',
-    { class: 'chips' },
-    STATES.filter((state) => counts[state]).map((state) =>
+    { class: `chips ${shown.length > 3 ? 'many' : ''}` },
+    shown.map((state) =>
       h(
         'span',
         { class: 'chip', title: `${state}: ${MEANING[state]}` },
@@ -69,8 +70,10 @@ function badge(text, title, grade) {
   return h('span', { class: `badge ${grade ?? ''}`, title }, text);
 }
 
+const NUMBERS = new Intl.NumberFormat('en', { maximumFractionDigits: 2 });
+
 function number(value) {
-  return value.toLocaleString('en', { maximumFractionDigits: 2 });
+  return NUMBERS.format(value);
 }
 
 function plural(count, one, many) {
@@ -106,9 +109,9 @@ function duration(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
-/** The clock of this machine; with the date, if it is not today's. */
-function clock(text) {
-  const time = new Date(text);
+/** The clock of this machine; with the date, if it is not today's. Takes text, or milliseconds since 1970. */
+function clock(instant) {
+  const time = new Date(instant);
   const two = (part) => String(part).padStart(2, '0');
   const hours = `${two(time.getHours())}:${two(time.getMinutes())}:${two(time.getSeconds())}`;
   if (time.toDateString() === new Date().toDateString()) return hours;

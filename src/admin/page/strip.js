@@ -27,8 +27,8 @@ function strip(members, width, height, total) {
       ? column(x, bar, 2 + (height - 4) * (member.weight / top), height)
       : mark(state, x, bar, height);
   });
-  const hidden = Math.max(0, total - shown.length);
-  const label = `${plural(total, 'member', 'members')}: ${countsText(tally(members))}`;
+  const states = countsText(tally(shown));
+  const label = `Weights of ${plural(total, 'member', 'members')}, up to ${number(top)}; in the bars: ${states}`;
   return h(
     'svg',
     { class: 'strip', role: 'img', 'aria-label': label, width, height, viewBox: `0 0 ${width} ${height}` },
@@ -36,7 +36,6 @@ function strip(members, width, height, total) {
     STATES.filter((state) => paths[state]).map((state) =>
       h('path', { key: state, class: `bars ${state}`, d: paths[state] }),
     ),
-    hidden > 0 && h('title', null, `The first ${number(shown.length)} of ${number(total)} members`),
   );
 }
 
