@@ -79,7 +79,9 @@ mod tests {
     fn only_what_is_in_the_page_runs() {
         let policy = policy_of("<style>a{}</style><p>x</p><script type=\"module\">alert(1)</script><script>2</script>");
         // printf 'alert(1)' | openssl dgst -sha256 -binary | base64
-        assert!(policy.contains("script-src 'sha256-bhHHL3z2vDgxUt0W3dWQOrprscmda2Y5pLsLg4GF+pI='; style-src 'sha256-"));
+        assert!(
+            policy.contains("script-src 'sha256-bhHHL3z2vDgxUt0W3dWQOrprscmda2Y5pLsLg4GF+pI='; style-src 'sha256-")
+        );
         assert!(policy_of("<p>").contains("script-src 'none'; style-src 'none'"));
         assert!(!HTML.contains(" src=") && !HTML.contains("style=\""), "the policy would refuse it");
     }

@@ -86,9 +86,12 @@ fn follow(args: &Args, daemon: &mut Daemon, stopped: &dyn Fn() -> bool) -> Resul
     };
     let mut session = Session::open(target.connect()?, target.timeout, &wishes)?;
     let mut members = target.connect()?;
-    let mut view = View::new(&target)?;
+    let mut view = View::new(&target, daemon.page.as_deref())?;
     view.tell(&format!("A GWM listens on {}. Load balancer {LB} asks it to push weights,", target.gwm))?;
     view.tell("  trusts its members, and registers two name servers (dns) and an empty group (web).")?;
+    if let Some(page) = &daemon.page {
+        view.tell(&format!("A browser shows the same at {page}"))?;
+    }
     view.show(session.weights())?;
     let mut events = 0;
     let mut before = Weights::default();
@@ -223,6 +226,8 @@ struct Daemon {
     child: Child,
     directory: PathBuf,
     address: String,
+    /// The address of the daemon's page, if the daemon has an admin side.
+    page: Option<String>,
 }
 
 impl Daemon {
@@ -237,7 +242,7 @@ impl Daemon {
                 return Err(error);
             }
         };
-        let mut daemon = Daemon { child, directory, address: String::new() };
+        let mut daemon = Daemon { child, directory, address: String::new(), page: None };
         let stdout = daemon.child.stdout.take().expect("it was spawned with a pipe");
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
@@ -252,6 +257,10 @@ impl Daemon {
                 Ok(line) => {
                     if let Some(address) = line.strip_prefix("gwm: listening on ") {
                         daemon.address = address.split(' ').next().unwrap_or(address).to_owned();
+                    }
+                    // The daemon prints this address after the other one.
+                    daemon.page = line.strip_prefix("gwm: admin on ").map(str::to_owned);
+                    if daemon.page.is_some() || !cfg!(feature = "admin") {
                         return Ok(Some(daemon));
                     }
                 }
@@ -303,6 +312,9 @@ fn spawn(directory: &Path) -> Result<Child, Failure> {
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--probe", "off", "--members"])
         .arg(directory.join("members.toml"));
+    if cfg!(feature = "admin") {
+        command.args(["--admin-listen", "127.0.0.1:0"]);
+    }
     // The demonstration ignores environment variables that are meant for a real daemon.
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GWM_")) {
         command.env_remove(name);
@@ -364,9 +376,10 @@ struct View {
 }
 
 impl View {
-    fn new(target: &Target) -> Result<View, Failure> {
+    fn new(target: &Target, page: Option<&str>) -> Result<View, Failure> {
         let screen = if io::stdout().is_terminal() { Some(Screen::enter()?) } else { None };
-        let title = format!("{LB} at {}, weights as they are pushed  (Ctrl-C ends)", target.gwm);
+        let page = page.map_or(String::new(), |page| format!("; page: {page}"));
+        let title = format!("{LB} at {}, weights as they are pushed{page}  (Ctrl-C ends)", target.gwm);
         Ok(View { title, screen, story: VecDeque::new(), table: Vec::new(), printed: Vec::new() })
     }
 

@@ -23,6 +23,8 @@ pub mod decode;
 pub mod demo;
 pub mod lb;
 pub mod member;
+#[cfg(feature = "admin")]
+pub mod operator;
 pub mod serve;
 mod table;
 mod target;
@@ -43,6 +45,18 @@ enum Command {
     Lb(lb::Args),
     /// Act as a member (a server) towards a GWM
     Member(member::Args),
+    /// Show what a running daemon knows, by its admin side
+    #[cfg(feature = "admin")]
+    Status(operator::status::Args),
+    /// Take members out of service at a running daemon, by its admin side
+    #[cfg(feature = "admin")]
+    Quiesce(operator::write::QuiesceArgs),
+    /// End what `gwm quiesce` began
+    #[cfg(feature = "admin")]
+    Resume(operator::write::ResumeArgs),
+    /// Fix the weight of a member at a running daemon, or release it
+    #[cfg(feature = "admin")]
+    Weight(operator::write::WeightArgs),
     /// Turn captured SASP bytes into readable messages
     Decode(decode::Args),
     /// Run a daemon, members whose weights move, and a load balancer that follows, as a demonstration
@@ -55,6 +69,14 @@ pub fn main() -> ExitCode {
         Ok(Cli { command: Command::Serve(args) }) => serve::run(*args),
         Ok(Cli { command: Command::Lb(args) }) => lb::run(args),
         Ok(Cli { command: Command::Member(args) }) => member::run(args),
+        #[cfg(feature = "admin")]
+        Ok(Cli { command: Command::Status(args) }) => operator::status::run(args),
+        #[cfg(feature = "admin")]
+        Ok(Cli { command: Command::Quiesce(args) }) => operator::write::quiesce(args),
+        #[cfg(feature = "admin")]
+        Ok(Cli { command: Command::Resume(args) }) => operator::write::resume(args),
+        #[cfg(feature = "admin")]
+        Ok(Cli { command: Command::Weight(args) }) => operator::write::weight(args),
         Ok(Cli { command: Command::Decode(args) }) => decode::run(args),
         Ok(Cli { command: Command::Demo(args) }) => demo::run(args),
         Err(error) => show(&error),

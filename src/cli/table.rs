@@ -24,30 +24,60 @@ use crate::{
     sasp::{EntryFlags, Escaped},
 };
 
-const TITLES: [&str; 9] = ["GROUP", "MEMBER", "LABEL", "WEIGHT", "SHARE", "CONTACT", "CONFIDENT", "QUIESCED", "STATE"];
+/// A column of a table.
+#[derive(Clone, Copy)]
+pub(crate) struct Column {
+    title: &'static str,
+    is_right: bool,
+    /// It is cut if the others do not fit.
+    gives_way: bool,
+}
 
-/// Columns of figures, aligned to the right.
-const RIGHT: [bool; 9] = [false, false, false, true, true, false, false, false, false];
+impl Column {
+    /// A column of text.
+    pub(crate) const fn left(title: &'static str) -> Column {
+        Column { title, is_right: false, gives_way: false }
+    }
 
-/// The column that is cut if the others do not fit.
-const LABEL: usize = 2;
+    /// A column of figures, aligned to the right.
+    pub(crate) const fn right(title: &'static str) -> Column {
+        Column { title, is_right: true, gives_way: false }
+    }
+
+    /// The column of text that is cut if the others do not fit.
+    pub(crate) const fn cut(title: &'static str) -> Column {
+        Column { title, is_right: false, gives_way: true }
+    }
+}
+
+const COLUMNS: [Column; 9] = [
+    Column::left("GROUP"),
+    Column::left("MEMBER"),
+    Column::cut("LABEL"),
+    Column::right("WEIGHT"),
+    Column::right("SHARE"),
+    Column::left("CONTACT"),
+    Column::left("CONFIDENT"),
+    Column::left("QUIESCED"),
+    Column::left("STATE"),
+];
 
 /// The table as lines, titles first. If it is wider than `width`, columns move closer and labels are cut, as far as that
 /// helps.
 pub(crate) fn lines(weights: &Weights, width: usize) -> Vec<String> {
-    let mut rows = vec![TITLES.map(str::to_owned)];
+    let mut rows = Vec::new();
     for group in weights.groups() {
         let name = Escaped(group.name()).to_string();
         let shares = group.shares();
         if group.members().is_empty() {
-            let mut row = [const { String::new() }; 9];
+            let mut row = vec![String::new(); COLUMNS.len()];
             row[0] = name.clone();
             row[1] = "(no members)".into();
             rows.push(row);
         }
         for (at, member) in group.members().iter().enumerate() {
             let flag = |flag| if member.entry.flags.contains(flag) { "yes" } else { "no" }.to_owned();
-            rows.push([
+            rows.push(vec![
                 name.clone(),
                 member.endpoint.to_string(),
                 Escaped(&member.label).to_string(),
@@ -60,13 +90,22 @@ pub(crate) fn lines(weights: &Weights, width: usize) -> Vec<String> {
             ]);
         }
     }
+    aligned(&COLUMNS, rows, width)
+}
+
+/// Rows as lines, titles first. If they are wider than `width`, columns move closer and the column that gives way is cut,
+/// as far as that helps.
+pub(crate) fn aligned(columns: &[Column], mut rows: Vec<Vec<String>>, width: usize) -> Vec<String> {
+    rows.insert(0, columns.iter().map(|column| column.title.to_owned()).collect());
     let widest = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
-    let mut widths: [usize; 9] = std::array::from_fn(widest);
+    let mut widths: Vec<usize> = (0..columns.len()).map(widest).collect();
     let whole = |gap: usize| widths.iter().sum::<usize>() + gap * (widths.len() - 1);
     let gap = if whole(2) > width { " " } else { "  " };
     let lacking = whole(1).saturating_sub(width);
-    widths[LABEL] = widths[LABEL].saturating_sub(lacking).max(TITLES[LABEL].len());
-    let line = |row: &[String; 9]| {
+    if let Some(at) = columns.iter().position(|column| column.gives_way) {
+        widths[at] = widths[at].saturating_sub(lacking).max(columns[at].title.len());
+    }
+    let line = |row: &Vec<String>| {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
             let width = widths[column];
@@ -75,7 +114,7 @@ pub(crate) fn lines(weights: &Weights, width: usize) -> Vec<String> {
                 false => cell.clone(),
             };
             let space = width - cell.width();
-            let _ = match RIGHT[column] {
+            let _ = match columns[column].is_right {
                 true => write!(line, "{:space$}{cell}{gap}", ""),
                 false => write!(line, "{cell}{:space$}{gap}", ""),
             };

@@ -19,7 +19,7 @@ pub enum AdminAddress {
 
 impl AdminAddress {
     /// Parses `unix:/run/gwm/admin.sock` and `127.0.0.1:9860`.
-    pub(super) fn parse(text: &str) -> Result<AdminAddress, String> {
+    pub fn parse(text: &str) -> Result<AdminAddress, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = PathBuf::from(path);
             return match path.is_absolute() {

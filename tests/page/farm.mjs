@@ -36,7 +36,7 @@ export class Farm {
       `[[group.member]]\naddress = "${address}"\nprotocol = "tcp"\nport = 80\nlabel = "${label}"\n`);
     writeFileSync(join(farm.directory, 'groups.toml'), `[[group]]\nname = "web"\n${groups.join('')}`);
     await farm.startDaemon('127.0.0.1:0', '127.0.0.1:0');
-    farm.balancer = run(['lb', 'watch', '--gwm', farm.address, '--uid', 'LB1', '--trust', '--reconnect', '1s', '--json',
+    farm.balancer = run(['lb', 'watch', '--gwm', farm.address, '--uid', 'LB1', '--trust', '--retry', '1s', '--json',
       '--groups', join(farm.directory, 'groups.toml')], ['ignore', 'pipe', 'inherit']);
     farm.balancer.stdout.resume();
     return farm;

@@ -1,7 +1,8 @@
 //! `gwm demo` with the real daemon: each step of the story is printed, and no process or file stays.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -29,6 +30,15 @@ fn the_story_happens_and_nothing_is_left_of_it() {
     let first = lines.next().unwrap_or_default();
     let address = first.strip_prefix("A GWM listens on ").and_then(|rest| rest.split(". ").next());
     let address = address.unwrap_or_else(|| panic!("`{first}` is not the first line")).to_owned();
+    let page = lines.find_map(|line| line.strip_prefix("A browser shows the same at http://").map(str::to_owned));
+    let mut stream = TcpStream::connect(page.expect("the page's address").trim_end_matches('/')).unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.lines().next().is_some_and(|line| line.contains(" 200 ")) && answer.contains("<title>gwm</title>"),
+        "{answer}"
+    );
     // The demo prints what the load balancer got, in this order.
     for expected in [
         "    web: no members",
@@ -50,6 +60,6 @@ fn the_story_happens_and_nothing_is_left_of_it() {
     assert_eq!(demo.wait().unwrap().code(), Some(0));
     let left: Vec<_> = std::fs::read_dir(&directory).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
-    std::net::TcpStream::connect(&address).expect_err("the daemon is gone");
+    TcpStream::connect(&address).expect_err("the daemon is gone");
     std::fs::remove_dir(&directory).unwrap();
 }

@@ -1,6 +1,7 @@
 //! The admin side of a real daemon, by HTTP over TCP and UNIX sockets.
 
 mod api;
+mod commands;
 mod events;
 mod hostile;
 mod metrics;

@@ -1,0 +1,218 @@
+//! `gwm status`: what a running daemon knows, as tables or JSON, once or again and again.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    Flags, Place,
+    ask::{Daemon, Query},
+    place, show,
+};
+use crate::cli::{
+    table::{self, Screen},
+    target::{self, Failure},
+};
+
+/// The text below the flags in `--help`.
+const HELP: &str = "\
+The daemon answers by its admin side (gwm serve --admin-listen); no load balancer's session is touched.
+
+As a table, columns move closer and names are cut on a narrow terminal, and stand in full in a pipe. --json prints one \
+JSON object with the fields of the daemon's /api/v1/openapi.json. --watch draws the table again when something changes, \
+until Ctrl-C (exit status 0); with --json, or when the output is no terminal, it prints one JSON line a change.";
+
+/// Flags of `gwm status`.
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub struct Args {
+    #[command(flatten)]
+    daemon: Flags,
+    /// Print JSON
+    #[arg(long, env = "GWM_JSON", value_parser = clap::builder::FalseyValueParser::new(), global = true)]
+    json: bool,
+    /// Show it again when it changes
+    #[arg(long, env = "GWM_WATCH", value_parser = clap::builder::FalseyValueParser::new(), global = true)]
+    watch: bool,
+    /// The most rows: 1 to 1000000
+    #[arg(long, env = "GWM_ROWS", value_name = "NUMBER", default_value = "10000", global = true,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rows: u32,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Load balancers with their sessions
+    Lbs,
+    /// Groups with how many members are in which state
+    Groups(Which),
+    /// Members, one row for each load balancer and group
+    Members {
+        #[command(flatten)]
+        which: Which,
+        /// Only members in this state: up, down, drained, unknown, quiesced
+        #[arg(long, env = "GWM_STATE", value_name = "STATE",
+              value_parser = ["up", "down", "drained", "unknown", "quiesced"])]
+        state: Option<String>,
+    },
+    /// One member: why it has its weight, and its last changes
+    Member {
+        /// The member: IP:PORT (TCP), `[IPv6]:PORT/udp`, IP:PORT/NUMBER; or IP alone: a whole system
+        #[arg(value_name = "MEMBER", value_parser = place)]
+        member: Place,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Checks of members, with their last results
+    Checks,
+    /// Limits, and how much of each is used
+    Limits,
+}
+
+/// Which load balancer and group.
+#[derive(clap::Args, Default)]
+struct Which {
+    /// Only groups with this name
+    #[arg(long, env = "GWM_GROUP", value_name = "NAME")]
+    group: Option<String>,
+    /// Only of this load balancer
+    #[arg(long, env = "GWM_LB", value_name = "UID")]
+    lb: Option<String>,
+}
+
+impl Which {
+    fn query(&self) -> Vec<(&'static str, &str)> {
+        let fields = [("group", &self.group), ("load_balancer", &self.lb)];
+        fields.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
+    }
+}
+
+/// Runs `gwm status`.
+pub fn run(args: Args) -> ExitCode {
+    target::finish(status(args))
+}
+
+/// How often a watch asks.
+const PACE: Duration = Duration::from_secs(1);
+
+fn status(args: Args) -> Result<(), Failure> {
+    let daemon = args.daemon.daemon()?;
+    let rows = args.rows as usize;
+    if !args.watch {
+        let value = look(&daemon, args.what.as_ref(), rows)?;
+        let text = if args.json { value.to_string() } else { lines(&value, width()).join("\n") };
+        return Ok(writeln!(io::stdout(), "{text}")?);
+    }
+    let live = !args.json && io::stdout().is_terminal();
+    table::end_on_signal(live)?;
+    let mut screen = if live { Some(Screen::enter()?) } else { None };
+    let mut before = Value::Null;
+    loop {
+        let looked = look(&daemon, args.what.as_ref(), rows);
+        match (&mut screen, looked) {
+            (Some(screen), looked) => {
+                let (columns, _) = screen.size();
+                let text = match looked {
+                    Ok(value) => lines(&value, columns),
+                    Err(Failure::Failed(error)) => vec![error],
+                    Err(other) => return Err(other),
+                };
+                let now = humantime::format_rfc3339_seconds(SystemTime::now());
+                let title = format!("{} at {now}  (Ctrl-C ends)", daemon.address);
+                screen.draw(&[vec![title, String::new()], text].concat())?;
+            }
+            (None, looked) => {
+                let value = match looked {
+                    Ok(value) => value,
+                    Err(Failure::Failed(error)) => json!({ "error": error }),
+                    Err(other) => return Err(other),
+                };
+                if value != before {
+                    let mut out = io::stdout().lock();
+                    writeln!(out, "{value}")?;
+                    out.flush()?;
+                    before = value;
+                }
+            }
+        }
+        thread::sleep(PACE);
+    }
+}
+
+/// The columns of the terminal; as many as are needed, if there is none.
+fn width() -> usize {
+    match crossterm::terminal::size() {
+        Ok((columns, _)) if io::stdout().is_terminal() && columns > 0 => columns.into(),
+        _ => usize::MAX,
+    }
+}
+
+/// The answer to the command, with only the fields of the API in it.
+fn look(daemon: &Daemon, what: Option<&What>, most: usize) -> Result<Value, Failure> {
+    let list = |path: &str, field: &str, query: &Query<'_>| -> Result<Value, Failure> {
+        let (rows, more) = daemon.list(path, field, query, most)?;
+        Ok(json!({ field: rows, "more": more }))
+    };
+    match what {
+        None => {
+            let mut overview = json!({});
+            for path in ["version", "totals", "limits", "words"] {
+                overview[path] = daemon.get(path, &[])?;
+            }
+            overview["groups"] = list("groups", "groups", &[])?;
+            Ok(overview)
+        }
+        Some(What::Lbs) => list("load-balancers", "load_balancers", &[]),
+        Some(What::Groups(which)) => list("groups", "groups", &which.query()),
+        Some(What::Members { which, state }) => {
+            let mut query = which.query();
+            query.extend(state.as_deref().map(|state| ("state", state)));
+            list("members", "members", &query)
+        }
+        Some(What::Member { member, which }) => member_in_full(daemon, member, which),
+        Some(What::Checks) => list("checks", "checks", &[]),
+        Some(What::Limits) => daemon.get("limits", &[]),
+    }
+}
+
+/// The most memberships of one endpoint that are shown in full.
+const MEMBERSHIPS: usize = 50;
+
+fn member_in_full(daemon: &Daemon, member: &Place, which: &Which) -> Result<Value, Failure> {
+    let (port, protocol) = member.service.clone().unwrap_or((0, "0".into()));
+    let port = port.to_string();
+    let place = [("address", &*member.address), ("port", &*port), ("protocol", &*protocol)];
+    let query = [&which.query()[..], &place].concat();
+    let (rows, more) = daemon.list("members", "members", &query, MEMBERSHIPS)?;
+    let mut found = Vec::new();
+    for row in &rows {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (lb, group) = (text(&row["load_balancer"]["uid_hex"]), text(&row["group"]));
+        let query = [&[("load_balancer_hex", &*lb), ("group", &*group)][..], &place].concat();
+        found.extend(daemon.look("member", &query)?.ok()); // it may have left since it was listed
+    }
+    if found.is_empty() {
+        return Err(Failure::Failed("no group lists this member".into()));
+    }
+    Ok(json!({ "memberships": found, "more": more }))
+}
+
+/// The answer as lines for people.
+fn lines(value: &Value, width: usize) -> Vec<String> {
+    let mut lines = match value.as_object() {
+        Some(object) if object.contains_key("totals") => show::overview(value, width),
+        Some(object) if object.contains_key("memberships") => show::memberships(&value["memberships"], width),
+        _ => show::list(value, width),
+    };
+    if value["more"] == true {
+        lines.push("There are more rows; --rows shows more of them.".into());
+    }
+    lines
+}
