@@ -105,9 +105,10 @@ pub const ROUTES: &[(&str, Route, bool)] = &[
 ];
 
 impl Route {
-    /// Whether the path needs no token: for those who only ask whether the daemon lives.
+    /// Whether the path needs no token: for those who only ask whether the daemon lives, and for the page, which has no
+    /// data and asks the operator for the token.
     pub fn is_open(self) -> bool {
-        matches!(self, Route::Healthz | Route::Readyz)
+        matches!(self, Route::Healthz | Route::Readyz | Route::Page)
     }
 }
 

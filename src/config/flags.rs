@@ -362,7 +362,7 @@ pub struct Flags {
     pub admin_tls_client_ca: Option<PathBuf>,
 
     /// A file with a token that requests to --admin-listen over TCP must have (Authorization: Bearer TOKEN), but for
-    /// /healthz and /readyz; 16 or more characters. SIGHUP reads it again
+    /// /healthz, /readyz and the page itself; 16 or more characters. SIGHUP reads it again
     #[arg(long, env = "GWM_ADMIN_TOKEN_FILE", value_name = "FILE", requires = "admin_listen")]
     pub admin_token_file: Option<PathBuf>,
 

@@ -84,7 +84,7 @@ describe('a farm of three members', () => {
     await sees(page, 'weight 70 in all');
     farm.writeWeights([{ ...THREE[0], weight: 75 }, THREE[1], THREE[2]]);
     await sees(page, 'weight 105 in all');
-    await page.getByRole('listitem').filter({ hasText: '10.0.0.1:80' }).getByText('75', { exact: true }).waitFor();
+    await page.getByRole('listitem').filter({ hasText: '10.0.0.1:80' }).getByText('weight 75', { exact: true }).waitFor();
     farm.writeWeights(THREE);
     await sees(page, 'weight 70 in all');
   });
@@ -233,7 +233,7 @@ test('a daemon with a token: the page asks for it, and uses it for the stream to
   const farm = await Farm.start(THREE, ['--admin-token-file', join(directory, 'token')]);
   try {
     const page = await open(farm);
-    await page.getByLabel('Token').fill('correct-horse-battery');
+    await page.getByRole('textbox', { name: 'Token' }).fill('correct-horse-battery');
     await page.getByRole('button', { name: 'Continue' }).click();
     await sees(page, 'All is well');
     await page.getByText('live', { exact: true }).waitFor();
@@ -260,7 +260,7 @@ test('10,000 members: the document holds only what is near the window', async ()
     const name = await list.locator('[aria-posinset="10000"] a').textContent();
     const changed = listed.map((member) => (name === `${member.address}:80` ? { ...member, weight: 77 } : member));
     farm.writeWeights(changed);
-    await cells.filter({ hasText: name }).getByText('77', { exact: true }).waitFor();
+    await cells.filter({ hasText: name }).getByText('weight 77', { exact: true }).waitFor();
     await page.keyboard.press('/');
     await page.keyboard.type('web-9999');
     await page.getByRole('heading', { name: '“web-9999”' }).waitFor();

@@ -93,7 +93,7 @@ function askToWrite({ title, text, path, scopes, weight, action, isGrave }) {
     if (values.get('expiry')) body.expires_in_seconds = Number(values.get('expiry'));
     const outcome = await post(path, body);
     toast(outcome.done);
-    for (const reading of readings()) reading.stale = true;
+    readAgain();
   };
   openDialog({ title, fields, action, isGrave, submit });
 }

@@ -173,7 +173,7 @@ function takeEvent(kind, value) {
       farm.totals.stale = true;
       break;
     case 'reset':
-      for (const reading of readings()) reading.stale = true;
+      readAgain();
       break;
   }
   view.onEvent?.(kind, value);
@@ -183,6 +183,11 @@ function takeEvent(kind, value) {
 function readings() {
   const { version, totals, limits, words, config, ready, groups } = farm;
   return [version, totals, limits, words, config, ready, ...groups.readings, ...(view.readings?.() ?? [])];
+}
+
+/** Makes all that is shown be read now: nobody knows what has changed, or a person wants to see it. */
+function readAgain() {
+  for (const reading of readings()) Object.assign(reading, { stale: true, readAt: -Infinity });
 }
 
 /** Reads what is due. A page that nobody looks at reads nothing; its events wait as what is stale. */

@@ -17,7 +17,7 @@ let view = { draw: () => [] };
 function showView() {
   const [, name, query] = /^#?\/?([^?]*)\??(.*)$/.exec(location.hash);
   const shown = VIEWS[name] ?? Overview;
-  view = new shown(new URLSearchParams(query));
+  view = new shown(new URLSearchParams(query), view);
   document.getElementById('main').replaceChildren();
   redrawNow();
   scrollTo(0, 0);
@@ -93,7 +93,7 @@ const BEAT_MS = 250;
 
 const stream = new Stream(takeEvent, (state) => {
   connection = state;
-  if (state.live) for (const reading of readings()) reading.readAt = -Infinity;
+  if (state.live) for (const reading of readings()) reading.readAt = -Infinity; // what is stale does not wait
   redraw();
 });
 

@@ -143,7 +143,11 @@ function status(list, count, whenEmpty) {
   if (list.error) return h('p', { class: 'empty' }, list.error.message);
   if (!list.loaded) return h('p', { class: 'empty' }, 'Reading …');
   if (!list.whole)
-    return h('p', { class: 'empty' }, `Only the first ${number(list.rows.size)} are shown. The search finds others.`);
+    return h(
+      'p',
+      { class: 'empty' },
+      `Only the first ${number(list.rows.size)} are read. A whole address in the search finds others.`,
+    );
   return count === 0 && h('p', { class: 'empty' }, whenEmpty);
 }
 

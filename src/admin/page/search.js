@@ -2,18 +2,16 @@
 
 /** What a search finds: groups and load balancers by a part of their name, members by any of their names. */
 class Search {
-  constructor(query) {
+  constructor(query, before) {
     this.text = query.get('text') ?? '';
-    const address = /^\[?([0-9a-f.:]*?)\]?(?::(\d{1,5}))?$/i.exec(this.text);
-    // The daemon finds a whole address among all members; the page looks for parts among those that it has read.
-    const isWhole =
-      address && (/^(\d{1,3}\.){3}\d{1,3}$/.test(address[1]) || /^\[?[0-9a-f:]+:[0-9a-f:]+\]?$/i.test(this.text));
-    const query4 =
-      isWhole && address[1].includes('.') ? { address: address[1], ...(address[2] ? { port: address[2] } : {}) } : null;
-    const asked = query4 ?? (isWhole ? { address: this.text.replace(/[[\]]/g, '') } : {});
-    this.members = new MemberRows(asked);
-    if (!isWhole) this.members.text = this.text;
-    this.balancers = balancerList();
+    const address = addressOf(this.text);
+    // The daemon finds a whole address among all members; the page looks for parts among those that it has read, and
+    // reads them once, however many letters are typed.
+    const known = before instanceof Search && !address && !before.address ? before : null;
+    this.address = address;
+    this.members = known?.members ?? new MemberRows(address ?? {});
+    this.members.text = address ? '' : this.text;
+    this.balancers = known?.balancers ?? balancerList();
     this.title = `Search: ${this.text}`;
   }
 
@@ -58,3 +56,17 @@ class Search {
 
 /** The most groups and load balancers that a search names. */
 const FOUND_MAX = 24;
+
+/** A whole address, with or without a port, as a query; null if the text is something else. */
+function addressOf(text) {
+  const forms = /^(?:\[([^\]]+)\](?::(\d+))?|([0-9a-f.]*:[0-9a-f.]*:[0-9a-f.:]*)|(\d+(?:\.\d+){3})(?::(\d+))?)$/i;
+  const found = forms.exec(text);
+  if (!found) return null;
+  const address = found[1] ?? found[3] ?? found[4];
+  const port = found[2] ?? found[5];
+  const isAddress = address.includes(':')
+    ? URL.canParse(`http://[${address}]/`)
+    : address.split('.').every((part) => Number(part) <= 255);
+  if (!isAddress || Number(port ?? 0) > 65535) return null;
+  return port === undefined ? { address } : { address, port };
+}

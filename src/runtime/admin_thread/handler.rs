@@ -85,7 +85,9 @@ fn guarded(state: &State, route: Option<Route>, request: &Request) -> Result<(),
     if connection.plain_tcp {
         guard::host(host)?;
     }
-    guard::origin(text(headers, header::ORIGIN), text(headers, HeaderName::from_static("sec-fetch-site")), host)?;
+    // Links of other sites may lead to the page: it has no data, and what its script asks comes from itself.
+    let site = (route != Some(Route::Page)).then(|| text(headers, HeaderName::from_static("sec-fetch-site"))).flatten();
+    guard::origin(text(headers, header::ORIGIN), site, host)?;
     if connection.needs_token && !route.is_some_and(Route::is_open) {
         let shown = text(headers, header::AUTHORIZATION).and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;

@@ -67,6 +67,9 @@ fn other_hosts_and_origins_are_refused() {
         assert_eq!(answer.status, 403, "{more}");
         assert_eq!(answer.header("access-control-allow-origin"), None);
     }
+    // A link of another site may lead to the page, which has no data. Its script does not run there.
+    let link = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nSec-Fetch-Site: cross-site\r\n\r\n";
+    assert_eq!(exchange(connect(&daemon), link.as_bytes()).status, 200);
     // A form of another site has no JSON.
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
         let headers = format!("Content-Type: {kind}\r\n");
