@@ -203,19 +203,27 @@ class MemberView {
 
   drawHistory(member) {
     const changes = member.history;
+    const drawing = chart(changes, member.policy);
     const row = (change, at) =>
       h(
         'tr',
         { key: `${change.at} ${changes.length - at}` },
         h('td', null, h('time', { datetime: change.at, title: ago(change.at) }, clock(change.at))),
-        h('td', null, change.to && STANDING_SHAPES[change.to] && shape(STANDING_SHAPES[change.to]), ` ${change.kind}`),
+        h(
+          'td',
+          { class: 'kind' },
+          change.to && STANDING_SHAPES[change.to] && shape(STANDING_SHAPES[change.to]),
+          ` ${change.kind}`,
+        ),
         h('td', null, change.text),
       );
     return h(
       'section',
       { class: 'panel' },
       h('h2', null, 'History'),
-      chart(changes, member.policy),
+      drawing,
+      drawing &&
+        h('p', { class: 'quiet' }, 'The weight that settings and checks give, and below it what the checks found.'),
       changes.length === 0
         ? h('p', { class: 'quiet' }, 'Nothing has changed since the daemon knows this endpoint.')
         : h(

@@ -122,8 +122,9 @@ class MemberRows {
       h(
         'span',
         { class: 'reason quiet', title: row.reason },
-        h('span', { class: `state ${state}` }, state),
-        ` ${row.reason}`,
+        // Many reasons begin with the state.
+        !row.reason.startsWith(state) && [h('span', { class: `state ${state}` }, state), ' '],
+        row.reason,
       ),
     ];
   }

@@ -50,10 +50,12 @@ function mark(state, x, width, height) {
   const upper = height - size - 2;
   switch (state) {
     case 'down': {
+      // Both strokes turn the same way round: else the browser would leave out where they cross.
       const arm = size / 3.5;
-      const diagonal = (x1, dx) =>
-        `M${f(x1)} ${f(upper)}h${f(dx * arm)}l${f(dx * (size - arm))} ${f(size)}h${f(-dx * arm)}z`;
-      return diagonal(left, 1) + diagonal(left + size, -1);
+      const along = f(size - arm);
+      const falling = `M${f(left)} ${f(upper)}h${f(arm)}l${along} ${f(size)}h${f(-arm)}z`;
+      const rising = `M${f(left)} ${f(upper + size)}l${along} ${f(-size)}h${f(arm)}l${-along} ${f(size)}z`;
+      return falling + rising;
     }
     case 'drained':
       return `M${f(left)} ${f(upper)}h${f(size)}l${f(-size / 2)} ${f(size)}z`;
