@@ -17,11 +17,13 @@
 //! | `shard_metrics` | the metrics of one shard | `cause` |
 //! | `context` | what connections and monitoring know of their shard | `bodies`, `cause`, `handshakes`, `shared`, `shard_metrics` |
 //! | `listener` | accepting connections | `context` |
+//! | `patience` | polling for what mostly comes soon | |
+//! | `timeouts` | looks for overdue connections; the end of a shard | `context` |
 //! | `metric_names` | names of metrics that no load report has | |
 //! | `monitoring` | running the checks | `context`, `metric_names`, `shard_metrics` |
 //! | `connection` | one connection, with its handshake | `cause`, `backlog`, `wire`, `context`, `shard_metrics` |
 //! | `table` | all connections | `cause`, `wire`, `context`, `connection` |
-//! | `shard` | this file: start, tasks, end | `cause`, `shared`, `shard_metrics`, `context`, `listener`, `monitoring`, `connection`, `table` |
+//! | `shard` | this file: start, tasks, end | `cause`, `shared`, `shard_metrics`, `context`, `listener`, `patience`, `timeouts`, `monitoring`, `connection`, `table` |
 
 mod backlog;
 mod bodies;
@@ -32,11 +34,13 @@ mod handshakes;
 pub(super) mod listener;
 mod metric_names;
 mod monitoring;
+mod patience;
 mod shard_metrics;
 mod shared;
 mod table;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod wire;
 
 use std::{
@@ -49,7 +53,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use glommio::timer::Timer;
 use rustix::{event::epoll::EventFlags, net::sockopt};
 
 use super::{
@@ -71,8 +74,10 @@ use connection::{Connection, Outgoing};
 use context::Context;
 use listener::{Arrival, Listener};
 use monitoring::Monitoring;
+use patience::Patience;
 use shard_metrics::since_stamp;
 use table::{Table, token};
+use timeouts::watch_timeouts;
 
 use cause::Cause;
 pub(super) use monitoring::{BacklogQuestion, MonitoringControl, MonitoringSetup, TableQuestion};
@@ -89,9 +94,6 @@ const NEAR: Duration = Duration::from_millis(1);
 /// The longest time between turns of glommio's other tasks, whose timers may be so late. The task that runs the checks has
 /// a turn when it is due.
 const TURN_MAX: Duration = Duration::from_millis(5);
-
-/// How long a shard polls for the coordinator's answer to requests, if experience says that it comes in this time.
-const PATIENCE: Duration = Duration::from_micros(20);
 
 /// Writes, steps or new connections between looks at the clock.
 const WORK_PER_LOOK: usize = 16;
@@ -248,71 +250,6 @@ fn hear(context: &Context, table: &mut Table, listeners: &mut [Listener], token:
         listener.hear();
     } else {
         table.hear(context, token, events);
-    }
-}
-
-/// Polling for what mostly comes soon. After polls in vain, the next ones are left out: one, then three, and so on.
-#[derive(Default)]
-struct Patience {
-    in_vain: u32,
-    left_out: u32,
-}
-
-impl Patience {
-    /// Polls for [`PATIENCE`] at most, unless experience advises against it; whether it has come.
-    fn poll(&mut self, has_come: impl Fn() -> bool) -> bool {
-        if self.left_out > 0 {
-            self.left_out -= 1;
-            return false;
-        }
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE {
-            if has_come() {
-                self.in_vain = 0;
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        self.in_vain = (self.in_vain + 1).min(8);
-        self.left_out = (1 << self.in_vain) - 1;
-        false
-    }
-}
-
-/// Asks for a look at timeouts now and then; returns when all connections have ended, or have to.
-async fn watch_timeouts(context: &Context) {
-    let limits = &context.limits;
-    let shortest =
-        [limits.stall_timeout, limits.first_message_timeout, limits.message_timeout, limits.handshake_timeout]
-            .into_iter()
-            .min()
-            .expect("there are some");
-    let tick = (shortest / 4).clamp(Duration::from_millis(10), executor::HEARTBEAT);
-    loop {
-        let now = context.now();
-        let stop_by = context.stop_by();
-        let pause = stop_by.map_or(tick, |by| tick.min(Duration::from_nanos(by.0.saturating_sub(now.0))));
-        let mut timer = Timer::new(pause);
-        std::future::poll_fn(|cx| match context.ended.poll(cx, || context.has_drained()) {
-            Poll::Ready(()) => Poll::Ready(()),
-            Poll::Pending => Pin::new(&mut timer).poll(cx).map(|_| ()),
-        })
-        .await;
-        if context.has_drained() {
-            return;
-        }
-        if context.now() >= now + pause + executor::HEARTBEAT {
-            // This process stood still, not its peers: what they sent and took meanwhile is handled first.
-            executor::sleep(executor::HEARTBEAT).await;
-        }
-        let now = context.now();
-        if stop_by.is_some_and(|by| now >= by) {
-            let open = context.open_connections();
-            tracing::warn!(shard = context.index, "stopping with {open} connections that did not end in time");
-            return;
-        }
-        context.ask_for_sweep(now);
-        context.log_suppressed(now);
     }
 }
 
