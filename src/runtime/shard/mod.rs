@@ -347,11 +347,11 @@ impl Shard {
     /// Sleeps until there is news of sockets, or the bell rings, or for so long.
     fn doze(&mut self, down: &Receiver<Down>, longest: Duration) {
         let next_time = self.next_time();
-        let Shard { context, table, poller, listeners, .. } = self;
+        let Shard { context, table, poller, listeners, monitoring, .. } = self;
         let now = context.now();
         let until_next = next_time.map_or(longest, |at| at.since(now).max(CONNECTION_SLEEP_MIN));
         context.uplink.borrow().before_sleep();
-        let work = || down.has_batch() || context.has_work();
+        let work = || down.has_batch() || context.has_work() || monitoring.has_backlog_questions();
         if context.bell.poll(&mut std::task::Context::from_waker(poller.waker()), work).is_pending() {
             poller.wait(longest.min(until_next), |token, events| hear(context, table, listeners, token, events));
             context.bell.awake();
