@@ -5,6 +5,7 @@ mod commands;
 mod events;
 mod hostile;
 mod metrics;
+mod monitoring;
 mod schema;
 mod sockets;
 mod words;
