@@ -141,7 +141,7 @@ mod tests {
             "gwm_requests_refused_total{cause=\"other_lb\"} 3",
             "# TYPE gwm_load_balancers gauge",
             "# TYPE gwm_check_lateness_seconds histogram",
-            "gwm_check_lateness_seconds_bucket{le=\"+Inf\",shard=\"0\"} 0",
+            "gwm_check_lateness_seconds_bucket{shard=\"0\",le=\"+Inf\"} 0",
         ] {
             assert!(plain.lines().any(|shown| shown == line), "{line}\n{plain}");
         }
