@@ -208,14 +208,12 @@ impl Coordinator {
         }
     }
 
-    /// The operator's words about endpoints have changed, as far as this pattern matches.
+    /// The operator's words about endpoints have changed, as far as this pattern matches. A loop over all of them begins
+    /// with the next [`Coordinator::sweep`]: many words that change together take one loop.
     pub(super) fn review_endpoints(&mut self, now: Time, pattern: &Pattern) {
         match pattern.endpoints() {
             Some(spellings) => spellings.iter().for_each(|endpoint| self.review_endpoint(now, endpoint)),
-            None => {
-                self.sweep.endpoints = Some(0);
-                self.sweep(now);
-            }
+            None => self.sweep.endpoints = Some(0),
         }
     }
 
@@ -226,15 +224,14 @@ impl Coordinator {
         }
     }
 
-    /// The operator's words about memberships have changed, as far as this pattern matches.
-    pub(super) fn review_memberships(&mut self, now: Time, pattern: &Pattern) {
+    /// The same about memberships.
+    pub(super) fn review_memberships(&mut self, pattern: &Pattern) {
         self.sweep.words = Some(0);
         // Many patterns cost more than to look at all groups.
         if self.sweep.concerned.len() >= PATTERNS {
             self.sweep.concerned = vec![Pattern::default()];
         }
         self.sweep.concerned.push(pattern.clone());
-        self.sweep(now);
     }
 
     /// Applies the operator's words to the members of a group; gives the number of members that were looked at.
@@ -269,7 +266,7 @@ impl Coordinator {
     }
 
     /// Does the next piece of the loops.
-    fn sweep(&mut self, now: Time) {
+    pub(super) fn sweep(&mut self, now: Time) {
         self.sweep.at = now;
         let mut left = SWEEP_PER_POLL;
         let ends = (self.tables.endpoints.ids(), self.tables.groups.end());

@@ -74,6 +74,7 @@ impl Coordinator {
                 if plan.said {
                     self.apply(now, Change::Say(&word), Found::default(), out);
                 }
+                self.sweep(now);
                 Ok(Acted { said: plan.said.then_some(word.number), unsaid: plan.unsaid })
             }
             Act::Release(pattern) => {
@@ -81,6 +82,7 @@ impl Coordinator {
                 for &number in &plan.unsaid {
                     self.apply(now, Change::Unsay(number), Found::default(), out);
                 }
+                self.sweep(now);
                 Ok(Acted { said: None, unsaid: plan.unsaid })
             }
             Act::Drop(lb_uid) => {
@@ -126,7 +128,7 @@ impl Coordinator {
         }
         // A resume of endpoints is an exception from words about groups, too.
         if !word.pattern.is_of_endpoints() || word.saying == Saying::Resume {
-            self.review_memberships(now, &word.pattern);
+            self.review_memberships(&word.pattern);
         }
     }
 

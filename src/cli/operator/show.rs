@@ -264,12 +264,18 @@ fn endpoint(row: &Value) -> String {
     if protocol == "tcp" { format!("{host}:{port}") } else { format!("{host}:{port}/{protocol}") }
 }
 
-/// A value for people. Names come escaped from the daemon, so nothing in them steers the terminal.
+/// A value for people. Nothing in it steers the terminal, whoever wrote it.
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
         Value::String(text) if text.is_empty() => "-".into(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.chars().fold(String::new(), |mut clean, character| {
+            match character.is_control() {
+                true => clean.extend(character.escape_default()),
+                false => clean.push(character),
+            }
+            clean
+        }),
         Value::Number(number) => number.as_f64().map_or(number.to_string(), |number| number.to_string()),
         other => other.to_string(),
     }
@@ -291,6 +297,11 @@ mod tests {
             "load_balancer": {"uid": "LB1", "uid_hex": "4c4231"}, "weight": weight, "contact": true, "confident": true,
             "quiesced": false, "reason": "All checks pass.",
         })
+    }
+
+    #[test]
+    fn no_value_steers_the_terminal() {
+        assert_eq!(text(&json!("a\u{1b}[31mb\nc\u{9b}é")), "a\\u{1b}[31mb\\nc\\u{9b}é");
     }
 
     #[test]

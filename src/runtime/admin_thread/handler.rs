@@ -14,7 +14,7 @@ use axum::{
     response::Response,
 };
 use hyper::body::{Body as HttpBody, Frame};
-use tokio::time;
+use tokio::{task::spawn_local, time};
 
 use super::{
     Daemon,
@@ -142,7 +142,12 @@ async fn answer(state: &State, route: Route, request: Request) -> Result<Respons
     let answered = match call {
         Call::Ask(ask) => asked(state, ask).await?,
         Call::Checks(wanted) => pages::checks(&daemon.checks(wanted).await?),
-        Call::Write(write) => written(daemon, &write, &connection.from()).await?,
+        Call::Write(write) => {
+            // A task of its own: what is done is logged, though the peer goes away.
+            let (daemon, from) = (daemon.clone(), connection.from());
+            let done = spawn_local(async move { written(&daemon, &write, &from).await });
+            done.await.map_err(|_| Problem::busy())??
+        }
         Call::Discover(filter) => discovered(daemon, route, filter).await?,
         Call::Events(seen) => {
             let body = Body::new(streams::follow(daemon, seen, connection).await?);

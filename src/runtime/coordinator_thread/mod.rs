@@ -90,6 +90,9 @@ pub(super) struct AdminCall {
 /// the coordinator's time, however much it asks.
 const CALL_PAUSE: u32 = 24;
 
+/// The longest such wait: the admin side always gets answers, whatever one call took.
+const CALL_PAUSE_MAX: Duration = Duration::from_millis(500);
+
 impl CoordinatorControl {
     pub(super) fn new() -> CoordinatorControl {
         let (roster, access, own_addresses) = (ArrayQueue::new(1), ArrayQueue::new(1), ArrayQueue::new(1));
@@ -214,7 +217,7 @@ impl CoordinatorThread {
         let Some(AdminCall { ask, answer }) = self.control.calls.pop() else { return };
         answer(self.coordinator.answer(now, ask, &mut self.ports));
         let after = self.clock.now();
-        self.call_at = after + after.since(now) * CALL_PAUSE;
+        self.call_at = after + (after.since(now) * CALL_PAUSE).min(CALL_PAUSE_MAX);
     }
 
     /// Publishes the metrics, if the time has come.

@@ -1,9 +1,11 @@
 //! What the operator says, and does.
 
+use std::io::Write;
+
 use gwm::sasp::{LbFlags, ReturnCode};
 use serde_json::json;
 
-use super::{post, read, start, write};
+use super::{connect, post, read, request, start, write};
 use crate::harness::{Daemon, LB, TempFile, until};
 
 /// Weights and flags of the members of `group`, as the load balancer of `peer` gets them.
@@ -182,4 +184,18 @@ fn files_are_read_again() {
 
 fn member_of(rows: &serde_json::Value) -> serde_json::Value {
     member(rows, "10.0.0.1").clone()
+}
+
+#[test]
+fn a_write_is_logged_though_its_peer_goes_away() {
+    let daemon = start(&[]);
+    for number in 0..20 {
+        let body = format!(r#"{{"address":"10.0.0.1","port":{},"reason":"gone {number}"}}"#, 8000 + number);
+        let headers = "Content-Type: application/json\r\n";
+        let request = request("POST", "/api/v1/members/quiesce", headers, &body);
+        connect(&daemon).write_all(request.as_bytes()).expect("a new connection takes it");
+    }
+    let words = || read(&daemon, "/api/v1/words")["words"].as_array().expect("a list").len();
+    let logged = || daemon.log().lines().filter(|line| line.contains("operator: quiesce")).count();
+    until("each word that is in force is logged", || words() > 0 && words() == logged());
 }
