@@ -215,7 +215,8 @@ fn coming_and_going_leaves_nothing() {
     (0..ROUNDS).for_each(round);
     until("every connection is let go of", || daemon.sockets() == idle);
     let after = daemon.resident_kib();
-    assert!(after < before + 6 * 1024, "{before} KiB grew to {after} KiB");
+    // The kernel gives memory in pages of 2 MiB: up to three of them come at one time or another.
+    assert!(after < before + 8 * 1024, "{before} KiB grew to {after} KiB");
     let mut lb = daemon.connect();
     assert_eq!(lb.set_lb("LB1", LbFlags::NONE), OK);
     daemon.stop();
