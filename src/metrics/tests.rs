@@ -2,6 +2,7 @@ use std::{
     collections::BTreeMap,
     io::Write,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use super::*;

@@ -1,5 +1,8 @@
 //! The main thread: it binds listeners, starts the other threads, waits for signals, and stops the daemon.
 
+#[cfg(feature = "admin")]
+mod admin;
+
 use std::{
     io::{self, Write},
     net::SocketAddr,
@@ -27,11 +30,6 @@ use super::{
         self, MonitoringControl, MonitoringSetup, ShardMetrics, ShardSetup, Shared,
         listener::{self, Listener},
     },
-};
-#[cfg(feature = "admin")]
-use crate::{
-    admin::{Calendar, pages::Setting},
-    config::{self, AdminAddress},
 };
 use crate::{
     config::{Carries, Config, Listen},
@@ -112,7 +110,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     }
 
     #[cfg(feature = "admin")]
-    let (admin_addresses, admin_listeners) = bind_admin(&config)?;
+    let (admin_addresses, admin_listeners) = admin::bind(&config)?;
     let shared = Arc::new(Shared::new(&config.connections, config.tls.as_ref().map(|tls| tls.config.clone())));
     let control = Arc::new(CoordinatorControl::new());
     let metrics = Arc::new(Metrics::new(shards));
@@ -178,10 +176,10 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 bells: bells.clone(),
                 metrics: metrics.clone(),
                 shared: shared.clone(),
-                calendar: calendar(&shared),
+                calendar: admin::calendar(&shared),
                 settings: config.settings.clone(),
                 max_probes: config.monitoring.max_probes,
-                flags: shown_flags(&config),
+                flags: admin::shown_flags(&config),
                 warnings: config.warnings.clone(),
                 metrics_members: config.admin.metrics_members,
                 events: events.clone(),
@@ -214,7 +212,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 if starting == 0 {
                     announce(&listening, &config);
                     #[cfg(feature = "admin")]
-                    announce_admin(&admin_addresses);
+                    admin::announce(&admin_addresses);
                 }
             }
             Event::Signal(SIGHUP) | Event::Reload => {
@@ -232,7 +230,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 reload_tls(&mut config.tls, &shared);
                 #[cfg(feature = "admin")]
                 if let Some(admin) = &threads.admin {
-                    reload_admin(&mut config.admin, &admin.daemon);
+                    admin::reload(&mut config.admin, &admin.daemon);
                 }
             }
             Event::Signal(_) => break,
@@ -241,86 +239,6 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     }
     log::report_lost(&mut lost);
     stop(threads, &inbox, &shared, &control, &bells, &metrics)
-}
-
-/// Binds the listeners of the admin side.
-#[cfg(feature = "admin")]
-fn bind_admin(config: &Config) -> Result<(Vec<AdminAddress>, Vec<admin_thread::Bound>), Error> {
-    let start = Instant::now();
-    let bind = |address: &AdminAddress| loop {
-        match admin_thread::bind(address) {
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse
-                    && start.elapsed() < BIND_RETRIES
-                    && matches!(address, AdminAddress::Tcp(_)) =>
-            {
-                thread::sleep(BIND_PAUSE);
-            }
-            outcome => return outcome.map_err(|error| Error::BindAdmin { address: address.clone(), error }),
-        }
-    };
-    let bound: Result<Vec<_>, Error> = config.admin.listen.iter().map(bind).collect();
-    Ok(bound?.into_iter().unzip())
-}
-
-/// The time of day at time zero.
-#[cfg(feature = "admin")]
-fn calendar(shared: &Shared) -> Calendar {
-    Calendar { zero: SystemTime::now() - Duration::from_nanos(shared.clock.now().0) }
-}
-
-/// The flags with their values; what a flag leaves to the daemon is shown as the daemon chose.
-#[cfg(feature = "admin")]
-fn shown_flags(config: &Config) -> Vec<Setting> {
-    let listen = config.listen.iter().filter(|listen| listen.carries != Carries::Tls);
-    let listen: Vec<String> = listen.map(|listen| listen.address.to_string()).collect();
-    let chosen = [
-        ("--listen", listen.join(",")),
-        ("--shards", config.shard_cpus.len().to_string()),
-        ("--max-connections", config.connections.max.to_string()),
-        ("--max-connections-per-source", config.connections.max_per_source.to_string()),
-        ("--max-memberships-per-lb", config.settings.max_memberships_per_lb.to_string()),
-        ("--max-probes", config.monitoring.max_probes.to_string()),
-    ];
-    let shown = |setting: &crate::config::Setting| Setting {
-        flag: setting.flag.clone(),
-        value: setting.value.clone().or_else(|| {
-            let (_, value) = chosen.iter().find(|(flag, _)| *flag == setting.flag)?;
-            Some(value.clone())
-        }),
-        source: setting.source,
-    };
-    config.admin.settings.iter().map(shown).collect()
-}
-
-/// Says where the admin side is.
-#[cfg(feature = "admin")]
-fn announce_admin(addresses: &[AdminAddress]) {
-    let mut out = io::stdout().lock();
-    for address in addresses {
-        let _ = writeln!(out, "gwm: admin on {address}");
-    }
-    let _ = out.flush();
-}
-
-/// Reads the admin side's TLS files and its token again.
-#[cfg(feature = "admin")]
-fn reload_admin(admin: &mut config::Admin, daemon: &admin_thread::Daemon) {
-    match admin.tls.as_ref().map(|tls| tls.read_again(SystemTime::now())) {
-        Some(Ok(Some(new))) => {
-            tracing::info!("SIGHUP: new TLS files of the admin side are in force: {}", new.files);
-            daemon.set_tls(new.config.clone());
-            admin.tls = Some(new);
-        }
-        Some(Err(error)) => {
-            tracing::error!("SIGHUP: the old TLS files of the admin side stay in force: {}", config::of_admin(&error));
-        }
-        Some(Ok(None)) | None => {}
-    }
-    match admin.read_token() {
-        Ok(token) => daemon.set_token(token),
-        Err(error) => tracing::error!("SIGHUP: the old token of the admin side stays in force: {error}"),
-    }
 }
 
 /// Binds a listener for each shard. A port in use may belong to a process that has just ended, so the daemon tries again.

@@ -1,0 +1,89 @@
+//! What the main thread does for the admin side: binds its listeners, tells what is configured, reads its files again.
+
+use std::{
+    io::{self, Write},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{BIND_PAUSE, BIND_RETRIES};
+use crate::{
+    admin::{Calendar, pages::Setting},
+    config::{self, AdminAddress, Carries, Config},
+    runtime::{Error, admin_thread, shard::Shared},
+};
+
+/// Binds the listeners of the admin side.
+pub(super) fn bind(config: &Config) -> Result<(Vec<AdminAddress>, Vec<admin_thread::Bound>), Error> {
+    let start = Instant::now();
+    let retried = |address: &AdminAddress| loop {
+        match admin_thread::bind(address) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && start.elapsed() < BIND_RETRIES
+                    && matches!(address, AdminAddress::Tcp(_)) =>
+            {
+                thread::sleep(BIND_PAUSE);
+            }
+            outcome => return outcome.map_err(|error| Error::BindAdmin { address: address.clone(), error }),
+        }
+    };
+    let bound: Result<Vec<_>, Error> = config.admin.listen.iter().map(retried).collect();
+    Ok(bound?.into_iter().unzip())
+}
+
+/// The time of day at time zero.
+pub(super) fn calendar(shared: &Shared) -> Calendar {
+    Calendar { zero: SystemTime::now() - Duration::from_nanos(shared.clock.now().0) }
+}
+
+/// The flags with their values; what a flag leaves to the daemon is shown as the daemon chose.
+pub(super) fn shown_flags(config: &Config) -> Vec<Setting> {
+    let listen = config.listen.iter().filter(|listen| listen.carries != Carries::Tls);
+    let listen: Vec<String> = listen.map(|listen| listen.address.to_string()).collect();
+    let chosen = [
+        ("--listen", listen.join(",")),
+        ("--shards", config.shard_cpus.len().to_string()),
+        ("--max-connections", config.connections.max.to_string()),
+        ("--max-connections-per-source", config.connections.max_per_source.to_string()),
+        ("--max-memberships-per-lb", config.settings.max_memberships_per_lb.to_string()),
+        ("--max-probes", config.monitoring.max_probes.to_string()),
+    ];
+    let shown = |setting: &crate::config::Setting| Setting {
+        flag: setting.flag.clone(),
+        value: setting.value.clone().or_else(|| {
+            let (_, value) = chosen.iter().find(|(flag, _)| *flag == setting.flag)?;
+            Some(value.clone())
+        }),
+        source: setting.source,
+    };
+    config.admin.settings.iter().map(shown).collect()
+}
+
+/// Says where the admin side is.
+pub(super) fn announce(addresses: &[AdminAddress]) {
+    let mut out = io::stdout().lock();
+    for address in addresses {
+        let _ = writeln!(out, "gwm: admin on {address}");
+    }
+    let _ = out.flush();
+}
+
+/// Reads the admin side's TLS files and its token again.
+pub(super) fn reload(admin: &mut config::Admin, daemon: &admin_thread::Daemon) {
+    match admin.tls.as_ref().map(|tls| tls.read_again(SystemTime::now())) {
+        Some(Ok(Some(new))) => {
+            tracing::info!("SIGHUP: new TLS files of the admin side are in force: {}", new.files);
+            daemon.set_tls(new.config.clone());
+            admin.tls = Some(new);
+        }
+        Some(Err(error)) => {
+            tracing::error!("SIGHUP: the old TLS files of the admin side stay in force: {}", config::of_admin(&error));
+        }
+        Some(Ok(None)) | None => {}
+    }
+    match admin.read_token() {
+        Ok(token) => daemon.set_token(token),
+        Err(error) => tracing::error!("SIGHUP: the old token of the admin side stays in force: {error}"),
+    }
+}
