@@ -1,4 +1,4 @@
-//! Benchmarks of the codec, the framer, the coordinator, the channels between cores, the weight table, TCP checks,
+//! Benchmarks of the codec, the framer, histograms, the coordinator, the channels between cores, the weight table, TCP checks,
 //! and TLS.
 //!
 //! `cargo bench` measures; `cargo bench -- coordinator` those whose name contains that. `cargo test` runs each
@@ -11,6 +11,7 @@ mod authority;
 mod codec;
 mod coordinator;
 mod framer;
+mod histogram;
 mod mesh;
 mod monitor;
 mod probe;

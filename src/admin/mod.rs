@@ -4,6 +4,7 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | [`request`] | path, query and body → [`Call`], or a [`Problem`] |
+//! | `fields` | the fields of a body, each given once |
 //! | [`guard`] | which hosts and origins may ask |
 //! | [`rows`] | rows of the tables as JSON |
 //! | [`why`] | the factors of a weight, in numbers and words |
@@ -19,6 +20,7 @@
 pub mod discovery;
 pub mod events;
 pub mod exposition;
+mod fields;
 pub mod guard;
 pub mod page;
 pub mod pages;

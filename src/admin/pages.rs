@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     coordinator::{ActRefused, Acted, Answer, Cursor, Full, TotalsRow, Word, WordRefused},
-    judgement::{Policy, Scale},
+    judgement::Scale,
     monitor::table::Factors,
     time::Time,
 };
@@ -194,14 +194,14 @@ pub fn answer(answer: &Answer, beside: &Beside, calendar: &Calendar) -> Response
         }
         Answer::Member(found) => {
             let (row, scale, endpoint, full) = &**found;
-            let why = Why::new(endpoint, row.policy, beside.factors.as_ref(), calendar);
+            let why = Why::new(endpoint, Some(row), full, beside.factors.as_ref(), calendar);
             let (words, history) = besides(full, calendar);
             let scale = scale.map(ScaleJson::new);
             Response::json(200, &MemberInFull { row: Member::new(row, calendar), why, scale, words, history })
         }
         Answer::Endpoint(found) => {
             let (row, full) = &**found;
-            let why = Why::new(row, Policy::Auto, beside.factors.as_ref(), calendar);
+            let why = Why::new(row, None, full, beside.factors.as_ref(), calendar);
             let (words, history) = besides(full, calendar);
             Response::json(200, &EndpointInFull { row: EndpointJson::new(row, calendar), why, words, history })
         }
@@ -209,6 +209,10 @@ pub fn answer(answer: &Answer, beside: &Beside, calendar: &Calendar) -> Response
             Response::json(200, &Words { words: words.iter().map(|word| WordJson::new(word, calendar)).collect() })
         }
         Answer::NotFound => Problem::not_found().response(),
+        Answer::TooMany => {
+            let text = "the member is in too many groups to look for one of this name: say which load balancer";
+            Problem { field: Some("load_balancer"), ..Problem::new(409, "too_many", text) }.response()
+        }
         Answer::Totals(_) | Answer::Events { .. } | Answer::Acted(_) => Problem::busy().response(),
     }
 }
@@ -274,10 +278,15 @@ impl Done {
     /// Of an act; `words` are those in force after it.
     pub fn new(what: &str, acted: &Acted, words: &[Arc<Word>], matches_now: Option<bool>, calendar: &Calendar) -> Done {
         let said = words.iter().find(|word| Some(word.number) == acted.said);
-        let ends = if acted.said.is_some() { "; it ends with the daemon, unless it is ended before" } else { "" };
+        let until = said.and_then(|word| word.expires).map(|at| format!(" until {}", calendar.text(at)));
+        let ends = match (&until, acted.said) {
+            (Some(_), _) => "; it ends with the daemon, if that stops before",
+            (None, Some(_)) => "; it ends with the daemon, unless it is ended before",
+            (None, None) => "",
+        };
         let none = if matches_now == Some(false) { "; nothing matches now" } else { "" };
         Done {
-            done: format!("{what}{none}{ends}"),
+            done: format!("{what}{}{none}{ends}", until.unwrap_or_default()),
             word: said.map(|word| WordJson::new(word, calendar)),
             withdrawn: acted.unsaid.clone(),
             matches_now,

@@ -7,9 +7,9 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Problem, Route};
+use super::{Problem, Route, fields::Fields};
 use crate::{
-    coordinator::{Act, Ask, Cursor, Filter, Page, Pattern, Saying, StateFilter, Time, Word},
+    coordinator::{Act, Ask, Cursor, Filter, Page, Pattern, Saying, StateFilter, Time, Word, author},
     limits,
     sasp::{component, unescape},
 };
@@ -98,7 +98,10 @@ impl Write {
                 at: now,
                 expires: self.expires_in.map(|time| now + time),
             }),
-            Order::Release(pattern) => Act::Release(pattern.clone()),
+            Order::Release(pattern) => Act::Release {
+                pattern: pattern.clone(),
+                by: author(self.by.as_deref().unwrap_or_default(), from, &self.reason).into(),
+            },
             Order::Drop(lb_uid) => Act::Drop(lb_uid.clone()),
             Order::Forget(lb_uid) => Act::Forget(lb_uid.clone()),
             Order::Reload => return None,
@@ -380,10 +383,7 @@ struct Body {
 pub fn post(route: Route, query: &str, body: &[u8]) -> Result<Call> {
     Query::parse(query, &[])?;
     // A null is not the same as what is left out: the document has no null.
-    let mut value: serde_json::Value = serde_json::from_slice(body).map_err(malformed)?;
-    let Some(fields) = value.as_object_mut() else {
-        return Err(Problem::new(400, "bad_request", "the body is not a JSON object"));
-    };
+    let Fields(mut fields) = serde_json::from_slice(body).map_err(malformed)?;
     if let Some((name, _)) = fields.iter().find(|(_, value)| value.is_null()) {
         let name: String = name.chars().take(64).collect();
         return Err(Problem::new(400, "bad_request", format!("{name:?} is null: leave it out")));
@@ -395,7 +395,7 @@ pub fn post(route: Route, query: &str, body: &[u8]) -> Result<Call> {
             *value = (number as u64).into();
         }
     }
-    let body: Body = serde_json::from_value(value).map_err(malformed)?;
+    let body: Body = serde_json::from_value(fields.into()).map_err(malformed)?;
     body.call(route)
 }
 
@@ -458,12 +458,11 @@ impl Body {
     }
 }
 
-/// A text of 1 to so many characters.
+/// A text of 1 to so many characters, not all of them white space.
 fn words(name: &'static str, text: Option<String>, most: usize) -> Result<Option<String>> {
     match text {
-        Some(text) if text.is_empty() || text.chars().count() > most => {
-            Err(Problem::field(name, format!("write 1 to {most} characters")))
-        }
+        Some(text) if text.trim().is_empty() => Err(Problem::field(name, "it is blank")),
+        Some(text) if text.chars().count() > most => Err(Problem::field(name, format!("write 1 to {most} characters"))),
         text => Ok(text),
     }
 }

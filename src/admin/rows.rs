@@ -140,6 +140,7 @@ pub struct Group {
     up: u32,
     down: u32,
     drained: u32,
+    unknown: u32,
     quiesced: u32,
     not_confident: u32,
     weight: u64,
@@ -159,6 +160,7 @@ impl Group {
             up: row.up,
             down: row.down,
             drained: row.drained,
+            unknown: row.unknown,
             quiesced: row.quiesced,
             not_confident: row.not_confident,
             weight: row.weight,
@@ -213,11 +215,11 @@ impl Member {
             standing: standing(&row.state),
             policy: policy(row.policy),
             fixed_by: fixed_by(&row.state),
-            in_doubt: row.doubted,
+            in_doubt: row.doubted.is_some(),
             blind: row.state.blind,
-            reason: reason(&row.state, &quiesced_by, row.doubted),
+            reason: reason(&row.state, &quiesced_by, row.doubted.is_some()),
             quiesced_by,
-            changed_at: row.state.turn.as_ref().map(|(at, _)| calendar.text(*at)),
+            changed_at: row.state.changed_at.map(|at| calendar.text(at)),
         }
     }
 }
@@ -334,7 +336,7 @@ impl EndpointJson {
             blind: state.blind,
             reason: reason(state, &quiesced_by, false),
             quiesced_by,
-            changed_at: state.turn.as_ref().map(|(at, _)| calendar.text(*at)),
+            changed_at: state.changed_at.map(|at| calendar.text(at)),
         }
     }
 }
@@ -406,10 +408,10 @@ impl PastJson {
             What::Registered => ("registered", "a group lists it".to_owned()),
             What::Standing(turn) => ("standing", turn.reason.to_string()),
             What::Verdicts => ("verdict", "weight, contact or confidence changed".to_owned()),
-            What::Quiesced(who) => ("quiesced", format!("quiesced: {who}")),
-            What::Resumed(who) => ("resumed", format!("resumed: {who}")),
-            What::Fixed(who) => ("fixed", format!("weight fixed: {who}")),
-            What::Released(who) => ("released", format!("fixed weight ended: {who}")),
+            What::Quiesced(who) => ("quiesced", format!("quiesced by {who}")),
+            What::Resumed(who) => ("resumed", format!("resumed by {who}")),
+            What::Fixed(who) => ("fixed", format!("weight fixed by {who}")),
+            What::Released(who) => ("released", format!("fixed weight ended by {who}")),
         };
         let turn = match &past.what {
             What::Standing(turn) => Some(turn),

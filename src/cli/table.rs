@@ -44,7 +44,7 @@ impl Column {
         Column { title, is_right: true, gives_way: false }
     }
 
-    /// The column of text that is cut if the others do not fit.
+    /// A column of text that is cut if the others do not fit; of several such columns, the last one first.
     pub(crate) const fn cut(title: &'static str) -> Column {
         Column { title, is_right: false, gives_way: true }
     }
@@ -93,17 +93,18 @@ pub(crate) fn lines(weights: &Weights, width: usize) -> Vec<String> {
     aligned(&COLUMNS, rows, width)
 }
 
-/// Rows as lines, titles first. If they are wider than `width`, columns move closer and the column that gives way is cut,
-/// as far as that helps.
+/// Rows as lines, titles first. If they are wider than `width`, columns move closer and columns that give way are cut, as
+/// far as that helps.
 pub(crate) fn aligned(columns: &[Column], mut rows: Vec<Vec<String>>, width: usize) -> Vec<String> {
     rows.insert(0, columns.iter().map(|column| column.title.to_owned()).collect());
     let widest = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
     let mut widths: Vec<usize> = (0..columns.len()).map(widest).collect();
     let whole = |gap: usize| widths.iter().sum::<usize>() + gap * (widths.len() - 1);
     let gap = if whole(2) > width { " " } else { "  " };
-    let lacking = whole(1).saturating_sub(width);
-    if let Some(at) = columns.iter().position(|column| column.gives_way) {
-        widths[at] = widths[at].saturating_sub(lacking).max(columns[at].title.len());
+    let mut lacking = whole(1).saturating_sub(width);
+    for (column, width) in columns.iter().zip(&mut widths).rev().filter(|(column, _)| column.gives_way) {
+        let given = lacking.min(width.saturating_sub(column.title.len()));
+        (*width, lacking) = (*width - given, lacking - given);
     }
     let line = |row: &Vec<String>| {
         let mut line = String::new();

@@ -393,7 +393,7 @@ fn member(
         checks::Watch::Monitor(monitor) => Member::watched(capacity, monitor, times),
     };
     let proxy_protocol = checks::proxy_protocol(entry, &member.monitor)?;
-    Ok(Member { quiesced: entry.quiesced, proxy_protocol, reports, ..member })
+    Ok(Member { stated: weight.is_some(), quiesced: entry.quiesced, proxy_protocol, reports, ..member })
 }
 
 /// A duration of an entry.

@@ -208,6 +208,7 @@ fn flags_without_effect_are_told() {
         ("--policy orca", "--policy orca, and no check reads load reports, so no member is ever confident"),
         ("--max-probes 3", "--max-probes 3 is raised to 4: each of the 4 shards needs one"),
         ("--member-identity source-ip", "--member-identity without --lb-identity keeps nobody out"),
+        ("--metrics-members 7", "--metrics-members has no effect: it is about /metrics of the admin side"),
     ] {
         let warnings = warnings(line);
         assert!(warnings.len() == 1 && warnings[0].starts_with(part), "{line}: {warnings:?}");

@@ -41,7 +41,7 @@ impl Coordinator {
             Change::SetLbState(request) => self.set_lb_state(now, &request),
             Change::SetMemberState(request) => self.set_member_state(now, &request, found),
             Change::Say(word) => self.say(now, word),
-            Change::Unsay(number) => self.unsay(now, number),
+            Change::Unsay { number, by } => self.unsay(now, number, by, out),
         }
     }
 

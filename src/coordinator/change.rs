@@ -55,7 +55,12 @@ pub enum Change<'a> {
     /// The operator says a word.
     Say(&'a Word),
     /// The operator's word with this number ends.
-    Unsay(u64),
+    Unsay {
+        /// The number.
+        number: u64,
+        /// Who ends the word and why, for people; `None`: the word's time is over.
+        by: Option<&'a str>,
+    },
 }
 
 /// Connections take a load balancer from each other again and again: two peers use one UID.

@@ -165,7 +165,7 @@ impl Coordinator {
     pub(super) fn look_up(&self, change: &Change<'_>) -> Option<Found> {
         let message = match *change {
             Change::Bind { .. } | Change::Say(_) => return Some(Found::default()),
-            Change::Unsay(number) => {
+            Change::Unsay { number, .. } => {
                 let known = self.tables.endpoints.words.list().iter().any(|word| word.number == number);
                 return known.then(Found::default);
             }

@@ -114,6 +114,12 @@ impl Doubts {
         }
     }
 
+    /// When the doubt about a group began, if there is one.
+    pub(super) fn began(&self, group: GroupId) -> Option<Time> {
+        let until = self.groups.get(&group)?.until?;
+        Some(Time(until.0.saturating_sub(self.panic_time.as_nanos() as u64)))
+    }
+
     /// How many groups are in doubt.
     pub(super) fn len(&self) -> usize {
         self.open

@@ -6,14 +6,15 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::{
+    authors::Authors,
     doubts::{Loss, Standing},
     feed::{Event, Feed},
-    history::{History, Past, What},
+    history::{By, History, Past, What, Who},
     ids::{Column, EndpointId, Id, ListingId, Table},
     settings::Settings,
     verdicts::{Shown, VerdictDelta, Verdicts},
     watches::{WatchOrder, Watches},
-    words::{OfEndpoint, Words},
+    words::{OfEndpoint, Word, Words},
     worlds::{Evidence, Sight, Turn, World, Worlds},
 };
 use crate::{
@@ -59,6 +60,8 @@ pub(super) struct Endpoints {
     pub(super) feed: Feed,
     /// The operator's words count more than the roster.
     pub(super) words: Words,
+    /// Who said and ended the words that are being applied.
+    pub(super) authors: Authors,
     /// The roster and `icmp` (this machine can send echoes) decide which endpoints are watched.
     roster: Arc<Roster>,
     icmp: bool,
@@ -80,6 +83,7 @@ impl Endpoints {
             history: History::new(),
             feed: Feed::default(),
             words: Words::default(),
+            authors: Authors::default(),
             roster: settings.roster.clone(),
             icmp: settings.icmp,
         };
@@ -233,20 +237,25 @@ impl Endpoints {
         };
         let after = self.verdicts.settled(id);
         if self.history.is_on() && !delta.words.is_empty() {
-            let who = || match self.words.matching(None, &endpoint).last() {
-                Some(word) => format!("operator ({}): {}", word.by, word.reason).into(),
-                None => "the members file, or a word of the operator that ended".into(),
-            };
-            let what = match (before, after) {
-                ((false, _), (true, _)) => What::Quiesced(who()),
-                ((true, _), (false, _)) => What::Resumed(who()),
-                ((_, false), (_, true)) => What::Fixed(who()),
-                ((_, true), (_, false)) => What::Released(who()),
-                _ => What::Verdicts,
-            };
+            let what = self.settled(&endpoint, before, after);
             self.remember(now, id, what);
         }
         Some(delta)
+    }
+
+    /// What happened to an endpoint that was, and is, quiesced by file or word, or has a fixed weight.
+    fn settled(&self, endpoint: &Endpoint, before: (bool, bool), after: (bool, bool)) -> What {
+        let who =
+            |operator: Option<Box<str>>| Box::new(Who { by: operator.map_or(By::File, By::Operator), group: None });
+        let said = |word: Option<&Arc<Word>>| word.map(|word| word.author().into());
+        match (before, after) {
+            ((false, _), (true, _)) => What::Quiesced(who(said(self.words.quiescing_endpoint(endpoint)))),
+            ((true, _), (false, _)) => What::Resumed(who(self.authors.of_resume(None, endpoint))),
+            ((_, true), (_, false)) => What::Released(who(self.authors.of_release(endpoint))),
+            // A fixed weight that changes is fixed by another word.
+            (_, (_, true)) => What::Fixed(who(said(self.words.fixing(endpoint)))),
+            _ => What::Verdicts,
+        }
     }
 
     /// What the operator's words say of an endpoint.

@@ -1,11 +1,12 @@
 //! The last changes of each endpoint, for people who ask why.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
 use super::ids::{Column, EndpointId, Id};
 use crate::{
     judgement::{Policy, StandingChange, Verdict},
     limits,
+    sasp::Escaped,
     time::Time,
 };
 
@@ -24,14 +25,66 @@ pub enum What {
     Standing(StandingChange),
     /// Only its verdicts.
     Verdicts,
-    /// Somebody quiesced it; who and where.
-    Quiesced(Box<str>),
-    /// Somebody resumed it; who and where.
-    Resumed(Box<str>),
-    /// The operator fixed its weight; who and why.
-    Fixed(Box<str>),
+    /// Somebody quiesced it.
+    Quiesced(Box<Who>),
+    /// Somebody resumed it.
+    Resumed(Box<Who>),
+    /// The operator fixed its weight.
+    Fixed(Box<Who>),
     /// The fixed weight ended.
-    Released(Box<str>),
+    Released(Box<Who>),
+}
+
+impl What {
+    /// Whether it happened to an endpoint in all groups, or in this one (the UID of its load balancer, its name).
+    pub(super) fn concerns(&self, group: Option<(&[u8], &[u8])>) -> bool {
+        match self {
+            What::Quiesced(who) | What::Resumed(who) | What::Fixed(who) | What::Released(who) => {
+                who.group.as_ref().is_none_or(|(uid, name)| group == Some((uid, name)))
+            }
+            What::Registered | What::Standing(_) | What::Verdicts => true,
+        }
+    }
+}
+
+/// By whose word something is so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The member or its load balancer, by SASP.
+    Sasp,
+    /// The members file.
+    File,
+    /// The operator; who and why, in words.
+    Operator(Box<str>),
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            By::Sasp => f.write_str("SASP (the member or its load balancer)"),
+            By::File => f.write_str("the members file"),
+            By::Operator(who) => f.write_str(who),
+        }
+    }
+}
+
+/// Who did something, and in which group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// By whose word.
+    pub by: By,
+    /// The UID of the load balancer and the name of the group; `None`: in all groups.
+    pub group: Option<(Box<[u8]>, Box<[u8]>)>,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.by.fmt(f)?;
+        match &self.group {
+            None => Ok(()),
+            Some((uid, name)) => write!(f, ", in group \"{}\" of load balancer \"{}\"", Escaped(name), Escaped(uid)),
+        }
+    }
 }
 
 /// One change.

@@ -295,6 +295,9 @@ impl Coordinator {
         }
         if self.sweep.words.is_none() {
             self.sweep.concerned.clear();
+            if self.sweep.endpoints.is_none() {
+                self.tables.endpoints.authors.settle();
+            }
         }
         while let Some(group) = next(&mut self.sweep.all, ends.1, &mut left) {
             let group = GroupId::at(group);

@@ -33,7 +33,8 @@
 //! | `history` | the last changes of each endpoint | `ids` |
 //! | `feed` | the newest events, for those who follow | |
 //! | `words` | the operator's words | |
-//! | `endpoints` | endpoints | `ids`, `settings`, `verdicts`, `worlds`, `doubts`, `watches`, `history`, `feed`, `words` |
+//! | `authors` | who said and ended the words that are being applied | `words` |
+//! | `endpoints` | endpoints | `ids`, `settings`, `verdicts`, `worlds`, `doubts`, `watches`, `history`, `feed`, `words`, `authors` |
 //! | `edition` | what groups show of one version of a listing | |
 //! | `listing` | the members that groups of different LBs have in common | `ids`, `verdicts`, `edition` |
 //! | `show` | listing → edition → encoded entries | `verdicts`, `edition`, `listing` |
@@ -45,7 +46,7 @@
 //! | `change` | a change of the tables, as data | `ids`, `words` |
 //! | `rights` | what a sender may do | `coordinator`, `ids`, `change` |
 //! | `unmatched` | entries of the operator's files that matched nothing for an hour | |
-//! | `outbox` | where messages go | `ids`, `doubts`, `change`, `rights`, `unmatched` |
+//! | `outbox` | where messages go | `ids`, `doubts`, `words`, `change`, `rights`, `unmatched` |
 //! | `check` | request → return code or change | `coordinator`, `ids`, `change`, `rights` |
 //! | `apply` | change → tables | `coordinator`, `ids`, `listing`, `load_balancer`, `alarms`, `change`, `outbox`, `check` |
 //! | `operator` | what the operator wants → changes; who hears of changes | `coordinator`, `ids`, `feed`, `history`, `words`, `listing`, `change`, `outbox`, `check` |
@@ -56,6 +57,7 @@
 
 mod alarms;
 mod apply;
+mod authors;
 mod change;
 mod check;
 mod doubts;
@@ -102,7 +104,7 @@ pub use change::{Change, CloseReason, Contested};
 use check::Found;
 pub use doubts::{DoubtTurn, Doubted};
 pub use feed::Event;
-pub use history::{Past, What};
+pub use history::{By, Past, What, Who};
 pub use ids::ConnectionId;
 use ids::LbId;
 use load_balancer::Timer;
@@ -115,10 +117,10 @@ use tables::Tables;
 pub use unmatched::Unmatched;
 pub use view::{
     Answer, Ask, Cursor, EndpointRow, EndpointState, EventRow, Filter, FixedBy, Full, GroupRow, LbRow, MemberRow, Page,
-    Rows, StateFilter, TotalsRow,
+    Quiesce, Rows, StateFilter, TotalsRow,
 };
 pub use watches::WatchOrder;
-pub use words::{Pattern, Saying, Word, WordRefused};
+pub use words::{Pattern, Saying, Word, WordRefused, author};
 pub use worlds::World;
 
 /// One connection.

@@ -6,13 +6,13 @@ use super::{
     change::{Change, CloseReason},
     check::Found,
     feed::Event,
-    history::What,
+    history::{By, What, Who},
     ids::GroupId,
     listing::Step,
     outbox::Outbox,
     words::{Pattern, Saying, Word, WordRefused},
 };
-use crate::sasp::{Escaped, GroupData, message::SetMemberStateRequest};
+use crate::sasp::{GroupData, message::SetMemberStateRequest};
 
 /// Something that the operator wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,12 @@ pub enum Act {
     /// To say a word. Its number and time are set when it is taken.
     Say(Word),
     /// To end fixed weights of endpoints that match.
-    Release(Pattern),
+    Release {
+        /// Which endpoints.
+        pattern: Pattern,
+        /// Who ends them and why, as [`author`](super::author) has it.
+        by: Box<str>,
+    },
     /// To close the connection of this load balancer.
     Drop(Box<[u8]>),
     /// To forget this load balancer, which is not connected.
@@ -68,20 +73,16 @@ impl Coordinator {
                 }
                 let plan = words.plan(word.saying, &word.pattern).map_err(ActRefused::Word)?;
                 let word = Word { number: words.next_number(), at: now, ..word };
-                for &number in &plan.unsaid {
-                    self.apply(now, Change::Unsay(number), Found::default(), out);
-                }
+                self.end(now, &plan.unsaid, &word.author(), out);
                 if plan.said {
                     self.apply(now, Change::Say(&word), Found::default(), out);
                 }
                 self.sweep(now);
                 Ok(Acted { said: plan.said.then_some(word.number), unsaid: plan.unsaid })
             }
-            Act::Release(pattern) => {
+            Act::Release { pattern, by } => {
                 let plan = words.plan_release(&pattern).map_err(ActRefused::Word)?;
-                for &number in &plan.unsaid {
-                    self.apply(now, Change::Unsay(number), Found::default(), out);
-                }
+                self.end(now, &plan.unsaid, &by, out);
                 self.sweep(now);
                 Ok(Acted { said: None, unsaid: plan.unsaid })
             }
@@ -103,20 +104,33 @@ impl Coordinator {
         }
     }
 
+    fn end(&mut self, now: Time, numbers: &[u64], by: &str, out: &mut impl Outbox) {
+        for &number in numbers {
+            self.apply(now, Change::Unsay { number, by: Some(by) }, Found::default(), out);
+        }
+    }
+
     /// Ends the words whose time is over.
     pub(super) fn end_words(&mut self, now: Time, out: &mut impl Outbox) {
         while let Some(number) = self.tables.endpoints.words.expired(now) {
-            self.apply(now, Change::Unsay(number), Found::default(), out);
+            self.apply(now, Change::Unsay { number, by: None }, Found::default(), out);
         }
     }
 
     pub(super) fn say(&mut self, now: Time, word: &Word) {
-        self.tables.endpoints.words.say(word.clone());
+        let known = self.tables.endpoints.words.say(word.clone());
+        self.tables.endpoints.authors.said(known);
         self.review(now, word);
     }
 
-    pub(super) fn unsay(&mut self, now: Time, number: u64) {
+    pub(super) fn unsay(&mut self, now: Time, number: u64, by: Option<&str>, out: &mut impl Outbox) {
         if let Some(word) = self.tables.endpoints.words.unsay(number) {
+            if by.is_none() {
+                out.expired(&word);
+            }
+            let over = || format!("the end of the word of {}", word.author());
+            let end = by.map_or_else(over, str::to_owned);
+            self.tables.endpoints.authors.unsaid(word.clone(), &end);
             self.review(now, &word);
         }
     }
@@ -144,7 +158,7 @@ impl Coordinator {
             Change::Unbind { lb_uid, .. } => return of_lb(lb_uid, "unbound"),
             Change::Forget { lb_uid } => return of_lb(lb_uid, "forgotten"),
             Change::SetLbState(request) => return of_lb(request.lb_uid, "stated"),
-            Change::Say(_) | Change::Unsay(_) => return feed.note(|| Event::Words),
+            Change::Say(_) | Change::Unsay { .. } => return feed.note(|| Event::Words),
             Change::Register(_) | Change::Deregister(_) | Change::SetMemberState(_) => {}
         }
         let mut of_group = |GroupData { lb_uid, name }: GroupData<'_>, change| {
@@ -171,26 +185,30 @@ impl Coordinator {
         }
         let known = &self.tables.groups[group];
         let uid = self.tables.lbs[known.lb].uid.clone();
-        let place = format!("group \"{}\" of load balancer \"{}\"", Escaped(known.name()), Escaped(&uid));
+        let name: Box<[u8]> = known.name().into();
         for step in steps {
             let listing = self.tables.listing(group);
             let slot = |endpoint| listing.find(endpoint).map(|slot| *listing.slot(slot));
-            let (endpoint, quiesce, before, by) = match *step {
+            let endpoints = &self.tables.endpoints;
+            let (id, quiesce, before, by) = match *step {
                 Step::State { endpoint, quiesce, .. } => {
-                    (endpoint, quiesce, slot(endpoint).is_some_and(|slot| slot.is_quiesced()), "SASP")
+                    (endpoint, quiesce, slot(endpoint).is_some_and(|slot| slot.is_quiesced()), By::Sasp)
                 }
-                Step::Word { endpoint, quiesce } => (
-                    endpoint,
-                    quiesce,
-                    slot(endpoint).is_some_and(|slot| slot.is_quiesced_by_operator()),
-                    "the operator",
-                ),
+                Step::Word { endpoint, quiesce } => {
+                    let named = endpoints.endpoint(endpoint);
+                    let author = match quiesce {
+                        true => endpoints.words.quiescing(&uid, &name, &named).map(|word| word.author().into()),
+                        false => endpoints.authors.of_resume(Some((&uid, &name)), &named),
+                    };
+                    let by = By::Operator(author.unwrap_or_else(|| "the operator".into()));
+                    (endpoint, quiesce, slot(endpoint).is_some_and(|slot| slot.is_quiesced_by_operator()), by)
+                }
                 _ => continue,
             };
-            let text = format!("by {by}, in {place}").into();
+            let who = || Box::new(Who { by, group: Some((uid.clone(), name.clone())) });
             match (before, quiesce) {
-                (false, true) => self.tables.endpoints.remember(now, endpoint, What::Quiesced(text)),
-                (true, false) => self.tables.endpoints.remember(now, endpoint, What::Resumed(text)),
+                (false, true) => self.tables.endpoints.remember(now, id, What::Quiesced(who())),
+                (true, false) => self.tables.endpoints.remember(now, id, What::Resumed(who())),
                 _ => {}
             }
         }

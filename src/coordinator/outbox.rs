@@ -8,6 +8,7 @@ use super::{
     ids::ConnectionId,
     rights::Refused,
     unmatched::Unmatched,
+    words::Word,
 };
 use crate::time::Time;
 
@@ -41,6 +42,8 @@ pub trait Outbox {
     fn doubted(&mut self, _doubted: &Doubted<'_>) {}
     /// Connections take a load balancer from each other again and again; at most once a minute for each.
     fn contested(&mut self, _contested: &Contested<'_>) {}
+    /// The time of this word of the operator is over, and the word ends.
+    fn expired(&mut self, _word: &Word) {}
     /// The next message is a push, and its first change came then.
     fn pushes(&mut self, _changed_at: Option<Time>) {}
     /// This change is applied next.

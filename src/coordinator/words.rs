@@ -5,9 +5,13 @@
 //! about endpoints, others about memberships. Of the words that match, the newest counts: a [`Saying::Resume`] is an
 //! exception from an older and wider quiesce.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
-use crate::{limits, sasp::Endpoint, time::Time};
+use crate::{
+    limits,
+    sasp::{Endpoint, Escaped, component},
+    time::Time,
+};
 
 /// What a word is about. What is `None` matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +58,49 @@ pub struct Word {
     pub at: Time,
     /// The end of the word, if it ends by itself.
     pub expires: Option<Time>,
+}
+
+impl Word {
+    /// Who said the word and why, for people. A writer who states no name is named by where the word came from.
+    pub fn author(&self) -> String {
+        author(&self.by, &self.from, &self.reason)
+    }
+}
+
+/// An operator with a reason, for people.
+pub fn author(by: &str, from: &str, reason: &str) -> String {
+    format!("operator ({}): {reason}", if by.is_empty() { from } else { by })
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.address.map(|address| format!("address {address}")));
+        parts.extend(self.port.map(|port| format!("port {port}")));
+        parts.extend(self.protocol.map(|protocol| match protocol {
+            component::TCP => "protocol tcp".into(),
+            component::UDP => "protocol udp".into(),
+            other => format!("protocol {other}"),
+        }));
+        parts.extend(self.group.as_deref().map(|group| format!("group \"{}\"", Escaped(group))));
+        parts.extend(self.lb_uid.as_deref().map(|uid| format!("load balancer \"{}\"", Escaped(uid))));
+        match parts.is_empty() {
+            true => f.write_str("all members"),
+            false => write!(f, "members with {}", parts.join(", ")),
+        }
+    }
+}
+
+/// A word without its author: what it says of what.
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pattern = &self.pattern;
+        match self.saying {
+            Saying::Quiesce => write!(f, "quiesce {pattern}"),
+            Saying::Resume => write!(f, "resume {pattern}"),
+            Saying::Weight(weight) => write!(f, "fix weight {weight} of {pattern}"),
+        }
+    }
 }
 
 /// What the words say about one endpoint, in all groups.
@@ -218,9 +265,11 @@ impl Words {
         if unsaid.is_empty() { Err(WordRefused::Nothing) } else { Ok(Plan { unsaid, said: false }) }
     }
 
-    pub(super) fn say(&mut self, word: Word) {
+    pub(super) fn say(&mut self, word: Word) -> Arc<Word> {
         self.last = self.last.max(word.number);
-        self.list.push(Arc::new(word));
+        let word = Arc::new(word);
+        self.list.push(word.clone());
+        word
     }
 
     pub(super) fn unsay(&mut self, number: u64) -> Option<Arc<Word>> {
@@ -241,28 +290,45 @@ impl Words {
 
     /// What the words about endpoints say of an endpoint.
     pub(super) fn of_endpoint(&self, endpoint: &Endpoint) -> OfEndpoint {
-        let fitting = || {
-            let newest_first = self.list.iter().rev();
-            newest_first.filter(|word| word.pattern.is_of_endpoints() && word.pattern.fits_endpoint(endpoint))
+        OfEndpoint {
+            quiesced: self.quiescing_endpoint(endpoint).is_some(),
+            weight: self.fixing(endpoint).and_then(|word| match word.saying {
+                Saying::Weight(weight) => Some(weight),
+                _ => None,
+            }),
+        }
+    }
+
+    /// The word that quiesces an endpoint in all groups.
+    pub(super) fn quiescing_endpoint(&self, endpoint: &Endpoint) -> Option<&Arc<Word>> {
+        let fits = |word: &&Arc<Word>| {
+            !matches!(word.saying, Saying::Weight(_))
+                && word.pattern.is_of_endpoints()
+                && word.pattern.fits_endpoint(endpoint)
         };
-        let weight = fitting().find_map(|word| match word.saying {
-            Saying::Weight(weight) => Some(weight),
-            _ => None,
-        });
-        let quiesce = fitting().find(|word| !matches!(word.saying, Saying::Weight(_)));
-        OfEndpoint { quiesced: quiesce.is_some_and(|word| word.saying == Saying::Quiesce), weight }
+        self.list.iter().rev().find(fits).filter(|word| word.saying == Saying::Quiesce)
+    }
+
+    /// The word that fixes the weight of an endpoint.
+    pub(super) fn fixing(&self, endpoint: &Endpoint) -> Option<&Arc<Word>> {
+        let fits = |word: &&Arc<Word>| matches!(word.saying, Saying::Weight(_)) && word.pattern.fits_endpoint(endpoint);
+        self.list.iter().rev().find(fits)
     }
 
     /// Whether the words about memberships quiesce a member of a group.
     pub(super) fn quiesce(&self, lb_uid: &[u8], group: &[u8], endpoint: &Endpoint) -> bool {
-        let newest_first = self.list.iter().rev();
-        let mut fitting = newest_first.filter(|word| {
+        self.quiescing(lb_uid, group, endpoint).is_some()
+    }
+
+    /// The word about memberships that quiesces a member of a group.
+    pub(super) fn quiescing(&self, lb_uid: &[u8], group: &[u8], endpoint: &Endpoint) -> Option<&Arc<Word>> {
+        let fits = |word: &&Arc<Word>| {
             // A resume of endpoints is an exception here, too.
             (!word.pattern.is_of_endpoints() || word.saying == Saying::Resume)
                 && word.pattern.fits_group(lb_uid, group)
                 && word.pattern.fits_endpoint(endpoint)
-        });
-        fitting.next().is_some_and(|word| word.saying == Saying::Quiesce)
+        };
+        self.list.iter().rev().find(fits).filter(|word| word.saying == Saying::Quiesce)
     }
 
     /// The words that match a membership, or an endpoint in some group (`None`).

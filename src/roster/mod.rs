@@ -48,6 +48,8 @@ struct Listed {
 pub struct Member {
     /// How much work the member can take, compared with others: its weight while it is up and reports nothing else.
     pub capacity: u16,
+    /// The members file states the capacity; else it is the highest weight.
+    pub stated: bool,
     /// The operator fixes the weight to `capacity`, and nothing watches the member.
     pub fixed: bool,
     /// The operator takes the member out of service: weight 0.
@@ -271,6 +273,7 @@ impl Member {
     pub fn unknown(capacity: u16) -> Member {
         Member {
             capacity,
+            stated: false,
             fixed: false,
             quiesced: false,
             monitor: Monitor::none(),

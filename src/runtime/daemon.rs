@@ -216,21 +216,23 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 }
             }
             Event::Signal(SIGHUP) | Event::Reload => {
+                // What the log says about the files begins with who wanted them to be read.
+                let by = if matches!(event, Event::Reload) { "reload by the admin side" } else { "SIGHUP" };
                 if config.monitoring.members.is_none()
                     && config.access.file.is_none()
                     && config.tls.is_none()
                     && config.admin.tls.is_none()
                     && config.admin.token_file.is_none()
                 {
-                    tracing::info!("SIGHUP: no flag names a file to read again");
+                    tracing::info!("{by}: no flag names a file to read again");
                 }
                 look_at_addresses(&mut addresses, &control);
-                reload_members(&config, &control, &monitoring);
-                reload_access(&config, &control);
-                reload_tls(&mut config.tls, &shared);
+                reload_members(by, &config, &control, &monitoring);
+                reload_access(by, &config, &control);
+                reload_tls(by, &mut config.tls, &shared);
                 #[cfg(feature = "admin")]
                 if let Some(admin) = &threads.admin {
-                    admin::reload(&mut config.admin, &admin.daemon);
+                    admin::reload(by, &mut config.admin, &admin.daemon);
                 }
             }
             Event::Signal(_) => break,
@@ -423,7 +425,7 @@ fn look_at_addresses(known: &mut Arc<OwnAddresses>, control: &CoordinatorControl
 }
 
 /// Reads the members file again.
-fn reload_members(config: &Config, control: &CoordinatorControl, monitoring: &[Arc<MonitoringControl>]) {
+fn reload_members(by: &str, config: &Config, control: &CoordinatorControl, monitoring: &[Arc<MonitoringControl>]) {
     let Some(path) = &config.monitoring.members else { return };
     let roster = config.monitoring.read().map_err(|error| error.to_string()).and_then(|roster| match roster {
         Some(read) if read.0.names_icmp() => probe::may_echo().map(|()| Some(read)).map_err(|error| error.to_string()),
@@ -432,42 +434,42 @@ fn reload_members(config: &Config, control: &CoordinatorControl, monitoring: &[A
     match roster {
         Ok(Some((roster, warnings))) => {
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            tracing::info!(members = roster.entries(), "SIGHUP: {} is in force", path.display());
+            tracing::info!(members = roster.entries(), "{by}: {} is in force", path.display());
             let roster = Arc::new(roster);
             monitoring.iter().for_each(|shard| shard.reload(roster.clone()));
             control.roster.force_push(roster);
             control.bell.ring();
         }
         Ok(None) => {}
-        Err(error) => tracing::error!("SIGHUP: the old members stay in force: {error}"),
+        Err(error) => tracing::error!("{by}: the old members stay in force: {error}"),
     }
 }
 
 /// Reads the access file again. Connections that it does not permit end.
-fn reload_access(config: &Config, control: &CoordinatorControl) {
+fn reload_access(by: &str, config: &Config, control: &CoordinatorControl) {
     let Some(path) = &config.access.file else { return };
     match config.access.read() {
         Ok(access) => {
-            tracing::info!(entries = access.entries(), "SIGHUP: {} is in force", path.display());
+            tracing::info!(entries = access.entries(), "{by}: {} is in force", path.display());
             control.access.force_push(Arc::new(access));
             control.bell.ring();
         }
-        Err(error) => tracing::error!("SIGHUP: the old access rules stay in force: {error}"),
+        Err(error) => tracing::error!("{by}: the old access rules stay in force: {error}"),
     }
 }
 
 /// Reads the TLS files again, for new sessions.
-fn reload_tls(tls: &mut Option<Server>, shared: &Shared) {
+fn reload_tls(by: &str, tls: &mut Option<Server>, shared: &Shared) {
     let Some(server) = tls else { return };
     match server.read_again(SystemTime::now()) {
         Ok(Some(new)) => {
-            tracing::info!("SIGHUP: new TLS files are in force, for new sessions: {}", new.files);
+            tracing::info!("{by}: new TLS files are in force, for new sessions: {}", new.files);
             shared.set_tls(new.config.clone());
             warn_of_expiry(&new);
             *server = new;
         }
-        Ok(None) => tracing::info!("SIGHUP: the TLS files are as they were: {}", server.files),
-        Err(error) => tracing::error!("SIGHUP: the old TLS files stay in force: {error}"),
+        Ok(None) => tracing::info!("{by}: the TLS files are as they were: {}", server.files),
+        Err(error) => tracing::error!("{by}: the old TLS files stay in force: {error}"),
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use gwm::coordinator::{Change, CloseReason, ConnectionId, Doubted, Kind, Outbox, Refusal, Refused, Time, Unmatched};
+use gwm::coordinator::{
+    Change, CloseReason, ConnectionId, Doubted, Kind, Outbox, Refusal, Refused, Time, Unmatched, Word,
+};
 
 use crate::coordinator_model::replay::Recorded;
 
@@ -32,6 +34,8 @@ pub(crate) struct Recorder {
     pub(crate) refused: Vec<(Refusal, String)>,
     /// Entries of the operator's files that matched nothing for an hour, as the log has them.
     pub(crate) unmatched: Vec<String>,
+    /// The operator's words whose time was over.
+    pub(crate) expired: Vec<String>,
     /// The doubts that began or ended.
     pub(crate) doubts: Vec<String>,
     /// Every change of the tables.
@@ -91,6 +95,10 @@ impl Outbox for Recorder {
 
     fn unmatched(&mut self, unmatched: &Unmatched) {
         self.unmatched.push(unmatched.to_string());
+    }
+
+    fn expired(&mut self, word: &Word) {
+        self.expired.push(format!("{} {word}", word.number));
     }
 
     fn doubted(&mut self, doubted: &Doubted<'_>) {

@@ -269,3 +269,23 @@ test('10,000 members: the document holds only what is near the window', async ()
     await farm.stop();
   }
 });
+
+test('30,000 members: the page says that it holds the first 20,000, and the search finds the others', async () => {
+  const listed = members(30_000, 50);
+  const farm = await Farm.start(listed);
+  try {
+    const page = await open(farm, '#/group?lb=4c4231&group=web');
+    await sees(page, 'weight 1,500,000 in all');
+    await sees(page, 'Only the first 20,000 are read. A whole address in the search finds others.');
+    const list = page.getByRole('list', { name: 'members' });
+    await list.locator('[aria-setsize="20000"]').first().waitFor();
+    assert.ok((await list.getByRole('listitem').count()) < 200, 'cells in the document');
+    const { address } = listed.at(-1);
+    await page.keyboard.press('/');
+    await page.keyboard.type(address);
+    await page.getByRole('heading', { name: `“${address}”` }).waitFor();
+    await page.locator('[aria-setsize="1"]').getByText(`${address}:80`).waitFor();
+  } finally {
+    await farm.stop();
+  }
+});

@@ -122,6 +122,7 @@ fn a_watch_that_loses_its_session_to_another_connection_says_so_and_ends() {
     let (status, text) = watch.end();
     assert_eq!(status, Some(1), "{text}");
     assert!(text.contains("another connection has become LB1") && text.contains("--take-over"), "{text}");
+    assert!(text.contains("an operator has dropped the session of LB1"), "{text}");
     assert_eq!(other.get_weights("LB1", &[""]), "", "the other connection keeps the session");
     daemon.stop();
 }

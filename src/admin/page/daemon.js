@@ -110,15 +110,7 @@ class Daemon {
       h(
         'table',
         { class: 'settings' },
-        h(
-          'thead',
-          null,
-          h(
-            'tr',
-            null,
-            ['Flag', 'Value', 'From'].map((name) => h('th', { scope: 'col' }, name)),
-          ),
-        ),
+        columnTitles(['Flag', 'Value', 'From']),
         h(
           'tbody',
           null,

@@ -64,7 +64,7 @@ const GRADES = ['bad', 'warn', 'note'];
 
 /** A group that has members, none of which is up though somebody wants one to be. */
 function isLost(group) {
-  return group.members > 0 && group.up === 0 && group.quiesced < group.members;
+  return group.members > 0 && group.up + group.unknown === 0 && group.quiesced < group.members;
 }
 
 /** The shape of a group. */
@@ -86,6 +86,15 @@ function gradeOfAll(found) {
 }
 
 const VERDICTS = { well: 'All is well', warn: 'Something needs a look', bad: 'Something is wrong' };
+
+/** The limit that is nearest. Those of the admin side are used by whoever looks, so they count when they are near. */
+function nearestLimit() {
+  const part = (limit) => (limit.max ? limit.used / limit.max : 0);
+  const notable = (farm.limits.value ?? []).filter(
+    (limit) => !limit.name.startsWith('admin_') || part(limit) >= LIMIT_NEAR,
+  );
+  return notable.sort((a, b) => part(b) - part(a))[0];
+}
 
 /** How much of a limit is used. */
 function meter({ used, max }) {

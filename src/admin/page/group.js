@@ -34,27 +34,10 @@ class GroupView {
     if (farm.groups.loaded && farm.groups.whole && !row)
       return notFound(`There is no group ${this.group} of this load balancer.`);
     return [
-      h(
-        'div',
-        { class: 'heading' },
-        h(
-          'div',
-          null,
-          h(
-            'p',
-            { class: 'trail' },
-            h('a', { href: link('') }, 'Groups'),
-            ' of ',
-            h('a', { href: link('', { lb: this.lb }) }, uid),
-          ),
-          h('h1', null, this.group),
-        ),
-        h(
-          'div',
-          { class: 'buttons' },
-          this.button('Quiesce', 'members/quiesce'),
-          this.button('Resume', 'members/resume'),
-        ),
+      heading(
+        [h('a', { href: link('') }, 'Groups'), ' of ', h('a', { href: link('', { lb: this.lb }) }, uid)],
+        this.group,
+        [this.button('Quiesce', 'members/quiesce'), this.button('Resume', 'members/resume')],
       ),
       row &&
         h(
@@ -63,7 +46,7 @@ class GroupView {
           h(
             'div',
             { class: 'line wrap' },
-            chips(members.length === row.members ? tally(members) : countsOf(row)),
+            chips(countsOf(row)),
             h('span', { class: 'quiet' }, `weight ${number(row.weight)} in all`),
             badge(row.policy, 'How the weights are made'),
             row.scaled && badge('scaled', 'Rates of requests are turned into weights'),

@@ -36,23 +36,15 @@ class MemberView {
       return [h('h1', null, this.name), h('p', { class: 'empty' }, this.reading.error?.message ?? 'Reading …')];
     const state = stateOf(member);
     return [
-      h(
-        'div',
-        { class: 'heading' },
-        h(
-          'div',
-          null,
-          h(
-            'p',
-            { class: 'trail' },
-            'Member of ',
-            h('a', { href: groupLink(member) }, member.group),
-            ' of ',
-            h('a', { href: link('', { lb: member.load_balancer.uid_hex }) }, member.load_balancer.uid),
-          ),
-          h('h1', null, shape(state), this.name, member.label && h('span', { class: 'label' }, member.label)),
-        ),
-        h('div', { class: 'buttons' }, this.buttons(member)),
+      heading(
+        [
+          'Member of ',
+          h('a', { href: groupLink(member) }, member.group),
+          ' of ',
+          h('a', { href: link('', { lb: member.load_balancer.uid_hex }) }, member.load_balancer.uid),
+        ],
+        [shape(state), this.name, member.label && h('span', { class: 'label' }, member.label)],
+        this.buttons(member),
       ),
       h(
         'div',
@@ -124,6 +116,7 @@ class MemberView {
       ['availability', why.availability],
       ['health', why.health],
       ['ramp', why.ramp],
+      ['quiesce', why.quiesce],
     ].filter(([, factor]) => factor);
     const tile = (name, factor) =>
       h(
@@ -187,15 +180,7 @@ class MemberView {
       h(
         'table',
         null,
-        h(
-          'thead',
-          null,
-          h(
-            'tr',
-            null,
-            ['Check', 'Result', 'Settings'].map((name) => h('th', { scope: 'col' }, name)),
-          ),
-        ),
+        columnTitles(['Check', 'Result', 'Settings']),
         h('tbody', null, why.checks.map(row)),
       ),
     );
@@ -232,15 +217,7 @@ class MemberView {
             h(
               'table',
               null,
-              h(
-                'thead',
-                null,
-                h(
-                  'tr',
-                  null,
-                  ['Time', 'What', 'Words'].map((name) => h('th', { scope: 'col' }, name)),
-                ),
-              ),
+              columnTitles(['Time', 'What', 'Words']),
               h('tbody', null, changes.map(row)),
             ),
           ),

@@ -60,7 +60,7 @@ class Overview {
       return sum;
     }, {});
     const held = totals.load_balancers - totals.load_balancers_connected;
-    const nearest = [...(farm.limits.value ?? [])].sort((a, b) => b.used / b.max - a.used / a.max)[0];
+    const nearest = nearestLimit();
     const tile = (name, value, href, ...more) =>
       h(
         'a',
@@ -205,8 +205,6 @@ class Strips {
   /** A group, as a cell of a list. */
   cell(group, width, tabindex) {
     const members = this.of(group).value?.members;
-    // A daemon counts members that nothing confirms by their contact and weight; rows tell them apart.
-    const counts = members?.length === group.members ? tally(members) : countsOf(group);
     const grade = gradeOf(group);
     const stripWidth = width - 26; // inside the cell
     const drawn = members ? Math.min(members.length, barsIn(stripWidth)) : group.members;
@@ -229,7 +227,7 @@ class Strips {
       h(
         'div',
         { class: 'line' },
-        group.members ? chips(counts) : h('span', { class: 'quiet' }, 'no members'),
+        group.members ? chips(countsOf(group)) : h('span', { class: 'quiet' }, 'no members'),
         h('span', { class: 'end quiet' }, `weight ${number(group.weight)}`),
       ),
     ];

@@ -36,9 +36,9 @@ function tally(members) {
   return counts;
 }
 
-/** How many members are in each state, by the row of a group: `up` and `drained` have those that nothing confirms. */
-function countsOf(group) {
-  return { down: group.down, drained: group.drained, quiesced: group.quiesced, up: group.up };
+/** How many members are in each state, by the row of a group. */
+function countsOf({ up, down, drained, unknown, quiesced }) {
+  return { up, down, drained, unknown, quiesced };
 }
 
 /** The counts as words: `3 down, 40 up`. */
@@ -135,6 +135,29 @@ function groupLink(row) {
 
 function memberLink({ load_balancer, group, address, port, protocol }) {
   return link('member', { lb: load_balancer.uid_hex, group, address, port, protocol });
+}
+
+/** The head of a view of one thing: what it belongs to, its name, and what a person can do with it. */
+function heading(trail, title, buttons) {
+  return h(
+    'div',
+    { class: 'heading' },
+    h('div', null, trail && h('p', { class: 'trail' }, trail), h('h1', null, title)),
+    h('div', { class: 'buttons' }, buttons),
+  );
+}
+
+/** The titles of a table's columns. */
+function columnTitles(names, attributes) {
+  return h(
+    'thead',
+    attributes ?? null,
+    h(
+      'tr',
+      null,
+      names.map((name) => h('th', { scope: 'col' }, name)),
+    ),
+  );
 }
 
 /** What a view shows whose subject does not exist. */

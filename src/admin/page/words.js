@@ -24,15 +24,7 @@ function wordTable(words) {
   return h(
     'table',
     { class: 'words' },
-    h(
-      'thead',
-      { class: 'unseen' },
-      h(
-        'tr',
-        null,
-        ['What', 'Who and when', 'End'].map((name) => h('th', { scope: 'col' }, name)),
-      ),
-    ),
+    columnTitles(['What', 'Who and when', 'End'], { class: 'unseen' }),
     h('tbody', null, words.map(row)),
   );
 }

@@ -44,8 +44,8 @@ with Get Weights. Groups that the GWM still has are kept; missing groups and mem
 deregistered.
 
 The watch begins with a takeover: the GWM ends the session that a live LB with this UID has. If the GWM closes the \
-connection of the watch and still serves, another connection has become this LB: then the watch says so and ends (exit \
-status 1). With --take-over the watch connects again and takes the session back.";
+connection of the watch and still serves, another connection has become this LB, or an operator has dropped its session: \
+then the watch says so and ends (exit status 1). With --take-over the watch connects again and takes the session back.";
 
 /// Flags of `gwm lb watch`.
 #[derive(clap::Args)]
@@ -138,8 +138,9 @@ pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args, take_over: bool) 
         if std::mem::take(&mut view.has_session) && closed && !take_over && target.serves() {
             view.lost(&error, None)?;
             return Err(Failure::Failed(format!(
-                "{error} and still serves: another connection has become {uid}, or the GWM's rules do not let this one be {uid} \
-                 any more; this watch does not fight for the session (with --take-over it does)",
+                "{error} and still serves: another connection has become {uid}, an operator has dropped the session of {uid}, or \
+                 the GWM's rules do not let this one be {uid} any more; this watch does not fight for the session (with \
+                 --take-over it does)",
                 uid = view.uid
             )));
         }

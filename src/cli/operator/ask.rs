@@ -1,9 +1,15 @@
 //! A request to a daemon's admin side, and its answer. Each request has a connection of its own.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, future::poll_fn, pin::Pin, time::Duration};
 
-use axum::body::{Body, to_bytes};
-use hyper::{Method, Request, StatusCode, client::conn::http1, header};
+use axum::body::{Body, Bytes, to_bytes};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body as _, Incoming},
+    client::conn::http1,
+    header::{self, HeaderName},
+    http::request,
+};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{
@@ -17,7 +23,14 @@ use crate::{cli::target::Failure, config::AdminAddress};
 /// The longest answer that is read: 1,000 rows of the longest names are less.
 const ANSWER_BYTES: usize = 64 << 20;
 
+/// A stream that says nothing for so long is dead: the daemon sends a comment every 15 s.
+const SILENCE: Duration = Duration::from_secs(40);
+
+/// What [`Daemon::follow`] tells once the stream has told all that happened before it began.
+pub(super) const LIVE: &str = "live";
+
 /// A running daemon.
+#[derive(Clone)]
 pub(super) struct Daemon {
     pub(super) address: AdminAddress,
     pub(super) token: Option<String>,
@@ -70,13 +83,58 @@ impl Daemon {
         }
     }
 
-    fn ask(&self, method: Method, path: &str, body: Body) -> Result<Result<Value, String>, Failure> {
-        let failed = |error: &dyn std::fmt::Display| {
-            Failure::Failed(format!(
-                "no answer from {}: {error}; does a daemon run with this --admin-listen address?",
-                self.address
-            ))
+    /// Follows the daemon's events after the one with the id `last`, which goes along, until the stream ends; tells why it
+    /// ended. `take` gets kind and data of each event, and [`LIVE`]; it says whether to go on.
+    pub(super) async fn follow(&self, last: &mut Option<String>, mut take: impl FnMut(&str, Value) -> bool) -> String {
+        let known = last.as_deref().map(|last| (HeaderName::from_static("last-event-id"), last.to_owned()));
+        let opened = async {
+            let request = self.request(Method::GET, "events", known).body(Body::empty())?;
+            let response = self.send(request).await?;
+            Ok::<_, Box<dyn Error>>(match response.status() {
+                status if status.is_success() => Ok(response.into_body()),
+                status => Err(message(status, &body_of(response).await?)),
+            })
         };
+        let mut body = match tokio::time::timeout(self.timeout, opened).await {
+            Ok(Ok(Ok(body))) => body,
+            Ok(Ok(Err(refused))) => return refused,
+            Ok(Err(error)) => return self.failed(&error),
+            Err(_) => return self.failed(&format_args!("nothing came within {:?}", self.timeout)),
+        };
+        let mut is_live = false;
+        let mut text = Vec::new();
+        loop {
+            let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            match tokio::time::timeout(SILENCE, frame).await {
+                Ok(Some(Ok(frame))) => text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
+                Ok(Some(Err(error))) => return self.failed(&error),
+                Ok(None) => return self.failed(&"the daemon ended the stream of events"),
+                Err(_) => return self.failed(&format_args!("no sign of life for {SILENCE:?}")),
+            }
+            while let Some(end) = text.windows(2).position(|two| two == b"\n\n") {
+                let event: Vec<u8> = text.drain(..end + 2).collect();
+                let event = String::from_utf8_lossy(&event);
+                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+                if let Some(id) = field("id") {
+                    *last = Some(id.to_owned());
+                }
+                let data = field("data").and_then(|data| serde_json::from_str(data).ok()).unwrap_or_default();
+                if field("event").is_some_and(|kind| !take(kind, data)) {
+                    return String::new();
+                }
+            }
+            // What happened before comes as one piece.
+            if !std::mem::replace(&mut is_live, true) && !take(LIVE, Value::Null) {
+                return String::new();
+            }
+        }
+    }
+
+    fn failed(&self, error: &dyn std::fmt::Display) -> String {
+        format!("no answer from {}: {error}; does a daemon run with this --admin-listen address?", self.address)
+    }
+
+    fn request(&self, method: Method, path: &str, header: Option<(HeaderName, String)>) -> request::Builder {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("/api/v1/{path}"))
@@ -85,22 +143,34 @@ impl Daemon {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(body).map_err(|error| Failure::Usage(format!("--token-file: {error}")))?;
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        request
+    }
+
+    fn ask(&self, method: Method, path: &str, body: Body) -> Result<Result<Value, String>, Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::Failed(self.failed(error));
+        let request = self.request(method, path, None).body(body);
+        let request = request.map_err(|error| Failure::Usage(format!("--token-file: {error}")))?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
-        let answer = runtime.block_on(async { tokio::time::timeout(self.timeout, self.exchange(request)).await });
+        let exchange = async {
+            let response = self.send(request).await?;
+            Ok::<_, Box<dyn Error>>((response.status(), body_of(response).await?))
+        };
+        let answer = runtime.block_on(async { tokio::time::timeout(self.timeout, exchange).await });
         let (status, bytes) = match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(failed(&error)),
             Err(_) => return Err(failed(&format_args!("nothing came within {:?}", self.timeout))),
         };
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
-        Ok(match status.is_success() {
-            true => Ok(value),
-            false => Err(value["error"]["message"].as_str().unwrap_or(status.as_str()).to_owned()),
-        })
+        if !status.is_success() {
+            return Ok(Err(message(status, &bytes)));
+        }
+        serde_json::from_slice(&bytes).map(Ok).map_err(|error| failed(&error))
     }
 
-    async fn exchange(&self, request: Request<Body>) -> Result<(StatusCode, axum::body::Bytes), Box<dyn Error>> {
+    async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Box<dyn Error>> {
         match &self.address {
             AdminAddress::Socket(path) => over(UnixStream::connect(path).await?, request).await,
             AdminAddress::Tcp(address) => over(TcpStream::connect(address).await?, request).await,
@@ -108,14 +178,22 @@ impl Daemon {
     }
 }
 
+/// What the daemon says to a request that it refuses.
+fn message(status: StatusCode, bytes: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    value["error"]["message"].as_str().unwrap_or(status.as_str()).to_owned()
+}
+
+async fn body_of(response: Response<Incoming>) -> Result<Bytes, Box<dyn Error>> {
+    Ok(to_bytes(Body::new(response.into_body()), ANSWER_BYTES).await?)
+}
+
 async fn over(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     request: Request<Body>,
-) -> Result<(StatusCode, axum::body::Bytes), Box<dyn Error>> {
+) -> Result<Response<Incoming>, Box<dyn Error>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // It moves the bytes while this function waits. Its error is that of the request, too.
+    // It moves the bytes while others wait. Its error is that of the request, too.
     tokio::spawn(connection);
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    Ok((status, to_bytes(Body::new(response.into_body()), ANSWER_BYTES).await?))
+    Ok(sender.send_request(request).await?)
 }

@@ -3,13 +3,15 @@
 //! | file | what it owns |
 //! | --- | --- |
 //! | `ask.rs` | a request to the admin side, and its answer |
-//! | `status.rs` | `gwm status`: which answers, once or again and again, as tables or JSON |
+//! | `status.rs` | `gwm status`: which answers, as tables or JSON |
+//! | `watch.rs` | `gwm status --watch`: which answers are asked for again, and when |
 //! | `show.rs` | answers as lines |
 //! | `write.rs` | `gwm quiesce`, `gwm resume`, `gwm weight` |
 
 mod ask;
 mod show;
 pub mod status;
+mod watch;
 pub mod write;
 
 use std::{path::PathBuf, time::Duration};

@@ -59,6 +59,7 @@ fn groups() -> Vec<Cell> {
         (RIGHT("UP"), |row| text(&row["up"])),
         (RIGHT("DOWN"), |row| text(&row["down"])),
         (RIGHT("DRAINED"), |row| text(&row["drained"])),
+        (RIGHT("UNKNOWN"), |row| text(&row["unknown"])),
         (RIGHT("QUIESCED"), |row| text(&row["quiesced"])),
         (RIGHT("WEIGHT"), |row| text(&row["weight"])),
         (LEFT("DOUBT"), |row| if row["in_doubt"] == true { "yes" } else { "no" }.into()),
@@ -73,7 +74,7 @@ fn members() -> Vec<Cell> {
         (LEFT("LB"), |row| text(&row["load_balancer"]["uid"])),
         (RIGHT("WEIGHT"), |row| text(&row["weight"])),
         (LEFT("STATE"), |row| state(row).into()),
-        (LEFT("REASON"), |row| text(&row["reason"])),
+        (Column::cut("REASON"), |row| text(&row["reason"])),
     ]
 }
 
@@ -102,6 +103,13 @@ fn part(limit: &Value) -> f64 {
     limit["used"].as_f64().unwrap_or(0.0) / limit["max"].as_f64().unwrap_or(1.0).max(1.0)
 }
 
+/// Whether a limit may be the nearest one. Those of the admin side are used by whoever looks, so they count when they are
+/// near.
+fn is_notable(limit: &Value) -> bool {
+    let is_own = limit["name"].as_str().is_some_and(|name| name.starts_with("admin_"));
+    !is_own || part(limit) >= 0.8
+}
+
 /// The most groups in trouble that the overview names.
 const TROUBLED: usize = 20;
 
@@ -115,7 +123,8 @@ pub(super) fn overview(value: &Value, width: usize) -> Vec<String> {
     let nobody = Vec::new();
     let array = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
     let limits = array(&value["limits"]["limits"]);
-    let nearest = limits.iter().max_by(|one, other| part(one).total_cmp(&part(other)));
+    let nearest =
+        limits.iter().filter(|limit| is_notable(limit)).max_by(|one, other| part(one).total_cmp(&part(other)));
     let version = &value["version"];
     let mut lines = vec![
         format!("{} {}, started {}", text(&version["name"]), text(&version["version"]), text(&version["started_at"])),
@@ -156,7 +165,8 @@ pub(super) fn overview(value: &Value, width: usize) -> Vec<String> {
 /// As the page has it: a member is down, failures are in doubt, or nobody is up though somebody should be.
 fn is_troubled(group: &Value) -> bool {
     let count = |field: &str| group[field].as_u64().unwrap_or(0);
-    let is_lost = count("members") > 0 && count("up") == 0 && count("quiesced") < count("members");
+    let works = count("up") + count("unknown");
+    let is_lost = count("members") > 0 && works == 0 && count("quiesced") < count("members");
     is_lost || count("down") > 0 || group["in_doubt"] == true
 }
 
@@ -205,7 +215,7 @@ pub(super) fn memberships(value: &Value, width: usize) -> Vec<String> {
         lines.push(format!("  {}", text(&member["reason"])));
         let why = &member["why"];
         lines.push(format!("  {}", text(&why["text"])));
-        let names = ["capacity", "availability", "health", "ramp", "rate"];
+        let names = ["capacity", "availability", "health", "ramp", "rate", "quiesce"];
         let factors: Vec<Vec<String>> = names
             .into_iter()
             .filter(|name| !why[*name].is_null())
@@ -335,6 +345,33 @@ mod tests {
             "  2026-01-01T00:00:01Z  standing  up",
         ];
         assert_eq!(memberships(&json!([row]), usize::MAX), expected);
+    }
+
+    #[test]
+    fn the_reason_gives_way_before_the_label() {
+        let value = json!({"members": [member(40)], "more": false});
+        assert_eq!(list(&value, 60)[1], "10.0.0.1:80 web-1 web   LB1     40 up    All checks pass.");
+        assert_eq!(list(&value, 54)[1], "10.0.0.1:80 web-1 web   LB1     40 up    All checks p…");
+    }
+
+    #[test]
+    fn who_looks_is_not_the_nearest_limit() {
+        let limit = |name: &str, used: u64| json!({"name": name, "used": used, "max": 100, "flag": null});
+        let nearest = |limits: Vec<Value>| {
+            let lines = overview(&json!({"limits": {"limits": limits}}), usize::MAX);
+            lines.into_iter().find(|line| line.starts_with("nearest limit")).expect("a limit")
+        };
+        let quiet = nearest(vec![limit("groups", 1), limit("admin_connections", 50)]);
+        assert_eq!(quiet, "nearest limit   groups: 1 of 100 (1 %)");
+        let crowd = nearest(vec![limit("groups", 1), limit("admin_connections", 80)]);
+        assert_eq!(crowd, "nearest limit   admin_connections: 80 of 100 (80 %)");
+    }
+
+    #[test]
+    fn a_group_that_nothing_confirms_is_in_no_trouble() {
+        let group =
+            |up: u64, unknown: u64| json!({"members": 2, "up": up, "unknown": unknown, "quiesced": 0, "down": 0});
+        assert!(!is_troubled(&group(0, 2)) && !is_troubled(&group(1, 0)) && is_troubled(&group(0, 0)));
     }
 
     #[test]

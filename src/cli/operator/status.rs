@@ -3,8 +3,6 @@
 use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
-    thread,
-    time::{Duration, SystemTime},
 };
 
 use serde_json::{Value, json};
@@ -12,10 +10,10 @@ use serde_json::{Value, json};
 use super::{
     Flags, Place,
     ask::{Daemon, Query},
-    place, show,
+    place, show, watch,
 };
 use crate::cli::{
-    table::{self, Screen},
+    table,
     target::{self, Failure},
 };
 
@@ -24,8 +22,11 @@ const HELP: &str = "\
 The daemon answers by its admin side (gwm serve --admin-listen); no load balancer's session is touched.
 
 As a table, columns move closer and names are cut on a narrow terminal, and stand in full in a pipe. --json prints one \
-JSON object with the fields of the daemon's /api/v1/openapi.json. --watch draws the table again when something changes, \
-until Ctrl-C (exit status 0); with --json, or when the output is no terminal, it prints one JSON line a change.";
+JSON object with the fields of the daemon's /api/v1/openapi.json. --watch follows the daemon's \
+events and asks again for what they say has changed, at most once a second, and every 10 s for what no event tells. On a \
+terminal it draws the table again, until Ctrl-C (exit status 0), and says while the daemon is gone; with --json, or when \
+the output is no terminal, it prints one JSON line a change, {error: text} when the daemon is gone, and all again when \
+the daemon is back.";
 
 /// Flags of `gwm status`.
 #[derive(clap::Args)]
@@ -48,7 +49,7 @@ pub struct Args {
 }
 
 #[derive(clap::Subcommand)]
-enum What {
+pub(super) enum What {
     /// Load balancers with their sessions
     Lbs,
     /// Groups with how many members are in which state
@@ -78,7 +79,7 @@ enum What {
 
 /// Which load balancer and group.
 #[derive(clap::Args, Default)]
-struct Which {
+pub(super) struct Which {
     /// Only groups with this name
     #[arg(long, env = "GWM_GROUP", value_name = "NAME")]
     group: Option<String>,
@@ -92,15 +93,19 @@ impl Which {
         let fields = [("group", &self.group), ("load_balancer", &self.lb)];
         fields.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
     }
+
+    /// Of a list of members.
+    pub(super) fn members<'a>(&'a self, state: Option<&'a str>) -> Vec<(&'static str, &'a str)> {
+        let mut query = self.query();
+        query.extend(state.map(|state| ("state", state)));
+        query
+    }
 }
 
 /// Runs `gwm status`.
 pub fn run(args: Args) -> ExitCode {
     target::finish(status(args))
 }
-
-/// How often a watch asks.
-const PACE: Duration = Duration::from_secs(1);
 
 fn status(args: Args) -> Result<(), Failure> {
     let daemon = args.daemon.daemon()?;
@@ -112,38 +117,7 @@ fn status(args: Args) -> Result<(), Failure> {
     }
     let live = !args.json && io::stdout().is_terminal();
     table::end_on_signal(live)?;
-    let mut screen = if live { Some(Screen::enter()?) } else { None };
-    let mut before = Value::Null;
-    loop {
-        let looked = look(&daemon, args.what.as_ref(), rows);
-        match (&mut screen, looked) {
-            (Some(screen), looked) => {
-                let (columns, _) = screen.size();
-                let text = match looked {
-                    Ok(value) => lines(&value, columns),
-                    Err(Failure::Failed(error)) => vec![error],
-                    Err(other) => return Err(other),
-                };
-                let now = humantime::format_rfc3339_seconds(SystemTime::now());
-                let title = format!("{} at {now}  (Ctrl-C ends)", daemon.address);
-                screen.draw(&[vec![title, String::new()], text].concat())?;
-            }
-            (None, looked) => {
-                let value = match looked {
-                    Ok(value) => value,
-                    Err(Failure::Failed(error)) => json!({ "error": error }),
-                    Err(other) => return Err(other),
-                };
-                if value != before {
-                    let mut out = io::stdout().lock();
-                    writeln!(out, "{value}")?;
-                    out.flush()?;
-                    before = value;
-                }
-            }
-        }
-        thread::sleep(PACE);
-    }
+    watch::run(daemon, args.what, rows, live)
 }
 
 /// The columns of the terminal; as many as are needed, if there is none.
@@ -154,30 +128,37 @@ fn width() -> usize {
     }
 }
 
+/// The rows of a list, and whether there are more.
+fn list(daemon: &Daemon, path: &str, field: &str, query: &Query<'_>, most: usize) -> Result<Value, Failure> {
+    let (rows, more) = daemon.list(path, field, query, most)?;
+    Ok(json!({ field: rows, "more": more }))
+}
+
+/// The parts of the overview.
+const PARTS: [&str; 5] = ["version", "totals", "limits", "words", "groups"];
+
+/// One part of the overview.
+pub(super) fn part(daemon: &Daemon, part: &str, most: usize) -> Result<Value, Failure> {
+    if part == "groups" { list(daemon, "groups", "groups", &[], most) } else { daemon.get(part, &[]) }
+}
+
 /// The answer to the command, with only the fields of the API in it.
-fn look(daemon: &Daemon, what: Option<&What>, most: usize) -> Result<Value, Failure> {
-    let list = |path: &str, field: &str, query: &Query<'_>| -> Result<Value, Failure> {
-        let (rows, more) = daemon.list(path, field, query, most)?;
-        Ok(json!({ field: rows, "more": more }))
-    };
+pub(super) fn look(daemon: &Daemon, what: Option<&What>, most: usize) -> Result<Value, Failure> {
     match what {
         None => {
             let mut overview = json!({});
-            for path in ["version", "totals", "limits", "words"] {
-                overview[path] = daemon.get(path, &[])?;
+            for name in PARTS {
+                overview[name] = part(daemon, name, most)?;
             }
-            overview["groups"] = list("groups", "groups", &[])?;
             Ok(overview)
         }
-        Some(What::Lbs) => list("load-balancers", "load_balancers", &[]),
-        Some(What::Groups(which)) => list("groups", "groups", &which.query()),
+        Some(What::Lbs) => list(daemon, "load-balancers", "load_balancers", &[], most),
+        Some(What::Groups(which)) => list(daemon, "groups", "groups", &which.query(), most),
         Some(What::Members { which, state }) => {
-            let mut query = which.query();
-            query.extend(state.as_deref().map(|state| ("state", state)));
-            list("members", "members", &query)
+            list(daemon, "members", "members", &which.members(state.as_deref()), most)
         }
         Some(What::Member { member, which }) => member_in_full(daemon, member, which),
-        Some(What::Checks) => list("checks", "checks", &[]),
+        Some(What::Checks) => list(daemon, "checks", "checks", &[], most),
         Some(What::Limits) => daemon.get("limits", &[]),
     }
 }
@@ -205,7 +186,7 @@ fn member_in_full(daemon: &Daemon, member: &Place, which: &Which) -> Result<Valu
 }
 
 /// The answer as lines for people.
-fn lines(value: &Value, width: usize) -> Vec<String> {
+pub(super) fn lines(value: &Value, width: usize) -> Vec<String> {
     let mut lines = match value.as_object() {
         Some(object) if object.contains_key("totals") => show::overview(value, width),
         Some(object) if object.contains_key("memberships") => show::memberships(&value["memberships"], width),

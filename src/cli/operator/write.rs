@@ -9,10 +9,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{Flags, Place, place};
-use crate::{
-    cli::target::{self, Failure},
-    config::duration,
-};
+use crate::cli::target::{self, Failure};
 
 /// Why, and who.
 #[derive(clap::Args)]
@@ -47,14 +44,23 @@ struct Pattern {
 /// A year: the longest that a word lasts before it ends by itself.
 const YEAR: Duration = Duration::from_secs(365 * 86400);
 
+/// Parses how long a word lasts: the daemon takes whole seconds.
+fn lasts(text: &str) -> Result<Duration, String> {
+    let how = "write 1s to 365d in whole seconds, such as 90s, 30m or 2h";
+    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; {how}"))?;
+    match (Duration::from_secs(1)..=YEAR).contains(&time) && time.subsec_nanos() == 0 {
+        true => Ok(time),
+        false => Err(how.into()),
+    }
+}
+
 /// Flags of `gwm quiesce`.
 #[derive(clap::Args)]
 pub struct QuiesceArgs {
     #[command(flatten)]
     pattern: Pattern,
-    /// End by itself after this time: 1s to 365d [default: when it is resumed]
-    #[arg(long = "for", env = "GWM_FOR", value_name = "DURATION",
-          value_parser = duration(Duration::from_secs(1)..=YEAR))]
+    /// End by itself after this time: 1s to 365d in whole seconds [default: when it is resumed]
+    #[arg(long = "for", env = "GWM_FOR", value_name = "DURATION", value_parser = lasts)]
     lasts: Option<Duration>,
     #[command(flatten)]
     reason: Reason,
@@ -81,9 +87,8 @@ pub struct WeightArgs {
     /// Let checks and agents decide again
     #[arg(long, env = "GWM_RELEASE", value_parser = clap::builder::FalseyValueParser::new())]
     release: bool,
-    /// End by itself after this time: 1s to 365d [default: when it is released]
-    #[arg(long = "for", env = "GWM_FOR", value_name = "DURATION", conflicts_with = "release",
-          value_parser = duration(Duration::from_secs(1)..=YEAR))]
+    /// End by itself after this time: 1s to 365d in whole seconds [default: when it is released]
+    #[arg(long = "for", env = "GWM_FOR", value_name = "DURATION", conflicts_with = "release", value_parser = lasts)]
     lasts: Option<Duration>,
     #[command(flatten)]
     reason: Reason,
@@ -164,5 +169,20 @@ impl Reason {
             writeln!(out, "No member matches now.")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_lasts_whole_seconds() {
+        assert_eq!(lasts("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(lasts("365d"), Ok(YEAR));
+        for wrong in ["1500ms", "366d", "0s", "500ms", "1s 1ns", "soon"] {
+            let error = lasts(wrong).expect_err(wrong);
+            assert!(error.contains("write 1s to 365d in whole seconds"), "{error}");
+        }
     }
 }

@@ -5,11 +5,11 @@ use super::{
         Coordinator,
         ids::{EndpointId, GroupId, Id, LbId},
     },
-    Cursor, Filter, Full, MEMBERS_PER_WORK, Page, Rows, StateFilter, Work,
+    Answer, Cursor, Filter, MEMBERS_PER_WORK, Page, Rows, StateFilter, Work,
     rows::{EndpointRow, EndpointState, GroupRow, MemberRow, Shown},
 };
 use crate::{
-    judgement::{Scale, Stand},
+    judgement::Stand,
     sasp::{EntryFlags, WeightEntry},
 };
 
@@ -166,28 +166,39 @@ impl Coordinator {
         Rows { rows, next: None }
     }
 
-    /// One membership. Without a load balancer in the filter, one of the first load balancers that has it.
-    pub(super) fn member_in_full(&self, filter: &Filter) -> Option<(MemberRow, Option<Scale>, EndpointRow, Full)> {
+    /// One membership. Without a load balancer in the filter, one of the first load balancers that has it, if that is
+    /// found in a bounded time.
+    pub(super) fn member_in_full(&self, filter: &Filter) -> Option<Answer> {
         let name = filter.group.as_ref()?;
         let spellings = filter.endpoints()?;
+        let mut left = super::WORK_PER_PAGE;
         for endpoint in spellings.iter().filter_map(|endpoint| self.tables.endpoints.find(endpoint)) {
             let group = match self.named_lb(filter)? {
                 Some(lb) => self.tables.find_group(lb, name),
                 None => {
                     let listings = self.tables.endpoints.listings(endpoint).iter();
                     let groups = listings.flat_map(|&listing| self.tables.listings.get(listing).groups.iter());
-                    let is_named = |group: &&GroupId| {
-                        let group = &self.tables.groups[**group];
-                        !group.removed && group.name() == &**name
-                    };
-                    groups.take(super::WORK_PER_PAGE).find(is_named).copied()
+                    let mut found = None;
+                    for &id in groups {
+                        if left == 0 {
+                            return Some(Answer::TooMany);
+                        }
+                        left -= 1;
+                        let group = &self.tables.groups[id];
+                        if !group.removed && group.name() == &**name {
+                            found = Some(id);
+                            break;
+                        }
+                    }
+                    found
                 }
             };
             let Some(group) = group else { continue };
             let Some(slot) = self.tables.listing(group).find(endpoint) else { continue };
             let shown = self.shown(group);
-            let full = self.full(endpoint, Some((shown.lb_uid, shown.group.name())));
-            return Some((self.member_row(&shown, slot), shown.scale, self.endpoint_row(endpoint), full));
+            let full = self.full(endpoint, Some((&shown, self.tables.listing(group).slot(slot))));
+            let found = (self.member_row(&shown, slot), shown.scale, self.endpoint_row(endpoint), full);
+            return Some(Answer::Member(Box::new(found)));
         }
         None
     }
@@ -228,11 +239,12 @@ impl Coordinator {
 fn fits_entry(entry: WeightEntry, wanted: StateFilter) -> bool {
     let has = |flag| entry.flags.contains(flag);
     let (quiesced, contact) = (has(EntryFlags::QUIESCED), has(EntryFlags::CONTACT));
+    let known = contact && !quiesced && has(EntryFlags::CONFIDENT);
     match wanted {
-        StateFilter::Up => contact && !quiesced && entry.weight > 0,
+        StateFilter::Up => known && entry.weight > 0,
         StateFilter::Down => !contact,
-        StateFilter::Drained => contact && !quiesced && entry.weight == 0,
-        StateFilter::Unknown => contact && !has(EntryFlags::CONFIDENT),
+        StateFilter::Drained => known && entry.weight == 0,
+        StateFilter::Unknown => contact && !quiesced && !has(EntryFlags::CONFIDENT),
         StateFilter::Quiesced => quiesced,
         StateFilter::Unwatched => false,
     }

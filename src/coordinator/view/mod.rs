@@ -9,7 +9,7 @@ use std::{net::IpAddr, sync::Arc};
 use super::{
     Coordinator, Time,
     feed::Event,
-    history::Past,
+    history::{By, Past},
     ids::{Id, LbId},
     operator::{Act, ActRefused, Acted},
     outbox::Outbox,
@@ -50,13 +50,13 @@ pub struct Page {
 /// Which states of a member are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateFilter {
-    /// Contact and weight.
+    /// Contact, confidence and weight.
     Up,
     /// No contact.
     Down,
-    /// Contact, no weight, not quiesced.
+    /// Contact and confidence, no weight, not quiesced.
     Drained,
-    /// Contact, not confident.
+    /// Contact, not confident, not quiesced.
     Unknown,
     /// Quiesced by anybody.
     Quiesced,
@@ -145,6 +145,17 @@ pub struct Full {
     pub history: Vec<Past>,
     /// The operator's words that match.
     pub words: Vec<Arc<Word>>,
+    /// Who quiesces it.
+    pub quiesces: Vec<Quiesce>,
+}
+
+/// A quiesce that is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quiesce {
+    /// By whose word.
+    pub by: By,
+    /// Since when, if that is still known.
+    pub since: Option<Time>,
 }
 
 /// The answer to an [`Ask`].
@@ -179,6 +190,8 @@ pub enum Answer {
     Acted(Result<Acted, ActRefused>),
     /// Nothing has this name.
     NotFound,
+    /// The member is in too many groups to look for one by its name alone.
+    TooMany,
 }
 
 /// An event, with what is so now.
@@ -252,7 +265,7 @@ impl Coordinator {
             Ask::LoadBalancers(filter, page) => Answer::LoadBalancers(self.lb_rows(&filter, page)?),
             Ask::Groups(filter, page) => Answer::Groups(self.group_rows(&filter, page)?),
             Ask::Members(filter, page) => Answer::Members(self.member_rows(&filter, page)?),
-            Ask::Member(filter) => Answer::Member(Box::new(self.member_in_full(&filter)?)),
+            Ask::Member(filter) => self.member_in_full(&filter)?,
             Ask::Endpoints(filter, page) => Answer::Endpoints(self.endpoint_rows(&filter, page)),
             Ask::Endpoint(filter) => {
                 let endpoints = &self.tables.endpoints;

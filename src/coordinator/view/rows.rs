@@ -6,12 +6,13 @@ use super::{
     super::{
         Coordinator,
         group::Group,
+        history::{By, What},
         ids::{ConnectionId, EndpointId, GroupId, LbId},
         listing::Slot,
         load_balancer::Timer,
         verdicts::View,
     },
-    Full,
+    Full, Quiesce,
 };
 use crate::{
     access::Certificate,
@@ -60,12 +61,14 @@ pub struct GroupRow {
     pub policy: Policy,
     /// How many members there are.
     pub members: u32,
-    /// Members with contact and weight.
+    /// Members with contact, confidence and weight that nobody quiesced.
     pub up: u32,
     /// Members without contact.
     pub down: u32,
-    /// Members with contact, without weight, that nobody quiesced.
+    /// Members with contact and confidence, without weight, that nobody quiesced.
     pub drained: u32,
+    /// Members with contact, without confidence, that nobody quiesced.
+    pub unknown: u32,
     /// Members that somebody quiesced.
     pub quiesced: u32,
     /// Members that are shown as not confident.
@@ -100,6 +103,8 @@ pub struct EndpointState {
     pub stand: Stand,
     /// When and why its standing changed last.
     pub turn: Option<(Time, StandingChange)>,
+    /// When anything about it changed last.
+    pub changed_at: Option<Time>,
     /// The members file quiesces it.
     pub quiesced_by_file: bool,
     /// A word of the operator quiesces it in all groups.
@@ -125,8 +130,8 @@ pub struct MemberRow {
     pub state: EndpointState,
     /// How the group's weights are made.
     pub policy: Policy,
-    /// The group is in doubt.
-    pub doubted: bool,
+    /// The group is in doubt since then.
+    pub doubted: Option<Time>,
     /// SASP quiesces it in this group.
     pub quiesced_by_member: bool,
     /// A word of the operator quiesces it in this group.
@@ -144,6 +149,8 @@ pub struct EndpointRow {
     pub verdicts: [Verdict; Policy::ALL.len()],
     /// Its weight while it is up and nothing else is known.
     pub capacity: u16,
+    /// The members file states the capacity; else it is the highest weight.
+    pub capacity_stated: bool,
     /// How many groups list it.
     pub groups: usize,
     /// The shard that checks it.
@@ -155,7 +162,8 @@ pub(super) struct Shown<'a> {
     pub(super) group: &'a Group,
     pub(super) lb_uid: &'a [u8],
     pub(super) policy: Policy,
-    pub(super) doubted: bool,
+    /// The group is in doubt since then.
+    pub(super) doubted: Option<Time>,
     pub(super) view: View<'a>,
     pub(super) scale: Option<Scale>,
     /// Whether the scale had to be made from all members.
@@ -174,8 +182,8 @@ impl Coordinator {
         let tables = &self.tables;
         let group = &tables.groups[id];
         let listing = tables.listings.get(group.listing);
-        let doubted = tables.doubted[id];
-        let view = tables.endpoints.verdicts().view(listing.policy, doubted, self.settings.weight_max);
+        let doubted = tables.doubted[id].then(|| tables.doubts.began(id).unwrap_or_default());
+        let view = tables.endpoints.verdicts().view(listing.policy, tables.doubted[id], self.settings.weight_max);
         let scale_made = view.has_rates() && group.scale.is_none();
         let scale = match view.has_rates() {
             true => group.scale.or_else(|| view.scale(None, listing.members())),
@@ -216,10 +224,11 @@ impl Coordinator {
             up: 0,
             down: 0,
             drained: 0,
+            unknown: 0,
             quiesced: 0,
             not_confident: 0,
             weight: 0,
-            doubted: shown.doubted,
+            doubted: shown.doubted.is_some(),
             scaled: shown.scale.is_some(),
             shared_by: listing.groups.len(),
         };
@@ -230,6 +239,7 @@ impl Coordinator {
             let count = match entry {
                 _ if entry.flags.contains(EntryFlags::QUIESCED) => &mut row.quiesced,
                 _ if !entry.flags.contains(EntryFlags::CONTACT) => &mut row.down,
+                _ if !entry.flags.contains(EntryFlags::CONFIDENT) => &mut row.unknown,
                 WeightEntry { weight: 0, .. } => &mut row.drained,
                 _ => &mut row.up,
             };
@@ -246,7 +256,7 @@ impl Coordinator {
             group: shown.group.name().into(),
             label: listing.label(at).into(),
             entry: shown.entry(slot),
-            state: self.endpoint_state(slot.endpoint),
+            state: self.endpoint_state(slot.endpoint, Some((shown.lb_uid, shown.group.name()))),
             policy: shown.policy,
             doubted: shown.doubted,
             quiesced_by_member: slot.is_quiesced(),
@@ -254,18 +264,22 @@ impl Coordinator {
         }
     }
 
-    fn endpoint_state(&self, id: EndpointId) -> EndpointState {
+    /// In a group (the UID of its load balancer, its name), or in all.
+    fn endpoint_state(&self, id: EndpointId, group: Option<(&[u8], &[u8])>) -> EndpointState {
         let endpoints = &self.tables.endpoints;
         let endpoint = endpoints.endpoint(id);
         let (file, word) = (endpoints.roster().find(&endpoint), endpoints.operator_says(&endpoint));
         let watched = endpoints.watches().is_wanted(id);
         let judged = watched && endpoints.verdicts().is_judged(id);
         let turn = endpoints.last_turn(id).filter(|_| judged);
+        let mut history = endpoints.history.of(id).filter(|past| past.what.concerns(group));
+        let changed_at = history.next().map(|past| past.at).max(turn.map(|(at, _)| *at));
         EndpointState {
             endpoint,
             watched,
             stand: turn.map_or(Stand::Unknown, |(_, turn)| turn.to),
             turn: turn.cloned(),
+            changed_at,
             quiesced_by_file: file.quiesced,
             quiesced_by_operator: word.quiesced,
             fixed_by: match word.weight {
@@ -279,24 +293,41 @@ impl Coordinator {
     pub(super) fn endpoint_row(&self, id: EndpointId) -> EndpointRow {
         let endpoints = &self.tables.endpoints;
         let endpoint = endpoints.endpoint(id);
-        let capacity = endpoints.operator_says(&endpoint).weight;
+        let (word, member) = (endpoints.operator_says(&endpoint).weight, endpoints.roster().find(&endpoint));
         EndpointRow {
-            state: self.endpoint_state(id),
+            state: self.endpoint_state(id, None),
             answers: endpoints.watches().evidence(id).answers,
             verdicts: endpoints.verdicts().of(id),
-            capacity: capacity.unwrap_or_else(|| endpoints.roster().find(&endpoint).capacity),
+            capacity: word.unwrap_or(member.capacity),
+            capacity_stated: member.stated,
             groups: self.tables.groups_of(id),
             shard: endpoints.watches().told(id).map(|(_, shard)| shard),
         }
     }
 
     /// What is known of an endpoint besides its row, in one group or in all.
-    pub(super) fn full(&self, id: EndpointId, membership: Option<(&[u8], &[u8])>) -> Full {
+    pub(super) fn full(&self, id: EndpointId, membership: Option<(&Shown<'_>, &Slot)>) -> Full {
         let endpoints = &self.tables.endpoints;
+        let endpoint = endpoints.endpoint(id);
+        let group = membership.map(|(shown, _)| (shown.lb_uid, shown.group.name()));
+        let by_word = endpoints.words.quiescing_endpoint(&endpoint).into_iter();
+        let here = membership.filter(|(_, slot)| slot.is_quiesced_by_operator()).and(group);
+        let by_word = by_word.chain(here.and_then(|(uid, name)| endpoints.words.quiescing(uid, name, &endpoint)));
+        let mut quiesces: Vec<Quiesce> =
+            by_word.map(|word| Quiesce { by: By::Operator(word.author().into()), since: Some(word.at) }).collect();
+        // The history knows since when, unless so much has happened since then that it has forgotten.
+        let since = |by: By| {
+            let mut changes = endpoints.history.of(id).filter(|past| past.what.concerns(group));
+            let found = changes.find(|past| matches!(&past.what, What::Quiesced(who) if who.by == by));
+            Quiesce { since: found.map(|past| past.at), by }
+        };
+        quiesces.extend(endpoints.roster().find(&endpoint).quiesced.then(|| since(By::File)));
+        quiesces.extend(membership.filter(|(_, slot)| slot.is_quiesced()).map(|_| since(By::Sasp)));
         Full {
             watch: endpoints.watches().told(id),
             history: endpoints.history.of(id).cloned().collect(),
-            words: endpoints.words.matching(membership, &endpoints.endpoint(id)),
+            words: endpoints.words.matching(group, &endpoint),
+            quiesces,
         }
     }
 }

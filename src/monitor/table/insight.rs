@@ -3,10 +3,7 @@
 use std::{ops::ControlFlow, time::Duration};
 
 use super::{
-    super::{
-        health::{CheckHealth, HISTORY},
-        policy::Tuning,
-    },
+    super::{health::CheckHealth, policy::Tuning},
     Table,
     watched::Watched,
 };
@@ -37,10 +34,12 @@ pub struct Stated {
 pub struct Factors {
     /// The operator's capacity.
     pub capacity: u16,
-    /// Good checks among the last [`HISTORY`].
+    /// The share of good checks among the last so many; those that were not made yet count as good.
+    pub health: f32,
+    /// How many of these checks were made.
+    pub made: u32,
+    /// How many of those that were made were good.
     pub good: u32,
-    /// How many checks count for the health.
-    pub of: u32,
     /// The part of the slow start that is over, if it goes on.
     pub ramp: Option<f32>,
     /// What the agent states.
@@ -110,10 +109,12 @@ impl Watched {
         let lifetime = self.member.reports.lifetime;
         let reports = self.reports.as_deref();
         let ramp = self.ramp_from.map(|from| now.since(from).as_secs_f32() / tuning.slow_start.as_secs_f32());
+        let (made, good) = self.history.made();
         Factors {
             capacity: self.member.capacity,
-            good: (self.history.share() * HISTORY as f32).round() as u32,
-            of: HISTORY,
+            health: self.history.share(),
+            made,
+            good,
             ramp: ramp.filter(|ramp| *ramp < 1.0),
             availability: reports.and_then(|reports| reports.stated_availability(now, lifetime)),
             agent_at: reports.and_then(|reports| reports.agent_at()),

@@ -79,6 +79,9 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 /// Whether the request may be answered at all.
 fn guarded(state: &State, route: Option<Route>, request: &Request) -> Result<(), Problem> {
     let (connection, headers) = (connection_of(request), request.headers());
+    if headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return Err(Problem::new(400, "bad_request", "there are two Host headers: send one"));
+    }
     // A proxy's absolute form has the host in the URI.
     let host = request.uri().authority().map(|authority| authority.as_str());
     let host = host.or_else(|| text(headers, header::HOST));
@@ -305,23 +308,13 @@ async fn matches_now(daemon: &Daemon, pattern: &Pattern) -> Result<Option<bool>,
 
 /// What a write wants, for the audit line.
 fn what(order: &Order) -> String {
-    let lb = |uid: &[u8]| format!("load balancer \"{}\"", Escaped(uid));
-    let members = |pattern: &Pattern| {
-        let mut parts = Vec::new();
-        parts.extend(pattern.address.map(|address| format!("address {address}")));
-        parts.extend(pattern.port.map(|port| format!("port {port}")));
-        parts.extend(pattern.protocol.map(|protocol| format!("protocol {}", rows::protocol(protocol))));
-        parts.extend(pattern.group.as_deref().map(|group| format!("group \"{}\"", Escaped(group))));
-        parts.extend(pattern.lb_uid.as_deref().map(lb));
-        if parts.is_empty() { "all members".into() } else { format!("members with {}", parts.join(", ")) }
-    };
     match order {
-        Order::Say(Saying::Quiesce, pattern) => format!("quiesce {}", members(pattern)),
-        Order::Say(Saying::Resume, pattern) => format!("resume {}", members(pattern)),
-        Order::Say(Saying::Weight(weight), pattern) => format!("fix weight {weight} of {}", members(pattern)),
-        Order::Release(pattern) => format!("release the weight of {}", members(pattern)),
-        Order::Drop(uid) => format!("drop {}", lb(uid)),
-        Order::Forget(uid) => format!("forget {}", lb(uid)),
+        Order::Say(Saying::Quiesce, pattern) => format!("quiesce {pattern}"),
+        Order::Say(Saying::Resume, pattern) => format!("resume {pattern}"),
+        Order::Say(Saying::Weight(weight), pattern) => format!("fix weight {weight} of {pattern}"),
+        Order::Release(pattern) => format!("release the weight of {pattern}"),
+        Order::Drop(uid) => format!("drop load balancer \"{}\"", Escaped(uid)),
+        Order::Forget(uid) => format!("forget load balancer \"{}\"", Escaped(uid)),
         Order::Reload => "reload".into(),
     }
 }

@@ -11,12 +11,13 @@ use super::{
     turn_log::{self, TurnLog},
 };
 use crate::{
-    coordinator::{CloseReason, ConnectionId, Contested, Doubted, Kind, Outbox, Refused, Unmatched, WatchOrder},
+    coordinator::{CloseReason, ConnectionId, Contested, Doubted, Kind, Outbox, Refused, Unmatched, WatchOrder, Word},
     runtime::{
         machine::clock::Clock,
         mesh::{Batch, Down, Order, Receiver, Sender, Slot, Up},
         shard::stamp,
     },
+    sasp::Escaped,
     time::Time,
 };
 
@@ -165,6 +166,12 @@ impl Outbox for Ports {
 
     fn doubted(&mut self, doubted: &Doubted<'_>) {
         self.doubt_log.doubted(self.clock.now(), doubted);
+    }
+
+    fn expired(&mut self, word: &Word) {
+        let by = (!word.by.is_empty()).then(|| tracing::field::display(Escaped(word.by.as_bytes())));
+        let reason = Escaped(word.reason.as_bytes());
+        tracing::info!(by, from = %word.from, %reason, "operator: {word}: the time is over: word {} has ended", word.number);
     }
 
     fn contested(&mut self, contested: &Contested<'_>) {

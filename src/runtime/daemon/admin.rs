@@ -70,20 +70,20 @@ pub(super) fn announce(addresses: &[AdminAddress]) {
 }
 
 /// Reads the admin side's TLS files and its token again.
-pub(super) fn reload(admin: &mut config::Admin, daemon: &admin_thread::Daemon) {
+pub(super) fn reload(by: &str, admin: &mut config::Admin, daemon: &admin_thread::Daemon) {
     match admin.tls.as_ref().map(|tls| tls.read_again(SystemTime::now())) {
         Some(Ok(Some(new))) => {
-            tracing::info!("SIGHUP: new TLS files of the admin side are in force: {}", new.files);
+            tracing::info!("{by}: new TLS files of the admin side are in force: {}", new.files);
             daemon.set_tls(new.config.clone());
             admin.tls = Some(new);
         }
         Some(Err(error)) => {
-            tracing::error!("SIGHUP: the old TLS files of the admin side stay in force: {}", config::of_admin(&error));
+            tracing::error!("{by}: the old TLS files of the admin side stay in force: {}", config::of_admin(&error));
         }
         Some(Ok(None)) | None => {}
     }
     match admin.read_token() {
         Ok(token) => daemon.set_token(token),
-        Err(error) => tracing::error!("SIGHUP: the old token of the admin side stays in force: {error}"),
+        Err(error) => tracing::error!("{by}: the old token of the admin side stays in force: {error}"),
     }
 }

@@ -18,7 +18,7 @@ pub(crate) enum Recorded {
     Unbind(Vec<u8>, Option<CloseReason>),
     Forget(Vec<u8>),
     Say(Word),
-    Unsay(u64),
+    Unsay(u64, Option<String>),
     /// The request, encoded again.
     Request(Vec<u8>),
 }
@@ -38,7 +38,7 @@ impl Recorded {
             Change::Unbind { lb_uid, close } => return Recorded::Unbind(lb_uid.to_vec(), close),
             Change::Forget { lb_uid } => return Recorded::Forget(lb_uid.to_vec()),
             Change::Say(word) => return Recorded::Say(word.clone()),
-            Change::Unsay(number) => return Recorded::Unsay(number),
+            Change::Unsay { number, by } => return Recorded::Unsay(number, by.map(str::to_owned)),
             Change::Register(RegistrationRequest { flags, groups: list }) => {
                 groups(Writer::registration_request(&mut bytes, 0, flags), list);
             }
@@ -62,7 +62,7 @@ impl Recorded {
             Recorded::Unbind(lb_uid, close) => Change::Unbind { lb_uid, close: *close },
             Recorded::Forget(lb_uid) => Change::Forget { lb_uid },
             Recorded::Say(word) => Change::Say(word),
-            Recorded::Unsay(number) => Change::Unsay(*number),
+            Recorded::Unsay(number, by) => Change::Unsay { number: *number, by: by.as_deref() },
             Recorded::Request(bytes) => match Message::decode(bytes).expect("it was a message before").1 {
                 Message::RegistrationRequest(request) => Change::Register(request),
                 Message::DeregistrationRequest(request) => Change::Deregister(request),

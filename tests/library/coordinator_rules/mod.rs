@@ -1,6 +1,7 @@
 //! Every rule of sections 3 to 6 of PROTOCOL.md by itself, in literal requests and answers.
 //! [`crate::coordinator_model`] tests the interleavings of the rules.
 
+mod authors;
 mod codes;
 mod delta;
 mod doubt;

@@ -20,6 +20,10 @@ fn word(saying: Saying, pattern: Pattern) -> Act {
     Act::Say(Word { number: 0, saying, pattern, reason, by, from, at: Time::default(), expires: None })
 }
 
+fn release(pattern: Pattern) -> Act {
+    Act::Release { pattern, by: "operator (b): r".into() }
+}
+
 fn group(name: &str) -> Pattern {
     Pattern { group: Some(name.as_bytes().into()), ..Pattern::default() }
 }
@@ -111,8 +115,8 @@ fn a_fixed_weight_ends_the_watch_and_a_word_ends_by_itself() {
     let over = act(&mut rig, word(Saying::Weight(101), at("a")));
     assert_eq!(over, Err(ActRefused::Word(WordRefused::Weight(100))));
     act(&mut rig, word(Saying::Weight(0), Pattern { port: None, ..at("a") })).unwrap();
-    assert_eq!(act(&mut rig, Act::Release(at("a"))), Err(ActRefused::Word(WordRefused::Wider(2))));
-    assert_eq!(act(&mut rig, Act::Release(Pattern::default())), Ok(Acted { said: None, unsaid: vec![2] }));
+    assert_eq!(act(&mut rig, release(at("a"))), Err(ActRefused::Word(WordRefused::Wider(2))));
+    assert_eq!(act(&mut rig, release(Pattern::default())), Ok(Acted { said: None, unsaid: vec![2] }));
 }
 
 #[test]

@@ -35,9 +35,11 @@ fn lists_show_load_balancers_groups_and_members() {
         "weight": 100, "contact": true, "confident": false, "quiesced": false, "state": 0,
         "registered_by_load_balancer": true, "standing": "unwatched", "policy": "auto", "quiesced_by": [],
         "fixed_by": null, "in_doubt": false, "blind": false,
-        "reason": "nothing watches it: its capacity is its weight, and it is not confident", "changed_at": null
+        "reason": "nothing watches it: its capacity is its weight, and it is not confident",
+        "changed_at": read(&daemon, "/api/v1/member?group=web&address=10.0.0.1&port=80")["history"][0]["at"]
     });
     assert_eq!(*first, expected);
+    assert!(first["changed_at"].is_string(), "when it was registered");
     assert_eq!(strings(&members["members"], "address"), ["10.0.0.1", "10.0.0.2", "10.0.0.1"]);
 
     let lbs = read(&daemon, "/api/v1/load-balancers");
@@ -65,7 +67,7 @@ fn lists_show_load_balancers_groups_and_members() {
     let groups = read(&daemon, "/api/v1/groups?load_balancer=LB1");
     assert_eq!(strings(&groups["groups"], "group"), ["web", "dns"]);
     assert_eq!(groups["groups"][0]["members"], 2);
-    assert_eq!((&groups["groups"][0]["up"], &groups["groups"][0]["weight"]), (&json!(2), &json!(200)));
+    assert_eq!((&groups["groups"][0]["unknown"], &groups["groups"][0]["weight"]), (&json!(2), &json!(200)));
 
     let endpoints = read(&daemon, "/api/v1/endpoints");
     assert_eq!(endpoints["endpoints"].as_array().map(Vec::len), Some(5), "each once");
@@ -110,8 +112,8 @@ fn filters_choose_rows() {
         ("port=81", 1),
         ("protocol=udp", 1),
         ("state=quiesced", 1),
-        ("state=up", 5),
-        ("state=unknown", 6),
+        ("state=up", 0),
+        ("state=unknown", 5),
         ("state=down", 0),
         ("state=drained", 0),
         ("group=web&address=10.0.0.1&port=80&protocol=6", 2),

@@ -116,6 +116,10 @@ fn an_operator_quiesces_resumes_and_fixes_a_weight() {
     let refused = asked.gwm(&["weight", "10.0.0.1:80", "60000", "--reason", "too much"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--weight-max"), "{refused:?}");
+    for reason in ["", " "] {
+        let blank = asked.gwm(&["quiesce", "10.0.0.1:80", "--reason", reason]);
+        assert!(String::from_utf8_lossy(&blank.stderr).contains("reason: it is blank"), "{blank:?}");
+    }
     for wrong in [&["quiesce", "--reason", "x"][..], &["quiesce", "--all", "--group", "web", "--reason", "x"]] {
         assert_eq!(asked.gwm(wrong).status.code(), Some(2), "{wrong:?}");
     }
@@ -123,7 +127,7 @@ fn an_operator_quiesces_resumes_and_fixes_a_weight() {
 }
 
 #[test]
-fn a_watch_prints_a_line_when_something_changes() {
+fn a_watch_prints_a_line_when_something_changes_and_while_the_daemon_is_gone() {
     let asked = Asked::new("watch");
     let arguments = ["status", "members", "--watch", "--admin", &asked.admin];
     let mut watch = command(&arguments).spawn().expect("the binary starts");
@@ -133,6 +137,35 @@ fn a_watch_prints_a_line_when_something_changes() {
     let mut lb = asked.daemon.connect();
     lb.register(LB, "LB1", "web", &["10.0.0.1:80"]);
     assert_eq!(next()["members"][0]["address"], "10.0.0.1");
+    asked.says(&["quiesce", "10.0.0.1:80", "--reason", "new disk"]);
+    while next()["members"][0]["quiesced"] != true {}
+    let Asked { daemon, admin } = asked;
+    daemon.stop();
+    assert!(next()["error"].as_str().is_some_and(|text| text.contains("no answer from unix:")));
+    // Another daemon at the same address knows no load balancer yet.
+    let daemon = Daemon::start(&["--admin-listen", &admin]);
+    assert_eq!(next()["members"].as_array().map(Vec::len), Some(0));
+    kill_process(Pid::from_child(&watch), Signal::INT).expect("the watch takes signals");
+    assert!(watch.wait().expect("a child can be waited for").success());
+    daemon.stop();
+}
+
+#[test]
+fn a_watch_of_the_overview_hears_of_words() {
+    let asked = Asked::new("overview");
+    let mut watch = command(&["status", "--watch", "--admin", &asked.admin]).spawn().expect("the binary starts");
+    let mut lines = BufReader::new(watch.stdout.take().expect("stdout is piped")).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().expect("a line").expect("text")).expect("JSON") };
+    assert_eq!(next()["words"]["words"].as_array().map(Vec::len), Some(0));
+    asked.says(&["quiesce", "--group", "web", "--reason", "new disk"]);
+    let changed = loop {
+        let line = next();
+        if line["words"]["words"][0]["reason"] == "new disk" {
+            break line;
+        }
+    };
+    assert_eq!(changed["totals"]["words"], 1);
+    assert_eq!(changed["version"]["name"], "gwm", "the parts that did not change are there, too");
     kill_process(Pid::from_child(&watch), Signal::INT).expect("the watch takes signals");
     assert!(watch.wait().expect("a child can be waited for").success());
     asked.daemon.stop();

@@ -51,6 +51,18 @@ fn wrong_methods_and_paths_are_answered() {
 }
 
 #[test]
+fn two_hosts_are_refused() {
+    let daemon = start(&[]);
+    for second in ["localhost", "evil.example"] {
+        let answer =
+            exchange(connect(&daemon), request("GET", "/api/v1/totals", &format!("Host: {second}\r\n"), "").as_bytes());
+        assert_eq!(answer.status, 400, "{answer:?}");
+        assert!(answer.json()["error"]["message"].as_str().is_some_and(|text| text.contains("two Host headers")));
+    }
+    serves(&daemon, "LB1");
+}
+
+#[test]
 fn heads_and_bodies_have_limits() {
     let daemon = start(&[]);
     let long = "x".repeat(limits::ADMIN_HEAD_BYTES * 2);

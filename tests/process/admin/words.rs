@@ -47,6 +47,8 @@ fn a_member_that_is_quiesced_here_gets_no_work() {
         (&json!(0), &json!(["operator"]), &json!("quiesced by the operator"))
     );
     assert_eq!((&row["words"][0]["reason"], &row["words"][0]["by"]), (&json!("new disk"), &json!("ann")));
+    assert_eq!(row["why"]["quiesce"]["source"], "quiesced by operator (ann): new disk");
+    assert_eq!((&row["why"]["quiesce"]["at"], &row["changed_at"]), (&row["words"][0]["at"], &row["words"][0]["at"]));
     assert!(row["words"][0]["from"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert_eq!(row["history"][0]["kind"], "quiesced");
     daemon.wait_for_log(&[
@@ -124,7 +126,8 @@ fn a_fixed_weight_is_the_weight_until_it_is_released() {
     let row = weight();
     assert_eq!((&row["weight"], &row["contact"], &row["confident"]), (&json!(42), &json!(true), &json!(true)));
     assert_eq!((&row["fixed_by"], &row["standing"]), (&json!("operator"), &json!("unwatched")));
-    assert_eq!(row["why"]["text"], "weight = 42: it is fixed, and nothing is checked");
+    assert_eq!(row["why"]["text"], "weight = 42 = 42 (fixed); nothing is checked");
+    assert!(row["why"]["capacity"]["source"].as_str().unwrap().starts_with("fixed by operator (127.0.0.1:"));
     let answer = post(&daemon, "/api/v1/members/fix-weight", r#"{"address":"127.0.0.1","weight":101,"reason":"r"}"#);
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (409, Some("weight")));
     let done = write(&daemon, "/api/v1/members/release-weight", r#"{"address":"127.0.0.1","reason":"r"}"#);
@@ -141,8 +144,17 @@ fn a_word_ends_by_itself() {
     let mut lb = daemon.connect();
     lb.register(LB, "LB1", "web", &["10.0.0.1:80"]);
     let done = write(&daemon, "/api/v1/members/quiesce", r#"{"group":"web","reason":"r","expires_in_seconds":1}"#);
-    assert!(done["word"]["expires_at"].is_string());
+    let end = done["word"]["expires_at"].as_str().expect("a time");
+    let told = done["done"].as_str().expect("a text");
+    assert!(told.starts_with(&format!("quiesced until {end}; ")), "{told}");
+    daemon.wait_for_log(&["operator: quiesce members with group \"web\": quiesced until ", end]);
     until("the word ends", || quiesced(&daemon, "").is_empty());
+    daemon.wait_for_log(&[
+        "INFO",
+        "operator: quiesce members with group \"web\": the time is over: word 1 has ended",
+        "reason=r",
+        "from=127.0.0.1:",
+    ]);
     assert!(read(&daemon, "/api/v1/words")["words"].as_array().unwrap().is_empty());
 }
 
@@ -180,6 +192,8 @@ fn files_are_read_again() {
     until("the new file is in force", || member_of(&rows())["weight"] == 9);
     assert_eq!(member_of(&rows())["fixed_by"], "file");
     daemon.wait_for_log(&["operator: reload", "reason=new file"]);
+    daemon.wait_for_log(&["reload by the admin side: ", "is in force"]);
+    assert!(!daemon.log().contains("SIGHUP"), "{}", daemon.log());
 }
 
 fn member_of(rows: &serde_json::Value) -> serde_json::Value {

@@ -1,0 +1,151 @@
+use std::time::SystemTime;
+
+use super::*;
+use crate::{
+    coordinator::{By, EndpointState},
+    judgement::{StandingChange, Verdict},
+    sasp::{Endpoint, WeightEntry},
+};
+
+const CALENDAR: Calendar = Calendar { zero: SystemTime::UNIX_EPOCH };
+
+fn verdict(flags: EntryFlags, weight: u16) -> Verdict {
+    Verdict { flags, share: Share::Weight(weight) }
+}
+
+/// An endpoint with capacity 100 that stands so, and shows this weight.
+fn row(stand: Stand, weight: u16) -> EndpointRow {
+    let change = StandingChange { from: Stand::Unknown, to: stand, kind: "test", reason: "because".into() };
+    EndpointRow {
+        state: EndpointState {
+            endpoint: Endpoint::new([10, 0, 0, 1].into(), 6, 80),
+            watched: true,
+            stand,
+            turn: Some((Time(0), change)),
+            changed_at: None,
+            quiesced_by_file: false,
+            quiesced_by_operator: false,
+            fixed_by: None,
+            blind: false,
+        },
+        answers: true,
+        verdicts: [verdict(EntryFlags::CONTACT | EntryFlags::CONFIDENT, weight); 4],
+        capacity: 100,
+        capacity_stated: false,
+        groups: 1,
+        shard: Some(0),
+    }
+}
+
+/// The same as a member of a group, with this entry.
+fn member(row: &EndpointRow, flags: EntryFlags, weight: u16, doubted: Option<Time>) -> MemberRow {
+    MemberRow {
+        lb_uid: b"LB1"[..].into(),
+        group: b"web"[..].into(),
+        label: b""[..].into(),
+        entry: WeightEntry { state: 0, flags, weight },
+        state: row.state.clone(),
+        policy: Policy::Static,
+        doubted,
+        quiesced_by_member: false,
+        quiesced_here: false,
+    }
+}
+
+fn factors(made: u32, good: u32) -> Factors {
+    Factors {
+        capacity: 100,
+        health: (HISTORY - made + good) as f32 / HISTORY as f32,
+        made,
+        good,
+        ramp: None,
+        availability: None,
+        agent_at: None,
+        drained: false,
+        rate: None,
+        load_at: None,
+        lifetime: std::time::Duration::from_secs(6),
+        checks: Vec::new(),
+    }
+}
+
+fn full(quiesces: Vec<Quiesce>) -> Full {
+    Full { watch: None, history: Vec::new(), words: Vec::new(), quiesces }
+}
+
+fn text(row: &EndpointRow, member: Option<&MemberRow>, quiesces: Vec<Quiesce>, factors: Option<&Factors>) -> String {
+    Why::new(row, member, &full(quiesces), factors, &CALENDAR).text
+}
+
+#[test]
+fn checks_that_were_not_made_are_not_counted_as_made() {
+    let source = |made, good| health(&factors(made, good)).source;
+    assert_eq!(source(0, 0), "no check was made while it was up");
+    let few = "2 of 3 checks while it was up passed; 29 more, which are not made yet, count as passed";
+    assert_eq!(source(3, 2), few);
+    assert_eq!(source(32, 31), "31 of the last 32 checks while it was up passed");
+    assert_eq!(health(&factors(3, 2)).value, 0.9688);
+}
+
+#[test]
+fn a_quiesce_is_a_factor_with_its_authors() {
+    let row = row(Stand::Up, 97);
+    let anna = Quiesce { by: By::Operator("operator (anna): fan".into()), since: Some(Time(5_000_000_000)) };
+    let both = vec![anna, Quiesce { by: By::Sasp, since: None }];
+    let factors = factors(32, 31);
+    let formula = "100 (capacity) x 1 (availability) x 0.9688 (health) x 1 (ramp)";
+    let who =
+        "quiesced by operator (anna): fan and SASP (the member or its load balancer) since 1970-01-01T00:00:05.000Z";
+    assert_eq!(text(&row, None, both.clone(), Some(&factors)), format!("weight = 0 = {formula} x 0 ({who})"));
+    let plain = text(&row, None, Vec::new(), Some(&factors));
+    let told = "it is at least 1, and a change within --dead-band is not told";
+    assert_eq!(plain, format!("weight = 97 = {formula}; {told}"));
+    let down = EndpointRow { state: EndpointState { stand: Stand::Down, ..row.state.clone() }, ..row };
+    assert_eq!(text(&down, None, both, Some(&factors)), format!("weight = 0: {who}; besides, it is down"));
+}
+
+#[test]
+fn what_is_not_watched_has_its_capacity() {
+    let mut row = row(Stand::Unknown, 100);
+    row.state.watched = false;
+    assert_eq!(text(&row, None, Vec::new(), None), "weight = 100 = 100 (capacity); nothing watches the endpoint");
+    let file = Quiesce { by: By::File, since: None };
+    let quiesced = "weight = 0 = 100 (capacity) x 0 (quiesced by the members file)";
+    assert_eq!(text(&row, None, vec![file], None), quiesced);
+    row.state.fixed_by = Some(FixedBy::File);
+    assert_eq!(text(&row, None, Vec::new(), None), "weight = 100 = 100 (fixed); nothing is checked");
+    row.state = EndpointState { watched: true, fixed_by: None, ..row.state };
+    let silent = "weight = 100: its shard does not say now what the checks found";
+    assert_eq!(text(&row, None, Vec::new(), None), silent);
+}
+
+#[test]
+fn doubt_and_blindness_say_why_a_member_that_is_down_has_weight() {
+    let mut row = row(Stand::Down, 0);
+    let factors = factors(3, 0);
+    let began = Some(Time(7_000_000_000));
+    let of = |row: &EndpointRow, flags, weight, doubted| {
+        text(row, Some(&member(row, flags, weight, doubted)), Vec::new(), Some(&factors))
+    };
+    let effect = "members that were lost lately keep contact and weight, and no member is confident";
+    let doubt = format!("the group is in doubt since 1970-01-01T00:00:07.000Z: {effect}");
+    let kept = format!("weight = 40: it is down, and keeps the last weight that it had; {doubt}");
+    assert_eq!(of(&row, EntryFlags::CONTACT, 40, began), kept);
+    assert_eq!(of(&row, EntryFlags::NONE, 0, began), format!("weight = 0: it is down; {doubt}"), "lost before");
+    assert_eq!(of(&row, EntryFlags::CONFIDENT, 0, None), "weight = 0: it is down");
+    row.state.blind = true;
+    let blind = format!("the daemon is blind, or recovers, where it is: {effect}");
+    let kept = format!("weight = 40: it is down, and keeps the last weight that it had; {blind}");
+    assert_eq!(of(&row, EntryFlags::CONTACT, 40, None), kept);
+}
+
+#[test]
+fn a_capacity_says_who_stated_it() {
+    let mut row = row(Stand::Up, 100);
+    let source = |row: &EndpointRow| capacity_source(row, &full(Vec::new()));
+    assert_eq!(source(&row), "--weight-max, because no members file states a weight for it");
+    row.capacity_stated = true;
+    assert_eq!(source(&row), "the weight in the members file");
+    row.state.fixed_by = Some(FixedBy::File);
+    assert_eq!(source(&row), "the fixed weight in the members file");
+}
