@@ -40,7 +40,7 @@ impl What {
     pub(super) fn concerns(&self, group: Option<(&[u8], &[u8])>) -> bool {
         match self {
             What::Quiesced(who) | What::Resumed(who) | What::Fixed(who) | What::Released(who) => {
-                who.group.as_ref().is_none_or(|(uid, name)| group == Some((uid, name)))
+                who.group.as_ref().is_none_or(|place| group == Some((&place.lb_uid, &place.name)))
             }
             What::Registered | What::Standing(_) | What::Verdicts => true,
         }
@@ -73,8 +73,17 @@ impl fmt::Display for By {
 pub struct Who {
     /// By whose word.
     pub by: By,
-    /// The UID of the load balancer and the name of the group; `None`: in all groups.
-    pub group: Option<(Box<[u8]>, Box<[u8]>)>,
+    /// `None`: in all groups.
+    pub group: Option<InGroup>,
+}
+
+/// The name of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InGroup {
+    /// The UID of its load balancer.
+    pub lb_uid: Box<[u8]>,
+    /// Its own name.
+    pub name: Box<[u8]>,
 }
 
 impl fmt::Display for Who {
@@ -82,7 +91,9 @@ impl fmt::Display for Who {
         self.by.fmt(f)?;
         match &self.group {
             None => Ok(()),
-            Some((uid, name)) => write!(f, ", in group \"{}\" of load balancer \"{}\"", Escaped(name), Escaped(uid)),
+            Some(InGroup { lb_uid, name }) => {
+                write!(f, ", in group \"{}\" of load balancer \"{}\"", Escaped(name), Escaped(lb_uid))
+            }
         }
     }
 }

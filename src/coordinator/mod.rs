@@ -104,7 +104,7 @@ pub use change::{Change, CloseReason, Contested};
 use check::Found;
 pub use doubts::{DoubtTurn, Doubted};
 pub use feed::Event;
-pub use history::{By, Past, What, Who};
+pub use history::{By, InGroup, Past, What, Who};
 pub use ids::ConnectionId;
 use ids::LbId;
 use load_balancer::Timer;

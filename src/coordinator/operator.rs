@@ -6,7 +6,7 @@ use super::{
     change::{Change, CloseReason},
     check::Found,
     feed::Event,
-    history::{By, What, Who},
+    history::{By, InGroup, What, Who},
     ids::GroupId,
     listing::Step,
     outbox::Outbox,
@@ -205,7 +205,8 @@ impl Coordinator {
                 }
                 _ => continue,
             };
-            let who = || Box::new(Who { by, group: Some((uid.clone(), name.clone())) });
+            let group = || Some(InGroup { lb_uid: uid.clone(), name: name.clone() });
+            let who = || Box::new(Who { by, group: group() });
             match (before, quiesce) {
                 (false, true) => self.tables.endpoints.remember(now, id, What::Quiesced(who())),
                 (true, false) => self.tables.endpoints.remember(now, id, What::Resumed(who())),
