@@ -142,31 +142,25 @@ impl Standing {
 
 /// One bit for each of the last [`HISTORY`] checks, 1 for a good one; the lowest bit is the newest check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct History {
-    bits: u32,
-    /// How many checks were made, up to [`HISTORY`]; checks before them count as good.
-    made: u8,
-}
+pub struct History(u32);
 
 impl History {
     /// No bad check.
-    pub const NEW: History = History { bits: u32::MAX, made: 0 };
+    pub const NEW: History = History(u32::MAX);
 
     /// Takes the next result.
     pub fn note(&mut self, good: bool) {
-        self.bits = self.bits << 1 | u32::from(good);
-        self.made = (self.made + 1).min(HISTORY as u8);
+        self.0 = self.0 << 1 | u32::from(good);
     }
 
-    /// How many of the last [`HISTORY`] checks were made, and how many of these were good.
-    pub fn made(self) -> (u32, u32) {
-        let made = u32::from(self.made);
-        (made, made - self.bits.count_zeros())
+    /// How many of the last [`HISTORY`] checks were bad.
+    pub fn bad(self) -> u32 {
+        self.0.count_zeros()
     }
 
     /// The share of good checks, 0 to 1.
     pub fn share(self) -> f32 {
-        self.bits.count_ones() as f32 / HISTORY as f32
+        self.0.count_ones() as f32 / HISTORY as f32
     }
 }
 
@@ -317,11 +311,11 @@ mod tests {
     #[test]
     fn the_share_of_good_checks_is_of_the_last_ones() {
         let mut history = History::NEW;
-        assert_eq!((history.share(), history.made()), (1.0, (0, 0)));
+        assert_eq!((history.share(), history.bad()), (1.0, 0));
         (0..8).for_each(|_| history.note(false));
-        assert_eq!((history.share(), history.made()), (0.75, (8, 0)));
+        assert_eq!((history.share(), history.bad()), (0.75, 8));
         (0..24).for_each(|_| history.note(true));
-        assert_eq!((history.share(), history.made()), (0.75, (32, 24)));
+        assert_eq!((history.share(), history.bad()), (0.75, 8));
         (0..8).for_each(|_| history.note(true));
         assert_eq!(history.share(), 1.0);
     }

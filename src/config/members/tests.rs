@@ -67,10 +67,11 @@ fn reads_applications_systems_and_networks() {
     let roster = roster(text);
     assert_eq!(roster.entries(), 6);
     let find = |address, protocol, port| roster.find(&endpoint(address, protocol, port));
-    assert_eq!(**find("10.0.0.1", 6, 80), Member::fixed(40));
-    assert_eq!(**find("2001:db8::1", 132, 7), Member::fixed(0));
+    let stated = |weight| Member { stated: true, ..Member::fixed(weight) };
+    assert_eq!(**find("10.0.0.1", 6, 80), stated(40));
+    assert_eq!(**find("2001:db8::1", 132, 7), stated(0));
     let system = find("10.0.0.9", 0, 0);
-    assert_eq!((system.capacity, system.quiesced, system.fixed), (100, true, false));
+    assert_eq!((system.capacity, system.stated, system.quiesced, system.fixed), (100, false, true, false));
     assert_eq!(system.monitor, Monitor::of([Check::Icmp]));
     assert_eq!(find("10.0.0.9", 6, 80).capacity, 7);
     assert_eq!(find("10.0.0.9", 6, 80).monitor.checks.len(), 2);

@@ -109,12 +109,12 @@ impl Watched {
         let lifetime = self.member.reports.lifetime;
         let reports = self.reports.as_deref();
         let ramp = self.ramp_from.map(|from| now.since(from).as_secs_f32() / tuning.slow_start.as_secs_f32());
-        let (made, good) = self.history.made();
+        let made = self.found.made();
         Factors {
             capacity: self.member.capacity,
             health: self.history.share(),
             made,
-            good,
+            good: made.saturating_sub(self.history.bad()),
             ramp: ramp.filter(|ramp| *ramp < 1.0),
             availability: reports.and_then(|reports| reports.stated_availability(now, lifetime)),
             agent_at: reports.and_then(|reports| reports.agent_at()),

@@ -19,7 +19,7 @@ use hashbrown::HashMap;
 use slab::Slab;
 
 use self::{
-    watched::{Watched, Watching},
+    watched::{Found, Watched, Watching},
     words::Event,
 };
 use super::{
@@ -144,8 +144,8 @@ impl Table {
             watching: Box::new([]),
             reports: None,
             history: History::NEW,
+            found: Found::default(),
             standing: Standing { up: true, known: false },
-            seen: false,
             silent: u8::MAX,
             queued: false,
             ramp_from: None,
@@ -263,6 +263,7 @@ impl Table {
             soon = health.in_doubt().then_some(times.fast_interval);
             if watched.standing.up && finding != Finding::Nothing {
                 watched.history.note(finding == Finding::Good);
+                watched.found.note_check();
             }
         }
         self.schedule.again(now, check, times.interval, soon);
@@ -314,7 +315,9 @@ impl Table {
         let watched = &mut self.watched[id as usize];
         let (was_up, class) = (watched.standing.up, watched.class());
         watched.standing = watched.standing(now);
-        watched.seen |= watched.standing.up && watched.standing.known;
+        if watched.standing.up && watched.standing.known {
+            watched.found.see();
+        }
         if watched.class() != class {
             let class = watched.class();
             for (which, check) in (0u8..).zip(&watched.watching) {

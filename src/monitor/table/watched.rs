@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::super::{
-    health::{AgentState, CheckHealth, History, Standing},
+    health::{AgentState, CheckHealth, HISTORY, History, Standing},
     outcome::{AgentWeight, Load, Reason, Report},
     policy::{self, Availability, Facts, Tuning},
     schedule::{CheckId, Class},
@@ -59,6 +59,35 @@ struct Rate {
     at: Time,
 }
 
+/// Two facts in one byte, because there are many endpoints: how many checks the history has, up to [`HISTORY`], and whether
+/// the checks found the endpoint up at some time.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Found(u8);
+
+impl Found {
+    const SEEN: u8 = 0x80;
+
+    /// The history has one more check.
+    pub(super) fn note_check(&mut self) {
+        let made = (self.made() + 1).min(HISTORY);
+        self.0 = self.0 & Found::SEEN | made as u8;
+    }
+
+    /// How many checks the history has; those before them count as good.
+    pub(super) fn made(self) -> u32 {
+        u32::from(self.0 & !Found::SEEN)
+    }
+
+    /// The checks find the endpoint up.
+    pub(super) fn see(&mut self) {
+        self.0 |= Found::SEEN;
+    }
+
+    pub(super) fn is_seen(self) -> bool {
+        self.0 & Found::SEEN != 0
+    }
+}
+
 pub(super) struct Watched {
     pub(super) endpoint: Endpoint,
     pub(super) watch: WatchId,
@@ -68,9 +97,8 @@ pub(super) struct Watched {
     pub(super) watching: Box<[Watching]>,
     pub(super) reports: Option<Box<Reports>>,
     pub(super) history: History,
+    pub(super) found: Found,
     pub(super) standing: Standing,
-    /// The checks found the endpoint up at some time.
-    pub(super) seen: bool,
     /// The number of last results in a row, of all checks, without any answer.
     pub(super) silent: u8,
     /// The endpoint is in the queue of changes.
@@ -126,7 +154,7 @@ impl Reports {
 impl Watched {
     /// The class of the endpoint's checks. An endpoint that was up keeps [`Class::Up`] until its checks take it down.
     pub(super) fn class(&self) -> Class {
-        if self.standing.up && self.seen { Class::Up } else { Class::Other }
+        if self.standing.up && self.found.is_seen() { Class::Up } else { Class::Other }
     }
 
     /// Takes whether a check got an answer.
@@ -272,6 +300,16 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_byte_keeps_two_facts() {
+        let mut found = Found::default();
+        found.note_check();
+        assert_eq!((found.made(), found.is_seen()), (1, false));
+        found.see();
+        (0..40).for_each(|_| found.note_check());
+        assert_eq!((found.made(), found.is_seen()), (HISTORY, true));
+    }
 
     #[test]
     fn an_endpoint_is_small() {
