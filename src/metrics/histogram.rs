@@ -35,7 +35,8 @@ impl Measure {
     }
 }
 
-/// Values, known to a factor of two. The last bucket has all that are too large for the others.
+/// Values, known to a factor of two. The last bucket has all that are too large for the others. Not hdrhistogram: nine of
+/// them in turn cost a tenth more (`benches/histogram.rs`), have 17 times the memory, and a reader would need their owner.
 #[derive(Debug, Default)]
 pub struct Histogram {
     measure: Measure,
