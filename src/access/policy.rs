@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::{Certificate, CertificateName, Peer};
 use crate::{
     network::{Network, Networks},
-    roster::Pattern,
+    pattern::Pattern,
 };
 
 /// What a peer must prove before it may speak for a load balancer or a member.

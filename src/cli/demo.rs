@@ -21,11 +21,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     table::{self, Screen},
-    target::{self, Failure, Target},
+    target::{self, Failure},
 };
 use crate::{
     client::{
-        Client, Weights,
+        Client, Target, Weights,
         session::{Session, Wishes},
         spec::{GroupSpec, MemberSpec},
     },

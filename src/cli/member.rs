@@ -6,10 +6,13 @@ use clap::Subcommand;
 
 use super::{
     lb::done,
-    target::{self, Failure, Target},
+    target::{self, Failure},
 };
 use crate::{
-    client::spec::{self, GroupSpec, MemberSpec},
+    client::{
+        Target,
+        spec::{self, GroupSpec, MemberSpec},
+    },
     sasp::{ComponentType, Endpoint, Escaped, MemberFlags, MemberState, Reason, SenderFlags},
 };
 

@@ -19,6 +19,7 @@ use clap::{
 
 use crate::config::Given;
 
+pub mod connect;
 pub mod decode;
 pub mod demo;
 pub mod lb;
@@ -43,6 +44,8 @@ enum Command {
     Serve(Box<serve::Args>),
     /// Act as a load balancer towards a GWM
     Lb(lb::Args),
+    /// Make a load balancer that speaks no SASP use the weights of a GWM
+    Connect(Box<connect::Args>),
     /// Act as a member (a server) towards a GWM
     Member(member::Args),
     /// Show what a running daemon knows, by its admin side
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
     match parse() {
         Ok(Cli { command: Command::Serve(args) }) => serve::run(*args),
         Ok(Cli { command: Command::Lb(args) }) => lb::run(args),
+        Ok(Cli { command: Command::Connect(args) }) => connect::run(*args),
         Ok(Cli { command: Command::Member(args) }) => member::run(args),
         #[cfg(feature = "admin")]
         Ok(Cli { command: Command::Status(args) }) => operator::status::run(args),

@@ -12,7 +12,7 @@ use clap::Args;
 use rustls::pki_types::ServerName;
 
 use crate::{
-    client::{Client, Error, Tls},
+    client::{Error, Target, Tls},
     config::duration,
     sasp::{PORT, ReturnCode},
     tls::{self, TlsError},
@@ -27,6 +27,13 @@ pub(crate) struct Flags {
     /// The GWM: HOST:PORT, IPv4:PORT or `[IPv6]:PORT`; without a port, 3860
     #[arg(long, env = "GWM_GWM", value_name = "ADDR", default_value = "127.0.0.1:3860", value_parser = address, global = true, help_heading = CONNECTION)]
     gwm: String,
+    #[command(flatten)]
+    link: Link,
+}
+
+/// The flags that say how to speak with a GWM.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Link {
     /// Time limit for a connection, and for a reply: 10ms to 1h. The resolution of a host's name has the system's own
     /// limit
     #[arg(long, env = "GWM_TIMEOUT", value_name = "DURATION", default_value = "5s",
@@ -49,44 +56,24 @@ pub(crate) struct Flags {
     tls_server_name: Option<ServerName<'static>>,
 }
 
-/// The GWM, and how to speak with it.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
-    pub(crate) gwm: String,
-    pub(crate) timeout: Duration,
-    /// Shared by all connections, so that they resume each other's sessions.
-    pub(crate) tls: Option<Tls>,
-}
-
 /// The longest duration in these commands' flags.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
-
-impl Target {
-    /// Connects.
-    pub(crate) fn connect(&self) -> Result<Client, Error> {
-        match &self.tls {
-            None => Client::connect(&self.gwm, self.timeout),
-            Some(tls) => Client::connect_tls(&self.gwm, self.timeout, tls),
-        }
-    }
-
-    /// Whether the GWM serves: it answers a request that changes nothing, and then keeps the connection for a moment. (A
-    /// GWM that stops may answer one more request.)
-    pub(crate) fn serves(&self) -> bool {
-        const MOMENT: Duration = Duration::from_millis(250);
-        let Ok(mut client) = self.connect() else { return false };
-        client.get_weights([]).is_ok() && matches!(client.next_push(MOMENT), Ok(None))
-    }
-}
 
 impl Flags {
     /// Checks the flags and reads the files that they name.
     pub(crate) fn read(self) -> Result<Target, Failure> {
-        let tls = self.tls().map_err(Failure::Usage)?;
-        Ok(Target { gwm: self.gwm, timeout: self.timeout, tls })
+        self.link.target(&self.gwm)
+    }
+}
+
+impl Link {
+    /// A GWM to speak with in this way. Checks the flags and reads the files that they name.
+    pub(crate) fn target(&self, gwm: &str) -> Result<Target, Failure> {
+        let tls = self.tls(gwm).map_err(Failure::Usage)?;
+        Ok(Target { gwm: gwm.to_owned(), timeout: self.timeout, tls })
     }
 
-    fn tls(&self) -> Result<Option<Tls>, String> {
+    fn tls(&self, gwm: &str) -> Result<Option<Tls>, String> {
         if !self.tls {
             let given = [
                 ("--tls-ca", self.tls_ca.is_some()),
@@ -115,7 +102,7 @@ impl Flags {
         let config = tls::client(roots, identity).map_err(|error| format!("--tls-cert and --tls-key: {error}"))?;
         let server_name = match &self.tls_server_name {
             Some(name) => name.clone(),
-            None => server_name(host(&self.gwm)).map_err(|error| format!("--gwm: {error}: use --tls-server-name"))?,
+            None => server_name(host(gwm)).map_err(|error| format!("--gwm: {error}: use --tls-server-name"))?,
         };
         Ok(Some(Tls { config, server_name }))
     }

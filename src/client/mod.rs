@@ -25,6 +25,7 @@
 mod error;
 pub mod session;
 pub mod spec;
+mod target;
 mod tls;
 mod transport;
 mod weights;
@@ -37,6 +38,7 @@ use std::{
 };
 
 pub use error::{Error, ErrorKind};
+pub use target::Target;
 pub use tls::Tls;
 pub use transport::Transport;
 use transport::{MOMENT, deadline, is_end, is_retry, open, time_left};

@@ -1,14 +1,18 @@
 //! A load balancer's session with a GWM: registers, then keeps the table of weights up to date.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    time::{Duration, Instant},
+};
 
 use super::{
-    Client, Error, ErrorKind, Source, Weights,
+    Client, Error, ErrorKind, GroupWeights, Source, Weights,
     spec::{GroupSpec, MemberSpec},
 };
 use crate::sasp::{
-    ComponentType, EncodeError, GroupData, Health, LbFlags, Message, ReturnCode, SenderFlags, Writer,
-    message::SetLbStateRequest,
+    ComponentType, EncodeError, EntryFlags, GroupData, Health, LbFlags, Message, Reason, ReturnCode, SenderFlags,
+    Writer, message::SetLbStateRequest,
 };
 
 /// What a load balancer tells its GWM at the beginning of a session.
@@ -70,6 +74,38 @@ impl Session {
             writer.name(GroupData { lb_uid: &uid, name: b"" });
             writer.finish()
         })
+    }
+
+    /// Makes these groups and members the only ones that the load balancer has registered: deregisters other groups, and
+    /// other members but those that registered themselves; registers what is missing. Asks for all weights if it did
+    /// anything.
+    pub fn keep_only(&mut self, groups: &[GroupSpec]) -> Result<(), Error> {
+        let wanted = |name: &[u8]| groups.iter().find(|group| &*group.name == name);
+        let surplus: Vec<GroupSpec> =
+            self.weights.groups().iter().filter_map(|known| surplus(known, wanted(known.name()))).collect();
+        let missing = groups.iter().any(|group| self.missing(group).is_some());
+        if !surplus.is_empty() {
+            let uid = &self.uid;
+            let request =
+                surplus.iter().map(|group| (group.data(uid), group.members.iter().map(|member| member.data())));
+            match self.client.deregister(SenderFlags::LOAD_BALANCER, Reason::PURPOSEFUL, request) {
+                // Someone else was faster: the next Get Weights tells.
+                Err(error) if error.refusal().is_some() => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    for group in &surplus {
+                        let left = group.members.iter().map(|member| member.endpoint).collect();
+                        self.weights.remove(&group.name, &left);
+                    }
+                }
+            }
+        }
+        if surplus.is_empty() && !missing {
+            return Ok(());
+        }
+        self.refresh()?;
+        self.register(groups)?;
+        self.refresh()
     }
 
     /// Waits for a push, at most for `timeout`; says whether one came.
@@ -164,4 +200,23 @@ impl Session {
         }
         Err(self.client.error(ErrorKind::Refused { request, code }))
     }
+}
+
+/// What of a known group is not wanted: the whole group, which then has no members here, or some members.
+fn surplus(known: &GroupWeights, wanted: Option<&GroupSpec>) -> Option<GroupSpec> {
+    let name = known.name().into();
+    let Some(wanted) = wanted else { return Some(GroupSpec { lb: None, name, members: Vec::new() }) };
+    let stays: HashSet<_> = wanted.members.iter().map(|member| member.endpoint).collect();
+    let own = known.members().iter().filter(|member| member.entry.flags.contains(EntryFlags::REGISTERED_BY_LB));
+    let leave = own.filter(|member| !stays.contains(&member.endpoint));
+    let members: Vec<_> =
+        leave.map(|member| MemberSpec { endpoint: member.endpoint, label: member.label.as_slice().into() }).collect();
+    (!members.is_empty()).then_some(GroupSpec { lb: None, name, members })
+}
+
+/// The wait and up to a tenth more, at random: so that clients of one GWM do not come back together.
+pub fn with_jitter(wait: Duration) -> Duration {
+    // The standard library's hasher has random keys.
+    let random = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
+    wait.mul_f64(1.0 + random * 0.1)
 }

@@ -1,6 +1,6 @@
 //! The table that a load balancer builds from weights, complete ones or changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::sasp::{Endpoint, EntryFlags, Group, Groups, WeightEntry, WeightedMember};
 
@@ -63,6 +63,14 @@ impl Weights {
     /// The group of this name.
     pub fn group(&self, name: &[u8]) -> Option<&GroupWeights> {
         self.by_name.get(name).map(|at| &self.groups[*at]) // the index follows the groups
+    }
+
+    /// Forgets members of a group that the LB deregistered itself: with no-change/no-send no message says that they left.
+    pub(super) fn remove(&mut self, group: &[u8], left: &HashSet<Endpoint>) {
+        let Some(at) = self.by_name.get(group) else { return };
+        let group = &mut self.groups[*at];
+        group.members.retain(|member| !left.contains(&member.endpoint));
+        group.by_endpoint = group.members.iter().enumerate().map(|(at, member)| (member.endpoint, at)).collect();
     }
 
     fn group_mut(&mut self, name: &[u8]) -> &mut GroupWeights {

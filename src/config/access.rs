@@ -17,7 +17,7 @@ use crate::{
     files::{self, Fault, FileError, Mistake, fault, place},
     limits,
     network::Network,
-    roster::Pattern,
+    pattern::Pattern,
     sasp::{Escaped, unescape},
 };
 

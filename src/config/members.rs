@@ -20,7 +20,8 @@ use crate::{
     judgement::Policy,
     limits,
     network::Network,
-    roster::{Member, Monitor, Pattern, Range, ReportRules, Roster, Selector, Times},
+    pattern::Pattern,
+    roster::{Member, Monitor, Range, ReportRules, Roster, Selector, Times},
     sasp::{
         Endpoint,
         component::{TCP, UDP},

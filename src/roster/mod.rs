@@ -2,16 +2,15 @@
 //! [`config`](crate::config) reads them from flags and the members file; a reload replaces them.
 
 mod checks;
-mod pattern;
 
 use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
 
 pub use checks::{AgentCheck, Check, Content, Grpc, Http, Monitor, ProxyProtocol, ReportRules, Times, Tls, TlsSource};
-pub use pattern::Pattern;
 
 use crate::{
     judgement::Policy,
     network::{Lengths, Network},
+    pattern::Pattern,
     sasp::{Endpoint, component::TCP},
 };
 

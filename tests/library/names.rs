@@ -11,7 +11,7 @@ use gwm::{
         members::{self, Defaults},
     },
     judgement::Policy,
-    roster::Pattern,
+    pattern::Pattern,
     sasp::{Dump, Endpoint, Escaped, Health, LbFlags, Message, unescape, writer},
 };
 use proptest::{

@@ -14,6 +14,7 @@ mod captures;
 mod cli;
 mod client;
 mod client_tls;
+mod connect;
 mod daemon;
 mod decode;
 mod demo;

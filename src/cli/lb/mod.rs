@@ -12,11 +12,11 @@ use clap::{CommandFactory, Subcommand, error::ErrorKind};
 
 use super::{
     table,
-    target::{self, Failure, Named, Target},
+    target::{self, Failure, Named},
 };
 use crate::{
     client::{
-        Source, Weights,
+        Source, Target, Weights,
         spec::{self, GroupSpec},
     },
     sasp::{

@@ -1,7 +1,6 @@
 //! `gwm lb watch`: keeps a session and shows the weights.
 
 use std::{
-    hash::{BuildHasher, RandomState},
     io::{self, IsTerminal, Write},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -13,11 +12,11 @@ use super::{GroupArgs, Wanted};
 use crate::{
     cli::{
         table::{self, JsonGroup, Screen},
-        target::{Failure, HOUR, Target},
+        target::{Failure, HOUR},
     },
     client::{
-        Error, ErrorKind, Weights,
-        session::{Session, Wishes},
+        Error, ErrorKind, Target, Weights,
+        session::{Session, Wishes, with_jitter},
     },
     config::duration,
     sasp::{Escaped, Health},
@@ -144,7 +143,7 @@ pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args, take_over: bool) 
                 uid = view.uid
             )));
         }
-        view.wait(&error, args.retry + jitter(args.retry))?;
+        view.wait(&error, with_jitter(args.retry))?;
     }
 }
 
@@ -189,13 +188,6 @@ fn session(target: &Target, wishes: &Wishes, poll: bool, view: &mut View<'_>) ->
 
 /// How often the live view updates its clock.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Up to a tenth of the wait.
-fn jitter(wait: Duration) -> Duration {
-    // The standard library's hasher has random keys.
-    let random = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
-    wait.mul_f64(random * 0.1)
-}
 
 struct View<'a> {
     target: &'a Target,

@@ -7,7 +7,8 @@ use gwm::{
     coordinator::ConnectionId,
     judgement::{Level, Policy, Share, Verdict},
     network::OwnAddresses,
-    roster::{Member, Monitor, Pattern, Roster, Times},
+    pattern::Pattern,
+    roster::{Member, Monitor, Roster, Times},
     sasp::{Endpoint, EntryFlags},
 };
 

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use gwm::{
     coordinator::Settings,
     judgement::{Policy, Share, Verdict, WatchId},
-    roster::{Member, Monitor, Pattern, Roster, Times},
+    pattern::Pattern,
+    roster::{Member, Monitor, Roster, Times},
     sasp::EntryFlags,
 };
 

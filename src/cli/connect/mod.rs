@@ -1,0 +1,218 @@
+//! `gwm connect`: makes a load balancer that speaks no SASP use the weights of a GWM.
+//!
+//! To add a connector: its code in `src/connect/`, its flags in a file here with `run`, a row in [`Command`].
+
+mod file;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Subcommand, ValueEnum};
+
+use super::target::{self, Failure, HOUR, Link};
+use crate::{
+    client::spec::{self, GroupSpec, MemberSpec},
+    config::{LogFormat, LogLevel, duration},
+    connect::{
+        Connector, Pool, PoolMember,
+        engine::{self, Options},
+        follower::{Follower, Identity, Stop},
+        mapping::{Mapping, Rule},
+    },
+    runtime,
+    sasp::Health,
+};
+
+const HELP: &str = "\
+A connector is a load balancer to the GWM: it registers what the real load balancer balances, follows the weights, and \
+makes the real one use them. It looks at the real one each 500 ms, so a restarted one has its weights again within a \
+second. What it was not asked for stays as it is: servers that it does not know, and states that someone set by hand.
+
+SIGTERM and Ctrl-C end it. Log lines go to stderr.
+
+Exit status: 0 after a signal or a good --check, 1 failed, 2 wrong usage.";
+
+/// Flags of `gwm connect`.
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The flags that all connectors have.
+#[derive(clap::Args)]
+pub(super) struct Common {
+    /// A GWM: HOST:PORT, IPv4:PORT or `[IPv6]:PORT`; without a port, 3860. Repeatable: if one fails, the next is tried
+    #[arg(long, env = "GWM_GWM", value_name = "ADDR", default_value = "127.0.0.1:3860", value_parser = target::address,
+          value_delimiter = ',', global = true, help_heading = "Connection")]
+    gwm: Vec<String>,
+    #[command(flatten)]
+    link: Link,
+    /// The load balancer's UID: 1 to 64 bytes, as `gwm` shows them: `\xFF` is a byte (required). Two connectors with one
+    /// UID end each other's sessions
+    #[arg(long, env = "GWM_UID", value_name = "UID", value_parser = spec::lb_uid, global = true)]
+    uid: Option<Box<[u8]>>,
+    /// Members may register, deregister and set state for themselves
+    #[arg(long, env = "GWM_TRUST", value_parser = clap::builder::FalseyValueParser::new(), global = true)]
+    trust: bool,
+    /// The group of a pool; repeatable, the first rule that fits decides. In POOLS, `*` stands for any bytes and `?` for one
+    /// byte; in GROUP, `*` stands for the pool's name. Without GROUP these pools are left alone [default: the group has
+    /// the pool's name]
+    #[arg(long = "map", env = "GWM_MAP", value_name = "POOLS=GROUP", value_parser = Rule::parse, global = true)]
+    map: Vec<Rule>,
+    /// A TOML file with `[[map]]` (pool, and group or `ignore = true`): more rules, after those of --map
+    #[arg(long, env = "GWM_MAP_FILE", value_name = "FILE", global = true)]
+    map_file: Option<PathBuf>,
+    /// How long the last weights stay when there is no GWM: 0s to 8760h; then the load balancer gets its own weights back
+    /// [default: for ever]
+    #[arg(long, env = "GWM_KEEP", value_name = "DURATION",
+          value_parser = duration(Duration::ZERO..=Duration::from_secs(8760 * 3600)), global = true)]
+    keep: Option<Duration>,
+    /// Which weights the load balancer has after the end of the connector: `keep` the last ones, or `restore` its own
+    #[arg(long, env = "GWM_ON_EXIT", value_name = "WHAT", default_value = "keep", global = true)]
+    on_exit: OnExit,
+    /// Wait before connecting again after all GWMs have failed, plus up to a tenth at random: 1s to 1h. RFC 4678 (section
+    /// 9.2) asks for at least 20 s
+    #[arg(long, env = "GWM_RETRY", value_name = "DURATION", default_value = "20s",
+          value_parser = duration(Duration::from_secs(1)..=HOUR), global = true)]
+    retry: Duration,
+    /// Register with the GWM and print what would be done, but change nothing at the load balancer
+    #[arg(long, env = "GWM_DRY_RUN", value_parser = clap::builder::FalseyValueParser::new(), global = true)]
+    dry_run: bool,
+    /// Read the flags and files, look at the load balancer, print its pools with their groups, and end
+    #[arg(long, env = "GWM_CHECK", value_parser = clap::builder::FalseyValueParser::new(), global = true)]
+    check: bool,
+    /// The least severe log lines to write, on stderr
+    #[arg(long, env = "GWM_LOG_LEVEL", value_name = "LEVEL", default_value = "info", global = true)]
+    log_level: LogLevel,
+    /// Log lines as text, or as one JSON object a line
+    #[arg(long, env = "GWM_LOG_FORMAT", value_name = "FORMAT", default_value = "text", global = true)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnExit {
+    /// The last weights
+    Keep,
+    /// The load balancer's own weights
+    Restore,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Any load balancer that reads a file: write it from a template, then run a command
+    #[command(after_help = file::HELP)]
+    File(file::Args),
+}
+
+/// Runs `gwm connect`.
+pub fn run(args: Args) -> ExitCode {
+    let common = &args.common;
+    match args.command {
+        Command::File(args) => file::run(common, args),
+    }
+}
+
+/// The flags of connectors whose load balancer has no members of its own.
+#[derive(clap::Args)]
+struct Groups {
+    /// A group and its members, as `gwm lb register` has it; repeatable. Without members, and with --trust, members
+    /// register themselves
+    #[arg(long = "group", env = "GWM_GROUP", value_name = "NAME[=MEMBER,…]", value_parser = spec::group)]
+    group: Vec<GroupSpec>,
+    /// A TOML file with `[[group]]` (name) and, below each, `[[group.member]]` (address, protocol, port, label)
+    #[arg(long, env = "GWM_GROUPS", value_name = "FILE")]
+    groups: Option<PathBuf>,
+}
+
+impl Groups {
+    /// The groups as pools of the same name; at least one.
+    fn pools(&self) -> Result<Vec<Pool>, Failure> {
+        let groups = spec::combine(&self.group, self.groups.as_deref(), false);
+        let groups = groups.map_err(|error| Failure::Usage(error.to_string()))?;
+        if groups.is_empty() {
+            return Err(Failure::Usage("no group is given: use --group or --groups".into()));
+        }
+        let member = |member: MemberSpec| PoolMember { endpoint: member.endpoint, label: member.label };
+        let pool =
+            |group: GroupSpec| Pool { name: group.name, members: group.members.into_iter().map(member).collect() };
+        Ok(groups.into_iter().map(pool).collect())
+    }
+}
+
+/// Runs a connector until a signal.
+pub(super) fn serve(common: &Common, connector: impl Connector) -> ExitCode {
+    target::finish(start(common, connector))
+}
+
+fn start(common: &Common, mut connector: impl Connector) -> Result<(), Failure> {
+    let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
+    let mapping = Mapping::new(&common.map, common.map_file.as_deref()).map_err(|error| usage(&error))?;
+    let uid = common
+        .uid
+        .clone()
+        .ok_or_else(|| Failure::Usage("the load balancer's UID is missing: give --uid UID".into()))?;
+    let gwms = common.gwm.iter().map(|gwm| common.link.target(gwm)).collect::<Result<Vec<_>, _>>()?;
+    if common.check {
+        return check(&mut connector, &mapping);
+    }
+    let logging = runtime::start_logging(common.log_level, common.log_format);
+    let identity = Identity { gwms, uid, health: Health::BEST, trust: common.trust, retry: common.retry };
+    let follower = Follower::start(identity)?;
+    stop_on_signal(follower.stop_handle())?;
+    let options = Options {
+        mapping,
+        dry_run: common.dry_run,
+        keep: common.keep,
+        restore_at_exit: common.on_exit == OnExit::Restore,
+    };
+    let outcome = engine::run(connector, &follower, &options);
+    drop(follower);
+    drop(logging);
+    Ok(outcome?)
+}
+
+/// Prints the pools of the real LB, with their groups.
+fn check(connector: &mut impl Connector, mapping: &Mapping) -> Result<(), Failure> {
+    use std::io::Write;
+
+    use crate::sasp::Escaped;
+
+    let pools = connector.look().map_err(|fault| Failure::Failed(fault.to_string()))?;
+    let (_, left_out) = mapping.groups(&pools);
+    let mut out = std::io::stdout().lock();
+    for pool in &pools {
+        match mapping.group(&pool.name) {
+            None => writeln!(out, "pool {}: left alone", Escaped(&pool.name))?,
+            Some(group) => writeln!(out, "pool {}: group {}", Escaped(&pool.name), Escaped(&group))?,
+        }
+        for member in &pool.members {
+            writeln!(out, "  {} {}", member.endpoint, Escaped(&member.label))?;
+        }
+    }
+    for why in left_out {
+        writeln!(out, "left out: {why}")?;
+    }
+    if pools.is_empty() {
+        return Err(Failure::Failed("the load balancer has no pool that this connector can use".into()));
+    }
+    Ok(())
+}
+
+/// The first SIGTERM or SIGINT asks for a stop; the second ends the process at once.
+fn stop_on_signal(stop: Stop) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
+            stop.stop();
+        }
+        if signals.next().is_some() {
+            std::process::exit(1);
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! A file that is written anew when weights change, and a command that is run after that: for every load balancer that
+//! reads its servers from a file.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use minijinja::{Environment, UndefinedBehavior, context};
+use serde::Serialize;
+
+use super::{Applied, Connector, Fault, Pool, Standing, Wanted, WantedMember, scale::scale};
+use crate::sasp::{Escaped, component::UDP};
+
+/// The most bytes of a template, and of the file that is compared with what the template gives.
+const FILE_BYTES: u64 = 16 << 20;
+
+/// What to write, where, and what to run.
+pub struct Settings {
+    /// The template's text (minijinja).
+    pub template: String,
+    /// The file to replace.
+    pub output: PathBuf,
+    /// A shell command to run after the file was replaced.
+    pub command: Option<String>,
+    /// How long the command may take.
+    pub command_timeout: Duration,
+    /// The least time between two replacements.
+    pub min_interval: Duration,
+    /// The heaviest member of a group has this weight in the template.
+    pub max_weight: u32,
+    /// The groups, as pools.
+    pub pools: Vec<Pool>,
+}
+
+/// A file and a command.
+pub struct FileConnector {
+    settings: Settings,
+    template: Environment<'static>,
+    /// What the file has now; `None`: there is no file, or another one.
+    present: Option<String>,
+    /// When the file was replaced last, or a replacement failed.
+    last: Option<Instant>,
+    /// The command has not succeeded since the file was replaced, or since the start.
+    command_due: bool,
+}
+
+const NAME: &str = "template";
+
+/// The one step of this connector.
+pub struct Step {
+    output: PathBuf,
+    text: String,
+    command: Option<String>,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "write {} ({} bytes)", self.output.display(), self.text.len())?;
+        match &self.command {
+            Some(command) => write!(f, ", then run: {command}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A group as the template sees it.
+#[derive(Serialize)]
+struct GroupView {
+    name: String,
+    members: Vec<MemberView>,
+}
+
+/// A member as the template sees it.
+#[derive(Serialize)]
+struct MemberView {
+    address: String,
+    port: u16,
+    protocol: String,
+    label: String,
+    weight: u32,
+    state: &'static str,
+}
+
+impl FileConnector {
+    /// Reads the template; an error is one of its text.
+    pub fn new(settings: Settings) -> Result<FileConnector, String> {
+        let mut template = Environment::new();
+        template.set_undefined_behavior(UndefinedBehavior::Strict);
+        template.set_keep_trailing_newline(true);
+        template.add_template_owned(NAME, settings.template.clone()).map_err(|error| explain(&error))?;
+        // An earlier process may have ended between the two: the command runs once at the start.
+        let command_due = settings.command.is_some();
+        let connector = FileConnector { template, present: None, last: None, command_due, settings };
+        // Finds a name that does not exist before the first weights come.
+        connector.render(&connector.usual(&connector.settings.pools))?;
+        Ok(connector)
+    }
+
+    fn render(&self, wanted: &[Wanted]) -> Result<String, String> {
+        let groups: Vec<_> = wanted.iter().map(|pool| group_view(pool, self.settings.max_weight)).collect();
+        let template = self.template.get_template(NAME).map_err(|error| explain(&error))?;
+        template.render(context! { groups }).map_err(|error| explain(&error))
+    }
+
+    /// All members with the share that they have without a GWM.
+    fn usual(&self, pools: &[Pool]) -> Vec<Wanted> {
+        let usual = |pool: &Pool| Wanted {
+            pool: pool.name.clone(),
+            members: pool
+                .members
+                .iter()
+                .map(|member| WantedMember {
+                    endpoint: member.endpoint,
+                    label: member.label.clone(),
+                    standing: Standing::Usual,
+                })
+                .collect(),
+        };
+        pools.iter().map(usual).collect()
+    }
+
+    fn step(&self, wanted: &[Wanted]) -> Vec<Step> {
+        let text = match self.render(wanted) {
+            Ok(text) => text,
+            Err(error) => {
+                tracing::error!("{error}");
+                return Vec::new();
+            }
+        };
+        if self.present.as_ref() == Some(&text) && !self.command_due {
+            return Vec::new();
+        }
+        vec![Step { output: self.settings.output.clone(), text, command: self.settings.command.clone() }]
+    }
+}
+
+impl Connector for FileConnector {
+    type Step = Step;
+
+    fn look(&mut self) -> Result<Vec<Pool>, Fault> {
+        self.present = match read(&self.settings.output) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(fault("read", &self.settings.output, error)),
+        };
+        Ok(self.settings.pools.clone())
+    }
+
+    fn plan(&self, wanted: &[Wanted]) -> Vec<Step> {
+        match self.last {
+            Some(last) if last.elapsed() < self.settings.min_interval => Vec::new(),
+            _ => self.step(wanted),
+        }
+    }
+
+    fn restore(&self, pools: &[Box<[u8]>]) -> Vec<Step> {
+        let chosen: Vec<Pool> = self.settings.pools.iter().filter(|pool| pools.contains(&pool.name)).cloned().collect();
+        self.step(&self.usual(&chosen))
+    }
+
+    fn apply(&mut self, steps: Vec<Step>) -> Result<Applied, Fault> {
+        let mut applied = Applied::default();
+        for step in steps {
+            self.last = Some(Instant::now());
+            if self.present.as_ref() != Some(&step.text) {
+                replace(&step.output, &step.text).map_err(|error| fault("write", &step.output, error))?;
+                self.command_due = step.command.is_some();
+            }
+            if let Some(command) = step.command.as_ref().filter(|_| self.command_due) {
+                match run(command, self.settings.command_timeout) {
+                    Ok(()) => self.command_due = false,
+                    Err(why) => {
+                        applied.refused.push(format!("the command `{command}` {why}; it is run again"));
+                        continue;
+                    }
+                }
+            }
+            applied.done += 1;
+        }
+        Ok(applied)
+    }
+}
+
+fn group_view(pool: &Wanted, max_weight: u32) -> GroupView {
+    let standings: Vec<_> = pool.members.iter().map(|member| member.standing).collect();
+    let weights = scale(&standings, &vec![1; standings.len()], max_weight);
+    let member = |(member, weight): (&WantedMember, u32)| MemberView {
+        address: member.endpoint.ip().to_string(),
+        port: member.endpoint.port,
+        protocol: match member.endpoint.protocol {
+            crate::sasp::component::TCP => "tcp".into(),
+            UDP => "udp".into(),
+            other => other.to_string(),
+        },
+        label: Escaped(&member.label).to_string(),
+        weight,
+        state: match member.standing {
+            Standing::Serving(_) => "serving",
+            Standing::Usual => "usual",
+            Standing::Idle => "idle",
+            Standing::Quiesced => "quiesced",
+            Standing::Down => "down",
+        },
+    };
+    GroupView { name: Escaped(&pool.pool).to_string(), members: pool.members.iter().zip(weights).map(member).collect() }
+}
+
+/// The error with its causes, in one line.
+fn explain(error: &minijinja::Error) -> String {
+    let mut text = format!("template: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn fault(doing: &str, path: &Path, error: io::Error) -> Fault {
+    Fault::Io { what: format!("can not {doing} {}", path.display()), error }
+}
+
+/// The text of a file; `None` if the file is too large or not text: then it is not what a template gave.
+fn read(path: &Path) -> io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8(bytes).ok())
+}
+
+/// The whole file at once: a reader sees the old or the new one. A file that exists keeps its mode.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.gwm-{}", std::process::id()));
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        if let Ok(old) = fs::metadata(path) {
+            file.set_permissions(fs::Permissions::from_mode(old.permissions().mode()))?;
+        }
+        file.sync_all()?;
+        fs::rename(&new, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&new); // the first error is what matters
+    }
+    written
+}
+
+/// Runs a shell command; its output goes to stderr. An error says how it ended.
+fn run(command: &str, timeout: Duration) -> Result<(), String> {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", command]).stdin(Stdio::null()).stdout(io::stderr()).process_group(0);
+    let mut child = shell.spawn().map_err(|error| format!("can not be started: {error}"))?;
+    let deadline = Instant::now() + timeout;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => return Err(format!("failed: {status}")),
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
+            Ok(None) => {
+                let group = rustix::process::Pid::from_child(&child);
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+                let _ = child.wait();
+                return Err(format!("took longer than {} and was killed", humantime::format_duration(timeout)));
+            }
+            Err(error) => return Err(format!("can not be waited for: {error}")),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The thread that keeps a session with a GWM: it registers the groups, follows the weights, and connects again when the
+//! session ends. What it knows lies in one place, of which only the newest is kept.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    client::{
+        Error, Target, Weights,
+        session::{Session, Wishes, with_jitter},
+        spec::GroupSpec,
+    },
+    sasp::{Escaped, Health, LbFlags},
+};
+
+/// How a connector presents itself to its GWMs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// GWMs, tried in turn.
+    pub gwms: Vec<Target>,
+    /// The load balancer's UID.
+    pub uid: Box<[u8]>,
+    /// Its health.
+    pub health: Health,
+    /// Whether members may register themselves.
+    pub trust: bool,
+    /// How long to wait after all GWMs have failed, plus up to a tenth at random.
+    pub retry: Duration,
+}
+
+/// What is known of the GWM's weights.
+#[derive(Clone, Debug, Default)]
+pub struct News {
+    /// Grows with each change.
+    pub version: u64,
+    /// The newest table, of this or an earlier session; `None` before the first.
+    pub weights: Option<Arc<Weights>>,
+    /// Whether a session exists now, and with which GWM.
+    pub gwm: Option<String>,
+    /// Since when there is no session, if there was one before.
+    pub lost_since: Option<Instant>,
+    /// Someone asked to stop.
+    pub stopped: bool,
+}
+
+/// The thread, and what it shares.
+pub struct Follower {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    news: News,
+    /// Groups to register; `None` until they are known.
+    groups: Option<Arc<Vec<GroupSpec>>>,
+}
+
+/// How soon the thread sees that other groups are wanted, or that it must stop.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Ends the wait of [`Follower::wait`]; for signal handlers' threads.
+#[derive(Clone)]
+pub struct Stop(Arc<Shared>);
+
+impl Stop {
+    /// Asks for a stop.
+    pub fn stop(&self) {
+        self.0.update(|state| state.news.stopped = true);
+    }
+}
+
+impl Follower {
+    /// Starts the thread. It connects as soon as [`Follower::register`] has told which groups there are.
+    pub fn start(identity: Identity) -> std::io::Result<Follower> {
+        let shared = Arc::new(Shared::default());
+        let mine = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("gwm-follower".into()).spawn(move || follow(&mine, &identity))?;
+        Ok(Follower { shared, thread: Some(thread) })
+    }
+
+    /// Says which groups and members the load balancer has now.
+    pub fn register(&self, groups: Vec<GroupSpec>) {
+        self.shared.lock().groups = Some(Arc::new(groups));
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until there is something newer than `seen`, at most until then.
+    pub fn wait(&self, seen: u64, until: Instant) -> News {
+        let left = until.saturating_duration_since(Instant::now());
+        let state = self.shared.lock();
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, left, |state| state.news.version <= seen && !state.news.stopped)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.news.clone()
+    }
+
+    /// A handle that asks for a stop.
+    pub fn stop_handle(&self) -> Stop {
+        Stop(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for Follower {
+    /// Waits for the thread: at most as long as connecting may take.
+    fn drop(&mut self) {
+        self.stop_handle().stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // its panic was logged
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        state.news.version += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until then, or for a stop; says whether to go on.
+    fn sleep(&self, wait: Duration) -> bool {
+        let state = self.lock();
+        let waited = self.changed.wait_timeout_while(state, wait, |state| !state.news.stopped);
+        !waited.unwrap_or_else(PoisonError::into_inner).0.news.stopped
+    }
+
+    /// The groups to register, as soon as they are known; `None` at a stop.
+    fn first_groups(&self) -> Option<Arc<Vec<GroupSpec>>> {
+        let state = self.lock();
+        let waited = self.changed.wait_while(state, |state| state.groups.is_none() && !state.news.stopped);
+        let state = waited.unwrap_or_else(PoisonError::into_inner);
+        state.groups.clone().filter(|_| !state.news.stopped)
+    }
+}
+
+/// Sessions with one GWM after the other, until the stop.
+fn follow(shared: &Shared, identity: &Identity) {
+    let mut told = None;
+    let mut failed_in_turn = 0;
+    for target in identity.gwms.iter().cycle() {
+        let Some(groups) = shared.first_groups() else { return };
+        let mut had_session = false;
+        let error = match session(shared, identity, target, groups, &mut had_session) {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        if had_session {
+            (told, failed_in_turn) = (None, 0);
+        }
+        failed_in_turn += 1;
+        let all_failed = failed_in_turn >= identity.gwms.len();
+        let wait = if all_failed { with_jitter(identity.retry) } else { Duration::ZERO };
+        shared.update(|state| {
+            state.news.gwm = None;
+            if state.news.weights.is_some() {
+                state.news.lost_since.get_or_insert_with(Instant::now);
+            }
+        });
+        let text = error.to_string();
+        if told.as_ref() != Some(&text) {
+            let retry_seconds = (wait.as_secs_f64() * 10.0).round() / 10.0;
+            tracing::warn!(retry_seconds, "{text}");
+            told = Some(text);
+        }
+        if all_failed {
+            failed_in_turn = 0;
+            if !shared.sleep(wait) {
+                return;
+            }
+        }
+    }
+}
+
+/// One session; `Ok` at a stop.
+fn session(
+    shared: &Shared,
+    identity: &Identity,
+    target: &Target,
+    mut groups: Arc<Vec<GroupSpec>>,
+    had_session: &mut bool,
+) -> Result<(), Error> {
+    let flags = LbFlags::PUSH.with(LbFlags::NO_CHANGE_NO_SEND, true).with(LbFlags::TRUST, identity.trust);
+    let wishes = Wishes { uid: identity.uid.clone(), groups: groups.to_vec(), health: identity.health, flags };
+    let mut session = Session::open(target.connect()?, target.timeout, &wishes)?;
+    session.keep_only(&groups)?;
+    *had_session = true;
+    tracing::info!(gwm = target.gwm, uid = %Escaped(&identity.uid), groups = groups.len(), "registered with the GWM");
+    let publish = |session: &Session| {
+        let weights = Some(Arc::new(session.weights().clone()));
+        shared.update(|state| {
+            let news = &mut state.news;
+            (news.weights, news.gwm, news.lost_since) = (weights, Some(target.gwm.clone()), None);
+        });
+    };
+    publish(&session);
+    loop {
+        let wanted = {
+            let state = shared.lock();
+            if state.news.stopped {
+                return Ok(());
+            }
+            state.groups.clone().expect("it was there when the session began")
+        };
+        if !Arc::ptr_eq(&wanted, &groups) {
+            session.keep_only(&wanted)?;
+            groups = wanted;
+            publish(&session);
+        }
+        if session.next_push(TICK)? {
+            publish(&session);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Connectors: each makes one real load balancer (LB) use the weights of a GWM. A connector is an LB to the GWM, and runs
+//! in a process of its own beside the real one.
+//!
+//! [`Connector`] is what one kind of LB must offer. [`run`](engine::run) is the same for all: it looks at the real LB,
+//! registers what the LB balances, follows the weights, and lets the connector do what differs. It looks again each
+//! half second; so a real LB that was restarted, or that someone else changed, gets the weights again.
+//!
+//! | file | what it owns | may know |
+//! | --- | --- | --- |
+//! | `standing` | weight entries → what a member may get | |
+//! | `scale` | weights in a narrower range | `standing` |
+//! | `mapping` | names of the real LB ↔ names of groups | |
+//! | `follower` | the thread that keeps a session with a GWM | |
+//! | `engine` | the loop | all above |
+//! | `file` | a file from a template, and a command | `scale` |
+
+pub mod engine;
+pub mod file;
+pub mod follower;
+pub mod mapping;
+pub mod scale;
+pub mod standing;
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::sasp::Endpoint;
+pub use standing::Standing;
+
+/// One real load balancer.
+///
+/// `look` is called first, then each half second, and after each `apply`. `plan` compares what the last look saw with
+/// what is wanted, and changes nothing: `--dry-run` prints its steps.
+pub trait Connector {
+    /// One change of the real LB; its text is for a person: `web/s1: weight 256 -> 64`.
+    type Step: fmt::Display;
+
+    /// Looks at the real LB: what it balances now.
+    fn look(&mut self) -> Result<Vec<Pool>, Fault>;
+
+    /// The steps that make the real LB use these weights; none if it does already. A pool that `wanted` does not name, a
+    /// server that its pool does not name, and what an operator set by hand stay as they are.
+    fn plan(&self, wanted: &[Wanted]) -> Vec<Self::Step>;
+
+    /// The steps that give these pools (names of the real LB) the weights back that they had before `gwm`.
+    fn restore(&self, pools: &[Box<[u8]>]) -> Vec<Self::Step>;
+
+    /// Takes the steps, all at once if the real LB can. A step that the LB refuses does not stop the others.
+    fn apply(&mut self, steps: Vec<Self::Step>) -> Result<Applied, Fault>;
+
+    /// What the real LB tells of its members; called each few seconds, and empty if it can tell nothing.
+    fn observe(&mut self) -> Result<Vec<Observation>, Fault> {
+        Ok(Vec::new())
+    }
+}
+
+/// What the real LB balances under one name: HAProxy's backend, an IPVS service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// The real LB's name of the pool.
+    pub name: Box<[u8]>,
+    /// Its members, each endpoint once.
+    pub members: Vec<PoolMember>,
+}
+
+/// A server of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolMember {
+    /// Address, protocol and port.
+    pub endpoint: Endpoint,
+    /// The real LB's name of the server, at most 255 bytes; empty if it has none.
+    pub label: Box<[u8]>,
+}
+
+/// What the members of a pool may get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The real LB's name of the pool.
+    pub pool: Box<[u8]>,
+    /// All members of the pool's group; some may be unknown to the real LB: they registered themselves.
+    pub members: Vec<WantedMember>,
+}
+
+/// What one member may get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedMember {
+    /// Address, protocol and port.
+    pub endpoint: Endpoint,
+    /// The label from its registration.
+    pub label: Box<[u8]>,
+    /// What it may get.
+    pub standing: Standing,
+}
+
+/// What `apply` did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Steps that the real LB has taken.
+    pub done: usize,
+    /// The texts of steps that the real LB refused, with its words.
+    pub refused: Vec<String>,
+}
+
+/// Why the real LB can not be used now. The next look may succeed.
+#[derive(Debug, Error)]
+pub enum Fault {
+    /// No connection, or the connection broke.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried, on what: `connect to /run/haproxy/admin.sock`.
+        what: String,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// The real LB answers what this connector does not understand, or refuses what it needs.
+    #[error("{0}")]
+    Answer(String),
+}
+
+/// What the real LB tells of one member: shown now, not used for weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observation {
+    /// The real LB's name of the pool.
+    pub pool: Box<[u8]>,
+    /// The member.
+    pub endpoint: Option<Endpoint>,
+    /// Connections or sessions that are open now.
+    pub open_connections: Option<u64>,
+    /// Failed connections and failed responses since the real LB's start.
+    pub errors: Option<u64>,
+    /// Mean response time of the last requests, in seconds.
+    pub response_seconds: Option<f64>,
+    /// The weight that the real LB uses, in its own range.
+    pub weight: Option<u64>,
+}

@@ -1,0 +1,181 @@
+//! `gwm connect file`.
+
+use std::fs;
+
+use super::{Connector, Gwm, Member};
+use crate::harness::{TempFile, run, until};
+
+const TEMPLATE: &str = "{% for g in groups %}{{ g.name }}:{% for m in g.members %} {{ m.port }}={{ m.weight }}/{{ m.state }}\
+                        {% endfor %}\n{% endfor %}";
+
+fn read(file: &TempFile) -> String {
+    fs::read_to_string(file.path()).unwrap_or_default()
+}
+
+#[test]
+fn a_file_follows_the_weights_and_a_command_runs_after_each_change() {
+    let (one, two) = (Member::start().address, Member::start().address);
+    let gwm = Gwm::start(&[(one, Some(40)), (two, Some(20))]);
+    let (template, output, runs) = (TempFile::new("t", TEMPLATE), TempFile::new("out", ""), TempFile::new("runs", ""));
+    let group = format!("web={one},{two}");
+    let exec = format!("cat {} >> {}", output.path(), runs.path());
+    let address = gwm.address();
+    let flags = [
+        "--gwm",
+        &address,
+        "file",
+        "--group",
+        &group,
+        "--template",
+        template.path(),
+        "--output",
+        output.path(),
+        "--exec",
+        &exec,
+        "--min-interval",
+        "0s",
+    ];
+    let connector = Connector::start(&flags);
+    let line = |first: &str, second: &str| format!("web: {}={first} {}={second}\n", one.port(), two.port());
+    let shows = |wanted: &str| until(wanted, || read(&output) == wanted);
+    shows(&line("100/serving", "50/serving"));
+    gwm.set(&[(one, Some(10)), (two, Some(40))]);
+    shows(&line("25/serving", "100/serving"));
+    gwm.set(&[(one, None), (two, Some(40))]);
+    let last = line("0/quiesced", "100/serving");
+    shows(&last);
+    until("the command ran after the last change", || read(&runs).ends_with(&last));
+
+    // A file that someone else changed is written again, and so is one after a crash of the connector.
+    output.write("mine");
+    shows(&last);
+    connector.kill();
+    output.write("mine");
+    let connector = Connector::start(&[&flags[..], &["--on-exit", "restore"]].concat());
+    shows(&last);
+    assert!(connector.stop().success());
+    assert_eq!(read(&output), line("1/usual", "1/usual"), "the weights without a GWM");
+}
+
+#[test]
+fn the_last_weights_stay_when_the_gwm_is_lost_and_end_when_asked() {
+    let (one, two) = (Member::start().address, Member::start().address);
+    let members = [(one, Some(40)), (two, Some(20))];
+    let gwm = Gwm::start(&members);
+    let (template, output) = (TempFile::new("t", TEMPLATE), TempFile::new("out", ""));
+    let group = format!("web={one},{two}");
+    let address = gwm.address();
+    let file = ["file", "--group", &group, "--template", template.path(), "--output", output.path()];
+    let connector = Connector::start(&[&["--gwm", &address][..], &file, &["--min-interval", "0s"]].concat());
+    let weights = format!("web: {}=100/serving {}=50/serving\n", one.port(), two.port());
+    let usual = format!("web: {}=1/usual {}=1/usual\n", one.port(), two.port());
+    until("weights", || read(&output) == weights);
+
+    // It knows a second GWM, and uses it at once.
+    drop(gwm);
+    connector.wait_for_log(&["WARN", &address, "retry_seconds=1"]);
+    assert_eq!(read(&output), weights);
+    let gwm = Gwm::start_at(&address, &members);
+    until("it has registered again", || connector.log().matches("registered with the GWM").count() == 2);
+    until("weights", || read(&output) == weights);
+    drop(connector);
+
+    let other = Gwm::start(&[(one, Some(10)), (two, Some(10))]);
+    let both = format!("{address},{}", other.address());
+    let connector =
+        Connector::start(&[&["--gwm", &both, "--keep", "0s"][..], &file, &["--min-interval", "0s"]].concat());
+    until("weights", || read(&output) == weights);
+    drop(gwm);
+    until("the second GWM's weights", || {
+        read(&output) == format!("web: {}=100/serving {}=100/serving\n", one.port(), two.port())
+    });
+    drop(other);
+    until("without any GWM the file has the usual weights", || read(&output) == usual);
+    assert!(connector.stop().success());
+}
+
+#[test]
+fn a_command_that_fails_or_hangs_is_told_and_run_again() {
+    let one = Member::start().address;
+    let gwm = Gwm::start(&[(one, Some(40))]);
+    let (template, output, marks) =
+        (TempFile::new("t", TEMPLATE), TempFile::new("out", ""), TempFile::new("marks", ""));
+    let (group, address) = (format!("web={one}"), gwm.address());
+    let exec = format!("echo x >> {0}; test $(wc -l < {0}) -gt 2 || exit 7", marks.path());
+    let flags = [
+        "--gwm",
+        &address,
+        "file",
+        "--group",
+        &group,
+        "--template",
+        template.path(),
+        "--output",
+        output.path(),
+        "--min-interval",
+        "0s",
+        "--exec",
+    ];
+    let connector = Connector::start(&[&flags[..], &[exec.as_str()]].concat());
+    connector.wait_for_log(&["WARN", "exit status: 7", "run again"]);
+    until("the third run succeeds, and is the last one so far", || read(&marks).lines().count() >= 3);
+    drop(connector);
+    let hangs = Connector::start(&[&flags[..], &["sleep 1000", "--exec-timeout", "50ms"]].concat());
+    hangs.wait_for_log(&["WARN", "took longer than 50ms and was killed"]);
+}
+
+#[test]
+fn a_dry_run_prints_and_changes_nothing() {
+    let one = Member::start().address;
+    let gwm = Gwm::start(&[(one, Some(40))]);
+    let (template, output) = (TempFile::new("t", TEMPLATE), TempFile::new("out", "mine"));
+    let (group, address) = (format!("web={one}"), gwm.address());
+    let flags =
+        ["--gwm", &address, "file", "--group", &group, "--template", template.path(), "--output", output.path()];
+    let connector = Connector::start(&[&flags[..], &["--dry-run", "--exec", "touch /nonexistent/x"]].concat());
+    until("it prints the step", || connector.output().contains("would do: write "));
+    assert!(connector.output().contains("then run: touch /nonexistent/x"));
+    assert_eq!(read(&output), "mine");
+    assert!(connector.stop().success());
+}
+
+#[test]
+fn mistakes_are_told_before_anything_is_done() {
+    let good = TempFile::new("t", TEMPLATE);
+    let bad = TempFile::new("t", "{{ groups.x.y }}");
+    let broken = TempFile::new("t", "one\n{% for %}");
+    for (flags, says) in [
+        (&["--uid", "LB1", "file", "--group", "web", "--template", bad.path(), "--output", "/tmp/x"][..], "undefined"),
+        (&["--uid", "LB1", "file", "--group", "web", "--template", broken.path(), "--output", "/tmp/x"], ":2"),
+        (&["--uid", "LB1", "file", "--template", good.path(), "--output", "/tmp/x"], "no group is given"),
+        (&["file", "--group", "web", "--template", good.path(), "--output", "/tmp/x"], "--uid"),
+        (
+            &[
+                "--uid",
+                "L",
+                "--map",
+                "nonsense",
+                "file",
+                "--group",
+                "a",
+                "--template",
+                good.path(),
+                "--output",
+                "/tmp/x",
+            ],
+            "POOLS=GROUP",
+        ),
+        (&["--uid", "L", "file", "--group", "a", "--template", "/nonexistent", "--output", "/tmp/x"], "/nonexistent"),
+    ] {
+        let output = run(&[&["connect"][..], flags].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {stderr}");
+        assert!(stderr.contains(says), "{flags:?}: {stderr}");
+    }
+    let members = "web=10.0.0.1:80,10.0.0.2:80";
+    let check = ["--check", "file", "--group", members, "--template", good.path(), "--output", "/tmp/gwm-none"];
+    let output = run(&[&["connect", "--uid", "LB1", "--map", "web=FARM"][..], &check].concat());
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text, "pool web: group FARM\n  10.0.0.1:80 \n  10.0.0.2:80 \n", "{output:?}");
+    assert!(output.status.success());
+}
