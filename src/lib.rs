@@ -14,7 +14,7 @@
 //! | [`session`] | the rules of one connection: which frame is a request, which is refused, which ends the connection | `sasp` | yes |
 //! | [`judgement`] | what monitoring concludes about an endpoint | `sasp` | yes |
 //! | [`roster`] | what the operator says about members | `sasp`, `network`, `pattern`, `judgement` | yes |
-//! | [`access`] | who a peer is, and what the peer may do | `sasp`, `network`, `pattern`, `roster` | yes |
+//! | [`access`] | who a peer is, and what the peer may do | `sasp`, `network`, `pattern` | yes |
 //! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access` | yes |
 //! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
@@ -22,10 +22,10 @@
 //! | [`files`] | TOML files that a person writes: reading, and the line of a mistake |  | no |
 //! | [`tls`] | certificates and keys from files; TLS settings for the server, for checks and for clients | `roster`, `access` | no |
 //! | [`client`] | a blocking SASP client for load balancers and members; groups as text | `limits`, `sasp`, `files` | no |
-//! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `sasp`, `pattern`, `files`, `tls`, `client` | no |
+//! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `sasp`, `pattern`, `files`, `client` | no |
 //! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `pattern`, `judgement`, `roster`, `access`, `coordinator`, `files`, `tls` | no |
 //! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `tls`, `metrics`, `admin`, `config` | no |
-//! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `tls`, `client`, `connect`, `config`, `runtime` | no |
+//! | [`cli`] | one file a command | `limits`, `sasp`, `tls`, `client`, `connect`, `config`, `runtime` | no |
 //! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `admin`, `config`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 

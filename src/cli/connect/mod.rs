@@ -1,6 +1,6 @@
 //! `gwm connect`: makes a load balancer that speaks no SASP use the weights of a GWM.
 //!
-//! To add a connector: its code in `src/connect/`, its flags in a file here with `run`, a row in [`Command`].
+//! To add a connector: its code in `src/connect/`, its flags in a file here with `run`, a row in `Command`.
 
 mod file;
 
