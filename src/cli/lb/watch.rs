@@ -44,7 +44,7 @@ deregistered.
 
 The watch begins with a takeover: the GWM ends the session that a live LB with this UID has. If the GWM closes the \
 connection of the watch and still serves, another connection has become this LB, or an operator has dropped its session: \
-then the watch says so and ends (exit status 1). With --take-over the watch connects again and takes the session back.";
+then the watch says so and ends (exit status 1). The watch takes the session back if --take-over is given.";
 
 /// Flags of `gwm lb watch`.
 #[derive(clap::Args)]
