@@ -39,6 +39,21 @@ pub struct MemberWeight {
     pub entry: WeightEntry,
 }
 
+/// What a member may get of new work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A share in proportion to this weight, at least 1.
+    Serving(u16),
+    /// The share that the LB would give the member without a GWM: the GWM is confident of no member of the group.
+    Usual,
+    /// None, though the member is up: its weight is 0, or the GWM is not confident of it while it is of others.
+    Idle,
+    /// None: the member is quiesced. What it has goes on.
+    Quiesced,
+    /// None: the member does not answer the GWM.
+    Down,
+}
+
 impl Weights {
     /// Applies a message. With `no_change_no_send` (the LB's flag) members that the message leaves out are unchanged;
     /// without the flag they have left.
@@ -110,21 +125,33 @@ impl GroupWeights {
         self.by_endpoint.get(endpoint).map(|at| &self.members[*at]) // the index follows the members
     }
 
-    /// Each member's share of new work, 0 to 1 (RFC 4678 section 4.8). A member without contact, or quiesced, has 0; so has
-    /// a member that is not confident while another one is. `None` if no member is confident: then an LB uses its own
-    /// means.
-    pub fn shares(&self) -> Option<Vec<f64>> {
-        let valid = |entry: WeightEntry| {
-            entry.flags.contains(EntryFlags::CONTACT) && !entry.flags.contains(EntryFlags::QUIESCED)
+    /// What each member may get of new work (RFC 4678 section 4.8).
+    pub fn standings(&self) -> Vec<Standing> {
+        let has = |entry: WeightEntry, flag| entry.flags.contains(flag);
+        let valid = |entry| has(entry, EntryFlags::CONTACT) && !has(entry, EntryFlags::QUIESCED);
+        let entries = self.members.iter().map(|member| member.entry);
+        let is_confident = entries.clone().any(|entry| valid(entry) && has(entry, EntryFlags::CONFIDENT));
+        let standing = |entry: WeightEntry| match entry {
+            entry if has(entry, EntryFlags::QUIESCED) => Standing::Quiesced,
+            entry if !has(entry, EntryFlags::CONTACT) => Standing::Down,
+            _ if !is_confident => Standing::Usual,
+            entry if !has(entry, EntryFlags::CONFIDENT) || entry.weight == 0 => Standing::Idle,
+            entry => Standing::Serving(entry.weight),
         };
-        let usable = |entry: WeightEntry| valid(entry) && entry.flags.contains(EntryFlags::CONFIDENT);
-        let mut entries = self.members.iter().map(|member| member.entry);
-        if entries.clone().any(valid) && !entries.any(usable) {
+        entries.map(standing).collect()
+    }
+
+    /// Each member's share of new work, 0 to 1. `None` if an LB is to use its own means, since the GWM is confident of no
+    /// member.
+    pub fn shares(&self) -> Option<Vec<f64>> {
+        let standings = self.standings();
+        if standings.contains(&Standing::Usual) {
             return None;
         }
-        let weight = |member: &MemberWeight| if usable(member.entry) { f64::from(member.entry.weight) } else { 0.0 };
-        let total: f64 = self.members.iter().map(weight).sum();
-        Some(self.members.iter().map(|member| if total > 0.0 { weight(member) / total } else { 0.0 }).collect())
+        let weight =
+            |standing: &Standing| if let Standing::Serving(weight) = standing { f64::from(*weight) } else { 0.0 };
+        let total: f64 = standings.iter().map(weight).sum();
+        Some(standings.iter().map(|standing| if total > 0.0 { weight(standing) / total } else { 0.0 }).collect())
     }
 
     fn clear(&mut self) {
@@ -230,6 +257,24 @@ mod tests {
     }
 
     #[test]
+    fn members_that_get_nothing_are_told_apart() {
+        let standings = |members: &[(u8, u16, EntryFlags)]| {
+            let mut weights = Weights::default();
+            apply(&mut weights, Source::Push, false, &[("a", members)]);
+            weights.groups()[0].standings()
+        };
+        let (unsure, down, quiesced) = (EntryFlags(0x05), EntryFlags(0x0C), EntryFlags(0x0F));
+        assert_eq!(
+            standings(&[(1, 30, GOOD), (2, 0, GOOD), (3, 9, unsure), (4, 9, down), (5, 9, quiesced)]),
+            [Standing::Serving(30), Standing::Idle, Standing::Idle, Standing::Down, Standing::Quiesced]
+        );
+        assert_eq!(
+            standings(&[(1, 0, unsure), (2, 9, down), (3, 9, quiesced)]),
+            [Standing::Usual, Standing::Down, Standing::Quiesced]
+        );
+    }
+
+    #[test]
     fn shares_follow_contact_quiesce_and_confidence() {
         let share = |members: &[(u8, u16, EntryFlags)]| {
             let mut weights = Weights::default();
@@ -243,5 +288,6 @@ mod tests {
         assert_eq!(share(&[(1, 30, EntryFlags(0x05)), (2, 10, EntryFlags(0x05))]), None, "confident of none");
         assert_eq!(share(&[(1, 0, EntryFlags(0x08))]), Some(vec![0.0]), "none is left");
         assert_eq!(share(&[]), Some(vec![]));
+        assert_eq!(share(&[(1, 0, GOOD)]), Some(vec![0.0]), "up, of weight 0");
     }
 }

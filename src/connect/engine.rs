@@ -11,9 +11,8 @@ use super::{
     Connector, Fault, Pool, Wanted, WantedMember,
     follower::{Follower, News},
     mapping::Mapping,
-    standing::standings,
 };
-use crate::client::Weights;
+use crate::client::{Weights, spec::GroupSpec};
 
 /// How often the engine looks at the real LB: a restarted one has its weights again within a second.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -33,7 +32,7 @@ pub struct Options {
 
 /// Runs until someone asks the follower to stop. An error is one of the output of `--dry-run`.
 pub fn run(connector: impl Connector, follower: &Follower, options: &Options) -> io::Result<()> {
-    let mut engine = Engine { connector, options, pools: None, complaints: Complaints::default(), printed: Vec::new() };
+    let mut engine = Engine { connector, options, pools: None, complaints: Complaints::default(), printed: None };
     let mut news = News::default();
     let mut next_look = Instant::now();
     loop {
@@ -62,7 +61,7 @@ struct Engine<'o, C> {
     pools: Option<Vec<Pool>>,
     complaints: Complaints,
     /// Steps that `--dry-run` has printed last.
-    printed: Vec<String>,
+    printed: Option<Vec<String>>,
 }
 
 impl<C: Connector> Engine<'_, C> {
@@ -88,7 +87,7 @@ impl<C: Connector> Engine<'_, C> {
         }
     }
 
-    fn groups(&self) -> Vec<crate::client::spec::GroupSpec> {
+    fn groups(&self) -> Vec<GroupSpec> {
         let (groups, left_out) = self.options.mapping.groups(self.pools.as_deref().unwrap_or_default());
         left_out.iter().for_each(|why| tracing::warn!("a pool is left out: {why}"));
         groups
@@ -149,7 +148,7 @@ impl<C: Connector> Engine<'_, C> {
 
     fn print(&mut self, steps: &[C::Step]) -> io::Result<()> {
         let texts: Vec<String> = steps.iter().map(|step| step.to_string()).collect();
-        if texts == self.printed {
+        if self.printed.as_ref() == Some(&texts) {
             return Ok(());
         }
         let mut out = io::stdout().lock();
@@ -158,7 +157,7 @@ impl<C: Connector> Engine<'_, C> {
             writeln!(out, "would do nothing: the load balancer uses these weights")?;
         }
         out.flush()?;
-        self.printed = texts;
+        self.printed = Some(texts);
         Ok(())
     }
 }
@@ -167,8 +166,12 @@ impl<C: Connector> Engine<'_, C> {
 fn wanted(pools: &[Pool], mapping: &Mapping, weights: &Weights) -> Vec<Wanted> {
     let wanted = |pool: &Pool| {
         let group = weights.group(&mapping.group(&pool.name)?)?;
-        let members: Vec<WantedMember> = standings(group);
-        Some(Wanted { pool: pool.name.clone(), members })
+        let members = group.members().iter().zip(group.standings()).map(|(member, standing)| WantedMember {
+            endpoint: member.endpoint,
+            label: member.label.as_slice().into(),
+            standing,
+        });
+        Some(Wanted { pool: pool.name.clone(), members: members.collect() })
     };
     pools.iter().filter_map(wanted).collect()
 }

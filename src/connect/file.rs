@@ -56,13 +56,17 @@ const NAME: &str = "template";
 /// The one step of this connector.
 pub struct Step {
     output: PathBuf,
-    text: String,
+    /// What the template gives, or why it gives nothing.
+    text: Result<String, String>,
     command: Option<String>,
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "write {} ({} bytes)", self.output.display(), self.text.len())?;
+        match &self.text {
+            Ok(text) => write!(f, "write {} ({} bytes)", self.output.display(), text.len())?,
+            Err(error) => return f.write_str(error),
+        }
         match &self.command {
             Some(command) => write!(f, ", then run: {command}"),
             None => Ok(()),
@@ -106,7 +110,11 @@ impl FileConnector {
     fn render(&self, wanted: &[Wanted]) -> Result<String, String> {
         let groups: Vec<_> = wanted.iter().map(|pool| group_view(pool, self.settings.max_weight)).collect();
         let template = self.template.get_template(NAME).map_err(|error| explain(&error))?;
-        template.render(context! { groups }).map_err(|error| explain(&error))
+        let text = template.render(context! { groups }).map_err(|error| explain(&error))?;
+        match text.len() as u64 {
+            0..FILE_BYTES => Ok(text),
+            bytes => Err(format!("template: it gives {bytes} bytes, and less than {FILE_BYTES} are written")),
+        }
     }
 
     /// All members with the share that they have without a GWM.
@@ -127,14 +135,8 @@ impl FileConnector {
     }
 
     fn step(&self, wanted: &[Wanted]) -> Vec<Step> {
-        let text = match self.render(wanted) {
-            Ok(text) => text,
-            Err(error) => {
-                tracing::error!("{error}");
-                return Vec::new();
-            }
-        };
-        if self.present.as_ref() == Some(&text) && !self.command_due {
+        let text = self.render(wanted);
+        if text.as_ref().ok() == self.present.as_ref() && text.is_ok() && !self.command_due {
             return Vec::new();
         }
         vec![Step { output: self.settings.output.clone(), text, command: self.settings.command.clone() }]
@@ -169,8 +171,15 @@ impl Connector for FileConnector {
         let mut applied = Applied::default();
         for step in steps {
             self.last = Some(Instant::now());
-            if self.present.as_ref() != Some(&step.text) {
-                replace(&step.output, &step.text).map_err(|error| fault("write", &step.output, error))?;
+            let text = match step.text {
+                Ok(text) => text,
+                Err(error) => {
+                    applied.refused.push(error);
+                    continue;
+                }
+            };
+            if self.present.as_ref() != Some(&text) {
+                replace(&step.output, &text).map_err(|error| fault("write", &step.output, error))?;
                 self.command_due = step.command.is_some();
             }
             if let Some(command) = step.command.as_ref().filter(|_| self.command_due) {
@@ -237,7 +246,8 @@ fn read(path: &Path) -> io::Result<Option<String>> {
 /// The whole file at once: a reader sees the old or the new one. A file that exists keeps its mode.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.gwm-{}", std::process::id()));
+    // One name: what a crash has left here is written over.
+    let new = path.with_file_name(format!(".{name}.gwm-new"));
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&new)?;
         file.write_all(text.as_bytes())?;

@@ -1,6 +1,6 @@
 //! Names of the real LB's pools ↔ names of the GWM's groups.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -9,6 +9,7 @@ use super::Pool;
 use crate::{
     client::spec::{self, GroupSpec, MemberSpec},
     files::{self, Fault, FileError, Mistake},
+    limits,
     pattern::Pattern,
     sasp::unescape,
 };
@@ -73,12 +74,8 @@ impl Mapping {
         let mut left_out = Vec::new();
         for pool in pools {
             let Some(name) = self.group(&pool.name) else { continue };
-            if !(1..=crate::limits::GROUP_NAME_BYTES).contains(&name.len()) {
-                left_out.push(format!(
-                    "a group name of {} bytes: 1 to {} fit",
-                    name.len(),
-                    crate::limits::GROUP_NAME_BYTES
-                ));
+            if !(1..=limits::GROUP_NAME_BYTES).contains(&name.len()) {
+                left_out.push(format!("a group name of {} bytes: 1 to {} fit", name.len(), limits::GROUP_NAME_BYTES));
                 continue;
             }
             let at = groups.iter().position(|group| group.name == name).unwrap_or_else(|| {
@@ -86,10 +83,10 @@ impl Mapping {
                 groups.len() - 1
             });
             let members = &mut groups[at].members;
-            let mut known: std::collections::HashSet<_> = members.iter().map(|member| member.endpoint).collect();
+            let mut known: HashSet<_> = members.iter().map(|member| member.endpoint).collect();
             for member in &pool.members {
                 if known.insert(member.endpoint) {
-                    let label = &member.label[..member.label.len().min(crate::limits::LABEL_BYTES)];
+                    let label = &member.label[..member.label.len().min(limits::LABEL_BYTES)];
                     members.push(MemberSpec { endpoint: member.endpoint, label: label.into() });
                 }
             }
@@ -135,7 +132,7 @@ fn rule(rule: FileRule) -> Result<Rule, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{connect::PoolMember, sasp::Endpoint};
+    use crate::sasp::Endpoint;
 
     fn mapping(rules: &[&str]) -> Mapping {
         Mapping { rules: rules.iter().map(|rule| Rule::parse(rule).unwrap()).collect() }
@@ -172,7 +169,7 @@ mod tests {
 
     #[test]
     fn pools_of_one_group_are_registered_as_one() {
-        let member = |host: u8, label: &str| PoolMember {
+        let member = |host: u8, label: &str| MemberSpec {
             endpoint: Endpoint::new([10, 0, 0, host].into(), 6, 80),
             label: label.as_bytes().into(),
         };

@@ -7,8 +7,7 @@
 //!
 //! | file | what it owns | may know |
 //! | --- | --- | --- |
-//! | `standing` | weight entries → what a member may get | |
-//! | `scale` | weights in a narrower range | `standing` |
+//! | `scale` | weights in a narrower range | |
 //! | `mapping` | names of the real LB ↔ names of groups | |
 //! | `follower` | the thread that keeps a session with a GWM | |
 //! | `engine` | the loop | all above |
@@ -19,14 +18,13 @@ pub mod file;
 pub mod follower;
 pub mod mapping;
 pub mod scale;
-pub mod standing;
 
 use std::fmt;
 
 use thiserror::Error;
 
+pub use crate::client::{Standing, spec::MemberSpec};
 use crate::sasp::Endpoint;
-pub use standing::Standing;
 
 /// One real load balancer.
 ///
@@ -48,11 +46,6 @@ pub trait Connector {
 
     /// Takes the steps, all at once if the real LB can. A step that the LB refuses does not stop the others.
     fn apply(&mut self, steps: Vec<Self::Step>) -> Result<Applied, Fault>;
-
-    /// What the real LB tells of its members; called each few seconds, and empty if it can tell nothing.
-    fn observe(&mut self) -> Result<Vec<Observation>, Fault> {
-        Ok(Vec::new())
-    }
 }
 
 /// What the real LB balances under one name: HAProxy's backend, an IPVS service.
@@ -60,17 +53,8 @@ pub trait Connector {
 pub struct Pool {
     /// The real LB's name of the pool.
     pub name: Box<[u8]>,
-    /// Its members, each endpoint once.
-    pub members: Vec<PoolMember>,
-}
-
-/// A server of a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolMember {
-    /// Address, protocol and port.
-    pub endpoint: Endpoint,
-    /// The real LB's name of the server, at most 255 bytes; empty if it has none.
-    pub label: Box<[u8]>,
+    /// Its members, each endpoint once. A label is the real LB's name of the server, and may be empty.
+    pub members: Vec<MemberSpec>,
 }
 
 /// What the members of a pool may get.
@@ -116,21 +100,4 @@ pub enum Fault {
     /// The real LB answers what this connector does not understand, or refuses what it needs.
     #[error("{0}")]
     Answer(String),
-}
-
-/// What the real LB tells of one member: shown now, not used for weights.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Observation {
-    /// The real LB's name of the pool.
-    pub pool: Box<[u8]>,
-    /// The member.
-    pub endpoint: Option<Endpoint>,
-    /// Connections or sessions that are open now.
-    pub open_connections: Option<u64>,
-    /// Failed connections and failed responses since the real LB's start.
-    pub errors: Option<u64>,
-    /// Mean response time of the last requests, in seconds.
-    pub response_seconds: Option<f64>,
-    /// The weight that the real LB uses, in its own range.
-    pub weight: Option<u64>,
 }

@@ -10,10 +10,10 @@ use clap::{Subcommand, ValueEnum};
 
 use super::target::{self, Failure, HOUR, Link};
 use crate::{
-    client::spec::{self, GroupSpec, MemberSpec},
+    client::spec::{self, GroupSpec},
     config::{LogFormat, LogLevel, duration},
     connect::{
-        Connector, Pool, PoolMember,
+        Connector, Pool,
         engine::{self, Options},
         follower::{Follower, Identity, Stop},
         mapping::{Mapping, Rule},
@@ -24,10 +24,10 @@ use crate::{
 
 const HELP: &str = "\
 A connector is a load balancer to the GWM: it registers what the real load balancer balances, follows the weights, and \
-makes the real one use them. It looks at the real one each 500 ms, so a restarted one has its weights again within a \
-second. What it was not asked for stays as it is: servers that it does not know, and states that someone set by hand.
+makes the real one use them. A connector looks at the real one each 500 ms, so a restarted load balancer has its weights \
+again within a second. What a connector was not asked for stays as it is.
 
-SIGTERM and Ctrl-C end it. Log lines go to stderr.
+SIGTERM and Ctrl-C end a connector, a second one at once. Log lines go to stderr.
 
 Exit status: 0 after a signal or a good --check, 1 failed, 2 wrong usage.";
 
@@ -135,10 +135,7 @@ impl Groups {
         if groups.is_empty() {
             return Err(Failure::Usage("no group is given: use --group or --groups".into()));
         }
-        let member = |member: MemberSpec| PoolMember { endpoint: member.endpoint, label: member.label };
-        let pool =
-            |group: GroupSpec| Pool { name: group.name, members: group.members.into_iter().map(member).collect() };
-        Ok(groups.into_iter().map(pool).collect())
+        Ok(groups.into_iter().map(|group| Pool { name: group.name, members: group.members }).collect())
     }
 }
 

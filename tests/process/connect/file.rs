@@ -8,6 +8,11 @@ use crate::harness::{TempFile, run, until};
 const TEMPLATE: &str = "{% for g in groups %}{{ g.name }}:{% for m in g.members %} {{ m.port }}={{ m.weight }}/{{ m.state }}\
                         {% endfor %}\n{% endfor %}";
 
+/// A template, and the file that it becomes.
+fn files() -> (TempFile, TempFile) {
+    (TempFile::new("t", TEMPLATE), TempFile::new("out", ""))
+}
+
 fn read(file: &TempFile) -> String {
     fs::read_to_string(file.path()).unwrap_or_default()
 }
@@ -16,7 +21,7 @@ fn read(file: &TempFile) -> String {
 fn a_file_follows_the_weights_and_a_command_runs_after_each_change() {
     let (one, two) = (Member::start().address, Member::start().address);
     let gwm = Gwm::start(&[(one, Some(40)), (two, Some(20))]);
-    let (template, output, runs) = (TempFile::new("t", TEMPLATE), TempFile::new("out", ""), TempFile::new("runs", ""));
+    let ((template, output), runs) = (files(), TempFile::new("runs", ""));
     let group = format!("web={one},{two}");
     let exec = format!("cat {} >> {}", output.path(), runs.path());
     let address = gwm.address();
@@ -62,7 +67,7 @@ fn the_last_weights_stay_when_the_gwm_is_lost_and_end_when_asked() {
     let (one, two) = (Member::start().address, Member::start().address);
     let members = [(one, Some(40)), (two, Some(20))];
     let gwm = Gwm::start(&members);
-    let (template, output) = (TempFile::new("t", TEMPLATE), TempFile::new("out", ""));
+    let (template, output) = files();
     let group = format!("web={one},{two}");
     let address = gwm.address();
     let file = ["file", "--group", &group, "--template", template.path(), "--output", output.path()];
@@ -71,7 +76,6 @@ fn the_last_weights_stay_when_the_gwm_is_lost_and_end_when_asked() {
     let usual = format!("web: {}=1/usual {}=1/usual\n", one.port(), two.port());
     until("weights", || read(&output) == weights);
 
-    // It knows a second GWM, and uses it at once.
     drop(gwm);
     connector.wait_for_log(&["WARN", &address, "retry_seconds=1"]);
     assert_eq!(read(&output), weights);
@@ -80,6 +84,7 @@ fn the_last_weights_stay_when_the_gwm_is_lost_and_end_when_asked() {
     until("weights", || read(&output) == weights);
     drop(connector);
 
+    // A second GWM is used at once.
     let other = Gwm::start(&[(one, Some(10)), (two, Some(10))]);
     let both = format!("{address},{}", other.address());
     let connector =
@@ -98,8 +103,7 @@ fn the_last_weights_stay_when_the_gwm_is_lost_and_end_when_asked() {
 fn a_command_that_fails_or_hangs_is_told_and_run_again() {
     let one = Member::start().address;
     let gwm = Gwm::start(&[(one, Some(40))]);
-    let (template, output, marks) =
-        (TempFile::new("t", TEMPLATE), TempFile::new("out", ""), TempFile::new("marks", ""));
+    let ((template, output), marks) = (files(), TempFile::new("marks", ""));
     let (group, address) = (format!("web={one}"), gwm.address());
     let exec = format!("echo x >> {0}; test $(wc -l < {0}) -gt 2 || exit 7", marks.path());
     let flags = [
@@ -178,4 +182,29 @@ fn mistakes_are_told_before_anything_is_done() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(text, "pool web: group FARM\n  10.0.0.1:80 \n  10.0.0.2:80 \n", "{output:?}");
     assert!(output.status.success());
+}
+
+#[test]
+fn what_can_not_be_rendered_or_written_is_told_once_and_the_file_stays() {
+    let one = Member::start().address;
+    let gwm = Gwm::start(&[(one, Some(40))]);
+    // The name is there only for a member that serves, so the check at the start finds nothing.
+    let template = TempFile::new(
+        "t",
+        "mine{% for m in groups[0].members %}{% if m.weight == 100 %}{{ nothing }}{% endif %}{% endfor %}",
+    );
+    let (output, group, address) = (TempFile::new("out", "mine"), format!("web={one}"), gwm.address());
+    let flags =
+        ["--gwm", &address, "file", "--group", &group, "--max-weight", "100", "--min-interval", "0s", "--template"];
+    let connector = Connector::start(&[&flags[..], &[template.path(), "--output", output.path()]].concat());
+    connector.wait_for_log(&["WARN", "undefined"]);
+    let looks = || connector.log().matches("applied").count();
+    until("the step was tried again", || looks() >= 3);
+    assert_eq!(connector.log().matches("WARN").count(), 1, "{}", connector.log());
+    assert_eq!(read(&output), "mine");
+    drop(connector);
+
+    let template = TempFile::new("t", TEMPLATE);
+    let connector = Connector::start(&[&flags[..], &[template.path(), "--output", "/proc/gwm/out"]].concat());
+    connector.wait_for_log(&["WARN", "can not write /proc/gwm/out"]);
 }

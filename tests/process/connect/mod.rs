@@ -7,10 +7,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener},
     process::{Child, ExitStatus, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     thread,
 };
 
@@ -18,26 +15,18 @@ use rustix::process::Signal;
 
 use crate::harness::{Daemon, TempFile, command, until};
 
-/// A web server on a free port of 127.0.0.1 that answers each request with its port; it can be closed and opened.
+/// A web server on a free port of 127.0.0.1 that answers each request with its port.
 pub(crate) struct Member {
     pub(crate) address: SocketAddr,
-    served: Arc<AtomicU64>,
-    open: Arc<AtomicBool>,
 }
 
 impl Member {
     pub(crate) fn start() -> Member {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let (served, open) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(true)));
-        let (counter, opened) = (Arc::clone(&served), Arc::clone(&open));
         // The thread ends with the test's process.
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                if !opened.load(Ordering::Relaxed) {
-                    continue; // closed at once
-                }
-                let counter = Arc::clone(&counter);
                 thread::spawn(move || {
                     let mut reader = BufReader::new(&stream);
                     let mut writer = &stream;
@@ -54,7 +43,6 @@ impl Member {
                         if !asked {
                             return;
                         }
-                        counter.fetch_add(1, Ordering::Relaxed);
                         let body = address.port().to_string();
                         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                         if writer.write_all(head.as_bytes()).is_err() {
@@ -64,19 +52,7 @@ impl Member {
                 });
             }
         });
-        Member { address, served, open }
-    }
-
-    /// Requests that were answered.
-    #[allow(dead_code, reason = "used by connectors that count requests")]
-    pub(crate) fn served(&self) -> u64 {
-        self.served.load(Ordering::Relaxed)
-    }
-
-    /// Whether requests are answered; else each connection is closed at once.
-    #[allow(dead_code, reason = "used by connectors that look at health")]
-    pub(crate) fn set_open(&self, open: bool) {
-        self.open.store(open, Ordering::Relaxed);
+        Member { address }
     }
 }
 
