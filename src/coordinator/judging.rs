@@ -203,7 +203,7 @@ impl Coordinator {
         for at in 0..self.tables.endpoints.listings(endpoint).len() {
             let listing = self.tables.endpoints.listings(endpoint)[at];
             if change.words.contains(self.tables.listings.get(listing).policy) {
-                self.mark_listing(now, listing);
+                self.mark_listing(now, listing, Some(endpoint));
             }
         }
     }
@@ -302,7 +302,7 @@ impl Coordinator {
         while let Some(group) = next(&mut self.sweep.all, ends.1, &mut left) {
             let group = GroupId::at(group);
             if let Some(known) = self.tables.groups.get(group) {
-                self.mark_listing(now, known.listing);
+                self.mark_listing(now, known.listing, None);
             }
         }
     }

@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::{
-    edition::{Edition, UNSENT, Value, Values},
+    edition::{Edition, Touched, UNSENT, Value, Values},
     ids::{EndpointId, GroupId, ListingId},
     verdicts::Shown,
 };
@@ -173,6 +173,8 @@ pub(super) struct Listing {
     pub(super) groups: SmallVec<[GroupId; 4]>,
     pub(super) quiet: u32,
     pub(super) editions: SmallVec<[Edition; 1]>,
+    /// What has changed since the newest edition.
+    pub(super) touched: Touched,
     pub(super) next: Option<Box<Next>>,
 }
 
@@ -192,6 +194,7 @@ impl Listing {
             groups: SmallVec::new(),
             quiet: 0,
             editions: SmallVec::new(),
+            touched: Touched::ALL,
             next: None,
         }
     }
@@ -204,6 +207,7 @@ impl Listing {
         self.entries.clear();
         self.index.clear();
         self.indexed = 0;
+        self.touched.add_all();
         self.slots.reserve_exact(base.slots.len() + steps.list.len());
         self.entries.reserve_exact(base.entries.len() + steps.entries.len());
         self.slots.extend_from_slice(&base.slots);
@@ -322,6 +326,7 @@ impl Listing {
                     self.hash = self.hash.wrapping_sub(self.hash_of(slot, hasher));
                     let bits = self.slots[slot].bits & !QUIESCED | if quiesce { QUIESCED } else { 0 };
                     (self.slots[slot].state, self.slots[slot].bits) = (state, bits);
+                    self.touched.add(self.slots.len(), || Some(slot));
                     self.hash = self.hash.wrapping_add(self.hash_of(slot, hasher));
                 }
                 Step::Word { endpoint, quiesce } => {
@@ -329,6 +334,7 @@ impl Listing {
                     self.hash = self.hash.wrapping_sub(self.hash_of(slot, hasher));
                     let bits = self.slots[slot].bits & !BY_OPERATOR | if quiesce { BY_OPERATOR } else { 0 };
                     self.slots[slot].bits = bits;
+                    self.touched.add(self.slots.len(), || Some(slot));
                     self.hash = self.hash.wrapping_add(self.hash_of(slot, hasher));
                 }
                 Step::Remove { endpoint } => {
@@ -343,6 +349,7 @@ impl Listing {
                     let (old, new) = (hasher.hash_one(self.policy as u8), hasher.hash_one(policy as u8));
                     self.hash = self.hash.wrapping_sub(old).wrapping_add(new);
                     self.policy = policy;
+                    self.touched.add_all();
                 }
             }
         }
@@ -351,6 +358,17 @@ impl Listing {
         }
         self.next = None;
         self.version = self.version.wrapping_add(1);
+    }
+
+    /// A verdict has changed: on this endpoint, or on any.
+    pub(super) fn touch(&mut self, endpoint: Option<EndpointId>) {
+        self.version = self.version.wrapping_add(1);
+        let mut touched = std::mem::replace(&mut self.touched, Touched::ALL);
+        match endpoint {
+            Some(endpoint) => touched.add(self.slots.len(), || self.find(endpoint)),
+            None => touched.add_all(),
+        }
+        self.touched = touched;
     }
 
     /// Makes a slot vacant.

@@ -3,7 +3,7 @@
 use super::{
     Coordinator, Time,
     encode::Unchanged,
-    ids::{ConnectionId, GroupId, LbId, ListingId},
+    ids::{ConnectionId, EndpointId, GroupId, LbId, ListingId},
     load_balancer::{LoadBalancer, Timer},
     outbox::Outbox,
 };
@@ -16,11 +16,11 @@ impl Coordinator {
         }
     }
 
-    /// Notes that what a listing shows may have changed: once, however many groups have the listing. Only groups that
-    /// were sent something since the last note are told.
-    pub(super) fn mark_listing(&mut self, now: Time, id: ListingId) {
+    /// Notes that what a listing shows, of this endpoint or of any, may have changed: once, however many groups have the
+    /// listing. Only groups that were sent something since the last note are told.
+    pub(super) fn mark_listing(&mut self, now: Time, id: ListingId, endpoint: Option<EndpointId>) {
         let listing = self.tables.listings.get_mut(id);
-        listing.version = listing.version.wrapping_add(1);
+        listing.touch(endpoint);
         let quiet = std::mem::take(&mut listing.quiet) as usize;
         for at in 0..quiet {
             let group = self.tables.listings.get(id).groups[at];

@@ -33,6 +33,10 @@ impl Listing {
         if let Some(found) = self.editions.iter().position(|known| is_same(known) && known.scale == scale) {
             return found;
         }
+        if let Some(found) = self.next_edition(before, doubted, scale, verdicts) {
+            return found;
+        }
+        self.touched.take(version);
         // An older edition is of no use, but values that no group was sent give their memory to the new ones.
         let mut reused = None;
         self.editions.retain_mut(|known| {
@@ -55,8 +59,42 @@ impl Listing {
         if self.editions.len() >= KEPT {
             self.editions.remove(0);
         }
-        self.editions.push(Edition { version, doubted, before, scale, values, body, deltas: Vec::new() });
+        self.editions.push(Edition { version, doubted, before, scale, values, from: None, body, deltas: Vec::new() });
         self.editions.len() - 1
+    }
+
+    /// The edition that follows the one before, if it is known which values differ: only these are made.
+    fn next_edition(
+        &mut self,
+        before: Option<Scale>,
+        doubted: bool,
+        scale: Option<Scale>,
+        verdicts: View<'_>,
+    ) -> Option<usize> {
+        let (version, since) = (self.version, self.touched.since()?);
+        let is_base = |known: &Edition| known.version == since && known.doubted == doubted && known.scale == scale;
+        let base = self.editions.iter().position(is_base).filter(|_| since != version)?;
+        let base = self.editions.swap_remove(base);
+        let mut differing = self.touched.take(version);
+        let value = |at: &u32| {
+            let slot = &self.slots[*at as usize];
+            (!slot.is_vacant()).then(|| slot.value(verdicts.shown(slot.endpoint, scale)))
+        };
+        differing.retain(|at| value(at).is_some_and(|value| value != base.values[*at as usize]));
+        let edition = if differing.is_empty() {
+            Edition { version, before, ..base }
+        } else {
+            let mut values = Values::from(&*base.values);
+            let room = Arc::get_mut(&mut values).expect("nobody else has it");
+            for at in &differing {
+                room[*at as usize] = value(at).expect("its slot is not vacant");
+            }
+            let from = Some((base.values, differing));
+            Edition { version, doubted, before, scale, values, from, body: None, deltas: Vec::new() }
+        };
+        self.editions.clear();
+        self.editions.push(edition);
+        Some(0)
     }
 }
 
@@ -127,14 +165,22 @@ impl Show<'_> {
 
     /// Appends the entries that differ from what was `sent`; gives their number.
     fn write_delta(&self, sent: Option<&Values>, out: &mut Vec<u8>) -> u32 {
-        let (sent, values) = (sent.map_or(&[][..], |sent| sent), self.values());
+        let values = self.values();
         let mut count = 0;
-        for (at, _) in self.listing.live() {
-            if sent.get(at) != Some(&values[at]) {
-                let entry = self.listing.entry(at);
-                out.extend_from_slice(&entry[..entry.len() - VALUE_BYTES]);
-                out.extend_from_slice(&values[at]);
-                count += 1;
+        let mut write = |at: usize| {
+            let entry = self.listing.entry(at);
+            out.extend_from_slice(&entry[..entry.len() - VALUE_BYTES]);
+            out.extend_from_slice(&values[at]);
+            count += 1;
+        };
+        match (&self.listing.editions[self.edition].from, sent) {
+            (Some((from, differing)), Some(sent)) if Arc::ptr_eq(from, sent) => {
+                differing.iter().for_each(|at| write(*at as usize));
+            }
+            _ => {
+                let sent = sent.map_or(&[][..], |sent| sent);
+                let live = self.listing.live().filter(|(at, _)| sent.get(*at) != Some(&values[*at]));
+                live.for_each(|(at, _)| write(at));
             }
         }
         count
