@@ -1,5 +1,7 @@
 //! What load balancers have in common is kept once, and sent from one place: the count of listings, and bodies.
 
+use std::collections::BTreeMap;
+
 use gwm::coordinator::Settings;
 
 use super::rig::{Peer, Rig, WINDOW, settings};
@@ -8,7 +10,12 @@ use super::rig::{Peer, Rig, WINDOW, settings};
 const MEMBERS: &str = "a b c d e f g h i j k l m n o p q r s t";
 
 fn rig() -> Rig {
-    Rig::with(Settings { max_memberships: 100_000, max_memberships_per_lb: 10_000, ..settings() })
+    Rig::with(Settings {
+        max_memberships: 100_000,
+        max_memberships_per_lb: 10_000,
+        max_members_per_group: 1_000,
+        ..settings()
+    })
 }
 
 /// LBs of these flags on connections 0 to 2 that have registered the same members, and whose trust lets members speak.
@@ -285,4 +292,63 @@ fn slots_of_members_that_left_are_not_shown() {
         assert_eq!(rig.ask(other, "get LB2/G"), format!("00 LB2/G[{}]", entries.join(" ")));
         rig.ok(other, "lb deregister LB2/G");
     }
+}
+
+/// A large listing makes only the values anew that may have changed. Whatever changes and leaves, the sum of all pushes of
+/// changes is what a Get Weights without no-change shows.
+#[test]
+fn changes_of_a_large_listing_add_up_to_what_it_shows() {
+    let members: Vec<String> = (1000..1300).map(|port| format!("a/{port}")).collect();
+    for (seed, lbs) in [(1, 1), (2, 2), (3, 2)] {
+        let mut rig = rig();
+        let mut random = fastrand::Rng::with_seed(seed);
+        let peers: Vec<Peer> = (1..=lbs).map(|uid| rig.lb(&format!("LB{uid}"), "trust push nochange")).collect();
+        let full = rig.lb("LB9", "trust");
+        for (peer, uid) in peers.iter().zip(1..=lbs).chain([(&full, 9)]) {
+            rig.ok(*peer, &format!("lb register LB{uid}/G {}", members.join(" ")));
+        }
+        let mut fixed: BTreeMap<String, u16> = BTreeMap::new();
+        let mut shown = vec![BTreeMap::new(); peers.len()];
+        let mut least = usize::MAX;
+        for round in 0..200 {
+            for _ in 0..random.usize(1..4) {
+                let member = &members[random.usize(..members.len())];
+                let all = (1..=lbs).chain([9]);
+                match random.u8(..8) {
+                    0 => {
+                        let state = random.u8(..4);
+                        all.for_each(|uid| drop(rig.ask(full, &format!("member set LB{uid}/G {member}={state:02X}"))));
+                    }
+                    1 if round % 20 == 0 => {
+                        all.for_each(|uid| drop(rig.ask(full, &format!("member deregister LB{uid}/G {member}"))));
+                    }
+                    2 => drop(fixed.remove(member)),
+                    _ => drop(fixed.insert(member.clone(), random.u16(..5))),
+                }
+            }
+            rig.set_fixed(&fixed.iter().map(|(member, weight)| (member.as_str(), *weight)).collect::<Vec<_>>());
+            for push in rig.after(WINDOW) {
+                let (peer, entries) = push.split_once(' ').expect("a push names its connection");
+                let at = peers.iter().position(|known| format!("#{known}") == peer).expect("an LB with push");
+                let entries = entries_of(entries);
+                least = least.min(entries.len());
+                shown[at].extend(entries);
+            }
+            let reply = rig.ask(full, "get LB9/");
+            let wanted: BTreeMap<String, String> =
+                entries_of(reply.split_once(' ').expect("a group").1).into_iter().collect();
+            for shown in &shown {
+                let shown: BTreeMap<_, _> = shown.iter().filter(|(member, _)| wanted.contains_key(*member)).collect();
+                assert!(shown.into_iter().eq(&wanted), "seed {seed}, round {round}");
+            }
+        }
+        assert!(least < 5, "a push has few entries");
+    }
+}
+
+/// The entries of a message with one group: members, and what the message says of each.
+fn entries_of(group: &str) -> Vec<(String, String)> {
+    let entries = group.split_once("/G[").and_then(|(_, rest)| rest.strip_suffix(']')).expect("one group");
+    let words: Vec<&str> = entries.split(' ').filter(|word| !word.is_empty()).collect();
+    words.chunks(2).map(|entry| (entry[0].to_owned(), entry[1].to_owned())).collect()
 }
