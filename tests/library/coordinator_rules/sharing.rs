@@ -311,7 +311,7 @@ fn changes_of_a_large_listing_add_up_to_what_it_shows() {
             }
             rig.ok(*peer, &format!("lb register LB{uid}/G {}", members.join(" ")));
         }
-        let mut fixed: BTreeMap<String, u16> = BTreeMap::new();
+        let (mut fixed, mut states) = (BTreeMap::<String, u16>::new(), BTreeMap::<String, u8>::new());
         let mut shown = vec![BTreeMap::new(); peers.len()];
         let mut least = usize::MAX;
         for round in 0..200 {
@@ -321,6 +321,7 @@ fn changes_of_a_large_listing_add_up_to_what_it_shows() {
                 match random.u8(..8) {
                     0 => {
                         let state = random.u8(..4);
+                        states.insert(member.clone(), state);
                         all.for_each(|uid| drop(rig.ask(full, &format!("member set LB{uid}/G {member}={state:02X}"))));
                     }
                     1 if round % 20 == 0 => {
@@ -341,6 +342,11 @@ fn changes_of_a_large_listing_add_up_to_what_it_shows() {
             let reply = rig.ask(full, "get LB9/");
             let wanted: BTreeMap<String, String> =
                 entries_of(reply.split_once(' ').expect("a group").1).into_iter().collect();
+            for (member, entry) in &wanted {
+                let state = states.get(member).unwrap_or(&0);
+                let verdict = fixed.get(member).map_or("05/100".to_owned(), |weight| format!("0D/{weight}"));
+                assert_eq!(*entry, format!("{state:02X}/{verdict}"), "seed {seed}, round {round}: {member}");
+            }
             for shown in &shown {
                 let shown: BTreeMap<_, _> = shown.iter().filter(|(member, _)| wanted.contains_key(*member)).collect();
                 assert!(shown.into_iter().eq(&wanted), "seed {seed}, round {round}");
