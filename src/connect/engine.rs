@@ -76,7 +76,7 @@ impl<C: Connector> Engine<'_, C> {
                     return false;
                 }
                 let members: usize = pools.iter().map(|pool| pool.members.len()).sum();
-                tracing::info!(pools = pools.len(), members, "the load balancer's pools");
+                tracing::info!(pools = pools.len(), members, "found the pools of the load balancer");
                 self.pools = Some(pools);
                 true
             }
