@@ -15,6 +15,7 @@ use rustix::{
     net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
 };
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
+use smallvec::SmallVec;
 
 /// The transport of a connection.
 pub(super) enum Wire {
@@ -302,17 +303,18 @@ impl Wire {
         };
         let tls = &mut tls.session;
         let mut sent = Sent { taken: 0, progress: flush(tls, socket)? };
-        for slice in slices {
-            let mut rest = &**slice;
-            while !rest.is_empty() {
-                if tls.wants_write() {
-                    return Ok(sent);
-                }
-                let taken = tls.writer().write(rest)?;
-                rest = rest.get(taken..).unwrap_or_default();
-                sent.taken += taken;
-                sent.progress |= flush(tls, socket)?;
+        // All slices together: a message that fits is one record and one call.
+        let mut left: SmallVec<[IoSlice<'_>; 2]> = SmallVec::from_slice(slices);
+        let mut rest = &mut left[..];
+        IoSlice::advance_slices(&mut rest, 0); // without empty ones
+        while !rest.is_empty() {
+            if tls.wants_write() {
+                return Ok(sent);
             }
+            let taken = tls.writer().write_vectored(rest)?;
+            IoSlice::advance_slices(&mut rest, taken);
+            sent.taken += taken;
+            sent.progress |= flush(tls, socket)?;
         }
         Ok(sent)
     }
