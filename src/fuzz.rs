@@ -5,6 +5,7 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+mod haproxy;
 mod session;
 
 use bytes::BytesMut;
@@ -12,6 +13,7 @@ use regex::bytes::Regex;
 
 #[cfg(feature = "admin")]
 pub use admin::{admin_body, admin_query};
+pub use haproxy::haproxy_answer;
 pub use session::session;
 
 use crate::{

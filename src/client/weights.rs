@@ -54,6 +54,13 @@ pub enum Standing {
     Down,
 }
 
+impl Standing {
+    /// Whether the member may get new work.
+    pub fn serves(self) -> bool {
+        matches!(self, Standing::Serving(_) | Standing::Usual)
+    }
+}
+
 impl Weights {
     /// Applies a message. With `no_change_no_send` (the LB's flag) members that the message leaves out are unchanged;
     /// without the flag they have left.

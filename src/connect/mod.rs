@@ -12,10 +12,12 @@
 //! | `follower` | the thread that keeps a session with a GWM | |
 //! | `engine` | the loop | all above |
 //! | `file` | a file from a template, and a command | `scale` |
+//! | `haproxy` | HAProxy, by its runtime API | `scale` |
 
 pub mod engine;
 pub mod file;
 pub mod follower;
+pub mod haproxy;
 pub mod mapping;
 pub mod scale;
 

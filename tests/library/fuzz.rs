@@ -612,3 +612,18 @@ fn echo_reply() {
         data
     });
 }
+
+#[test]
+fn haproxy_answer() {
+    const WORDS: [&str; 12] =
+        ["1\n", "# ", "be_name ", "srv_name ", "web ", "s1 ", "10.0.0.1 ", "80 ", "\"", "\n", ";", "Pid: 7"];
+    const TABLE: &[u8] = b"1\n# be_name srv_name srv_addr srv_admin_state srv_uweight srv_iweight srv_port\n\
+                           web s1 10.0.0.1 0 1 1 80\nweb s2 ::1 8 0 1 81\n";
+    run(20_000, fuzz::haproxy_answer, |rng| pieces(rng, &WORDS, 20));
+    run(5_000, fuzz::haproxy_answer, |rng| {
+        let mut table = TABLE.to_vec();
+        let at = rng.usize(..table.len());
+        table[at] = rng.u8(..);
+        table
+    });
+}

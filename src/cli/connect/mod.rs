@@ -3,6 +3,7 @@
 //! To add a connector: its code in `src/connect/`, its flags in a file here with `run`, a row in `Command`.
 
 mod file;
+mod haproxy;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -105,6 +106,9 @@ enum Command {
     /// Any load balancer that reads a file: write it from a template, then run a command
     #[command(after_help = file::HELP)]
     File(file::Args),
+    /// HAProxy, by its stats socket or master socket
+    #[command(name = "haproxy", after_help = haproxy::HELP)]
+    HaProxy(haproxy::Args),
 }
 
 /// Runs `gwm connect`.
@@ -112,6 +116,7 @@ pub fn run(args: Args) -> ExitCode {
     let common = &args.common;
     match args.command {
         Command::File(args) => file::run(common, args),
+        Command::HaProxy(args) => haproxy::run(common, args),
     }
 }
 

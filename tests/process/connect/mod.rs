@@ -1,13 +1,17 @@
 //! `gwm connect`, as a process, with the real load balancers.
 
 mod file;
+mod haproxy;
 mod registration;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener},
     process::{Child, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
 };
 
@@ -15,18 +19,26 @@ use rustix::process::Signal;
 
 use crate::harness::{Daemon, TempFile, command, until};
 
-/// A web server on a free port of 127.0.0.1 that answers each request with its port.
+/// A web server on a free port of 127.0.0.1 that answers each request with its port; a test can close and open it.
 pub(crate) struct Member {
     pub(crate) address: SocketAddr,
+    served: Arc<AtomicU64>,
+    open: Arc<AtomicBool>,
 }
 
 impl Member {
     pub(crate) fn start() -> Member {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
+        let (served, open) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(true)));
+        let (counter, opened) = (Arc::clone(&served), Arc::clone(&open));
         // The thread ends with the test's process.
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
+                if !opened.load(Ordering::Relaxed) {
+                    continue; // closed at once
+                }
+                let counter = Arc::clone(&counter);
                 thread::spawn(move || {
                     let mut reader = BufReader::new(&stream);
                     let mut writer = &stream;
@@ -43,6 +55,7 @@ impl Member {
                         if !asked {
                             return;
                         }
+                        counter.fetch_add(1, Ordering::Relaxed);
                         let body = address.port().to_string();
                         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                         if writer.write_all(head.as_bytes()).is_err() {
@@ -52,7 +65,17 @@ impl Member {
                 });
             }
         });
-        Member { address }
+        Member { address, served, open }
+    }
+
+    /// How many requests were answered.
+    pub(crate) fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// Whether the member answers requests; a closed one ends each connection at once.
+    pub(crate) fn set_open(&self, open: bool) {
+        self.open.store(open, Ordering::Relaxed);
     }
 }
 
