@@ -6,6 +6,8 @@
 #[cfg(feature = "admin")]
 mod admin;
 mod haproxy;
+mod nft;
+mod pen;
 mod session;
 
 use bytes::BytesMut;
@@ -14,6 +16,8 @@ use regex::bytes::Regex;
 #[cfg(feature = "admin")]
 pub use admin::{admin_body, admin_query};
 pub use haproxy::haproxy_answer;
+pub use nft::nft_listing;
+pub use pen::pen_answer;
 pub use session::session;
 
 use crate::{

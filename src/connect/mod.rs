@@ -11,14 +11,20 @@
 //! | `mapping` | names of the real LB ↔ names of groups | |
 //! | `follower` | the thread that keeps a session with a GWM | |
 //! | `engine` | the loop | all above |
+//! | `address` | where a real LB listens for commands; one exchange with it | |
 //! | `file` | a file from a template, and a command | `scale` |
-//! | `haproxy` | HAProxy, by its runtime API | `scale` |
+//! | `haproxy` | HAProxy, by its runtime API | `scale`, `address` |
+//! | `nft` | nftables: rules in a table of their own | `scale` |
+//! | `pen` | pen, by its control port | `scale`, `address` |
 
+pub mod address;
 pub mod engine;
 pub mod file;
 pub mod follower;
 pub mod haproxy;
 pub mod mapping;
+pub mod nft;
+pub mod pen;
 pub mod scale;
 
 use std::fmt;

@@ -627,3 +627,37 @@ fn haproxy_answer() {
         table
     });
 }
+
+#[test]
+fn pen_answer() {
+    const WORDS: [&str; 12] =
+        ["0 ", "addr ", "10.0.0.1 ", "::1 ", "port ", "80 ", "conn 3 ", "weight ", "no ", "prio ", "-1 ", "\n"];
+    const ROW: &[u8] = b"1 addr 10.0.0.1 port 80 conn 0 max 0 hard 0 weight 5 prio 0 sx 0 rx 0\n";
+    run(20_000, fuzz::pen_answer, |rng| pieces(rng, &WORDS, 20));
+    run(1_000, fuzz::pen_answer, |rng| {
+        let mut rows = ROW.repeat(3);
+        let at = rng.usize(..rows.len());
+        rows[at] = rng.u8(..);
+        rows
+    });
+}
+
+#[test]
+fn nft_listing() {
+    const LISTING: &[u8] = br#"{"nftables": [{"rule": {"family": "inet", "table": "gwm", "chain": "services", "expr": [
+        {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": "10.0.0.1"}},
+        {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 80}},
+        {"dnat": {"family": "ip", "addr": {"map": {"key": {"numgen": {"mode": "inc", "mod": 1, "offset": 0}},
+                  "data": {"set": [[0, {"concat": ["10.1.0.1", 8080]}]]}}}}}]}}]}"#;
+    const TOKENS: [&str; 12] =
+        ["{}", "[", "]", "null", "\"concat\"", "70000", "-1", "\"services\"", "{", "}", ",", "1.5"];
+    run(10_000, fuzz::nft_listing, |rng| {
+        let mut listing = LISTING.to_vec();
+        for _ in 0..rng.usize(..4) {
+            let at = rng.usize(..listing.len());
+            let token = rng.choice(TOKENS).expect("a list").bytes();
+            listing.splice(at..(at + rng.usize(..8)).min(listing.len()), token);
+        }
+        listing
+    });
+}

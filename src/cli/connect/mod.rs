@@ -4,6 +4,8 @@
 
 mod file;
 mod haproxy;
+mod nft;
+mod pen;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -109,6 +111,12 @@ enum Command {
     /// HAProxy, by its stats socket or master socket
     #[command(name = "haproxy", after_help = haproxy::HELP)]
     HaProxy(haproxy::Args),
+    /// The kernel's nftables: destination NAT in proportion to the weights
+    #[command(after_help = nft::HELP)]
+    Nft(nft::Args),
+    /// Pen, by its control port
+    #[command(after_help = pen::HELP)]
+    Pen(pen::Args),
 }
 
 /// Runs `gwm connect`.
@@ -117,6 +125,8 @@ pub fn run(args: Args) -> ExitCode {
     match args.command {
         Command::File(args) => file::run(common, args),
         Command::HaProxy(args) => haproxy::run(common, args),
+        Command::Nft(args) => nft::run(common, args),
+        Command::Pen(args) => pen::run(common, args),
     }
 }
 

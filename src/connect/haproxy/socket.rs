@@ -1,24 +1,10 @@
 //! The socket of HAProxy's runtime API. One connection carries many commands; `@1` sends them through a master to its
 //! newest worker.
 
-use std::{
-    fmt,
-    io::{self, Read, Write},
-    net::{Shutdown, SocketAddr, ToSocketAddrs},
-    path::PathBuf,
-    time::{Duration, Instant},
-};
-
-use socket2::{Domain, SockAddr, Type};
+use std::fmt;
 
 use super::answers::{answers, excerpt};
-use crate::connect::Fault;
-
-/// How long the commands of one connection may take, from connecting to the end of the last answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The longest answer that is read: `show servers state` of 10,000 servers has about 1 MB.
-const ANSWER_BYTES: usize = 16 << 20;
+use crate::connect::{Fault, address::Address};
 
 /// The most bytes of commands on one connection: HAProxy takes a line of 16 kB (`tune.bufsize`).
 const LINE_BYTES: usize = 8000;
@@ -31,25 +17,10 @@ pub struct Socket {
     is_master: Option<bool>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Address {
-    /// `HOST:PORT`
-    Tcp(String),
-    /// The path of a UNIX socket.
-    Unix(PathBuf),
-}
-
 impl Socket {
     /// A text with a `/` is a path, any other is `HOST:PORT`.
     pub fn parse(text: &str) -> Result<Socket, String> {
-        let address = match text.rsplit_once(':') {
-            _ if text.contains('/') => Address::Unix(text.into()),
-            Some((host, port)) if !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0) => {
-                Address::Tcp(text.into())
-            }
-            _ => return Err(format!("`{text}` is neither HOST:PORT nor a path with a `/`")),
-        };
-        Ok(Socket { address, is_master: None })
+        Ok(Socket { address: Address::parse(text)?, is_master: None })
     }
 
     /// Sends the commands and reads the answers, one for each; an empty answer is success.
@@ -96,75 +67,15 @@ impl Socket {
     fn exchange(&self, commands: &[String], is_master: bool) -> Result<Vec<String>, Fault> {
         let prefix = if is_master { "@1 " } else { "" };
         let line: Vec<String> = commands.iter().map(|command| format!("{prefix}{command}")).collect();
-        let text = self.send(&format!("{}\n", line.join(";")));
+        // A master closes the connection only after the end of the commands.
+        let text = self.address.exchange(&format!("{}\n", line.join(";")), true);
         let text = text.map_err(|error| Fault::Io { what: format!("HAProxy's socket {self}"), error })?;
         answers(&text).ok_or_else(|| self.fault("ends too early"))
     }
-
-    fn send(&self, line: &str) -> io::Result<String> {
-        let until = Instant::now() + TIMEOUT;
-        let mut socket = self.connect()?;
-        socket.write_all(line.as_bytes())?;
-        // A master closes the connection only after this.
-        socket.shutdown(Shutdown::Write)?;
-        let mut answer = Vec::new();
-        let mut chunk = [0; 16384];
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "no whole answer in 5 s"));
-            }
-            socket.set_read_timeout(Some(left))?;
-            match socket.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(count) => answer.extend_from_slice(&chunk[..count]),
-                // The loop finds that no time is left.
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(error) => return Err(error),
-            }
-            if answer.len() > ANSWER_BYTES {
-                return Err(io::Error::other(format!("an answer has more than {ANSWER_BYTES} bytes")));
-            }
-        }
-        Ok(String::from_utf8_lossy(&answer).into_owned())
-    }
-
-    fn connect(&self) -> io::Result<socket2::Socket> {
-        let connect = |address: &SockAddr, domain| {
-            let socket = socket2::Socket::new(domain, Type::STREAM, None)?;
-            // This bounds connecting to a UNIX socket, too.
-            socket.set_write_timeout(Some(TIMEOUT))?;
-            match domain {
-                Domain::UNIX => socket.connect(address)?,
-                _ => socket.connect_timeout(address, TIMEOUT)?,
-            }
-            Ok(socket)
-        };
-        match &self.address {
-            Address::Unix(path) => connect(&SockAddr::unix(path)?, Domain::UNIX),
-            Address::Tcp(host) => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                for address in host.to_socket_addrs()? {
-                    match connect(&address.into(), domain(address)) {
-                        Ok(socket) => return Ok(socket),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
-            }
-        }
-    }
-}
-
-fn domain(address: SocketAddr) -> Domain {
-    if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 }
 }
 
 impl fmt::Display for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.address {
-            Address::Tcp(host) => f.write_str(host),
-            Address::Unix(path) => path.display().fmt(f),
-        }
+        self.address.fmt(f)
     }
 }

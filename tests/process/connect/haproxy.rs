@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -16,7 +16,10 @@ use std::{
 use gwm::connect::haproxy::{Server, servers};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Connector, Gwm, Member};
+use super::{
+    Connector, Gwm, Member,
+    real::{free_address, installed},
+};
 use crate::harness::{TempFile, run, until};
 
 /// A master and a worker of HAProxy; it can be reloaded and restarted.
@@ -26,22 +29,6 @@ struct Proxy {
     listen: SocketAddr,
     tcp: SocketAddr,
     child: Option<Child>,
-}
-
-/// Whether HAProxy is there. In CI it must be.
-fn installed() -> bool {
-    let found = env::var_os("PATH").is_some_and(|path| {
-        env::split_paths(&path).chain(["/usr/sbin".into()]).any(|directory| directory.join("haproxy").is_file())
-    });
-    assert!(found || env::var_os("CI").is_none(), "haproxy is missing: install the Debian package haproxy");
-    if !found {
-        eprintln!("left out: haproxy is missing (Debian package haproxy)");
-    }
-    found
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
 /// A backend's section: each server with its name, address and more words.
@@ -174,7 +161,7 @@ fn connect(gwm: &str, socket: &str, flags: &[&str]) -> Connector {
 
 #[test]
 fn requests_are_shared_by_weight_and_what_an_operator_did_stays() {
-    if !installed() {
+    if !installed("haproxy", "haproxy") {
         return;
     }
     let [one, two, three] = [(); 3].map(|()| Member::start());
@@ -207,7 +194,7 @@ fn requests_are_shared_by_weight_and_what_an_operator_did_stays() {
 
 #[test]
 fn a_reload_a_restart_a_crash_and_a_new_gwm_change_nothing_for_long() {
-    if !installed() {
+    if !installed("haproxy", "haproxy") {
         return;
     }
     let [one, two] = [(); 2].map(|()| Member::start().address);
@@ -240,7 +227,7 @@ fn a_reload_a_restart_a_crash_and_a_new_gwm_change_nothing_for_long() {
 
 #[test]
 fn a_hundred_backends_are_whole_again_after_a_crash_amid_an_update() {
-    if !installed() {
+    if !installed("haproxy", "haproxy") {
         return;
     }
     let [one, two] = [(); 2].map(|()| Member::start().address);
@@ -280,7 +267,7 @@ fn a_hundred_backends_are_whole_again_after_a_crash_amid_an_update() {
 
 #[test]
 fn no_request_fails_while_a_member_drains_and_leaves() {
-    if !installed() {
+    if !installed("haproxy", "haproxy") {
         return;
     }
     let members = [(); 3].map(|()| Member::start());
@@ -334,7 +321,7 @@ fn no_request_fails_while_a_member_drains_and_leaves() {
 
 #[test]
 fn a_static_algorithm_gets_all_or_nothing() {
-    if !installed() {
+    if !installed("haproxy", "haproxy") {
         return;
     }
     let [one, two] = [(); 2].map(|()| Member::start().address);
@@ -350,7 +337,7 @@ fn a_static_algorithm_gets_all_or_nothing() {
 
 #[test]
 fn a_wrong_socket_and_a_missing_right_are_told_once() {
-    if !installed() {
+    if !installed("haproxy", "haproxy") {
         return;
     }
     let one = Member::start().address;

@@ -2,6 +2,9 @@
 
 mod file;
 mod haproxy;
+mod nft;
+mod pen;
+mod real;
 mod registration;
 
 use std::{
@@ -28,7 +31,12 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn start() -> Member {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Member::start_on("127.0.0.1")
+    }
+
+    /// As [`Member::start`], on another address of this machine.
+    pub(crate) fn start_on(ip: &str) -> Member {
+        let listener = TcpListener::bind((ip, 0)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (served, open) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(true)));
         let (counter, opened) = (Arc::clone(&served), Arc::clone(&open));

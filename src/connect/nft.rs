@@ -1,0 +1,392 @@
+//! nftables: new connections to a service go to the group's members by destination NAT, in proportion to the weights.
+//!
+//! All rules are in a table of their own, and are replaced in one transaction. Connections that exist keep their member:
+//! the kernel remembers where each of them goes. The kernel's rules themselves are compared with the wanted ones, so a
+//! change by others heals.
+
+mod command;
+pub mod rules;
+mod slots;
+
+use std::{collections::HashSet, fmt, net::IpAddr, path::PathBuf};
+
+use serde_json::Value;
+
+use self::command::Nft;
+use self::rules::{Present, Target, read};
+use super::{Applied, Connector, Fault, Pool, Standing, Wanted, WantedMember};
+use crate::{
+    client::spec,
+    sasp::{
+        Endpoint, Escaped,
+        component::{TCP, UDP},
+    },
+};
+
+/// What to balance, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The program `nft`.
+    pub program: PathBuf,
+    /// The table, of family `inet`.
+    pub table: String,
+    /// The services, in the order of their rules.
+    pub services: Vec<Service>,
+    /// The groups, as pools.
+    pub pools: Vec<Pool>,
+    /// How a connection gets its member.
+    pub choose: Choose,
+    /// The most slots of a service.
+    pub slots: u32,
+}
+
+/// An address and port that clients connect to, and the group behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The address that clients use.
+    pub ip: IpAddr,
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// The port that clients use.
+    pub port: u16,
+    /// The group.
+    pub group: Box<[u8]>,
+}
+
+/// How a connection gets its member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choose {
+    /// One after the other.
+    Turn,
+    /// At random.
+    Random,
+    /// By the client's address: the same client gets the same member.
+    Source,
+}
+
+impl Service {
+    /// `10.0.0.1:80=web`, `[2001:db8::1]:53/udp=dns`.
+    pub fn parse(text: &str) -> Result<Service, String> {
+        let (endpoint, group) = text.split_once('=').ok_or_else(|| format!("`{text}` is not ADDRESS:PORT=GROUP"))?;
+        let endpoint = spec::endpoint(endpoint).map_err(|error| error.to_string())?;
+        if endpoint.port == 0 || ![TCP, UDP].contains(&endpoint.protocol) {
+            return Err(format!("`{text}`: a service has a port, of TCP or UDP"));
+        }
+        let group = spec::group_name(group).map_err(|error| error.to_string())?;
+        Ok(Service { ip: endpoint.ip(), protocol: endpoint.protocol, port: endpoint.port, group })
+    }
+
+    /// Where a connection goes that gets this member; `None`: NAT can not lead from this service to this member.
+    fn target(&self, member: Endpoint) -> Option<Target> {
+        let (ip, port) = (member.ip(), if member.port == 0 { self.port } else { member.port });
+        (ip.is_ipv4() == self.ip.is_ipv4() && [0, self.protocol].contains(&member.protocol)).then_some((ip, port))
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = Endpoint::new(self.ip, self.protocol, self.port);
+        write!(f, "{endpoint} ({})", Escaped(&self.group))
+    }
+}
+
+/// The rule of one service.
+#[derive(Clone, Debug)]
+pub struct Step {
+    service: usize,
+    rule: Value,
+    text: String,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A table of nftables.
+pub struct NftConnector {
+    settings: Settings,
+    nft: Nft,
+    /// What the last look saw.
+    present: Present,
+}
+
+impl NftConnector {
+    /// Checks that services and groups belong together.
+    pub fn new(settings: Settings) -> Result<NftConnector, String> {
+        let mut seen = HashSet::new();
+        for service in &settings.services {
+            if !seen.insert((service.ip, service.protocol, service.port)) {
+                return Err(format!("the service {service} is given twice"));
+            }
+            if !settings.pools.iter().any(|pool| pool.name == service.group) {
+                let group = Escaped(&service.group);
+                return Err(format!(
+                    "the group of {service} is missing: give --group '{group}=MEMBER,…', or --trust and \
+                                    --group '{group}'"
+                ));
+            }
+        }
+        for pool in &settings.pools {
+            let mut services = settings.services.iter().filter(|service| service.group == pool.name).peekable();
+            if services.peek().is_none() {
+                return Err(format!("the group {} has no --service", Escaped(&pool.name)));
+            }
+            for service in services {
+                if let Some(member) = pool.members.iter().find(|member| service.target(member.endpoint).is_none()) {
+                    let member = member.endpoint;
+                    return Err(format!("{service} can not lead to {member}: another protocol or IP version"));
+                }
+            }
+        }
+        Ok(NftConnector { nft: Nft(settings.program.clone()), settings, present: Present::default() })
+    }
+
+    /// The steps for services whose group is in `wanted`: those that differ, or all if others changed the table.
+    fn steps(&self, wanted: &[Wanted]) -> Vec<Step> {
+        let (mut steps, mut rules) = (Vec::new(), Vec::new());
+        for (at, service) in self.settings.services.iter().enumerate() {
+            let present = rules::of_service(&self.present.rules, service);
+            match wanted.iter().find(|wanted| wanted.pool == service.group) {
+                Some(wanted) => {
+                    let step = self.step(at, present, &wanted.members);
+                    rules.push(step.rule.clone());
+                    steps.push((present != Some(&step.rule), step));
+                }
+                None => rules.extend(present.cloned()),
+            }
+        }
+        let differ = steps.iter().any(|(differs, _)| *differs);
+        let all = !self.present.whole || !differ && rules != self.present.rules;
+        steps.into_iter().filter(|(differs, _)| all || *differs).map(|(_, step)| step).collect()
+    }
+
+    fn step(&self, at: usize, present: Option<&Value>, members: &[WantedMember]) -> Step {
+        let service = &self.settings.services[at];
+        let mut targets: Vec<Target> = Vec::new();
+        let mut weights = Vec::new();
+        for member in members {
+            // A system and an application on it may be one target: the first counts.
+            let Some(target) = service.target(member.endpoint).filter(|target| !targets.contains(target)) else {
+                continue;
+            };
+            targets.push(target);
+            weights.push(match member.standing {
+                Standing::Serving(weight) => weight.into(),
+                Standing::Usual => 1,
+                Standing::Idle | Standing::Quiesced | Standing::Down => 0,
+            });
+        }
+        let (quotas, list) = match self.settings.choose {
+            Choose::Source => {
+                let quotas = slots::fixed_quotas(&weights, self.settings.slots);
+                let list = slots::near(&present.map(rules::slots).unwrap_or_default(), &targets, &quotas);
+                (quotas, list)
+            }
+            Choose::Turn | Choose::Random => {
+                let quotas = slots::quotas(&weights, self.settings.slots);
+                let list = slots::in_turn(&quotas).into_iter().map(|at| targets[at]).collect();
+                (quotas, list)
+            }
+        };
+        let shares: Vec<String> = targets
+            .iter()
+            .zip(&quotas)
+            .filter(|(_, quota)| **quota > 0)
+            .map(|((ip, port), quota)| format!("{} {quota}/{}", std::net::SocketAddr::new(*ip, *port), list.len()))
+            .collect();
+        let text = match shares.is_empty() {
+            true => format!("{service}: no member serves, so connections are rejected"),
+            false => format!("{service}: {}", shares.join(", ")),
+        };
+        Step { service: at, rule: rules::rule(service, self.settings.choose, &list), text }
+    }
+}
+
+impl Connector for NftConnector {
+    type Step = Step;
+
+    fn look(&mut self) -> Result<Vec<Pool>, Fault> {
+        let table = &self.settings.table;
+        self.present = match self.nft.run(&["-j", "list", "table", "inet", table], "")? {
+            Ok(listing) => read(&listing, table).map_err(|error| {
+                Fault::Answer(format!(
+                    "the listing of `{}` is not understood: {error}",
+                    self.settings.program.display()
+                ))
+            })?,
+            // There is no such table yet.
+            Err(error) if error.contains("No such file or directory") => Present::default(),
+            Err(error) => return Err(self.refused(&error)),
+        };
+        Ok(self.settings.pools.clone())
+    }
+
+    fn plan(&self, wanted: &[Wanted]) -> Vec<Step> {
+        self.steps(wanted)
+    }
+
+    fn restore(&self, pools: &[Box<[u8]>]) -> Vec<Step> {
+        let usual = |pool: &Pool| Wanted {
+            pool: pool.name.clone(),
+            members: pool
+                .members
+                .iter()
+                .map(|member| WantedMember {
+                    endpoint: member.endpoint,
+                    label: member.label.clone(),
+                    standing: Standing::Usual,
+                })
+                .collect(),
+        };
+        let of_these = self.settings.pools.iter().filter(|pool| pools.contains(&pool.name));
+        self.steps(&of_these.map(usual).collect::<Vec<_>>())
+    }
+
+    fn apply(&mut self, steps: Vec<Step>) -> Result<Applied, Fault> {
+        let rule = |(at, service): (usize, &Service)| {
+            let step = steps.iter().find(|step| step.service == at);
+            step.map(|step| &step.rule).or_else(|| rules::of_service(&self.present.rules, service)).cloned()
+        };
+        let rules: Vec<Value> = self.settings.services.iter().enumerate().filter_map(rule).collect();
+        match self.nft.run(&["-j", "-f", "-"], &rules::replace(&self.settings.table, &rules))? {
+            Ok(_) => Ok(Applied { done: steps.len(), refused: Vec::new() }),
+            Err(error) => Err(self.refused(&error)),
+        }
+    }
+}
+
+impl NftConnector {
+    fn refused(&self, error: &str) -> Fault {
+        let program = self.settings.program.display();
+        let help = match error.contains("Operation not permitted") {
+            true => " (it needs root, or the capability CAP_NET_ADMIN)",
+            false => "",
+        };
+        Fault::Answer(format!("`{program}` fails on the table inet {}: {error}{help}", self.settings.table))
+    }
+}
+
+/// The name of a table: as nftables has them without quotes.
+pub fn table_name(text: &str) -> Result<String, String> {
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let good = text.len() <= 64 && text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(letter);
+    good.then(|| text.to_owned())
+        .ok_or_else(|| format!("`{text}` is not a name: a letter, then letters, digits, _ and -"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connector(services: &[&str], groups: &[&str], choose: Choose) -> Result<NftConnector, String> {
+        let pool = |text: &&str| {
+            let group = spec::group(text).unwrap();
+            Pool { name: group.name, members: group.members }
+        };
+        NftConnector::new(Settings {
+            program: "nft".into(),
+            table: "gwm".into(),
+            services: services.iter().map(|text| Service::parse(text).unwrap()).collect(),
+            pools: groups.iter().map(pool).collect(),
+            choose,
+            slots: 10,
+        })
+    }
+
+    fn wanted(pool: &str, members: &[(&str, Standing)]) -> Wanted {
+        let member = |(text, standing): &(&str, Standing)| WantedMember {
+            endpoint: spec::endpoint(text).unwrap(),
+            label: Box::default(),
+            standing: *standing,
+        };
+        Wanted { pool: pool.as_bytes().into(), members: members.iter().map(member).collect() }
+    }
+
+    fn texts(steps: &[Step]) -> Vec<String> {
+        steps.iter().map(Step::to_string).collect()
+    }
+
+    fn after(mut connector: NftConnector, steps: &[Step]) -> NftConnector {
+        connector.present = Present { whole: true, rules: steps.iter().map(|step| step.rule.clone()).collect() };
+        connector
+    }
+
+    #[test]
+    fn only_members_that_serve_get_slots() {
+        use Standing::{Down, Idle, Quiesced, Serving, Usual};
+        let connector =
+            connector(&["10.9.0.1:80=web", "10.9.0.1:443=web"], &["web=10.0.0.1:80,10.0.0.2"], Choose::Turn).unwrap();
+        let steps = connector.plan(&[wanted(
+            "web",
+            &[
+                ("10.0.0.1:80", Serving(30)),
+                ("10.0.0.2", Serving(10)),
+                ("10.0.0.3:80", Quiesced),
+                ("10.0.0.4:80", Down),
+                ("10.0.0.5:80", Idle),
+                ("[fd00::1]:80", Serving(9)),
+                ("10.0.0.6:80/udp", Serving(9)),
+            ],
+        )]);
+        assert_eq!(
+            texts(&steps),
+            [
+                "10.9.0.1:80 (web): 10.0.0.1:80 3/4, 10.0.0.2:80 1/4",
+                "10.9.0.1:443 (web): 10.0.0.1:80 3/4, 10.0.0.2:443 1/4",
+            ]
+        );
+        let connector = after(connector, &steps);
+        let same = [("10.0.0.1:80", Serving(60)), ("10.0.0.2", Serving(20))];
+        assert!(connector.plan(&[wanted("web", &same)]).is_empty(), "the same shares");
+        let none = connector.plan(&[wanted("web", &[("10.0.0.1:80", Down), ("10.0.0.2", Down)])]);
+        assert_eq!(none[0].to_string(), "10.9.0.1:80 (web): no member serves, so connections are rejected");
+        let all = connector.plan(&[wanted("web", &[("10.0.0.1:80", Usual), ("10.0.0.2:80", Usual)])]);
+        assert_eq!(all[0].to_string(), "10.9.0.1:80 (web): 10.0.0.1:80 1/2, 10.0.0.2:80 1/2");
+        assert_eq!(connector.restore(&[(*b"web").into()])[0].to_string(), all[0].to_string());
+        assert!(connector.restore(&[]).is_empty());
+        // A system and an application on it are one target.
+        let one = connector.plan(&[wanted("web", &[("10.0.0.1:80", Serving(1)), ("10.0.0.1", Serving(1))])]);
+        assert_eq!(one[0].to_string(), "10.9.0.1:80 (web): 10.0.0.1:80 1/1");
+    }
+
+    #[test]
+    fn what_others_changed_is_written_again() {
+        let services = ["10.9.0.1:80=web", "10.9.0.2:80=api"];
+        let groups = ["web=10.0.0.1:80", "api=10.0.0.2:80"];
+        let web = wanted("web", &[("10.0.0.1:80", Standing::Serving(1))]);
+        let api = wanted("api", &[("10.0.0.2:80", Standing::Serving(1))]);
+        let wanted = [web.clone(), api];
+        let fresh = || connector(&services, &groups, Choose::Source).unwrap();
+        let steps = fresh().plan(&wanted);
+        assert_eq!(steps.len(), 2);
+        assert_eq!(fresh().plan(&[web]).len(), 1, "the GWM does not list the other group");
+        let mut connector = after(fresh(), &steps);
+        assert!(connector.plan(&wanted).is_empty());
+        connector.present.rules.push(serde_json::json!([{"accept": null}]));
+        assert_eq!(connector.plan(&wanted).len(), 2, "a rule of someone else");
+        connector.present.rules.pop();
+        connector.present.whole = false;
+        assert_eq!(connector.plan(&wanted).len(), 2, "a chain is missing");
+        connector.present.whole = true;
+        connector.present.rules.remove(0);
+        assert_eq!(connector.plan(&wanted).len(), 1);
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused() {
+        let error = |services: &[&str], groups: &[&str]| connector(services, groups, Choose::Turn).err().unwrap();
+        assert!(error(&["10.9.0.1:80=web"], &[]).contains("--group 'web=MEMBER,…'"));
+        assert!(error(&["10.9.0.1:80=web", "10.9.0.1:80=api"], &["web", "api"]).contains("twice"));
+        assert!(error(&["10.9.0.1:80=web"], &["web", "api"]).contains("the group api has no --service"));
+        assert!(error(&["10.9.0.1:80=web"], &["web=[fd00::1]:80"]).contains("another protocol or IP version"));
+        for bad in ["10.9.0.1:80", "10.9.0.1=web", "10.9.0.1:80/132=web", "10.9.0.1:80=", "x=web"] {
+            assert!(Service::parse(bad).is_err(), "{bad}");
+        }
+        assert!(table_name("gwm-2").is_ok());
+        for bad in ["", "2gwm", "a b", "a\"", &"x".repeat(65)] {
+            assert!(table_name(bad).is_err(), "{bad}");
+        }
+    }
+}
