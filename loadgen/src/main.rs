@@ -1,6 +1,7 @@
 //! `gwm-loadgen`: plays load balancers and members against `gwm serve`, checks every byte, and measures.
 
 mod actor;
+mod admin;
 mod child;
 mod crowd;
 mod files;

@@ -39,6 +39,10 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub(crate) push_window: String,
 
+    /// The server has an admin side in this run, and clients load it.
+    #[arg(skip)]
+    pub(crate) admin_load: bool,
+
     #[command(flatten)]
     pub(crate) tls: TlsOptions,
 }

@@ -165,6 +165,8 @@ pub(crate) struct Report {
 pub(crate) const SERVER: &str = "server";
 /// The runs of the same over TLS.
 pub(crate) const TLS: &str = "tls";
+/// The runs of the same under load of the admin side.
+pub(crate) const ADMIN: &str = "admin";
 /// The runs of the bare loops.
 pub(crate) const FLOOR: &str = "floor";
 

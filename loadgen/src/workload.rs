@@ -30,7 +30,7 @@ use crate::{
     model::{Ticks, difference, get_weights},
     options::{Common, Shape},
     player::Received,
-    report::{FLOOR, Report, SERVER, Sample, TLS},
+    report::{ADMIN, FLOOR, Report, SERVER, Sample, TLS},
     subject::Subject,
     tls::Tls,
 };
@@ -58,11 +58,16 @@ pub(crate) trait Workload {
     /// Its parameters, for programs.
     fn parameters(&self) -> Value;
 
+    /// Whether each pair has a run under load of the admin side, too, just before the run without.
+    fn has_admin_load(&self) -> bool {
+        false
+    }
+
     /// One run, from starting what is measured to its end. Anything wrong in what was received is an error.
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample>;
 }
 
-/// Runs a workload against one side, with `--tls` over TLS before, and with `--floor` against the floor too, as often as
+/// Runs a workload against one side, with `--tls` over TLS and with `--admin-load` under that load before, and with `--floor` against the floor too, as often as
 /// the flags ask for, and writes the report.
 pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Result<()> {
     let tls = common.server.tls.tls;
@@ -72,6 +77,7 @@ pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Resul
     let mut sides = Vec::new();
     if of == Side::Server {
         sides.extend(tls.then_some((Side::Server, TLS)));
+        sides.extend(workload.has_admin_load().then_some((Side::Server, ADMIN)));
         sides.push((Side::Server, SERVER));
     }
     if of == Side::Floor || common.floor {
@@ -83,7 +89,7 @@ pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Resul
         workload: W::NAME,
         title: workload.title() + &common.server.tls.title(),
         parameters,
-        base: if tls { SERVER } else { FLOOR },
+        base: if tls || workload.has_admin_load() { SERVER } else { FLOOR },
         runs: Vec::new(),
     };
     for pair in 1..=common.pairs {
@@ -92,6 +98,7 @@ pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Resul
             if name == TLS {
                 common.server.tls.speaks = Some(Arc::new(Tls::new(common.server.tls.tls_version)?));
             }
+            common.server.admin_load = name == ADMIN;
             let progress = Progress::new(&common, format!("{} {name} {pair}/{}", W::NAME, common.pairs));
             let sample = workload.run(&common, side, &progress).map_err(|error| format!("{name}: {error}"))?;
             report.runs.push((name, sample));
@@ -148,7 +155,8 @@ pub(crate) fn open_watching(
     operator_file: Option<String>,
     watching: Vec<(&'static str, String)>,
 ) -> Result<(Subject, Crowd)> {
-    let flags = [room_for(&shape, common), watching].concat();
+    let mut flags = [room_for(&shape, common), watching].concat();
+    flags.extend(common.server.admin_load.then(|| ("--admin-listen", "127.0.0.1:0".into())));
     let subject = match side {
         Side::Server => Subject::server(&common.server, &flags, operator_file.as_deref())?,
         Side::Floor => {

@@ -242,6 +242,23 @@ fn idle_tells_memory() {
     assert!(metrics.contains_key("anonymous memory per membership"));
 }
 
+/// Each pair is a run under the load, and the same without an admin side.
+#[test]
+fn fanout_under_load_of_the_admin_side() {
+    let report = run("fanout --lbs 20 --members 10 --ticks 5 --warmup 1 --admin-load --pairs 2 --floor");
+    let sides: Vec<&str> = report["runs"].as_array().unwrap().iter().map(|run| run["side"].as_str().unwrap()).collect();
+    assert_eq!(sides, ["admin", "server", "floor", "admin", "server", "floor"]);
+    let (loaded, alone) = (metrics(&report, "admin"), metrics(&report, "server"));
+    assert_eq!((loaded["messages"], alone["messages"]), (100.0, 100.0));
+    assert!(loaded["admin side: pages listed"] > 0.0 && loaded["admin side: bytes listed"] > 100.0, "{loaded:?}");
+    assert!(loaded["admin side: bytes of events, all streams"] > 0.0, "each tick changes endpoints: {loaded:?}");
+    assert!(!alone.contains_key("admin side: pages listed"), "{alone:?}");
+    for name in ["CPU per message", "change to receipt p99"] {
+        let row = report["summary"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap();
+        assert!(row["over_server"]["admin"]["median"].as_f64().is_some_and(|ratio| ratio > 0.0), "{row}");
+    }
+}
+
 #[test]
 fn the_floor_alone() {
     let report = run("floor fanout --lbs 10 --members 3 --ticks 2");

@@ -79,6 +79,7 @@ impl PeerFanout {
             rate: None,
             no_change: self.no_change,
             own: false,
+            admin_load: false,
         }
     }
 }

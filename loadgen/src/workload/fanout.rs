@@ -15,6 +15,7 @@ use super::{
 use crate::{
     Result,
     actor::Actor,
+    admin::Clients,
     crowd::{Crowd, JOINING, Lb},
     floor,
     model::{Change, Shown, Ticks, Told, Versions, group_name, uid},
@@ -86,6 +87,12 @@ pub(crate) struct Fanout {
     /// The load balancers set no-change/no-send: they are sent only what changed
     #[arg(long, help_heading = "Load balancers")]
     pub(crate) no_change: bool,
+
+    /// Load the admin side: 100 clients follow the changes, and one lists everything again and again; right after it the
+    /// same without an admin side, and print the ratio. The clients are threads of the player: the server's CPU has no
+    /// part of theirs
+    #[arg(long, conflicts_with_all = ["connect", "tls"], help_heading = "What is measured")]
+    pub(crate) admin_load: bool,
 }
 
 pub(crate) fn percent(text: &str) -> std::result::Result<f64, String> {
@@ -141,7 +148,12 @@ impl Workload for Fanout {
             "change_by": format!("{:?}", self.change_by).to_lowercase(),
             "agent_interval_seconds": self.agent_interval.as_secs_f64(), "seed": self.common.seed,
             "threads": self.common.threads, "push_window": self.push_window(&self.common), "own": self.own,
+            "admin_load": self.admin_load,
         })
+    }
+
+    fn has_admin_load(&self) -> bool {
+        self.admin_load
     }
 
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample> {
@@ -171,6 +183,8 @@ impl Workload for Fanout {
         let service = ports.zip(agents).map(|(ports, agents)| ports.serve(&run.stage, cpu, Answers(agents)));
         let service = service.transpose()?;
         run.show(0, lbs, "LBs set up")?;
+        let loaded = side == Side::Server && common.server.admin_load;
+        let clients = loaded.then(|| Clients::start(subject.admin()?, cpu, &run.stage)).transpose()?;
 
         let mut meter = run.meter()?;
         // With members of each load balancer's own, the use of the pushes alone, and that of what is before.
@@ -212,6 +226,7 @@ impl Workload for Fanout {
         }
         run.wait(lbs * (all + 1), "pushes of all ticks")?;
         let metered = if self.own { pushes } else { meter.end()? };
+        let given = clients.map(Clients::stop);
         let (counted, memory) = run.finish()?;
         service.map(Service::stop).transpose()?;
         subject.stop()?;
@@ -239,6 +254,9 @@ impl Workload for Fanout {
         }
         sample.add_latencies("change to receipt", sum(counted.iter().map(|seat| &seat.receipt)));
         sample.add_memory(memory);
+        if let Some(given) = given {
+            given.add_to(&mut sample);
+        }
         Ok(sample)
     }
 }
