@@ -37,7 +37,7 @@ const MARKS: usize = 32;
 /// Loops over all endpoints or groups, done in pieces: where each loop is.
 #[derive(Default)]
 pub(super) struct Sweep {
-    /// Over endpoints: the roster has changed.
+    /// Over endpoints: the roster or the operator's words have changed.
     endpoints: Option<usize>,
     /// Over groups: the policy may have changed.
     policies: Option<usize>,
@@ -46,8 +46,34 @@ pub(super) struct Sweep {
     /// Over groups: the operator's words about their members have changed, as far as these patterns match.
     words: Option<usize>,
     concerned: Vec<Pattern>,
+    /// What words that came during a loop need; see [`Coordinator::go_on`].
+    next: NextLoops,
     /// When the last piece was done.
     at: Time,
+    /// How many pieces were done since pushes went out last.
+    pieces: usize,
+}
+
+/// The loops for words that came while such a loop was on its way.
+#[derive(Default)]
+struct NextLoops {
+    endpoints: bool,
+    concerned: Vec<Pattern>,
+}
+
+impl NextLoops {
+    fn is_empty(&self) -> bool {
+        !self.endpoints && self.concerned.is_empty()
+    }
+}
+
+/// Adds a pattern to those that a loop over groups applies.
+fn concern(patterns: &mut Vec<Pattern>, pattern: &Pattern) {
+    // Many patterns cost more than to look at all groups.
+    if patterns.len() >= PATTERNS {
+        *patterns = vec![Pattern::default()];
+    }
+    patterns.push(pattern.clone());
 }
 
 impl Coordinator {
@@ -56,6 +82,11 @@ impl Coordinator {
         let Sweep { endpoints, policies, all, words, at, .. } = self.sweep;
         let more = endpoints.or(policies).or(all).or(words).is_some() || self.tables.doubts.has_suspects();
         more.then_some(at)
+    }
+
+    /// When to begin the loops that wait for the end of others.
+    pub(super) fn next_loops(&self) -> Option<Time> {
+        (!self.sweep.next.is_empty()).then_some(self.sweep.at)
     }
 
     /// Puts a new roster in force: for new registrations at once, for existing ones in pieces, the first of them now
@@ -67,6 +98,7 @@ impl Coordinator {
         self.settings.roster = roster.clone();
         self.tables.endpoints.set_roster(roster);
         (self.sweep.endpoints, self.sweep.policies) = (Some(0), Some(0));
+        self.sweep.next.endpoints = false;
         self.sweep(now);
     }
 
@@ -209,11 +241,14 @@ impl Coordinator {
     }
 
     /// The operator's words about endpoints have changed, as far as this pattern matches. A loop over all of them begins
-    /// with the next [`Coordinator::sweep`]: many words that change together take one loop.
+    /// with the next [`Coordinator::sweep`]: many words that change together take one loop. If a loop is on its way, it
+    /// ends first, so that it ends however many words come.
     pub(super) fn review_endpoints(&mut self, now: Time, pattern: &Pattern) {
+        let Sweep { endpoints, next, .. } = &mut self.sweep;
         match pattern.endpoints() {
             Some(spellings) => spellings.iter().for_each(|endpoint| self.review_endpoint(now, endpoint)),
-            None => self.sweep.endpoints = Some(0),
+            None if endpoints.is_none_or(|at| at == 0) => *endpoints = Some(0),
+            None => next.endpoints = true,
         }
     }
 
@@ -226,12 +261,32 @@ impl Coordinator {
 
     /// The same about memberships.
     pub(super) fn review_memberships(&mut self, pattern: &Pattern) {
-        self.sweep.words = Some(0);
-        // Many patterns cost more than to look at all groups.
-        if self.sweep.concerned.len() >= PATTERNS {
-            self.sweep.concerned = vec![Pattern::default()];
+        let Sweep { words, concerned, next, .. } = &mut self.sweep;
+        if words.is_none_or(|at| at == 0) {
+            *words = Some(0);
+            concern(concerned, pattern);
+        } else {
+            concern(&mut next.concerned, pattern);
         }
-        self.sweep.concerned.push(pattern.clone());
+    }
+
+    /// Begins the loops that wait for the end of others, after a call of [`Coordinator::flush`]. While pushes are ready,
+    /// they have as many calls as the loops before had pieces: words that come steadily hold no push up for long. A push
+    /// between two loops may show a part of a newer word.
+    pub(super) fn go_on(&mut self) {
+        let Sweep { endpoints, words, concerned, next, pieces, .. } = &mut self.sweep;
+        if *pieces > 0 && self.ready.iter().any(|ready| !ready.is_empty()) {
+            *pieces -= 1;
+            return;
+        }
+        *pieces = 0;
+        if std::mem::take(&mut next.endpoints) {
+            *endpoints = Some(0);
+        }
+        if !next.concerned.is_empty() {
+            *words = Some(0);
+            *concerned = std::mem::take(&mut next.concerned);
+        }
     }
 
     /// Applies the operator's words to the members of a group; gives the number of members that were looked at.
@@ -268,6 +323,7 @@ impl Coordinator {
     /// Does the next piece of the loops.
     pub(super) fn sweep(&mut self, now: Time) {
         self.sweep.at = now;
+        self.sweep.pieces += usize::from(self.unfinished().is_some());
         let mut left = SWEEP_PER_POLL;
         let ends = (self.tables.endpoints.ids(), self.tables.groups.end());
         while let Some(id) = next(&mut self.sweep.endpoints, ends.0, &mut left) {
@@ -295,7 +351,7 @@ impl Coordinator {
         }
         if self.sweep.words.is_none() {
             self.sweep.concerned.clear();
-            if self.sweep.endpoints.is_none() {
+            if self.sweep.endpoints.is_none() && self.sweep.next.is_empty() {
                 self.tables.endpoints.authors.settle();
             }
         }
@@ -314,4 +370,113 @@ fn next(walk: &mut Option<usize>, end: usize, left: &mut usize) -> Option<usize>
     *left = left.checked_sub(1)?;
     *walk = (at < end).then_some(at + 1);
     walk.map(|_| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, time::Duration};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        coordinator::{Act, Acted, CloseReason, ConnectionId, Kind, Saying, Settings, Word},
+        judgement::Policy,
+        roster::Member,
+        sasp::{GroupData, MemberData, Message, SenderFlags, Writer, component},
+    };
+
+    /// An outbox of which nothing is read.
+    #[derive(Default)]
+    struct Ignored(Vec<u8>);
+
+    impl Outbox for Ignored {
+        fn has_room(&self, _: u16) -> bool {
+            true
+        }
+        fn buffer(&mut self, _: u16) -> &mut Vec<u8> {
+            &mut self.0
+        }
+        fn commit(&mut self, _: ConnectionId, _: usize, _: Option<&Bytes>, _: Kind) {}
+        fn close(&mut self, _: ConnectionId, _: CloseReason) {}
+    }
+
+    /// A coordinator that knows so many endpoints: ports of 10.0.0.0, 10.0.0.1 and so on, a hundred each.
+    fn coordinator(endpoints: u32, out: &mut Ignored) -> Coordinator {
+        let settings = Settings {
+            hold_time: Duration::from_secs(60),
+            poll_interval_seconds: 64,
+            push_window: Duration::ZERO,
+            push_refresh: Duration::from_secs(60),
+            max_load_balancers: 10,
+            max_groups: 1000,
+            max_groups_per_lb: 1000,
+            max_members_per_group: 1000,
+            max_memberships_per_lb: 100_000,
+            max_memberships: 100_000,
+            weight_max: 100,
+            roster: Arc::new(Roster::new(Member::unknown(100), Policy::Auto)),
+            access: Arc::default(),
+            icmp: false,
+            panic_percent: 50,
+            panic_time: Duration::from_secs(30),
+            own_addresses: Arc::default(),
+            hash_seed: 1,
+        };
+        let mut coordinator = Coordinator::new(settings, 1);
+        let connection = ConnectionId { shard: 0, slot: 0, generation: 0 };
+        coordinator.opened(connection, std::net::IpAddr::from(Ipv4Addr::LOCALHOST).into());
+        for group in 0..endpoints / 100 {
+            let mut bytes = Vec::new();
+            let mut request = Writer::registration_request(&mut bytes, 1, SenderFlags::LOAD_BALANCER);
+            request.group(GroupData { lb_uid: b"LB1", name: format!("G{group}").as_bytes() });
+            for port in 1..=100 {
+                let endpoint = Endpoint::new(address(group).into(), component::TCP, port);
+                request.entry(&MemberData { endpoint, label: b"" });
+            }
+            request.finish().expect("a short message");
+            let (header, message) = Message::decode(&bytes).expect("well-formed");
+            coordinator.request(Time::default(), connection, header.id, &message, out);
+        }
+        assert_eq!(coordinator.totals().endpoints, endpoints as usize);
+        coordinator
+    }
+
+    fn address(number: u32) -> Ipv4Addr {
+        Ipv4Addr::from(0x0A00_0000 + number)
+    }
+
+    fn act(coordinator: &mut Coordinator, saying: Saying, pattern: Pattern, out: &mut Ignored) -> Acted {
+        let (reason, by, from) = ("r".into(), "b".into(), "f".into());
+        let word = Word { number: 0, saying, pattern, reason, by, from, at: Time::default(), expires: None };
+        coordinator.act(Time::default(), Act::Say(word), out).expect("the word is taken")
+    }
+
+    #[test]
+    fn many_words_that_end_together_take_one_loop() {
+        let mut out = Ignored::default();
+        let endpoints = 2 * SWEEP_PER_POLL as u32 / 100 * 100;
+        let mut coordinator = coordinator(endpoints, &mut out);
+        for number in 0..50 {
+            let of_address = Pattern { address: Some(address(number).into()), ..Pattern::default() };
+            act(&mut coordinator, Saying::Quiesce, of_address, &mut out);
+            let of_group = Pattern { group: Some(format!("G{number}").as_bytes().into()), ..Pattern::default() };
+            act(&mut coordinator, Saying::Quiesce, of_group, &mut out);
+        }
+        while coordinator.next_loops().or(coordinator.unfinished()).is_some() {
+            coordinator.poll(Time::default(), &mut out);
+        }
+        assert_eq!(act(&mut coordinator, Saying::Resume, Pattern::default(), &mut out).unsaid.len(), 100);
+        // One piece is done, as for one word: the loop over endpoints comes first.
+        let Sweep { endpoints, words, ref next, .. } = coordinator.sweep;
+        assert_eq!((endpoints, words, next.is_empty()), (Some(SWEEP_PER_POLL), Some(0), true));
+        let mut polls = 0;
+        while coordinator.unfinished().is_some() {
+            coordinator.poll(Time::default(), &mut out);
+            polls += 1;
+        }
+        // The rest of the endpoints, then a hundred members of each of the 50 groups.
+        assert!((2..=4).contains(&polls), "{polls}");
+        assert!(coordinator.next_loops().is_none());
+    }
 }

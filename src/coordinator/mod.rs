@@ -339,6 +339,7 @@ impl Coordinator {
         // No push shows half of a new roster, or losses of a group before the doubt that they are a reason for.
         if self.unfinished().is_none() {
             self.flush(now, out);
+            self.go_on();
         }
     }
 
@@ -353,7 +354,7 @@ impl Coordinator {
             tables.listings.next_deadline(),
             self.unmatched.next_deadline(),
         ];
-        self.unfinished().or_else(|| others.into_iter().flatten().min())
+        self.unfinished().or_else(|| self.next_loops()).or_else(|| others.into_iter().flatten().min())
     }
 
     /// How much the coordinator holds now.

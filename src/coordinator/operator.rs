@@ -110,11 +110,17 @@ impl Coordinator {
         }
     }
 
-    /// Ends the words whose time is over.
+    /// Ends the words whose time is over, and the exceptions from them.
     pub(super) fn end_words(&mut self, now: Time, out: &mut impl Outbox) {
-        while let Some(number) = self.tables.endpoints.words.expired(now) {
+        let expired = self.tables.endpoints.words.expired(now);
+        if expired.is_empty() {
+            return;
+        }
+        let orphans = self.tables.endpoints.words.orphans(&expired);
+        for number in expired {
             self.apply(now, Change::Unsay { number, by: None }, Found::default(), out);
         }
+        self.end(now, &orphans, "the end of the quiesce that the word was an exception from", out);
     }
 
     pub(super) fn say(&mut self, now: Time, word: &Word) {

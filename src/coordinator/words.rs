@@ -168,6 +168,19 @@ impl Pattern {
     }
 }
 
+impl Word {
+    /// Whether this is a quiesce of endpoints in all groups, which a resume of this pattern, in some groups, leaves as it is.
+    pub fn stays_beside(&self, resumed: &Pattern) -> bool {
+        let is_wider = self.pattern.is_of_endpoints() && !resumed.is_of_endpoints();
+        self.saying == Saying::Quiesce && is_wider && self.pattern.meets(resumed)
+    }
+
+    /// Whether this is a quiesce, and a resume of this pattern an exception from it.
+    fn is_excepted_by(&self, resumed: &Pattern) -> bool {
+        self.saying == Saying::Quiesce && self.pattern.meets(resumed) && !self.stays_beside(resumed)
+    }
+}
+
 /// Why a word is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WordRefused {
@@ -175,7 +188,7 @@ pub enum WordRefused {
     TooMany,
     /// No word of the operator quiesces anything here, or fixes a weight.
     Nothing,
-    /// This word about endpoints quiesces more: a resume in some groups can not be an exception from it.
+    /// This word about endpoints quiesces them in all groups: a resume in some groups is no exception from the word.
     OfEndpoints(u64),
     /// This word fixes the weight of more endpoints.
     Wider(u64),
@@ -219,20 +232,21 @@ impl Words {
             self.list.iter().filter(|word| which(word)).map(|word| word.number).collect()
         };
         let same = |word: &Word| matches!(word.saying, Saying::Weight(_)) == matches!(saying, Saying::Weight(_));
-        let plan = match saying {
+        let mut plan = match saying {
             Saying::Quiesce | Saying::Weight(_) => {
                 Plan { unsaid: numbers(&|word| same(word) && word.pattern == *pattern), said: true }
             }
             Saying::Resume => {
-                let quiesces = |word: &Word| word.saying == Saying::Quiesce && word.pattern.meets(pattern);
-                if !pattern.is_of_endpoints()
-                    && let Some(word) = self.list.iter().find(|word| {
-                        quiesces(word) && word.pattern.is_of_endpoints() && self.is_last_word_on(word, pattern)
-                    })
-                {
+                let quiesces = |word: &Word| word.is_excepted_by(pattern);
+                let is_any = self.list.iter().any(|word| quiesces(word));
+                // What words about endpoints quiesce stays so. If that is all of the pattern, or there is nothing else,
+                // the resume would do nothing.
+                let stays = |word: &Word| word.stays_beside(pattern) && self.is_last_word_on(word, pattern);
+                let mut of_endpoints = self.list.iter().filter(|word| stays(word));
+                if let Some(word) = of_endpoints.find(|word| !is_any || word.pattern.covers(pattern)) {
                     return Err(WordRefused::OfEndpoints(word.number));
                 }
-                if !self.list.iter().any(|word| quiesces(word)) {
+                if !is_any {
                     return Err(WordRefused::Nothing);
                 }
                 let covered = |word: &Word| same(word) && pattern.covers(&word.pattern);
@@ -240,10 +254,22 @@ impl Words {
                 Plan { unsaid: numbers(&covered), said: wider }
             }
         };
+        plan.unsaid.extend(self.orphans(&plan.unsaid));
         if plan.said && self.list.len() - plan.unsaid.len() >= limits::OPERATOR_WORDS {
             return Err(WordRefused::TooMany);
         }
         Ok(plan)
+    }
+
+    /// The numbers of the resumes that are exceptions from nothing any more once these words, by rising number, have ended.
+    pub(super) fn orphans(&self, ended: &[u64]) -> Vec<u64> {
+        let (stay, end): (Vec<&Word>, Vec<&Word>) =
+            self.list.iter().map(|word| &**word).partition(|word| ended.binary_search(&word.number).is_err());
+        let is_orphan = |word: &&&Word| {
+            let is_excepted = |quiesce: &&Word| quiesce.number < word.number && quiesce.is_excepted_by(&word.pattern);
+            word.saying == Saying::Resume && end.iter().any(is_excepted) && !stay.iter().any(is_excepted)
+        };
+        stay.iter().filter(is_orphan).map(|word| word.number).collect()
     }
 
     /// No newer resume takes the whole pattern out of this word.
@@ -277,10 +303,10 @@ impl Words {
         Some(self.list.remove(at))
     }
 
-    /// The next word whose time is over.
-    pub(super) fn expired(&self, now: Time) -> Option<u64> {
+    /// The words whose time is over.
+    pub(super) fn expired(&self, now: Time) -> Vec<u64> {
         let over = |word: &&Arc<Word>| word.expires.is_some_and(|at| at <= now);
-        self.list.iter().find(over).map(|word| word.number)
+        self.list.iter().filter(over).map(|word| word.number).collect()
     }
 
     /// When the next word ends by itself.
@@ -401,6 +427,43 @@ mod tests {
         assert_eq!(say(&mut words, Saying::Resume, in_web), Err(WordRefused::OfEndpoints(3)));
         say(&mut words, Saying::Resume, Pattern::default()).unwrap();
         assert!(words.is_empty(), "a resume of everything ends every quiesce");
+    }
+
+    #[test]
+    fn a_quiesce_of_an_endpoint_does_not_keep_its_groups_quiesced() {
+        let mut words = Words::default();
+        say(&mut words, Saying::Quiesce, at(9)).unwrap();
+        assert_eq!(words.plan(Saying::Resume, &group("web")), Err(WordRefused::OfEndpoints(1)), "there is nothing else");
+        say(&mut words, Saying::Quiesce, group("web")).unwrap();
+        let of_it = Pattern { group: Some(b"web"[..].into()), ..at(9) };
+        assert_eq!(words.plan(Saying::Resume, &of_it), Err(WordRefused::OfEndpoints(1)), "it stays quiesced");
+        assert_eq!(say(&mut words, Saying::Resume, group("web")), Ok(Plan { unsaid: vec![2], said: false }));
+        assert!(!words.quiesce(b"LB1", b"web", &endpoint(1, 80)));
+        assert!(words.of_endpoint(&endpoint(9, 80)).quiesced, "the endpoint has its own word");
+        // An exception in some groups is one from the words about memberships only.
+        say(&mut words, Saying::Quiesce, Pattern { lb_uid: Some(b"LB1"[..].into()), ..Pattern::default() }).unwrap();
+        assert_eq!(say(&mut words, Saying::Resume, group("web")), Ok(Plan { unsaid: vec![], said: true }));
+        assert!(!words.quiesce(b"LB1", b"web", &endpoint(1, 80)) && words.quiesce(b"LB1", b"db", &endpoint(1, 80)));
+    }
+
+    #[test]
+    fn an_exception_ends_with_what_it_is_an_exception_from() {
+        let mut words = Words::default();
+        let port = |last, port| Pattern { port: Some(port), ..at(last) };
+        say(&mut words, Saying::Quiesce, at(1)).unwrap();
+        say(&mut words, Saying::Quiesce, Pattern { port: Some(80), ..Pattern::default() }).unwrap();
+        say(&mut words, Saying::Resume, port(1, 80)).unwrap();
+        say(&mut words, Saying::Resume, port(1, 81)).unwrap();
+        assert_eq!(words.orphans(&[]), [0; 0]);
+        assert_eq!(words.orphans(&[1]), [4], "the other is an exception from the second quiesce, too");
+        assert_eq!(words.orphans(&[1, 2]), [3, 4]);
+        // A quiesce of the same again is newer than the exceptions.
+        assert_eq!(say(&mut words, Saying::Quiesce, at(1)), Ok(Plan { unsaid: vec![1, 4], said: true }));
+        let all = Pattern { port: Some(80), ..Pattern::default() };
+        assert_eq!(say(&mut words, Saying::Resume, all), Ok(Plan { unsaid: vec![2, 3], said: true }));
+        let numbers = |words: &Words| words.list().iter().map(|word| word.number).collect::<Vec<_>>();
+        assert_eq!(numbers(&words), [5, 6]);
+        assert_eq!(say(&mut words, Saying::Resume, at(1)), Ok(Plan { unsaid: vec![5, 6], said: false }));
     }
 
     #[test]

@@ -228,3 +228,71 @@ fn changes_of_an_endpoint_are_kept_and_followed() {
     assert!(events.contains(&EventRow::Other(bound)));
     assert!(events.contains(&EventRow::Other(Event::Words)));
 }
+
+/// A load balancer with so many groups of a hundred members, G0, G1 and so on; the pushes are on.
+fn with_groups(groups: u32) -> Rig {
+    let settings = gwm::coordinator::Settings {
+        max_groups_per_lb: 1000,
+        max_memberships: 100_000,
+        max_memberships_per_lb: 100_000,
+        ..super::rig::settings()
+    };
+    let mut rig = Rig::with(settings);
+    let lb = rig.lb("LB1", "push");
+    for group in 0..groups {
+        let letter = char::from(b'a' + (group / 10) as u8 % 20);
+        let first = group / 200 * 1000 + group % 10 * 100 + 1000;
+        let members: Vec<String> = (first..first + 100).map(|port| format!("{letter}/{port}")).collect();
+        rig.ok(lb, &format!("lb register LB1/G{group} {}", members.join(" ")));
+    }
+    rig.after(WINDOW);
+    rig
+}
+
+#[test]
+fn words_that_come_steadily_keep_no_push_back_and_all_are_applied() {
+    // One loop over all of them takes more than a word and a poll do.
+    for of_groups in [false, true] {
+        let mut rig = with_groups(150);
+        let mut pushed = 0;
+        for number in 0..60 {
+            let pattern = match of_groups {
+                true => group(&format!("G{number}")),
+                false => Pattern { port: Some(1000 + number), ..Pattern::default() },
+            };
+            act(&mut rig, word(Saying::Quiesce, pattern)).unwrap();
+            pushed += rig.after(WINDOW).len();
+        }
+        assert!(pushed >= 10, "{pushed} pushes while words came, of groups: {of_groups}");
+        while rig.deadline().is_some_and(|deadline| deadline == 0) {
+            rig.after(0);
+        }
+        let mut quiesced = 0;
+        let (filter, mut after) = (Filter { state: Some(StateFilter::Quiesced), ..Filter::default() }, Cursor::default());
+        loop {
+            let Answer::Members(page) = rig.admin(Ask::Members(filter.clone(), Page { after, limit: 1000 })) else {
+                panic!()
+            };
+            quiesced += page.rows.len();
+            let Some(next) = page.next else { break };
+            after = next;
+        }
+        let expected = if of_groups { 60 * 100 } else { 60 * 15 };
+        assert_eq!(quiesced, expected, "of groups: {of_groups}");
+    }
+}
+
+#[test]
+fn exceptions_end_when_what_they_are_from_ends_by_itself() {
+    let mut rig = Rig::new();
+    let lb = rig.lb("LB1", "");
+    rig.ok(lb, "lb register LB1/G a b");
+    let Act::Say(quiesce) = word(Saying::Quiesce, group("G")) else { unreachable!() };
+    let now = rig.now();
+    act(&mut rig, Act::Say(Word { expires: Some(Time(now + 100)), ..quiesce })).unwrap();
+    act(&mut rig, word(Saying::Resume, at("a"))).unwrap();
+    assert_eq!(shown(&mut rig, Filter::default()), [(false, 100), (true, 0)]);
+    rig.after(100);
+    assert_eq!(rig.admin(Ask::Words), Answer::Words(vec![]));
+    assert!(shown(&mut rig, Filter::default()).iter().all(|(quiesced, _)| !quiesced));
+}
