@@ -85,8 +85,11 @@ pub const PROBES: u32 = 1_000_000;
 /// TLS handshakes at a time that each shard allows at least; one source gets a quarter.
 pub const HANDSHAKES_PER_SHARD: u32 = 4;
 
-/// Most connections of the admin side; one more ends the one that is idle longest.
+/// Most connections of the admin side; one more ends the one whose peer has kept it waiting longest.
 pub const ADMIN_CONNECTIONS: usize = 256;
+
+/// Of these, those that only UNIX sockets get.
+pub const ADMIN_SOCKET_CONNECTIONS: usize = 32;
 
 /// Most clients that follow the changes at a time.
 pub const ADMIN_STREAMS: usize = 128;

@@ -120,7 +120,8 @@ impl Subject {
         let mut line = String::new();
         loop {
             line.clear();
-            let read = output.read_line(&mut line).map_err(|error| format!("can not read what the server says: {error}"))?;
+            let read =
+                output.read_line(&mut line).map_err(|error| format!("can not read what the server says: {error}"))?;
             if read == 0 {
                 return Err("the server ended before it said where its admin side is".into());
             }

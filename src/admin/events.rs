@@ -20,9 +20,9 @@ pub fn reset(daemon: u64, last: u64) -> String {
     format!("id: {daemon:x}-{last}\nevent: reset\ndata: {{}}\n\n")
 }
 
-/// Events as text; the id of all is that of the last one, so that a client goes on after it. Of equal events one is told.
+/// Events as text; the id of all is that of the last one, so that a client goes on after it. Of equal events the last is
+/// told: the last event about a thing says what is so now.
 pub fn text_of(rows: &[EventRow], daemon: u64, last: u64, calendar: &Calendar) -> String {
-    let mut out = String::new();
     let mut told: Vec<String> = Vec::new();
     for row in rows {
         let (name, data) = match row {
@@ -51,11 +51,9 @@ pub fn text_of(rows: &[EventRow], daemon: u64, last: u64, calendar: &Calendar) -
         told.push(format!("event: {name}\ndata: {data}\n\n"));
     }
     let mut seen = std::collections::HashSet::new();
-    for event in told.iter().filter(|event| seen.insert(event.as_str())) {
-        out.push_str(&format!("id: {daemon:x}-{last}\n"));
-        out.push_str(event);
-    }
-    out
+    let mut events: Vec<&str> = told.iter().rev().map(String::as_str).filter(|event| seen.insert(*event)).collect();
+    events.reverse();
+    events.iter().map(|event| format!("id: {daemon:x}-{last}\n{event}")).collect()
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -70,12 +68,21 @@ mod tests {
     fn events_have_an_id_a_name_and_data() {
         let calendar = Calendar { zero: std::time::SystemTime::UNIX_EPOCH };
         let bound = EventRow::Other(Event::LoadBalancer { lb_uid: b"LB\n1"[..].into(), change: "bound" });
-        let rows = [bound.clone(), EventRow::Blind(true, false), bound, EventRow::Other(Event::Words)];
-        let expected = "id: 1f-9\nevent: load_balancer\n\
+        let rows = [EventRow::Blind(true, false), bound, EventRow::Other(Event::Words)];
+        let expected = "id: 1f-9\nevent: blind\ndata: {\"own\":true,\"foreign\":false}\n\n\
+            id: 1f-9\nevent: load_balancer\n\
             data: {\"uid\":\"LB\\\\n1\",\"uid_hex\":\"4c420a31\",\"change\":\"bound\"}\n\n\
-            id: 1f-9\nevent: blind\ndata: {\"own\":true,\"foreign\":false}\n\n\
             id: 1f-9\nevent: words\ndata: {}\n\n";
         assert_eq!(text_of(&rows, 0x1f, 9, &calendar), expected);
         assert_eq!(reset(0x1f, 3), "id: 1f-3\nevent: reset\ndata: {}\n\n");
+    }
+
+    #[test]
+    fn of_equal_events_the_last_is_told() {
+        let calendar = Calendar { zero: std::time::SystemTime::UNIX_EPOCH };
+        let lb = |change| EventRow::Other(Event::LoadBalancer { lb_uid: b"LB1"[..].into(), change });
+        let text = text_of(&[lb("bound"), lb("unbound"), lb("bound"), EventRow::Blind(true, false)], 1, 4, &calendar);
+        let changes: Vec<&str> = text.split("\"change\":").skip(1).filter_map(|rest| rest.split('"').nth(1)).collect();
+        assert_eq!(changes, ["unbound", "bound"], "it is bound now");
     }
 }

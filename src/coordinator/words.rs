@@ -433,7 +433,11 @@ mod tests {
     fn a_quiesce_of_an_endpoint_does_not_keep_its_groups_quiesced() {
         let mut words = Words::default();
         say(&mut words, Saying::Quiesce, at(9)).unwrap();
-        assert_eq!(words.plan(Saying::Resume, &group("web")), Err(WordRefused::OfEndpoints(1)), "there is nothing else");
+        assert_eq!(
+            words.plan(Saying::Resume, &group("web")),
+            Err(WordRefused::OfEndpoints(1)),
+            "there is nothing else"
+        );
         say(&mut words, Saying::Quiesce, group("web")).unwrap();
         let of_it = Pattern { group: Some(b"web"[..].into()), ..at(9) };
         assert_eq!(words.plan(Saying::Resume, &of_it), Err(WordRefused::OfEndpoints(1)), "it stays quiesced");

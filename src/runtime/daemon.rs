@@ -304,7 +304,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    fn new(shards: usize) -> Metrics {
+    pub(super) fn new(shards: usize) -> Metrics {
         Metrics { shards: (0..shards).map(|_| Arc::default()).collect(), coordinator: Arc::default() }
     }
 

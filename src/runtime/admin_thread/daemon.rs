@@ -63,6 +63,8 @@ pub(in crate::runtime) struct Parts {
 pub(in crate::runtime) struct Daemon {
     pub(super) parts: Parts,
     pub(super) clock: Clock,
+    /// How long an answer may take.
+    pub(super) patience: Duration,
     /// Distinguishes the events of this process from those of others.
     pub(super) id: u64,
     pub(super) streams: Streams,
@@ -79,6 +81,7 @@ impl Daemon {
         let started = parts.calendar.zero.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Daemon {
             clock: parts.shared.clock,
+            patience: PATIENCE,
             id: started.as_nanos() as u64 ^ u64::from(std::process::id()) << 40,
             streams: Streams::default(),
             tls: Mutex::new(parts.tls.clone()),
@@ -117,17 +120,24 @@ impl Daemon {
 
     /// Asks the coordinator.
     pub(super) async fn ask(&self, ask: Ask) -> Result<Answer, Problem> {
+        let asked = async { self.put(ask).await?.await.map_err(|_| Problem::busy()) };
+        time::timeout(self.patience, asked).await.map_err(|_| Problem::busy())?
+    }
+
+    /// Puts a question into the coordinator's queue, and gives what gets the answer. After an error, the coordinator
+    /// never sees the question.
+    pub(super) async fn put(&self, ask: Ask) -> Result<oneshot::Receiver<Answer>, Problem> {
         let (send, answer) = oneshot::channel();
         let mut call = AdminCall { ask, answer: Box::new(move |answer| drop(send.send(answer))) };
-        let asked = async {
+        let put = async {
             while let Err(back) = self.parts.control.calls.push(call) {
                 call = back;
                 time::sleep(RETRY).await;
             }
-            self.parts.control.bell.ring();
-            answer.await.ok()
         };
-        time::timeout(PATIENCE, asked).await.ok().flatten().ok_or_else(Problem::busy)
+        time::timeout(self.patience, put).await.map_err(|_| Problem::busy())?;
+        self.parts.control.bell.ring();
+        Ok(answer)
     }
 
     /// Asks a shard about its weight table.

@@ -14,36 +14,31 @@ use axum::{
     response::Response,
 };
 use hyper::body::{Body as HttpBody, Frame};
-use tokio::{task::spawn_local, time};
+use tokio::time;
 
 use super::{
     Daemon,
     connections::{Connection, Work},
     limit_rows,
     server::State,
-    streams,
+    streams, writes,
 };
 use crate::{
     admin::{
-        self, Call, Problem, Response as Answered, Route, Write,
+        self, Call, Problem, Response as Answered, Route,
         discovery::Members,
         exposition, guard, page,
-        pages::{self, Beside, Done, Version},
-        request::{self, Order},
-        rows,
+        pages::{self, Beside, Version},
+        request, rows,
     },
-    coordinator::{Acted, Answer, Ask, Cursor, Filter, Page, Pattern, Saying},
+    coordinator::{Answer, Ask, Cursor, Filter, Page},
     limits,
     metrics::{Id, LabelValue, Reading},
-    runtime::daemon::Event,
-    sasp::{EntryFlags, Escaped},
+    sasp::EntryFlags,
 };
 
 /// How long the body of a write may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Pages that are looked at for a member that matches a word.
-const MATCH_PAGES: usize = 16;
 
 /// A body, and the sign that its connection is at work.
 pub(super) struct Working {
@@ -136,7 +131,7 @@ async fn answer(state: &State, route: Route, request: Request) -> Result<Respons
     let (parts, body) = request.into_parts();
     let query = parts.uri.query().unwrap_or_default();
     let call = if is_write(route) {
-        let body = read_body(&parts.headers, body).await?;
+        let body = read_body(&connection, &parts.headers, body).await?;
         request::post(route, query, &body)?
     } else {
         let last_event_id = text(&parts.headers, HeaderName::from_static("last-event-id"));
@@ -145,12 +140,7 @@ async fn answer(state: &State, route: Route, request: Request) -> Result<Respons
     let answered = match call {
         Call::Ask(ask) => asked(state, ask).await?,
         Call::Checks(wanted) => pages::checks(&daemon.checks(wanted).await?),
-        Call::Write(write) => {
-            // A task of its own: what is done is logged, though the peer goes away.
-            let (daemon, from) = (daemon.clone(), connection.from());
-            let done = spawn_local(async move { written(&daemon, &write, &from).await });
-            done.await.map_err(|_| Problem::busy())??
-        }
+        Call::Write(write) => writes::carry_out(daemon, write, connection.from()).await?,
         Call::Discover(filter) => discovered(daemon, route, filter).await?,
         Call::Events(seen) => {
             let body = Body::new(streams::follow(daemon, seen, connection).await?);
@@ -177,13 +167,16 @@ fn is_write(route: Route) -> bool {
     admin::ROUTES.iter().any(|(_, known, post)| *known == route && *post)
 }
 
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+async fn read_body(connection: &Connection, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     let kind = text(headers, header::CONTENT_TYPE).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case(admin::JSON) {
         return Err(Problem::new(415, "content_type", "the body must be application/json (Content-Type)"));
     }
+    // Whoever sends half a body has no claim to the place.
+    connection.wait();
     let read = time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limits::ADMIN_BODY_BYTES)).await;
+    connection.go_on();
     let late = || Problem::new(408, "timeout", format!("the body did not come within {} s", BODY_TIMEOUT.as_secs()));
     let long = || Problem::new(413, "too_long", format!("the longest body has {} bytes", limits::ADMIN_BODY_BYTES));
     read.map_err(|_| late())?.map_err(|_| long())
@@ -233,90 +226,6 @@ async fn looked_up(state: &State, route: Route) -> Result<Answered, Problem> {
         }
         _ => return Err(Problem::not_found()),
     })
-}
-
-/// A write, with its audit line.
-async fn written(daemon: &Daemon, write: &Write, from: &str) -> Result<Answered, Problem> {
-    let outcome = done(daemon, write, from).await;
-    let by = write.by.as_deref().map(|by| tracing::field::display(Escaped(by.as_bytes())));
-    let reason = Escaped(write.reason.as_bytes());
-    let what = what(&write.order);
-    match &outcome {
-        Ok(done) => tracing::info!(by, %from, %reason, "operator: {what}: {}", done.done),
-        Err(problem) => tracing::warn!(by, %from, %reason, "operator: {what}: refused: {}", problem.message),
-    }
-    outcome.map(|done| Answered::json(200, &done))
-}
-
-async fn done(daemon: &Daemon, write: &Write, from: &str) -> Result<Done, Problem> {
-    let calendar = &daemon.parts.calendar;
-    let Some(act) = write.act(daemon.now(), from) else {
-        let asked = daemon.parts.events.send(Event::Reload).is_ok();
-        if !asked {
-            return Err(Problem::busy());
-        }
-        return Ok(Done::new(
-            "the files are read again; the log says what is in force",
-            &Acted::default(),
-            &[],
-            None,
-            calendar,
-        ));
-    };
-    let Answer::Acted(acted) = daemon.ask(Ask::Act(act)).await? else { return Err(Problem::busy()) };
-    let acted = acted.map_err(pages::refused)?;
-    let Answer::Words(words) = daemon.ask(Ask::Words).await? else { return Err(Problem::busy()) };
-    let (text, pattern) = match &write.order {
-        Order::Say(Saying::Quiesce, pattern) => ("quiesced", Some(pattern)),
-        Order::Say(Saying::Resume, pattern) => ("resumed", Some(pattern)),
-        Order::Say(Saying::Weight(_), pattern) => ("weight fixed", Some(pattern)),
-        Order::Release(pattern) => ("fixed weight ended", Some(pattern)),
-        Order::Drop(_) => ("the connection is closed; the load balancer is held, and may connect again", None),
-        Order::Forget(_) => ("forgotten", None),
-        Order::Reload => ("", None),
-    };
-    let matches = match pattern {
-        Some(pattern) => matches_now(daemon, pattern).await?,
-        None => None,
-    };
-    Ok(Done::new(text, &acted, &words, matches, calendar))
-}
-
-/// Whether any membership matches, if that is found out soon.
-async fn matches_now(daemon: &Daemon, pattern: &Pattern) -> Result<Option<bool>, Problem> {
-    let filter = Filter {
-        lb_uid: pattern.lb_uid.clone(),
-        group: pattern.group.clone(),
-        address: pattern.address,
-        port: pattern.port,
-        protocol: pattern.protocol,
-        ..Filter::default()
-    };
-    let mut after = Cursor::default();
-    for _ in 0..MATCH_PAGES {
-        match daemon.ask(Ask::Members(filter.clone(), Page { after, limit: 1 })).await? {
-            Answer::Members(page) if !page.rows.is_empty() => return Ok(Some(true)),
-            Answer::Members(page) => match page.next {
-                Some(next) => after = next,
-                None => return Ok(Some(false)),
-            },
-            _ => return Ok(Some(false)),
-        }
-    }
-    Ok(None)
-}
-
-/// What a write wants, for the audit line.
-fn what(order: &Order) -> String {
-    match order {
-        Order::Say(Saying::Quiesce, pattern) => format!("quiesce {pattern}"),
-        Order::Say(Saying::Resume, pattern) => format!("resume {pattern}"),
-        Order::Say(Saying::Weight(weight), pattern) => format!("fix weight {weight} of {pattern}"),
-        Order::Release(pattern) => format!("release the weight of {pattern}"),
-        Order::Drop(uid) => format!("drop load balancer \"{}\"", Escaped(uid)),
-        Order::Forget(uid) => format!("forget load balancer \"{}\"", Escaped(uid)),
-        Order::Reload => "reload".into(),
-    }
 }
 
 /// Goes through memberships; at most `most` of them.

@@ -9,6 +9,7 @@
 //! | `guarded_io` | a peer that takes or sends nothing for too long ends its connection |
 //! | `server` | accepting, TLS, HTTP |
 //! | `handler` | a request → an answer |
+//! | `writes` | what the operator orders, with its audit line |
 //! | `limit_rows` | each limit, and how much of it is used |
 //! | `streams` | those who follow the changes |
 
@@ -20,6 +21,7 @@ mod limit_rows;
 mod server;
 mod sockets;
 mod streams;
+mod writes;
 
 use std::{io, sync::Arc, thread::JoinHandle};
 

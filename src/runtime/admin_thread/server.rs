@@ -89,7 +89,7 @@ async fn accept_unix(listener: UnixListener, state: Arc<State>, router: Router) 
             Ok(peer) => format!("socket, user {}, process {}", peer.uid(), peer.pid().unwrap_or(0)),
             Err(_) => "socket".into(),
         };
-        let connection = Arc::new(Connection::new(from, false, false));
+        let connection = Arc::new(Connection::local(from));
         let Some(listed) = state.connections.add(connection) else { continue };
         spawn_local(http(TokioIo::new(stream), listed, router.clone()));
     }
@@ -102,7 +102,7 @@ async fn accept_tcp(listener: TcpListener, tls: bool, state: Arc<State>, router:
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let connection = Arc::new(Connection::new(peer.to_string(), !tls, true));
+        let connection = Arc::new(Connection::tcp(peer.to_string(), !tls));
         let Some(listed) = state.connections.add(connection) else { continue };
         match tls {
             false => drop(spawn_local(http(TokioIo::new(stream), listed, router.clone()))),
@@ -149,7 +149,7 @@ async fn http(io: impl Read + Write + Unpin + 'static, listed: Listed, router: R
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(limits::ADMIN_HEAD_BYTES)
-        .serve_connection(Guarded::new(io), service);
+        .serve_connection(Guarded::new(io, listed.connection.clone()), service);
     let served = async { drop(served.await) };
     or(listed.connection.ended(), served).await;
 }

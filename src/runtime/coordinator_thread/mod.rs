@@ -93,6 +93,11 @@ const CALL_PAUSE: u32 = 24;
 /// The longest such wait: the admin side always gets answers, whatever one call took.
 const CALL_PAUSE_MAX: Duration = Duration::from_millis(500);
 
+/// How long the admin side waits after a call that took so long.
+fn pause_after(took: Duration) -> Duration {
+    took.saturating_mul(CALL_PAUSE).min(CALL_PAUSE_MAX)
+}
+
 impl CoordinatorControl {
     pub(super) fn new() -> CoordinatorControl {
         let (roster, access, own_addresses) = (ArrayQueue::new(1), ArrayQueue::new(1), ArrayQueue::new(1));
@@ -217,7 +222,7 @@ impl CoordinatorThread {
         let Some(AdminCall { ask, answer }) = self.control.calls.pop() else { return };
         answer(self.coordinator.answer(now, ask, &mut self.ports));
         let after = self.clock.now();
-        self.call_at = after + (after.since(now) * CALL_PAUSE).min(CALL_PAUSE_MAX);
+        self.call_at = after + pause_after(after.since(now));
     }
 
     /// Publishes the metrics, if the time has come.

@@ -166,3 +166,14 @@ fn metrics_can_be_read_while_the_coordinator_runs() {
         .collect();
     assert_eq!(refused, [("other_lb", 1)]);
 }
+
+#[test]
+fn the_admin_side_rests_24_times_as_long_as_it_took_and_half_a_second_at_most() {
+    let millis = Duration::from_millis;
+    assert_eq!(pause_after(Duration::ZERO), Duration::ZERO);
+    assert_eq!(pause_after(Duration::from_micros(100)), Duration::from_micros(2400));
+    assert_eq!(pause_after(millis(20)), millis(480));
+    for took in [millis(21), millis(1000), Duration::from_secs(3600), Duration::MAX] {
+        assert_eq!(pause_after(took), millis(500), "{took:?}");
+    }
+}

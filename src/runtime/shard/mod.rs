@@ -82,6 +82,8 @@ use timeouts::watch_timeouts;
 use cause::Cause;
 pub(super) use monitoring::{BacklogQuestion, MonitoringControl, MonitoringSetup, TableQuestion};
 pub(super) use shard_metrics::{ShardMetrics, stamp};
+#[cfg(all(test, feature = "admin"))]
+pub(super) use shared::LIMITS;
 pub(super) use shared::Shared;
 
 /// The shortest sleep: connections whose time is a moment later are woken with those of that moment.

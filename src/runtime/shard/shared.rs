@@ -68,7 +68,7 @@ impl Shared {
 
 /// Limits for tests.
 #[cfg(test)]
-pub(super) const LIMITS: Connections = Connections {
+pub(crate) const LIMITS: Connections = Connections {
     max: 10,
     max_per_source: 10,
     max_new_per_source: 0,

@@ -1,7 +1,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{TcpListener, TcpStream},
-    sync::atomic::Ordering,
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
@@ -18,16 +18,126 @@ use crate::{
 
 /// A shard that no executor runs, and the coordinator's end of its uplink.
 fn shard() -> (Shard, Receiver<(Slot, Up)>) {
+    let (shard, inbox, _) = shard_with(Arc::default());
+    (shard, inbox)
+}
+
+/// The same with this control of its monitoring, and the shard's end of the coordinator's messages.
+fn shard_with(control: Arc<MonitoringControl>) -> (Shard, Receiver<(Slot, Up)>, Receiver<Down>) {
     let bell = Arc::new(Bell::default());
     let (up, inbox) = pipe(2, bell.clone(), bell.clone());
+    let (_, down) = pipe(2, bell.clone(), bell.clone());
     let settings = MonitorSettings { tuning: Tuning::default(), checks_under_way: 1, icmp: false };
     let roster = Arc::new(Roster::new(Member::unknown(100), Policy::Auto));
     let prober = Prober::new(false).expect("an epoll set");
-    let setup = MonitoringSetup { control: Arc::default(), roster, settings, seed: 1, prober };
+    let setup = MonitoringSetup { control, roster, settings, seed: 1, prober };
     let (monitoring, _) = Monitoring::new(setup);
     let (shared, uplink) = (Arc::new(Shared::new(&LIMITS, None)), Uplink::new(up, bell.clone()));
     let context = Context::new((0, 1), LIMITS, shared, Arc::default(), uplink, bell);
-    (Shard::new(context.into(), Poller::new().expect("an epoll set"), Vec::new(), monitoring.into()), inbox)
+    let poller = Poller::new().expect("an epoll set");
+    (Shard::new(context.into(), poller, Vec::new(), monitoring.into()), inbox, down)
+}
+
+/// Lets the shard listen.
+fn listen(shard: &mut Shard) -> SocketAddr {
+    let loopback = "127.0.0.1:0".parse().expect("an address");
+    let (address, sockets) = listener::bind(loopback, 1, &LIMITS).expect("loopback can be bound");
+    for socket in sockets {
+        let listener = Listener::new(socket, Carries::Plain);
+        listener.watch(shard.listeners.len(), &shard.poller).expect("a listener can be watched");
+        shard.listeners.push(listener);
+    }
+    address
+}
+
+/// Lets the shard do what is to be done until so many connections are open.
+fn until_open(shard: &mut Shard, inbox: &mut Receiver<(Slot, Up)>, connections: u64) {
+    let start = Instant::now();
+    while shard.context.open_connections() != connections {
+        shard.collect();
+        shard.accept_some();
+        shard.step_some();
+        shard.turn_uplink();
+        while let Some(batch) = inbox.receive() {
+            inbox.give_back(batch);
+        }
+        let open = shard.context.open_connections();
+        assert!(start.elapsed().as_secs() < 60, "{open} connections are open, not {connections}");
+    }
+}
+
+#[test]
+fn a_full_server_whose_connections_end_while_none_waits_accepts_again() {
+    let (mut shard, mut inbox) = shard();
+    let address = listen(&mut shard);
+    let (max, connect) = (u64::from(LIMITS.max), || TcpStream::connect(address).expect("it listens"));
+    for round in 0..3 {
+        let peers: Vec<_> = (0..max).map(|_| connect()).collect();
+        until_open(&mut shard, &mut inbox, max);
+        // The server is full. It looks, and nobody waits.
+        shard.listeners[0].hear();
+        assert!(!shard.accept_some(), "nothing is due");
+        assert_eq!(shard.next_time(), None, "{round}: it does not look again and again");
+        drop(peers);
+        until_open(&mut shard, &mut inbox, 0);
+        let peer = connect();
+        until_open(&mut shard, &mut inbox, 1);
+        drop(peer);
+        until_open(&mut shard, &mut inbox, 0);
+    }
+    // One that waits while the server is full is accepted, too.
+    let mut peers: Vec<_> = (0..=max).map(|_| connect()).collect();
+    until_open(&mut shard, &mut inbox, max);
+    drop(peers.swap_remove(0));
+    until_open(&mut shard, &mut inbox, max - 1);
+    until_open(&mut shard, &mut inbox, max);
+}
+
+#[test]
+fn listeners_are_closed_at_the_stop_though_connections_are_open() {
+    let (mut shard, mut inbox) = shard();
+    let address = listen(&mut shard);
+    let _peer = TcpStream::connect(address).expect("it listens");
+    until_open(&mut shard, &mut inbox, 1);
+    shard.context.shared.draining.store(true, Ordering::Relaxed);
+    shard.stop();
+    let refused = TcpStream::connect(address).expect_err("nobody listens");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+/// The shard would sleep for an hour.
+#[test]
+fn a_question_of_the_admin_side_ends_a_sleep_in_the_epoll_set() {
+    let control = Arc::new(MonitoringControl::default());
+    let (mut shard, _inbox, down) = shard_with(control.clone());
+    let (bell, waker) = (shard.context.bell.clone(), shard.poller.waker().clone());
+    let (send, answer) = std::sync::mpsc::channel();
+    let over = Arc::new(AtomicBool::new(false));
+    let ends = over.clone();
+    let admin = std::thread::spawn(move || {
+        let mut result = Ok(());
+        for _ in 0..100 {
+            let send = send.clone();
+            let slots = vec![Slot { index: 7, generation: 0 }];
+            assert!(
+                control.ask_backlog(BacklogQuestion { slots, answer: Box::new(move |bytes| drop(send.send(bytes))) })
+            );
+            bell.ring();
+            let answered = answer.recv_timeout(Duration::from_secs(60));
+            if answered != Ok(vec![None]) {
+                result = Err(answered);
+                break;
+            }
+        }
+        over.store(true, Ordering::Release);
+        waker.wake();
+        result
+    });
+    while !ends.load(Ordering::Acquire) {
+        shard.doze(&down, Duration::from_secs(3600));
+        shard.answer_one();
+    }
+    admin.join().expect("no panic").expect("each question is answered");
 }
 
 /// Connects a peer to the shard.

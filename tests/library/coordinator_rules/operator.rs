@@ -268,7 +268,8 @@ fn words_that_come_steadily_keep_no_push_back_and_all_are_applied() {
             rig.after(0);
         }
         let mut quiesced = 0;
-        let (filter, mut after) = (Filter { state: Some(StateFilter::Quiesced), ..Filter::default() }, Cursor::default());
+        let (filter, mut after) =
+            (Filter { state: Some(StateFilter::Quiesced), ..Filter::default() }, Cursor::default());
         loop {
             let Answer::Members(page) = rig.admin(Ask::Members(filter.clone(), Page { after, limit: 1000 })) else {
                 panic!()

@@ -3,14 +3,15 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::TcpStream,
+    os::unix::net::UnixStream,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
 use gwm::{limits, sasp::ReturnCode};
 
-use super::{Answer, address, connect, exchange, get, request, start};
-use crate::harness::{Daemon, LB, until};
+use super::{Answer, address, connect, exchange, get, get_unix, request, socket_path, start};
+use crate::harness::{Daemon, LB, PATIENCE, until};
 
 /// Load balancers and operators are served.
 fn serves(daemon: &Daemon, uid: &str) {
@@ -207,4 +208,34 @@ fn lists_of_many_delay_no_load_balancer() {
         list.join().expect("no panic")
     });
     assert!(listed == 20_000 && walks > 0, "{listed} rows in {walks} walks");
+}
+
+/// Begins a write, and sends no more of its body when the daemon reads it.
+fn half_a_body(mut stream: impl Read + Write) -> impl Read + Write {
+    let head = "POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+        Content-Length: 100\r\nExpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("the daemon takes the head");
+    let mut told = [0; 12];
+    stream.read_exact(&mut told).expect("the daemon wants the body");
+    assert_eq!(&told, b"HTTP/1.1 100");
+    stream.write_all(b"{").expect("the daemon takes a part of the body");
+    stream
+}
+
+#[test]
+fn unfinished_bodies_keep_nobody_out() {
+    let socket = socket_path("bodies");
+    let daemon = start(&["--admin-listen", &format!("unix:{}", socket.display())]);
+    let by_tcp: Vec<_> = (0..limits::ADMIN_CONNECTIONS).map(|_| half_a_body(connect(&daemon))).collect();
+    assert_eq!(get_unix(&socket, "/api/v1/totals").status, 200);
+    assert_eq!(get(&daemon, "/api/v1/totals").status, 200);
+    let local = || {
+        let stream = UnixStream::connect(&socket).expect("the socket accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        half_a_body(stream)
+    };
+    let by_socket: Vec<_> = (0..limits::ADMIN_CONNECTIONS).map(|_| local()).collect();
+    assert_eq!(get_unix(&socket, "/api/v1/totals").status, 200);
+    drop((by_tcp, by_socket));
+    serves(&daemon, "LB1");
 }
