@@ -175,8 +175,8 @@ impl Http {
     fn get(&mut self, target: &str) -> io::Result<Vec<u8>> {
         self.send(target)?;
         let (head, mut body) = self.head()?;
-        let lines = head.lines().filter_map(|line| line.split_once(": "));
-        let length = lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).last();
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
         let length = length.and_then(|(_, length)| length.parse().ok());
         let length: usize = length.ok_or_else(|| io::Error::other(format!("{target}: an answer without a length")))?;
         let rest = length.checked_sub(body.len()).ok_or_else(|| io::Error::other("more bytes than the answer has"))?;
