@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -113,8 +113,14 @@ impl Clients {
         Ok(())
     }
 
-    /// Ends them, and gives what they counted.
+    /// Ends them, and gives what they counted. A short run may be over before the server tells of its changes: so they wait
+    /// for the first event.
     pub(crate) fn stop(mut self) -> Arc<Counts> {
+        let until = Instant::now() + PATIENCE;
+        let failed = |clients: &Clients| clients.threads.iter().any(JoinHandle::is_finished);
+        while self.counts.bytes_followed.load(Relaxed) == 0 && !failed(&self) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.join();
         self.counts.clone()
     }

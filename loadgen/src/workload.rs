@@ -67,8 +67,8 @@ pub(crate) trait Workload {
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample>;
 }
 
-/// Runs a workload against one side, with `--tls` over TLS and with `--admin-load` under that load before, and with `--floor` against the floor too, as often as
-/// the flags ask for, and writes the report.
+/// Runs a workload against one side, with `--tls` over TLS and with `--admin-load` under that load before, and with
+/// `--floor` against the floor too, as often as the flags ask for, and writes the report.
 pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Result<()> {
     let tls = common.server.tls.tls;
     if tls && of == Side::Floor {
