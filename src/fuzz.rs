@@ -6,6 +6,7 @@
 #[cfg(feature = "admin")]
 mod admin;
 mod haproxy;
+mod ipvs;
 mod nft;
 mod pen;
 mod session;
@@ -16,6 +17,7 @@ use regex::bytes::Regex;
 #[cfg(feature = "admin")]
 pub use admin::{admin_body, admin_query};
 pub use haproxy::haproxy_answer;
+pub use ipvs::ipvs_answer;
 pub use nft::nft_listing;
 pub use pen::pen_answer;
 pub use session::session;

@@ -14,6 +14,7 @@
 //! | `address` | where a real LB listens for commands; one exchange with it | |
 //! | `file` | a file from a template, and a command | `scale` |
 //! | `haproxy` | HAProxy, by its runtime API | `scale`, `address` |
+//! | `ipvs` | the kernel's IPVS, by generic netlink | `scale` |
 //! | `nft` | nftables: rules in a table of their own | `scale` |
 //! | `pen` | pen, by its control port | `scale`, `address` |
 
@@ -22,6 +23,7 @@ pub mod engine;
 pub mod file;
 pub mod follower;
 pub mod haproxy;
+pub mod ipvs;
 pub mod mapping;
 pub mod nft;
 pub mod pen;

@@ -661,3 +661,37 @@ fn nft_listing() {
         listing
     });
 }
+
+#[test]
+fn ipvs_answer() {
+    /// An attribute, padded to four bytes.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len() + 4).unwrap();
+        let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 16).unwrap();
+        let (kind, sequence) = (kind.to_ne_bytes(), 1_u32.to_ne_bytes());
+        [&length.to_ne_bytes()[..], &kind, &[2, 0], &sequence, &[0; 4], body].concat()
+    }
+
+    fn datagram() -> Vec<u8> {
+        let address = [&[10, 0, 0, 1][..], &[0; 12]].concat();
+        let destination = [attribute(1, &address), attribute(2, &[0, 80]), attribute(4, &[7, 0, 0, 0])].concat();
+        let listed = [&[5, 1, 0, 0][..], &attribute(1, &attribute(6, b"wrr\0")), &attribute(2, &destination)].concat();
+        [message(30, &listed), message(30, &listed), message(3, &[0; 4])].concat()
+    }
+
+    run(10_000, fuzz::ipvs_answer, |rng| {
+        let mut datagram = datagram();
+        for _ in 0..rng.usize(..4) {
+            let at = rng.usize(..datagram.len());
+            datagram[at] = rng.u8(..);
+        }
+        datagram.truncate(rng.usize(..datagram.len() * 2));
+        datagram
+    });
+}

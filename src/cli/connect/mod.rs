@@ -4,6 +4,7 @@
 
 mod file;
 mod haproxy;
+mod ipvs;
 mod nft;
 mod pen;
 
@@ -111,6 +112,9 @@ enum Command {
     /// HAProxy, by its stats socket or master socket
     #[command(name = "haproxy", after_help = haproxy::HELP)]
     HaProxy(haproxy::Args),
+    /// The kernel's IPVS, by generic netlink
+    #[command(after_help = ipvs::HELP)]
+    Ipvs(ipvs::Args),
     /// The kernel's nftables: destination NAT in proportion to the weights
     #[command(after_help = nft::HELP)]
     Nft(nft::Args),
@@ -125,6 +129,7 @@ pub fn run(args: Args) -> ExitCode {
     match args.command {
         Command::File(args) => file::run(common, args),
         Command::HaProxy(args) => haproxy::run(common, args),
+        Command::Ipvs(args) => ipvs::run(common, args),
         Command::Nft(args) => nft::run(common, args),
         Command::Pen(args) => pen::run(common, args),
     }

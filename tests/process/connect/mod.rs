@@ -2,6 +2,7 @@
 
 mod file;
 mod haproxy;
+mod ipvs;
 mod nft;
 mod pen;
 mod real;
