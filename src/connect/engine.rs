@@ -102,7 +102,8 @@ impl<C: Connector> Engine<'_, C> {
         let steps = if lost {
             self.connector.restore(&self.own_pools())
         } else {
-            self.connector.plan(&wanted(pools, &self.options.mapping, weights))
+            let age = news.since.map_or(Duration::ZERO, |since| since.elapsed());
+            self.connector.plan(&wanted(pools, &self.options.mapping, weights, age))
         };
         self.carry_out(steps)
     }
@@ -163,7 +164,7 @@ impl<C: Connector> Engine<'_, C> {
 }
 
 /// What the members of each pool may get. Pools whose group the GWM does not list are left out.
-fn wanted(pools: &[Pool], mapping: &Mapping, weights: &Weights) -> Vec<Wanted> {
+fn wanted(pools: &[Pool], mapping: &Mapping, weights: &Weights, session_age: Duration) -> Vec<Wanted> {
     let wanted = |pool: &Pool| {
         let group = weights.group(&mapping.group(&pool.name)?)?;
         let members = group.members().iter().zip(group.standings()).map(|(member, standing)| WantedMember {
@@ -171,7 +172,7 @@ fn wanted(pools: &[Pool], mapping: &Mapping, weights: &Weights) -> Vec<Wanted> {
             label: member.label.as_slice().into(),
             standing,
         });
-        Some(Wanted { pool: pool.name.clone(), members: members.collect() })
+        Some(Wanted { pool: pool.name.clone(), members: members.collect(), session_age })
     };
     pools.iter().filter_map(wanted).collect()
 }

@@ -119,19 +119,7 @@ impl FileConnector {
 
     /// All members with the share that they have without a GWM.
     fn usual(&self, pools: &[Pool]) -> Vec<Wanted> {
-        let usual = |pool: &Pool| Wanted {
-            pool: pool.name.clone(),
-            members: pool
-                .members
-                .iter()
-                .map(|member| WantedMember {
-                    endpoint: member.endpoint,
-                    label: member.label.clone(),
-                    standing: Standing::Usual,
-                })
-                .collect(),
-        };
-        pools.iter().map(usual).collect()
+        pools.iter().map(Wanted::usual).collect()
     }
 
     fn step(&self, wanted: &[Wanted]) -> Vec<Step> {

@@ -40,6 +40,8 @@ pub struct News {
     pub weights: Option<Arc<Weights>>,
     /// Whether a session exists now, and with which GWM.
     pub gwm: Option<String>,
+    /// When the newest session began.
+    pub since: Option<Instant>,
     /// Since when there is no session, if there was one before.
     pub lost_since: Option<Instant>,
     /// Someone asked to stop.
@@ -202,11 +204,13 @@ fn session(
     session.keep_only(&groups)?;
     *had_session = true;
     tracing::info!(gwm = target.gwm, uid = %Escaped(&identity.uid), groups = groups.len(), "registered with the GWM");
+    let began = Instant::now();
     let publish = |session: &Session| {
         let weights = Some(Arc::new(session.weights().clone()));
         shared.update(|state| {
             let news = &mut state.news;
             (news.weights, news.gwm, news.lost_since) = (weights, Some(target.gwm.clone()), None);
+            news.since = Some(began);
         });
     };
     publish(&session);

@@ -29,7 +29,7 @@ pub mod nft;
 pub mod pen;
 pub mod scale;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use thiserror::Error;
 
@@ -74,6 +74,22 @@ pub struct Wanted {
     pub pool: Box<[u8]>,
     /// All members of the pool's group; some may be unknown to the real LB: they registered themselves.
     pub members: Vec<WantedMember>,
+    /// How long the session has lasted that these members come from. In a young one, members that register themselves may
+    /// have yet to come back.
+    pub session_age: Duration,
+}
+
+impl Wanted {
+    /// Each member of the pool with the share that it has without a GWM.
+    fn usual(pool: &Pool) -> Wanted {
+        let member = |member: &MemberSpec| WantedMember {
+            endpoint: member.endpoint,
+            label: member.label.clone(),
+            standing: Standing::Usual,
+        };
+        let members = pool.members.iter().map(member).collect();
+        Wanted { pool: pool.name.clone(), members, session_age: Duration::ZERO }
+    }
 }
 
 /// What one member may get.

@@ -228,20 +228,8 @@ impl Connector for NftConnector {
     }
 
     fn restore(&self, pools: &[Box<[u8]>]) -> Vec<Step> {
-        let usual = |pool: &Pool| Wanted {
-            pool: pool.name.clone(),
-            members: pool
-                .members
-                .iter()
-                .map(|member| WantedMember {
-                    endpoint: member.endpoint,
-                    label: member.label.clone(),
-                    standing: Standing::Usual,
-                })
-                .collect(),
-        };
         let of_these = self.settings.pools.iter().filter(|pool| pools.contains(&pool.name));
-        self.steps(&of_these.map(usual).collect::<Vec<_>>())
+        self.steps(&of_these.map(Wanted::usual).collect::<Vec<_>>())
     }
 
     fn apply(&mut self, steps: Vec<Step>) -> Result<Applied, Fault> {
@@ -301,7 +289,11 @@ mod tests {
             label: Box::default(),
             standing: *standing,
         };
-        Wanted { pool: pool.as_bytes().into(), members: members.iter().map(member).collect() }
+        Wanted {
+            pool: pool.as_bytes().into(),
+            members: members.iter().map(member).collect(),
+            session_age: std::time::Duration::ZERO,
+        }
     }
 
     fn texts(steps: &[Step]) -> Vec<String> {

@@ -1,10 +1,12 @@
 //! `gwm connect haproxy`: HAProxy by its runtime API.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use super::Common;
 use crate::{
-    connect::haproxy::{HaProxy, Socket},
+    cli::target::{self, Failure, HOUR},
+    config::duration,
+    connect::haproxy::{Dynamic, HaProxy, Settings, Socket},
     pattern::Pattern,
 };
 
@@ -33,8 +35,32 @@ pub(super) struct Args {
     /// as ours
     #[arg(long, env = "GWM_DRAIN", value_parser = clap::builder::FalseyValueParser::new())]
     drain: bool,
+    /// A member that registers itself, which --trust allows, becomes a server of its group's backend, with the name
+    /// `gwm-ADDRESS:PORT`. Such a server is removed when its member is down, or has left, and has no connections
+    #[arg(long, env = "GWM_DYNAMIC", value_parser = clap::builder::FalseyValueParser::new())]
+    dynamic: bool,
+    /// More words of HAProxy's `add server` for these servers: `check inter 1s`, `ssl verify none`
+    #[arg(long, env = "GWM_SERVER_WORDS", value_name = "WORDS", default_value = "", value_parser = server_words)]
+    server_words: String,
+    /// How long after a session with a GWM begins a server stays whose member is not listed: a GWM that was restarted does
+    /// not know the members that register themselves until they come back. 0s to 1h
+    #[arg(long, env = "GWM_LEAVE_AFTER", value_name = "DURATION", default_value = "60s",
+          value_parser = duration(Duration::ZERO..=HOUR))]
+    leave_after: Duration,
+}
+
+/// No command may begin in these words.
+fn server_words(text: &str) -> Result<String, String> {
+    let good = !text.contains([';', '\\']) && !text.contains(char::is_control);
+    good.then(|| text.trim().to_owned()).ok_or_else(|| "the words have a `;`, a backslash or a control byte".into())
 }
 
 pub(super) fn run(common: &Common, args: Args) -> ExitCode {
-    super::serve(common, HaProxy::new(args.socket, args.backends, args.drain))
+    if args.dynamic && !common.trust {
+        let error = "--dynamic is for members that register themselves: give --trust, too";
+        return target::finish(Err(Failure::Usage(error.into())));
+    }
+    let dynamic = args.dynamic.then_some(Dynamic { words: args.server_words, leave_after: args.leave_after });
+    let settings = Settings { backends: args.backends, drain_by_state: args.drain, dynamic };
+    super::serve(common, HaProxy::new(args.socket, settings))
 }

@@ -91,6 +91,11 @@ pub fn servers(answer: &str) -> Result<Vec<Server>, String> {
     Ok(servers.collect::<Result<Vec<_>, _>>()?.into_iter().filter(usable).collect())
 }
 
+/// Reads the answer to `show backend`: a title, and a name on each line.
+pub fn backends(answer: &str) -> impl Iterator<Item = &str> {
+    answer.lines().skip(1).filter(|name| is_name(name))
+}
+
 /// The bytes that HAProxy allows in names; a command can not break out of them.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
@@ -137,5 +142,6 @@ mod tests {
         assert_eq!(answers("\nhalf\n"), None);
         assert_eq!(process("Name: HAProxy\nPid: 27\n").unwrap(), "27");
         assert_eq!(process("Name: HAProxy\n"), None);
+        assert_eq!(backends("# name\nweb\n<HTTPCLIENT>\nst\n").collect::<Vec<_>>(), ["web", "st"]);
     }
 }

@@ -59,18 +59,28 @@ impl Socket {
         Ok(all)
     }
 
+    /// Sends the commands on one connection and reads the lines of all answers, without their ends; the socket has answered
+    /// before. HAProxy 2.6 does not end the answer to an `add server` that it refuses.
+    pub(super) fn lines(&self, commands: &[String]) -> Result<Vec<String>, Fault> {
+        let text = self.send(commands, self.is_master == Some(true))?;
+        Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    }
+
     /// A fault of the answer.
     pub(super) fn fault(&self, what: &str) -> Fault {
         Fault::Answer(format!("the answer of HAProxy at {self} {what}"))
     }
 
     fn exchange(&self, commands: &[String], is_master: bool) -> Result<Vec<String>, Fault> {
+        answers(&self.send(commands, is_master)?).ok_or_else(|| self.fault("ends too early"))
+    }
+
+    fn send(&self, commands: &[String], is_master: bool) -> Result<String, Fault> {
         let prefix = if is_master { "@1 " } else { "" };
         let line: Vec<String> = commands.iter().map(|command| format!("{prefix}{command}")).collect();
         // A master closes the connection only after the end of the commands.
         let text = self.address.exchange(&format!("{}\n", line.join(";")), true);
-        let text = text.map_err(|error| Fault::Io { what: format!("HAProxy's socket {self}"), error })?;
-        answers(&text).ok_or_else(|| self.fault("ends too early"))
+        text.map_err(|error| Fault::Io { what: format!("HAProxy's socket {self}"), error })
     }
 }
 

@@ -13,7 +13,8 @@ fn server(host: u8, admin_state: u32, weight: u32, own_weight: u32) -> Server {
 }
 
 fn haproxy(drain_by_state: bool, servers: Vec<Server>) -> HaProxy {
-    let mut haproxy = HaProxy::new(Socket::parse("/run/none.sock").unwrap(), Vec::new(), drain_by_state);
+    let settings = Settings { drain_by_state, ..Settings::default() };
+    let mut haproxy = HaProxy::new(Socket::parse("/run/none.sock").unwrap(), settings);
     haproxy.servers = servers;
     haproxy
 }
@@ -24,7 +25,8 @@ fn wanted(standings: &[(u8, Standing)]) -> Vec<Wanted> {
         label: Box::default(),
         standing: *standing,
     };
-    vec![Wanted { pool: (*b"web").into(), members: standings.iter().map(member).collect() }]
+    let members = standings.iter().map(member).collect();
+    vec![Wanted { pool: (*b"web").into(), members, session_age: Duration::ZERO }]
 }
 
 fn commands(steps: &[Step]) -> Vec<String> {
@@ -75,4 +77,53 @@ fn a_static_backend_gets_all_or_nothing() {
     haproxy.judge(&step, &says, &mut applied).unwrap();
     assert_eq!((applied.done, applied.refused.len()), (0, 1), "said once");
     assert_eq!(commands(&haproxy.plan(&wanted)), ["s3 weight 100%", "s2 weight 0%"]);
+}
+
+#[test]
+fn members_that_register_themselves_become_servers_until_they_leave() {
+    let dynamic = Dynamic { words: "check inter 1s".into(), leave_after: Duration::from_secs(60) };
+    let own = |host, weight| Server { name: own_name(endpoint(host)), ..server(host, 0, weight, 9) };
+    let with = |servers| {
+        let mut haproxy = haproxy(false, servers);
+        haproxy.settings.dynamic = Some(dynamic.clone());
+        haproxy
+    };
+    let new = with(vec![server(1, 0, 256, 9)]);
+    let members = [(1, Standing::Serving(10)), (2, Standing::Serving(5)), (3, Standing::Quiesced), (4, Standing::Down)];
+    let steps = new.plan(&wanted(&members));
+    assert_eq!(
+        steps[0].commands(),
+        [
+            "add server web/gwm-10.0.0.2:80 10.0.0.2:80 weight 9 check inter 1s",
+            "set server web/gwm-10.0.0.2:80 weight 128",
+            "enable health web/gwm-10.0.0.2:80",
+            "set server web/gwm-10.0.0.2:80 state ready",
+        ]
+    );
+    assert_eq!(steps[0].to_string(), "web/gwm-10.0.0.2:80: add with weight 128");
+    assert_eq!(steps.len(), 1, "{steps:?}");
+
+    // A member that left is shown as one that is down. Members that an old session does not list have left, too.
+    let mut haproxy = with(vec![server(1, 0, 256, 9), own(2, 256), own(3, 256)]);
+    let texts = |haproxy: &HaProxy, wanted: &[Wanted]| -> Vec<String> {
+        haproxy.plan(wanted).iter().map(Step::to_string).collect()
+    };
+    let mut wanted = wanted(&[(1, Standing::Serving(10)), (2, Standing::Down)]);
+    assert_eq!(texts(&haproxy, &wanted), ["web/gwm-10.0.0.2:80: remove"]);
+    wanted[0].session_age = dynamic.leave_after;
+    assert_eq!(texts(&haproxy, &wanted), ["web/gwm-10.0.0.2:80: remove", "web/gwm-10.0.0.3:80: remove"]);
+    let step = haproxy.plan(&wanted).remove(0);
+    assert_eq!(step.commands()[1..], ["set server web/gwm-10.0.0.2:80 state maint", "del server web/gwm-10.0.0.2:80"]);
+
+    // Connections that are left are no refusal.
+    let mut applied = Applied::default();
+    let mut judge = |answer: &str| {
+        haproxy.judge(&step, &[answer.into()], &mut applied).unwrap();
+        (applied.done, applied.refused.concat())
+    };
+    assert_eq!(judge("Server still has connections attached to it, cannot remove it."), (0, String::new()));
+    assert_eq!(judge("Server deleted."), (1, String::new()));
+    assert_eq!(judge("No such server.").1, "web/gwm-10.0.0.2:80: remove: HAProxy says: No such server.");
+    let without = super::tests::haproxy(false, vec![own(2, 256)]);
+    assert_eq!(texts(&without, &wanted), ["web/gwm-10.0.0.2:80: weight 256 -> 0"]);
 }

@@ -256,6 +256,13 @@ fn a_hundred_backends_are_whole_again_after_a_crash_amid_an_update() {
         let wanted = if round % 2 == 0 { (64, 256) } else { (256, 64) };
         until("all have their new weights", || all(wanted.0, wanted.1));
     }
+    // HAProxy is reloaded amid an update.
+    for (first, second, wanted) in [(20, 40, (128, 256)), (40, 20, (256, 128))] {
+        gwm.set(&[(one, Some(first)), (two, Some(second))]);
+        until("the update has begun", || proxy.servers().values().any(|server| server.weight == 128));
+        proxy.reload();
+        until("all have their new weights", || all(wanted.0, wanted.1));
+    }
     // A GWM that comes and goes.
     let mut gwm = gwm;
     for _ in 0..3 {
@@ -361,4 +368,114 @@ fn a_wrong_socket_and_a_missing_right_are_told_once() {
     connector.wait_for_log(&["WARN", &one.to_string()]);
     let output = run(&["connect", "--uid", "L", "haproxy", "--socket", "nonsense"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn a_backup_server_serves_when_no_other_has_a_weight() {
+    if !installed("haproxy", "haproxy") {
+        return;
+    }
+    let [one, spare] = [(); 2].map(|()| Member::start());
+    let addresses = [one.address, spare.address];
+    let gwm = Gwm::start(&[(addresses[0], Some(20)), (addresses[1], Some(40))]);
+    let proxy = Proxy::start(&backend("web", "", &[("s1", addresses[0], ""), ("spare", addresses[1], "backup")]));
+    let _connector = connect(&gwm.address(), &proxy.socket("admin"), &[]);
+    proxy.wait_for(&[("web/s1", 128), ("web/spare", 256)]);
+    let served = |member: &Member| {
+        let before = member.served();
+        assert!((0..10).all(|_| request(proxy.listen)));
+        member.served() - before
+    };
+    assert_eq!(served(&one), 10);
+    gwm.set(&[(addresses[0], None), (addresses[1], Some(40))]);
+    proxy.wait_for(&[("web/s1", 0)]);
+    assert_eq!(served(&spare), 10);
+    gwm.set(&[(addresses[0], Some(20)), (addresses[1], Some(40))]);
+    proxy.wait_for(&[("web/s1", 128)]);
+    assert_eq!(served(&one), 10);
+}
+
+#[test]
+fn members_that_register_themselves_are_servers_until_they_leave() {
+    if !installed("haproxy", "haproxy") {
+        return;
+    }
+    let [one, two, three] = [(); 3].map(|()| Member::start());
+    let addresses = [one.address, two.address, three.address];
+    let weights = addresses.map(|address| (address, Some(20)));
+    let gwm = Gwm::start(&weights);
+    let address = gwm.address();
+    let web = backend("web", "", &[("s1", addresses[0], "weight 7")]);
+    let fixed = backend("fixed", "balance source", &[]);
+    let proxy = Proxy::start(&format!("{web}{}{fixed}", backend("empty", "", &[])));
+    let member = |command: &str, group: &str, member: SocketAddr| {
+        let member = member.to_string();
+        let flags = ["member", command, "--gwm", &address, "--lb", "LB1", "--group", group, "--member", &member];
+        let output = run(&flags);
+        assert!(output.status.success(), "{output:?}");
+    };
+    let name = |group: &str, member: SocketAddr| format!("{group}/gwm-{member}");
+    let flags = ["--trust", "--dynamic", "--server-words", "check inter 1s"];
+    let connector = connect(&address, &proxy.socket("master"), &flags);
+    proxy.wait_for(&[("web/s1", 256)]);
+    let (second, third) = (name("web", addresses[1]), name("web", addresses[2]));
+    let names = |expected: &[&str]| {
+        until(&format!("the servers {expected:?}"), || proxy.servers().keys().eq(expected.iter()));
+    };
+
+    let (listen, stop) = (proxy.listen, AtomicBool::new(false));
+    let stop = &stop;
+    thread::scope(|scope| {
+        let load = || {
+            let (mut good, mut bad) = (0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                if request(listen) { good += 1 } else { bad += 1 }
+            }
+            (good, bad)
+        };
+        let clients = [(); 2].map(|()| scope.spawn(load));
+        for _ in 0..2 {
+            member("register", "web", addresses[1]);
+            proxy.wait_for(&[("web/s1", 256), (&second, 256)]);
+            let before = two.served();
+            until("the new server gets requests", || two.served() > before + 20);
+            member("deregister", "web", addresses[1]);
+            until("the server is gone", || !proxy.servers().contains_key(&second));
+        }
+        stop.store(true, Ordering::Relaxed);
+        let counts = clients.map(|client| client.join().expect("no panic"));
+        assert!(counts.iter().all(|(good, bad)| *good > 0 && *bad == 0), "(good, bad): {counts:?}");
+    });
+
+    // An empty backend gets its first server; a static one takes none, which is told.
+    member("register", "empty", addresses[1]);
+    member("register", "fixed", addresses[1]);
+    member("register", "web", addresses[2]);
+    let first = name("empty", addresses[1]);
+    let mut all = [&*first, "web/s1", &third];
+    all.sort_unstable();
+    proxy.wait_for(&[(&first, 256), (&third, 256)]);
+    connector.wait_for_log(&["WARN", "backend fixed has a static algorithm"]);
+
+    // HAProxy loses them at a reload; a connector that was killed finds them; a new GWM does not know them at once.
+    proxy.reload();
+    names(&all);
+    connector.kill();
+    proxy.ask(&format!("set server {third} weight 3"));
+    let connector = connect(&address, &proxy.socket("master"), &flags);
+    proxy.wait_for(&[(&first, 256), (&third, 256)]);
+    gwm.daemon.stop();
+    let gwm = Gwm::start_at(&address, &weights);
+    until("registered again", || connector.log().matches("registered with the GWM").count() == 2);
+    gwm.set(&[(addresses[0], Some(10)), (addresses[1], Some(20)), (addresses[2], Some(20))]);
+    member("register", "empty", addresses[1]);
+    names(&all);
+    drop(connector);
+    let _connector = connect(&address, &proxy.socket("master"), &["--trust", "--dynamic", "--leave-after", "0s"]);
+    names(&[&first, "web/s1"]);
+
+    let output = run(&["connect", "--uid", "L", "haproxy", "--socket", "./x", "--dynamic"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--trust"), "{output:?}");
+    let words = ["--trust", "haproxy", "--socket", "./x", "--dynamic", "--server-words", "check;quit"];
+    assert_eq!(run(&[&["connect", "--uid", "L"][..], &words].concat()).status.code(), Some(2));
 }
