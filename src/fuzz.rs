@@ -5,6 +5,8 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+#[cfg(feature = "dns")]
+mod dns;
 mod haproxy;
 mod ipvs;
 mod nft;
@@ -16,6 +18,8 @@ use regex::bytes::Regex;
 
 #[cfg(feature = "admin")]
 pub use admin::{admin_body, admin_query};
+#[cfg(feature = "dns")]
+pub use dns::{dns_answer, dns_key, dns_query};
 pub use haproxy::haproxy_answer;
 pub use ipvs::ipvs_answer;
 pub use nft::nft_listing;

@@ -26,7 +26,7 @@
 //! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `pattern`, `judgement`, `roster`, `access`, `coordinator`, `files`, `tls` | no |
 //! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `tls`, `metrics`, `admin`, `config` | no |
 //! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `tls`, `client`, `connect`, `config`, `runtime` | no |
-//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `admin`, `connect`, `config`, `cli` | no |
+//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `admin`, `client`, `connect`, `config`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 
 pub mod access;

@@ -12,6 +12,7 @@
 //! | `follower` | the thread that keeps a session with a GWM | |
 //! | `engine` | the loop | all above |
 //! | `address` | where a real LB listens for commands; one exchange with it | |
+//! | `dns` | a zone whose names show groups: its own, or another server's | `scale` |
 //! | `file` | a file from a template, and a command | `scale` |
 //! | `haproxy` | HAProxy, by its runtime API | `scale`, `address` |
 //! | `ipvs` | the kernel's IPVS, by generic netlink | `scale` |
@@ -19,6 +20,8 @@
 //! | `pen` | pen, by its control port | `scale`, `address` |
 
 pub mod address;
+#[cfg(feature = "dns")]
+pub mod dns;
 pub mod engine;
 pub mod file;
 pub mod follower;

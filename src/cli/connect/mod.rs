@@ -2,6 +2,8 @@
 //!
 //! To add a connector: its code in `src/connect/`, its flags in a file here with `run`, a row in `Command`.
 
+#[cfg(feature = "dns")]
+mod dns;
 mod file;
 mod haproxy;
 mod ipvs;
@@ -121,6 +123,10 @@ enum Command {
     /// Pen, by its control port
     #[command(after_help = pen::HELP)]
     Pen(pen::Args),
+    /// DNS: SRV, A and AAAA records of groups, served by gwm or sent to another server
+    #[cfg(feature = "dns")]
+    #[command(after_help = dns::HELP)]
+    Dns(Box<dns::Args>),
 }
 
 /// Runs `gwm connect`.
@@ -132,6 +138,8 @@ pub fn run(args: Args) -> ExitCode {
         Command::Ipvs(args) => ipvs::run(common, args),
         Command::Nft(args) => nft::run(common, args),
         Command::Pen(args) => pen::run(common, args),
+        #[cfg(feature = "dns")]
+        Command::Dns(args) => dns::run(common, *args),
     }
 }
 

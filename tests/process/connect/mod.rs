@@ -1,5 +1,9 @@
 //! `gwm connect`, as a process, with the real load balancers.
 
+#[cfg(feature = "dns")]
+mod dns;
+#[cfg(feature = "dns")]
+mod dns_update;
 mod file;
 mod haproxy;
 mod ipvs;
@@ -28,6 +32,7 @@ pub(crate) struct Member {
     pub(crate) address: SocketAddr,
     served: Arc<AtomicU64>,
     open: Arc<AtomicBool>,
+    listener: Arc<TcpListener>,
 }
 
 impl Member {
@@ -37,13 +42,14 @@ impl Member {
 
     /// As [`Member::start`], on another address of this machine.
     pub(crate) fn start_on(ip: &str) -> Member {
-        let listener = TcpListener::bind((ip, 0)).expect("a free port");
+        let listener = Arc::new(TcpListener::bind((ip, 0)).expect("a free port"));
+        let accepting = Arc::clone(&listener);
         let address = listener.local_addr().expect("it is bound");
         let (served, open) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(true)));
         let (counter, opened) = (Arc::clone(&served), Arc::clone(&open));
         // The thread ends with the test's process.
         thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
+            for stream in accepting.incoming().map_while(Result::ok) {
                 if !opened.load(Ordering::Relaxed) {
                     continue; // closed at once
                 }
@@ -74,7 +80,7 @@ impl Member {
                 });
             }
         });
-        Member { address, served, open }
+        Member { address, served, open, listener }
     }
 
     /// How many requests were answered.
@@ -85,6 +91,11 @@ impl Member {
     /// Whether the member answers requests; a closed one ends each connection at once.
     pub(crate) fn set_open(&self, open: bool) {
         self.open.store(open, Ordering::Relaxed);
+    }
+
+    /// Takes no connection any more, for ever.
+    pub(crate) fn close(&self) {
+        rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both).expect("it listens");
     }
 }
 
