@@ -28,7 +28,11 @@ fn authority() -> &'static Authority {
         let apex = Apex::new(&settings, vec![(name("ns.example"), vec![])], name("hostmaster.example"));
         let mut authority = Authority::start(settings, apex.expect("an apex"), None).expect("no socket is needed");
         let member = |host| WantedMember { endpoint: endpoint(host), label: Box::default(), standing: Standing::Usual };
-        let steps = authority.plan(&[Wanted { pool: (*b"web").into(), members: (1..=60).map(member).collect() }]);
+        let steps = authority.plan(&[Wanted {
+            pool: (*b"web").into(),
+            members: (1..=60).map(member).collect(),
+            session_age: Duration::ZERO,
+        }]);
         authority.apply(steps).expect("a zone takes steps");
         authority
     })

@@ -73,7 +73,7 @@ impl Content {
             label: member.label.clone(),
             standing: Standing::Usual,
         });
-        let group = Wanted { pool: pool.name.clone(), members: members.collect() };
+        let group = Wanted { pool: pool.name.clone(), members: members.collect(), session_age: Duration::ZERO };
         (!group.members.is_empty()).then(|| Content::of(shown, &group, WhenNone::Empty))
     }
 
@@ -173,7 +173,7 @@ mod tests {
             label: Box::default(),
             standing: *standing,
         };
-        Wanted { pool: (*b"web").into(), members: members.iter().map(member).collect() }
+        Wanted { pool: (*b"web").into(), members: members.iter().map(member).collect(), session_age: Duration::ZERO }
     }
 
     fn show(content: &Content) -> String {
