@@ -165,7 +165,8 @@ table! {
         failed = ChecksFailed: counter("gwm_checks_total", "Checks of members that ended.").with("result", "failed");
         inconclusive = ChecksInconclusive: counter("gwm_checks_total", "Checks of members that ended.")
             .with("result", "inconclusive");
-        late_ms_p99 = CheckLateness: seconds("gwm_check_lateness_seconds", "Delays from a check's due time to its start.");
+        late_ms_p99 = CheckLateness: seconds("gwm_check_lateness_seconds", "Delays from a check's due time to its start.")
+            .each("kind");
     }
     by_label {
         requests, "not accepted (0x11)" = RequestsRefused:

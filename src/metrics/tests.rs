@@ -84,7 +84,8 @@ fn the_log_at_the_stop_has_every_counter_and_nothing_else() {
             (Kind::Histogram, _) => {
                 let histogram = Histogram::default();
                 histogram.add(Duration::from_micros(value * 700));
-                reading.add_distribution(Some(0), id, histogram.read());
+                let label = LabelValue::of_variant(&id, "a kind");
+                reading.add_labelled_distribution(Some(0), id, label, histogram.read());
             }
             (_, Label::Each(_)) => {
                 let label = LabelValue::of_variant(&id, "a cause");

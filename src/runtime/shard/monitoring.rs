@@ -262,8 +262,11 @@ fn work_some(context: &Context, monitoring: &Monitoring, prober: &mut Prober<Beg
         let now = context.now();
         for _ in 0..STARTS_PER_LOOK {
             let Some(job) = table.start(now) else { break 'starts };
-            context.metrics.check_lateness.add(job.late);
-            let begun = Begun { token: job.token, at: now, kind: kind_of(&job.check) };
+            let kind = kind_of(&job.check);
+            if let Some(lateness) = context.metrics.check_lateness.get(usize::from(kind)) {
+                lateness.add(job.late);
+            }
+            let begun = Begun { token: job.token, at: now, kind };
             prober.start(begun, &job.endpoint, &job.check, job.proxy_protocol, job.deadline);
         }
         if start.elapsed() >= TIME_SLICE {

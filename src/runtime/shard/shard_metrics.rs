@@ -15,7 +15,8 @@ use crate::{
 pub(crate) struct ShardMetrics {
     pub(super) values: Values,
     pub(super) closed: [Counter; CAUSES],
-    pub(super) check_lateness: Histogram,
+    /// By the kind of the check.
+    pub(super) check_lateness: [Histogram; CHECK_KINDS.len()],
     /// By the kind of the check.
     pub(super) check_duration: [Histogram; CHECK_KINDS.len()],
     pub(super) request_duration: Histogram,
@@ -51,10 +52,11 @@ impl ShardMetrics {
     /// Adds all metrics of shard number `shard`.
     pub(crate) fn read(&self, shard: u16, reading: &mut Reading) {
         reading.add_values(Some(shard), &self.values);
-        reading.add_distribution(Some(shard), Id::CheckLateness, self.check_lateness.read());
-        for (kind, histogram) in CHECK_KINDS.into_iter().zip(&self.check_duration) {
-            let label = LabelValue { name: kind.into(), text: kind.into() };
-            reading.add_labelled_distribution(Some(shard), Id::CheckDuration, label, histogram.read());
+        for (id, histograms) in [(Id::CheckLateness, &self.check_lateness), (Id::CheckDuration, &self.check_duration)] {
+            for (kind, histogram) in CHECK_KINDS.into_iter().zip(histograms) {
+                let label = LabelValue { name: kind.into(), text: kind.into() };
+                reading.add_labelled_distribution(Some(shard), id, label, histogram.read());
+            }
         }
         reading.add_distribution(Some(shard), Id::RequestDuration, self.request_duration.read());
         reading.add_distribution(Some(shard), Id::PushDelay, self.push_delay.read());

@@ -117,6 +117,31 @@ fn what_the_log_counts_at_the_stop_is_a_metric_and_the_other_way_round() {
 }
 
 #[test]
+fn each_stage_of_the_work_has_a_distribution() {
+    let daemon = start(&["--probe", "tcp", "--probe-interval", "20ms", "--push-window", "1ms"]);
+    let mut lb = daemon.connect();
+    lb.register(LB, "LB1", "web", &["127.0.0.1:1"]);
+    lb.set_lb("LB1", gwm::sasp::LbFlags::PUSH);
+    lb.push();
+    for count in [
+        "gwm_push_delay_seconds_count{shard=\"0\"}",
+        "gwm_request_duration_seconds_count{shard=\"0\"}",
+        "gwm_check_lateness_seconds_count{shard=\"0\",kind=\"tcp\"}",
+        "gwm_check_duration_seconds_count{shard=\"0\",kind=\"tcp\"}",
+        "gwm_push_size_bytes_count",
+        "gwm_coordinator_turn_seconds_count",
+    ] {
+        crate::harness::until(count, || {
+            let body = get(&daemon, "/metrics").body;
+            let value = body.lines().find_map(|line| line.strip_prefix(count)?.strip_prefix(' '));
+            value.is_some_and(|value| value.parse::<u64>().expect("a number") > 0)
+        });
+    }
+    let body = get(&daemon, "/metrics").body;
+    assert!(body.contains("gwm_check_lateness_seconds_count{shard=\"0\",kind=\"icmp\"} 0"), "{body}");
+}
+
+#[test]
 fn series_of_members_have_a_limit() {
     let daemon = start(&["--metrics-members", "3"]);
     let mut lb = daemon.connect();
