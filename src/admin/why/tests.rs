@@ -149,3 +149,33 @@ fn a_capacity_says_who_stated_it() {
     row.state.fixed_by = Some(FixedBy::File);
     assert_eq!(source(&row), "the fixed weight in the members file");
 }
+
+#[test]
+fn what_an_agent_and_load_reports_state_says_whether_it_counts() {
+    let at = Time(5_000_000_000);
+    let stated = |value, special, smoothed, fresh| Some(Stated { value, at, special, smoothed, fresh });
+    let agent = |stated, policy| {
+        let factors = Factors { availability: stated, ..factors(0, 0) };
+        let factor = availability(&factors, policy, &CALENDAR).expect("it was stated");
+        (factor.value, factor.source, factor.at)
+    };
+    let when = Some("1970-01-01T00:00:05.000Z".to_owned());
+    let half = |words: &str| (0.5, words.to_owned(), when.clone());
+    assert_eq!(agent(stated(50.0, true, false, true), Policy::Auto), half("the agent states 50%"));
+    assert_eq!(agent(stated(50.0, false, false, true), Policy::Agent), half("the agent states 50 as a weight"));
+    let swings = "the agent states 50%, smoothed because the statements swing; too old to count (--report-lifetime)";
+    assert_eq!(agent(stated(50.0, true, true, false), Policy::Auto), half(swings));
+    let other = "the agent states 50%; this policy does not count it";
+    assert_eq!(agent(stated(50.0, true, false, true), Policy::Static), half(other));
+    let load = |stated, policy| {
+        let factors = Factors { rate: stated, ..factors(0, 0) };
+        let factor = rate(&factors, policy, &CALENDAR).expect("it was stated");
+        (factor.value, factor.source, factor.at)
+    };
+    let reports = "rps / (utilisation + errors) of load reports, smoothed";
+    assert_eq!(load(stated(0.5, false, true, true), Policy::Orca), half(reports));
+    let alone = "1 / utilisation of load reports, which state no rate; this policy does not count it";
+    assert_eq!(load(stated(0.5, true, true, true), Policy::Agent), half(alone));
+    assert!(availability(&factors(0, 0), Policy::Auto, &CALENDAR).is_none());
+    assert!(rate(&factors(0, 0), Policy::Auto, &CALENDAR).is_none());
+}

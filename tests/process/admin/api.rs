@@ -1,6 +1,9 @@
 //! What can be read.
 
-use std::net::TcpListener;
+use std::{
+    io::Write,
+    net::{SocketAddr, TcpListener},
+};
 
 use gwm::sasp::{LbFlags, ReturnCode};
 use serde_json::{Value, json};
@@ -266,6 +269,52 @@ fn one_member_says_why_it_has_its_weight() {
     assert!(failing["checks"].as_array().unwrap().len() == 1 || shards == Some(1), "{failing}");
 }
 
+/// A server on a free port that says the same to everyone.
+fn speaker(words: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    // The thread ends with the test's process.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.write_all(words.as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn the_why_names_what_the_agent_stated() {
+    let (member, agent) = (speaker(""), speaker("50%\n"));
+    let file = TempFile::new(
+        "agent.toml",
+        format!(
+            "[[member]]\naddress = \"127.0.0.1\"\nport = {}\nweight = 80\nmonitor = [\"tcp\", \"agent\"]\nagent_port = {}\n",
+            member.port(),
+            agent.port()
+        ),
+    );
+    let daemon = start(&["--members", file.path(), "--probe-interval", "20ms"]);
+    let mut lb = daemon.connect();
+    lb.register(LB, "LB1", "web", &[&member.to_string()]);
+    let path = format!("/api/v1/member?group=web&address=127.0.0.1&port={}", member.port());
+    until("the agent's word counts", || read(&daemon, &path)["weight"] == 40);
+    let why = read(&daemon, &path)["why"].clone();
+    assert_eq!(
+        (&why["capacity"]["value"], &why["capacity"]["source"]),
+        (&json!(80.0), &json!("the weight in the members file"))
+    );
+    assert_eq!(
+        (&why["availability"]["value"], &why["availability"]["source"]),
+        (&json!(0.5), &json!("the agent states 50%"))
+    );
+    assert!(why["availability"]["at"].is_string(), "{why}");
+    let text = why["text"].as_str().expect("a text");
+    assert!(text.starts_with("weight = 40 = 80 (capacity) x 0.5 (availability) x 1 (health) x 1 (ramp)"), "{text}");
+    let mut kinds: Vec<_> = strings(&why["checks"], "check");
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["agent", "tcp"]);
+}
+
 #[test]
 fn the_configuration_and_the_limits_are_shown() {
     let file = TempFile::new("members.toml", "[[member]]\naddress = \"10.0.0.1\"\nport = 80\nquiesced = true\n");
@@ -291,6 +340,24 @@ fn the_configuration_and_the_limits_are_shown() {
     assert_eq!(read(&daemon, "/healthz"), json!({"alive": true}));
     assert_eq!(read(&daemon, "/readyz"), json!({"ready": true, "reasons": []}));
     daemon.stop();
+}
+
+#[test]
+fn a_blind_daemon_is_alive_and_not_ready() {
+    let daemon = start(&["--probe", "tcp", "--probe-interval", "20ms"]);
+    let open = |host: u8| TcpListener::bind(format!("127.0.0.{host}:0")).expect("a port");
+    let members: Vec<TcpListener> = (1..=4).map(open).collect();
+    let names: Vec<String> = members.iter().map(|member| member.local_addr().unwrap().to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut lb = daemon.connect();
+    lb.register(LB, "LB1", "web", &names);
+    until("all are up", || read(&daemon, "/api/v1/totals")["answering"] == 4);
+    assert_eq!(get(&daemon, "/readyz").status, 200);
+    drop(members);
+    until("nothing answers", || get(&daemon, "/readyz").status == 503);
+    let expected = json!({"ready": false, "reasons": ["blind: no member or witness answers"]});
+    assert_eq!(get(&daemon, "/readyz").json(), expected);
+    assert_eq!(read(&daemon, "/healthz"), json!({"alive": true}));
 }
 
 #[test]

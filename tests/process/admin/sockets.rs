@@ -9,7 +9,8 @@ use std::{
 use super::{connect, exchange, get, get_unix, request, socket_path, start};
 use crate::{
     authority::{Authority, Folder},
-    harness::{Daemon, LB, TempFile, run},
+    harness::{Daemon, LB, Peer, TempFile, run},
+    site::Site,
 };
 
 fn stderr_of(flags: &[&str]) -> (Option<i32>, String) {
@@ -108,6 +109,90 @@ fn other_addresses_need_tls_and_proof() {
     let (status, text) =
         stderr_of(&["--admin-listen", "0.0.0.0:0", "--admin-tls-cert", broken.path(), "--admin-tls-key", &key]);
     assert!(status == Some(1) && text.contains("--admin-tls-cert"), "{text}");
+}
+
+/// Every write, with a body that does it.
+fn writes() -> Vec<(&'static str, &'static str)> {
+    let member = r#"{"group":"web","reason":"no right"}"#;
+    let body = |path: &str| match path.rsplit('/').next() {
+        Some("fix-weight") => r#"{"address":"10.0.0.1","weight":1,"reason":"no right"}"#,
+        Some("release-weight") => r#"{"address":"10.0.0.1","reason":"no right"}"#,
+        Some("drop" | "forget") => r#"{"load_balancer":"LB1","reason":"no right"}"#,
+        Some("reload") => r#"{"reason":"no right"}"#,
+        _ => member,
+    };
+    gwm::admin::ROUTES.iter().filter(|(.., post)| *post).map(|(path, ..)| (*path, body(path))).collect()
+}
+
+/// What the operator has done; nothing was done as long as it is the same, and the log has no line of a write.
+fn done(daemon: &Daemon, headers: &str) -> [serde_json::Value; 2] {
+    ["/api/v1/words", "/api/v1/load-balancers"].map(|path| {
+        let answer = exchange(connect(daemon), request("GET", path, headers, "").as_bytes());
+        let mut seen = answer.json();
+        assert_eq!(answer.status, 200, "{path}");
+        if let Some(row) = seen["load_balancers"].get_mut(0) {
+            row["bytes_waiting"].take();
+        }
+        seen
+    })
+}
+
+#[test]
+fn no_write_is_done_without_authority() {
+    const TOKEN: &str = "Authorization: Bearer 0123456789abcdef\r\n";
+    let token = TempFile::new("token", "0123456789abcdef\n");
+    let daemon = start(&["--admin-token-file", token.path()]);
+    let mut lb = daemon.connect();
+    lb.register(LB, "LB1", "web", &["10.0.0.1:80"]);
+    let before = done(&daemon, TOKEN);
+    let json = "Content-Type: application/json\r\n";
+    let ask = |path: &str, headers: &str, body: &str, host: &str| {
+        let request = request("POST", path, headers, body).replace("Host: localhost", &format!("Host: {host}"));
+        exchange(connect(&daemon), request.as_bytes())
+    };
+    assert_eq!(writes().len(), 7);
+    for (path, body) in writes() {
+        for (headers, host, status) in [
+            (String::new(), "localhost", 401),
+            ("Authorization: Bearer 0123456789abcdee\r\n".into(), "localhost", 401),
+            ("Authorization: Bearer 0123456789abcde\r\n".into(), "localhost", 401),
+            ("Authorization: Basic 0123456789abcdef\r\n".into(), "localhost", 401),
+            ("Authorization: Bearer \r\n".into(), "localhost", 401),
+            // With the token, but from the page of another site, or under the name of another host.
+            (format!("{TOKEN}Origin: http://evil.example\r\n"), "localhost", 403),
+            (format!("{TOKEN}Sec-Fetch-Site: cross-site\r\n"), "localhost", 403),
+            (format!("{TOKEN}Sec-Fetch-Site: same-site\r\n"), "localhost", 403),
+            (TOKEN.into(), "evil.example", 403),
+        ] {
+            let answer = ask(path, &format!("{json}{headers}"), body, host);
+            assert_eq!(answer.status, status, "{path} {headers} {host}");
+        }
+        // A form of another site needs no permission of the daemon, so a form is no write.
+        assert_eq!(ask(path, &format!("{TOKEN}Content-Type: text/plain\r\n"), body, "localhost").status, 415, "{path}");
+        // Nor does a link.
+        let link = exchange(connect(&daemon), request("GET", path, TOKEN, "").as_bytes());
+        assert_eq!(link.status, 405, "{path}");
+    }
+    assert_eq!(done(&daemon, TOKEN), before);
+    assert!(!daemon.log().contains("operator: "), "{}", daemon.log());
+    // With the token they are done, or refused for what they say; the load balancer was dropped before it is forgotten.
+    for (path, body) in writes() {
+        let answer = ask(path, &format!("{json}{TOKEN}"), body, "localhost");
+        assert!([200, 409].contains(&answer.status), "{path}: {answer:?}");
+    }
+    assert_ne!(done(&daemon, TOKEN), before);
+}
+
+#[test]
+fn a_load_balancers_certificate_is_shown() {
+    let site = Site::new();
+    let daemon = site.start(&["--admin-listen", "127.0.0.1:0"]);
+    let stream = std::net::TcpStream::connect(daemon.address()).expect("the daemon accepts");
+    let mut lb = Peer::secure(stream, &site.client()).expect("a certificate that the daemon trusts");
+    lb.register(LB, "LB1", "web", &["10.0.0.1:80"]);
+    let shown = get(&daemon, "/api/v1/load-balancers").json();
+    let row = &shown["load_balancers"][0];
+    assert_eq!((&row["uid"], &row["certificate"], &row["peer"]), (&"LB1".into(), &"LB1".into(), &"127.0.0.1".into()));
 }
 
 #[test]
