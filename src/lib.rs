@@ -18,15 +18,16 @@
 //! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access` | yes |
 //! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
-//! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `metrics` | no |
 //! | [`files`] | TOML files that a person writes: reading, and the line of a mistake |  | no |
 //! | [`tls`] | certificates and keys from files; TLS settings for the server, for checks and for clients | `roster`, `access` | no |
 //! | [`client`] | a blocking SASP client for load balancers and members; groups as text | `limits`, `sasp`, `files` | no |
-//! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `sasp`, `pattern`, `files`, `client` | no |
 //! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `pattern`, `judgement`, `roster`, `access`, `coordinator`, `files`, `tls` | no |
-//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `tls`, `metrics`, `admin`, `config` | no |
-//! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `tls`, `client`, `connect`, `config`, `runtime` | no |
-//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `admin`, `client`, `connect`, `config`, `cli` | no |
+//! | [`web`] | HTTP for admin sides: listeners, who may ask, TLS, answers, metrics as text | `limits`, `sasp`, `access`, `metrics`, `config` | no |
+//! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `web` | no |
+//! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `sasp`, `pattern`, `files`, `client` | no |
+//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `tls`, `metrics`, `config`, `web`, `admin` | no |
+//! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `tls`, `client`, `config`, `connect`, `runtime` | no |
+//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `client`, `config`, `admin`, `connect`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 
 pub mod access;
@@ -51,3 +52,5 @@ pub mod sasp;
 pub mod session;
 pub mod time;
 pub mod tls;
+#[cfg(feature = "admin")]
+pub mod web;

@@ -70,11 +70,13 @@ pub struct Metric {
     pub label: Label,
 }
 
-const fn counter(name: &'static str, help: &'static str) -> Metric {
+/// A row of a counter.
+pub const fn counter(name: &'static str, help: &'static str) -> Metric {
     Metric { name, help, unit: None, kind: Kind::Counter, owner: Owner::Shards, label: Label::None }
 }
 
-const fn gauge(name: &'static str, help: &'static str) -> Metric {
+/// A row of a gauge.
+pub const fn gauge(name: &'static str, help: &'static str) -> Metric {
     Metric { name, help, unit: None, kind: Kind::Gauge, owner: Owner::Shards, label: Label::None }
 }
 
@@ -83,7 +85,8 @@ const fn seconds(name: &'static str, help: &'static str) -> Metric {
 }
 
 impl Metric {
-    const fn with(self, label: &'static str, value: &'static str) -> Metric {
+    /// The row with a label of this value.
+    pub const fn with(self, label: &'static str, value: &'static str) -> Metric {
         Metric { label: Label::Fixed(label, value), ..self }
     }
 
@@ -91,7 +94,8 @@ impl Metric {
         Metric { owner: Owner::Coordinator, ..self }
     }
 
-    const fn each(self, label: &'static str) -> Metric {
+    /// The row with a series for each value of a label.
+    pub const fn each(self, label: &'static str) -> Metric {
         Metric { label: Label::Each(label), ..self }
     }
 }
@@ -324,19 +328,21 @@ impl LabelValue {
 }
 
 /// The value of one series.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Of a counter or a gauge.
     Number(u64),
+    /// Of a gauge that is no whole number.
+    Real(f64),
     /// Of a histogram.
     Distribution(Box<Distribution>),
 }
 
 /// One series, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// The metric.
-    pub id: Id,
+    /// The metric: a row of a table.
+    pub metric: &'static Metric,
     /// The shard that counted; `None` is the coordinator.
     pub shard: Option<u16>,
     /// The value of the metric's label, if the metric has [`Label::Each`].
@@ -363,7 +369,7 @@ impl Reading {
             let labelled = matches!(metric.label, Label::Each(_));
             if metric.owner == owner && metric.kind != Kind::Histogram && !labelled {
                 let value = Value::Number(values.get(id));
-                self.samples.push(Sample { id, shard, label: None, labels: Vec::new(), value });
+                self.samples.push(Sample { metric, shard, label: None, labels: Vec::new(), value });
             }
         }
     }
@@ -371,32 +377,32 @@ impl Reading {
     /// Adds a series of a metric by a label.
     pub fn add_labelled(&mut self, shard: Option<u16>, id: Id, label: LabelValue, value: u64) {
         let (label, value) = (Some(label), Value::Number(value));
-        self.samples.push(Sample { id, shard, label, labels: Vec::new(), value });
+        self.samples.push(Sample { metric: id.metric(), shard, label, labels: Vec::new(), value });
     }
 
     /// Adds a series of one member.
     pub fn add_member(&mut self, id: Id, labels: [(&'static str, String); 3], value: u64) {
         let (labels, value) = (labels.into(), Value::Number(value));
-        self.samples.push(Sample { id, shard: None, label: None, labels, value });
+        self.samples.push(Sample { metric: id.metric(), shard: None, label: None, labels, value });
     }
 
     /// Adds a histogram.
     pub fn add_distribution(&mut self, shard: Option<u16>, id: Id, value: Distribution) {
         let value = Value::Distribution(value.into());
-        self.samples.push(Sample { id, shard, label: None, labels: Vec::new(), value });
+        self.samples.push(Sample { metric: id.metric(), shard, label: None, labels: Vec::new(), value });
     }
 
     /// Adds a histogram of a metric by a label.
     pub fn add_labelled_distribution(&mut self, shard: Option<u16>, id: Id, label: LabelValue, value: Distribution) {
         let (label, value) = (Some(label), Value::Distribution(value.into()));
-        self.samples.push(Sample { id, shard, label, labels: Vec::new(), value });
+        self.samples.push(Sample { metric: id.metric(), shard, label, labels: Vec::new(), value });
     }
 
     /// The number of a metric, of all shards and the coordinator together.
     pub fn total(&self, id: Id) -> u64 {
         let number = |sample: &Sample| match &sample.value {
             Value::Number(number) => *number,
-            Value::Distribution(_) => 0,
+            Value::Real(_) | Value::Distribution(_) => 0,
         };
         self.of(id).map(number).sum()
     }
@@ -434,6 +440,6 @@ impl Reading {
     }
 
     fn of(&self, id: Id) -> impl Iterator<Item = &Sample> {
-        self.samples.iter().filter(move |sample| sample.id == id)
+        self.samples.iter().filter(move |sample| std::ptr::eq(sample.metric, id.metric()))
     }
 }

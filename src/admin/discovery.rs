@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Response, rows::text};
+use super::rows::text;
 use crate::{
     coordinator::MemberRow,
     sasp::{EntryFlags, component::TCP},
+    web::Response,
 };
 
 /// The members of groups, collected page by page.

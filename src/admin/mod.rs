@@ -1,17 +1,15 @@
 //! The admin side: requests of operators become questions to the coordinator and the shards, and the answers become JSON,
-//! metrics and events. No sockets: `runtime/admin_thread` has those.
+//! metrics and events. `web` has the sockets and HTTP, `runtime/admin_thread` asks.
 //!
 //! | module | what it owns |
 //! | --- | --- |
 //! | [`request`] | path, query and body → [`Call`], or a [`Problem`] |
 //! | `fields` | the fields of a body, each given once |
-//! | [`guard`] | which hosts and origins may ask |
 //! | [`rows`] | rows of the tables as JSON |
 //! | [`why`] | the factors of a weight, in numbers and words |
 //! | [`pages`] | answers as JSON documents |
 //! | [`discovery`] | members for Prometheus and Traefik |
 //! | [`events`] | changes as server-sent events |
-//! | [`exposition`] | metrics as text |
 //! | [`page`] | the page for browsers, and what it may load |
 //!
 //! `openapi.json` documents all paths. To add a path: a [`Route`] with its row in [`ROUTES`], its parameters in `request.rs`,
@@ -19,25 +17,18 @@
 
 pub mod discovery;
 pub mod events;
-pub mod exposition;
 mod fields;
-pub mod guard;
 pub mod page;
 pub mod pages;
 pub mod request;
 pub mod rows;
 pub mod why;
 
-use std::{
-    fmt,
-    time::{Duration, SystemTime},
-};
-
-use serde::Serialize;
+use std::time::{Duration, SystemTime};
 
 pub use request::{Call, Checks, Write};
 
-use crate::time::Time;
+use crate::{time::Time, web::Problem};
 
 /// The OpenAPI document.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -114,78 +105,9 @@ impl Route {
     }
 }
 
-/// Why a request is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The HTTP status.
-    pub status: u16,
-    /// For programs.
-    pub code: &'static str,
-    /// For people.
-    pub message: String,
-    /// The parameter or field that is wrong.
-    pub field: Option<&'static str>,
-}
-
-impl Problem {
-    /// A problem without a field.
-    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Problem {
-        Problem { status, code, message: message.into(), field: None }
-    }
-
-    /// A parameter or field is wrong.
-    pub fn field(field: &'static str, message: impl fmt::Display) -> Problem {
-        Problem { status: 400, code: "bad_request", message: format!("{field}: {message}"), field: Some(field) }
-    }
-
-    /// Nothing has the name.
-    pub fn not_found() -> Problem {
-        Problem::new(404, "not_found", "there is no such load balancer, group or member")
-    }
-
-    /// The daemon did not answer in time.
-    pub fn busy() -> Problem {
-        Problem::new(503, "busy", "the daemon is busy or stops: try again")
-    }
-
-    /// The answer.
-    pub fn response(&self) -> Response {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            error: Error<'a>,
-        }
-        #[derive(Serialize)]
-        struct Error<'a> {
-            code: &'a str,
-            message: &'a str,
-            field: Option<&'a str>,
-        }
-        let error = Error { code: self.code, message: &self.message, field: self.field };
-        Response::json(self.status, &Body { error })
-    }
-}
-
-/// An answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    /// The HTTP status.
-    pub status: u16,
-    /// The Content-Type.
-    pub kind: &'static str,
-    /// The body.
-    pub body: Vec<u8>,
-}
-
-/// The Content-Type of JSON.
-pub const JSON: &str = "application/json";
-
-impl Response {
-    /// A JSON document.
-    pub fn json(status: u16, value: &impl Serialize) -> Response {
-        let mut body = serde_json::to_vec(value).expect("strings, numbers and lists are JSON");
-        body.push(b'\n');
-        Response { status, kind: JSON, body }
-    }
+/// Nothing has the name.
+pub fn not_found() -> Problem {
+    Problem::new(404, "not_found", "there is no such load balancer, group or member")
 }
 
 /// Turns times of the daemon into times of day.
@@ -222,14 +144,5 @@ mod tests {
     fn times_are_times_of_day() {
         let calendar = Calendar { zero: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) };
         assert_eq!(calendar.text(Time(1_500_000_000)), "2023-11-14T22:13:21.500Z");
-    }
-
-    #[test]
-    fn a_problem_says_what_is_wrong() {
-        let response = Problem::field("limit", "0 is less than 1").response();
-        assert_eq!((response.status, response.kind), (400, "application/json"));
-        let text = String::from_utf8(response.body).unwrap();
-        let expected = r#"{"error":{"code":"bad_request","message":"limit: 0 is less than 1","field":"limit"}}"#;
-        assert_eq!(text.trim_end(), expected);
     }
 }

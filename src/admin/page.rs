@@ -50,9 +50,6 @@ pub fn policy() -> String {
     policy_of(HTML)
 }
 
-/// The policy of everything else: a browser shows it as text, and it loads nothing.
-pub const NOTHING: &str = "default-src 'none'; frame-ancestors 'none'";
-
 fn policy_of(html: &str) -> String {
     let hashes = |open: &str, close: &str| -> String {
         let inside = html.split(open).skip(1).filter_map(|rest| Some(rest.split_once(close)?.0));

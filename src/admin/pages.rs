@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde::Serialize;
 
 use super::{
-    Calendar, Problem, Response,
+    Calendar, not_found,
     request::cursor_text,
     rows::{ChecksPage, EndpointJson, Group, Lb, Member, PastJson, WordJson},
     why::Why,
@@ -15,6 +15,7 @@ use crate::{
     judgement::Scale,
     monitor::table::Factors,
     time::Time,
+    web::{Problem, Response},
 };
 
 /// A limit, and how much of it is used.
@@ -208,7 +209,7 @@ pub fn answer(answer: &Answer, beside: &Beside, calendar: &Calendar) -> Response
         Answer::Words(words) => {
             Response::json(200, &Words { words: words.iter().map(|word| WordJson::new(word, calendar)).collect() })
         }
-        Answer::NotFound => Problem::not_found().response(),
+        Answer::NotFound => not_found().response(),
         Answer::TooMany => {
             let text = "the member is in too many groups to look for one of this name: say which load balancer";
             Problem { field: Some("load_balancer"), ..Problem::new(409, "too_many", text) }.response()
@@ -299,7 +300,7 @@ impl Done {
 pub fn refused(refused: ActRefused) -> Problem {
     let conflict = |code, message: String| Problem::new(409, code, message);
     match refused {
-        ActRefused::UnknownLb => Problem::not_found(),
+        ActRefused::UnknownLb => not_found(),
         ActRefused::NotConnected => {
             conflict("not_connected", "the load balancer is not connected: forget it, or wait".into())
         }

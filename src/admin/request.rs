@@ -7,11 +7,12 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Problem, Route, fields::Fields};
+use super::{Route, fields::Fields};
 use crate::{
     coordinator::{Act, Ask, Cursor, Filter, Page, Pattern, Saying, StateFilter, Time, Word, author},
     limits,
     sasp::{component, unescape},
+    web::Problem,
 };
 
 /// Rows of a page that states no limit.

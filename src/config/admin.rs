@@ -2,7 +2,9 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::SystemTime};
 
-use super::{ConfigError, Flags, usage};
+use clap::Args;
+
+use super::{ConfigError, usage};
 use crate::{limits, tls};
 
 /// The shortest token.
@@ -50,6 +52,57 @@ impl fmt::Display for AdminAddress {
     }
 }
 
+/// Flags of the admin side, of the daemon and of connectors.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AdminFlags {
+    /// Where operators look into the process, and steer the daemon: unix:PATH (a socket with mode 0660), or an address and
+    /// port; repeatable. With port 0 the system chooses a port, which is printed. An address that is not loopback needs
+    /// TLS, and client certificates or a token
+    #[arg(long, env = "GWM_ADMIN_LISTEN", value_name = "ADDR", value_delimiter = ',',
+          value_parser = AdminAddress::parse, global = true)]
+    pub admin_listen: Vec<AdminAddress>,
+
+    /// The certificate chain of --admin-listen addresses that are not loopback (PEM). SIGHUP reads it again
+    #[arg(long, env = "GWM_ADMIN_TLS_CERT", value_name = "FILE", global = true)]
+    pub admin_tls_cert: Option<PathBuf>,
+
+    /// The private key of --admin-tls-cert (PEM: PKCS#8, PKCS#1 or SEC1)
+    #[arg(long, env = "GWM_ADMIN_TLS_KEY", value_name = "FILE", global = true)]
+    pub admin_tls_key: Option<PathBuf>,
+
+    /// Certificate authorities (PEM) of operators: with this flag every TLS client of --admin-listen must show a
+    /// certificate from one of them
+    #[arg(long, env = "GWM_ADMIN_TLS_CLIENT_CA", value_name = "FILE", global = true)]
+    pub admin_tls_client_ca: Option<PathBuf>,
+
+    /// A file with a token that requests to --admin-listen over TCP must have (Authorization: Bearer TOKEN), but for
+    /// /healthz, /readyz and the page itself; 16 or more characters. SIGHUP reads it again
+    #[arg(long, env = "GWM_ADMIN_TOKEN_FILE", value_name = "FILE", global = true)]
+    pub admin_token_file: Option<PathBuf>,
+}
+
+impl AdminFlags {
+    /// Flags that say nothing without others. By hand, because clap's own rules do not hold across subcommands.
+    fn relations(&self) -> Result<(), ConfigError> {
+        let given = [
+            ("--admin-tls-cert", self.admin_tls_cert.is_some(), "--admin-listen", !self.admin_listen.is_empty()),
+            ("--admin-tls-cert", self.admin_tls_cert.is_some(), "--admin-tls-key", self.admin_tls_key.is_some()),
+            ("--admin-tls-key", self.admin_tls_key.is_some(), "--admin-tls-cert", self.admin_tls_cert.is_some()),
+            (
+                "--admin-tls-client-ca",
+                self.admin_tls_client_ca.is_some(),
+                "--admin-tls-cert",
+                self.admin_tls_cert.is_some(),
+            ),
+            ("--admin-token-file", self.admin_token_file.is_some(), "--admin-listen", !self.admin_listen.is_empty()),
+        ];
+        match given.iter().find(|(_, flag, _, other)| *flag && !*other) {
+            Some((flag, _, other, _)) => usage(format!("{flag} goes with {other}, which is not given")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The settings of the admin side.
 #[derive(Clone, Default)]
 pub struct Admin {
@@ -61,10 +114,6 @@ pub struct Admin {
     pub token_file: Option<PathBuf>,
     /// Its content.
     pub token: Option<Box<[u8]>>,
-    /// The most members with series of their own in the metrics.
-    pub metrics_members: u32,
-    /// The flags with their values, for people.
-    pub settings: Vec<Setting>,
 }
 
 impl fmt::Debug for Admin {
@@ -87,14 +136,16 @@ pub struct Setting {
 
 impl Admin {
     /// The file descriptors that the admin side needs.
-    pub(super) fn descriptors(flags: &Flags) -> u64 {
+    pub(super) fn descriptors(flags: &AdminFlags) -> u64 {
         match flags.admin_listen.len() as u64 {
             0 => 0,
             listeners => listeners + limits::ADMIN_CONNECTIONS as u64 + 16,
         }
     }
 
-    pub(super) fn new(flags: &Flags) -> Result<Admin, ConfigError> {
+    /// Checks the flags, and reads the files that they name.
+    pub fn new(flags: &AdminFlags) -> Result<Admin, ConfigError> {
+        flags.relations()?;
         let listen = flags.admin_listen.clone();
         if !cfg!(feature = "admin") && !listen.is_empty() {
             return usage("--admin-listen: this gwm was built without the feature `admin`".into());
@@ -138,15 +189,7 @@ impl Admin {
                     .into(),
             );
         }
-        let settings = flags.given.settings().to_vec();
-        Ok(Admin {
-            listen,
-            tls,
-            token_file: flags.admin_token_file.clone(),
-            token,
-            metrics_members: flags.metrics_members,
-            settings,
-        })
+        Ok(Admin { listen, tls, token_file: flags.admin_token_file.clone(), token })
     }
 
     /// Reads the token again.

@@ -12,7 +12,7 @@ use clap::{
 };
 
 use super::{
-    admin::AdminAddress,
+    admin::AdminFlags,
     choices::{HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion},
     idle::Given,
     members,
@@ -342,29 +342,9 @@ pub struct Flags {
         value_parser = duration(members::LIFETIMES.0..=members::LIFETIMES.1))]
     pub report_lifetime: Option<Duration>,
 
-    /// Where operators look into the daemon and steer it: unix:PATH (a socket with mode 0660), or an address and port;
-    /// repeatable. With port 0 the system chooses a port, which is printed. An address that is not loopback needs TLS, and
-    /// client certificates or a token
-    #[arg(long, env = "GWM_ADMIN_LISTEN", value_name = "ADDR", value_delimiter = ',', value_parser = AdminAddress::parse)]
-    pub admin_listen: Vec<AdminAddress>,
-
-    /// The certificate chain of --admin-listen addresses that are not loopback (PEM). SIGHUP reads it again
-    #[arg(long, env = "GWM_ADMIN_TLS_CERT", value_name = "FILE", requires_all = ["admin_listen", "admin_tls_key"])]
-    pub admin_tls_cert: Option<PathBuf>,
-
-    /// The private key of --admin-tls-cert (PEM: PKCS#8, PKCS#1 or SEC1)
-    #[arg(long, env = "GWM_ADMIN_TLS_KEY", value_name = "FILE", requires = "admin_tls_cert")]
-    pub admin_tls_key: Option<PathBuf>,
-
-    /// Certificate authorities (PEM) of operators: with this flag every TLS client of --admin-listen must show a
-    /// certificate from one of them
-    #[arg(long, env = "GWM_ADMIN_TLS_CLIENT_CA", value_name = "FILE", requires = "admin_tls_cert")]
-    pub admin_tls_client_ca: Option<PathBuf>,
-
-    /// A file with a token that requests to --admin-listen over TCP must have (Authorization: Bearer TOKEN), but for
-    /// /healthz, /readyz and the page itself; 16 or more characters. SIGHUP reads it again
-    #[arg(long, env = "GWM_ADMIN_TOKEN_FILE", value_name = "FILE", requires = "admin_listen")]
-    pub admin_token_file: Option<PathBuf>,
+    /// The admin side.
+    #[command(flatten)]
+    pub admin: AdminFlags,
 
     /// Memberships that have series of their own in /metrics, 0 to 100000: weight, contact and confidence of each. With
     /// more memberships than that, the first ones have them

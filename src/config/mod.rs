@@ -29,7 +29,7 @@ pub mod members;
 mod units;
 mod witness;
 
-pub use admin::{Admin, AdminAddress, Setting, of_admin};
+pub use admin::{Admin, AdminAddress, AdminFlags, Setting, of_admin};
 pub use choices::{HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion};
 pub use flags::{CpuList, Flags};
 pub use idle::Given;
@@ -110,6 +110,10 @@ pub struct Config {
     pub access: AccessSource,
     /// The settings of the admin side.
     pub admin: Admin,
+    /// The most members with series of their own in the metrics.
+    pub metrics_members: u32,
+    /// The flags with their values, for people.
+    pub shown: Vec<Setting>,
     /// Settings that are valid, and may not do what is meant.
     pub warnings: Vec<String>,
 }
@@ -228,7 +232,7 @@ impl Config {
             descriptors(flags, host, shard_cpus.len(), listen.len())?;
         let (roster, monitoring, about_members) = monitoring(flags, probes)?;
         let access = access_source(flags)?;
-        let admin = Admin::new(flags)?;
+        let admin = Admin::new(&flags.admin)?;
         let mut warnings = idle::warnings(flags, shard_cpus.len());
         warnings.extend(about_members);
         let poll_interval_seconds = u16::try_from(flags.poll_interval.as_secs()).expect("the flag's range is 16 bits");
@@ -282,6 +286,8 @@ impl Config {
             monitoring,
             access,
             admin,
+            metrics_members: flags.metrics_members,
+            shown: flags.given.settings().to_vec(),
             warnings,
         })
     }
@@ -401,7 +407,7 @@ fn descriptors(flags: &Flags, host: &Host, shards: usize, listeners: usize) -> R
     let own = DESCRIPTORS_BASE
         + DESCRIPTORS_PER_EXECUTOR * (shards as u64 + 1)
         + (listeners * shards) as u64
-        + Admin::descriptors(flags);
+        + Admin::descriptors(&flags.admin);
     let room = host.descriptors.saturating_sub(own);
     // A members file may name monitors now or when it is read again.
     let watches = flags.probe != Probe::Off || flags.members.is_some();

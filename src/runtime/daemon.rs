@@ -31,6 +31,8 @@ use super::{
         listener::{self, Listener},
     },
 };
+#[cfg(feature = "admin")]
+use crate::web::Gate;
 use crate::{
     config::{Carries, Config, Listen},
     coordinator::Settings,
@@ -181,10 +183,9 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 max_probes: config.monitoring.max_probes,
                 flags: admin::shown_flags(&config),
                 warnings: config.warnings.clone(),
-                metrics_members: config.admin.metrics_members,
+                metrics_members: config.metrics_members,
                 events: events.clone(),
-                tls: config.admin.tls.as_ref().map(|tls| tls.config.clone()),
-                token: config.admin.token.clone(),
+                gate: Gate::new(&config.admin),
             };
             let ended = EndNotice(events.clone());
             Some(AdminThread::start(listeners, admin_thread::Daemon::new(parts), ended).map_err(failed)?)
@@ -232,7 +233,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 reload_tls(by, &mut config.tls, &shared);
                 #[cfg(feature = "admin")]
                 if let Some(admin) = &threads.admin {
-                    admin::reload(by, &mut config.admin, &admin.daemon);
+                    admin.daemon.reload(by, &mut config.admin);
                 }
             }
             Event::Signal(_) => break,
@@ -278,7 +279,7 @@ fn stop(
     let mut running = threads.shards.len() + 1;
     #[cfg(feature = "admin")]
     if let Some(admin) = &threads.admin {
-        admin.stop();
+        admin.thread.stop();
         running += 1;
     }
     while running > 0 {
@@ -323,7 +324,7 @@ impl Threads {
     fn into_handles(self) -> impl Iterator<Item = JoinHandle<Result<(), Error>>> {
         let handles = self.shards.into_iter().chain([self.coordinator]);
         #[cfg(feature = "admin")]
-        let handles = handles.chain(self.admin.map(|admin| admin.handle));
+        let handles = handles.chain(self.admin.map(|admin| admin.thread.handle));
         handles
     }
 

@@ -2,16 +2,16 @@
 
 use std::{
     ops::ControlFlow,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
-use rustls::ServerConfig;
 use tokio::{sync::oneshot, time};
 
 use super::streams::Streams;
 use crate::{
-    admin::{Calendar, Checks, Problem, pages::Setting, rows::ChecksPage, why::CheckJson},
+    admin::{Calendar, Checks, pages::Setting, rows::ChecksPage, why::CheckJson},
+    config::Admin,
     coordinator::{Answer, Ask, ConnectionId, Cursor, Settings},
     judgement::WatchId,
     metrics::Reading,
@@ -24,6 +24,7 @@ use crate::{
         shard::{BacklogQuestion, MonitoringControl, Shared, TableQuestion},
     },
     time::Time,
+    web::{Gate, Problem},
 };
 
 /// How long an answer may take.
@@ -55,8 +56,7 @@ pub(in crate::runtime) struct Parts {
     pub(in crate::runtime) metrics_members: u32,
     /// Tells the main thread to read files again.
     pub(in crate::runtime) events: mpsc::Sender<Event>,
-    pub(in crate::runtime) tls: Option<Arc<ServerConfig>>,
-    pub(in crate::runtime) token: Option<Box<[u8]>>,
+    pub(in crate::runtime) gate: Gate,
 }
 
 /// The daemon as the admin side sees it.
@@ -68,12 +68,6 @@ pub(in crate::runtime) struct Daemon {
     /// Distinguishes the events of this process from those of others.
     pub(super) id: u64,
     pub(super) streams: Streams,
-    tls: Mutex<Option<Arc<ServerConfig>>>,
-    token: Mutex<Option<Box<[u8]>>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Daemon {
@@ -84,38 +78,17 @@ impl Daemon {
             patience: PATIENCE,
             id: started.as_nanos() as u64 ^ u64::from(std::process::id()) << 40,
             streams: Streams::default(),
-            tls: Mutex::new(parts.tls.clone()),
-            token: Mutex::new(parts.token.clone()),
             parts,
         }
     }
 
+    /// Reads the TLS files and the token again.
+    pub(in crate::runtime) fn reload(&self, by: &str, admin: &mut Admin) {
+        self.parts.gate.reload(by, admin);
+    }
+
     pub(super) fn now(&self) -> Time {
         self.clock.now()
-    }
-
-    /// The configuration for the next TLS session.
-    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
-        lock(&self.tls).clone()
-    }
-
-    /// Replaces the TLS configuration, for new sessions.
-    pub(in crate::runtime) fn set_tls(&self, config: Arc<ServerConfig>) {
-        *lock(&self.tls) = Some(config);
-    }
-
-    /// Replaces the token.
-    pub(in crate::runtime) fn set_token(&self, token: Option<Box<[u8]>>) {
-        *lock(&self.token) = token;
-    }
-
-    /// Whether this is the token; also if none is needed.
-    pub(super) fn is_token(&self, shown: Option<&[u8]>) -> bool {
-        match (&*lock(&self.token), shown) {
-            (None, _) => true,
-            (Some(token), Some(shown)) => aws_lc_rs::constant_time::verify_slices_are_equal(token, shown).is_ok(),
-            (Some(_), None) => false,
-        }
     }
 
     /// Asks the coordinator.

@@ -1,136 +1,68 @@
 //! A request → an answer.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::sync::Arc;
 
 use axum::{
-    body::{Body, Bytes},
+    body::Body,
     extract::Request,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    response::Response,
+    http::{self, HeaderName, header},
 };
-use hyper::body::{Body as HttpBody, Frame};
-use tokio::time;
 
-use super::{
-    Daemon,
-    connections::{Connection, Work},
-    limit_rows,
-    server::State,
-    streams, writes,
-};
+use super::{Daemon, limit_rows, streams, writes};
 use crate::{
     admin::{
-        self, Call, Problem, Response as Answered, Route,
+        self, Call, Route,
         discovery::Members,
-        exposition, guard, page,
+        page,
         pages::{self, Beside, Version},
         request, rows,
     },
     coordinator::{Answer, Ask, Cursor, Filter, Page},
     limits,
-    metrics::{Id, LabelValue, Reading},
+    metrics::{self, Id, LabelValue, Reading},
     sasp::EntryFlags,
+    web::{
+        Gate, Problem, Response, Row, Site,
+        answers::{JSON, NOTHING, plain, with_headers},
+        exposition,
+        requests::{connection_of, read_body, text},
+    },
 };
 
-/// How long the body of a write may take.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+impl Site for Daemon {
+    type Route = Route;
 
-/// A body, and the sign that its connection is at work.
-pub(super) struct Working {
-    pub(super) body: Body,
-    pub(super) _work: Work,
-}
+    const ROUTES: &'static [Row<Route>] = admin::ROUTES;
 
-impl HttpBody for Working {
-    type Data = Bytes;
-    type Error = axum::Error;
+    const UNKNOWN: &'static str = "there is no such path: /api/v1/openapi.json has all of them";
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    fn gate(&self) -> &Gate {
+        &self.parts.gate
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    fn is_open(route: Route) -> bool {
+        route.is_open()
     }
 
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        self.body.size_hint()
+    fn is_page(route: Route) -> bool {
+        route == Route::Page
     }
-}
 
-fn connection_of(request: &Request) -> Arc<Connection> {
-    request.extensions().get::<Arc<Connection>>().expect("the server puts it there").clone()
-}
-
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// Whether the request may be answered at all.
-fn guarded(state: &State, route: Option<Route>, request: &Request) -> Result<(), Problem> {
-    let (connection, headers) = (connection_of(request), request.headers());
-    if headers.get_all(header::HOST).iter().nth(1).is_some() {
-        return Err(Problem::new(400, "bad_request", "there are two Host headers: send one"));
+    async fn answer(self: &Arc<Daemon>, route: Route, request: Request) -> Result<http::Response<Body>, Problem> {
+        answer(self, route, request).await
     }
-    // A proxy's absolute form has the host in the URI.
-    let host = request.uri().authority().map(|authority| authority.as_str());
-    let host = host.or_else(|| text(headers, header::HOST));
-    if connection.plain_tcp {
-        guard::host(host)?;
-    }
-    // Links of other sites may lead to the page: it has no data, and what its script asks comes from itself.
-    let site = (route != Some(Route::Page)).then(|| text(headers, HeaderName::from_static("sec-fetch-site"))).flatten();
-    guard::origin(text(headers, header::ORIGIN), site, host)?;
-    if connection.needs_token && !route.is_some_and(Route::is_open) {
-        let shown = text(headers, header::AUTHORIZATION).and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-        });
-        if !state.daemon.is_token(shown.map(str::as_bytes)) {
-            return Err(Problem::new(
-                401,
-                "token",
-                "this needs the token of --admin-token-file: Authorization: Bearer TOKEN",
-            ));
-        }
-    }
-    Ok(())
-}
 
-/// Answers a request to a path.
-pub(super) async fn handle(state: Arc<State>, route: Route, request: Request) -> Response {
-    match answer(&state, route, request).await {
-        Ok(response) => response,
-        Err(problem) => plain(problem.response()),
+    async fn run(self: Arc<Daemon>) {
+        streams::pump(self).await;
     }
 }
 
-/// Answers a request to a path with a method that the path does not have; the router adds the allowed ones.
-pub(super) async fn wrong_method(state: Arc<State>, request: Request) -> Response {
-    let problem = guarded(&state, None, &request).err();
-    let wrong = || Problem::new(405, "method", "this path does not have this method");
-    plain(problem.unwrap_or_else(wrong).response())
-}
-
-/// Answers a request to an unknown path.
-pub(super) async fn unknown_path(state: Arc<State>, request: Request) -> Response {
-    let problem = guarded(&state, None, &request).err();
-    let unknown = || Problem::new(404, "path", "there is no such path: /api/v1/openapi.json has all of them");
-    plain(problem.unwrap_or_else(unknown).response())
-}
-
-async fn answer(state: &State, route: Route, request: Request) -> Result<Response, Problem> {
-    guarded(state, Some(route), &request)?;
-    let daemon = &state.daemon;
+async fn answer(daemon: &Arc<Daemon>, route: Route, request: Request) -> Result<http::Response<Body>, Problem> {
     let connection = connection_of(&request);
     let (parts, body) = request.into_parts();
     let query = parts.uri.query().unwrap_or_default();
-    let call = if is_write(route) {
+    let is_write = admin::ROUTES.iter().any(|(_, known, post)| *known == route && *post);
+    let call = if is_write {
         let body = read_body(&connection, &parts.headers, body).await?;
         request::post(route, query, &body)?
     } else {
@@ -138,13 +70,13 @@ async fn answer(state: &State, route: Route, request: Request) -> Result<Respons
         request::get(route, query, last_event_id)?
     };
     let answered = match call {
-        Call::Ask(ask) => asked(state, ask).await?,
+        Call::Ask(ask) => asked(daemon, ask).await?,
         Call::Checks(wanted) => pages::checks(&daemon.checks(wanted).await?),
         Call::Write(write) => writes::carry_out(daemon, write, connection.from()).await?,
         Call::Discover(filter) => discovered(daemon, route, filter).await?,
         Call::Events(seen) => {
             let body = Body::new(streams::follow(daemon, seen, connection).await?);
-            return Ok(with_headers(200, "text/event-stream", page::NOTHING, body));
+            return Ok(with_headers(200, "text/event-stream", NOTHING, body));
         }
         Call::Plain => match route {
             Route::Page => {
@@ -154,37 +86,17 @@ async fn answer(state: &State, route: Route, request: Request) -> Result<Respons
             Route::Metrics => {
                 let openmetrics = exposition::wants_openmetrics(text(&parts.headers, header::ACCEPT));
                 let kind = if openmetrics { exposition::OPENMETRICS } else { exposition::PLAIN };
-                let body = exposition::expose(reading(state).await?, openmetrics).into();
-                Answered { status: 200, kind, body }
+                let body = exposition::expose(&metrics::TABLE, reading(daemon).await?, openmetrics).into();
+                Response { status: 200, kind, body }
             }
-            _ => looked_up(state, route).await?,
+            _ => looked_up(daemon, route).await?,
         },
     };
     Ok(plain(answered))
 }
 
-fn is_write(route: Route) -> bool {
-    admin::ROUTES.iter().any(|(_, known, post)| *known == route && *post)
-}
-
-async fn read_body(connection: &Connection, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    let kind = text(headers, header::CONTENT_TYPE).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    if !kind.eq_ignore_ascii_case(admin::JSON) {
-        return Err(Problem::new(415, "content_type", "the body must be application/json (Content-Type)"));
-    }
-    // Whoever sends half a body has no claim to the place.
-    connection.wait();
-    let read = time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limits::ADMIN_BODY_BYTES)).await;
-    connection.go_on();
-    let late = || Problem::new(408, "timeout", format!("the body did not come within {} s", BODY_TIMEOUT.as_secs()));
-    let long = || Problem::new(413, "too_long", format!("the longest body has {} bytes", limits::ADMIN_BODY_BYTES));
-    read.map_err(|_| late())?.map_err(|_| long())
-}
-
 /// A question to the coordinator, and what the shards know beside its answer.
-async fn asked(state: &State, ask: Ask) -> Result<Answered, Problem> {
-    let daemon = &state.daemon;
+async fn asked(daemon: &Daemon, ask: Ask) -> Result<Response, Problem> {
     let calendar = &daemon.parts.calendar;
     let answer = daemon.ask(ask).await?;
     let beside = match &answer {
@@ -204,14 +116,13 @@ async fn asked(state: &State, ask: Ask) -> Result<Answered, Problem> {
 }
 
 /// What is known without a list.
-async fn looked_up(state: &State, route: Route) -> Result<Answered, Problem> {
-    let daemon = &state.daemon;
+async fn looked_up(daemon: &Daemon, route: Route) -> Result<Response, Problem> {
     let parts = &daemon.parts;
     Ok(match route {
-        Route::Version => Answered::json(200, &Version::new(daemon.now(), parts.monitoring.len(), &parts.calendar)),
-        Route::OpenApi => Answered { status: 200, kind: admin::JSON, body: admin::OPENAPI.into() },
+        Route::Version => Response::json(200, &Version::new(daemon.now(), parts.monitoring.len(), &parts.calendar)),
+        Route::OpenApi => Response { status: 200, kind: JSON, body: admin::OPENAPI.into() },
         Route::Config => pages::config(&parts.flags, &parts.warnings),
-        Route::Limits => pages::limits(&limit_rows::all(state).await?),
+        Route::Limits => pages::limits(&limit_rows::all(daemon).await?),
         Route::Healthz => pages::alive(daemon.is_alive().await),
         Route::Readyz => {
             let mut reasons = Vec::new();
@@ -224,7 +135,7 @@ async fn looked_up(state: &State, route: Route) -> Result<Answered, Problem> {
             }
             pages::ready(reasons)
         }
-        _ => return Err(Problem::not_found()),
+        _ => return Err(admin::not_found()),
     })
 }
 
@@ -239,7 +150,7 @@ async fn each_member(
     while left > 0 {
         let page = Page { after, limit: left.min(limits::ADMIN_ROWS) };
         let Answer::Members(rows) = daemon.ask(Ask::Members(filter.clone(), page)).await? else {
-            return Err(Problem::not_found());
+            return Err(admin::not_found());
         };
         rows.rows.iter().for_each(&mut take);
         left -= rows.rows.len();
@@ -251,7 +162,7 @@ async fn each_member(
     Ok(false)
 }
 
-async fn discovered(daemon: &Daemon, route: Route, filter: Filter) -> Result<Answered, Problem> {
+async fn discovered(daemon: &Daemon, route: Route, filter: Filter) -> Result<Response, Problem> {
     let mut members = Members::default();
     if !each_member(daemon, filter, limits::ADMIN_DISCOVERED, |row| members.add(row)).await? {
         let most = limits::ADMIN_DISCOVERED;
@@ -261,12 +172,11 @@ async fn discovered(daemon: &Daemon, route: Route, filter: Filter) -> Result<Ans
 }
 
 /// All metrics: the counters, what limits are used, and series of members if there are any.
-async fn reading(state: &State) -> Result<Reading, Problem> {
-    let daemon = &state.daemon;
+async fn reading(daemon: &Daemon) -> Result<Reading, Problem> {
     let mut reading = daemon.reading();
     let version = LabelValue { name: env!("CARGO_PKG_VERSION").into(), text: "".into() };
     reading.add_labelled(None, Id::BuildInfo, version, 1);
-    for limit in limit_rows::all(state).await? {
+    for limit in limit_rows::all(daemon).await? {
         let label = || LabelValue { name: limit.name.into(), text: limit.text.into() };
         reading.add_labelled(None, Id::LimitUsed, label(), limit.used);
         reading.add_labelled(None, Id::LimitMax, label(), limit.max);
@@ -292,28 +202,4 @@ async fn reading(state: &State) -> Result<Reading, Problem> {
         each_member(daemon, Filter::default(), most, add).await?;
     }
     Ok(reading)
-}
-
-fn plain(answered: Answered) -> Response {
-    let mut response = with_headers(answered.status, answered.kind, page::NOTHING, Body::from(answered.body));
-    if answered.status == 401 {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    response
-}
-
-fn with_headers(status: u16, kind: &str, policy: &str, body: Body) -> Response {
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
-    headers.insert(header::CONTENT_TYPE, value(kind));
-    headers.insert(header::CONTENT_SECURITY_POLICY, value(policy));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let same_origin = HeaderValue::from_static("same-origin");
-    headers.insert(HeaderName::from_static("cross-origin-resource-policy"), same_origin.clone());
-    headers.insert(HeaderName::from_static("cross-origin-opener-policy"), same_origin);
-    response
 }

@@ -1,16 +1,16 @@
 //! Each limit, and how much of it is used.
 
-use super::server::State;
+use super::Daemon;
 use crate::{
-    admin::{Problem, pages::Limit},
+    admin::pages::Limit,
     coordinator::{Answer, Ask},
     limits,
     metrics::Id,
+    web::Problem,
 };
 
 /// All limits that have one number of what is used.
-pub(super) async fn all(state: &State) -> Result<Vec<Limit>, Problem> {
-    let daemon = &state.daemon;
+pub(super) async fn all(daemon: &Daemon) -> Result<Vec<Limit>, Problem> {
     let Answer::Totals(row) = daemon.ask(Ask::Totals).await? else { return Err(Problem::busy()) };
     let (shared, settings) = (&daemon.parts.shared, &daemon.parts.settings);
     let limit = |name, flag, (used, max), text| Limit { name, flag, used, max, text };
@@ -62,7 +62,7 @@ pub(super) async fn all(state: &State) -> Result<Vec<Limit>, Problem> {
         limit(
             "admin_connections",
             None,
-            fixed(state.connections.len(), limits::ADMIN_CONNECTIONS),
+            fixed(daemon.parts.gate.connections(), limits::ADMIN_CONNECTIONS),
             "Connections of the admin side.",
         ),
         limit(

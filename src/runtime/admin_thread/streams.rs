@@ -18,11 +18,12 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Daemon, connections::Connection};
+use super::Daemon;
 use crate::{
-    admin::{Problem, events},
+    admin::events,
     coordinator::{Answer, Ask},
     limits,
+    web::{Connection, Problem},
 };
 
 /// How often new events are asked for while somebody follows.

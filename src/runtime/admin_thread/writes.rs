@@ -10,13 +10,14 @@ use tokio::{sync::oneshot, task::spawn_local, time};
 use super::Daemon;
 use crate::{
     admin::{
-        Problem, Response, Write,
+        Write,
         pages::{self, Done},
         request::Order,
     },
     coordinator::{Act, Acted, Answer, Ask, Cursor, Filter, Page, Pattern, Saying},
     runtime::daemon::Event,
     sasp::Escaped,
+    web::{Problem, Response},
 };
 
 /// Pages that are looked at for a member that matches a word.
@@ -222,6 +223,7 @@ mod tests {
             daemon::Metrics,
             shard::{LIMITS, Shared},
         },
+        web::Gate,
     };
 
     /// A daemon whose coordinator is the test.
@@ -261,8 +263,7 @@ mod tests {
             warnings: Vec::new(),
             metrics_members: 0,
             events,
-            tls: None,
-            token: None,
+            gate: Gate::default(),
         };
         let mut daemon = Daemon::new(parts);
         daemon.patience = patience;

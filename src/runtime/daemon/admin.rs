@@ -1,4 +1,4 @@
-//! What the main thread does for the admin side: binds its listeners, tells what is configured, reads its files again.
+//! What the main thread does for the admin side: binds its listeners, tells what is configured.
 
 use std::{
     io::{self, Write},
@@ -9,15 +9,16 @@ use std::{
 use super::{BIND_PAUSE, BIND_RETRIES};
 use crate::{
     admin::{Calendar, pages::Setting},
-    config::{self, AdminAddress, Carries, Config},
-    runtime::{Error, admin_thread, shard::Shared},
+    config::{AdminAddress, Carries, Config},
+    runtime::{Error, shard::Shared},
+    web::sockets::{self, Bound},
 };
 
 /// Binds the listeners of the admin side.
-pub(super) fn bind(config: &Config) -> Result<(Vec<AdminAddress>, Vec<admin_thread::Bound>), Error> {
+pub(super) fn bind(config: &Config) -> Result<(Vec<AdminAddress>, Vec<Bound>), Error> {
     let start = Instant::now();
     let retried = |address: &AdminAddress| loop {
-        match admin_thread::bind(address) {
+        match sockets::bind(address) {
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse
                     && start.elapsed() < BIND_RETRIES
@@ -57,7 +58,7 @@ pub(super) fn shown_flags(config: &Config) -> Vec<Setting> {
         }),
         source: setting.source,
     };
-    config.admin.settings.iter().map(shown).collect()
+    config.shown.iter().map(shown).collect()
 }
 
 /// Says where the admin side is.
@@ -67,23 +68,4 @@ pub(super) fn announce(addresses: &[AdminAddress]) {
         let _ = writeln!(out, "gwm: admin on {address}");
     }
     let _ = out.flush();
-}
-
-/// Reads the admin side's TLS files and its token again.
-pub(super) fn reload(by: &str, admin: &mut config::Admin, daemon: &admin_thread::Daemon) {
-    match admin.tls.as_ref().map(|tls| tls.read_again(SystemTime::now())) {
-        Some(Ok(Some(new))) => {
-            tracing::info!("{by}: new TLS files of the admin side are in force: {}", new.files);
-            daemon.set_tls(new.config.clone());
-            admin.tls = Some(new);
-        }
-        Some(Err(error)) => {
-            tracing::error!("{by}: the old TLS files of the admin side stay in force: {}", config::of_admin(&error));
-        }
-        Some(Ok(None)) | None => {}
-    }
-    match admin.read_token() {
-        Ok(token) => daemon.set_token(token),
-        Err(error) => tracing::error!("{by}: the old token of the admin side stays in force: {error}"),
-    }
 }

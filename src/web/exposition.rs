@@ -1,4 +1,4 @@
-//! Metrics as text: OpenMetrics or Prometheus' own format, from the table in `metrics.rs`.
+//! Metrics as text: OpenMetrics or Prometheus' own format, from a table of metrics.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::metrics::{Id, Kind, Label, Reading, Sample, Value};
+use crate::metrics::{Kind, Label, Metric, Reading, Sample, Value};
 
 /// The Content-Types.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -32,10 +32,10 @@ pub fn wants_openmetrics(accept: Option<&str>) -> bool {
     open > 0.0 && open >= quality("text/plain")
 }
 
-/// The metrics as text.
-pub fn expose(reading: Reading, openmetrics: bool) -> String {
+/// The metrics of a table as text.
+pub fn expose(table: impl IntoIterator<Item = &'static Metric>, reading: Reading, openmetrics: bool) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Exposed(reading)));
+    registry.register_collector(Box::new(Exposed(table.into_iter().collect(), reading)));
     let mut out = String::new();
     let written = match openmetrics {
         true => text::encode(&mut out, &registry),
@@ -46,7 +46,7 @@ pub fn expose(reading: Reading, openmetrics: bool) -> String {
 }
 
 #[derive(Debug)]
-struct Exposed(Reading);
+struct Exposed(Vec<&'static Metric>, Reading);
 
 /// The labels of a series.
 struct Labels<'a>(Vec<(&'static str, &'a str)>);
@@ -60,7 +60,7 @@ impl EncodeLabelSet for Labels<'_> {
 impl Collector for Exposed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut told: Vec<&str> = Vec::new();
-        for metric in Id::all().map(Id::metric) {
+        for metric in &self.0 {
             if told.contains(&metric.name) {
                 continue; // rows of one name are one family
             }
@@ -79,7 +79,7 @@ impl Collector for Exposed {
             };
             let help = metric.help.strip_suffix('.').unwrap_or(metric.help);
             let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
-            let samples = self.0.samples.iter().filter(|sample| sample.id.metric().name == metric.name);
+            let samples = self.1.samples.iter().filter(|sample| sample.metric.name == metric.name);
             samples.into_iter().try_for_each(|sample| series(&mut family, sample))?;
         }
         Ok(())
@@ -87,7 +87,7 @@ impl Collector for Exposed {
 }
 
 fn series(family: &mut MetricEncoder<'_>, sample: &Sample) -> fmt::Result {
-    let metric = sample.id.metric();
+    let metric = sample.metric;
     let shard = sample.shard.map(|shard| shard.to_string());
     let mut labels = Vec::new();
     labels.extend(shard.as_deref().map(|shard| ("shard", shard)));
@@ -101,9 +101,10 @@ fn series(family: &mut MetricEncoder<'_>, sample: &Sample) -> fmt::Result {
 }
 
 fn value(encoder: &mut MetricEncoder<'_>, sample: &Sample) -> fmt::Result {
-    match (&sample.value, sample.id.metric().kind) {
+    match (&sample.value, sample.metric.kind) {
         (Value::Number(number), Kind::Counter) => encoder.encode_counter::<NoLabelSet, u64, f64>(number, None),
         (Value::Number(number), _) => encoder.encode_gauge(&(*number as f64)),
+        (Value::Real(number), _) => encoder.encode_gauge(number),
         (Value::Distribution(distribution), _) => {
             let buckets: Vec<(f64, u64)> =
                 distribution.buckets().map(|(end, count)| (end.unwrap_or(f64::INFINITY), count)).collect();
@@ -116,7 +117,7 @@ fn value(encoder: &mut MetricEncoder<'_>, sample: &Sample) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Distribution, LabelValue, Values};
+    use crate::metrics::{Distribution, Id, LabelValue, TABLE, Values};
 
     fn reading() -> Reading {
         let values = Values::default();
@@ -125,7 +126,8 @@ mod tests {
         reading.add_values(Some(0), &values);
         reading.add_values(Some(1), &Values::default());
         reading.add_values(None, &Values::default());
-        reading.add_distribution(Some(0), Id::CheckLateness, Distribution::default());
+        let kind = LabelValue { name: "tcp".into(), text: "tcp".into() };
+        reading.add_labelled_distribution(Some(0), Id::CheckLateness, kind, Distribution::default());
         let label = LabelValue { name: "other_lb".into(), text: "".into() };
         reading.add_labelled(None, Id::RequestsRefused, label, 3);
         reading
@@ -133,7 +135,7 @@ mod tests {
 
     #[test]
     fn both_formats_have_the_same_series() {
-        let plain = expose(reading(), false);
+        let plain = expose(&TABLE, reading(), false);
         for line in [
             "# TYPE gwm_tls_handshakes_total counter",
             "gwm_tls_handshakes_total{shard=\"0\",kind=\"full\"} 1",
@@ -141,11 +143,11 @@ mod tests {
             "gwm_requests_refused_total{cause=\"other_lb\"} 3",
             "# TYPE gwm_load_balancers gauge",
             "# TYPE gwm_check_lateness_seconds histogram",
-            "gwm_check_lateness_seconds_bucket{shard=\"0\",le=\"+Inf\"} 0",
+            "gwm_check_lateness_seconds_bucket{shard=\"0\",kind=\"tcp\",le=\"+Inf\"} 0",
         ] {
             assert!(plain.lines().any(|shown| shown == line), "{line}\n{plain}");
         }
-        let open = expose(reading(), true);
+        let open = expose(&TABLE, reading(), true);
         assert!(open.ends_with("# EOF\n"));
         // The formats write numbers in labels, and the order of labels, each in their own way.
         let series = |text: &str| {

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::Problem;
+use super::answers::Problem;
 
 /// Checks the Host header of a connection without TLS: only a literal address or `localhost`, which no stranger's name
 /// can stand for. With TLS the browser has checked the name.

@@ -22,15 +22,20 @@ const SOCKET_MODE: u32 = 0o660;
 const BACKLOG: i32 = 128;
 
 /// A bound listener.
-pub(in crate::runtime) enum Bound {
-    /// The socket's file goes with this value.
+pub enum Bound {
+    /// A UNIX socket; its file goes with this value.
     Unix(UnixListener, SocketFile),
-    /// With TLS or without.
-    Tcp { listener: TcpListener, tls: bool },
+    /// A TCP listener, with TLS or without.
+    Tcp {
+        /// The listener.
+        listener: TcpListener,
+        /// Whether clients speak TLS.
+        tls: bool,
+    },
 }
 
 /// The file of a UNIX socket; removed at the end.
-pub(in crate::runtime) struct SocketFile(PathBuf);
+pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -39,7 +44,7 @@ impl Drop for SocketFile {
 }
 
 /// Binds an address; gives the address with the port that the system chose.
-pub(in crate::runtime) fn bind(address: &AdminAddress) -> io::Result<(AdminAddress, Bound)> {
+pub fn bind(address: &AdminAddress) -> io::Result<(AdminAddress, Bound)> {
     match address {
         AdminAddress::Socket(path) => {
             let listener = bind_unix(path)?;

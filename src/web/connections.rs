@@ -12,7 +12,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::limits;
 
 /// One connection.
-pub(super) struct Connection {
+pub struct Connection {
     /// Rung once: the connection ends.
     end: Notify,
     ended: AtomicBool,
@@ -55,7 +55,7 @@ impl Connection {
     }
 
     /// From where, for people.
-    pub(super) fn from(&self) -> String {
+    pub fn from(&self) -> String {
         match self.certificate.get() {
             Some(name) => format!("{}, certificate {name}", self.from),
             None => self.from.clone(),
@@ -63,7 +63,7 @@ impl Connection {
     }
 
     /// Ends the connection.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
         self.end.notify_one();
     }
