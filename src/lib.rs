@@ -24,9 +24,9 @@
 //! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `pattern`, `judgement`, `roster`, `access`, `coordinator`, `files`, `tls` | no |
 //! | [`web`] | HTTP for admin sides: listeners, who may ask, TLS, answers, metrics as text | `limits`, `sasp`, `access`, `metrics`, `config` | no |
 //! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `web` | no |
-//! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `sasp`, `pattern`, `files`, `client` | no |
+//! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `sasp`, `pattern`, `files`, `client`, `metrics`, `web` | no |
 //! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `tls`, `metrics`, `config`, `web`, `admin` | no |
-//! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `tls`, `client`, `config`, `connect`, `runtime` | no |
+//! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `tls`, `client`, `config`, `web`, `connect`, `runtime` | no |
 //! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `client`, `config`, `admin`, `connect`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 

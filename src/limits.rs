@@ -109,6 +109,9 @@ pub const ADMIN_HEAD_BYTES: usize = 16 << 10;
 /// The most memberships that can have series of their own.
 pub const METRICS_MEMBERS: u32 = 100_000;
 
+/// The most members of a real load balancer that have series of their own in the metrics of its connector.
+pub const OBSERVED_MEMBERS: usize = 10_000;
+
 /// The most memberships of one document for other programs.
 pub const ADMIN_DISCOVERED: usize = 100_000;
 

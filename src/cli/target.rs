@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 
 use crate::{
     client::{Error, Target, Tls},
-    config::duration,
+    config::{ConfigError, duration},
     sasp::{PORT, ReturnCode},
     tls::{self, TlsError},
 };
@@ -139,6 +139,15 @@ pub(crate) enum Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Failed(error.to_string())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        match error {
+            ConfigError::Usage(text) => Failure::Usage(text),
+            ConfigError::Failure(text) => Failure::Failed(text),
+        }
     }
 }
 

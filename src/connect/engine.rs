@@ -4,13 +4,15 @@
 use std::{
     collections::HashSet,
     io::{self, Write},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
     Connector, Fault, Pool, Wanted, WantedMember,
     follower::{Follower, News},
     mapping::Mapping,
+    status::{Mapped, Status, changes},
 };
 use crate::client::{Weights, spec::GroupSpec};
 
@@ -31,8 +33,9 @@ pub struct Options {
 }
 
 /// Runs until someone asks the follower to stop. An error is one of the output of `--dry-run`.
-pub fn run(connector: impl Connector, follower: &Follower, options: &Options) -> io::Result<()> {
-    let mut engine = Engine { connector, options, pools: None, complaints: Complaints::default(), printed: None };
+pub fn run(connector: impl Connector, follower: &Follower, options: &Options, status: &Status) -> io::Result<()> {
+    let (pools, wanted, complaints, printed) = (None, Arc::default(), Complaints::default(), None);
+    let mut engine = Engine { connector, options, status, pools, wanted, complaints, printed };
     let mut news = News::default();
     let mut next_look = Instant::now();
     loop {
@@ -49,16 +52,21 @@ pub fn run(connector: impl Connector, follower: &Follower, options: &Options) ->
         }
         if newer.version > news.version {
             news = newer;
+            status.tell(|told| (told.gwm, told.lost_since) = (news.gwm.clone(), news.lost_since));
             engine.settle(&news)?;
         }
+        engine.answer();
     }
 }
 
 struct Engine<'o, C> {
     connector: C,
     options: &'o Options,
+    status: &'o Status,
     /// What the real LB balances; `None` before the first look that succeeded.
     pools: Option<Vec<Pool>>,
+    /// What the members may get, as far as the GWM has told.
+    wanted: Arc<Vec<Wanted>>,
     complaints: Complaints,
     /// Steps that `--dry-run` has printed last.
     printed: Option<Vec<String>>,
@@ -69,6 +77,7 @@ impl<C: Connector> Engine<'_, C> {
     fn look(&mut self) -> bool {
         match self.connector.look() {
             Ok(pools) => {
+                self.status.tell(|told| (told.looks, told.look_fault) = (told.looks + 1, None));
                 if self.complaints.of_look.take().is_some() {
                     tracing::info!("the load balancer answers again");
                 }
@@ -77,10 +86,15 @@ impl<C: Connector> Engine<'_, C> {
                 }
                 let members: usize = pools.iter().map(|pool| pool.members.len()).sum();
                 tracing::info!(pools = pools.len(), members, "found the pools of the load balancer");
+                let mapped = |pool: &Pool| Mapped { pool: pool.clone(), group: self.options.mapping.group(&pool.name) };
+                let shown = Arc::new(pools.iter().map(mapped).collect());
+                self.status.tell(|told| told.pools = shown);
                 self.pools = Some(pools);
                 true
             }
             Err(fault) => {
+                let text = fault.to_string();
+                self.status.tell(|told| (told.looks_failed, told.look_fault) = (told.looks_failed + 1, Some(text)));
                 complain(&mut self.complaints.of_look, &fault);
                 false
             }
@@ -99,12 +113,12 @@ impl<C: Connector> Engine<'_, C> {
             return Ok(());
         };
         let lost = news.lost_since.zip(self.options.keep).is_some_and(|(since, keep)| since.elapsed() >= keep);
-        let steps = if lost {
-            self.connector.restore(&self.own_pools())
-        } else {
-            let age = news.since.map_or(Duration::ZERO, |since| since.elapsed());
-            self.connector.plan(&wanted(pools, &self.options.mapping, weights, age))
-        };
+        let age = news.since.map_or(Duration::ZERO, |since| since.elapsed());
+        let wanted = Arc::new(wanted(pools, &self.options.mapping, weights, age));
+        let changes = changes(&self.wanted, &wanted);
+        self.wanted = Arc::clone(&wanted);
+        self.status.tell(|told| (told.weights_changed, told.wanted) = (told.weights_changed + changes, wanted));
+        let steps = if lost { self.connector.restore(&self.own_pools()) } else { self.connector.plan(&self.wanted) };
         self.carry_out(steps)
     }
 
@@ -137,14 +151,35 @@ impl<C: Connector> Engine<'_, C> {
                 tracing::debug!(steps = applied.done, refused = applied.refused.len(), "applied");
                 self.complaints.of_apply = None;
                 self.complaints.about_steps(&applied.refused);
+                self.status.tell(|told| {
+                    told.steps_done += applied.done as u64;
+                    told.steps_refused += applied.refused.len() as u64;
+                    told.changed_at = (applied.done > 0).then(SystemTime::now).or(told.changed_at);
+                    (told.apply_fault, told.refused) = (None, applied.refused);
+                });
             }
-            Err(fault) => complain(&mut self.complaints.of_apply, &fault),
+            Err(fault) => {
+                complain(&mut self.complaints.of_apply, &fault);
+                let text = fault.to_string();
+                self.status
+                    .tell(|told| (told.applies_failed, told.apply_fault) = (told.applies_failed + 1, Some(text)));
+            }
         }
         if self.look() {
             // Others changed its pools meanwhile: the next look registers them.
             self.pools = None;
         }
         Ok(())
+    }
+
+    /// Answers those who ask what the real LB tells of its members.
+    fn answer(&mut self) {
+        let questions = self.status.questions();
+        if questions.is_empty() {
+            return;
+        }
+        let observed = self.connector.observe().map_err(|fault| fault.to_string());
+        questions.into_iter().for_each(|answer| answer(observed.clone()));
     }
 
     fn print(&mut self, steps: &[C::Step]) -> io::Result<()> {

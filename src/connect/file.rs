@@ -15,7 +15,7 @@ use std::{
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Serialize;
 
-use super::{Applied, Connector, Fault, Pool, Standing, Wanted, WantedMember, scale::scale};
+use super::{Applied, Connector, Fault, Pool, Wanted, WantedMember, scale::scale, standing_name};
 use crate::sasp::{Escaped, component::UDP};
 
 /// The most bytes of a template, and of the file that is compared with what the template gives.
@@ -198,13 +198,7 @@ fn group_view(pool: &Wanted, max_weight: u32) -> GroupView {
         },
         label: Escaped(&member.label).to_string(),
         weight,
-        state: match member.standing {
-            Standing::Serving(_) => "serving",
-            Standing::Usual => "usual",
-            Standing::Idle => "idle",
-            Standing::Quiesced => "quiesced",
-            Standing::Down => "down",
-        },
+        state: standing_name(member.standing),
     };
     GroupView { name: Escaped(&pool.pool).to_string(), members: pool.members.iter().zip(weights).map(member).collect() }
 }

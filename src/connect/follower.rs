@@ -65,10 +65,24 @@ struct State {
     news: News,
     /// Groups to register; `None` until they are known.
     groups: Option<Arc<Vec<GroupSpec>>>,
+    /// Someone ended the next wait.
+    woken: bool,
 }
 
 /// How soon the thread sees that other groups are wanted, or that it must stop.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Ends the wait of [`Follower::wait`] once; for the thread of the admin side.
+#[derive(Clone)]
+pub struct Waker(Arc<Shared>);
+
+impl Waker {
+    /// Ends the wait that is, or the next one.
+    pub fn wake(&self) {
+        self.0.lock().woken = true;
+        self.0.changed.notify_all();
+    }
+}
 
 /// Ends the wait of [`Follower::wait`]; for signal handlers' threads.
 #[derive(Clone)]
@@ -96,16 +110,20 @@ impl Follower {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until there is something newer than `seen`, at most until then.
+    /// Waits until there is something newer than `seen` or a [`Waker`] wakes, at most until then.
     pub fn wait(&self, seen: u64, until: Instant) -> News {
         let left = until.saturating_duration_since(Instant::now());
         let state = self.shared.lock();
-        let (state, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(state, left, |state| state.news.version <= seen && !state.news.stopped)
-            .unwrap_or_else(PoisonError::into_inner);
+        let idle = |state: &mut State| state.news.version <= seen && !state.news.stopped && !state.woken;
+        let waited = self.shared.changed.wait_timeout_while(state, left, idle);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.woken = false;
         state.news.clone()
+    }
+
+    /// A handle that ends a wait.
+    pub fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.shared))
     }
 
     /// A handle that asks for a stop.

@@ -6,6 +6,7 @@
 
 mod answers;
 mod socket;
+mod stats;
 mod step;
 
 use std::{
@@ -15,10 +16,11 @@ use std::{
 
 pub use answers::{Server, answers, backends, process, servers};
 pub use socket::Socket;
+pub use stats::{Stat, stats};
 use step::Change;
 pub use step::Step;
 
-use super::{Applied, Connector, Fault, MemberSpec, Pool, Standing, Wanted, scale::scale};
+use super::{Applied, Connector, Fault, MemberSpec, Observation, Pool, Standing, Wanted, scale::scale};
 use crate::{
     pattern::Pattern,
     sasp::{Endpoint, component::TCP},
@@ -274,6 +276,26 @@ impl Connector for HaProxy {
         }
         self.apply_each(&removed, &mut applied)?;
         Ok(applied)
+    }
+
+    fn observe(&mut self) -> Result<Vec<Observation>, Fault> {
+        let answers = self.socket.ask(&[stats::COMMAND.into()])?;
+        let stats = stats(&answers[0])
+            .map_err(|line| self.socket.fault(&format!("is not understood: {}", answers::excerpt(&line))))?;
+        let stats: HashMap<(&str, &str), &Stat> =
+            stats.iter().map(|stat| ((&*stat.backend, &*stat.name), stat)).collect();
+        let observation = |server: &Server| {
+            let stat = stats.get(&(&*server.backend, &*server.name))?;
+            Some(Observation {
+                pool: server.backend.as_bytes().into(),
+                endpoint: server.endpoint?,
+                open_connections: stat.sessions,
+                errors: stat.errors,
+                response_seconds: stat.response_ms.map(|ms| ms as f64 / 1000.0),
+                weight: Some(server.weight.into()),
+            })
+        };
+        Ok(self.servers.iter().filter_map(observation).collect())
     }
 }
 

@@ -10,8 +10,10 @@
 //! | `scale` | weights in a narrower range | |
 //! | `mapping` | names of the real LB ↔ names of groups | |
 //! | `follower` | the thread that keeps a session with a GWM | |
+//! | `status` | what the loop tells, and what it is asked | |
 //! | `engine` | the loop | all above |
 //! | `address` | where a real LB listens for commands; one exchange with it | |
+//! | `admin` | the admin side: metrics, pools, health | `status` |
 //! | `dns` | a zone whose names show groups: its own, or another server's | `scale` |
 //! | `file` | a file from a template, and a command | `scale` |
 //! | `haproxy` | HAProxy, by its runtime API | `scale`, `address` |
@@ -20,6 +22,8 @@
 //! | `pen` | pen, by its control port | `scale`, `address` |
 
 pub mod address;
+#[cfg(feature = "admin")]
+pub mod admin;
 #[cfg(feature = "dns")]
 pub mod dns;
 pub mod engine;
@@ -31,6 +35,7 @@ pub mod mapping;
 pub mod nft;
 pub mod pen;
 pub mod scale;
+pub mod status;
 
 use std::{fmt, time::Duration};
 
@@ -59,6 +64,11 @@ pub trait Connector {
 
     /// Takes the steps, all at once if the real LB can. A step that the LB refuses does not stop the others.
     fn apply(&mut self, steps: Vec<Self::Step>) -> Result<Applied, Fault>;
+
+    /// What the real LB tells of its members; empty if it can tell nothing. Called when someone asks the admin side.
+    fn observe(&mut self) -> Result<Vec<Observation>, Fault> {
+        Ok(Vec::new())
+    }
 }
 
 /// What the real LB balances under one name: HAProxy's backend, an IPVS service.
@@ -106,6 +116,23 @@ pub struct WantedMember {
     pub standing: Standing,
 }
 
+/// What the real LB tells of one member: shown, not used for weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// The real LB's name of the pool.
+    pub pool: Box<[u8]>,
+    /// The member.
+    pub endpoint: Endpoint,
+    /// Connections or sessions that are open now.
+    pub open_connections: Option<u64>,
+    /// Failed connections and failed responses since the real LB's start.
+    pub errors: Option<u64>,
+    /// Mean response time of the last requests, in seconds.
+    pub response_seconds: Option<f64>,
+    /// The weight that the real LB uses, in its own range.
+    pub weight: Option<u64>,
+}
+
 /// What `apply` did.
 #[derive(Debug, Default)]
 pub struct Applied {
@@ -113,6 +140,17 @@ pub struct Applied {
     pub done: usize,
     /// The texts of steps that the real LB refused, with its words.
     pub refused: Vec<String>,
+}
+
+/// The name of a standing, for programs.
+pub fn standing_name(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Serving(_) => "serving",
+        Standing::Usual => "usual",
+        Standing::Idle => "idle",
+        Standing::Quiesced => "quiesced",
+        Standing::Down => "down",
+    }
 }
 
 /// Why the real LB can not be used now. The next look may succeed.

@@ -14,7 +14,9 @@ use std::{
 
 pub use answers::{Server, servers, uses_weights};
 
-use super::{Applied, Connector, Fault, MemberSpec, Pool, Standing, Wanted, address::Address, scale::scale};
+use super::{
+    Applied, Connector, Fault, MemberSpec, Observation, Pool, Standing, Wanted, address::Address, scale::scale,
+};
 use crate::sasp::Endpoint;
 
 /// The heaviest server has this weight.
@@ -239,5 +241,19 @@ impl Connector for Pen {
             }
         }
         Ok(applied)
+    }
+
+    fn observe(&mut self) -> Result<Vec<Observation>, Fault> {
+        let observation = |server: Server| {
+            Some(Observation {
+                pool: self.group.clone(),
+                endpoint: server.endpoint?,
+                open_connections: Some(server.connections),
+                errors: None,
+                response_seconds: None,
+                weight: server.weight.try_into().ok(),
+            })
+        };
+        Ok(self.list()?.into_iter().filter_map(observation).collect())
     }
 }

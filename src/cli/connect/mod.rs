@@ -2,6 +2,8 @@
 //!
 //! To add a connector: its code in `src/connect/`, its flags in a file here with `run`, a row in `Command`.
 
+#[cfg(feature = "admin")]
+mod admin;
 #[cfg(feature = "dns")]
 mod dns;
 mod file;
@@ -10,19 +12,20 @@ mod ipvs;
 mod nft;
 mod pen;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Subcommand, ValueEnum};
 
 use super::target::{self, Failure, HOUR, Link};
 use crate::{
     client::spec::{self, GroupSpec},
-    config::{LogFormat, LogLevel, duration},
+    config::{self, AdminFlags, LogFormat, LogLevel, duration},
     connect::{
         Connector, Pool,
         engine::{self, Options},
         follower::{Follower, Identity, Stop},
         mapping::{Mapping, Rule},
+        status::Status,
     },
     runtime,
     sasp::Health,
@@ -90,6 +93,8 @@ pub(super) struct Common {
     /// Read the flags and files, look at the load balancer, print its pools with their groups, and end
     #[arg(long, env = "GWM_CHECK", value_parser = clap::builder::FalseyValueParser::new(), global = true)]
     check: bool,
+    #[command(flatten)]
+    admin: AdminFlags,
     /// The least severe log lines to write, on stderr
     #[arg(long, env = "GWM_LOG_LEVEL", value_name = "LEVEL", default_value = "info", global = true)]
     log_level: LogLevel,
@@ -179,6 +184,7 @@ fn start(common: &Common, mut connector: impl Connector) -> Result<(), Failure> 
         .uid
         .clone()
         .ok_or_else(|| Failure::Usage("the load balancer's UID is missing: give --uid UID".into()))?;
+    let admin = config::Admin::new(&common.admin)?;
     let gwms = common.gwm.iter().map(|gwm| common.link.target(gwm)).collect::<Result<Vec<_>, _>>()?;
     if common.check {
         return check(&mut connector, &mapping);
@@ -186,14 +192,20 @@ fn start(common: &Common, mut connector: impl Connector) -> Result<(), Failure> 
     let logging = runtime::start_logging(common.log_level, common.log_format);
     let identity = Identity { gwms, uid, health: Health::BEST, trust: common.trust, retry: common.retry };
     let follower = Follower::start(identity)?;
-    stop_on_signal(follower.stop_handle())?;
+    let status = Arc::new(Status::default());
+    #[cfg(feature = "admin")]
+    let (mut files, _running) = admin::start(admin, &status, &follower)?;
+    on_signals(follower.stop_handle(), move || {
+        #[cfg(feature = "admin")]
+        files.reload();
+    })?;
     let options = Options {
         mapping,
         dry_run: common.dry_run,
         keep: common.keep,
         restore_at_exit: common.on_exit == OnExit::Restore,
     };
-    let outcome = engine::run(connector, &follower, &options);
+    let outcome = engine::run(connector, &follower, &options, &status);
     drop(follower);
     drop(logging);
     Ok(outcome?)
@@ -226,17 +238,20 @@ fn check(connector: &mut impl Connector, mapping: &Mapping) -> Result<(), Failur
     Ok(())
 }
 
-/// The first SIGTERM or SIGINT asks for a stop; the second ends the process at once.
-fn stop_on_signal(stop: Stop) -> std::io::Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+/// The first SIGTERM or SIGINT asks for a stop; the second ends the process at once. SIGHUP reads files again.
+fn on_signals(stop: Stop, mut reload: impl FnMut() + Send + 'static) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut signals = signals.forever();
-        if signals.next().is_some() {
-            stop.stop();
-        }
-        if signals.next().is_some() {
-            std::process::exit(1);
+        let mut stopping = false;
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                reload();
+            } else if std::mem::replace(&mut stopping, true) {
+                std::process::exit(1);
+            } else {
+                stop.stop();
+            }
         }
     })?;
     Ok(())

@@ -35,15 +35,15 @@ fn address(daemon: &Daemon) -> SocketAddr {
 
 /// An answer of HTTP.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
     /// The body as JSON.
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
@@ -55,7 +55,7 @@ impl Answer {
 }
 
 /// Sends bytes, and reads the answer to its end.
-fn exchange(mut stream: impl Read + Write, request: &[u8]) -> Answer {
+pub(crate) fn exchange(mut stream: impl Read + Write, request: &[u8]) -> Answer {
     stream.write_all(request).expect("the daemon takes the request");
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("the daemon answers");
@@ -72,7 +72,7 @@ fn connect(daemon: &Daemon) -> TcpStream {
     stream
 }
 
-fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
+pub(crate) fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}{length}\r\n{body}")
 }
@@ -114,6 +114,6 @@ fn get_unix(path: &Path, target: &str) -> Answer {
 }
 
 /// The program of tests that are in Python; `tests/run` makes the folder.
-fn python(program: &str) -> PathBuf {
+pub(crate) fn python(program: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("../python/bin").join(program)
 }

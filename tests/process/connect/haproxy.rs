@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     Connector, Gwm, Member,
+    admin::{admin, get, metric},
     real::{free_address, installed},
 };
 use crate::harness::{TempFile, run, until};
@@ -190,6 +191,40 @@ fn requests_are_shared_by_weight_and_what_an_operator_did_stays() {
     assert!(servers["other/away"].is_in_maintenance());
     assert!(connector.stop().success());
     assert!(proxy.shows(&[("web/s1", 0), ("web/s2", 256)]), "the last weights stay");
+}
+
+#[test]
+fn what_haproxy_tells_of_its_servers_is_shown() {
+    if !installed("haproxy", "haproxy") {
+        return;
+    }
+    let (one, gone) = (Member::start(), free_address());
+    let gwm = Gwm::start(&[(one.address, Some(40)), (gone, Some(40))]);
+    // The GWM calls the second one down; here a request goes there all the same, and fails.
+    let web = backend("web", "", &[("s1", one.address, "")]);
+    let lost = backend("lost", "", &[("s1", gone, "")]);
+    let proxy = Proxy::start(&format!("{web}{lost}frontend second\n bind {}\n default_backend lost\n", free_address()));
+    let second = proxy.ask("show servers conn");
+    assert!(second.contains("lost/s1"), "{second}");
+    let connector = connect(&gwm.address(), &proxy.socket("admin"), &["--admin-listen", "127.0.0.1:0"]);
+    let at = admin(&connector);
+    proxy.wait_for(&[("web/s1", 256)]);
+    assert!(request(proxy.listen));
+    let of = |metric: &str, pool: &str, member: SocketAddr| format!("{metric}{{pool=\"{pool}\",member=\"{member}\"}}");
+    until("the weight is told", || metric(&at, &of("gwm_connect_member_weight", "web", one.address)) == Some(256.0));
+    assert_eq!(metric(&at, &of("gwm_connect_member_connections", "web", one.address)), Some(0.0));
+    assert_eq!(metric(&at, &of("gwm_connect_member_errors_total", "web", one.address)), Some(0.0));
+    let pools = get(&at, "/api/v1/pools").json();
+    assert_eq!(
+        (&pools["observe_fault"], &pools["pools"].as_array().map(Vec::len)),
+        (&serde_json::Value::Null, &Some(2))
+    );
+    assert_eq!(pools["pools"][0]["members"][0]["weight"], 256);
+    drop(proxy);
+    until("HAProxy is gone", || get(&at, "/readyz").status == 503);
+    assert_eq!(metric(&at, "gwm_connect_observed"), Some(0.0));
+    assert!(metric(&at, "gwm_connect_looks_total{result=\"failed\"}") >= Some(1.0));
+    assert!(get(&at, "/api/v1/pools").json()["observe_fault"].is_string());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `gwm connect`, as a process, with the real load balancers.
 
+mod admin;
 #[cfg(feature = "dns")]
 mod dns;
 #[cfg(feature = "dns")]
@@ -194,10 +195,13 @@ impl Connector {
         self.child.wait().expect("it was killed");
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub(crate) fn stop(mut self) -> ExitStatus {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, Signal::TERM).expect("it runs");
+        self.signal(Signal::TERM);
         self.child.wait().expect("it ends")
     }
 }

@@ -16,6 +16,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::{
     Connector, Gwm, Member,
+    admin::{admin, get},
     real::{Running, free_address, installed},
 };
 use crate::harness::{run, until};
@@ -108,8 +109,18 @@ fn connections_follow_the_weights_and_a_restarted_pen_has_them_again() {
     let [a, b, c] = [members[0].address, members[1].address, members[2].address];
     let gwm = Gwm::start(&[(a, Some(30)), (b, Some(10)), (c, None)]);
     let mut pen = Pen::start(&["-W", "-r"], &[(a, 7), (b, 7), (c, 7)]);
-    let connector = connect(&gwm, &pen, &[]);
+    let connector = connect(&gwm, &pen, &["--admin-listen", "127.0.0.1:0"]);
     pen.shows(&[256, 85, 0]);
+    // The connector shows what pen tells of its members.
+    let (at, held) = (admin(&connector), request(pen.listen, Ipv4Addr::LOCALHOST).unwrap());
+    until("pen's numbers are shown", || {
+        let shown = get(&at, "/api/v1/pools").json()["pools"][0]["members"].clone();
+        let of = |field: &str| [0, 1, 2].map(|member| shown[member][field].as_i64());
+        let connections = of("connections").iter().flatten().sum::<i64>();
+        of("weight") == [Some(256), Some(85), Some(0)] && connections == 1
+    });
+    drop(held);
+    until("the connection is closed", || pen.servers().iter().all(|server| server.connections == 0));
     let opened = |pen: &Pen| {
         let before: Vec<u64> = members.iter().map(Member::served).collect();
         let open: Vec<_> = (0..40).map(|_| request(pen.listen, Ipv4Addr::LOCALHOST).unwrap()).collect();
@@ -240,8 +251,8 @@ fn the_own_weights_come_back_at_the_end_if_asked() {
     let gwm = Gwm::start(&[(a, Some(40)), (b, None)]);
     let pen = Pen::start(&["-W", "-r"], &[(a, 1000), (b, 3)]);
     let dry = connect(&gwm, &pen, &["--dry-run"]);
-    until("the steps are printed", || dry.output().contains("weight 1000 -> 256"));
-    assert!(dry.output().contains(&format!("would do: server 1 ({b}): weight 3 -> 0, blacklist")), "{}", dry.output());
+    let steps = ["weight 1000 -> 256".into(), format!("would do: server 1 ({b}): weight 3 -> 0, blacklist")];
+    until("the steps are printed", || steps.iter().all(|step: &String| dry.output().contains(step)));
     assert!(dry.stop().success());
     assert_eq!(pen.weights(), [1000, 3]);
     let connector = connect(&gwm, &pen, &["--on-exit", "restore"]);
