@@ -5,6 +5,7 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+mod agent_checks;
 #[cfg(feature = "dns")]
 mod dns;
 mod haproxy;
@@ -18,6 +19,7 @@ use regex::bytes::Regex;
 
 #[cfg(feature = "admin")]
 pub use admin::{admin_body, admin_query};
+pub use agent_checks::agent_check_request;
 #[cfg(feature = "dns")]
 pub use dns::{dns_answer, dns_key, dns_query};
 pub use haproxy::haproxy_answer;

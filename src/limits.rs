@@ -106,6 +106,12 @@ pub const ADMIN_BODY_BYTES: usize = 16 << 10;
 /// Bytes of the longest head of a request to the admin side.
 pub const ADMIN_HEAD_BYTES: usize = 16 << 10;
 
+/// Most connections of agent-checks at a time; more wait in the kernel.
+pub const AGENT_CONNECTIONS: usize = 1024;
+
+/// Most groups, and members asked by address, that answers to agent-checks are kept of.
+pub const AGENT_PLACES: usize = 65536;
+
 /// The most memberships that can have series of their own.
 pub const METRICS_MEMBERS: u32 = 100_000;
 

@@ -42,7 +42,7 @@ pub use target::Target;
 pub use tls::Tls;
 pub use transport::Transport;
 use transport::{MOMENT, deadline, is_end, is_retry, open, time_left};
-pub use weights::{GroupWeights, MemberWeight, Source, Standing, Weights};
+pub use weights::{GroupWeights, MemberWeight, Source, Weights};
 
 use crate::{
     limits,

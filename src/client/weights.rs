@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::sasp::{Endpoint, EntryFlags, Group, Groups, WeightEntry, WeightedMember};
+use crate::sasp::{Endpoint, Group, Groups, Standing, WeightEntry, WeightedMember};
 
 /// The message that groups come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,28 +37,6 @@ pub struct MemberWeight {
     pub label: Vec<u8>,
     /// The GWM's weight entry.
     pub entry: WeightEntry,
-}
-
-/// What a member may get of new work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// A share in proportion to this weight, at least 1.
-    Serving(u16),
-    /// The share that the LB would give the member without a GWM: the GWM is confident of no member of the group.
-    Usual,
-    /// None, though the member is up: its weight is 0, or the GWM is not confident of it while it is of others.
-    Idle,
-    /// None: the member is quiesced. What it has goes on.
-    Quiesced,
-    /// None: the member does not answer the GWM.
-    Down,
-}
-
-impl Standing {
-    /// Whether the member may get new work.
-    pub fn serves(self) -> bool {
-        matches!(self, Standing::Serving(_) | Standing::Usual)
-    }
 }
 
 impl Weights {
@@ -132,20 +110,9 @@ impl GroupWeights {
         self.by_endpoint.get(endpoint).map(|at| &self.members[*at]) // the index follows the members
     }
 
-    /// What each member may get of new work (RFC 4678 section 4.8).
+    /// What each member may get of new work.
     pub fn standings(&self) -> Vec<Standing> {
-        let has = |entry: WeightEntry, flag| entry.flags.contains(flag);
-        let valid = |entry| has(entry, EntryFlags::CONTACT) && !has(entry, EntryFlags::QUIESCED);
-        let entries = self.members.iter().map(|member| member.entry);
-        let is_confident = entries.clone().any(|entry| valid(entry) && has(entry, EntryFlags::CONFIDENT));
-        let standing = |entry: WeightEntry| match entry {
-            entry if has(entry, EntryFlags::QUIESCED) => Standing::Quiesced,
-            entry if !has(entry, EntryFlags::CONTACT) => Standing::Down,
-            _ if !is_confident => Standing::Usual,
-            entry if !has(entry, EntryFlags::CONFIDENT) || entry.weight == 0 => Standing::Idle,
-            entry => Standing::Serving(entry.weight),
-        };
-        entries.map(standing).collect()
+        Standing::of_group(self.members.iter().map(|member| member.entry))
     }
 
     /// Each member's share of new work, 0 to 1. `None` if an LB is to use its own means, since the GWM is confident of no
@@ -187,6 +154,7 @@ impl GroupWeights {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sasp::EntryFlags;
     use crate::sasp::{GroupData, MemberData, Message, Writer};
 
     const GOOD: EntryFlags = EntryFlags(0x0D);

@@ -19,7 +19,7 @@ use super::{
     units::duration,
     witness::Witness,
 };
-use crate::limits;
+use crate::{limits, sasp::unescape};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -346,6 +346,15 @@ pub struct Flags {
     #[command(flatten)]
     pub admin: AdminFlags,
 
+    /// Where load balancers make agent-checks of the daemon (HAProxy's `agent-check`): address and port; repeatable. Who
+    /// reaches it can read weights, and change nothing
+    #[arg(long, env = "GWM_AGENT_LISTEN", value_name = "ADDR", value_delimiter = ',', value_parser = socket_address)]
+    pub agent_listen: Vec<SocketAddr>,
+
+    /// The load balancer whose groups answer agent-checks [default: the first one that has such a group]
+    #[arg(long, env = "GWM_AGENT_LB", value_name = "UID", value_parser = lb_uid, requires = "agent_listen")]
+    pub agent_lb: Option<Box<[u8]>>,
+
     /// Memberships that have series of their own in /metrics, 0 to 100000: weight, contact and confidence of each. With
     /// more memberships than that, the first ones have them
     #[arg(long, env = "GWM_METRICS_MEMBERS", value_name = "N", default_value = "0",
@@ -379,6 +388,15 @@ fn socket_address(text: &str) -> Result<SocketAddr, String> {
         text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:3860 or [::1]:3860")?;
     address.set_ip(address.ip().to_canonical());
     Ok(address)
+}
+
+/// Parses a load balancer's UID.
+fn lb_uid(text: &str) -> Result<Box<[u8]>, String> {
+    let uid = unescape(text).map_err(|error| error.to_string())?;
+    match uid.len() {
+        1..=limits::LB_UID_BYTES => Ok(uid.into()),
+        bytes => Err(format!("a UID has 1 to {} bytes, and this one {bytes}", limits::LB_UID_BYTES)),
+    }
 }
 
 /// Parses `0,2-5`.

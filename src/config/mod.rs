@@ -6,6 +6,7 @@
 use std::{
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -15,6 +16,7 @@ use crate::{
     access::Access,
     coordinator::Settings,
     files::FileError,
+    limits,
     roster::{Check, Monitor, Roster},
     tls,
 };
@@ -114,6 +116,10 @@ pub struct Config {
     pub metrics_members: u32,
     /// The flags with their values, for people.
     pub shown: Vec<Setting>,
+    /// Where load balancers make agent-checks.
+    pub agent_listen: Vec<SocketAddr>,
+    /// The load balancer whose groups answer; any if `None`.
+    pub agent_lb: Option<Box<[u8]>>,
     /// Settings that are valid, and may not do what is meant.
     pub warnings: Vec<String>,
 }
@@ -288,8 +294,28 @@ impl Config {
             admin,
             metrics_members: flags.metrics_members,
             shown: flags.given.settings().to_vec(),
+            agent_listen: agent_addresses(flags)?,
+            agent_lb: flags.agent_lb.clone(),
             warnings,
         })
+    }
+}
+
+/// The addresses of agent-checks, each once.
+fn agent_addresses(flags: &Flags) -> Result<Vec<SocketAddr>, ConfigError> {
+    let listen = &flags.agent_listen;
+    let twice = |(at, address): &(usize, &SocketAddr)| address.port() != 0 && listen[..*at].contains(address);
+    match listen.iter().enumerate().find(twice) {
+        Some((_, address)) => usage(format!("--agent-listen {address} is given twice: give each address once")),
+        None => Ok(listen.clone()),
+    }
+}
+
+/// The file descriptors that agent-checks need.
+fn agent_descriptors(flags: &Flags) -> u64 {
+    match flags.agent_listen.len() as u64 {
+        0 => 0,
+        listeners => listeners + limits::AGENT_CONNECTIONS as u64 + 4,
     }
 }
 
@@ -407,7 +433,8 @@ fn descriptors(flags: &Flags, host: &Host, shards: usize, listeners: usize) -> R
     let own = DESCRIPTORS_BASE
         + DESCRIPTORS_PER_EXECUTOR * (shards as u64 + 1)
         + (listeners * shards) as u64
-        + Admin::descriptors(&flags.admin);
+        + Admin::descriptors(&flags.admin)
+        + agent_descriptors(flags);
     let room = host.descriptors.saturating_sub(own);
     // A members file may name monitors now or when it is read again.
     let watches = flags.probe != Probe::Off || flags.members.is_some();

@@ -41,8 +41,8 @@ use std::{fmt, time::Duration};
 
 use thiserror::Error;
 
-pub use crate::client::{Standing, spec::MemberSpec};
 use crate::sasp::Endpoint;
+pub use crate::{client::spec::MemberSpec, sasp::Standing};
 
 /// One real load balancer.
 ///

@@ -2,11 +2,10 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+mod listen;
 
 use std::{
-    io::{self, Write},
-    net::SocketAddr,
-    os::fd::OwnedFd,
+    io,
     sync::{Arc, atomic::Ordering, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
@@ -20,21 +19,19 @@ use signal_hook::{
 #[cfg(feature = "admin")]
 use super::admin_thread::{self, AdminThread};
 use super::{
+    agent_thread::AgentThread,
     coordinator_thread::{self, CoordinatorControl, CoordinatorMetrics, Port},
     error::Error,
     log,
     machine::{executor, poller::Poller},
     mesh::{Bell, pipe},
     probe::{self, Prober},
-    shard::{
-        self, MonitoringControl, MonitoringSetup, ShardMetrics, ShardSetup, Shared,
-        listener::{self, Listener},
-    },
+    shard::{self, MonitoringControl, MonitoringSetup, ShardMetrics, ShardSetup, Shared, listener::Listener},
 };
 #[cfg(feature = "admin")]
 use crate::web::Gate;
 use crate::{
-    config::{Carries, Config, Listen},
+    config::{Config, Listen},
     coordinator::Settings,
     limits,
     metrics::Reading,
@@ -45,13 +42,6 @@ use crate::{
 
 /// How long the stop may take in all.
 const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
-
-/// How long the daemon tries to get a port that is in use. After the end of a killed gwm, io_uring holds its listeners for
-/// some tens of milliseconds.
-const BIND_RETRIES: Duration = Duration::from_secs(2);
-
-/// The pause between two tries.
-const BIND_PAUSE: Duration = Duration::from_millis(10);
 
 /// How often the main thread looks whether log lines were lost, and whether this machine has other addresses.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -82,6 +72,7 @@ struct Threads {
     shards: Vec<JoinHandle<Result<(), Error>>>,
     #[cfg(feature = "admin")]
     admin: Option<AdminThread>,
+    agent: Option<AgentThread>,
 }
 
 /// The signals since [`watch_signals`], and later the events of the daemon's threads.
@@ -106,13 +97,14 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     let mut listeners: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
     for &Listen { address, carries } in &config.listen {
         let (bound, sockets) =
-            bind(address, shards, &config).map_err(|error| Error::Bind { address, carries, error })?;
+            listen::bind(address, shards, &config).map_err(|error| Error::Bind { address, carries, error })?;
         listening.push(Listen { address: bound, carries });
         listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push(Listener::new(socket, carries)));
     }
 
     #[cfg(feature = "admin")]
     let (admin_addresses, admin_listeners) = admin::bind(&config)?;
+    let (agent_addresses, agent_listeners) = listen::bind_agent(&config)?;
     let shared = Arc::new(Shared::new(&config.connections, config.tls.as_ref().map(|tls| tls.config.clone())));
     let control = Arc::new(CoordinatorControl::new());
     let metrics = Arc::new(Metrics::new(shards));
@@ -191,11 +183,19 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
             Some(AdminThread::start(listeners, admin_thread::Daemon::new(parts), ended).map_err(failed)?)
         }
     };
+    let agent = match agent_listeners {
+        listeners if listeners.is_empty() => None,
+        listeners => {
+            let ended = EndNotice(events.clone());
+            Some(AgentThread::start(listeners, config.agent_lb.clone(), control.clone(), ended).map_err(failed)?)
+        }
+    };
     let threads = Threads {
         coordinator,
         shards: handles,
         #[cfg(feature = "admin")]
         admin,
+        agent,
     };
 
     let mut starting = shards + 1;
@@ -211,9 +211,10 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
             Event::Ready => {
                 starting -= 1;
                 if starting == 0 {
-                    announce(&listening, &config);
+                    listen::announce(&listening, &config);
                     #[cfg(feature = "admin")]
                     admin::announce(&admin_addresses);
+                    listen::announce_agent(&agent_addresses);
                 }
             }
             Event::Signal(SIGHUP) | Event::Reload => {
@@ -244,24 +245,6 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     stop(threads, &inbox, &shared, &control, &bells, &metrics)
 }
 
-/// Binds a listener for each shard. A port in use may belong to a process that has just ended, so the daemon tries again.
-fn bind(address: SocketAddr, shards: usize, config: &Config) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
-    let start = Instant::now();
-    let mut told = false;
-    loop {
-        match listener::bind(address, shards, &config.connections) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < BIND_RETRIES => {
-                if !std::mem::replace(&mut told, true) {
-                    let retries = humantime::format_duration(BIND_RETRIES);
-                    tracing::debug!("{address} is in use, trying again for {retries}");
-                }
-                thread::sleep(BIND_PAUSE);
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
 /// Lets the shards drain, then ends the coordinator.
 fn stop(
     threads: Threads,
@@ -275,8 +258,11 @@ fn stop(
     let deadline = Instant::now() + STOP_TIMEOUT;
     shared.draining.store(true, Ordering::Release);
     bells.iter().for_each(|bell| bell.ring());
-    #[cfg_attr(not(feature = "admin"), allow(unused_mut))]
     let mut running = threads.shards.len() + 1;
+    if let Some(agent) = &threads.agent {
+        agent.stop();
+        running += 1;
+    }
     #[cfg(feature = "admin")]
     if let Some(admin) = &threads.admin {
         admin.thread.stop();
@@ -325,7 +311,7 @@ impl Threads {
         let handles = self.shards.into_iter().chain([self.coordinator]);
         #[cfg(feature = "admin")]
         let handles = handles.chain(self.admin.map(|admin| admin.thread.handle));
-        handles
+        handles.chain(self.agent.map(|agent| agent.handle))
     }
 
     /// Why a thread has ended that should run: the first one found.
@@ -356,38 +342,6 @@ fn joined<T>(thread: JoinHandle<Result<T, Error>>) -> Result<T, Error> {
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
         Err(Error::Panicked { thread: name, text })
     })
-}
-
-fn announce(listeners: &[Listen], config: &Config) {
-    let mut out = io::stdout().lock();
-    let asks = config.tls.as_ref().is_some_and(|tls| tls.files.client_ca.is_some());
-    for Listen { address, carries } in listeners {
-        let certificates = if asks && *carries != Carries::Plain { ", client certificates required" } else { "" };
-        // The lines are news for people, so nobody may read them.
-        let _ = writeln!(out, "gwm: listening on {address} ({carries}{certificates})");
-    }
-    let _ = out.flush();
-    config.tls.iter().for_each(warn_of_expiry);
-    for Listen { address, .. } in listeners.iter().filter(|listen| listen.is_open()) {
-        tracing::warn!(
-            "{address} is without TLS and not loopback: whoever reaches it can speak for any load balancer or member \
-             that --lb-identity and --member-identity let it; use --tls-listen, or --require-tls to have this refused"
-        );
-    }
-    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    if config.settings.roster.may_use_icmp()
-        && let Err(error) = probe::may_echo()
-    {
-        tracing::info!("members without a TCP port are not checked by auto: {error}");
-    }
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        coordinator_core = config.coordinator_cpu,
-        shard_cores = ?config.shard_cpus,
-        max_connections = config.connections.max,
-        listed_members = config.settings.roster.entries(),
-        "serving"
-    );
 }
 
 /// The parts of one shard's monitoring.

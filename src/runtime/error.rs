@@ -56,6 +56,13 @@ pub enum Error {
         /// The machine's answer.
         error: io::Error,
     },
+    /// A listener of agent-checks can not be bound.
+    BindAgent {
+        /// The listener's address.
+        address: SocketAddr,
+        /// The machine's answer.
+        error: io::Error,
+    },
     /// The machine refuses something else at the start.
     Start {
         /// The thing, as in "can not …".
@@ -90,6 +97,7 @@ impl std::error::Error for Error {
             | Error::Echoes(error)
             | Error::Bind { error, .. }
             | Error::BindAdmin { error, .. }
+            | Error::BindAgent { error, .. }
             | Error::Start { error, .. } => Some(error),
             _ => None,
         }
@@ -154,6 +162,9 @@ impl fmt::Display for Error {
             }
             Error::BindAdmin { address, error } => {
                 write!(f, "--admin-listen: can not listen on {address} ({error}): choose another address")
+            }
+            Error::BindAgent { address, error } => {
+                write!(f, "--agent-listen: can not listen on {address} ({error}): choose another address")
             }
             Error::Start { what, error } => write!(f, "can not {what}: {error}"),
             Error::Panicked { thread, text } => {

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "admin")]
 mod admin_thread;
+mod agent_thread;
 mod coordinator_thread;
 mod daemon;
 mod error;

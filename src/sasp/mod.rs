@@ -42,6 +42,7 @@ pub mod protocol {
     #![doc = include_str!("PROTOCOL.md")]
 }
 mod reader;
+mod standing;
 pub mod writer;
 
 pub use code::{ComponentType, EntryFlags, Health, LbFlags, MemberFlags, Reason, ReturnCode, SenderFlags};
@@ -53,6 +54,7 @@ pub use escape::{EscapeError, Escaped, unescape};
 pub use frame::{FrameError, Framer, split_frame};
 pub use message::{Header, Message};
 pub use reader::{DecodeError, Fault};
+pub use standing::Standing;
 pub use writer::{Buffer, EncodeError, Writer};
 
 /// The one version of the protocol that exists.

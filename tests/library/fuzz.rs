@@ -795,3 +795,24 @@ fn dns_key() {
     ];
     run(20_000, fuzz::dns_key, |rng| pieces(rng, &WORDS, 12));
 }
+
+#[test]
+fn agent_check_request() {
+    const WORDS: [&str; 14] = [
+        "GET ",
+        "/load/",
+        "/load?",
+        "web",
+        "/",
+        "s1",
+        "10.0.0.1:80",
+        "[::1]:80",
+        "%2f",
+        "%",
+        " HTTP/1.1",
+        "\r\n",
+        "\n",
+        " ",
+    ];
+    run(20_000, fuzz::agent_check_request, |rng| pieces(rng, &WORDS, 10));
+}

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{BIND_PAUSE, BIND_RETRIES};
+use super::listen::{BIND_PAUSE, BIND_RETRIES};
 use crate::{
     admin::{Calendar, pages::Setting},
     config::{AdminAddress, Carries, Config},

@@ -55,6 +55,7 @@ const PURE: &[&str] = &[
     "bytes",
     "foldhash::fast::FixedState",
     "hashbrown",
+    "percent_encoding",
     "regex::bytes::Regex",  // bounded where it is made
     "rustls::ClientConfig", // kept for the runtime
     "serde",

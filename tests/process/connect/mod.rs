@@ -1,6 +1,7 @@
 //! `gwm connect`, as a process, with the real load balancers.
 
 mod admin;
+mod agent;
 #[cfg(feature = "dns")]
 mod dns;
 #[cfg(feature = "dns")]
@@ -122,10 +123,13 @@ impl Gwm {
     }
 
     pub(crate) fn start_at(listen: &str, members: &[(SocketAddr, Option<u16>)]) -> Gwm {
+        Gwm::start_with(members, &["--listen", listen])
+    }
+
+    pub(crate) fn start_with(members: &[(SocketAddr, Option<u16>)], more: &[&str]) -> Gwm {
         let file = TempFile::new("members.toml", weights(members));
-        let flags =
-            ["--listen", listen, "--members", file.path(), "--probe-interval", "100ms", "--push-window", "10ms"];
-        Gwm { daemon: Daemon::start(&flags), file }
+        let flags = ["--members", file.path(), "--probe-interval", "100ms", "--push-window", "10ms"];
+        Gwm { daemon: Daemon::start(&[&flags[..], more].concat()), file }
     }
 
     pub(crate) fn address(&self) -> String {

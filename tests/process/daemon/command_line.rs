@@ -61,6 +61,8 @@ const FLAGS: &[(&str, Option<&str>)] = &[
     ("--witness", None),
     ("--slow-start", Some("30s")),
     ("--admin-listen", None),
+    ("--agent-listen", None),
+    ("--agent-lb", Some("the first one that has such a group")),
     ("--admin-tls-cert", None),
     ("--admin-tls-key", None),
     ("--admin-tls-client-ca", None),
