@@ -13,6 +13,8 @@ mod ipvs;
 mod nft;
 mod pen;
 mod session;
+#[cfg(feature = "xds")]
+mod xds;
 
 use bytes::BytesMut;
 use regex::bytes::Regex;
@@ -27,6 +29,8 @@ pub use ipvs::ipvs_answer;
 pub use nft::nft_listing;
 pub use pen::pen_answer;
 pub use session::session;
+#[cfg(feature = "xds")]
+pub use xds::{xds_poll, xds_stream};
 
 use crate::{
     access::Identity,

@@ -226,7 +226,7 @@ fn read(path: &Path) -> io::Result<Option<String>> {
 }
 
 /// The whole file at once: a reader sees the old or the new one. A file that exists keeps its mode.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_string_lossy();
     // One name: what a crash has left here is written over.
     let new = path.with_file_name(format!(".{name}.gwm-new"));

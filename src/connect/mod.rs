@@ -20,6 +20,7 @@
 //! | `ipvs` | the kernel's IPVS, by generic netlink | `scale` |
 //! | `nft` | nftables: rules in a table of their own | `scale` |
 //! | `pen` | pen, by its control port | `scale`, `address` |
+//! | `xds` | a control plane for Envoy and gRPC | `file` |
 
 pub mod address;
 #[cfg(feature = "admin")]
@@ -36,6 +37,8 @@ pub mod nft;
 pub mod pen;
 pub mod scale;
 pub mod status;
+#[cfg(feature = "xds")]
+pub mod xds;
 
 use std::{fmt, time::Duration};
 

@@ -816,3 +816,60 @@ fn agent_check_request() {
     ];
     run(20_000, fuzz::agent_check_request, |rng| pieces(rng, &WORDS, 10));
 }
+
+#[cfg(feature = "xds")]
+#[test]
+fn xds_stream() {
+    const KINDS: [&str; 5] = [
+        "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "x",
+    ];
+    const TEXTS: [&str; 8] = ["web", "other", "late", "*", "", "7", "8", "8.2"];
+    run(20_000, fuzz::xds_stream, |rng| {
+        let mut data = bytes(rng, 1);
+        for _ in 0..rng.usize(..8) {
+            if rng.u8(..6) == 0 {
+                data.push(255);
+                continue;
+            }
+            let delta = data.first().is_some_and(|choice| choice % 2 == 1);
+            let mut request = Vec::new();
+            let mut field = |number: u8, text: &str| {
+                request.extend([number << 3 | 2, text.len() as u8]);
+                request.extend(text.bytes());
+            };
+            field(if delta { 2 } else { 4 }, rng.choice(KINDS).expect("a list"));
+            for _ in 0..rng.usize(..4) {
+                field(rng.u8(1..8), rng.choice(TEXTS).expect("a list"));
+            }
+            if rng.u8(..10) == 0 {
+                let at = rng.usize(..request.len());
+                request[at] = rng.u8(..);
+            }
+            data.push(request.len() as u8);
+            data.extend(request);
+        }
+        data
+    });
+}
+
+#[cfg(feature = "xds")]
+#[test]
+fn xds_poll() {
+    const TOKENS: [&str; 10] = [
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"resource_names\":",
+        "\"resourceNames\":",
+        "\"web\"",
+        "\"version_info\":\"8\"",
+        ",",
+        "7",
+    ];
+    run(20_000, fuzz::xds_poll, |rng| pieces(rng, &TOKENS, 9));
+}

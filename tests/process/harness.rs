@@ -536,3 +536,8 @@ impl From<TcpStream> for Peer {
         Peer { stream, tls: None, received: Vec::new(), pushes: VecDeque::new(), id: 0 }
     }
 }
+
+/// A program of the Python environment that tests/run makes.
+pub(crate) fn python(program: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("../python/bin").join(program)
+}

@@ -11,6 +11,8 @@ mod haproxy;
 mod ipvs;
 mod nft;
 mod pen;
+#[cfg(feature = "xds")]
+mod xds;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -132,6 +134,10 @@ enum Command {
     #[cfg(feature = "dns")]
     #[command(after_help = dns::HELP)]
     Dns(Box<dns::Args>),
+    /// Envoy and gRPC: serve xDS
+    #[cfg(feature = "xds")]
+    #[command(after_help = xds::HELP)]
+    Xds(xds::Args),
 }
 
 /// Runs `gwm connect`.
@@ -145,6 +151,8 @@ pub fn run(args: Args) -> ExitCode {
         Command::Pen(args) => pen::run(common, args),
         #[cfg(feature = "dns")]
         Command::Dns(args) => dns::run(common, *args),
+        #[cfg(feature = "xds")]
+        Command::Xds(args) => xds::run(common, args),
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
 
 use gwm::metrics::{Id, Kind};
 
-use super::{connect, exchange, get, python, request, start};
-use crate::harness::{Daemon, LB, run};
+use super::{connect, exchange, get, request, start};
+use crate::harness::{Daemon, LB, python, run};
 
 /// A daemon that has seen some things happen.
 fn busy(flags: &[&str]) -> Daemon {

@@ -112,8 +112,3 @@ fn get_unix(path: &Path, target: &str) -> Answer {
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
     exchange(stream, request("GET", target, "", "").as_bytes())
 }
-
-/// The program of tests that are in Python; `tests/run` makes the folder.
-pub(crate) fn python(program: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("../python/bin").join(program)
-}

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use super::{python, start};
-use crate::harness::LB;
+use super::start;
+use crate::harness::{LB, python};
 
 #[test]
 fn every_answer_is_as_the_document_says() {

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::{Connector, Gwm, Member};
 use crate::{
-    admin::{Answer, exchange, python, request},
-    harness::{PATIENCE, TempFile, run, until},
+    admin::{Answer, exchange, request},
+    harness::{PATIENCE, TempFile, python, run, until},
 };
 
 /// The address of the admin side, once it is printed.

@@ -13,6 +13,8 @@ mod nft;
 mod pen;
 mod real;
 mod registration;
+#[cfg(feature = "xds")]
+mod xds;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

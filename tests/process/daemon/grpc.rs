@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead, BufReader, Lines, Write},
-    path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
@@ -10,7 +9,7 @@ use gwm::sasp::{LbFlags, ReturnCode};
 
 use crate::{
     authority::{Authority, Folder},
-    harness::{Daemon, LB, TempFile},
+    harness::{Daemon, LB, TempFile, python},
 };
 
 /// The server, until it is dropped.
@@ -24,7 +23,7 @@ struct Server {
 
 impl Server {
     fn start(certificate: &str, key: &str) -> Server {
-        let python = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../python/bin/python");
+        let python = python("python");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/grpc_server.py");
         let mut child = Command::new(&python)
             .args([script, certificate, key])
