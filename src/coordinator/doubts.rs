@@ -160,6 +160,33 @@ impl Doubts {
         !self.suspects.is_empty()
     }
 
+    /// Whether no doubt about the group can begin or end, and how many members had to be looked at: enough are up, even
+    /// if all the `lost` endpoints that there are were members, too.
+    pub(super) fn is_certain(
+        &self,
+        group: GroupId,
+        lost: u32,
+        mut members: impl Iterator<Item = Standing>,
+    ) -> (bool, usize) {
+        if self.groups.get(&group).is_some_and(|doubt| doubt.until.is_some()) {
+            return (false, 0);
+        }
+        let (mut up, mut looked_at) = (0, 0);
+        while self.too_many(Count { lost, of: lost + up }) {
+            match members.next() {
+                Some(Standing::Up) => up += 1,
+                Some(_) => {}
+                None => return (false, looked_at),
+            }
+            looked_at += 1;
+        }
+        (true, looked_at)
+    }
+
+    fn too_many(&self, Count { lost, of }: Count) -> bool {
+        u64::from(lost) * 100 > u64::from(self.percent) * u64::from(of)
+    }
+
     /// Applies the rule to a group with these members: whether a doubt begins or ends, and what counts.
     pub(super) fn weigh(
         &mut self,
@@ -190,8 +217,7 @@ impl Doubts {
                 _ => {}
             }
         }
-        let too_many = u64::from(count.lost) * 100 > u64::from(self.percent) * u64::from(count.of);
-        match (doubted, too_many) {
+        match (doubted, self.too_many(count)) {
             (false, true) if two_addresses && !self.panic_time.is_zero() => {
                 let until = now + self.panic_time;
                 self.groups.insert(group, Doubt { from, until: Some(until) });
@@ -226,5 +252,38 @@ impl Doubts {
     fn end(&mut self, now: Time, group: GroupId) {
         self.groups.insert(group, Doubt { from: now, until: None });
         self.open -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::ids::Id, *};
+
+    #[test]
+    fn what_is_certain_is_what_the_rule_says() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut certain, mut began) = (0, 0);
+        for _ in 0..20_000 {
+            let mut doubts = Doubts::new(random.u8(0..=100), Duration::from_secs(9), FixedState::with_seed(1));
+            let loss = Loss { at: Time(20), since: Time(10) };
+            let lost_in_ten = random.u8(0..=10);
+            let member = |random: &mut fastrand::Rng| match random.u8(0..10) {
+                n if n < lost_in_ten => Standing::Lost(loss, [random.u8(0..3); 16]),
+                9 => Standing::Unknown,
+                _ => Standing::Up,
+            };
+            let members: Vec<Standing> = (0..random.usize(0..40)).map(|_| member(&mut random)).collect();
+            let lost = members.iter().filter(|member| matches!(member, Standing::Lost(..))).count() as u32;
+            let group = GroupId::at(0);
+            let elsewhere = random.u32(0..4);
+            let (is_certain, looked_at) = doubts.is_certain(group, lost + elsewhere, members.iter().copied());
+            assert!(looked_at <= members.len());
+            let turn = doubts.weigh(Time(30), group, members.iter().copied());
+            assert!(!is_certain || turn.is_none(), "{members:?}");
+            // Nothing is certain while there is a doubt: it may end.
+            assert!(turn.is_none() || !doubts.is_certain(group, 0, members.iter().copied()).0);
+            (certain, began) = (certain + u32::from(is_certain), began + u32::from(turn.is_some()));
+        }
+        assert!(certain > 1000 && began > 1000, "{certain} certain, {began} doubts");
     }
 }

@@ -343,6 +343,11 @@ impl Endpoints {
         self.records[id].endpoint.canonical().address
     }
 
+    /// How many endpoints may be [lost](Standing::Lost) at most.
+    pub(super) fn lost(&self) -> u32 {
+        self.watches.lost()
+    }
+
     /// What the rule of doubt needs of an endpoint.
     pub(super) fn standing(&self, id: EndpointId) -> Standing {
         if !self.watches.has_been_up(id) || self.verdicts.is_unsure(id) {

@@ -184,16 +184,21 @@ impl Coordinator {
         }
     }
 
-    /// Applies the rule of doubt to a group; gives the number of its members.
+    /// Applies the rule of doubt to a group; gives the number of members that were looked at.
     pub(super) fn weigh(&mut self, now: Time, group: GroupId, out: &mut impl Outbox) -> usize {
         let tables = &mut self.tables;
         let Some(known) = tables.groups.get(group) else { return 0 };
         let listing = tables.listings.get(known.listing);
         let members = listing.members().map(|endpoint| tables.endpoints.standing(endpoint));
+        let (certain, looked_at) = tables.doubts.is_certain(group, tables.endpoints.lost(), members.clone());
+        if certain {
+            return looked_at;
+        }
+        let looked_at = looked_at + listing.len() as usize;
         if let Some((turn, count)) = tables.doubts.weigh(now, group, members) {
             self.turn_doubt(now, group, turn, Some(count), out);
         }
-        self.tables.listing(group).len() as usize
+        looked_at
     }
 
     /// A doubt about a group has begun or ended.

@@ -53,11 +53,19 @@ pub(super) struct Watches {
     queue: VecDeque<EndpointId>,
     /// Number of endpoints that should be watched.
     wanted: u32,
+    /// Number of endpoints that have been up, and have no contact.
+    lost: u32,
+}
+
+impl Watch {
+    fn is_lost(&self) -> bool {
+        self.bits & (WANTED | BEEN_UP | CONTACT) == WANTED | BEEN_UP
+    }
 }
 
 impl Watches {
     pub(super) fn new() -> Watches {
-        Watches { list: Column::new(), queue: VecDeque::new(), wanted: 0 }
+        Watches { list: Column::new(), queue: VecDeque::new(), wanted: 0, lost: 0 }
     }
 
     pub(super) fn is_wanted(&self, id: EndpointId) -> bool {
@@ -67,6 +75,11 @@ impl Watches {
     /// How many endpoints are watched.
     pub(super) fn len(&self) -> usize {
         self.wanted as usize
+    }
+
+    /// How many endpoints have been up, and have no contact.
+    pub(super) fn lost(&self) -> u32 {
+        self.lost
     }
 
     /// Whether the endpoint has been up while it was watched.
@@ -87,11 +100,13 @@ impl Watches {
     /// Notes what the monitor found about a watched endpoint.
     pub(super) fn set(&mut self, id: EndpointId, contact: bool, up: bool, answers: bool) {
         let watch = &mut self.list[id];
+        self.lost -= u32::from(watch.is_lost());
         let kept = watch.bits & !(CONTACT | ANSWERS);
         watch.bits = kept
             | if contact { CONTACT } else { 0 }
             | if up { BEEN_UP } else { 0 }
             | if answers { ANSWERS | HAS_ANSWERED } else { 0 };
+        self.lost += u32::from(watch.is_lost());
     }
 
     /// Begins a watch, if there is none.
@@ -112,6 +127,7 @@ impl Watches {
     pub(super) fn end(&mut self, id: EndpointId) {
         let Some(watch) = self.list.get_mut(id).filter(|watch| watch.bits & WANTED != 0) else { return };
         self.wanted -= 1;
+        self.lost -= u32::from(watch.is_lost());
         watch.bits &= !(WANTED | CONTACT | BEEN_UP | ANSWERS | HAS_ANSWERED);
         self.queue(id);
     }
