@@ -136,8 +136,12 @@ fn the_kernel_uses_the_weights() {
     saw("after all services were made again", "1=1 2=1 3=2");
 
     saw("drained", "1=0 2=1 3=2");
+    // Other requests take turns, too, so the shares of these are not exact.
+    let shares = guest.saw("under load");
+    assert!(shares.starts_with("2=") && shares.contains("3=") && !shares.contains("failed"), "{shares}");
+    // 40 requests are 13 rounds and one more.
     let shares = guest.saw("shares without the first");
-    assert!(shares.starts_with("2=1") && !shares.contains("failed"), "{shares}");
+    assert!(["2=13 3=27", "2=14 3=26"].contains(&shares.as_str()), "{shares}");
     saw("failed requests", "0");
 
     saw("without a GWM", "1=0 2=1 3=2");

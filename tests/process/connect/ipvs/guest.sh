@@ -107,9 +107,10 @@ members 1=quiesced 2=10 3=20
 reach '1=0 2=1 3=2' 'drained'
 while [ "$(ipvsadm -Ln | awk '/10.9.1.1:8080/ {print $5; exit}')" != 0 ]; do usleep 50000; done
 kill $httpd1
-echo "= shares without the first: $(shares)"
+echo "= under load: $(shares)"
 touch /stop
 wait $one $two
+echo "= shares without the first: $(shares)"
 echo "= failed requests: $(wc -l </failures)"
 
 # The GWM goes, and comes back with other weights.
