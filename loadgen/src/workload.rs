@@ -2,6 +2,7 @@
 
 mod agents;
 pub(crate) mod churn;
+pub(crate) mod connect;
 pub(crate) mod fanout;
 pub(crate) mod handshakes;
 pub(crate) mod idle;

@@ -158,6 +158,22 @@ fn watch_members_whose_ports_close_and_open() {
 }
 
 #[test]
+fn connectors_command_played_load_balancers() {
+    for (kind, flags, receivers) in [
+        ("haproxy", "--members 20", 1.0),
+        ("pen", "--members 10 --share 10", 1.0),
+        ("dns", "--members 10 --duration 200ms", 1.0),
+        ("xds", "--members 20 --streams 30", 30.0),
+    ] {
+        let report = run(&format!("connect {kind} --ticks 5 {flags}"));
+        let seen = metrics(&report, "server");
+        assert_eq!(seen["updates"], 5.0 * receivers, "{kind}: {seen:?}");
+        assert!(seen["CPU per update"] > 0.0 && seen["change to use p99"] > 0.0, "{kind}: {seen:?}");
+        assert_eq!(seen.get("CPU per query").is_some_and(|cpu| *cpu > 0.0), kind == "dns", "{kind}: {seen:?}");
+    }
+}
+
+#[test]
 fn fanout_in_an_open_loop_with_farms() {
     let report = run("fanout --lbs 20 --members 5 --farms 4 --ticks 20 --rate 200 --floor");
     let messages = metrics(&report, "server")["messages"];
@@ -354,6 +370,8 @@ fn what_is_wrong_is_said() {
     fails("fanout --share 0", 2, "not above 0");
     fails("watch --lbs 4 --ports 3 --endpoints 11", 1, "more --endpoints");
     fails("watch --connect 127.0.0.1:1", 1, "needs --spawn");
+    fails("connect haproxy --connect 127.0.0.1:1", 1, "starts the server itself");
+    fails("connect haproxy --share 0", 2, "not above 0");
     fails("fanout --change-by agent --rate 5", 1, "no --rate");
     fails("fanout --tls --connect 127.0.0.1:1", 2, "cannot be used with");
     fails("fanout --own --change-by member", 1, "by the operator only");

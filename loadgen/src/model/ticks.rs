@@ -202,6 +202,11 @@ impl Ticks {
         kept.ok_or_else(|| format!("tick {tick} is more than {TICKS_KEPT} ticks ago: a load balancer stalled"))
     }
 
+    /// The weights of a farm's members in a tick.
+    pub(crate) fn weights(&mut self, tick: u64) -> Result<Vec<u32>> {
+        Ok(self.image(tick)?.iter().map(|entry| entry.weight.into()).collect())
+    }
+
     /// The operator's file of a tick.
     pub(crate) fn operator_file(&mut self, tick: u64) -> Result<String> {
         let shape = self.shape;
