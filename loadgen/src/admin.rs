@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// The nice value of a thread that runs when no other wants to.
-const LEAST: i32 = 19;
+pub(crate) const LEAST: i32 = 19;
 
 /// Counts of what the clients were given.
 #[derive(Debug, Default)]

@@ -2,6 +2,7 @@
 
 mod actor;
 mod admin;
+mod agent_checks;
 mod child;
 mod crowd;
 mod files;

@@ -39,12 +39,21 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub(crate) push_window: String,
 
-    /// The server has an admin side in this run, and clients load it.
+    /// Clients of another kind that load the server in this run.
     #[arg(skip)]
-    pub(crate) admin_load: bool,
+    pub(crate) load: Option<Load>,
 
     #[command(flatten)]
     pub(crate) tls: TlsOptions,
+}
+
+/// Load beside the workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// Clients of the admin side.
+    Admin,
+    /// So many agent-checks a second.
+    AgentChecks(u32),
 }
 
 /// Whether the player speaks TLS.

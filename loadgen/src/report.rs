@@ -165,8 +165,9 @@ pub(crate) struct Report {
 pub(crate) const SERVER: &str = "server";
 /// The runs of the same over TLS.
 pub(crate) const TLS: &str = "tls";
-/// The runs of the same under load of the admin side.
+/// The runs of the same under load of the admin side, or of agent-checks.
 pub(crate) const ADMIN: &str = "admin";
+pub(crate) const AGENT_CHECKS: &str = "agent-checks";
 /// The runs of the bare loops.
 pub(crate) const FLOOR: &str = "floor";
 

@@ -114,22 +114,20 @@ impl Subject {
         self.pid.map(Memory::of).transpose()
     }
 
-    /// Where the admin side of the started server is: the server says so after the address of its load balancers.
-    pub(crate) fn admin(&mut self) -> Result<SocketAddr> {
-        let output = self.output.as_mut().ok_or("only a server that is started says where its admin side is")?;
+    /// Where else the started server listens, as it says behind these words: after the address of its load balancers.
+    pub(crate) fn listens(&mut self, words: &str) -> Result<SocketAddr> {
+        let output = self.output.as_mut().ok_or("only a server that is started says where it listens")?;
         let mut line = String::new();
         loop {
             line.clear();
             let read =
                 output.read_line(&mut line).map_err(|error| format!("can not read what the server says: {error}"))?;
             if read == 0 {
-                return Err("the server ended before it said where its admin side is".into());
+                return Err(format!("the server ended before it said \"{words}\""));
             }
-            if let Some((_, url)) = line.split_once("admin on ") {
-                let url = url.trim();
-                let address = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-                let address = address.and_then(|address| address.parse().ok());
-                return address.ok_or_else(|| format!("the admin side is at {url}: not at a TCP address without TLS"));
+            if let Some((_, place)) = line.trim().split_once(words) {
+                let address = place.trim_start_matches("http://").trim_end_matches('/').parse();
+                return address.map_err(|_| format!("{words}{place}: not a TCP address without TLS"));
             }
         }
     }

@@ -29,9 +29,9 @@ use crate::{
     crowd::Crowd,
     floor,
     model::{Ticks, difference, get_weights},
-    options::{Common, Shape},
+    options::{Common, Load, Shape},
     player::Received,
-    report::{ADMIN, FLOOR, Report, SERVER, Sample, TLS},
+    report::{ADMIN, AGENT_CHECKS, FLOOR, Report, SERVER, Sample, TLS},
     subject::Subject,
     tls::Tls,
 };
@@ -59,16 +59,16 @@ pub(crate) trait Workload {
     /// Its parameters, for programs.
     fn parameters(&self) -> Value;
 
-    /// Whether each pair has a run under load of the admin side, too, just before the run without.
-    fn has_admin_load(&self) -> bool {
-        false
+    /// Whether each pair has a run under this load, too, just before the run without.
+    fn load(&self) -> Option<Load> {
+        None
     }
 
     /// One run, from starting what is measured to its end. Anything wrong in what was received is an error.
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample>;
 }
 
-/// Runs a workload against one side, with `--tls` over TLS and with `--admin-load` under that load before, and with
+/// Runs a workload against one side, with `--tls` over TLS and under the load that it asks for before, and with
 /// `--floor` against the floor too, as often as the flags ask for, and writes the report.
 pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Result<()> {
     let tls = common.server.tls.tls;
@@ -78,7 +78,7 @@ pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Resul
     let mut sides = Vec::new();
     if of == Side::Server {
         sides.extend(tls.then_some((Side::Server, TLS)));
-        sides.extend(workload.has_admin_load().then_some((Side::Server, ADMIN)));
+        sides.extend(workload.load().map(|load| (Side::Server, named(load))));
         sides.push((Side::Server, SERVER));
     }
     if of == Side::Floor || common.floor {
@@ -90,7 +90,7 @@ pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Resul
         workload: W::NAME,
         title: workload.title() + &common.server.tls.title(),
         parameters,
-        base: if tls || workload.has_admin_load() { SERVER } else { FLOOR },
+        base: if tls || workload.load().is_some() { SERVER } else { FLOOR },
         runs: Vec::new(),
     };
     for pair in 1..=common.pairs {
@@ -99,13 +99,21 @@ pub(crate) fn run<W: Workload>(workload: &W, common: &Common, of: Side) -> Resul
             if name == TLS {
                 common.server.tls.speaks = Some(Arc::new(Tls::new(common.server.tls.tls_version)?));
             }
-            common.server.admin_load = name == ADMIN;
+            common.server.load = workload.load().filter(|load| named(*load) == name);
             let progress = Progress::new(&common, format!("{} {name} {pair}/{}", W::NAME, common.pairs));
             let sample = workload.run(&common, side, &progress).map_err(|error| format!("{name}: {error}"))?;
             report.runs.push((name, sample));
         }
     }
     report.write(common)
+}
+
+/// The side of runs under a load.
+fn named(load: Load) -> &'static str {
+    match load {
+        Load::Admin => ADMIN,
+        Load::AgentChecks(_) => AGENT_CHECKS,
+    }
 }
 
 /// How far a run is, on a terminal.
@@ -157,7 +165,10 @@ pub(crate) fn open_watching(
     watching: Vec<(&'static str, String)>,
 ) -> Result<(Subject, Crowd)> {
     let mut flags = [room_for(&shape, common), watching].concat();
-    flags.extend(common.server.admin_load.then(|| ("--admin-listen", "127.0.0.1:0".into())));
+    flags.extend(common.server.load.map(|load| match load {
+        Load::Admin => ("--admin-listen", "127.0.0.1:0".into()),
+        Load::AgentChecks(_) => ("--agent-listen", "127.0.0.1:0".into()),
+    }));
     let subject = match side {
         Side::Server => Subject::server(&common.server, &flags, operator_file.as_deref())?,
         Side::Floor => {

@@ -276,6 +276,15 @@ fn fanout_under_load_of_the_admin_side() {
 }
 
 #[test]
+fn fanout_beside_agent_checks() {
+    let report = run("fanout --lbs 20 --members 10 --ticks 5 --warmup 1 --rate 20 --agent-checks 500");
+    let (loaded, alone) = (metrics(&report, "agent-checks"), metrics(&report, "server"));
+    assert_eq!((loaded["messages"], alone["messages"]), (100.0, 100.0));
+    assert!(loaded["agent-checks answered"] > 0.0 && loaded["agent-check p99"] > 0.0, "{loaded:?}");
+    assert!(!alone.contains_key("agent-checks answered"), "{alone:?}");
+}
+
+#[test]
 fn the_floor_alone() {
     let report = run("floor fanout --lbs 10 --members 3 --ticks 2");
     assert_eq!(report["runs"].as_array().unwrap().len(), 1);

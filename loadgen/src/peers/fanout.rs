@@ -80,6 +80,7 @@ impl PeerFanout {
             no_change: self.no_change,
             own: false,
             admin_load: false,
+            agent_checks: None,
         }
     }
 }

@@ -16,10 +16,11 @@ use crate::{
     Result,
     actor::Actor,
     admin::Clients,
+    agent_checks::Checks,
     crowd::{Crowd, JOINING, Lb},
     floor,
     model::{Change, Shown, Ticks, Told, Versions, group_name, uid},
-    options::{Common, Shape},
+    options::{Common, Load, Shape},
     player::{Gate, Order, Seat, Stage},
     ports::{Ports, Service},
     report::{Sample, Unit, latencies, record, sum},
@@ -93,6 +94,12 @@ pub(crate) struct Fanout {
     /// part of theirs
     #[arg(long, conflicts_with_all = ["connect", "tls"], help_heading = "What is measured")]
     pub(crate) admin_load: bool,
+
+    /// Make so many agent-checks a second of the members of one load balancer; right after it the same without, and print
+    /// the ratio. The checks are threads of the player
+    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..=100_000),
+          conflicts_with_all = ["connect", "tls", "admin_load"], help_heading = "What is measured")]
+    pub(crate) agent_checks: Option<u32>,
 }
 
 pub(crate) fn percent(text: &str) -> std::result::Result<f64, String> {
@@ -148,12 +155,12 @@ impl Workload for Fanout {
             "change_by": format!("{:?}", self.change_by).to_lowercase(),
             "agent_interval_seconds": self.agent_interval.as_secs_f64(), "seed": self.common.seed,
             "threads": self.common.threads, "push_window": self.push_window(&self.common), "own": self.own,
-            "admin_load": self.admin_load,
+            "admin_load": self.admin_load, "agent_checks": self.agent_checks,
         })
     }
 
-    fn has_admin_load(&self) -> bool {
-        self.admin_load
+    fn load(&self) -> Option<Load> {
+        self.agent_checks.map(Load::AgentChecks).or(self.admin_load.then_some(Load::Admin))
     }
 
     fn run(&self, common: &Common, side: Side, progress: &Progress) -> Result<Sample> {
@@ -183,8 +190,14 @@ impl Workload for Fanout {
         let service = ports.zip(agents).map(|(ports, agents)| ports.serve(&run.stage, cpu, Answers(agents)));
         let service = service.transpose()?;
         run.show(0, lbs, "LBs set up")?;
-        let loaded = side == Side::Server && common.server.admin_load;
-        let clients = loaded.then(|| Clients::start(subject.admin()?, cpu, &run.stage)).transpose()?;
+        let (mut clients, mut checks) = (None, None);
+        match common.server.load.filter(|_| side == Side::Server) {
+            Some(Load::Admin) => clients = Some(Clients::start(subject.listens("admin on ")?, cpu, &run.stage)?),
+            Some(Load::AgentChecks(rate)) => {
+                checks = Some(Checks::start(subject.listens("agent-checks on ")?, cpu, rate, shape, &run.stage)?);
+            }
+            None => {}
+        }
 
         let mut meter = run.meter()?;
         // With members of each load balancer's own, the use of the pushes alone, and that of what is before.
@@ -227,6 +240,7 @@ impl Workload for Fanout {
         run.wait(lbs * (all + 1), "pushes of all ticks")?;
         let metered = if self.own { pushes } else { meter.end()? };
         let given = clients.map(Clients::stop);
+        let seen = checks.map(Checks::stop).transpose()?;
         let (counted, memory) = run.finish()?;
         service.map(Service::stop).transpose()?;
         subject.stop()?;
@@ -256,6 +270,9 @@ impl Workload for Fanout {
         sample.add_memory(memory);
         if let Some(given) = given {
             given.add_to(&mut sample);
+        }
+        if let Some(seen) = seen {
+            seen.add_to(&mut sample);
         }
         Ok(sample)
     }
