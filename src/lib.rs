@@ -17,6 +17,7 @@
 //! | [`access`] | who a peer is, and what the peer may do | `sasp`, `network`, `pattern` | yes |
 //! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access` | yes |
+//! | [`journal`] | state on disk: changes → rows of a file, and back | `limits`, `time`, `sasp`, `coordinator` | no |
 //! | [`agent_checks`] | what agent-checks of load balancers ask; weights → answers | `sasp` | yes |
 //! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
 //! | [`files`] | TOML files that a person writes: reading, and the line of a mistake |  | no |
@@ -26,9 +27,9 @@
 //! | [`web`] | HTTP for admin sides: listeners, who may ask, TLS, answers, metrics as text | `limits`, `sasp`, `access`, `metrics`, `config` | no |
 //! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `web` | no |
 //! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `sasp`, `pattern`, `files`, `client`, `metrics`, `web` | no |
-//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `agent_checks`, `tls`, `metrics`, `config`, `web`, `admin` | no |
-//! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `tls`, `client`, `config`, `web`, `connect`, `runtime` | no |
-//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `agent_checks`, `client`, `config`, `admin`, `connect`, `cli` | no |
+//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `agent_checks`, `tls`, `metrics`, `config`, `web`, `admin` | no |
+//! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `journal`, `tls`, `client`, `config`, `web`, `connect`, `runtime` | no |
+//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `agent_checks`, `client`, `config`, `admin`, `connect`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 
 pub mod access;
@@ -42,6 +43,7 @@ pub mod connect;
 pub mod coordinator;
 pub mod files;
 pub mod fuzz;
+pub mod journal;
 pub mod judgement;
 pub mod limits;
 pub mod metrics;

@@ -127,6 +127,13 @@ pub const ADMIN_ROWS: usize = 1000;
 /// Most words of the operator that are in force.
 pub const OPERATOR_WORDS: usize = 1000;
 
+/// Bytes of the reason, the author or the origin of such a word in the state on disk; the admin side takes shorter ones.
+pub const WORD_TEXT_BYTES: usize = 4096;
+
+/// Bytes of changes that wait for the disk; with more, no request that changes something is taken. What the coordinator
+/// changes by itself meanwhile may take as much again.
+pub const JOURNAL_BYTES: usize = 64 << 20;
+
 /// Changes that are kept of each endpoint.
 pub const CHANGES_PER_ENDPOINT: usize = 64;
 

@@ -1,4 +1,5 @@
-//! [`Change`] → tables. Only this file changes load balancers, groups and memberships. It refuses nothing.
+//! [`Change`] → tables. Only this file changes load balancers, groups and memberships, but for `restore.rs`, which fills
+//! empty tables at the start. It refuses nothing.
 //!
 //! `encode.rs` and `pushes.rs` write only what was sent and what is due; `judging.rs` writes what is known of
 //! endpoints.

@@ -49,6 +49,7 @@
 //! | `outbox` | where messages go | `ids`, `doubts`, `words`, `change`, `rights`, `unmatched` |
 //! | `check` | request → return code or change | `coordinator`, `ids`, `change`, `rights` |
 //! | `apply` | change → tables | `coordinator`, `ids`, `listing`, `load_balancer`, `alarms`, `change`, `outbox`, `check` |
+//! | `restore` | tables of an earlier process → tables | `coordinator`, `ids`, `listing`, `load_balancer`, `change`, `outbox`, `check`, `words` |
 //! | `operator` | what the operator wants → changes; who hears of changes | `coordinator`, `ids`, `feed`, `history`, `words`, `listing`, `change`, `outbox`, `check` |
 //! | `encode` | groups → messages | `coordinator`, `ids`, `settings`, `tables`, `outbox`, `check` |
 //! | `pushes` | which load balancer gets a push, and when | `coordinator`, `ids`, `load_balancer`, `outbox`, `encode` |
@@ -75,6 +76,7 @@ mod load_balancer;
 mod operator;
 mod outbox;
 mod pushes;
+mod restore;
 mod rights;
 mod settings;
 mod show;
@@ -110,6 +112,7 @@ use ids::LbId;
 use load_balancer::Timer;
 pub use operator::{Act, ActRefused, Acted};
 pub use outbox::{Kind, Outbox};
+pub use restore::Held;
 use rights::Denied;
 pub use rights::{REFUSALS, Refusal, Refused};
 pub use settings::{Settings, Totals};

@@ -209,7 +209,7 @@ pub(super) struct Plan {
 #[derive(Default)]
 pub(super) struct Words {
     list: Vec<Arc<Word>>,
-    last: u64,
+    pub(super) last: u64,
 }
 
 impl Words {

@@ -7,6 +7,7 @@ mod codec_properties;
 mod coordinator_model;
 mod coordinator_rules;
 mod fuzz;
+mod journal;
 mod layers;
 mod monitor_table;
 mod names;

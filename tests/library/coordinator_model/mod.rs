@@ -62,7 +62,7 @@ fn the_coordinator_does_what_the_model_does() {
     }
 }
 
-fn number(variable: &str) -> Option<u64> {
+pub(crate) fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
@@ -233,7 +233,8 @@ impl Run {
     fn replay(mut self) {
         let real = std::mem::replace(&mut self.real, Coordinator::new(self.model.settings.clone(), SHARDS));
         let uids: Vec<_> = self.model.lbs.keys().cloned().collect();
-        replay::check(real, Time(self.now), self.model.settings.clone(), &self.outbox.changes, &uids);
+        let rng = self.rng.fork();
+        replay::check(real, Time(self.now), self.model.settings.clone(), &self.outbox.changes, &uids, rng);
     }
 
     fn open(&mut self) {

@@ -1,13 +1,15 @@
-//! A coordinator's changes, applied to an empty coordinator, make the same tables.
+//! A coordinator's changes, applied to an empty coordinator, make the same tables. So do the rows on disk that the changes
+//! make.
 
+use std::time::Duration;
+
+use fastrand::Rng;
 use gwm::{
     coordinator::{Change, CloseReason, ConnectionId, Coordinator, Settings, Time, Word},
-    sasp::{
-        Endpoint, Entry, EntryFlags, GroupData, Groups, Message, Writer,
-        message::{RegistrationRequest, SetLbStateRequest},
-        writer,
-    },
+    journal::{self, Date, Entry, Epoch, Store},
+    sasp::{Endpoint, EntryFlags, GroupData, Message, Writer},
 };
+use redb::backends::InMemoryBackend;
 
 use super::SHARDS;
 use crate::outbox::Recorder;
@@ -25,39 +27,22 @@ pub(crate) enum Recorded {
 
 impl Recorded {
     pub(crate) fn new(change: &Change<'_>) -> Recorded {
-        fn groups<'a, T: Entry<'a>>(mut writer: Writer<'_, T>, groups: Groups<'a, T>) {
-            for group in groups {
-                writer.group(group.data);
-                group.entries().for_each(|entry| writer.entry(&entry));
-            }
-            writer.finish().expect("it was a message before");
-        }
-        let mut bytes = Vec::new();
         match *change {
-            Change::Bind { lb_uid, connection } => return Recorded::Bind(lb_uid.to_vec(), connection),
-            Change::Unbind { lb_uid, close } => return Recorded::Unbind(lb_uid.to_vec(), close),
-            Change::Forget { lb_uid } => return Recorded::Forget(lb_uid.to_vec()),
-            Change::Say(word) => return Recorded::Say(word.clone()),
-            Change::Unsay { number, by } => return Recorded::Unsay(number, by.map(str::to_owned)),
-            Change::Register(RegistrationRequest { flags, groups: list }) => {
-                groups(Writer::registration_request(&mut bytes, 0, flags), list);
-            }
-            Change::Deregister(request) => {
-                let writer = Writer::deregistration_request(&mut bytes, 0, request.flags, request.reason);
-                groups(writer, request.groups);
-            }
-            Change::SetLbState(SetLbStateRequest { lb_uid, health, flags }) => {
-                writer::set_lb_state_request(&mut bytes, 0, lb_uid, health, flags).expect("it was a message before");
-            }
-            Change::SetMemberState(request) => {
-                groups(Writer::set_member_state_request(&mut bytes, 0, request.flags), request.groups);
-            }
+            Change::Bind { lb_uid, connection } => Recorded::Bind(lb_uid.to_vec(), connection),
+            Change::Unbind { lb_uid, close } => Recorded::Unbind(lb_uid.to_vec(), close),
+            Change::Forget { lb_uid } => Recorded::Forget(lb_uid.to_vec()),
+            Change::Say(word) => Recorded::Say(word.clone()),
+            Change::Unsay { number, by } => Recorded::Unsay(number, by.map(str::to_owned)),
+            _ => match Entry::new(Time::default(), change, Duration::ZERO) {
+                Entry::Request(bytes) => Recorded::Request(bytes.into()),
+                other => panic!("{other:?} is no request"),
+            },
         }
-        Recorded::Request(bytes)
     }
 
-    fn replay(&self, now: Time, coordinator: &mut Coordinator, out: &mut Recorder) {
-        let change = match self {
+    /// The change, as it was.
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&Change<'_>) -> R) -> R {
+        act(&match self {
             Recorded::Bind(lb_uid, connection) => Change::Bind { lb_uid, connection: *connection },
             Recorded::Unbind(lb_uid, close) => Change::Unbind { lb_uid, close: *close },
             Recorded::Forget(lb_uid) => Change::Forget { lb_uid },
@@ -70,8 +55,11 @@ impl Recorded {
                 Message::SetMemberStateRequest(request) => Change::SetMemberState(request),
                 other => panic!("{other:?} changes nothing"),
             },
-        };
-        assert!(coordinator.replay(now, &change, out), "{change:?} does not fit");
+        })
+    }
+
+    fn replay(&self, now: Time, coordinator: &mut Coordinator, out: &mut Recorder) {
+        self.with(|change| assert!(coordinator.replay(now, change, out), "{change:?} does not fit"));
     }
 }
 
@@ -106,33 +94,54 @@ fn listing(coordinator: &mut Coordinator, now: Time, lb_uid: &[u8], slot: u32) -
     (names, members)
 }
 
-/// Replays all changes on an empty coordinator and compares its tables with those of `real`.
+/// Replays all changes on an empty coordinator and compares its tables with those of `real`. So with a coordinator that is
+/// made from the state on disk after these changes.
 pub(crate) fn check(
     mut real: Coordinator,
     now: Time,
     settings: Settings,
     changes: &[(Time, Recorded)],
     uids: &[Vec<u8>],
+    mut rng: Rng,
 ) {
     // Replay checks no limits: with limits of 0, any check would fail.
     let settings =
         Settings { max_load_balancers: 0, max_groups: 0, max_memberships: 0, max_members_per_group: 0, ..settings };
-    let mut replica = Coordinator::new(settings, SHARDS);
+    let mut replica = Coordinator::new(settings.clone(), SHARDS);
     let mut out = Recorder::default();
     for (at, change) in changes {
         change.replay(*at, &mut replica, &mut out);
     }
-    let (totals, again) = (real.totals(), replica.totals());
-    assert_eq!(
-        (totals.load_balancers, totals.groups, totals.memberships, totals.endpoints),
-        (again.load_balancers, again.groups, again.memberships, again.endpoints)
-    );
     assert_eq!(real.deregistrations(), replica.deregistrations());
-    for coordinator in [&mut real, &mut replica] {
+    let mut restored = Coordinator::new(settings.clone(), SHARDS);
+    let mut store = Store::open_on(InMemoryBackend::new()).expect("memory is a disk");
+    let entries: Vec<_> =
+        changes.iter().map(|(at, change)| change.with(|change| Entry::new(*at, change, settings.hold_time))).collect();
+    let mut rest = &entries[..];
+    while !rest.is_empty() {
+        let (batch, more) = rest.split_at(rng.usize(1..=rest.len().min(100)));
+        store.apply(batch, Epoch::default(), Date::default()).expect("memory is a disk");
+        rest = more;
+    }
+    let found = journal::restore(&store, &mut restored, now, Epoch::default()).expect("the rows fit");
+    let totals = real.totals();
+    assert_eq!(
+        (found.load_balancers, found.groups, found.memberships),
+        (totals.load_balancers, totals.groups, totals.memberships)
+    );
+    for coordinator in [&mut real, &mut replica, &mut restored] {
         coordinator.set_access(now, std::sync::Arc::default(), &mut out);
     }
-    for (slot, lb_uid) in (0..).zip(uids) {
-        assert_eq!(real.lb_state(lb_uid), replica.lb_state(lb_uid), "{lb_uid:?}");
-        assert_eq!(listing(&mut real, now, lb_uid, slot), listing(&mut replica, now, lb_uid, slot), "{lb_uid:?}");
+    for (round, mut other) in (0..).zip([replica, restored]) {
+        let again = other.totals();
+        assert_eq!(
+            (totals.load_balancers, totals.groups, totals.memberships, totals.endpoints),
+            (again.load_balancers, again.groups, again.memberships, again.endpoints)
+        );
+        for (slot, lb_uid) in (0..).zip(uids) {
+            let slot = slot + 1_000 * round; // a connection is used once
+            assert_eq!(real.lb_state(lb_uid), other.lb_state(lb_uid), "{lb_uid:?}");
+            assert_eq!(listing(&mut real, now, lb_uid, slot), listing(&mut other, now, lb_uid, slot), "{lb_uid:?}");
+        }
     }
 }

@@ -1,0 +1,112 @@
+//! Tables of an earlier process → the tables of this one, before anybody is connected. Nothing is told to anybody, and no
+//! limit is checked: a registration that was accepted stays, whatever the flags are now.
+
+use foldhash::fast::FixedState;
+use hashbrown::HashSet;
+
+use super::{
+    Coordinator, Time,
+    change::Change,
+    check::Found,
+    ids::EndpointId,
+    listing::{Step, Steps},
+    load_balancer::Timer,
+    outbox::Outbox,
+    words::Word,
+};
+use crate::{
+    limits,
+    sasp::{GroupData, Health, LbFlags, MemberData},
+};
+
+/// A membership as an earlier process had it.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// The member, and its label.
+    pub member: MemberData<'a>,
+    /// The load balancer registered the member (else the member itself).
+    pub by_lb: bool,
+    /// The member's opaque state.
+    pub state: u8,
+    /// The member is quiesced by SASP.
+    pub quiesced: bool,
+}
+
+impl Coordinator {
+    /// Puts a word of the operator in force again. Words come before groups, by rising number. `false`, and nothing is
+    /// done, if a newer word is in force.
+    pub fn restore_word(&mut self, now: Time, word: Word, out: &mut impl Outbox) -> bool {
+        let fits = word.number >= self.tables.endpoints.words.next_number();
+        if fits {
+            self.apply(now, Change::Say(&word), Found::default(), out);
+        }
+        fits
+    }
+
+    /// No word gets this number or a lower one.
+    pub fn restore_word_number(&mut self, last: u64) {
+        let known = &mut self.tables.endpoints.words.last;
+        *known = last.max(*known);
+    }
+
+    /// Makes a load balancer known, without a connection and without groups. It is held until then, the whole hold time if
+    /// that is `None`, and no longer than the hold time. `false`, and nothing is done, if the load balancer is known.
+    pub fn restore_load_balancer(
+        &mut self,
+        now: Time,
+        uid: &[u8],
+        health: Health,
+        flags: LbFlags,
+        held_until: Option<Time>,
+    ) -> bool {
+        if self.tables.find_lb(uid).is_some() {
+            return false;
+        }
+        let lb = self.tables.create_lb(uid);
+        self.unmatched.has_lb(uid);
+        let known = &mut self.tables.lbs[lb];
+        (known.health, known.flags) = (health, flags);
+        let longest = now + self.settings.hold_time;
+        self.set_deadline(lb, Timer::Hold, held_until.map_or(longest, |until| until.clamp(now, longest)));
+        true
+    }
+
+    /// Gives a load balancer another group, its last one, with these members. `false`, and nothing of the group is
+    /// certain, if the load balancer is unknown, or if the group or a member is there twice.
+    pub fn restore_group<'m>(
+        &mut self,
+        now: Time,
+        data: GroupData<'_>,
+        members: impl ExactSizeIterator<Item = Held<'m>>,
+    ) -> bool {
+        let Some(lb) = self.tables.find_lb(data.lb_uid) else { return false };
+        if self.tables.find_name(lb, data.name).is_some() || members.len() > limits::MEMBERS_PER_GROUP as usize {
+            return false;
+        }
+        let (policy, entry) = self.settings.roster.policy_and_entry(data.name);
+        self.unmatched.has_group(entry);
+        let group = self.tables.create_group(lb, data, policy);
+        let mut seen: HashSet<EndpointId, FixedState> =
+            HashSet::with_capacity_and_hasher(members.len(), self.tables.hasher());
+        let (mut steps, mut states) = (Steps::default(), Steps::default());
+        let words = !self.tables.endpoints.words.is_empty();
+        for Held { member, by_lb, state, quiesced } in members {
+            self.unmatched.has_endpoint(&member.endpoint, &self.settings.roster);
+            let endpoint = self.tables.endpoints.intern(now, member.endpoint);
+            if !seen.insert(endpoint) {
+                return false;
+            }
+            let by_operator = words && self.tables.endpoints.words.quiesce(data.lb_uid, data.name, &member.endpoint);
+            steps.add(endpoint, member, by_lb, by_operator);
+            if (state, quiesced) != (0, false) {
+                states.list.push(Step::State { endpoint, state, quiesce: quiesced });
+            }
+        }
+        for steps in [steps, states] {
+            if !steps.list.is_empty() {
+                self.tables.change_members(group, &steps);
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,93 @@
+//! What is to be written: a change of the tables that outlives the message that it came from.
+
+use std::time::Duration;
+
+use crate::{
+    coordinator::{Change, Word},
+    sasp::{
+        self, EncodeError, Groups, Writer,
+        message::{DeregistrationRequest, RegistrationRequest, SetLbStateRequest, SetMemberStateRequest},
+        writer,
+    },
+    time::Time,
+};
+
+/// A change of the tables.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    /// A load balancer has a connection.
+    Bound(Box<[u8]>),
+    /// A load balancer has lost its connection.
+    Unbound {
+        /// The load balancer.
+        lb_uid: Box<[u8]>,
+        /// The end of its hold time.
+        held_until: Time,
+    },
+    /// A load balancer and its groups are forgotten.
+    Forgotten(Box<[u8]>),
+    /// An accepted Registration, Deregistration, Set LB State or Set Member State Request, with message id 0.
+    Request(Box<[u8]>),
+    /// A word of the operator is in force.
+    Said(Box<Word>),
+    /// A word of the operator has ended.
+    Unsaid(u64),
+}
+
+impl Entry {
+    /// The entry of a change that is made at `now`.
+    pub fn new(now: Time, change: &Change<'_>, hold_time: Duration) -> Entry {
+        match *change {
+            Change::Bind { lb_uid, .. } => Entry::Bound(lb_uid.into()),
+            Change::Unbind { lb_uid, .. } => Entry::Unbound { lb_uid: lb_uid.into(), held_until: now + hold_time },
+            Change::Forget { lb_uid } => Entry::Forgotten(lb_uid.into()),
+            Change::Say(word) => Entry::Said(Box::new(word.clone())),
+            Change::Unsay { number, .. } => Entry::Unsaid(number),
+            Change::Register(request) => Entry::request(|bytes| register(bytes, &request)),
+            Change::Deregister(request) => Entry::request(|bytes| deregister(bytes, &request)),
+            Change::SetLbState(SetLbStateRequest { lb_uid, health, flags }) => {
+                Entry::request(|bytes| writer::set_lb_state_request(bytes, 0, lb_uid, health, flags))
+            }
+            Change::SetMemberState(request) => Entry::request(|bytes| set_member_state(bytes, &request)),
+        }
+    }
+
+    fn request(write: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>) -> Entry {
+        let mut bytes = Vec::new();
+        write(&mut bytes).expect("it was a message before");
+        Entry::Request(bytes.into())
+    }
+
+    /// About how many bytes of memory the entry takes.
+    pub fn size(&self) -> usize {
+        let more = match self {
+            Entry::Bound(bytes)
+            | Entry::Unbound { lb_uid: bytes, .. }
+            | Entry::Forgotten(bytes)
+            | Entry::Request(bytes) => bytes.len(),
+            Entry::Said(word) => size_of::<Word>() + word.reason.len() + word.by.len() + word.from.len(),
+            Entry::Unsaid(_) => 0,
+        };
+        size_of::<Entry>() + more
+    }
+}
+
+fn register(bytes: &mut Vec<u8>, request: &RegistrationRequest<'_>) -> Result<(), EncodeError> {
+    groups(Writer::registration_request(bytes, 0, request.flags), request.groups)
+}
+
+fn deregister(bytes: &mut Vec<u8>, request: &DeregistrationRequest<'_>) -> Result<(), EncodeError> {
+    groups(Writer::deregistration_request(bytes, 0, request.flags, request.reason), request.groups)
+}
+
+fn set_member_state(bytes: &mut Vec<u8>, request: &SetMemberStateRequest<'_>) -> Result<(), EncodeError> {
+    groups(Writer::set_member_state_request(bytes, 0, request.flags), request.groups)
+}
+
+fn groups<'a, T: sasp::Entry<'a>>(mut writer: Writer<'_, T>, groups: Groups<'a, T>) -> Result<(), EncodeError> {
+    for group in groups {
+        writer.group(group.data);
+        group.entries().for_each(|entry| writer.entry(&entry));
+    }
+    writer.finish()
+}

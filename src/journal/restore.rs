@@ -1,0 +1,81 @@
+//! Rows → the tables of a coordinator that has none.
+
+use bytes::Bytes;
+
+use super::{
+    date::Epoch,
+    rows::Row,
+    store::{Result, Store, StoreError},
+};
+use crate::{
+    coordinator::{CloseReason, ConnectionId, Coordinator, Held, Kind, Outbox},
+    limits,
+    sasp::{GroupData, MemberData},
+    time::Time,
+};
+
+/// How much was restored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Load balancers.
+    pub load_balancers: usize,
+    /// Their groups.
+    pub groups: usize,
+    /// The members of these groups.
+    pub memberships: usize,
+    /// Words of the operator.
+    pub words: usize,
+}
+
+/// Nobody is connected while tables are restored: nothing is sent.
+#[derive(Default)]
+struct Nowhere(Vec<u8>);
+
+impl Outbox for Nowhere {
+    fn has_room(&self, _: u16) -> bool {
+        false
+    }
+
+    fn buffer(&mut self, _: u16) -> &mut Vec<u8> {
+        &mut self.0
+    }
+
+    fn commit(&mut self, _: ConnectionId, _: usize, _: Option<&Bytes>, _: Kind) {}
+
+    fn close(&mut self, _: ConnectionId, _: CloseReason) {}
+}
+
+/// Gives an empty coordinator everything that is kept. Load balancers are held: those that had a connection for the whole
+/// hold time from now on, others until the hold time that they had is over.
+pub fn restore(store: &Store, coordinator: &mut Coordinator, now: Time, epoch: Epoch) -> Result<Restored> {
+    let mut restored = Restored::default();
+    let mut out = Nowhere::default();
+    store.each_row(epoch, |row| {
+        let fits = match row {
+            Row::Word(word) => {
+                restored.words += 1;
+                restored.words <= limits::OPERATOR_WORDS && coordinator.restore_word(now, word, &mut out)
+            }
+            Row::LoadBalancer { uid, health, flags, held_until } => {
+                restored.load_balancers += 1;
+                let until = held_until.map(|date| epoch.time(date));
+                coordinator.restore_load_balancer(now, &uid, health, flags, until)
+            }
+            Row::Group { lb_uid, name, members } => {
+                restored.groups += 1;
+                restored.memberships += members.len();
+                let data = GroupData { lb_uid: &lb_uid, name: &name };
+                let held = members.iter().map(|member| Held {
+                    member: MemberData { endpoint: member.endpoint, label: &member.label },
+                    by_lb: member.by_lb,
+                    state: member.state,
+                    quiesced: member.quiesced,
+                });
+                coordinator.restore_group(now, data, held)
+            }
+        };
+        if fits { Ok(()) } else { Err(StoreError::Damaged("a row contradicts another row".into())) }
+    })?;
+    coordinator.restore_word_number(store.last_word());
+    Ok(restored)
+}

@@ -1,0 +1,288 @@
+//! The file: opening, transactions, reading.
+
+use std::{fmt, io, panic, path::Path};
+
+use redb::{Database, ReadableDatabase, ReadableTableMetadata, StorageBackend, TableDefinition, TableError};
+
+use super::{
+    date::{Date, Epoch},
+    entry::Entry,
+    rows::{Fault, Row, VERSION},
+    tables::{self, CHUNKS, GROUPS, LBS, STATES, Tables, WORDS},
+};
+
+/// Numbers of the whole file.
+const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
+
+/// Why the state on disk can not be used.
+#[derive(Debug)]
+pub enum StoreError {
+    /// Another process has the file open.
+    Busy,
+    /// The rows have another version.
+    Version(u64),
+    /// The file is damaged, or is no state of a GWM.
+    Damaged(String),
+    /// The disk refuses to read or write.
+    Disk(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Busy => f.write_str("another process has it open"),
+            StoreError::Version(version) => {
+                write!(f, "its version is {version}, and this gwm knows version {VERSION}")
+            }
+            StoreError::Damaged(text) => write!(f, "it is damaged, or no state of a GWM: {text}"),
+            StoreError::Disk(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+impl From<redb::Error> for StoreError {
+    fn from(error: redb::Error) -> StoreError {
+        match error {
+            redb::Error::DatabaseAlreadyOpen => StoreError::Busy,
+            redb::Error::UpgradeRequired(format) => {
+                StoreError::Damaged(format!("the engine of its format {format} is older than this gwm's"))
+            }
+            redb::Error::Corrupted(text) => StoreError::Damaged(text),
+            redb::Error::Io(error)
+                if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+            {
+                StoreError::Damaged(error.to_string())
+            }
+            redb::Error::Io(error) => StoreError::Disk(error.to_string()),
+            redb::Error::PreviousIo => StoreError::Disk("an earlier write failed".into()),
+            redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TableDoesNotExist(_)
+            | redb::Error::RepairAborted => StoreError::Damaged(error.to_string()),
+            other => StoreError::Disk(other.to_string()),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($error:ident)*) => {$(
+        impl From<redb::$error> for StoreError {
+            fn from(error: redb::$error) -> StoreError {
+                redb::Error::from(error).into()
+            }
+        }
+    )*};
+}
+
+from!(DatabaseError TransactionError TableError StorageError CommitError);
+
+impl From<Fault> for StoreError {
+    fn from(Fault(what): Fault) -> StoreError {
+        StoreError::Damaged(format!("{what} is wrong"))
+    }
+}
+
+pub(super) type Result<T> = std::result::Result<T, StoreError>;
+
+/// Numbers of the whole file; each transaction writes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    /// The number of the last transaction.
+    applied: u64,
+    /// How often a daemon has started with this file.
+    starts: u64,
+    /// When a daemon wrote last.
+    alive_at: u64,
+    /// The number of the newest load balancer or group; no number is used again.
+    pub(super) newest: u64,
+    /// The number of the operator's newest word.
+    pub(super) last_word: u64,
+}
+
+impl Numbers {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 5] {
+        [
+            ("applied", &mut self.applied),
+            ("starts", &mut self.starts),
+            ("alive_at", &mut self.alive_at),
+            ("newest", &mut self.newest),
+            ("last_word", &mut self.last_word),
+        ]
+    }
+}
+
+/// No number of a file gets near this.
+const NUMBER_MAX: u64 = 1 << 60;
+
+/// Bytes of pages that the engine keeps in memory. The system's own cache has all others.
+const CACHE_BYTES: usize = 32 << 20;
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+/// The engine panics on some damaged files: that is their damage, and no fault of the process.
+fn guarded<T>(act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let done = panic::catch_unwind(panic::AssertUnwindSafe(act));
+    done.unwrap_or_else(|_| Err(StoreError::Damaged("the engine can not read it".into())))
+}
+
+/// The state on disk. After an error of [`Store::apply`] it must be opened again.
+pub struct Store {
+    database: Database,
+    numbers: Numbers,
+}
+
+impl Store {
+    /// Opens a file; makes it if it does not exist.
+    pub fn open(path: &Path) -> Result<Store> {
+        guarded(|| Store::prepare(builder().create(path)?))
+    }
+
+    /// Opens a disk of another kind.
+    pub fn open_on(disk: impl StorageBackend) -> Result<Store> {
+        guarded(|| Store::prepare(builder().create_with_backend(disk)?))
+    }
+
+    fn prepare(database: Database) -> Result<Store> {
+        let mut store = Store { database, numbers: Numbers::default() };
+        let transaction = store.database.begin_read()?;
+        let numbers = match transaction.open_table(NUMBERS) {
+            Ok(numbers) => numbers,
+            Err(TableError::TableDoesNotExist(_)) if transaction.list_tables()?.next().is_none() => {
+                drop(transaction);
+                store.write(|_| Ok(()))?;
+                return Ok(store);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let read = |name| -> Result<u64> {
+            let value = numbers.get(name)?.map(|value| value.value());
+            value.ok_or_else(|| StoreError::Damaged(format!("the number \"{name}\" is not there")))
+        };
+        match read("version")? {
+            VERSION => {}
+            other => return Err(StoreError::Version(other)),
+        }
+        for (name, number) in store.numbers.fields() {
+            *number = read(name)?;
+            if *number > NUMBER_MAX {
+                return Err(StoreError::Damaged(format!("the number \"{name}\" is {number}")));
+            }
+        }
+        drop(numbers);
+        drop(transaction);
+        Ok(store)
+    }
+
+    /// Changes rows in one transaction, which is on the disk when this returns.
+    fn write(&mut self, act: impl FnOnce(&mut Tables<'_>) -> Result<()>) -> Result<()> {
+        let transaction = self.database.begin_write()?;
+        let mut tables = Tables::open(&transaction, self.numbers)?;
+        act(&mut tables)?;
+        let mut numbers = tables.close();
+        let mut table = transaction.open_table(NUMBERS)?;
+        table.insert("version", VERSION)?;
+        for (name, number) in numbers.fields() {
+            table.insert(name, *number)?;
+        }
+        drop(table);
+        transaction.commit()?;
+        self.numbers = numbers;
+        Ok(())
+    }
+
+    /// Notes the start of a daemon; gives how many there have been.
+    pub fn start(&mut self) -> Result<u64> {
+        self.numbers.starts += 1;
+        self.write(|_| Ok(()))?;
+        Ok(self.numbers.starts)
+    }
+
+    /// The number of the last transaction of entries. After a transaction has failed it may be on the disk or not: this
+    /// number tells.
+    pub fn applied(&self) -> u64 {
+        self.numbers.applied
+    }
+
+    /// When a daemon wrote last.
+    pub fn alive_at(&self) -> Date {
+        Date(self.numbers.alive_at)
+    }
+
+    /// The number of the operator's newest word, which may have ended.
+    pub fn last_word(&self) -> u64 {
+        self.numbers.last_word
+    }
+
+    /// Writes entries in one transaction with the number that follows [`Store::applied`]. `now` is the date of the write.
+    /// Without entries it only notes the date.
+    pub fn apply<'e>(&mut self, entries: impl IntoIterator<Item = &'e Entry>, epoch: Epoch, now: Date) -> Result<()> {
+        let numbers = self.numbers;
+        (self.numbers.applied, self.numbers.alive_at) = (numbers.applied + 1, now.0);
+        let entries = entries.into_iter();
+        let done = guarded(|| {
+            self.write(|tables| {
+                let mut entries = entries;
+                entries.try_for_each(|entry| tables.apply(entry, epoch))
+            })
+        });
+        if done.is_err() {
+            self.numbers = numbers;
+        }
+        done
+    }
+
+    /// Writes whole rows in one transaction, into an empty file. A group follows its load balancer.
+    pub fn fill(&mut self, rows: impl IntoIterator<Item = Result<Row>>, epoch: Epoch, now: Date) -> Result<()> {
+        self.numbers.alive_at = now.0;
+        self.write(|tables| rows.into_iter().try_for_each(|row| tables.put(&row?, epoch)))
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> Result<bool> {
+        let transaction = self.database.begin_read()?;
+        Ok(transaction.open_table(LBS)?.is_empty()? && transaction.open_table(WORDS)?.is_empty()?)
+    }
+
+    /// Gives every row: words by their number, load balancers and then groups, both in the order of their creation. An
+    /// error of `take` ends this.
+    pub fn each_row(&self, epoch: Epoch, take: impl FnMut(Row) -> Result<()>) -> Result<()> {
+        guarded(|| {
+            let transaction = self.database.begin_read()?;
+            let source = tables::Source {
+                lbs: transaction.open_table(LBS)?,
+                groups: transaction.open_table(GROUPS)?,
+                chunks: transaction.open_table(CHUNKS)?,
+                states: transaction.open_table(STATES)?,
+                words: transaction.open_table(WORDS)?,
+            };
+            source.each_row(epoch, self.numbers.newest, take)
+        })
+    }
+
+    /// Reads every page, compares all checksums, and reads every row; gives how many rows there are.
+    pub fn check(&mut self) -> Result<u64> {
+        if !guarded(|| Ok(self.database.check_integrity()?))? {
+            return Err(StoreError::Damaged(
+                "checksums did not agree, and the last whole transaction was taken".into(),
+            ));
+        }
+        let mut rows = 0;
+        self.each_row(Epoch::default(), |_| {
+            rows += 1;
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("numbers", &self.numbers).finish_non_exhaustive()
+    }
+}

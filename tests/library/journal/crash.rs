@@ -1,0 +1,94 @@
+//! A crash at any point: the state is that after the last transaction that was acknowledged, or after the one that was
+//! under way, never another.
+//!
+//! `GWM_CRASHES` sets the number of crashes; `GWM_CRASH_SEED` replays one history (a failure prints its seed).
+
+use fastrand::Rng;
+use gwm::journal::{Date, Epoch, Row, Store};
+
+use super::{disk::Disk, history::History};
+use crate::coordinator_model::number;
+
+/// Crashes in the tests of each change; more by the variable.
+const CRASHES: u64 = 10_000;
+
+/// Transactions of one history.
+const BATCHES: u64 = 12;
+
+fn rows(store: &Store) -> Vec<Row> {
+    let mut rows = Vec::new();
+    store
+        .each_row(Epoch::default(), |row| {
+            rows.push(row);
+            Ok(())
+        })
+        .expect("the rows can be read");
+    rows
+}
+
+/// Plays one history with crashes; gives their number.
+fn play(seed: u64) -> u64 {
+    let mut rng = Rng::with_seed(seed);
+    let mut history = History::default();
+    let disk = Disk::default();
+    disk.crash(rng.fork(), rng.u32(2..10));
+    let mut store = Store::open_on(disk.clone()).expect("the disk works");
+    // Before the first transaction the file may be no state yet, as a daemon that never ran leaves it.
+    let mut images = disk.take_images();
+    for (_, image) in images.drain(..) {
+        if let Ok(store) = Store::open_on(Disk::of(image)) {
+            assert_eq!(rows(&store), []);
+        }
+    }
+    let mut states = vec![Vec::new()];
+    let mut batches = Vec::new();
+    for batch in 0..BATCHES {
+        disk.set_number(batch);
+        let entries: Vec<_> = (0..rng.usize(1..8)).map(|_| history.entry(&mut rng)).collect();
+        store.apply(&entries, Epoch::default(), Date(batch)).expect("the disk works");
+        assert_eq!(store.applied(), batch + 1);
+        states.push(rows(&store));
+        batches.push(entries);
+        // A crash after the transaction was acknowledged leaves this transaction.
+        images.extend(disk.take_images());
+    }
+    if rng.bool() {
+        drop(store); // a stop writes, too
+        disk.set_number(BATCHES);
+        images.extend(disk.take_images());
+    }
+    let crashes = images.len() as u64;
+    for (acknowledged, image) in images {
+        let mut store = Store::open_on(Disk::of(image)).expect("a crash damages nothing");
+        let applied = store.applied();
+        assert!((acknowledged..=acknowledged + 1).contains(&applied), "{applied} after {acknowledged}");
+        assert_eq!(rows(&store), states[applied as usize]);
+        // And it goes on from there.
+        if let Some(next) = batches.get(applied as usize)
+            && rng.u8(..4) == 0
+        {
+            store.apply(next, Epoch::default(), Date::default()).expect("the disk works");
+            assert_eq!(rows(&store), states[applied as usize + 1]);
+        }
+    }
+    crashes
+}
+
+#[test]
+fn a_crash_at_any_point_loses_nothing_that_was_acknowledged() {
+    if let Some(seed) = number("GWM_CRASH_SEED") {
+        play(seed);
+        return;
+    }
+    let wanted = number("GWM_CRASHES").unwrap_or(CRASHES);
+    let (mut crashes, mut seed) = (0, 0);
+    while crashes < wanted {
+        let played = std::panic::catch_unwind(|| play(seed));
+        crashes += played.unwrap_or_else(|panic| {
+            eprintln!("GWM_CRASH_SEED={seed} replays this");
+            std::panic::resume_unwind(panic)
+        });
+        seed += 1;
+    }
+    println!("{crashes} crashes in {seed} histories");
+}
