@@ -213,6 +213,11 @@ table! {
         EndpointsAnswering: gauge("gwm_endpoints_answering", "Watched endpoints that answer.").of_coordinator();
         GroupsInDoubt: gauge("gwm_groups_in_doubt", "Groups of which so much is lost at once that nobody is confident.")
             .of_coordinator();
+        StateBehind: gauge("gwm_state_behind", "1 while the disk does not take changes (--state).").of_coordinator();
+        StateRepliesWaiting: gauge("gwm_state_replies_waiting", "Replies that wait until their changes are on the disk.")
+            .of_coordinator();
+        StateTransaction: seconds("gwm_state_transaction_seconds", "Times that transactions of the state on disk took.")
+            .of_coordinator();
         BlindOwn: gauge("gwm_blind", "1 while nothing at these addresses answers, neither members nor a witness.")
             .with("addresses", "own").of_coordinator();
         BlindForeign: gauge("gwm_blind", "1 while nothing at these addresses answers, neither members nor a witness.")

@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn events_have_an_id_a_name_and_data() {
-        let calendar = Calendar { zero: std::time::SystemTime::UNIX_EPOCH };
+        let calendar = Calendar { zero: std::time::SystemTime::UNIX_EPOCH, words_survive: false };
         let bound = EventRow::Other(Event::LoadBalancer { lb_uid: b"LB\n1"[..].into(), change: "bound" });
         let rows = [EventRow::Blind(true, false), bound, EventRow::Other(Event::Words)];
         let expected = "id: 1f-9\nevent: blind\ndata: {\"own\":true,\"foreign\":false}\n\n\
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn of_equal_events_the_last_is_told() {
-        let calendar = Calendar { zero: std::time::SystemTime::UNIX_EPOCH };
+        let calendar = Calendar { zero: std::time::SystemTime::UNIX_EPOCH, words_survive: false };
         let lb = |change| EventRow::Other(Event::LoadBalancer { lb_uid: b"LB1"[..].into(), change });
         let text = text_of(&[lb("bound"), lb("unbound"), lb("bound"), EventRow::Blind(true, false)], 1, 4, &calendar);
         let changes: Vec<&str> = text.split("\"change\":").skip(1).filter_map(|rest| rest.split('"').nth(1)).collect();

@@ -110,11 +110,13 @@ pub fn not_found() -> Problem {
     Problem::new(404, "not_found", "there is no such load balancer, group or member")
 }
 
-/// Turns times of the daemon into times of day.
+/// Turns times of the daemon into times of day, and says whether words outlive the process.
 #[derive(Clone, Copy, Debug)]
 pub struct Calendar {
     /// The time of day at time zero.
     pub zero: SystemTime,
+    /// The operator's words are on disk, and in force after a restart.
+    pub words_survive: bool,
 }
 
 impl Calendar {
@@ -142,7 +144,8 @@ mod tests {
 
     #[test]
     fn times_are_times_of_day() {
-        let calendar = Calendar { zero: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) };
+        let calendar =
+            Calendar { zero: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000), words_survive: false };
         assert_eq!(calendar.text(Time(1_500_000_000)), "2023-11-14T22:13:21.500Z");
     }
 }

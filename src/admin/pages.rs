@@ -285,13 +285,14 @@ impl Done {
             (None, Some(_)) => "; it ends with the daemon, unless it is ended before",
             (None, None) => "",
         };
+        let ends = if calendar.words_survive { "" } else { ends };
         let none = if matches_now == Some(false) { "; nothing matches now" } else { "" };
         Done {
             done: format!("{what}{}{none}{ends}", until.unwrap_or_default()),
             word: said.map(|word| WordJson::new(word, calendar)),
             withdrawn: acted.unsaid.clone(),
             matches_now,
-            survives_restart: false,
+            survives_restart: calendar.words_survive,
         }
     }
 }

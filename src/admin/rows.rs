@@ -385,7 +385,7 @@ impl WordJson {
             from: word.from.to_string(),
             at: calendar.text(word.at),
             expires_at: word.expires.map(|at| calendar.text(at)),
-            survives_restart: false,
+            survives_restart: calendar.words_survive,
         }
     }
 }

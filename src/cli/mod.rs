@@ -27,6 +27,7 @@ pub mod member;
 #[cfg(feature = "admin")]
 pub mod operator;
 pub mod serve;
+pub mod state;
 mod table;
 mod target;
 
@@ -60,6 +61,8 @@ enum Command {
     /// Fix the weight of a member at a running daemon, or release it
     #[cfg(feature = "admin")]
     Weight(operator::write::WeightArgs),
+    /// Look at the state on disk, and copy it
+    State(state::Args),
     /// Turn captured SASP bytes into readable messages
     Decode(decode::Args),
     /// Run a daemon, members whose weights move, and a load balancer that follows, as a demonstration
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
         Ok(Cli { command: Command::Resume(args) }) => operator::write::resume(args),
         #[cfg(feature = "admin")]
         Ok(Cli { command: Command::Weight(args) }) => operator::write::weight(args),
+        Ok(Cli { command: Command::State(args) }) => state::run(args),
         Ok(Cli { command: Command::Decode(args) }) => decode::run(args),
         Ok(Cli { command: Command::Demo(args) }) => demo::run(args),
         Err(error) => show(&error),

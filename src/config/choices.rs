@@ -4,6 +4,15 @@ use clap::ValueEnum;
 
 use crate::{access::Identity, judgement::Policy};
 
+/// When a reply to a request that changes something is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// When the change is on the disk. If the disk does not take it within 5 seconds, the connection ends without a reply
+    Reply,
+    /// At once: a crash loses what came within the last 100 ms, and all since the disk has been refusing writes
+    Background,
+}
+
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TlsVersion {

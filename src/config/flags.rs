@@ -13,7 +13,7 @@ use clap::{
 
 use super::{
     admin::AdminFlags,
-    choices::{HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion},
+    choices::{Durability, HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion},
     idle::Given,
     members,
     units::duration,
@@ -124,6 +124,20 @@ pub struct Flags {
     #[arg(long, env = "GWM_HOLD_TIME", value_name = "DURATION", default_value = "10m",
         value_parser = duration(Duration::ZERO..=DAY * 30))]
     pub hold_time: Duration,
+
+    /// Directory for the state on disk: load balancers, groups, members, their states, and the operator's words. A restart or
+    /// a crash forgets none of it. The directory is made if it is not there [default: in memory only]
+    #[arg(long, env = "GWM_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+
+    /// When a reply to a request that changes something is sent, with --state
+    #[arg(long, env = "GWM_DURABILITY", value_name = "WHEN", default_value = "reply")]
+    pub durability: Durability,
+
+    /// Move a state on disk that is damaged or of another version aside, and begin empty. Without this flag the daemon does
+    /// not start with such a state. A state that can be used stays
+    #[arg(long, env = "GWM_STATE_RESET", requires = "state", value_parser = FalseyValueParser::new())]
+    pub state_reset: bool,
 
     /// The Interval of Get Weights replies: when a load balancer should ask again; whole seconds, 1s to 65535s. While a
     /// member in the reply waits for the first result of its checks, the Interval is the member's --probe-interval

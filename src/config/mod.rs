@@ -32,7 +32,9 @@ mod units;
 mod witness;
 
 pub use admin::{Admin, AdminAddress, AdminFlags, Setting, of_admin};
-pub use choices::{HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion};
+pub use choices::{
+    Durability, HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion,
+};
 pub use flags::{CpuList, Flags};
 pub use idle::Given;
 pub use listen::{Carries, Listen};
@@ -116,12 +118,25 @@ pub struct Config {
     pub metrics_members: u32,
     /// The flags with their values, for people.
     pub shown: Vec<Setting>,
+    /// Where the state is kept on disk, if it is.
+    pub state: Option<State>,
     /// Where load balancers make agent-checks.
     pub agent_listen: Vec<SocketAddr>,
     /// The load balancer whose groups answer; any if `None`.
     pub agent_lb: Option<Box<[u8]>>,
     /// Settings that are valid, and may not do what is meant.
     pub warnings: Vec<String>,
+}
+
+/// Settings of the state on disk; the flags have the meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The directory.
+    pub directory: PathBuf,
+    /// When replies are sent.
+    pub durability: Durability,
+    /// A state that can not be used is moved aside.
+    pub reset: bool,
 }
 
 /// Settings of checks and weights; the flags have the meaning.
@@ -294,6 +309,11 @@ impl Config {
             admin,
             metrics_members: flags.metrics_members,
             shown: flags.given.settings().to_vec(),
+            state: flags.state.clone().map(|directory| State {
+                directory,
+                durability: flags.durability,
+                reset: flags.state_reset,
+            }),
             agent_listen: agent_addresses(flags)?,
             agent_lb: flags.agent_lb.clone(),
             warnings,

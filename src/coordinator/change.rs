@@ -19,6 +19,8 @@ pub enum CloseReason {
     NotPermitted,
     /// The operator closed it.
     Operator,
+    /// The disk does not take what the connection's request changes. The coordinator does not give this reason itself.
+    NotKept,
 }
 
 /// One change of the tables. Only a request that passed every check becomes one.

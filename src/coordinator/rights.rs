@@ -162,7 +162,7 @@ impl Coordinator {
             let cause = match reason {
                 CloseReason::TakenOver => Refusal::TakenOver,
                 CloseReason::NotPermitted => Refusal::LbIdentity,
-                CloseReason::Operator => Refusal::Dropped,
+                CloseReason::Operator | CloseReason::NotKept => Refusal::Dropped,
             };
             return not_accepted(cause, lb_uid, None);
         } else if access.lb_identity() != Identity::Any && !access.is_lb(self.peer(connection), lb_uid) {

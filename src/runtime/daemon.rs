@@ -2,6 +2,7 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+mod keeper;
 mod listen;
 
 use std::{
@@ -16,12 +17,15 @@ use signal_hook::{
     iterator::Signals,
 };
 
+use keeper::Keeper;
+
 #[cfg(feature = "admin")]
 use super::admin_thread::{self, AdminThread};
 use super::{
     agent_thread::AgentThread,
     coordinator_thread::{self, CoordinatorControl, CoordinatorMetrics, Port},
     error::Error,
+    journal_thread::{self, Journal},
     log,
     machine::{executor, poller::Poller},
     mesh::{Bell, pipe},
@@ -32,9 +36,9 @@ use super::{
 use crate::web::Gate;
 use crate::{
     config::{Config, Listen},
-    coordinator::Settings,
+    coordinator::{Coordinator, Settings},
     limits,
-    metrics::Reading,
+    metrics::{Id, Reading},
     monitor::{self, Tuning},
     network::OwnAddresses,
     tls::Server,
@@ -69,6 +73,7 @@ impl Drop for EndNotice {
 /// The running threads.
 struct Threads {
     coordinator: JoinHandle<Result<(), Error>>,
+    keeper: Option<Keeper>,
     shards: Vec<JoinHandle<Result<(), Error>>>,
     #[cfg(feature = "admin")]
     admin: Option<AdminThread>,
@@ -93,6 +98,13 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     config.settings.icmp = probe::may_echo().is_ok();
     config.settings.own_addresses = Arc::new(own_addresses());
     let shards = config.shard_cpus.len();
+    let shared = Arc::new(Shared::new(&config.connections, config.tls.as_ref().map(|tls| tls.config.clone())));
+    let control = Arc::new(CoordinatorControl::new());
+    let (settings, count) = (config.settings.clone(), u16::try_from(shards).expect("there are at most 256 shards"));
+    let empty = move || Coordinator::new(settings.clone(), count);
+    // Before the listeners: nobody asks a GWM that knows nothing yet.
+    let loaded = config.state.as_ref().map(|state| journal_thread::load(state, shared.clock, &empty)).transpose()?;
+    let (kept, restored) = loaded.unzip();
     let mut listening = Vec::new();
     let mut listeners: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
     for &Listen { address, carries } in &config.listen {
@@ -105,9 +117,8 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     #[cfg(feature = "admin")]
     let (admin_addresses, admin_listeners) = admin::bind(&config)?;
     let (agent_addresses, agent_listeners) = listen::bind_agent(&config)?;
-    let shared = Arc::new(Shared::new(&config.connections, config.tls.as_ref().map(|tls| tls.config.clone())));
-    let control = Arc::new(CoordinatorControl::new());
-    let metrics = Arc::new(Metrics::new(shards));
+    let journal = kept.as_ref().map(|_| Arc::new(Journal::new(control.bell.clone())));
+    let metrics = Arc::new(Metrics { journal: journal.clone(), ..Metrics::new(shards) });
     let bells: Vec<Arc<Bell>> = (0..shards).map(|_| Arc::default()).collect();
     let monitoring: Vec<Arc<MonitoringControl>> = (0..shards).map(|_| Arc::default()).collect();
     let failed = |error| Error::Start { what: "start a thread", error };
@@ -126,7 +137,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         }
         let setup = ShardSetup {
             index: u16::try_from(index).expect("there are at most 256 shards"),
-            shards: u16::try_from(shards).expect("there are at most 256 shards"),
+            shards: count,
             limits: config.connections.clone(),
             listeners,
             shared: shared.clone(),
@@ -147,15 +158,19 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         });
         handles.push(handle.map_err(failed)?);
     }
+    let keeping = journal.as_ref().map(|journal| keeper::keeping(journal, &config));
+    let keeper = kept.zip(journal).map(|(kept, journal)| Keeper::start(kept, journal, &config, &shared, &events));
+    let keeper = keeper.transpose().map_err(failed)?;
     let coordinator = {
-        let (settings, control, clock) = (config.settings.clone(), control.clone(), shared.clock);
+        let (control, clock) = (control.clone(), shared.clock);
         let metrics = metrics.coordinator.clone();
         let (events, end_notice) = (events.clone(), EndNotice(events.clone()));
         let (spin, history) = (config.spin, !config.admin.listen.is_empty());
         executor::pinned("coordinator", Some(config.coordinator_cpu), move || {
             let _end_notice = end_notice;
             let ready = || drop(events.send(Event::Ready));
-            coordinator_thread::run(settings, ports, control, metrics, clock, (spin, history), ready);
+            let coordinator = || restored.unwrap_or_else(empty);
+            coordinator_thread::run((coordinator, keeping), ports, control, metrics, clock, (spin, history), ready);
             Ok(())
         })
         .map_err(failed)?
@@ -170,7 +185,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 bells: bells.clone(),
                 metrics: metrics.clone(),
                 shared: shared.clone(),
-                calendar: admin::calendar(&shared),
+                calendar: admin::calendar(&shared, &config),
                 settings: config.settings.clone(),
                 max_probes: config.monitoring.max_probes,
                 flags: admin::shown_flags(&config),
@@ -190,8 +205,9 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
             Some(AgentThread::start(listeners, config.agent_lb.clone(), control.clone(), ended).map_err(failed)?)
         }
     };
-    let threads = Threads {
+    let mut threads = Threads {
         coordinator,
+        keeper,
         shards: handles,
         #[cfg(feature = "admin")]
         admin,
@@ -205,6 +221,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         let Ok(event) = inbox.recv_timeout(LOOK_INTERVAL) else {
             log::report_lost(&mut lost);
             look_at_addresses(&mut addresses, &control);
+            threads.keeper.iter_mut().for_each(Keeper::report_slow_disk);
             continue;
         };
         match event {
@@ -268,15 +285,24 @@ fn stop(
         admin.thread.stop();
         running += 1;
     }
+    // The shards need the coordinator, and the coordinator the journal.
+    let journal = threads.keeper.as_ref().map(|keeper| &keeper.journal);
+    let last = 1 + usize::from(journal.is_some());
+    running += usize::from(journal.is_some());
     while running > 0 {
         match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Event::Ended) => running -= 1,
             Ok(_) => {}
             Err(_) => return Err(Error::StopTimeout { running }),
         }
-        if running == 1 {
+        if running == last {
             control.stop.store(true, Ordering::Release);
             control.bell.ring();
+        }
+        if running == 1
+            && let Some(journal) = journal
+        {
+            journal.stop();
         }
     }
     threads.into_handles().try_for_each(joined)?;
@@ -288,11 +314,13 @@ fn stop(
 pub(super) struct Metrics {
     shards: Vec<Arc<ShardMetrics>>,
     coordinator: Arc<CoordinatorMetrics>,
+    pub(super) journal: Option<Arc<Journal>>,
 }
 
 impl Metrics {
     pub(super) fn new(shards: usize) -> Metrics {
-        Metrics { shards: (0..shards).map(|_| Arc::default()).collect(), coordinator: Arc::default() }
+        let shards = (0..shards).map(|_| Arc::default()).collect();
+        Metrics { shards, coordinator: Arc::default(), journal: None }
     }
 
     /// All metrics now; the threads may run on.
@@ -302,13 +330,16 @@ impl Metrics {
             metrics.read(shard, &mut reading);
         }
         self.coordinator.read(&mut reading);
+        if let Some(journal) = &self.journal {
+            reading.add_distribution(None, Id::StateTransaction, journal.transactions.read());
+        }
         reading
     }
 }
 
 impl Threads {
     fn into_handles(self) -> impl Iterator<Item = JoinHandle<Result<(), Error>>> {
-        let handles = self.shards.into_iter().chain([self.coordinator]);
+        let handles = self.shards.into_iter().chain([self.coordinator]).chain(self.keeper.map(|keeper| keeper.handle));
         #[cfg(feature = "admin")]
         let handles = handles.chain(self.admin.map(|admin| admin.thread.handle));
         handles.chain(self.agent.map(|agent| agent.handle))

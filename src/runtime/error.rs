@@ -1,8 +1,11 @@
 //! Why the daemon can not start, or ends by itself.
 
-use std::{fmt, io, net::SocketAddr};
+use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
-use crate::config::{AdminAddress, Carries};
+use crate::{
+    config::{AdminAddress, Carries},
+    journal::StoreError,
+};
 
 /// Why the daemon can not start, or ends by itself. The text is one line for the operator, with the remedy if there is
 /// one.
@@ -69,6 +72,13 @@ pub enum Error {
         what: &'static str,
         /// The machine's answer.
         error: io::Error,
+    },
+    /// The state on disk can not be used.
+    State {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        error: StoreError,
     },
     /// A thread has panicked.
     Panicked {
@@ -165,6 +175,19 @@ impl fmt::Display for Error {
             }
             Error::BindAgent { address, error } => {
                 write!(f, "--agent-listen: can not listen on {address} ({error}): choose another address")
+            }
+            Error::State { path, error } => {
+                write!(f, "the state on disk, {}: {error}: ", path.display())?;
+                f.write_str(match error {
+                    StoreError::Busy => "stop the other gwm, or give each its own directory with --state",
+                    StoreError::Version(_) => {
+                        "export it with the gwm that wrote it (gwm state export), or move it aside with --state-reset, and load balancers register again"
+                    }
+                    StoreError::Damaged(_) => {
+                        "put a backup in its place, or move it aside with --state-reset, and load balancers register again"
+                    }
+                    StoreError::Disk(_) => "let gwm read and write the directory, or give another one with --state",
+                })
             }
             Error::Start { what, error } => write!(f, "can not {what}: {error}"),
             Error::Panicked { thread, text } => {

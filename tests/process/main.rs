@@ -23,6 +23,7 @@ mod haproxy;
 mod harness;
 mod page;
 mod site;
+mod state;
 mod takeover;
 mod tshark;
 mod wire;

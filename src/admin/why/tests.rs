@@ -7,7 +7,7 @@ use crate::{
     sasp::{Endpoint, WeightEntry},
 };
 
-const CALENDAR: Calendar = Calendar { zero: SystemTime::UNIX_EPOCH };
+const CALENDAR: Calendar = Calendar { zero: SystemTime::UNIX_EPOCH, words_survive: false };
 
 fn verdict(flags: EntryFlags, weight: u16) -> Verdict {
     Verdict { flags, share: Share::Weight(weight) }

@@ -126,6 +126,10 @@ async fn looked_up(daemon: &Daemon, route: Route) -> Result<Response, Problem> {
         Route::Healthz => pages::alive(daemon.is_alive().await),
         Route::Readyz => {
             let mut reasons = Vec::new();
+            let behind = parts.metrics.journal.as_ref().is_some_and(|journal| journal.trouble().is_some());
+            if behind {
+                reasons.push("state on disk: the disk does not take changes");
+            }
             match daemon.ask(Ask::Totals).await? {
                 Answer::Totals(row) if row.blind.0 || row.blind.1 => {
                     reasons.push("blind: no member or witness answers")

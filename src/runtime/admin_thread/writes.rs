@@ -256,7 +256,7 @@ mod tests {
             bells: Vec::new(),
             metrics: Arc::new(Metrics::new(0)),
             shared: Arc::new(Shared::new(&LIMITS, None)),
-            calendar: Calendar { zero: SystemTime::UNIX_EPOCH },
+            calendar: Calendar { zero: SystemTime::UNIX_EPOCH, words_survive: false },
             settings,
             max_probes: 0,
             flags: Vec::new(),

@@ -54,6 +54,12 @@ impl CoordinatorMetrics {
         }
     }
 
+    /// The same for the state on disk.
+    pub(super) fn publish_keeping(&self, replies_waiting: usize, in_trouble: bool) {
+        self.values.set(Id::StateRepliesWaiting, replies_waiting as u64);
+        self.values.set(Id::StateBehind, in_trouble.into());
+    }
+
     /// Adds all metrics of the coordinator.
     pub(crate) fn read(&self, reading: &mut Reading) {
         reading.add_values(None, &self.values);

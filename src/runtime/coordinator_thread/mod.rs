@@ -8,6 +8,7 @@
 //! futex. An executor in its place took several times as long to fall asleep and to wake (PERF.md).
 
 mod doubt_log;
+mod keeping;
 mod metrics;
 mod ports;
 mod refusals;
@@ -36,7 +37,7 @@ use super::{
 };
 use crate::{
     access::Access,
-    coordinator::{Answer, Ask, Coordinator, Settings},
+    coordinator::{Answer, Ask, CloseReason, Coordinator, Outbox},
     judgement::Judgement,
     limits,
     network::OwnAddresses,
@@ -44,8 +45,10 @@ use crate::{
     sasp::Message,
     time::Time,
 };
+use keeping::WaitingAnswers;
 use ports::{Ports, connection};
 
+pub(super) use keeping::Keeping;
 pub(super) use metrics::CoordinatorMetrics;
 pub(super) use ports::Port;
 
@@ -117,6 +120,8 @@ struct CoordinatorThread {
     publish_at: Time,
     /// When the next call of the admin side is answered.
     call_at: Time,
+    /// Answers that wait for the disk.
+    answers: WaitingAnswers,
 }
 
 /// Wakes a thread that is parked.
@@ -128,10 +133,10 @@ impl Wake for Unpark {
     }
 }
 
-/// Runs the coordinator until the main thread stops it. `spin` is how long it polls before each sleep, `history`
-/// whether somebody may ask what happened.
+/// Runs the coordinator until the main thread stops it; `coordinator` makes it, if it is not made yet. `spin` is how long
+/// it polls before each sleep, `history` whether somebody may ask what happened.
 pub(super) fn run(
-    settings: Settings,
+    (coordinator, keeping): (impl FnOnce() -> Coordinator, Option<Keeping>),
     ports: Vec<Port>,
     control: Arc<CoordinatorControl>,
     metrics: Arc<CoordinatorMetrics>,
@@ -139,12 +144,12 @@ pub(super) fn run(
     (spin, history): (Duration, bool),
     ready: impl FnOnce(),
 ) {
-    let shards = u16::try_from(ports.len()).expect("there are at most 256 shards");
-    let mut coordinator = Coordinator::new(settings, shards);
+    let mut coordinator = coordinator();
     if history {
         coordinator.keep_history();
     }
     let mut thread = CoordinatorThread::new(coordinator, ports, control, metrics, clock);
+    thread.ports.keeping = keeping;
     ready();
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     while !thread.control.stop.load(Ordering::Acquire) {
@@ -172,6 +177,7 @@ impl CoordinatorThread {
             metrics,
             publish_at: Time::default(),
             call_at: Time::default(),
+            answers: WaitingAnswers::default(),
         }
     }
 
@@ -179,6 +185,10 @@ impl CoordinatorThread {
     fn turn(&mut self) -> bool {
         let start = Instant::now();
         self.take_acknowledgements();
+        self.ports.send_waiting();
+        if let Some(keeping) = &self.ports.keeping {
+            self.answers.give(self.clock.now(), keeping.kept());
+        }
         if let Some(roster) = self.control.roster.pop() {
             self.coordinator.set_roster(self.clock.now(), roster);
         }
@@ -204,6 +214,9 @@ impl CoordinatorThread {
         self.ports.doubt_log.log_suppressed(now);
         self.ports.turn_log.log_suppressed(now);
         self.ports.refusals.log_suppressed(now);
+        if let Some(keeping) = &mut self.ports.keeping {
+            keeping.give();
+        }
         self.ports.list.iter_mut().for_each(Port::flush);
         self.metrics.turn.add(start.elapsed());
         self.publish();
@@ -220,7 +233,15 @@ impl CoordinatorThread {
             return;
         }
         let Some(AdminCall { ask, answer }) = self.control.calls.pop() else { return };
-        answer(self.coordinator.answer(now, ask, &mut self.ports));
+        let acts = matches!(ask, Ask::Act(_));
+        if acts && self.ports.keeping.as_ref().is_some_and(Keeping::is_full) {
+            return; // the admin side hears that the daemon is busy
+        }
+        let given = self.coordinator.answer(now, ask, &mut self.ports);
+        match self.ports.keeping.as_ref().and_then(Keeping::to_wait_for).filter(|_| acts) {
+            Some(changes) => self.answers.push(now, changes, Box::new(move || answer(given))),
+            None => answer(given),
+        }
         let after = self.clock.now();
         self.call_at = after + pause_after(after.since(now));
     }
@@ -231,6 +252,9 @@ impl CoordinatorThread {
         if now >= self.publish_at {
             self.publish_at = now + PUBLISH_INTERVAL;
             self.metrics.publish(&self.coordinator);
+            if let Some(keeping) = &self.ports.keeping {
+                self.metrics.publish_keeping(self.ports.waiting_replies(), keeping.is_in_trouble());
+            }
         }
     }
 
@@ -317,6 +341,12 @@ impl CoordinatorThread {
                 }
                 let frame = bytes.get(range.clone()).expect("the shard sent this range");
                 let (header, message) = Message::decode_trusted(frame).expect("the shard has checked the frame");
+                let may_wait = !matches!(message, Message::GetWeightsRequest(_));
+                if may_wait && self.ports.keeping.as_ref().is_some_and(Keeping::is_full) {
+                    self.ports.close(id, CloseReason::NotKept);
+                    return true;
+                }
+                self.ports.reply_may_wait = may_wait;
                 self.coordinator.request(now, id, header.id, &message, &mut self.ports);
             }
             Up::Judged(judgements) => {
@@ -338,7 +368,13 @@ impl CoordinatorThread {
         let work = || {
             let CoordinatorControl { roster, access, own_addresses, .. } = &*self.control;
             let calls = !self.control.calls.is_empty() && self.clock.now() >= self.call_at;
-            let news = calls || !roster.is_empty() || !access.is_empty() || !own_addresses.is_empty();
+            let kept = self.ports.keeping.as_ref().is_some_and(|keeping| self.answers.is_due(keeping.kept()));
+            let news = calls
+                || kept
+                || self.ports.has_kept_replies()
+                || !roster.is_empty()
+                || !access.is_empty()
+                || !own_addresses.is_empty();
             self.ports.list.iter().any(Port::has_work) || news || self.control.stop.load(Ordering::Acquire)
         };
         let waits = self.coordinator.waits_for_delivery();

@@ -6,12 +6,15 @@ use bytes::Bytes;
 
 use super::{
     doubt_log::DoubtLog,
+    keeping::{Keeping, WaitingReplies},
     metrics::CoordinatorMetrics,
     refusals::Refusals,
     turn_log::{self, TurnLog},
 };
 use crate::{
-    coordinator::{CloseReason, ConnectionId, Contested, Doubted, Kind, Outbox, Refused, Unmatched, WatchOrder, Word},
+    coordinator::{
+        Change, CloseReason, ConnectionId, Contested, Doubted, Kind, Outbox, Refused, Unmatched, WatchOrder, Word,
+    },
     runtime::{
         machine::clock::Clock,
         mesh::{Batch, Down, Order, Receiver, Sender, Slot, Up},
@@ -35,11 +38,14 @@ pub(crate) struct Port {
     closes: VecDeque<(Slot, CloseReason)>,
     /// Watch orders that found no room, those of a few endpoints at most.
     pub(super) orders: VecDeque<WatchOrder>,
+    /// Replies that wait for the disk.
+    replies: WaitingReplies,
 }
 
 impl Port {
     pub(crate) fn new(up: Receiver<(Slot, Up)>, down: Sender<Down>) -> Port {
-        Port { up, down, inbox: None, finished: Vec::new(), closes: VecDeque::new(), orders: VecDeque::new() }
+        let (finished, closes, orders, replies) = Default::default();
+        Port { up, down, inbox: None, finished, closes, orders, replies }
     }
 
     /// Whether a turn would do something for this shard now.
@@ -53,7 +59,8 @@ impl Port {
 
     /// To be called before the coordinator sleeps. `waits`: a push waits for an acknowledgement.
     pub(super) fn before_sleep(&self, waits: bool) {
-        self.down.want_returns(waits || !self.closes.is_empty() || !self.orders.is_empty());
+        let waits = waits || !self.closes.is_empty() || !self.orders.is_empty() || !self.replies.is_empty();
+        self.down.want_returns(waits);
     }
 
     /// Sends watch orders while there is room.
@@ -90,6 +97,10 @@ pub(super) struct Ports {
     changed_at: u32,
     /// Bytes of all messages since the start.
     pub(super) committed: usize,
+    /// `--state`.
+    pub(super) keeping: Option<Keeping>,
+    /// The reply to the request in work may have to wait for the disk.
+    pub(super) reply_may_wait: bool,
     clock: Clock,
     pub(super) refusals: Refusals,
     pub(super) doubt_log: DoubtLog,
@@ -107,12 +118,36 @@ impl Ports {
             cut_short,
             changed_at: 0,
             committed: 0,
+            keeping: None,
+            reply_may_wait: false,
             clock,
             refusals,
             doubt_log,
             turn_log,
             metrics,
         }
+    }
+
+    /// Sends the replies whose changes are on the disk, and ends connections whose replies have waited too long.
+    pub(super) fn send_waiting(&mut self) {
+        let Some(keeping) = &self.keeping else { return };
+        let (kept, now) = (keeping.kept(), self.clock.now());
+        for port in self.list.iter_mut().filter(|port| !port.replies.is_empty()) {
+            port.replies.send(kept, &mut port.down);
+            port.replies.drop_old(now, |slot, reason| port.closes.push_back((slot, reason)));
+        }
+    }
+
+    /// Whether [`Ports::send_waiting`] would send something.
+    pub(super) fn has_kept_replies(&self) -> bool {
+        let Some(keeping) = &self.keeping else { return false };
+        let kept = keeping.kept();
+        self.list.iter().any(|port| port.down.has_room() && port.replies.is_due(kept))
+    }
+
+    /// How many replies wait for the disk.
+    pub(super) fn waiting_replies(&self) -> usize {
+        self.list.iter().map(|port| port.replies.len()).sum()
     }
 
     pub(super) fn port(&mut self, shard: u16) -> &mut Port {
@@ -136,6 +171,15 @@ impl Outbox for Ports {
 
     fn commit(&mut self, connection: ConnectionId, start: usize, body: Option<&Bytes>, kind: Kind) {
         let slot = slot(connection);
+        if kind == Kind::Reply
+            && self.reply_may_wait
+            && let Some(changes) = self.keeping.as_ref().and_then(Keeping::to_wait_for)
+        {
+            let now = self.clock.now();
+            let port = self.port(connection.shard);
+            let reply: Vec<u8> = port.down.bytes().drain(start..).collect();
+            return port.replies.push(changes, now, slot, reply.into());
+        }
         let changed_at = std::mem::take(&mut self.changed_at);
         let port = self.port(connection.shard);
         let end = port.down.bytes().len();
@@ -158,6 +202,12 @@ impl Outbox for Ports {
 
     fn close(&mut self, connection: ConnectionId, reason: CloseReason) {
         self.port(connection.shard).closes.push_back((slot(connection), reason));
+    }
+
+    fn changed(&mut self, now: Time, change: &Change<'_>) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.note(now, change);
+        }
     }
 
     fn unmatched(&mut self, unmatched: &Unmatched) {

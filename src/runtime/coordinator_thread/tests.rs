@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    coordinator::{CloseReason, Kind, Outbox},
+    coordinator::{Kind, Settings},
     judgement::{Judgement, Policy, Share, Verdict},
     metrics::{Id, Reading},
     roster::Member,
@@ -83,6 +83,60 @@ fn a_request_waits_until_there_is_room_for_its_reply() {
     thread.turn();
     assert_eq!(reply_ids(&down.receive().expect("the replies")), [2, 3]);
     assert!(up.has_returned());
+}
+
+/// Registers a load balancer's group, and asks for its weights.
+fn get_weights(up: &mut Sender<(Slot, Up)>, slot: Slot, id: u32) {
+    let start = up.bytes().len();
+    let mut request = Writer::get_weights_request(up.bytes(), id);
+    request.name(GroupData { lb_uid: b"LB1", name: b"" });
+    request.finish().expect("a short message");
+    let range = start..up.bytes().len();
+    up.push((slot, Up::Request(range)));
+}
+
+#[test]
+fn a_reply_waits_for_the_disk_and_weights_do_not() {
+    let (mut thread, mut up, mut down) = coordinator_thread(4);
+    let journal = Arc::new(crate::runtime::journal_thread::Journal::new(Arc::default()));
+    thread.ports.keeping = Some(Keeping::new(journal.clone(), true, Duration::from_secs(60)));
+    let other = Slot { index: 4, generation: 0 };
+    for slot in [SLOT, other] {
+        up.push((slot, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
+    }
+    request(&mut up, 1);
+    get_weights(&mut up, other, 2);
+    up.flush();
+    thread.turn();
+    let batch = down.receive().expect("the weights");
+    let of_other = |down: &Down| down.slot == other && matches!(down.order, Order::Write { .. });
+    assert!(batch.entries.iter().any(of_other), "{:?}", batch.entries);
+    assert!(batch.entries.iter().all(|down| down.slot == other || matches!(down.order, Order::Close(_))));
+    down.give_back(batch);
+    assert_eq!(thread.ports.waiting_replies(), 1);
+
+    let (entries, _) = journal.next(Duration::ZERO);
+    assert!(!thread.ports.has_kept_replies());
+    journal.note_kept(&entries);
+    assert!(thread.ports.has_kept_replies());
+    thread.turn();
+    assert_eq!(reply_ids(&down.receive().expect("the reply")), [1]);
+    assert_eq!(thread.ports.waiting_replies(), 0);
+}
+
+#[test]
+fn a_full_journal_takes_no_request_that_changes_something() {
+    let (mut thread, mut up, mut down) = coordinator_thread(4);
+    let journal = Arc::new(crate::runtime::journal_thread::Journal::new(Arc::default()));
+    thread.ports.keeping = Some(Keeping::new(journal.clone(), true, Duration::from_secs(60)));
+    journal.give(&mut vec![crate::journal::Entry::Request(vec![0; crate::limits::JOURNAL_BYTES].into())]);
+    up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
+    request(&mut up, 1);
+    up.flush();
+    thread.turn();
+    let batch = down.receive().expect("the close");
+    assert!(matches!(batch.entries[..], [Down { slot: SLOT, order: Order::Close(CloseReason::NotKept), .. }]));
+    assert_eq!(thread.coordinator.totals().load_balancers, 0);
 }
 
 #[test]

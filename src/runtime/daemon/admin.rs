@@ -33,9 +33,10 @@ pub(super) fn bind(config: &Config) -> Result<(Vec<AdminAddress>, Vec<Bound>), E
     Ok(bound?.into_iter().unzip())
 }
 
-/// The time of day at time zero.
-pub(super) fn calendar(shared: &Shared) -> Calendar {
-    Calendar { zero: SystemTime::now() - Duration::from_nanos(shared.clock.now().0) }
+/// The time of day at time zero, and what outlives the process.
+pub(super) fn calendar(shared: &Shared, config: &Config) -> Calendar {
+    let zero = SystemTime::now() - Duration::from_nanos(shared.clock.now().0);
+    Calendar { zero, words_survive: config.state.is_some() }
 }
 
 /// The flags with their values; what a flag leaves to the daemon is shown as the daemon chose.

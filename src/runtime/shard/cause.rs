@@ -18,6 +18,8 @@ pub(crate) enum Cause {
     NotPermitted,
     /// The operator closed it.
     Operator,
+    /// The disk does not take what the peer's request changes.
+    NotKept,
     /// The peer took no bytes for too long.
     Stalled,
     /// The first message took too long.
@@ -59,6 +61,7 @@ impl Cause {
         Cause::TakenOver,
         Cause::NotPermitted,
         Cause::Operator,
+        Cause::NotKept,
         Cause::Stalled,
         Cause::FirstMessageTimeout,
         Cause::MessageTimeout,
@@ -84,6 +87,7 @@ impl Cause {
             Cause::TakenOver => "another connection speaks for the same load balancer",
             Cause::NotPermitted => "the new --access file does not let it speak for its load balancer",
             Cause::Operator => "the operator dropped its load balancer",
+            Cause::NotKept => "the disk does not take what its request changes (--state)",
             Cause::Stalled => "the peer took nothing for --stall-timeout",
             Cause::FirstMessageTimeout => "no whole message within --first-message-timeout",
             Cause::MessageTimeout => "a message was not whole within --message-timeout",

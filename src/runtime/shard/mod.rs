@@ -439,6 +439,7 @@ impl Shard {
                             CloseReason::TakenOver => Cause::TakenOver,
                             CloseReason::NotPermitted => Cause::NotPermitted,
                             CloseReason::Operator => Cause::Operator,
+                            CloseReason::NotKept => Cause::NotKept,
                         };
                         table.guarded(context, down.slot, |connection, _| connection.close(cause, context));
                     }

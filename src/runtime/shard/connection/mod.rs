@@ -263,6 +263,8 @@ impl Connection {
     /// dropped at once, because its messages are for the load balancer's new connection; a small one is written.
     pub(super) fn close(&mut self, cause: Cause, context: &Context) {
         self.close_requested.get_or_insert(cause);
+        // No reply comes, so nothing is waited for.
+        self.request_pending &= cause != Cause::NotKept;
         if self.unwritten.len() > limits::READ_BYTES && self.stage == Stage::Open {
             self.drop_unwritten(context);
             self.stage = Stage::Flushing(cause);

@@ -1,0 +1,84 @@
+//! The start: opens the file, and gives the coordinator what is in it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use super::{Kept, today};
+use crate::{
+    config::State,
+    coordinator::Coordinator,
+    journal::{self, Epoch, Restored, Store, StoreError, directory},
+    runtime::{error::Error, machine::clock::Clock},
+};
+
+/// Opens the state and fills the coordinator that `empty` makes. With `--state-reset`, a file that can not be used is
+/// moved aside first.
+pub(in crate::runtime) fn load(
+    state: &State,
+    clock: Clock,
+    empty: impl Fn() -> Coordinator,
+) -> Result<(Kept, Coordinator), Error> {
+    let path = directory::file(&state.directory);
+    let failed = |error| Error::State { path: path.clone(), error };
+    let disk = |error: io::Error| failed(StoreError::Disk(error.to_string()));
+    directory::prepare(&state.directory).map_err(disk)?;
+    let start = Instant::now();
+    let (store, coordinator, restored) = match open(&path, clock, &empty) {
+        Err(error @ (StoreError::Version(_) | StoreError::Damaged(_))) if state.reset => {
+            let aside = move_aside(&path).map_err(disk)?;
+            tracing::warn!(
+                "--state-reset: {} can not be used ({error}): it is {} now, and the state begins empty",
+                path.display(),
+                aside.display()
+            );
+            directory::prepare(&state.directory).map_err(disk)?;
+            open(&path, clock, &empty)
+        }
+        opened => opened,
+    }
+    .map_err(failed)?;
+    let Restored { load_balancers, groups, memberships, words } = restored;
+    let took_ms = start.elapsed().as_millis() as u64;
+    tracing::info!(load_balancers, groups, memberships, words, took_ms, "state on disk: {}", path.display());
+    let name = path.display().to_string();
+    Ok((Kept { store, name, reopen: Box::new(move || open_again(&path)) }, coordinator))
+}
+
+fn open(
+    path: &Path,
+    clock: Clock,
+    empty: &impl Fn() -> Coordinator,
+) -> Result<(Store, Coordinator, Restored), StoreError> {
+    let mut store = Store::open(path)?;
+    let mut coordinator = empty();
+    let now = clock.now();
+    let restored = journal::restore(&store, &mut coordinator, now, Epoch::new(now, today()))?;
+    store.start()?;
+    Ok((store, coordinator, restored))
+}
+
+/// Opens a file that must be there.
+fn open_again(path: &Path) -> Result<Store, StoreError> {
+    match fs::metadata(path) {
+        Ok(_) => Store::open(path),
+        Err(error) => Err(StoreError::Disk(error.to_string())),
+    }
+}
+
+/// Gives the file a name that no file has.
+fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    let mut number = today().0 / 1000;
+    loop {
+        let aside = path.with_extension(format!("redb.unusable-{number}"));
+        match fs::symlink_metadata(&aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::rename(path, &aside)?;
+                return Ok(aside);
+            }
+            _ => number += 1,
+        }
+    }
+}

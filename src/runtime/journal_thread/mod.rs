@@ -1,0 +1,279 @@
+//! The journal's thread: it writes what the coordinator has changed, many changes in one transaction.
+//!
+//! The coordinator gives its changes once a turn, and never waits: while a transaction is on its way to the disk, the next
+//! one collects. If the disk refuses a write, the thread keeps the changes, opens the file again and tries until the disk
+//! takes them. Only replies wait for that ([`Keeping`](super::coordinator_thread)).
+
+mod load;
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use super::{error::Error, machine::clock::Clock, mesh::Bell};
+use crate::{
+    journal::{Date, Entry, Epoch, Store, StoreError},
+    limits,
+    metrics::Histogram,
+};
+
+pub(super) use load::load;
+
+/// How often the date is written though nothing changes: after a crash it tells how old everything is.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long changes collect with `--durability background`: so much may be lost.
+pub(super) const BACKGROUND_WINDOW: Duration = Duration::from_millis(100);
+
+/// The pause after which a disk that refused a write is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A write that takes longer than this is worth a word.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// What the coordinator and the journal's thread share; others read how it goes.
+pub(super) struct Journal {
+    state: Mutex<State>,
+    work: Condvar,
+    /// How many of the entries that were given are on the disk.
+    kept: AtomicU64,
+    /// Bytes of the entries that are not.
+    waiting: AtomicUsize,
+    /// The coordinator's bell.
+    bell: Arc<Bell>,
+    /// How long transactions took.
+    pub(super) transactions: Histogram,
+}
+
+#[derive(Default)]
+struct State {
+    entries: Vec<Entry>,
+    /// The transaction that is under way.
+    writing_since: Option<Instant>,
+    failure: Option<String>,
+    /// The coordinator has dropped changes.
+    gave_up: bool,
+    stop: bool,
+}
+
+impl State {
+    fn slow(&self) -> Option<String> {
+        let took = self.writing_since?.elapsed();
+        (took >= SLOW).then(|| format!("a write to the state on disk takes over {} s", took.as_secs()))
+    }
+}
+
+impl Journal {
+    pub(super) fn new(bell: Arc<Bell>) -> Journal {
+        let (state, work, kept, waiting, transactions) = Default::default();
+        Journal { state, work, kept, waiting, bell, transactions }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes all these entries.
+    pub(super) fn give(&self, entries: &mut Vec<Entry>) {
+        self.waiting.fetch_add(entries.iter().map(Entry::size).sum(), Ordering::Relaxed);
+        let mut state = self.lock();
+        match state.entries.is_empty() {
+            true => std::mem::swap(&mut state.entries, entries),
+            false => state.entries.append(entries),
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// How many of the entries that were given are on the disk.
+    pub(super) fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Acquire)
+    }
+
+    /// So much waits for the disk that no more may come.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= limits::JOURNAL_BYTES
+    }
+
+    /// Bytes that wait for the disk.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Why the state on disk is behind, for people; `None` if all is well.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let state = self.lock();
+        let gave_up = || state.gave_up.then(|| "changes are in memory only until the next start".into());
+        gave_up().or_else(|| state.failure.clone()).or_else(|| state.slow())
+    }
+
+    /// Says so if a write does not end, though the disk has not refused it.
+    pub(super) fn slow(&self) -> Option<String> {
+        let state = self.lock();
+        if state.failure.is_some() { None } else { state.slow() }
+    }
+
+    /// The coordinator has dropped changes: what comes later would not fit.
+    pub(super) fn give_up(&self) {
+        self.lock().gave_up = true;
+    }
+
+    /// Lets the thread write what it has, and end.
+    pub(super) fn stop(&self) {
+        self.lock().stop = true;
+        self.work.notify_one();
+    }
+
+    /// The next entries to write, perhaps none; and whether the thread has to end then.
+    pub(super) fn next(&self, window: Duration) -> (Vec<Entry>, bool) {
+        let is_idle = |state: &mut State| state.entries.is_empty() && !state.stop;
+        let waited = self.work.wait_timeout_while(self.lock(), ALIVE_INTERVAL, is_idle);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if !window.is_zero() && !state.entries.is_empty() {
+            let waited = self.work.wait_timeout_while(state, window, |state| !state.stop);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.writing_since = Some(Instant::now());
+        (std::mem::take(&mut state.entries), state.stop)
+    }
+
+    /// Waits; whether the thread has to end.
+    fn pause(&self) -> bool {
+        let waited = self.work.wait_timeout_while(self.lock(), RETRY, |state| !state.stop);
+        waited.unwrap_or_else(PoisonError::into_inner).0.stop
+    }
+
+    /// These entries, the next ones of all that were given, are on the disk.
+    pub(super) fn note_kept(&self, entries: &[Entry]) {
+        self.lock().writing_since = None;
+        self.waiting.fetch_sub(entries.iter().map(Entry::size).sum(), Ordering::Relaxed);
+        self.kept.fetch_add(entries.len() as u64, Ordering::Release);
+        self.bell.ring();
+    }
+
+    fn note_failure(&self, failure: Option<String>) {
+        self.lock().failure = failure;
+    }
+}
+
+/// The date now.
+fn today() -> Date {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Date(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The state on disk, opened.
+pub(super) struct Kept {
+    pub(super) store: Store,
+    /// For people.
+    pub(super) name: String,
+    /// Opens it again after a failure.
+    pub(super) reopen: Box<dyn Fn() -> Result<Store, StoreError> + Send>,
+}
+
+/// The thread.
+struct JournalThread {
+    name: String,
+    reopen: Box<dyn Fn() -> Result<Store, StoreError> + Send>,
+    /// `None` after a failure.
+    store: Option<Store>,
+    /// The number of the last transaction.
+    applied: u64,
+    journal: Arc<Journal>,
+    clock: Clock,
+    window: Duration,
+}
+
+/// Starts the thread; `ended` is dropped at its end. `window` is how long changes collect.
+pub(super) fn start(
+    Kept { store, name, reopen }: Kept,
+    journal: Arc<Journal>,
+    clock: Clock,
+    window: Duration,
+    ended: impl Send + 'static,
+) -> std::io::Result<JoinHandle<Result<(), Error>>> {
+    let applied = store.applied();
+    let mut thread = JournalThread { name, reopen, store: Some(store), applied, journal, clock, window };
+    thread::Builder::new().name("journal".into()).spawn(move || {
+        let _ended = ended;
+        thread.run();
+        Ok(())
+    })
+}
+
+impl JournalThread {
+    fn run(&mut self) {
+        loop {
+            let (entries, stop) = self.journal.next(self.window);
+            let start = Instant::now();
+            if !self.write(&entries) {
+                tracing::error!(
+                    changes = entries.len(),
+                    "the state on disk, {}, is behind at the stop: the disk did not take the last changes",
+                    self.name
+                );
+                return;
+            }
+            self.journal.transactions.add(start.elapsed());
+            self.journal.note_kept(&entries);
+            if stop && entries.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Writes entries, however long that takes; `false` if the thread has to end before.
+    fn write(&mut self, entries: &[Entry]) -> bool {
+        let mut failed = false;
+        loop {
+            match self.try_write(entries) {
+                Ok(()) => break,
+                Err(error) => {
+                    let text = format!("the state on disk, {}: {error}", self.name);
+                    if !std::mem::replace(&mut failed, true) {
+                        tracing::error!("{text}; changes wait in memory, and are tried again");
+                    }
+                    self.journal.note_failure(Some(text));
+                    self.store = None;
+                }
+            }
+            if self.journal.pause() {
+                return self.try_write(entries).is_ok();
+            }
+        }
+        if failed {
+            tracing::info!("the state on disk, {}, is whole again", self.name);
+            self.journal.note_failure(None);
+        }
+        true
+    }
+
+    fn try_write(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        let next = self.applied + 1;
+        let store = match &mut self.store {
+            Some(store) => store,
+            closed => {
+                let store = (self.reopen)()?;
+                // The transaction that failed may be on the disk.
+                if store.applied() != self.applied && store.applied() != next {
+                    return Err(StoreError::Damaged("it is not the file of before".into()));
+                }
+                closed.insert(store)
+            }
+        };
+        if store.applied() != next {
+            let date = today();
+            store.apply(entries, Epoch::new(self.clock.now(), date), date)?;
+        }
+        self.applied = next;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

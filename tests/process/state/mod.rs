@@ -1,0 +1,266 @@
+//! State on disk: a restart and a crash forget nothing that was acknowledged, and a state that can not be used is refused.
+
+mod kills;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use gwm::sasp::{LbFlags, ReturnCode};
+use rustix::process::Signal;
+
+use crate::harness::{Daemon, LB, MEMBER, run, until};
+
+const A: &str = "10.0.0.1:80";
+const B: &str = "10.0.0.2:80";
+
+/// A directory for a state; it is not there yet.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Directory {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}-{}-state", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        Directory(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("the target directory's name is UTF-8")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("gwm.redb")
+    }
+
+    fn start(&self, flags: &[&str]) -> Daemon {
+        Daemon::start(&[&["--state", self.path()][..], flags].concat())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Ends the daemon as a crash does.
+fn kill(mut daemon: Daemon) {
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_crash() {
+    let directory = Directory::new();
+    let daemon = directory.start(&[]);
+    let mut lb = daemon.connect();
+    assert_eq!(lb.set_lb("LB1", LbFlags::TRUST | LbFlags::PUSH), ReturnCode::SUCCESSFUL);
+    assert_eq!(lb.register(LB, "LB1", "web", &["10.0.0.1:80 first", B]), ReturnCode::SUCCESSFUL);
+    assert_eq!(lb.register(LB, "LB1", "gone", &[A]), ReturnCode::SUCCESSFUL);
+    assert_eq!(lb.register(LB, "LB1", "empty", &[]), ReturnCode::SUCCESSFUL);
+    assert_eq!(lb.deregister(LB, "LB1", "gone", &[]), ReturnCode::SUCCESSFUL);
+    let mut member = daemon.connect();
+    assert_eq!(member.register(MEMBER, "LB1", "web", &["10.0.0.3:80"]), ReturnCode::SUCCESSFUL);
+    assert_eq!(member.set_member(MEMBER, ("LB1", "web", A), 0x55, true), ReturnCode::SUCCESSFUL);
+    assert_eq!(member.deregister(MEMBER, "LB1", "web", &[B]), ReturnCode::SUCCESSFUL);
+    kill(daemon);
+
+    let daemon = directory.start(&["--push-window", "1ms"]);
+    let expected = "LB1/web [10.0.0.1:80 first 55/07/0, 10.0.0.3:80 00/01/100] LB1/empty []";
+    // A member may speak before its load balancer is back, because trust is kept.
+    let mut member = daemon.connect();
+    assert_eq!(member.register(MEMBER, "LB1", "web", &[A]), ReturnCode::ALREADY_REGISTERED);
+    let mut lb = daemon.connect();
+    assert_eq!(lb.get_weights("LB1", &[""]), expected);
+    // Push is kept, too: it begins with the new connection.
+    assert_eq!(lb.push(), expected);
+    daemon.stop();
+
+    // And after an ordinary stop.
+    let daemon = directory.start(&[]);
+    assert_eq!(daemon.connect().get_weights("LB1", &[""]), expected);
+}
+
+#[test]
+fn the_hold_time_goes_on_after_a_restart() {
+    let directory = Directory::new();
+    let daemon = directory.start(&[]);
+    assert_eq!(daemon.connect().register(LB, "LB1", "web", &[A]), ReturnCode::SUCCESSFUL);
+    daemon.stop();
+    let daemon = directory.start(&["--hold-time", "50ms"]);
+    until("the load balancer is forgotten", || {
+        // A member's request does not begin a session.
+        daemon.connect().register(MEMBER, "LB1", "web", &[B]) == ReturnCode::LB_NOT_CONTACTED
+    });
+    daemon.stop();
+    let daemon = directory.start(&[]);
+    assert_eq!(daemon.connect().register(MEMBER, "LB1", "web", &[B]), ReturnCode::LB_NOT_CONTACTED);
+    assert_eq!(daemon.connect().register(LB, "LB1", "web", &[A]), ReturnCode::SUCCESSFUL);
+}
+
+#[test]
+fn a_second_daemon_on_a_directory_is_refused() {
+    let directory = Directory::new();
+    let daemon = directory.start(&[]);
+    let output = run(&["serve", "--listen", "127.0.0.1:0", "--state", directory.path()]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("another process has it open: stop the other gwm"), "{stderr}");
+    assert!(output.stdout.is_empty(), "it has not listened");
+    daemon.stop();
+}
+
+#[test]
+fn a_damaged_state_is_refused_and_moved_aside_if_wanted() {
+    let directory = Directory::new();
+    let daemon = directory.start(&[]);
+    assert_eq!(daemon.connect().register(LB, "LB1", "web", &[A]), ReturnCode::SUCCESSFUL);
+    daemon.stop();
+    let whole = fs::read(directory.file()).expect("the file");
+    fs::write(directory.file(), vec![b'x'; whole.len()]).expect("the file");
+    let output = run(&["serve", "--listen", "127.0.0.1:0", "--state", directory.path()]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("damaged") && stderr.contains("--state-reset"), "{stderr}");
+
+    let daemon = directory.start(&["--state-reset"]);
+    daemon.wait_for_log(&["WARN", "--state-reset: ", "unusable-", "the state begins empty"]);
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, "LB1", "web", &[A, B]), ReturnCode::SUCCESSFUL);
+    daemon.stop();
+    let aside = |name: &str| name.starts_with("gwm.redb.unusable-");
+    let files = fs::read_dir(directory.path()).expect("the directory");
+    let names: Vec<_> = files.map(|file| file.expect("a file").file_name().into_string().expect("ASCII")).collect();
+    assert!(names.len() == 2 && names.iter().any(|name| aside(name)), "{names:?}");
+
+    // A state that can be used stays, whatever the flags say.
+    let daemon = directory.start(&["--state-reset"]);
+    assert_eq!(daemon.connect().register(LB, "LB1", "web", &[A]), ReturnCode::ALREADY_REGISTERED);
+}
+
+#[test]
+fn with_background_durability_a_stop_loses_nothing() {
+    let directory = Directory::new();
+    let daemon = directory.start(&["--durability", "background"]);
+    let mut lb = daemon.connect();
+    for number in 1..=50 {
+        let member = format!("10.0.0.{number}:80");
+        assert_eq!(lb.register(LB, "LB1", "web", &[&member]), ReturnCode::SUCCESSFUL);
+    }
+    daemon.stop();
+    let daemon = directory.start(&[]);
+    let weights = daemon.connect().get_weights("LB1", &["web"]);
+    assert_eq!(weights.matches(":80").count(), 50, "{weights}");
+}
+
+#[cfg(feature = "admin")]
+#[test]
+fn the_operators_words_survive() {
+    use crate::admin::{exchange, request};
+    let directory = Directory::new();
+    let admin = ["--admin-listen", "127.0.0.1:0"];
+    let ask = |daemon: &Daemon, method: &str, path: &str, body: &str| {
+        let url = &daemon.admin()[0];
+        let address = url.trim_start_matches("http://").trim_end_matches('/');
+        let headers = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+        let stream = std::net::TcpStream::connect(address).expect("the admin side accepts");
+        let answer = exchange(stream, request(method, path, headers, body).as_bytes());
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    };
+    let daemon = directory.start(&admin);
+    assert_eq!(daemon.connect().register(LB, "LB1", "web", &[A, B]), ReturnCode::SUCCESSFUL);
+    let quiesce = r#"{"group":"web","address":"10.0.0.1","reason":"new disk","by":"ann","expires_in_seconds":86400}"#;
+    let done = ask(&daemon, "POST", "/api/v1/members/quiesce", quiesce);
+    assert_eq!(done["survives_restart"], true, "{done}");
+    assert!(!done["done"].as_str().expect("a text").contains("ends with the daemon"), "{done}");
+    let fix = r#"{"address":"10.0.0.2","weight":7,"reason":"slow","by":"bob"}"#;
+    let second = ask(&daemon, "POST", "/api/v1/members/fix-weight", fix);
+    kill(daemon);
+
+    let daemon = directory.start(&admin);
+    let words = ask(&daemon, "GET", "/api/v1/words", "");
+    let expires_at = &done["word"]["expires_at"];
+    let near = |one: &serde_json::Value, other: &serde_json::Value| {
+        let time =
+            |value: &serde_json::Value| humantime::parse_rfc3339(value.as_str().expect("a time")).expect("a time");
+        let (one, other) = (time(one), time(other));
+        one.max(other).duration_since(one.min(other)).expect("not before").as_secs() < 60
+    };
+    assert_eq!(words["words"][0]["reason"], "new disk", "{words}");
+    assert!(near(&words["words"][0]["expires_at"], expires_at), "{words} {expires_at}");
+    assert_eq!((&words["words"][1]["by"], &words["words"][1]["weight"]), (&"bob".into(), &7.into()), "{words}");
+    assert_eq!(daemon.connect().get_weights("LB1", &[""]), "LB1/web [10.0.0.1:80 00/07/0, 10.0.0.2:80 00/0D/7]");
+    let third = ask(&daemon, "POST", "/api/v1/members/quiesce", r#"{"group":"db","reason":"r"}"#);
+    assert_eq!(third["word"]["number"].as_u64(), second["word"]["number"].as_u64().map(|number| number + 1));
+    let ready = ask(&daemon, "GET", "/readyz", "");
+    assert_eq!(ready["ready"], true, "{ready}");
+}
+
+/// Runs `gwm state` with this input.
+fn state(command: &str, directory: &Directory, input: &[u8]) -> std::process::Output {
+    use std::{io::Write, process::Stdio};
+    let mut child = crate::harness::command(&["state", command, "--state", directory.path()]);
+    let mut child = child.stdin(Stdio::piped()).spawn().expect("the binary starts");
+    // A command that refuses its input does not read all of it.
+    let _ = child.stdin.take().expect("stdin is piped").write_all(input);
+    crate::harness::finish(child)
+}
+
+#[test]
+fn a_state_is_exported_imported_and_checked() {
+    let directory = Directory::new();
+    let daemon = directory.start(&[]);
+    let mut lb = daemon.connect();
+    assert_eq!(lb.set_lb("LB1", LbFlags::TRUST), ReturnCode::SUCCESSFUL);
+    assert_eq!(lb.register(LB, "LB1", "web", &["10.0.0.1:80 first", "[2001:db8::1]:53/udp"]), ReturnCode::SUCCESSFUL);
+    assert_eq!(lb.set_member(LB, ("LB1", "web", A), 9, true), ReturnCode::SUCCESSFUL);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+
+    let output = state("export", &directory, b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("another process has it open: stop the daemon first"));
+    daemon.stop();
+
+    let output = state("check", &directory, b"");
+    assert_eq!(text(&output.stdout), "gwm: the state is whole: 2 words, load balancers and groups\n");
+    let exported = state("export", &directory, b"");
+    let lines = text(&exported.stdout);
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines[0], r#"{"kind":"gwm_state","version":1}"#);
+    assert!(lines[1].starts_with(r#"{"kind":"load_balancer","uid":"LB1","health":127,"flags":2"#), "{}", lines[1]);
+    assert_eq!(
+        lines[2],
+        r#"{"kind":"group","load_balancer":"LB1","name":"web","members":[{"address":"10.0.0.1","protocol":6,"port":80,"label":"first","by_lb":true,"state":9,"quiesced":true},{"address":"2001:db8::1","protocol":17,"port":53,"by_lb":true}]}"#
+    );
+
+    let other = Directory::new();
+    let output = state("import", &other, &exported.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = state("import", &other, &exported.stdout);
+    assert!(text(&output.stderr).contains("there is a state"), "{}", text(&output.stderr));
+    let daemon = other.start(&[]);
+    let expected = "LB1/web [10.0.0.1:80 first 09/07/0, [2001:db8::1]:53/udp 00/05/100]";
+    assert_eq!(daemon.connect().get_weights("LB1", &[""]), expected);
+    daemon.stop();
+
+    for (input, why) in [
+        ("", "line 0: not an export"),
+        ("{\"kind\":\"gwm_state\",\"version\":2}\n", "line 1: version 2"),
+        ("{\"kind\":\"gwm_state\",\"version\":1}\nx\n", "line 2: "),
+        (&format!("{}\n{}\n", lines[0], lines[2]), "line 2: the load balancer of a group is not there"),
+        (&format!("{}\n{}\n{}\n", lines[0], lines[1], lines[1]), "line 3: a load balancer is there twice"),
+    ] {
+        let fresh = Directory::new();
+        let output = state("import", &fresh, input.as_bytes());
+        assert_eq!(output.status.code(), Some(1), "{input}");
+        assert!(text(&output.stderr).contains(why), "{input}: {}", text(&output.stderr));
+        // Nothing is left of an import that is refused.
+        assert!(state("import", &fresh, &exported.stdout).status.success());
+    }
+    let nowhere = Directory::new();
+    assert_eq!(state("check", &nowhere, b"").status.code(), Some(1));
+}
