@@ -34,6 +34,7 @@ use std::{
     collections::VecDeque,
     io,
     ops::Range,
+    os::fd::BorrowedFd,
     time::{Duration, Instant},
 };
 
@@ -211,6 +212,12 @@ impl Client {
         encode(&mut self.output, id).map_err(|error| self.error(ErrorKind::Encode(error)))?;
         self.flush_output()?;
         Ok(id)
+    }
+
+    /// The socket below, for those who wait for several things at a time. A peer that ends the connection makes it
+    /// readable; then [`Client::next_push`] gives the error.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.transport.socket()
     }
 
     /// Waits for the next message of any kind, at most for `timeout`, and gives it with its id, in the order of arrival;

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     net::TcpStream,
+    os::fd::BorrowedFd,
     sync::Arc,
     time::{Duration, Instant, UNIX_EPOCH},
 };
@@ -144,6 +145,10 @@ impl Transport for Stream {
 
     fn set_write_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         Transport::set_write_timeout(&mut self.tcp, timeout)
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.tcp.socket()
     }
 }
 

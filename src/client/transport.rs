@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream, ToSocketAddrs},
+    os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,10 @@ pub trait Transport: Read + Write + Send {
     fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()>;
     /// How long the next writes may block; never zero.
     fn set_write_timeout(&mut self, timeout: Duration) -> io::Result<()>;
+    /// The socket below, to wait for its readiness; `None` if there is none.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 impl Transport for TcpStream {
@@ -23,6 +28,10 @@ impl Transport for TcpStream {
 
     fn set_write_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         TcpStream::set_write_timeout(self, Some(timeout))
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 }
 
