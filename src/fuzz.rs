@@ -5,6 +5,7 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+mod agent;
 mod agent_checks;
 #[cfg(feature = "dns")]
 mod dns;
@@ -22,6 +23,7 @@ use regex::bytes::Regex;
 
 #[cfg(feature = "admin")]
 pub use admin::{admin_body, admin_query};
+pub use agent::{agent_config, agent_question, agent_sockets};
 pub use agent_checks::agent_check_request;
 #[cfg(feature = "dns")]
 pub use dns::{dns_answer, dns_key, dns_query};

@@ -27,14 +27,16 @@
 //! | [`web`] | HTTP for admin sides: listeners, who may ask, TLS, answers, metrics as text | `limits`, `sasp`, `access`, `metrics`, `config` | no |
 //! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `web` | no |
 //! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `sasp`, `pattern`, `files`, `client`, `metrics`, `web` | no |
+//! | [`agent`] | the member's side: services of a host stay registered, and leave without a lost request | `limits`, `time`, `sasp`, `files`, `client` | no |
 //! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `agent_checks`, `tls`, `metrics`, `config`, `web`, `admin` | no |
-//! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `journal`, `tls`, `client`, `config`, `web`, `connect`, `runtime` | no |
-//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `agent_checks`, `client`, `config`, `admin`, `connect`, `cli` | no |
+//! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `journal`, `tls`, `client`, `config`, `web`, `connect`, `agent`, `runtime` | no |
+//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `agent_checks`, `client`, `config`, `admin`, `connect`, `agent`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 
 pub mod access;
 #[cfg(feature = "admin")]
 pub mod admin;
+pub mod agent;
 pub mod agent_checks;
 pub mod cli;
 pub mod client;

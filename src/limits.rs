@@ -112,6 +112,12 @@ pub const AGENT_CONNECTIONS: usize = 1024;
 /// Most groups, and members asked by address, that answers to agent-checks are kept of.
 pub const AGENT_PLACES: usize = 65536;
 
+/// Most services of one `gwm agent`: each has a thread.
+pub const AGENT_SERVICES: usize = 1024;
+
+/// Most memberships of one `gwm agent` at each GWM.
+pub const AGENT_MEMBERSHIPS: usize = 16384;
+
 /// The most memberships that can have series of their own.
 pub const METRICS_MEMBERS: u32 = 100_000;
 

@@ -19,6 +19,7 @@ use clap::{
 
 use crate::config::Given;
 
+pub mod agent;
 pub mod connect;
 pub mod decode;
 pub mod demo;
@@ -49,6 +50,8 @@ enum Command {
     Connect(Box<connect::Args>),
     /// Act as a member (a server) towards a GWM
     Member(member::Args),
+    /// Keep the services of this host registered with GWMs, and let them leave without a lost request
+    Agent(Box<agent::Args>),
     /// Show what a running daemon knows, by its admin side
     #[cfg(feature = "admin")]
     Status(operator::status::Args),
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Ok(Cli { command: Command::Lb(args) }) => lb::run(args),
         Ok(Cli { command: Command::Connect(args) }) => connect::run(*args),
         Ok(Cli { command: Command::Member(args) }) => member::run(args),
+        Ok(Cli { command: Command::Agent(args) }) => agent::run(*args),
         #[cfg(feature = "admin")]
         Ok(Cli { command: Command::Status(args) }) => operator::status::run(args),
         #[cfg(feature = "admin")]

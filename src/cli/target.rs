@@ -45,7 +45,7 @@ pub(crate) struct Link {
     /// Certificates (PEM) to trust: of authorities, or the GWM's own [default: those that this machine trusts]
     #[arg(long, env = "GWM_CLIENT_TLS_CA", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_ca: Option<PathBuf>,
-    /// The client's own certificate chain (PEM), up to an authority that the GWM trusts; needs --tls-key
+    /// The client's certificate chain (PEM) up to an authority the GWM trusts; needs --tls-key
     #[arg(long, env = "GWM_CLIENT_TLS_CERT", value_name = "FILE", global = true, help_heading = CONNECTION)]
     tls_cert: Option<PathBuf>,
     /// The private key (PEM) of --tls-cert

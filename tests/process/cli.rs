@@ -305,7 +305,7 @@ fn output_that_can_not_be_written_is_a_failure_and_no_panic() {
 
 #[test]
 fn every_flag_of_the_clients_has_a_variable_and_help() {
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 18] = [
         &["lb"],
         &["lb", "watch"],
         &["lb", "weights"],
@@ -319,6 +319,10 @@ fn every_flag_of_the_clients_has_a_variable_and_help() {
         &["member", "quiesce"],
         &["member", "resume"],
         &["member", "state"],
+        &["agent"],
+        &["agent", "status"],
+        &["agent", "quiesce"],
+        &["agent", "resume"],
         &["demo"],
     ];
     for command in commands {

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+mod agent;
 mod attack;
 #[path = "../support/authority.rs"]
 mod authority;

@@ -24,23 +24,23 @@ use super::{
 use crate::harness::{TempFile, run, until};
 
 /// A master and a worker of HAProxy; it can be reloaded and restarted.
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     configuration: TempFile,
     sockets: PathBuf,
-    pub(super) listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     tcp: SocketAddr,
     child: Option<Child>,
 }
 
 /// A backend's section: each server with its name, address and more words.
-pub(super) fn backend(name: &str, words: &str, servers: &[(&str, SocketAddr, &str)]) -> String {
+pub(crate) fn backend(name: &str, words: &str, servers: &[(&str, SocketAddr, &str)]) -> String {
     let lines = servers.iter().map(|(name, address, words)| format!(" server {name} {address} {words}\n"));
     format!("backend {name}\n {words}\n{}", lines.collect::<String>())
 }
 
 impl Proxy {
     /// HAProxy with these backends; its frontend uses the backend `web`.
-    pub(super) fn start(backends: &str) -> Proxy {
+    pub(crate) fn start(backends: &str) -> Proxy {
         // The path of a socket has 108 bytes at most, so it is not in the target directory.
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("gwm-connect-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -64,7 +64,7 @@ impl Proxy {
         proxy
     }
 
-    fn socket(&self, name: &str) -> String {
+    pub(crate) fn socket(&self, name: &str) -> String {
         self.sockets.join(name).display().to_string()
     }
 
@@ -92,7 +92,7 @@ impl Proxy {
     }
 
     /// Lets the master start a new worker with the configuration.
-    pub(super) fn reload(&self) {
+    pub(crate) fn reload(&self) {
         let old = self.worker();
         kill_process(self.pid(), Signal::USR2).expect("the master runs");
         until("a new worker answers", || !self.worker().is_empty() && self.worker() != old);
@@ -115,11 +115,11 @@ impl Proxy {
         Ok(answer)
     }
 
-    fn ask(&self, command: &str) -> String {
+    pub(crate) fn ask(&self, command: &str) -> String {
         self.try_to_ask(command).expect("HAProxy answers")
     }
 
-    pub(super) fn servers(&self) -> BTreeMap<String, Server> {
+    pub(crate) fn servers(&self) -> BTreeMap<String, Server> {
         let answer = self.try_to_ask("show servers state").unwrap_or_default();
         let servers = servers(answer.trim_end()).unwrap_or_default();
         servers.into_iter().map(|server| (format!("{}/{}", server.backend, server.name), server)).collect()
@@ -130,7 +130,7 @@ impl Proxy {
         weights.iter().all(|(name, weight)| servers.get(*name).is_some_and(|server| server.weight == *weight))
     }
 
-    pub(super) fn wait_for(&self, weights: &[(&str, u32)]) {
+    pub(crate) fn wait_for(&self, weights: &[(&str, u32)]) {
         until(&format!("{weights:?}"), || self.shows(weights));
     }
 }
@@ -143,7 +143,7 @@ impl Drop for Proxy {
 }
 
 /// One request on a connection of its own; says whether the answer is good.
-pub(super) fn request(address: SocketAddr) -> bool {
+pub(crate) fn request(address: SocketAddr) -> bool {
     let ask = || -> io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;

@@ -7,11 +7,11 @@ mod dns;
 #[cfg(feature = "dns")]
 mod dns_update;
 mod file;
-mod haproxy;
+pub(crate) mod haproxy;
 mod ipvs;
 mod nft;
 mod pen;
-mod real;
+pub(crate) mod real;
 mod registration;
 #[cfg(feature = "xds")]
 mod xds;

@@ -1,0 +1,268 @@
+//! The agent's socket: `gwm agent status`, `quiesce` and `resume` of the same user speak through it. A question is one line
+//! of JSON, an answer is one line of JSON; then the connection ends.
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    connections,
+    service::{AtGwm, ByHand, Leaving, Service},
+    settings::ServiceSettings,
+};
+
+/// The most bytes of a question.
+const QUESTION_BYTES: u64 = 4096;
+
+/// The most bytes of an answer: 1,024 services with a few KiB each.
+const ANSWER_BYTES: u64 = 16 << 20;
+
+/// The longest reason, in bytes; a longer one is cut.
+const REASON_BYTES: usize = 512;
+
+/// How long the other side may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The most sockets of a directory that are asked.
+const SOCKETS: usize = 256;
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Question {
+    /// How the services are.
+    Status,
+    /// No new work for a service, or all.
+    Quiesce {
+        /// The service; all without it.
+        service: Option<String>,
+        /// The person's words.
+        #[serde(default)]
+        reason: String,
+    },
+    /// New work again.
+    Resume {
+        /// The service; all without it.
+        service: Option<String>,
+    },
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The agent's process.
+    pub process: u32,
+    /// How many services the question was about.
+    pub found: usize,
+    /// How the services of the question are now.
+    pub services: Vec<Shown>,
+}
+
+/// How a service is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shown {
+    /// Its name.
+    pub service: String,
+    /// `starting`, `up`, `down`, `maint`, `drain` or `gone`.
+    pub state: String,
+    /// Why, in one line; may be empty.
+    pub reason: String,
+    /// Since when it is quiesced by hand, in seconds since 1970.
+    pub quiesced_since: Option<u64>,
+    /// Its endpoints.
+    pub members: Vec<String>,
+    /// Its open connections, as counted last.
+    pub connections: Option<u64>,
+    /// The opaque state.
+    pub opaque_state: u8,
+    /// Its process, if known.
+    pub process: Option<u32>,
+    /// Whether all GWMs that can be reached have heard the last order, and load balancers have had time to hear of it.
+    pub settled: bool,
+    /// The GWMs.
+    pub gwms: Vec<ShownGwm>,
+}
+
+/// What a GWM has of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShownGwm {
+    /// The GWM.
+    pub gwm: String,
+    /// Whether a session exists.
+    pub connected: bool,
+    /// Memberships that are registered.
+    pub registered: usize,
+    /// Memberships that there are to be.
+    pub memberships: usize,
+    /// Why it waits.
+    pub waits: Option<String>,
+}
+
+fn shown(service: &Service) -> Shown {
+    let ServiceSettings { name, members, quiesce_time, .. } = &service.settings;
+    let places = service.settings.places();
+    if let (false, Ok(open)) = (places.is_empty(), connections::count(&places)) {
+        service.change(|state| state.connections = Some(open));
+    }
+    let state = service.state();
+    let seconds = |by_hand: &ByHand| by_hand.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    // A clock that was set back counts as no time.
+    let lasts = |by_hand: &ByHand| by_hand.since.elapsed().is_ok_and(|lasts| lasts >= *quiesce_time);
+    let gwm = |gwm: &AtGwm| ShownGwm {
+        gwm: gwm.gwm.clone(),
+        connected: gwm.connected,
+        registered: gwm.registered,
+        memberships: gwm.memberships,
+        waits: gwm.waits.clone(),
+    };
+    Shown {
+        service: name.clone(),
+        state: state.condition().to_string(),
+        reason: state.reason().to_owned(),
+        quiesced_since: state.by_hand.as_ref().map(seconds),
+        members: members.iter().map(ToString::to_string).collect(),
+        connections: state.connections,
+        opaque_state: state.opaque,
+        process: service.process(),
+        settled: state.is_told() && state.by_hand.as_ref().is_none_or(lasts),
+        gwms: state.gwms.iter().map(gwm).collect(),
+    }
+}
+
+/// Quiesces a service by hand.
+pub fn quiesce(service: &Service, reason: &str) {
+    // The text goes into logs and answers of one line.
+    let reason: String = reason.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
+    let reason = reason.get(..reason.floor_char_boundary(REASON_BYTES)).unwrap_or_default().to_owned();
+    tracing::info!(service = service.settings.name, reason, "quiesced by hand");
+    service.order(|state| state.by_hand = Some(ByHand { reason, since: SystemTime::now() }));
+}
+
+/// Ends a quiesce by hand.
+pub fn resume(service: &Service) {
+    tracing::info!(service = service.settings.name, "resumed by hand");
+    service.order(|state| state.by_hand = None);
+}
+
+/// Answers a question.
+pub fn answer(question: &Question, services: &[Arc<Service>]) -> Answer {
+    let name = match question {
+        Question::Status => None,
+        Question::Quiesce { service, .. } | Question::Resume { service } => service.as_ref(),
+    };
+    let meant = |service: &&Arc<Service>| name.is_none_or(|name| *name == service.settings.name);
+    let stays = |service: &Service| service.with(|state| state.leaving == Leaving::No);
+    let meant: Vec<_> = services.iter().filter(meant).collect();
+    match question {
+        Question::Status => {}
+        Question::Quiesce { reason, .. } => {
+            meant.iter().filter(|service| stays(service)).for_each(|service| quiesce(service, reason));
+        }
+        Question::Resume { .. } => meant.iter().filter(|service| stays(service)).for_each(|service| resume(service)),
+    }
+    let services = meant.iter().map(|service| shown(service)).collect();
+    Answer { process: std::process::id(), found: meant.len(), services }
+}
+
+/// The agent's socket; removed when this value is dropped.
+pub struct Control(PathBuf);
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Listens in the directory, on a thread that ends with the process.
+pub fn start(directory: &Path, services: &[Arc<Service>]) -> io::Result<Control> {
+    super::claims::make_directory(directory)?;
+    let path = directory.join(format!("{}.sock", std::process::id()));
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {} // of an earlier process with this number
+    }
+    let listener = UnixListener::bind(&path)?;
+    let control = Control(path);
+    fs::set_permissions(&control.0, fs::Permissions::from_mode(0o600))?;
+    let services = services.to_vec();
+    thread::Builder::new().name("gwm-control".into()).stack_size(STACK_BYTES).spawn(move || {
+        for stream in listener.incoming() {
+            match stream {
+                // A client of this user that keeps the thread waiting delays only other commands.
+                Ok(stream) => drop(serve(&stream, &services)),
+                Err(_) => thread::sleep(Duration::from_millis(100)), // no file descriptor is free
+            }
+        }
+    })?;
+    Ok(control)
+}
+
+const STACK_BYTES: usize = 256 << 10;
+
+fn serve(stream: &UnixStream, services: &[Arc<Service>]) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let line = read_line(stream, QUESTION_BYTES)?;
+    let answer = match parse(&line) {
+        Ok(question) => serde_json::to_string(&answer(&question, services)),
+        Err(error) => serde_json::to_string(&serde_json::json!({ "error": error })),
+    };
+    let mut writer = stream;
+    writer.write_all(format!("{}\n", answer.map_err(io::Error::other)?).as_bytes())
+}
+
+/// A question from its line.
+pub fn parse(line: &str) -> Result<Question, String> {
+    serde_json::from_str(line).map_err(|error| format!("not a question: {error}"))
+}
+
+fn read_line(stream: &UnixStream, max_bytes: u64) -> io::Result<String> {
+    let mut line = Vec::new();
+    BufReader::new(stream.take(max_bytes)).read_until(b'\n', &mut line)?;
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Asks the agent behind one socket.
+pub fn ask(socket: &Path, question: &Question) -> io::Result<Answer> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE * 4))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("{}\n", serde_json::to_string(question)?).as_bytes())?;
+    Ok(serde_json::from_str(&read_line(&stream, ANSWER_BYTES)?)?)
+}
+
+/// Asks all agents that listen in a directory. A socket that nobody listens on is left by a killed agent, and skipped.
+pub fn ask_all(directory: &Path, question: &Question) -> io::Result<Vec<Answer>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut sockets: Vec<_> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
+        .take(SOCKETS)
+        .collect();
+    sockets.sort();
+    let mut answers = Vec::new();
+    for socket in sockets {
+        match ask(&socket, question) {
+            Ok(answer) => answers.push(answer),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                let _ = fs::remove_file(&socket);
+            }
+            Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", socket.display()))),
+        }
+    }
+    Ok(answers)
+}

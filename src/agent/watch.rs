@@ -1,0 +1,88 @@
+//! The thread that checks one service, and reads its opaque state.
+
+use std::{
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    check::{self, Kind, Streak},
+    children::Children,
+    opaque::Opaque,
+    service::{Checked, Leaving, Service},
+};
+
+/// From one reading of the opaque state to the next, if that is longer than from one check to the next: a command costs.
+const OPAQUE_EVERY: Duration = Duration::from_secs(5);
+
+/// The stack of the thread.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Starts the thread. It ends when the service leaves.
+pub(super) fn start(service: Arc<Service>, children: Arc<Children>, number: usize) -> io::Result<()> {
+    let thread = thread::Builder::new().name(format!("gwm-check-{number}")).stack_size(STACK_BYTES);
+    thread.spawn(move || run(&service, &children))?;
+    Ok(())
+}
+
+fn run(service: &Service, children: &Children) {
+    let check = &service.settings.check;
+    let places = service.settings.places();
+    let mut streak = Streak::default();
+    let mut opaque_due = Instant::now();
+    let mut told_opaque = None;
+    // A service that leaves is not checked: the connections of its checks would be counted.
+    while service.with(|state| state.leaving == Leaving::No) {
+        if Instant::now() >= opaque_due {
+            read_opaque(service, children, &mut told_opaque);
+            opaque_due = Instant::now() + OPAQUE_EVERY;
+        }
+        let result = check::run(&check.kind, &places, check.timeout, children);
+        if let (Kind::Process(file), Ok(())) = (&check.kind, &result)
+            && let Ok(id) = check::process(file)
+        {
+            service.set_process(id);
+        }
+        take(service, &mut streak, result);
+        let starting = service.with(|state| state.checked == Checked::Starting);
+        // A service that starts is awaited.
+        thread::sleep(if starting { check.interval / 4 } else { check.interval });
+    }
+}
+
+fn take(service: &Service, streak: &mut Streak, result: Result<(), String>) {
+    let changed = streak.take(result.is_ok(), &service.settings.check);
+    let name = &service.settings.name;
+    let fault = result.err().unwrap_or_default();
+    match changed {
+        Some(true) => tracing::info!(service = name, "up"),
+        Some(false) => tracing::warn!(service = name, "down: {fault}"),
+        None => {}
+    }
+    service.change(|state| {
+        if let Some(up) = changed {
+            state.checked = if up { Checked::Up } else { Checked::Down };
+        }
+        state.fault = fault;
+    });
+}
+
+fn read_opaque(service: &Service, children: &Children, told: &mut Option<String>) {
+    if matches!(service.settings.opaque, Opaque::Number(_)) {
+        return;
+    }
+    match service.settings.opaque.read(service.settings.check.timeout, children) {
+        Ok(byte) => {
+            *told = None;
+            service.change(|state| state.opaque = byte);
+        }
+        Err(why) => {
+            if told.as_ref() != Some(&why) {
+                tracing::warn!(service = service.settings.name, "{why}; the last one stays");
+            }
+            *told = Some(why);
+        }
+    }
+}

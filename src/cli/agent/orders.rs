@@ -1,0 +1,139 @@
+//! `gwm agent status`, `quiesce` and `resume`: to the agents of this user, by their sockets.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Directory, LEAVE_TIMES, duration};
+use crate::{
+    agent::control::{self, Answer, Question, Shown},
+    cli::target::Failure,
+};
+
+/// How often a command that waits asks again.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// Flags of `gwm agent status`.
+#[derive(clap::Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    directory: Directory,
+    /// Print one JSON object: {agents: [{process, services: [{service, state, reason, quiesced_since, members, connections,
+    /// opaque_state, process, settled, gwms: [{gwm, connected, registered, memberships, waits}]}]}]}
+    #[arg(long, env = "GWM_JSON", value_parser = clap::builder::FalseyValueParser::new())]
+    json: bool,
+}
+
+/// Flags of `gwm agent quiesce`.
+#[derive(clap::Args)]
+pub(super) struct QuiesceArgs {
+    /// The service; without it all services of all agents
+    #[arg(value_name = "SERVICE")]
+    service: Option<String>,
+    /// Why, for those who ask
+    #[arg(long, env = "GWM_REASON_TEXT", value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Wait at most so long until all GWMs have heard it, load balancers had time to hear of it, and the service has no
+    /// connections: 0s to 24h
+    #[arg(long, env = "GWM_AGENT_WAIT", value_name = "DURATION", value_parser = duration(LEAVE_TIMES))]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    directory: Directory,
+}
+
+/// Flags of `gwm agent resume`.
+#[derive(clap::Args)]
+pub(super) struct ResumeArgs {
+    /// The service; without it all services of all agents
+    #[arg(value_name = "SERVICE")]
+    service: Option<String>,
+    #[command(flatten)]
+    directory: Directory,
+}
+
+fn ask(directory: &Path, question: &Question) -> Result<Vec<Answer>, Failure> {
+    control::ask_all(directory, question).map_err(|error| Failure::Failed(format!("{}: {error}", directory.display())))
+}
+
+/// Asks, and fails if no agent has such a service.
+fn order(directory: &Path, question: &Question, service: Option<&str>) -> Result<Vec<Shown>, Failure> {
+    let answers = ask(directory, question)?;
+    let services: Vec<Shown> = answers.into_iter().flat_map(|answer| answer.services).collect();
+    match service {
+        _ if !services.is_empty() => Ok(services),
+        Some(name) => Err(Failure::Failed(format!("no agent in {} has a service {name}", directory.display()))),
+        None => Err(Failure::Failed(format!("no agent listens in {}", directory.display()))),
+    }
+}
+
+/// Runs `gwm agent status`.
+pub(super) fn status(args: StatusArgs) -> Result<(), Failure> {
+    let directory = args.directory.path();
+    let answers = ask(&directory, &Question::Status)?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        let json = serde_json::json!({ "agents": answers });
+        writeln!(out, "{json}")?;
+        return Ok(());
+    }
+    if answers.is_empty() {
+        return Err(Failure::Failed(format!("no agent listens in {}", directory.display())));
+    }
+    for service in answers.iter().flat_map(|answer| &answer.services) {
+        write!(out, "{}: {}", service.service, service.state)?;
+        if !service.reason.is_empty() {
+            write!(out, " ({})", service.reason)?;
+        }
+        if let Some(connections) = service.connections {
+            write!(out, ", {connections} connections")?;
+        }
+        writeln!(out, ", {}", service.members.join(", "))?;
+        for gwm in &service.gwms {
+            let session = if gwm.connected { "session" } else { "no session" };
+            write!(out, "  GWM {}: {session}, {} of {} registered", gwm.gwm, gwm.registered, gwm.memberships)?;
+            match &gwm.waits {
+                Some(why) => writeln!(out, "; {why}")?,
+                None => writeln!(out)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs `gwm agent quiesce`.
+pub(super) fn quiesce(args: QuiesceArgs) -> Result<(), Failure> {
+    let directory = args.directory.path();
+    let question = Question::Quiesce { service: args.service.clone(), reason: args.reason };
+    let mut services = order(&directory, &question, args.service.as_deref())?;
+    if let Some(wait) = args.wait {
+        let until = Instant::now() + wait;
+        let meant = |shown: &Shown| args.service.as_ref().is_none_or(|name| *name == shown.service);
+        let busy = |shown: &Shown| !shown.settled || shown.connections.is_some_and(|count| count > 0);
+        while services.iter().any(busy) {
+            if Instant::now() >= until {
+                let left: Vec<_> =
+                    services.iter().filter(|shown| busy(shown)).map(|shown| &shown.service[..]).collect();
+                return Err(Failure::Failed(format!("not drained in time: {}", left.join(", "))));
+            }
+            thread::sleep(ASK_EVERY);
+            let answers = ask(&directory, &Question::Status)?;
+            services = answers.into_iter().flat_map(|answer| answer.services).filter(meant).collect();
+        }
+    }
+    say(&services, "quiesced")
+}
+
+/// Runs `gwm agent resume`.
+pub(super) fn resume(args: ResumeArgs) -> Result<(), Failure> {
+    let question = Question::Resume { service: args.service.clone() };
+    say(&order(&args.directory.path(), &question, args.service.as_deref())?, "resumed")
+}
+
+fn say(services: &[Shown], what: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    services.iter().try_for_each(|shown| writeln!(out, "{}: {what}", shown.service))?;
+    Ok(())
+}
