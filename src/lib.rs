@@ -17,7 +17,7 @@
 //! | [`access`] | who a peer is, and what the peer may do | `sasp`, `network`, `pattern` | yes |
 //! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access` | yes |
-//! | [`journal`] | state on disk: changes → rows of a file, and back | `limits`, `time`, `sasp`, `coordinator` | no |
+//! | [`journal`] | state on disk: changes → rows of a file, and back | `limits`, `time`, `sasp`, `judgement`, `coordinator` | no |
 //! | [`agent_checks`] | what agent-checks of load balancers ask; weights → answers | `sasp` | yes |
 //! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
 //! | [`files`] | TOML files that a person writes: reading, and the line of a mistake |  | no |

@@ -144,6 +144,6 @@ fn import(directory: &Path) -> Result<(), String> {
 
 fn check(directory: &Path) -> Result<(), String> {
     let rows = open(directory)?.check().map_err(told)?;
-    writeln!(io::stdout(), "gwm: the state is whole: {rows} words, load balancers and groups")
+    writeln!(io::stdout(), "gwm: the state is whole: {rows} rows (words, load balancers, groups, verdicts)")
         .map_err(|e| e.to_string())
 }

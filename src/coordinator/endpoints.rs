@@ -11,6 +11,7 @@ use super::{
     feed::{Event, Feed},
     history::{By, History, Past, What, Who},
     ids::{Column, EndpointId, Id, ListingId, Table},
+    remembered::Remembered,
     settings::Settings,
     verdicts::{Shown, VerdictDelta, Verdicts},
     watches::{WatchOrder, Watches},
@@ -18,7 +19,7 @@ use super::{
     worlds::{Evidence, Sight, Turn, World, Worlds},
 };
 use crate::{
-    judgement::{Judgement, StandingChange, WatchId},
+    judgement::{Judgement, Policy, StandingChange, Verdict, WatchId},
     network::OwnAddresses,
     roster::{Member, Roster},
     sasp::{Endpoint, EntryFlags},
@@ -58,6 +59,8 @@ pub(super) struct Endpoints {
     /// What happened to endpoints, and what those who follow hear of it.
     pub(super) history: History,
     pub(super) feed: Feed,
+    /// Judgements over a restart.
+    pub(super) remembered: Remembered,
     /// The operator's words count more than the roster.
     pub(super) words: Words,
     /// Who said and ended the words that are being applied.
@@ -82,6 +85,7 @@ impl Endpoints {
             turns: Column::new(),
             history: History::new(),
             feed: Feed::default(),
+            remembered: Remembered::default(),
             words: Words::default(),
             authors: Authors::default(),
             roster: settings.roster.clone(),
@@ -177,6 +181,7 @@ impl Endpoints {
             }
             self.end_watch(id);
             self.history.forget(id);
+            self.remembered.forget(id, self.records[id].endpoint);
             self.records.remove(id);
             return None;
         }
@@ -295,6 +300,7 @@ impl Endpoints {
         let id = self.watches.find(judgement.watch)?;
         let Record { endpoint, world, .. } = self.records[id];
         let mut delta = self.verdicts.set(id, &judgement.verdicts);
+        self.remembered.judged(id, !delta.words.is_empty());
         // Some policies ignore the agent. An endpoint has lost contact if no policy shows contact.
         let contact = judgement.verdicts.iter().any(|verdict| verdict.flags.contains(EntryFlags::CONTACT));
         let up = EntryFlags::CONTACT | EntryFlags::CONFIDENT;
@@ -326,6 +332,26 @@ impl Endpoints {
         }
         let moved = before.contact != contact && self.watches.has_been_up(id);
         Some(Judged { endpoint: id, delta, moved })
+    }
+
+    /// Gives a watched endpoint the verdicts of an earlier process, which last counted so long ago: until they are older than
+    /// the fall window. `None` if the endpoint is not watched.
+    pub(super) fn restore(
+        &mut self,
+        now: Time,
+        endpoint: &Endpoint,
+        verdicts: &[Verdict; Policy::ALL.len()],
+        age: Duration,
+    ) -> Option<(EndpointId, VerdictDelta)> {
+        let id = self.find(endpoint).filter(|&id| self.watches.is_wanted(id) && !self.verdicts.is_judged(id))?;
+        let left = self.roster.find(endpoint).times.fall_window().saturating_sub(age);
+        self.remembered.restored(id, now + left);
+        Some((id, self.verdicts.restore(id, verdicts)))
+    }
+
+    /// Verdicts of an earlier process are too old to count.
+    pub(super) fn outlive(&mut self, id: EndpointId) -> VerdictDelta {
+        self.verdicts.outlive(id)
     }
 
     /// The endpoint that has this watch.

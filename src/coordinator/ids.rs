@@ -128,6 +128,12 @@ pub(super) struct Column<I, T> {
     names: PhantomData<I>,
 }
 
+impl<I, T> Default for Column<I, T> {
+    fn default() -> Column<I, T> {
+        Column { values: Vec::new(), names: PhantomData }
+    }
+}
+
 impl<I: Id, T: Clone> Column<I, T> {
     pub(super) fn new() -> Column<I, T> {
         Column { values: Vec::new(), names: PhantomData }

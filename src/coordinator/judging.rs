@@ -161,6 +161,12 @@ impl Coordinator {
     pub(super) fn reconsider(&mut self, now: Time, out: &mut impl Outbox) {
         self.decide(now);
         self.sweep(now);
+        while let Some(id) = self.tables.endpoints.remembered.expire(now) {
+            if self.tables.endpoints.get(id).is_some() {
+                let delta = self.tables.endpoints.outlive(id);
+                self.spread(now, id, delta);
+            }
+        }
         while let Some(group) = self.tables.doubts.expire(now) {
             self.turn_doubt(now, group, DoubtTurn::TimeOver, None, out);
         }
@@ -233,7 +239,7 @@ impl Coordinator {
     }
 
     /// Notes a turn of the verdicts in every listing that has the endpoint, under a concerned policy.
-    fn spread(&mut self, now: Time, endpoint: EndpointId, change: VerdictDelta) {
+    pub(super) fn spread(&mut self, now: Time, endpoint: EndpointId, change: VerdictDelta) {
         if change.words.is_empty() {
             return;
         }

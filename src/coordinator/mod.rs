@@ -31,10 +31,11 @@
 //! | `doubts` | doubt about a group: when so much of it is lost that the network may be at fault | `ids` |
 //! | `watches` | which endpoints are watched, and the orders that shards have yet to get | `ids`, `worlds` |
 //! | `history` | the last changes of each endpoint | `ids` |
+//! | `remembered` | judgements over a restart | `ids` |
 //! | `feed` | the newest events, for those who follow | |
 //! | `words` | the operator's words | |
 //! | `authors` | who said and ended the words that are being applied | `words` |
-//! | `endpoints` | endpoints | `ids`, `settings`, `verdicts`, `worlds`, `doubts`, `watches`, `history`, `feed`, `words`, `authors` |
+//! | `endpoints` | endpoints | `ids`, `settings`, `verdicts`, `worlds`, `doubts`, `watches`, `history`, `remembered`, `feed`, `words`, `authors` |
 //! | `edition` | what groups show of one version of a listing | |
 //! | `listing` | the members that groups of different LBs have in common | `ids`, `verdicts`, `edition` |
 //! | `show` | listing → edition → encoded entries | `verdicts`, `edition`, `listing` |
@@ -76,6 +77,7 @@ mod load_balancer;
 mod operator;
 mod outbox;
 mod pushes;
+mod remembered;
 mod restore;
 mod rights;
 mod settings;
@@ -352,6 +354,7 @@ impl Coordinator {
         let others = [
             self.alarms.next_time(),
             tables.endpoints.next_deadline(),
+            tables.endpoints.remembered.next_end(),
             tables.endpoints.words.next_end(),
             tables.doubts.next_end(),
             tables.listings.next_deadline(),

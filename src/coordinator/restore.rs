@@ -1,6 +1,8 @@
 //! Tables of an earlier process → the tables of this one, before anybody is connected. Nothing is told to anybody, and no
 //! limit is checked: a registration that was accepted stays, whatever the flags are now.
 
+use std::time::Duration;
+
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 
@@ -15,8 +17,9 @@ use super::{
     words::Word,
 };
 use crate::{
+    judgement::{Policy, Verdict},
     limits,
-    sasp::{GroupData, Health, LbFlags, MemberData},
+    sasp::{Endpoint, GroupData, Health, LbFlags, MemberData},
 };
 
 /// A membership as an earlier process had it.
@@ -33,6 +36,43 @@ pub struct Held<'a> {
 }
 
 impl Coordinator {
+    /// Notes from now on what [`Coordinator::take_judged`] gives.
+    pub fn keep_judgements(&mut self) {
+        self.tables.endpoints.remembered.turn_on();
+    }
+
+    /// Passes at most so many endpoints on: with new verdicts, or without any if the endpoint is forgotten.
+    pub fn take_judged(&mut self, most: usize, mut take: impl FnMut(Endpoint, Option<[Verdict; Policy::ALL.len()]>)) {
+        let endpoints = &mut self.tables.endpoints;
+        for _ in 0..most {
+            if let Some(gone) = endpoints.remembered.next_gone() {
+                take(gone, None);
+                continue;
+            }
+            let Some(id) = endpoints.remembered.next_judged() else { return };
+            if let Some(endpoint) = endpoints.get(id).copied()
+                && let Some(verdicts) = endpoints.verdicts().judged(id)
+            {
+                take(endpoint, Some(verdicts));
+            }
+        }
+    }
+
+    /// Gives a member the verdicts that an earlier process had of it, so long ago. They count until they are older than the
+    /// member's fall window; then the member has contact and its last weight, not confident, until it is judged. `false`, and
+    /// nothing is done, if nothing watches the endpoint.
+    pub fn restore_verdicts(
+        &mut self,
+        now: Time,
+        endpoint: &Endpoint,
+        verdicts: &[Verdict; Policy::ALL.len()],
+        age: Duration,
+    ) -> bool {
+        let Some((id, delta)) = self.tables.endpoints.restore(now, endpoint, verdicts, age) else { return false };
+        self.spread(now, id, delta);
+        true
+    }
+
     /// Puts a word of the operator in force again. Words come before groups, by rising number. `false`, and nothing is
     /// done, if a newer word is in force.
     pub fn restore_word(&mut self, now: Time, word: Word, out: &mut impl Outbox) -> bool {

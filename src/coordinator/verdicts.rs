@@ -151,6 +151,40 @@ impl Verdicts {
         self.change(id, |policy, word| word.judged(verdicts[policy]))
     }
 
+    /// The monitor's verdicts, to give them to [`Verdicts::restore`] of a later process; `None` if there are none.
+    pub(super) fn judged(&self, id: EndpointId) -> Option<[judgement::Verdict; Policy::ALL.len()]> {
+        let judged = |policy| {
+            let word: Word = self.columns[policy as usize][id];
+            judgement::Verdict { flags: EntryFlags(word.bits & (CONTACT | CONFIDENT)), share: word.share() }
+        };
+        self.is_judged(id).then(|| Policy::ALL.map(judged))
+    }
+
+    /// Takes the verdicts of an earlier process.
+    pub(super) fn restore(
+        &mut self,
+        id: EndpointId,
+        verdicts: &[judgement::Verdict; Policy::ALL.len()],
+    ) -> VerdictDelta {
+        self.change(id, |policy, word| {
+            let judgement::Verdict { flags, share } = verdicts[policy];
+            let (rate, value) = match share {
+                Share::Weight(value) => (0, value),
+                Share::Rate(level) => (RATE, level.0),
+            };
+            let kept = word.bits & (QUIESCED | UNSURE);
+            Word { bits: flags.0 & (CONTACT | CONFIDENT) | kept | JUDGED | rate, value }
+        })
+    }
+
+    /// Verdicts are too old to count: the endpoint has contact and its last weight, and nobody is confident.
+    pub(super) fn outlive(&mut self, id: EndpointId) -> VerdictDelta {
+        self.change(id, |_, word| match word.bits & JUDGED {
+            0 => word, // the operator has ended the watch, or fixed the weight
+            _ => word.with(CONFIDENT | JUDGED, false).with(CONTACT, true),
+        })
+    }
+
     /// Sets whether the endpoint lost contact lately; an endpoint with contact did not.
     pub(super) fn set_lost(&mut self, id: EndpointId, lost: bool) -> VerdictDelta {
         self.change(id, |_, word| word.with(LOST, lost && word.bits & CONTACT == 0))

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::{
     coordinator::{Change, Word},
+    judgement::{Policy, Verdict},
     sasp::{
-        self, EncodeError, Groups, Writer,
+        self, EncodeError, Endpoint, Groups, Writer,
         message::{DeregistrationRequest, RegistrationRequest, SetLbStateRequest, SetMemberStateRequest},
         writer,
     },
@@ -32,6 +33,10 @@ pub enum Entry {
     Said(Box<Word>),
     /// A word of the operator has ended.
     Unsaid(u64),
+    /// The monitor has judged an endpoint.
+    Judged(Endpoint, [Verdict; Policy::ALL.len()]),
+    /// No group lists the endpoint any more.
+    Gone(Endpoint),
 }
 
 impl Entry {
@@ -66,7 +71,7 @@ impl Entry {
             | Entry::Forgotten(bytes)
             | Entry::Request(bytes) => bytes.len(),
             Entry::Said(word) => size_of::<Word>() + word.reason.len() + word.by.len() + word.from.len(),
-            Entry::Unsaid(_) => 0,
+            Entry::Unsaid(_) | Entry::Judged(..) | Entry::Gone(_) => 0,
         };
         size_of::<Entry>() + more
     }

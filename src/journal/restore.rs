@@ -1,9 +1,12 @@
 //! Rows → the tables of a coordinator that has none.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{
     date::Epoch,
+    entry::Entry,
     rows::Row,
     store::{Result, Store, StoreError},
 };
@@ -15,7 +18,7 @@ use crate::{
 };
 
 /// How much was restored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Restored {
     /// Load balancers.
     pub load_balancers: usize,
@@ -25,6 +28,10 @@ pub struct Restored {
     pub memberships: usize,
     /// Words of the operator.
     pub words: usize,
+    /// Verdicts on endpoints that are watched.
+    pub verdicts: usize,
+    /// Entries that remove what is of no use any more.
+    pub useless: Vec<Entry>,
 }
 
 /// Nobody is connected while tables are restored: nothing is sent.
@@ -50,6 +57,7 @@ impl Outbox for Nowhere {
 pub fn restore(store: &Store, coordinator: &mut Coordinator, now: Time, epoch: Epoch) -> Result<Restored> {
     let mut restored = Restored::default();
     let mut out = Nowhere::default();
+    let age = Duration::from_millis(epoch.date(now).0.saturating_sub(store.alive_at().0));
     store.each_row(epoch, |row| {
         let fits = match row {
             Row::Word(word) => {
@@ -72,6 +80,13 @@ pub fn restore(store: &Store, coordinator: &mut Coordinator, now: Time, epoch: E
                     quiesced: member.quiesced,
                 });
                 coordinator.restore_group(now, data, held)
+            }
+            Row::Verdicts { endpoint, verdicts } => {
+                match coordinator.restore_verdicts(now, &endpoint, &verdicts, age) {
+                    true => restored.verdicts += 1,
+                    false => restored.useless.push(Entry::Gone(endpoint)),
+                }
+                true
             }
         };
         if fits { Ok(()) } else { Err(StoreError::Damaged("a row contradicts another row".into())) }

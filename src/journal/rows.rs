@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use super::date::{Date, Epoch};
 use crate::{
     coordinator::{Pattern, Saying, Word},
+    judgement::{Level, Policy, Share, Verdict},
     limits,
-    sasp::{Endpoint, GroupData, Health, LbFlags},
+    sasp::{Endpoint, EntryFlags, GroupData, Health, LbFlags},
     time::Time,
 };
 
 /// The version of the rows. Another version is another file.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 
 /// Numbers of words; a program that reads JSON keeps them.
 pub(super) const WORD_NUMBERS: std::ops::RangeInclusive<u64> = 1..=1 << 53;
@@ -53,6 +54,13 @@ pub enum Row {
         name: Box<[u8]>,
         /// In the order of their registration.
         members: Vec<Member>,
+    },
+    /// The last verdicts on an endpoint, by `Policy as usize`.
+    Verdicts {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// The verdicts.
+        verdicts: [Verdict; Policy::ALL.len()],
     },
 }
 
@@ -267,6 +275,51 @@ pub(super) fn read_state(value: &[u8]) -> Result<(u8, bool)> {
     Ok(read)
 }
 
+pub(super) fn endpoint_key(endpoint: &Endpoint) -> Vec<u8> {
+    let mut key = Vec::with_capacity(19);
+    put_endpoint(&mut key, endpoint);
+    key
+}
+
+pub(super) fn read_endpoint_key(key: &[u8]) -> Result<Endpoint> {
+    let mut fields = Fields(key);
+    let endpoint = fields.endpoint()?;
+    fields.end("the end of an endpoint")?;
+    Ok(endpoint)
+}
+
+/// The flags that a verdict has.
+pub(super) const VERDICT_FLAGS: EntryFlags = EntryFlags(EntryFlags::CONTACT.0 | EntryFlags::CONFIDENT.0);
+
+pub(super) fn write_verdicts(verdicts: &[Verdict; Policy::ALL.len()]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16);
+    for Verdict { flags, share } in verdicts {
+        let (is_rate, value) = match share {
+            Share::Weight(weight) => (false, *weight),
+            Share::Rate(level) => (true, level.0),
+        };
+        out.extend_from_slice(&[flags.0, is_rate.into()]);
+        out.extend_from_slice(&value.to_be_bytes());
+    }
+    out
+}
+
+pub(super) fn read_verdicts(value: &[u8]) -> Result<[Verdict; Policy::ALL.len()]> {
+    let mut fields = Fields(value);
+    let mut verdicts = [Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) }; Policy::ALL.len()];
+    for verdict in &mut verdicts {
+        verdict.flags = EntryFlags(fields.u8("the flags of a verdict")?);
+        if verdict.flags.0 & !VERDICT_FLAGS.0 != 0 {
+            return Err(Fault("the flags of a verdict"));
+        }
+        let is_rate = fields.flag("the kind of a verdict")?;
+        let value = fields.u16("the value of a verdict")?;
+        verdict.share = if is_rate { Share::Rate(Level(value)) } else { Share::Weight(value) };
+    }
+    fields.end("the end of verdicts")?;
+    Ok(verdicts)
+}
+
 const QUIESCE: u8 = 0;
 const RESUME: u8 = 1;
 const WEIGHT: u8 = 2;
@@ -364,6 +417,12 @@ pub(crate) fn read_any(bytes: &[u8]) {
     }
     if let Ok((group, endpoint)) = read_state_key(bytes) {
         assert_eq!(state_key(group, &endpoint), bytes);
+    }
+    if let Ok(endpoint) = read_endpoint_key(bytes) {
+        assert_eq!(endpoint_key(&endpoint), bytes);
+    }
+    if let Ok(verdicts) = read_verdicts(bytes) {
+        assert_eq!(write_verdicts(&verdicts), bytes);
     }
     if let Ok((state, quiesced)) = read_state(bytes) {
         assert_eq!([state, quiesced.into()], bytes);

@@ -8,7 +8,7 @@ use super::{
     date::{Date, Epoch},
     entry::Entry,
     rows::{Fault, Row, VERSION},
-    tables::{self, CHUNKS, GROUPS, LBS, STATES, Tables, WORDS},
+    tables::{self, CHUNKS, GROUPS, LBS, STATES, Tables, VERDICTS, WORDS},
 };
 
 /// Numbers of the whole file.
@@ -249,8 +249,8 @@ impl Store {
         Ok(transaction.open_table(LBS)?.is_empty()? && transaction.open_table(WORDS)?.is_empty()?)
     }
 
-    /// Gives every row: words by their number, load balancers and then groups, both in the order of their creation. An
-    /// error of `take` ends this.
+    /// Gives every row: words by their number, load balancers and then groups, both in the order of their creation, and
+    /// verdicts. An error of `take` ends this.
     pub fn each_row(&self, epoch: Epoch, take: impl FnMut(Row) -> Result<()>) -> Result<()> {
         guarded(|| {
             let transaction = self.database.begin_read()?;
@@ -260,6 +260,7 @@ impl Store {
                 chunks: transaction.open_table(CHUNKS)?,
                 states: transaction.open_table(STATES)?,
                 words: transaction.open_table(WORDS)?,
+                verdicts: transaction.open_table(VERDICTS)?,
             };
             source.each_row(epoch, self.numbers.newest, take)
         })

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     coordinator::Word,
+    judgement::{Policy, Verdict},
     limits,
     sasp::{
         Endpoint, GroupData, Health, LbFlags, MemberFlags, Message, SenderFlags,
@@ -32,6 +33,9 @@ pub(super) const STATES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::ne
 /// Number → word of the operator.
 pub(super) const WORDS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("words");
 
+/// Endpoint → last verdicts.
+pub(super) const VERDICTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("verdicts");
+
 /// All tables, to change them.
 pub(super) struct Tables<'t> {
     lbs: Table<'t, Bytes, Bytes>,
@@ -39,6 +43,7 @@ pub(super) struct Tables<'t> {
     chunks: Table<'t, (u64, u32), Bytes>,
     states: Table<'t, Bytes, Bytes>,
     words: Table<'t, u64, Bytes>,
+    verdicts: Table<'t, Bytes, Bytes>,
     numbers: Numbers,
 }
 
@@ -66,6 +71,7 @@ impl<'t> Tables<'t> {
             chunks: transaction.open_table(CHUNKS)?,
             states: transaction.open_table(STATES)?,
             words: transaction.open_table(WORDS)?,
+            verdicts: transaction.open_table(VERDICTS)?,
             numbers,
         })
     }
@@ -87,6 +93,8 @@ impl<'t> Tables<'t> {
             }
             Entry::Said(word) => self.say(word, epoch),
             Entry::Unsaid(number) => self.words.remove(number)?.map(drop).ok_or_else(|| misfit("a word")),
+            Entry::Judged(endpoint, verdicts) => self.judge(endpoint, verdicts),
+            Entry::Gone(endpoint) => Ok(self.verdicts.remove(&rows::endpoint_key(endpoint)[..]).map(drop)?),
             Entry::Request(bytes) => {
                 let (_, message) = Message::decode_trusted(bytes).expect("an entry is a well-formed request");
                 match message {
@@ -124,6 +132,11 @@ impl<'t> Tables<'t> {
     fn say(&mut self, word: &Word, epoch: Epoch) -> Result<()> {
         self.numbers.last_word = self.numbers.last_word.max(word.number);
         self.words.insert(word.number, &rows::write_word(word, epoch)[..])?;
+        Ok(())
+    }
+
+    fn judge(&mut self, endpoint: &Endpoint, verdicts: &[Verdict; Policy::ALL.len()]) -> Result<()> {
+        self.verdicts.insert(&rows::endpoint_key(endpoint)[..], &rows::write_verdicts(verdicts)[..])?;
         Ok(())
     }
 
@@ -268,6 +281,7 @@ impl<'t> Tables<'t> {
                 }
                 self.say(word, epoch)
             }
+            Row::Verdicts { endpoint, verdicts } => self.judge(endpoint, verdicts),
             Row::LoadBalancer { uid, health, flags, held_until } => {
                 if self.lbs.get(&**uid)?.is_some() {
                     return Err(double("a load balancer"));
@@ -304,6 +318,7 @@ pub(super) struct Source {
     pub(super) chunks: ReadOnlyTable<(u64, u32), Bytes>,
     pub(super) states: ReadOnlyTable<Bytes, Bytes>,
     pub(super) words: ReadOnlyTable<u64, Bytes>,
+    pub(super) verdicts: ReadOnlyTable<Bytes, Bytes>,
 }
 
 impl Source {
@@ -340,6 +355,11 @@ impl Source {
         }
         if (chunks, states) != (self.chunks.len()?, self.states.len()?) {
             return Err(StoreError::Damaged("there are members or states of no group".into()));
+        }
+        for verdicts in self.verdicts.iter()? {
+            let (key, value) = verdicts?;
+            let (endpoint, verdicts) = (rows::read_endpoint_key(key.value())?, rows::read_verdicts(value.value())?);
+            take(Row::Verdicts { endpoint, verdicts })?;
         }
         Ok(())
     }

@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     coordinator::{Pattern, Saying, Word},
+    judgement::{Level, Policy, Share, Verdict},
     limits,
-    sasp::{Endpoint, Escaped, Health, LbFlags, unescape},
+    sasp::{Endpoint, EntryFlags, Escaped, Health, LbFlags, unescape},
 };
 
 /// Times of lines are dates.
@@ -61,6 +62,24 @@ enum Line {
         name: String,
         members: Vec<MemberText>,
     },
+    Verdicts {
+        address: IpAddr,
+        protocol: u8,
+        port: u16,
+        by_policy: [VerdictText; Policy::ALL.len()],
+    },
+}
+
+/// A verdict: a weight, or a level (1024 an octave, from 2⁻³² requests a second).
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VerdictText {
+    contact: bool,
+    confident: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<u16>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -146,6 +165,17 @@ pub fn line(row: &Row) -> String {
             flags: flags.0,
             held_until_ms: held_until.map(|date| date.0),
         },
+        Row::Verdicts { endpoint, verdicts } => Line::Verdicts {
+            address: endpoint.ip(),
+            protocol: endpoint.protocol,
+            port: endpoint.port,
+            by_policy: verdicts.map(|Verdict { flags, share }| VerdictText {
+                contact: flags.contains(EntryFlags::CONTACT),
+                confident: flags.contains(EntryFlags::CONFIDENT),
+                weight: if let Share::Weight(weight) = share { Some(weight) } else { None },
+                level: if let Share::Rate(level) = share { Some(level.0) } else { None },
+            }),
+        },
         Row::Group { lb_uid, name, members } => {
             let member = |member: &Member| MemberText {
                 address: member.endpoint.ip(),
@@ -230,6 +260,19 @@ pub fn read_line(line: &str) -> Result<Row, String> {
             flags: LbFlags(flags),
             held_until: held_until_ms.map(|date| Date(date.max(1))),
         }),
+        Line::Verdicts { address, protocol, port, by_policy } => {
+            let mut verdicts = [Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) }; Policy::ALL.len()];
+            for (verdict, text) in verdicts.iter_mut().zip(by_policy) {
+                let contact = EntryFlags::NONE.with(EntryFlags::CONTACT, text.contact);
+                verdict.flags = contact.with(EntryFlags::CONFIDENT, text.confident);
+                verdict.share = match (text.weight, text.level) {
+                    (Some(weight), None) => Share::Weight(weight),
+                    (None, Some(level)) => Share::Rate(Level(level)),
+                    _ => return Err("a verdict has a weight or a level".into()),
+                };
+            }
+            Ok(Row::Verdicts { endpoint: Endpoint::new(address, protocol, port), verdicts })
+        }
         Line::Group { load_balancer, name: text, members } => {
             if members.len() > limits::MEMBERS_PER_GROUP as usize {
                 return Err("a group has too many members".into());

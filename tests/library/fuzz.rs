@@ -819,8 +819,11 @@ fn agent_check_request() {
 
 #[test]
 fn journal_line() {
-    const PIECES: [&str; 20] = [
-        r#"{"kind":"gwm_state","version":1}"#,
+    const PIECES: [&str; 23] = [
+        r#"{"kind":"gwm_state","version":2}"#,
+        r#"{"kind":"verdicts","address":"10.0.0.1","protocol":6,"port":80,"by_policy":["#,
+        r#"{"contact":true,"confident":true,"weight":40}"#,
+        r#"{"contact":true,"confident":false,"level":7}"#,
         r#"{"kind":"load_balancer","uid":"LB1","health":127,"flags":3"#,
         r#","held_until_ms":1700000000000}"#,
         r#"{"kind":"group","load_balancer":"L\\xFF","name":"web","members":["#,

@@ -10,11 +10,13 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use crate::{
     coordinator::{Change, CloseReason, Kind},
     journal::Entry,
+    judgement::{Policy, Verdict},
     limits,
     runtime::{
         journal_thread::Journal,
         mesh::{Down, Order, Sender, Slot},
     },
+    sasp::Endpoint,
     time::Time,
 };
 
@@ -44,6 +46,14 @@ impl Keeping {
         self.given += 1; // a reply after a dropped change waits in vain
         if !self.gave_up {
             self.entries.push(Entry::new(now, change, self.hold_time));
+        }
+    }
+
+    /// Notes new verdicts on an endpoint; `None`: the endpoint is forgotten.
+    pub(super) fn note_judged(&mut self, endpoint: Endpoint, verdicts: Option<[Verdict; Policy::ALL.len()]>) {
+        if !self.gave_up {
+            self.given += 1;
+            self.entries.push(verdicts.map_or(Entry::Gone(endpoint), |verdicts| Entry::Judged(endpoint, verdicts)));
         }
     }
 

@@ -64,6 +64,10 @@ const ENDPOINTS_PER_TURN: usize = 512;
 /// The shortest sleep: a push that is due while no shard has room stays due, and must not keep the CPU busy.
 const DEADLINE_SLEEP_MIN: Duration = Duration::from_micros(200);
 
+/// How often new verdicts are kept, and of how many endpoints at most: enough for a restart, and little beside the checks.
+const JUDGED_INTERVAL: Duration = Duration::from_secs(1);
+const JUDGED: usize = 8192;
+
 /// How often the coordinator's numbers are copied to where other threads read them.
 const PUBLISH_INTERVAL: Duration = HEARTBEAT;
 
@@ -120,6 +124,8 @@ struct CoordinatorThread {
     publish_at: Time,
     /// When the next call of the admin side is answered.
     call_at: Time,
+    /// When new verdicts are kept next.
+    judged_at: Time,
     /// Answers that wait for the disk.
     answers: WaitingAnswers,
 }
@@ -148,6 +154,9 @@ pub(super) fn run(
     if history {
         coordinator.keep_history();
     }
+    if keeping.is_some() {
+        coordinator.keep_judgements();
+    }
     let mut thread = CoordinatorThread::new(coordinator, ports, control, metrics, clock);
     thread.ports.keeping = keeping;
     ready();
@@ -157,6 +166,9 @@ pub(super) fn run(
             thread.wait(&waker, spin);
         }
     }
+    // What is not due yet, too.
+    thread.judged_at = Time::default();
+    thread.keep();
     thread.metrics.publish(&thread.coordinator);
 }
 
@@ -177,6 +189,7 @@ impl CoordinatorThread {
             metrics,
             publish_at: Time::default(),
             call_at: Time::default(),
+            judged_at: Time::default(),
             answers: WaitingAnswers::default(),
         }
     }
@@ -214,13 +227,22 @@ impl CoordinatorThread {
         self.ports.doubt_log.log_suppressed(now);
         self.ports.turn_log.log_suppressed(now);
         self.ports.refusals.log_suppressed(now);
-        if let Some(keeping) = &mut self.ports.keeping {
-            keeping.give();
-        }
+        self.keep();
         self.ports.list.iter_mut().for_each(Port::flush);
         self.metrics.turn.add(start.elapsed());
         self.publish();
         more | self.ports.cut_short.take()
+    }
+
+    /// Gives what has changed to the journal, and new verdicts from time to time.
+    fn keep(&mut self) {
+        let Some(keeping) = &mut self.ports.keeping else { return };
+        let now = self.clock.now();
+        if now >= self.judged_at && !keeping.is_full() {
+            self.judged_at = now + JUDGED_INTERVAL;
+            self.coordinator.take_judged(JUDGED, |endpoint, verdicts| keeping.note_judged(endpoint, verdicts));
+        }
+        keeping.give();
     }
 
     /// Answers a call of the admin side, if there is one and its time has come.

@@ -40,9 +40,9 @@ pub(in crate::runtime) fn load(
         opened => opened,
     }
     .map_err(failed)?;
-    let Restored { load_balancers, groups, memberships, words } = restored;
+    let Restored { load_balancers, groups, memberships, words, verdicts, .. } = restored;
     let took_ms = start.elapsed().as_millis() as u64;
-    tracing::info!(load_balancers, groups, memberships, words, took_ms, "state on disk: {}", path.display());
+    tracing::info!(load_balancers, groups, memberships, words, verdicts, took_ms, "state on disk: {}", path.display());
     let name = path.display().to_string();
     Ok((Kept { store, name, reopen: Box::new(move || open_again(&path)) }, coordinator))
 }
@@ -55,7 +55,12 @@ fn open(
     let mut store = Store::open(path)?;
     let mut coordinator = empty();
     let now = clock.now();
-    let restored = journal::restore(&store, &mut coordinator, now, Epoch::new(now, today()))?;
+    let mut restored = journal::restore(&store, &mut coordinator, now, Epoch::new(now, today()))?;
+    let useless = std::mem::take(&mut restored.useless);
+    if !useless.is_empty() {
+        // The date stays: a start is no sign of life of what was checked.
+        store.apply(&useless, Epoch::default(), store.alive_at())?;
+    }
     store.start()?;
     Ok((store, coordinator, restored))
 }

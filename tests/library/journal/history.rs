@@ -6,8 +6,10 @@ use fastrand::Rng;
 use gwm::{
     coordinator::{Pattern, Saying, Time, Word},
     journal::Entry,
+    judgement::{Level, Share, Verdict},
     sasp::{
-        Endpoint, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Reason, SenderFlags, Writer, writer,
+        Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Reason, SenderFlags,
+        Writer, writer,
     },
 };
 
@@ -63,6 +65,14 @@ impl History {
     }
 
     fn try_entry(&mut self, rng: &mut Rng) -> Option<Entry> {
+        if rng.u8(..12) == 0 {
+            let endpoint = Endpoint::new([10, 0, 0, rng.u8(..4)].into(), 6, 80);
+            let verdicts = [(); 4].map(|()| Verdict {
+                flags: [EntryFlags::NONE, EntryFlags::CONTACT, EntryFlags::CONFIDENT][rng.usize(..3)],
+                share: if rng.bool() { Share::Weight(rng.u16(..)) } else { Share::Rate(Level(rng.u16(..))) },
+            });
+            return Some(if rng.u8(..4) == 0 { Entry::Gone(endpoint) } else { Entry::Judged(endpoint, verdicts) });
+        }
         let kind = rng.u8(..100);
         if kind < 8 {
             let uid = format!("LB{}", rng.u8(..5)).into_bytes();

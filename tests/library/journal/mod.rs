@@ -5,3 +5,4 @@ mod crash;
 mod disk;
 mod history;
 mod rows;
+mod verdicts;

@@ -72,7 +72,8 @@ fn whole_rows_fill_an_empty_file() {
         }
         assert_eq!(other.check().expect("nothing is damaged"), before.len() as u64);
         let again = other.fill(before.iter().cloned().map(Ok), Epoch::default(), Date::default());
-        assert!(before.is_empty() || matches!(again, Err(StoreError::Damaged(_))), "{again:?}");
+        let has_rows = |row: &Row| !matches!(row, Row::Verdicts { .. });
+        assert!(!before.iter().any(has_rows) || matches!(again, Err(StoreError::Damaged(_))), "{again:?}");
     }
 }
 
@@ -112,10 +113,10 @@ fn a_file_of_another_version_is_refused() {
     drop(Store::open_on(disk.clone()).expect("an empty disk"));
     tamper(&disk, |transaction| {
         let mut numbers = transaction.open_table(TableDefinition::<&str, u64>::new("numbers")).expect("the table");
-        numbers.insert("version", 2).expect("the row");
+        numbers.insert("version", 99).expect("the row");
     });
     let error = Store::open_on(disk).expect_err("another version");
-    assert!(matches!(error, StoreError::Version(2)), "{error}");
+    assert!(matches!(error, StoreError::Version(99)), "{error}");
 }
 
 #[test]

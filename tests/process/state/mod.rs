@@ -155,6 +155,26 @@ fn with_background_durability_a_stop_loses_nothing() {
     assert_eq!(weights.matches(":80").count(), 50, "{weights}");
 }
 
+#[test]
+fn what_checks_found_counts_until_the_first_checks_of_the_new_process() {
+    let directory = Directory::new();
+    let up = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let up = up.local_addr().expect("an address").to_string();
+    let down =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").to_string();
+    let checked = ["--probe", "tcp", "--panic-percent", "100", "--probe-interval"];
+    let daemon = directory.start(&[&checked[..], &["20ms"]].concat());
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, "LB1", "web", &[&up, &down]), ReturnCode::SUCCESSFUL);
+    let expected = format!("LB1/web [{up} 00/0D/100, {down} 00/0C/0]");
+    until("both are judged", || lb.get_weights("LB1", &["web"]) == expected);
+    daemon.stop();
+    // No check of this process ends soon.
+    let daemon = directory.start(&[&checked[..], &["1h"]].concat());
+    assert_eq!(daemon.connect().get_weights("LB1", &["web"]), expected);
+    daemon.wait_for_log(&["state on disk", "verdicts=2"]);
+}
+
 #[cfg(feature = "admin")]
 #[test]
 fn the_operators_words_survive() {
@@ -225,12 +245,12 @@ fn a_state_is_exported_imported_and_checked() {
     daemon.stop();
 
     let output = state("check", &directory, b"");
-    assert_eq!(text(&output.stdout), "gwm: the state is whole: 2 words, load balancers and groups\n");
+    assert_eq!(text(&output.stdout), "gwm: the state is whole: 2 rows (words, load balancers, groups, verdicts)\n");
     let exported = state("export", &directory, b"");
     let lines = text(&exported.stdout);
     let lines: Vec<&str> = lines.lines().collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
-    assert_eq!(lines[0], r#"{"kind":"gwm_state","version":1}"#);
+    assert_eq!(lines[0], r#"{"kind":"gwm_state","version":2}"#);
     assert!(lines[1].starts_with(r#"{"kind":"load_balancer","uid":"LB1","health":127,"flags":2"#), "{}", lines[1]);
     assert_eq!(
         lines[2],
@@ -249,8 +269,8 @@ fn a_state_is_exported_imported_and_checked() {
 
     for (input, why) in [
         ("", "line 0: not an export"),
-        ("{\"kind\":\"gwm_state\",\"version\":2}\n", "line 1: version 2"),
-        ("{\"kind\":\"gwm_state\",\"version\":1}\nx\n", "line 2: "),
+        ("{\"kind\":\"gwm_state\",\"version\":99}\n", "line 1: version 99"),
+        ("{\"kind\":\"gwm_state\",\"version\":2}\nx\n", "line 2: "),
         (&format!("{}\n{}\n", lines[0], lines[2]), "line 2: the load balancer of a group is not there"),
         (&format!("{}\n{}\n{}\n", lines[0], lines[1], lines[1]), "line 3: a load balancer is there twice"),
     ] {

@@ -1,0 +1,158 @@
+//! Verdicts of an earlier process: they count until the fall window is over, or until the monitor judges.
+
+use std::{sync::Arc, time::Duration};
+
+use gwm::{
+    coordinator::{ConnectionId, Coordinator, Held, Settings, Time},
+    journal::{self, Date, Entry, Epoch, Store},
+    judgement::{Judgement, Policy, Share, Verdict},
+    roster::{Member, Monitor, Roster, Times},
+    sasp::{Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, Message, Writer},
+};
+use redb::backends::InMemoryBackend;
+
+use crate::outbox::Recorder;
+
+const CONNECTION: ConnectionId = ConnectionId { shard: 0, slot: 0, generation: 0 };
+
+fn settings() -> Settings {
+    Settings {
+        hold_time: Duration::from_secs(3600),
+        poll_interval_seconds: 60,
+        push_window: Duration::ZERO,
+        push_refresh: Duration::from_secs(3600),
+        max_load_balancers: 10,
+        max_groups: 10,
+        max_groups_per_lb: 10,
+        max_members_per_group: 10,
+        max_memberships_per_lb: 10,
+        max_memberships: 10,
+        weight_max: 100,
+        roster: Arc::new(Roster::new(Member::watched(100, Monitor::auto(), Times::default()), Policy::Auto)),
+        access: Arc::default(),
+        icmp: false,
+        panic_percent: 100,
+        panic_time: Duration::ZERO,
+        own_addresses: Arc::default(),
+        hash_seed: 1,
+    }
+}
+
+fn endpoint(number: u8) -> Endpoint {
+    Endpoint::new([10, 0, 0, number].into(), 6, 80)
+}
+
+/// A coordinator that knows a load balancer with two members from an earlier process.
+fn coordinator() -> Coordinator {
+    let mut coordinator = Coordinator::new(settings(), 1);
+    coordinator.keep_judgements();
+    assert!(coordinator.restore_load_balancer(Time(0), b"LB1", Health(0), LbFlags::NONE, None));
+    let held = [1, 2].map(|number| Held {
+        member: MemberData { endpoint: endpoint(number), label: b"" },
+        by_lb: true,
+        state: 0,
+        quiesced: false,
+    });
+    assert!(coordinator.restore_group(Time(0), GroupData { lb_uid: b"LB1", name: b"G" }, held.into_iter()));
+    coordinator
+}
+
+/// Flags and weights, by Get Weights.
+fn weights(coordinator: &mut Coordinator, now: Time) -> Vec<(u8, u16)> {
+    coordinator.opened(CONNECTION, std::net::IpAddr::from([127, 0, 0, 1]).into());
+    let mut bytes = Vec::new();
+    let mut request = Writer::get_weights_request(&mut bytes, 1);
+    request.name(GroupData { lb_uid: b"LB1", name: b"G" });
+    request.finish().expect("a short message");
+    let (_, message) = Message::decode(&bytes).expect("well-formed");
+    let mut out = Recorder::default();
+    coordinator.request(now, CONNECTION, 1, &message, &mut out);
+    let (sent, _) = out.take();
+    coordinator.closed(now, CONNECTION, &mut out);
+    let Message::GetWeightsReply(reply) = Message::decode(&sent[0].bytes).expect("well-formed").1 else {
+        panic!("no weights")
+    };
+    let entries = reply.groups.into_iter().flat_map(|group| group.entries().collect::<Vec<_>>());
+    entries.map(|entry| (entry.entry.flags.0, entry.entry.weight)).collect()
+}
+
+fn verdicts(flags: EntryFlags, weight: u16) -> [Verdict; 4] {
+    [Verdict { flags, share: Share::Weight(weight) }; 4]
+}
+
+const UP: EntryFlags = EntryFlags(EntryFlags::CONTACT.0 | EntryFlags::CONFIDENT.0);
+
+/// Flags of members that the load balancer registered: up; down; not confident.
+const SHOWN_UP: u8 = 0x0D;
+const SHOWN_DOWN: u8 = 0x0C;
+const SHOWN_UNKNOWN: u8 = 0x05;
+
+#[test]
+fn verdicts_of_an_earlier_process_count_until_the_fall_window_is_over() {
+    let window = Times::default().fall_window();
+    let mut coordinator = coordinator();
+    assert_eq!(weights(&mut coordinator, Time(0)), [(SHOWN_UNKNOWN, 100), (SHOWN_UNKNOWN, 100)]);
+    let age = window / 2;
+    assert!(coordinator.restore_verdicts(Time(0), &endpoint(1), &verdicts(UP, 40), age));
+    assert!(coordinator.restore_verdicts(Time(0), &endpoint(2), &verdicts(EntryFlags::CONFIDENT, 30), age));
+    assert!(!coordinator.restore_verdicts(Time(0), &endpoint(3), &verdicts(UP, 1), age), "nobody lists it");
+    let end = Time(0) + (window - age);
+    let mut out = Recorder::default();
+    let just_before = Time(end.0 - 1);
+    coordinator.poll(just_before, &mut out);
+    assert_eq!(weights(&mut coordinator, just_before), [(SHOWN_UP, 40), (SHOWN_DOWN, 0)]);
+    assert!(coordinator.next_deadline().is_some_and(|at| at <= end));
+    coordinator.poll(end, &mut out);
+    assert_eq!(weights(&mut coordinator, end), [(SHOWN_UNKNOWN, 40), (SHOWN_UNKNOWN, 30)]);
+
+    // Too old from the begin.
+    let mut coordinator = self::coordinator();
+    assert!(coordinator.restore_verdicts(Time(0), &endpoint(1), &verdicts(UP, 40), window));
+    coordinator.poll(Time(0), &mut out);
+    assert_eq!(weights(&mut coordinator, Time(0)), [(SHOWN_UNKNOWN, 40), (SHOWN_UNKNOWN, 100)]);
+}
+
+#[test]
+fn the_monitor_counts_more_than_an_earlier_process() {
+    let mut coordinator = coordinator();
+    for number in [1, 2] {
+        assert!(coordinator.restore_verdicts(Time(0), &endpoint(number), &verdicts(UP, 40), Duration::ZERO));
+    }
+    let mut judgements = Vec::new();
+    while coordinator.has_watch_orders() {
+        judgements.extend(
+            coordinator
+                .take_watch_orders()
+                .filter(|order| order.endpoint == Some(endpoint(2)))
+                .map(|order| Judgement { watch: order.watch, verdicts: verdicts(UP, 70), answers: true, turn: None }),
+        );
+    }
+    coordinator.judge(Time(1), &judgements);
+    let after = Time(0) + Times::default().fall_window();
+    coordinator.poll(after, &mut Recorder::default());
+    assert_eq!(weights(&mut coordinator, after), [(SHOWN_UNKNOWN, 40), (SHOWN_UP, 70)]);
+
+    // A later process hears of the endpoint that was judged.
+    let mut entries = Vec::new();
+    coordinator.take_judged(10, |endpoint, verdicts| {
+        entries.push(Entry::Judged(endpoint, verdicts.expect("nobody is forgotten")));
+    });
+    assert_eq!(entries, [Entry::Judged(endpoint(2), verdicts(UP, 70))]);
+    let mut store = Store::open_on(InMemoryBackend::new()).expect("memory is a disk");
+    store.apply(&entries, Epoch::default(), Date(0)).expect("memory is a disk");
+    let mut next = self::coordinator();
+    let restored = journal::restore(&store, &mut next, Time(0), Epoch::default()).expect("the rows fit");
+    assert_eq!((restored.verdicts, restored.useless), (1, vec![]));
+    assert_eq!(weights(&mut next, Time(0)), [(SHOWN_UNKNOWN, 100), (SHOWN_UP, 70)]);
+
+    // Endpoints that no group lists any more are forgotten on disk, too.
+    let mut out = Recorder::default();
+    let forgotten = next.act(Time(0), gwm::coordinator::Act::Forget(b"LB1"[..].into()), &mut out);
+    assert!(forgotten.is_ok(), "{forgotten:?}");
+    let mut gone = Vec::new();
+    next.take_judged(10, |endpoint, verdicts| gone.push((endpoint, verdicts)));
+    assert_eq!(gone, [(endpoint(2), None)]);
+    let mut empty = Coordinator::new(settings(), 1);
+    let restored = journal::restore(&store, &mut empty, Time(0), Epoch::default()).expect("the rows fit");
+    assert_eq!(restored.useless, [Entry::Gone(endpoint(2))]);
+}
