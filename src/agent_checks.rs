@@ -6,10 +6,13 @@ use std::{collections::HashMap, net::SocketAddr};
 
 use percent_encoding::percent_decode;
 
-use crate::sasp::{Endpoint, Standing, WeightEntry, component::TCP};
+use crate::sasp::{Endpoint, EntryFlags, Standing, WeightEntry, component::TCP};
 
 /// The longest request.
 pub const REQUEST_BYTES: usize = 4096;
+
+/// The longest name of a group, and the longest label: SASP has no longer ones.
+const NAME_BYTES: usize = u8::MAX as usize;
 
 /// How a request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +94,12 @@ fn question(key: &[u8], style: Style) -> Option<Question> {
     }
     let at = key.iter().rposition(|byte| *byte == b'/')?;
     let (group, member) = (&key[..at], &key[at + 1..]);
-    let is_name = !group.is_empty() && !member.is_empty();
-    is_name.then(|| Question { place: Place::Group(group.into()), member: member.into(), style })
+    let is_name = |name: &[u8]| (1..=NAME_BYTES).contains(&name.len());
+    (is_name(group) && is_name(member)).then(|| Question {
+        place: Place::Group(group.into()),
+        member: member.into(),
+        style,
+    })
 }
 
 /// The name of an endpoint in a question.
@@ -105,8 +112,10 @@ fn name(endpoint: &Endpoint) -> Box<[u8]> {
 pub enum State {
     /// Gives it so many percent of its weight: 100 for the heaviest member of the group, 0 for none.
     Percent(u8),
-    /// Gives it no new work; what it has goes on.
+    /// Gives it no new work; what it has goes on, and who is bound to it by a cookie may come back.
     Drain,
+    /// Gives it nothing at all, and takes it for down on purpose.
+    Maint,
     /// Takes it for down.
     Down,
 }
@@ -122,7 +131,7 @@ impl Members {
         let weight = |standing: &Standing| if let Standing::Serving(weight) = standing { *weight } else { 0 };
         let heaviest = u32::from(standings.iter().map(weight).max().unwrap_or(0).max(1));
         let mut all = HashMap::with_capacity(members.len() * 2);
-        for ((endpoint, label, _), standing) in members.iter().zip(standings) {
+        for ((endpoint, label, entry), standing) in members.iter().zip(standings) {
             let state = match standing {
                 Standing::Serving(weight) => {
                     let percent = (u32::from(weight) * 100 + heaviest / 2) / heaviest;
@@ -130,7 +139,9 @@ impl Members {
                 }
                 Standing::Usual => State::Percent(100),
                 Standing::Idle => State::Percent(0),
-                Standing::Quiesced => State::Drain,
+                // What a member has can go on only while the member is there.
+                Standing::Quiesced if entry.flags.contains(EntryFlags::CONTACT) => State::Drain,
+                Standing::Quiesced => State::Maint,
                 Standing::Down => State::Down,
             };
             if !label.is_empty() {
@@ -156,11 +167,12 @@ pub fn answer(style: Style, state: Option<State>) -> Vec<u8> {
         // `ready` and `up` end what an earlier answer said.
         (Style::Line, Some(State::Percent(percent))) => format!("ready up {percent}%\n").into_bytes(),
         (Style::Line, Some(State::Drain)) => b"drain\n".into(),
+        (Style::Line, Some(State::Maint)) => b"maint\n".into(),
         (Style::Line, Some(State::Down)) => b"down\n".into(),
         (Style::Http, None) => response("404 Not Found", "no such member\n"),
         (Style::Http, Some(State::Percent(percent))) => response("200 OK", &format!("{}\n", 100 - percent.min(100))),
         (Style::Http, Some(State::Down)) => response("200 OK", "101\n"),
-        (Style::Http, Some(State::Drain)) => response("200 OK", "102\n"),
+        (Style::Http, Some(State::Drain | State::Maint)) => response("200 OK", "102\n"),
     }
 }
 
@@ -201,9 +213,13 @@ mod tests {
         }
         assert_eq!(read(b"", false), Request::Unfinished { is_key: false });
         assert_eq!(read(b"web/s1", false), Request::Unfinished { is_key: true });
-        for wrong in [&b"\n"[..], b"web\n", b"/s1\n", b"web/\n"] {
+        let long = [b'x'; NAME_BYTES + 1];
+        let (long_group, long_label) = ([&long[..], b"/s1\n"].concat(), [b"web/", &long[..], b"\n"].concat());
+        for wrong in [&b"\n"[..], b"web\n", b"/s1\n", b"web/\n", &long_group, &long_label] {
             assert_eq!(read(wrong, false), Request::Wrong(Style::Line));
         }
+        let longest = [b"web/", &long[1..], b"\n"].concat();
+        assert!(matches!(read(&longest, false), Request::Question(_)));
         assert_eq!(read(b"GET / HTTP/1.1\r\n\r\n", false), Request::Wrong(Style::Http));
         assert_eq!(read(b"", true), Request::Wrong(Style::Line));
         assert_eq!(read(&[b'a'; REQUEST_BYTES], false), Request::Wrong(Style::Line));
@@ -222,6 +238,7 @@ mod tests {
             member(4, "s1", 0x0C, 9),
             member(5, "", 0x0F, 9),
             member(6, "low", 0x0D, 1),
+            member(7, "gone", 0x0E, 9),
         ];
         let members = Members::new(&group);
         let line = |name: &str| String::from_utf8(answer(Style::Line, members.state(name.as_bytes()))).unwrap();
@@ -231,12 +248,14 @@ mod tests {
         assert_eq!(line("10.0.0.4:80"), "down\n");
         assert_eq!(line("10.0.0.5:80"), "drain\n");
         assert_eq!(line("low"), "ready up 3%\n");
+        assert_eq!(line("gone"), "maint\n");
         assert_eq!(line("s9"), "");
         let unsure = Members::new(&[member(1, "s1", 0x05, 40), member(2, "s2", 0x05, 1)]);
         assert_eq!(unsure.state(b"s2"), Some(State::Percent(100)));
         let http = |name: &str| String::from_utf8(answer(Style::Http, members.state(name.as_bytes()))).unwrap();
         assert!(http("s2").ends_with("\r\nContent-Length: 3\r\n\r\n25\n"), "{}", http("s2"));
         assert!(http("10.0.0.4:80").ends_with("\r\n\r\n101\n") && http("10.0.0.5:80").ends_with("\r\n\r\n102\n"));
+        assert!(http("gone").ends_with("\r\n\r\n102\n"));
         assert!(http("s9").starts_with("HTTP/1.1 404 "));
     }
 }

@@ -106,11 +106,18 @@ pub const ADMIN_BODY_BYTES: usize = 16 << 10;
 /// Bytes of the longest head of a request to the admin side.
 pub const ADMIN_HEAD_BYTES: usize = 16 << 10;
 
+/// How much less often than the process's other threads those beside the data path get a CPU that both want.
+pub const NICENESS: i32 = 5;
+
 /// Most connections of agent-checks at a time; more wait in the kernel.
 pub const AGENT_CONNECTIONS: usize = 1024;
 
 /// Most groups, and members asked by address, that answers to agent-checks are kept of.
 pub const AGENT_PLACES: usize = 65536;
+
+/// Most agent-checks that wait until the daemon knows whether there is such a member: unknown names leave the other
+/// connections to the known ones.
+pub const AGENT_SEARCHES: usize = 256;
 
 /// Most services of one `gwm agent`: each has a thread.
 pub const AGENT_SERVICES: usize = 1024;

@@ -7,7 +7,7 @@
 //! keep one [`Counter`] for each value of the label, and give them to [`Reading::add_labelled`] where the runtime reads
 //! its metrics. Names follow Prometheus: base units, and `_total` at the end of a counter.
 //!
-//! Each shard has its own [`Values`], and so has the coordinator: one thread writes, any thread reads.
+//! Each shard has its own [`Values`], and so have the coordinator and the thread of agent-checks: one thread writes, any thread reads.
 
 mod histogram;
 #[cfg(test)]
@@ -40,6 +40,8 @@ pub enum Owner {
     Shards,
     /// The coordinator has the only series.
     Coordinator,
+    /// The thread of agent-checks has the only series.
+    AgentChecks,
 }
 
 /// The label that tells apart the series of one name.
@@ -92,6 +94,10 @@ impl Metric {
 
     const fn of_coordinator(self) -> Metric {
         Metric { owner: Owner::Coordinator, ..self }
+    }
+
+    const fn of_agent_checks(self) -> Metric {
+        Metric { owner: Owner::AgentChecks, ..self }
     }
 
     /// The row with a series for each value of a label.
@@ -172,6 +178,12 @@ table! {
         late_ms_p99 = CheckLateness: seconds("gwm_check_lateness_seconds", "Delays from a check's due time to its start.")
             .each("kind");
     }
+    line "agent-checks" {
+        accepted = AgentConnectionsAccepted: counter(
+            "gwm_agent_connections_accepted_total",
+            "Connections of agent-checks that were accepted."
+        ).of_agent_checks();
+    }
     by_label {
         requests, "not accepted (0x11)" = RequestsRefused:
             counter("gwm_requests_refused_total", "Requests that were answered with return code 0x11.")
@@ -181,8 +193,13 @@ table! {
             .each("reason").of_coordinator();
         connections, "closed" = ConnectionsClosed:
             counter("gwm_connections_closed_total", "Connections that ended.").each("cause");
+        requests, "agent-checks answered" = AgentChecks:
+            counter("gwm_agent_checks_total", "Agent-checks that load balancers made, by the answer.")
+            .each("answer").of_agent_checks();
     }
     others {
+        AgentConnectionsOpen: gauge("gwm_agent_connections_open", "Connections of agent-checks that are open.")
+            .of_agent_checks();
         CheckDuration: seconds("gwm_check_duration_seconds", "Times from the start of a check to its result.").each("kind");
         RequestDuration: seconds(
             "gwm_request_duration_seconds",
@@ -368,7 +385,11 @@ pub struct Reading {
 impl Reading {
     /// Adds the metrics with one value that a shard or (`None`) the coordinator writes.
     pub fn add_values(&mut self, shard: Option<u16>, values: &Values) {
-        let owner = if shard.is_some() { Owner::Shards } else { Owner::Coordinator };
+        self.add_values_of(if shard.is_some() { Owner::Shards } else { Owner::Coordinator }, shard, values);
+    }
+
+    /// Adds the metrics with one value that this owner writes.
+    pub fn add_values_of(&mut self, owner: Owner, shard: Option<u16>, values: &Values) {
         for id in Id::all() {
             let metric = id.metric();
             let labelled = matches!(metric.label, Label::Each(_));

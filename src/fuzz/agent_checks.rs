@@ -19,6 +19,6 @@ pub fn agent_check_request(bytes: &[u8]) {
         assert_eq!(ended, whole);
     }
     if let Request::Question(question) = ended {
-        assert!(!question.member.is_empty());
+        assert!((1..=255).contains(&question.member.len()));
     }
 }

@@ -97,6 +97,7 @@ fn the_log_at_the_stop_has_every_counter_and_nothing_else() {
     }
     reading.add_values(Some(0), &values);
     reading.add_values(None, &values);
+    reading.add_values_of(Owner::AgentChecks, None, &values);
     let mut expected: BTreeMap<_, _> = Id::all()
         .filter(|id| reading.of(*id).count() > 0)
         .map(|id| (reading.logged(id), (id, id.metric().kind)))

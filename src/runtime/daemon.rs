@@ -22,7 +22,7 @@ use keeper::Keeper;
 #[cfg(feature = "admin")]
 use super::admin_thread::{self, AdminThread};
 use super::{
-    agent_thread::AgentThread,
+    agent_thread::{AgentMetrics, AgentThread},
     coordinator_thread::{self, CoordinatorControl, CoordinatorMetrics, Port},
     error::Error,
     journal_thread::{self, Journal},
@@ -202,7 +202,8 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         listeners if listeners.is_empty() => None,
         listeners => {
             let ended = EndNotice(events.clone());
-            Some(AgentThread::start(listeners, config.agent_lb.clone(), control.clone(), ended).map_err(failed)?)
+            let (lb, metrics) = (config.agent_lb.clone(), metrics.agent.clone());
+            Some(AgentThread::start(listeners, lb, control.clone(), metrics, ended).map_err(failed)?)
         }
     };
     let mut threads = Threads {
@@ -230,8 +231,8 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 if starting == 0 {
                     listen::announce(&listening, &config);
                     #[cfg(feature = "admin")]
-                    admin::announce(&admin_addresses);
-                    listen::announce_agent(&agent_addresses);
+                    listen::announce_each("admin", &admin_addresses);
+                    listen::announce_each("agent-checks", &agent_addresses);
                 }
             }
             Event::Signal(SIGHUP) | Event::Reload => {
@@ -315,12 +316,14 @@ pub(super) struct Metrics {
     shards: Vec<Arc<ShardMetrics>>,
     coordinator: Arc<CoordinatorMetrics>,
     pub(super) journal: Option<Arc<Journal>>,
+    agent: Arc<AgentMetrics>,
 }
 
 impl Metrics {
     pub(super) fn new(shards: usize) -> Metrics {
         let shards = (0..shards).map(|_| Arc::default()).collect();
-        Metrics { shards, coordinator: Arc::default(), journal: None }
+        let (coordinator, agent) = Default::default();
+        Metrics { shards, coordinator, agent, journal: None }
     }
 
     /// All metrics now; the threads may run on.
@@ -333,6 +336,7 @@ impl Metrics {
         if let Some(journal) = &self.journal {
             reading.add_distribution(None, Id::StateTransaction, journal.transactions.read());
         }
+        self.agent.read(&mut reading);
         reading
     }
 }

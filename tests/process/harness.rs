@@ -148,6 +148,7 @@ pub(crate) struct Daemon {
     addresses: Vec<SocketAddr>,
     carries: Vec<String>,
     admin: Vec<String>,
+    agent: Vec<SocketAddr>,
     log: Arc<Mutex<Vec<u8>>>,
     /// While this sender exists, nobody reads the daemon's stderr.
     unread: Option<mpsc::Sender<()>>,
@@ -201,10 +202,11 @@ impl Daemon {
         // An address that both flags name has one listener.
         let named = arguments.windows(2).filter(|pair| matches!(pair[0], "--listen" | "--tls-listen"));
         let mut names: Vec<&str> = named.map(|pair| pair[1]).filter(|name| !name.ends_with(":0")).collect();
-        let of_admin = |argument: &str| argument == "--admin-listen";
-        let admin_free = arguments.windows(2).filter(|pair| of_admin(pair[0]) && pair[1].ends_with(":0")).count();
-        let free = arguments.iter().filter(|argument| argument.ends_with(":0")).count() - admin_free;
-        let admin = arguments.iter().filter(|argument| of_admin(argument)).count();
+        let others = ["--admin-listen", "--agent-listen"];
+        let of_others =
+            arguments.windows(2).filter(|pair| others.contains(&pair[0]) && pair[1].ends_with(":0")).count();
+        let free = arguments.iter().filter(|argument| argument.ends_with(":0")).count() - of_others;
+        let [admin, agent] = others.map(|flag| arguments.iter().filter(|argument| **argument == flag).count());
         names.sort_unstable();
         names.dedup();
         let listeners = free + names.len();
@@ -232,6 +234,7 @@ impl Daemon {
             addresses: Vec::new(),
             carries: Vec::new(),
             admin: Vec::new(),
+            agent: Vec::new(),
             log,
             unread: None,
             _permit: permit,
@@ -250,6 +253,12 @@ impl Daemon {
             let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("gwm serve {flags:?} has no admin side"));
             let address = line.strip_prefix("gwm: admin on ").unwrap_or_else(|| panic!("an unexpected line: {line}"));
             daemon.admin.push(address.to_owned());
+        }
+        for _ in 0..agent {
+            let line =
+                lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("gwm serve {flags:?} has no agent-checks"));
+            let address = line.strip_prefix("gwm: agent-checks on ").and_then(|address| address.parse().ok());
+            daemon.agent.push(address.unwrap_or_else(|| panic!("an unexpected line: {line}")));
         }
         daemon
     }
@@ -272,6 +281,11 @@ impl Daemon {
     /// The addresses of the admin side, as printed, in the order of the flags.
     pub(crate) fn admin(&self) -> &[String] {
         &self.admin
+    }
+
+    /// The addresses of agent-checks, in the order of the flags.
+    pub(crate) fn agent(&self) -> &[SocketAddr] {
+        &self.agent
     }
 
     pub(crate) fn connect(&self) -> Peer {

@@ -82,14 +82,16 @@ impl Coordinator {
     pub(super) fn member_rows(&self, filter: &Filter, page: Page) -> Option<Rows<MemberRow>> {
         let groups = self.groups(filter)?;
         let mut work = Work::new(page);
-        if let (Groups::All, Some(spellings)) = (&groups, filter.endpoints()) {
+        let found = filter.endpoints().map(|spellings| {
             let found = spellings.map(|endpoint| self.tables.endpoints.find(&endpoint));
             // An endpoint that both spellings mean is one.
-            let found: Vec<EndpointId> = match found {
+            match found {
                 [one, other] if one == other => one.into_iter().collect(),
-                both => both.into_iter().flatten().collect(),
-            };
-            return Some(self.memberships_of(&found, filter, page, work));
+                both => both.into_iter().flatten().collect::<Vec<EndpointId>>(),
+            }
+        });
+        if let (Groups::All, Some(found)) = (&groups, &found) {
+            return Some(self.memberships_of(found, filter, page, work));
         }
         let mut rows = Vec::new();
         let (mut place, mut from) = (page.after.0 as usize, page.after.1 as usize);
@@ -99,8 +101,13 @@ impl Coordinator {
             }
             work.look(1);
             if let Some(group) = self.group_at(&groups, filter, place) {
-                let shown = self.shown(group);
                 let listing = self.tables.listing(group);
+                if found.as_ref().is_some_and(|found| found.iter().all(|&id| listing.find(id).is_none())) {
+                    // The group has no such member: its members are not looked at.
+                    (place, from) = (place + 1, 0);
+                    continue;
+                }
+                let shown = self.shown(group);
                 if shown.scale_made {
                     work.look(listing.len() as usize / MEMBERS_PER_WORK);
                 }

@@ -16,7 +16,9 @@ pub(super) async fn all(daemon: &Daemon) -> Result<Vec<Limit>, Problem> {
     let limit = |name, flag, (used, max), text| Limit { name, flag, used, max, text };
     let number = |used: usize, max: u32| (used as u64, u64::from(max));
     let fixed = |used: usize, max: usize| (used as u64, max as u64);
-    let under_way = daemon.reading().total(Id::ChecksUnderWay);
+    let reading = daemon.reading();
+    let under_way = reading.total(Id::ChecksUnderWay);
+    let agent_connections = reading.total(Id::AgentConnectionsOpen);
     Ok(vec![
         limit("connections", Some("--max-connections"), shared.connections.used(), "Connections."),
         limit(
@@ -70,6 +72,12 @@ pub(super) async fn all(daemon: &Daemon) -> Result<Vec<Limit>, Problem> {
             None,
             fixed(daemon.streams.len(), limits::ADMIN_STREAMS),
             "Clients that follow the changes.",
+        ),
+        limit(
+            "agent_connections",
+            None,
+            (agent_connections, limits::AGENT_CONNECTIONS as u64),
+            "Connections of agent-checks.",
         ),
     ])
 }

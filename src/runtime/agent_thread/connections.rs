@@ -52,6 +52,8 @@ pub(super) struct Connections {
     listeners: Vec<TcpListener>,
     /// Which listeners may have connections.
     ready: Vec<bool>,
+    /// The listener whose turn is next.
+    turn: usize,
     /// After an error of `accept`: when to try again.
     again_at: Option<Instant>,
     all: HashMap<u64, Connection>,
@@ -67,6 +69,7 @@ impl Connections {
         Connections {
             listeners,
             ready,
+            turn: 0,
             again_at: None,
             all: HashMap::new(),
             next_token: 0,
@@ -96,6 +99,19 @@ impl Connections {
         self.ends.iter().take(LOOKS).map(|(_, token)| *token).find(|token| !all[token].is_asked)
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The next listener that may have a connection, in turns: none keeps the others waiting.
+    fn next_listener(&mut self) -> Option<usize> {
+        let count = self.listeners.len();
+        let at = (0..count).map(|step| (self.turn + step) % count).find(|at| self.ready[*at])?;
+        self.turn = at + 1;
+        Some(at)
+    }
+
     /// Accepts what waits, and gives the new tokens. At the limit, a connection that has not asked yet ends for a new one.
     pub(super) fn accept(&mut self, poller: &Poller, now: Instant) -> Vec<u64> {
         let mut new = Vec::new();
@@ -103,46 +119,43 @@ impl Connections {
             return new;
         }
         self.again_at = None;
-        for at in 0..self.listeners.len() {
-            while self.ready[at] && new.len() < ACCEPTS {
-                let is_full = self.all.len() >= limits::AGENT_CONNECTIONS;
-                let silent = if is_full { self.silent() } else { None };
-                if is_full && silent.is_none() {
+        while new.len() < ACCEPTS
+            && let Some(at) = self.next_listener()
+        {
+            let is_full = self.all.len() >= limits::AGENT_CONNECTIONS;
+            let silent = if is_full { self.silent() } else { None };
+            if is_full && silent.is_none() {
+                self.again_at = Some(now + ACCEPT_PAUSE);
+                return new;
+            }
+            let stream = match self.listeners[at].accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.ready[at] = false;
+                    continue;
+                }
+                // The peer was faster.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => continue,
+                Err(error) => {
+                    tracing::debug!("can not accept an agent-check: {error}");
                     self.again_at = Some(now + ACCEPT_PAUSE);
                     return new;
                 }
-                let stream = match self.listeners[at].accept() {
-                    Ok((stream, _)) => stream,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        self.ready[at] = false;
-                        break;
-                    }
-                    // The peer was faster.
-                    Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {
-                        continue;
-                    }
-                    Err(error) => {
-                        tracing::debug!("can not accept an agent-check: {error}");
-                        self.again_at = Some(now + ACCEPT_PAUSE);
-                        return new;
-                    }
-                };
-                if let Some(token) = silent {
-                    self.all.remove(&token);
-                }
-                let token = self.next_token;
-                let watched =
-                    stream.set_nonblocking(true).is_ok() && poller.add(&stream, token, News::INTEREST).is_ok();
-                if !watched {
-                    continue; // it is closed
-                }
-                self.next_token += 1;
-                let ends_at = now + TIMEOUT;
-                let connection = Connection { stream, read: Vec::new(), key_at: None, is_asked: false };
-                self.all.insert(token, connection);
-                self.ends.push_back((ends_at, token));
-                new.push(token);
+            };
+            if let Some(token) = silent {
+                self.all.remove(&token);
             }
+            let token = self.next_token;
+            let watched = stream.set_nonblocking(true).is_ok() && poller.add(&stream, token, News::INTEREST).is_ok();
+            if !watched {
+                continue; // it is closed
+            }
+            self.next_token += 1;
+            let ends_at = now + TIMEOUT;
+            let connection = Connection { stream, read: Vec::new(), key_at: None, is_asked: false };
+            self.all.insert(token, connection);
+            self.ends.push_back((ends_at, token));
+            new.push(token);
         }
         new
     }
@@ -244,5 +257,20 @@ mod tests {
         let mut answer = String::new();
         asks.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "drain\n");
+    }
+    #[test]
+    fn listeners_take_turns() {
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+        listeners.iter().for_each(|listener| listener.set_nonblocking(true).unwrap());
+        let (poller, now) = (Poller::new().unwrap(), Instant::now());
+        let mut connections = Connections::new(listeners.into());
+        // Connections to loopback are complete when `connect` returns.
+        let many: Vec<_> = (0..100).map(|_| TcpStream::connect(addresses[0]).unwrap()).collect();
+        let one = TcpStream::connect(addresses[1]).unwrap();
+        let new = connections.accept(&poller, now);
+        assert_eq!(new.len(), many.len() + 1);
+        let second = &connections.all[&new[1]].stream;
+        assert_eq!(second.peer_addr().unwrap(), one.local_addr().unwrap());
     }
 }

@@ -6,9 +6,13 @@
 //! | --- | --- |
 //! | `places` | what is known of each group that is asked about, and for how long; the questions to the coordinator |
 //! | `connections` | the connections, from accept to close |
+//! | `metrics` | how many checks there were, and how they were answered |
+//! | `unknown_log` | the log of checks that ask for what is not known |
 
 mod connections;
+mod metrics;
 mod places;
+mod unknown_log;
 
 use std::{
     io,
@@ -26,18 +30,15 @@ use std::{
 use rustix::event::epoll::EventFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub(super) use self::metrics::AgentMetrics;
 use self::{
     connections::{Connections, Heard},
-    places::{Known, Places},
+    metrics::Answered,
+    places::{Asked, Check, Known, Places},
+    unknown_log::UnknownLog,
 };
 use super::{Error, coordinator_thread::CoordinatorControl, machine::poller::Poller};
-use crate::{
-    agent_checks::{Place, Style},
-    coordinator::Answer,
-};
-
-/// How much less often than the daemon's other threads this one gets a CPU that both want.
-const NICENESS: i32 = 5;
+use crate::{agent_checks::Style, coordinator::Answer, limits, metrics::Id};
 
 /// Connections that the kernel completes ahead of us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -48,8 +49,8 @@ const FIRST_LISTENER: u64 = 1 << 62;
 /// The longest sleep.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// An answer of the coordinator about a place.
-type Mail = Mutex<Vec<(Place, Answer)>>;
+/// Answers of the coordinator.
+type Mail = Mutex<Vec<(Asked, Answer)>>;
 
 /// The running thread.
 pub(super) struct AgentThread {
@@ -79,6 +80,7 @@ impl AgentThread {
         listeners: Vec<TcpListener>,
         lb: Option<Box<[u8]>>,
         control: Arc<CoordinatorControl>,
+        metrics: Arc<AgentMetrics>,
         ended: impl Send + 'static,
     ) -> io::Result<AgentThread> {
         let poller = Poller::new()?;
@@ -87,13 +89,14 @@ impl AgentThread {
         }
         let (stop, waker) = (Arc::new(AtomicBool::new(false)), poller.waker().clone());
         let mail = Arc::new(Mail::default());
-        let places = Places::new(control, lb, mail.clone(), waker.clone());
+        let places = Places::new(control, lb.clone(), mail.clone(), waker.clone());
         let until = stop.clone();
         let handle = std::thread::Builder::new().name("agent-checks".into()).spawn(move || {
             let _ended = ended;
-            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
+            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), limits::NICENESS);
             let connections = Connections::new(listeners);
-            Server { poller, connections, places, mail }.run(&until);
+            let log = UnknownLog::default();
+            Server { poller, connections, places, mail, metrics, lb, log }.run(&until);
             Ok(())
         })?;
         Ok(AgentThread { handle, stop, waker })
@@ -111,6 +114,10 @@ struct Server {
     connections: Connections,
     places: Places,
     mail: Arc<Mail>,
+    metrics: Arc<AgentMetrics>,
+    /// The only load balancer whose groups answer.
+    lb: Option<Box<[u8]>>,
+    log: UnknownLog,
 }
 
 impl Server {
@@ -129,6 +136,7 @@ impl Server {
                 }
             }
             for token in self.connections.accept(&self.poller, now) {
+                self.metrics.values.add(Id::AgentConnectionsAccepted);
                 self.read(token, true, now);
             }
             // Keys without a line feed, which are whole now; and connections that said nothing for too long.
@@ -136,11 +144,14 @@ impl Server {
                 self.read(token, false, now);
             }
             let mail = std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner));
-            for (place, answer) in mail {
-                self.places.take(&place, answer, now);
-                self.answer_waiting(&place);
+            for (asked, answer) in mail {
+                for (check, known) in self.places.take(asked, answer, now) {
+                    self.answer(&check, known, now);
+                }
             }
+            self.places.forget(now);
             self.places.ask(now);
+            self.metrics.values.set(Id::AgentConnectionsOpen, self.connections.count() as u64);
         }
     }
 
@@ -148,25 +159,30 @@ impl Server {
     fn read(&mut self, token: u64, has_news: bool, now: Instant) {
         let question = match self.connections.read(token, has_news, now) {
             Heard::Nothing => return,
-            Heard::Wrong(style) => return self.connections.answer(token, style, None),
+            Heard::Wrong(style) => {
+                self.metrics.answered(Answered::Wrong);
+                return self.connections.answer(token, style, None);
+            }
             Heard::Question(question) => question,
         };
-        let (place, member, style) = (question.place, question.member, question.style);
-        match self.places.look(&place, now) {
-            Known::Now(members) => {
-                let state = members.state(&member);
-                self.connections.answer(token, style, state);
-            }
-            Known::Later => self.places.wait(&place, token, member, style),
-            // There are too many places: the load balancer asks again.
-            Known::Never => self.connections.answer(token, Style::Line, None),
+        if let Some((check, known)) = self.places.look(Check::new(token, question), now) {
+            self.answer(&check, known, now);
         }
     }
 
-    fn answer_waiting(&mut self, place: &Place) {
-        for (token, member, style) in self.places.woken(place) {
-            let state = self.places.state(place, &member);
-            self.connections.answer(token, style, state);
+    fn answer(&mut self, check: &Check, known: Known, now: Instant) {
+        self.metrics.answered(known.into());
+        let (style, state) = match known {
+            Known::State(state) => (check.question.style, Some(state)),
+            Known::Unknown => (check.question.style, None),
+            // No word at all: the load balancer asks again.
+            Known::Busy => (Style::Line, None),
+        };
+        if known == Known::Unknown
+            && let Some(line) = self.log.note(&check.question, self.lb.as_deref(), now)
+        {
+            tracing::warn!("{line}");
         }
+        self.connections.answer(check.token(), style, state);
     }
 }

@@ -13,7 +13,7 @@ mod metrics;
 mod ports;
 mod refusals;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod turn_log;
 
 use std::{

@@ -10,12 +10,9 @@ use crate::{
 
 const SLOT: Slot = Slot { index: 3, generation: 7 };
 
-/// A coordinator's thread with one shard, and the shard's ends of the pipes, each with this many batches.
-fn coordinator_thread(batches: usize) -> (CoordinatorThread, Sender<(Slot, Up)>, Receiver<Down>) {
-    let bell = Arc::new(Bell::default());
-    let (up, inbox) = pipe(batches, bell.clone(), bell.clone());
-    let (outbox, down) = pipe(batches, bell.clone(), bell.clone());
-    let settings = Settings {
+/// Small limits, and no checks.
+pub(crate) fn settings() -> Settings {
+    Settings {
         hold_time: Duration::from_secs(60),
         poll_interval_seconds: 64,
         push_window: Duration::ZERO,
@@ -34,10 +31,17 @@ fn coordinator_thread(batches: usize) -> (CoordinatorThread, Sender<(Slot, Up)>,
         panic_time: Duration::from_secs(30),
         own_addresses: Arc::default(),
         hash_seed: 1,
-    };
+    }
+}
+
+/// A coordinator's thread with one shard, and the shard's ends of the pipes, each with this many batches.
+fn coordinator_thread(batches: usize) -> (CoordinatorThread, Sender<(Slot, Up)>, Receiver<Down>) {
+    let bell = Arc::new(Bell::default());
+    let (up, inbox) = pipe(batches, bell.clone(), bell.clone());
+    let (outbox, down) = pipe(batches, bell.clone(), bell.clone());
     let (control, metrics) = (Arc::new(CoordinatorControl::new()), Arc::default());
     let ports = vec![Port::new(inbox, outbox)];
-    let coordinator = Coordinator::new(settings, 1);
+    let coordinator = Coordinator::new(settings(), 1);
     (CoordinatorThread::new(coordinator, ports, control, metrics, Clock::new()), up, down)
 }
 

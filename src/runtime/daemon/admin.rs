@@ -1,12 +1,8 @@
 //! What the main thread does for the admin side: binds its listeners, tells what is configured.
 
-use std::{
-    io::{self, Write},
-    thread,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use super::listen::{BIND_PAUSE, BIND_RETRIES};
+use super::listen::retried;
 use crate::{
     admin::{Calendar, pages::Setting},
     config::{AdminAddress, Carries, Config},
@@ -16,20 +12,14 @@ use crate::{
 
 /// Binds the listeners of the admin side.
 pub(super) fn bind(config: &Config) -> Result<(Vec<AdminAddress>, Vec<Bound>), Error> {
-    let start = Instant::now();
-    let retried = |address: &AdminAddress| loop {
-        match sockets::bind(address) {
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse
-                    && start.elapsed() < BIND_RETRIES
-                    && matches!(address, AdminAddress::Tcp(_)) =>
-            {
-                thread::sleep(BIND_PAUSE);
-            }
-            outcome => return outcome.map_err(|error| Error::BindAdmin { address: address.clone(), error }),
-        }
+    let bind = |address: &AdminAddress| {
+        let bound = match address {
+            AdminAddress::Tcp(_) => retried(address, || sockets::bind(address)),
+            AdminAddress::Socket(_) => sockets::bind(address),
+        };
+        bound.map_err(|error| Error::BindAdmin { address: address.clone(), error })
     };
-    let bound: Result<Vec<_>, Error> = config.admin.listen.iter().map(retried).collect();
+    let bound: Result<Vec<_>, Error> = config.admin.listen.iter().map(bind).collect();
     Ok(bound?.into_iter().unzip())
 }
 
@@ -60,13 +50,4 @@ pub(super) fn shown_flags(config: &Config) -> Vec<Setting> {
         source: setting.source,
     };
     config.shown.iter().map(shown).collect()
-}
-
-/// Says where the admin side is.
-pub(super) fn announce(addresses: &[AdminAddress]) {
-    let mut out = io::stdout().lock();
-    for address in addresses {
-        let _ = writeln!(out, "gwm: admin on {address}");
-    }
-    let _ = out.flush();
 }

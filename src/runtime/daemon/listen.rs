@@ -1,6 +1,7 @@
 //! The listeners: they are bound before anything starts, and announced when all has started.
 
 use std::{
+    fmt::Display,
     io::{self, Write},
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
@@ -16,17 +17,18 @@ use crate::{
 
 /// How long the daemon tries to get a port that is in use. After the end of a killed gwm, io_uring holds its listeners for
 /// some tens of milliseconds.
-pub(super) const BIND_RETRIES: Duration = Duration::from_secs(2);
+const BIND_RETRIES: Duration = Duration::from_secs(2);
 
 /// The pause between two tries.
-pub(super) const BIND_PAUSE: Duration = Duration::from_millis(10);
+const BIND_PAUSE: Duration = Duration::from_millis(10);
 
 /// Binds a listener for each shard. A port in use may belong to a process that has just ended, so the daemon tries again.
 pub(super) fn bind(address: SocketAddr, shards: usize, config: &Config) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
     retried(address, || listener::bind(address, shards, &config.connections))
 }
 
-fn retried<T>(address: SocketAddr, bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+/// Binds an address, if need be several times.
+pub(super) fn retried<T>(address: impl Display, bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let start = Instant::now();
     let mut told = false;
     loop {
@@ -53,11 +55,12 @@ pub(super) fn bind_agent(config: &Config) -> Result<(Vec<SocketAddr>, Vec<TcpLis
     Ok(bound?.into_iter().unzip())
 }
 
-/// Says where agent-checks are answered.
-pub(super) fn announce_agent(addresses: &[SocketAddr]) {
+/// Says where something is served.
+pub(super) fn announce_each(what: &str, addresses: &[impl Display]) {
     let mut out = io::stdout().lock();
     for address in addresses {
-        let _ = writeln!(out, "gwm: agent-checks on {address}");
+        // The lines are news for people, so nobody may read them.
+        let _ = writeln!(out, "gwm: {what} on {address}");
     }
     let _ = out.flush();
 }
@@ -67,7 +70,6 @@ pub(super) fn announce(listeners: &[Listen], config: &Config) {
     let asks = config.tls.as_ref().is_some_and(|tls| tls.files.client_ca.is_some());
     for Listen { address, carries } in listeners {
         let certificates = if asks && *carries != Carries::Plain { ", client certificates required" } else { "" };
-        // The lines are news for people, so nobody may read them.
         let _ = writeln!(out, "gwm: listening on {address} ({carries}{certificates})");
     }
     let _ = out.flush();

@@ -13,11 +13,13 @@ use gwm::{
     },
     sasp::{Health, LbFlags},
 };
+use rustix::process::Signal;
 
 use super::{
     Gwm, Member,
     haproxy::{Proxy, backend, request},
-    real::{free_address, installed},
+    real::installed,
+    weights,
 };
 use crate::harness::{PATIENCE, run, until};
 
@@ -43,6 +45,14 @@ fn send(agent: SocketAddr, request: &[u8]) -> TcpStream {
     stream
 }
 
+/// What the admin side says.
+fn admin(gwm: &Gwm, path: &str) -> String {
+    let mut stream = TcpStream::connect(gwm.daemon.admin()[0].trim_start_matches("http://").trim_end_matches('/'))
+        .expect("the admin side listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    answer(stream)
+}
+
 /// The whole answer; it ends with the connection.
 fn answer(mut stream: TcpStream) -> String {
     let mut answer = String::new();
@@ -58,9 +68,9 @@ fn ask(agent: SocketAddr, request: &str) -> String {
 fn each_form_of_a_question_is_answered_with_what_is_so_now() {
     let members = [(); 4].map(|()| Member::start().address);
     let [_, two, three, other] = members;
-    let weights = |one| [(members[0], one), (two, Some(30)), (three, None), (other, Some(7))];
-    let agent = free_address();
-    let gwm = Gwm::start_with(&weights(Some(40)), &["--agent-listen", &agent.to_string()]);
+    let of = |one| [(members[0], one), (two, Some(30)), (three, None), (other, Some(7))];
+    let gwm = Gwm::start_with(&of(Some(40)), &["--agent-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    let agent = gwm.daemon.agent()[0];
     let _lb = register(&gwm, "LB1", "web", &members[..3]);
     let _other = register(&gwm, "LB2", "a/b", &[other]);
     let becomes = |question: &str, expected: &str| {
@@ -96,8 +106,19 @@ fn each_form_of_a_question_is_answered_with_what_is_so_now() {
     let clients: Vec<_> = (0..400).map(|_| send(agent, b"web/s2\n")).collect();
     assert!(clients.into_iter().all(|client| answer(client) == "ready up 75%\n"));
     drop(silent);
+    let metrics = admin(&gwm, "/metrics");
+    let count = |series: &str| -> u64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{series}\n{metrics}")).parse().expect("a number")
+    };
+    assert!(count("gwm_agent_checks_total{answer=\"percent\"}") > 400);
+    assert!(count("gwm_agent_checks_total{answer=\"drain\"}") >= 2);
+    assert!(count("gwm_agent_checks_total{answer=\"unknown\"}") >= 3);
+    assert_eq!(count("gwm_agent_checks_total{answer=\"wrong\"}"), 4);
+    assert!(count("gwm_agent_connections_accepted_total") > 600);
+    assert!(admin(&gwm, "/api/v1/limits").contains("\"agent_connections\""));
 
-    gwm.set(&weights(Some(20)));
+    gwm.set(&of(Some(20)));
     becomes("web/s1\n", "ready up 67%\n");
     becomes("web/s2\n", "ready up 100%\n");
     let output = run(&["serve", "--agent-listen", "127.0.0.1:1,127.0.0.1:1", "--check"]);
@@ -110,14 +131,15 @@ fn each_form_of_a_question_is_answered_with_what_is_so_now() {
 #[test]
 fn one_load_balancers_groups_answer_if_it_is_named() {
     let [one, two] = [(); 2].map(|()| Member::start().address);
-    let agent = free_address();
-    let flags = ["--agent-listen", &agent.to_string(), "--agent-lb", "LB2"];
+    let flags = ["--agent-listen", "127.0.0.1:0", "--agent-lb", "LB2"];
     let gwm = Gwm::start_with(&[(one, Some(10)), (two, Some(20))], &flags);
+    let agent = gwm.daemon.agent()[0];
     let _first = register(&gwm, "LB1", "web", &[one, two]);
     let _second = register(&gwm, "LB2", "web", &[one]);
     until("s1 is the heaviest of LB2's group", || ask(agent, "web/s1\n") == "ready up 100%\n");
     assert_eq!(ask(agent, "web/s2\n"), "");
     assert_eq!(ask(agent, &format!("{two}\n")), "");
+    gwm.daemon.wait_for_log(&["\"web/s2\": no group of load balancer \"LB2\"", "gwm lb register"]);
 }
 
 #[test]
@@ -127,9 +149,9 @@ fn haproxy_follows_the_answers() {
     }
     let [one, two] = [(); 2].map(|()| Member::start());
     let members = [one.address, two.address];
-    let agent = free_address();
-    let flags = ["--agent-listen", &agent.to_string()];
+    let flags = ["--agent-listen", "127.0.0.1:0"];
     let gwm = Gwm::start_with(&[(members[0], Some(40)), (members[1], Some(30))], &flags);
+    let agent = gwm.daemon.agent()[0];
     let _lb = register(&gwm, "LB1", "web", &members);
     let words = |key: &str| {
         let port = agent.port();
@@ -155,4 +177,13 @@ fn haproxy_follows_the_answers() {
     proxy.wait_for(&[("web/s1", 100), ("web/s2", 100)]);
     let before = one.served();
     until("s1 serves again", || request(proxy.listen) && one.served() > before);
+    // A quiesced member that is gone is in maintenance, and comes back from there.
+    gwm.set(&[(members[0], Some(40)), (members[1], None)]);
+    until("s2 drains", || proxy.servers()["web/s2"].is_drained());
+    two.close();
+    until("s2 is in maintenance", || proxy.servers()["web/s2"].is_in_maintenance());
+    let unchecked = weights(&[(members[0], Some(40)), (members[1], Some(40))]);
+    gwm.file.write(unchecked.replace("monitor = \"tcp\"", "monitor = \"none\""));
+    gwm.daemon.signal(Signal::HUP);
+    until("s2 is ready", || !proxy.servers()["web/s2"].is_in_maintenance());
 }
