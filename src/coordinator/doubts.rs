@@ -160,15 +160,20 @@ impl Doubts {
         !self.suspects.is_empty()
     }
 
-    /// Whether no doubt about the group can begin or end, and how many members had to be looked at: enough are up, even
-    /// if all the `lost` endpoints that there are were members, too.
+    /// Whether no doubt about the group, which has so many members, can begin or end, and how many had to be looked at:
+    /// enough are up, even if all the `lost` endpoints that there are were members, too.
     pub(super) fn is_certain(
         &self,
         group: GroupId,
         lost: u32,
+        size: u32,
         mut members: impl Iterator<Item = Standing>,
     ) -> (bool, usize) {
         if self.groups.get(&group).is_some_and(|doubt| doubt.until.is_some()) {
+            return (false, 0);
+        }
+        // With so many lost, the group is too small to be certain of, however many of it are up.
+        if self.too_many(Count { lost, of: lost.saturating_add(size) }) {
             return (false, 0);
         }
         let (mut up, mut looked_at) = (0, 0);
@@ -276,12 +281,15 @@ mod tests {
             let lost = members.iter().filter(|member| matches!(member, Standing::Lost(..))).count() as u32;
             let group = GroupId::at(0);
             let elsewhere = random.u32(0..4);
-            let (is_certain, looked_at) = doubts.is_certain(group, lost + elsewhere, members.iter().copied());
+            let (all_lost, size) = (lost + elsewhere, members.len() as u32);
+            let (is_certain, looked_at) = doubts.is_certain(group, all_lost, size, members.iter().copied());
             assert!(looked_at <= members.len());
+            let may_be = !doubts.too_many(Count { lost: all_lost, of: all_lost + size });
+            assert!(may_be || (is_certain, looked_at) == (false, 0), "a small group is not looked through");
             let turn = doubts.weigh(Time(30), group, members.iter().copied());
             assert!(!is_certain || turn.is_none(), "{members:?}");
             // Nothing is certain while there is a doubt: it may end.
-            assert!(turn.is_none() || !doubts.is_certain(group, 0, members.iter().copied()).0);
+            assert!(turn.is_none() || !doubts.is_certain(group, 0, size, members.iter().copied()).0);
             (certain, began) = (certain + u32::from(is_certain), began + u32::from(turn.is_some()));
         }
         assert!(certain > 1000 && began > 1000, "{certain} certain, {began} doubts");

@@ -196,7 +196,8 @@ impl Coordinator {
         let Some(known) = tables.groups.get(group) else { return 0 };
         let listing = tables.listings.get(known.listing);
         let members = listing.members().map(|endpoint| tables.endpoints.standing(endpoint));
-        let (certain, looked_at) = tables.doubts.is_certain(group, tables.endpoints.lost(), members.clone());
+        let lost = tables.endpoints.lost();
+        let (certain, looked_at) = tables.doubts.is_certain(group, lost, listing.len(), members.clone());
         if certain {
             return looked_at;
         }

@@ -182,3 +182,41 @@ impl Watches {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_endpoints_are_counted_as_they_are() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut watches = Watches::new();
+        // By the rule: what is known of each endpoint that is watched, as whether it has been up, and has contact.
+        let mut model: [Option<(bool, bool)>; 8] = [None; 8];
+        let mut most = 0;
+        for _ in 0..10_000 {
+            let at = random.usize(0..model.len());
+            let id = EndpointId::at(at);
+            match random.u8(0..4) {
+                0 => {
+                    watches.begin(id);
+                    model[at] = model[at].or(Some((false, true)));
+                }
+                1 if random.bool() => {
+                    watches.end(id);
+                    model[at] = None;
+                }
+                _ => {
+                    let Some((been_up, known)) = &mut model[at] else { continue };
+                    let (contact, up) = (random.bool(), random.bool());
+                    watches.set(id, contact, up, contact);
+                    (*been_up, *known) = (*been_up || up, contact);
+                }
+            }
+            let lost = model.iter().filter(|known| **known == Some((true, false))).count() as u32;
+            assert_eq!(watches.lost(), lost);
+            most = most.max(lost);
+        }
+        assert!(most > 2, "{most}");
+    }
+}
