@@ -8,6 +8,7 @@
 //! | --- | --- | --- | --- |
 //! | [`limits`] | every limit |  | yes |
 //! | [`time`] | points in time |  | yes |
+//! | [`throttle`] | how many log lines a cause gets | `time` | yes |
 //! | [`sasp`] | bytes ↔ messages |  | yes |
 //! | [`network`] | address prefixes |  | yes |
 //! | [`pattern`] | patterns of names | `sasp` | yes |
@@ -26,9 +27,9 @@
 //! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `pattern`, `judgement`, `roster`, `access`, `coordinator`, `files`, `tls` | no |
 //! | [`web`] | HTTP for admin sides: listeners, who may ask, TLS, answers, metrics as text | `limits`, `sasp`, `access`, `metrics`, `config` | no |
 //! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `web` | no |
-//! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `sasp`, `pattern`, `files`, `client`, `metrics`, `web` | no |
+//! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `time`, `throttle`, `sasp`, `pattern`, `files`, `client`, `metrics`, `web` | no |
 //! | [`agent`] | the member's side: services of a host stay registered, and leave without a lost request | `limits`, `time`, `sasp`, `files`, `client` | no |
-//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `agent_checks`, `tls`, `metrics`, `config`, `web`, `admin` | no |
+//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `throttle`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `agent_checks`, `tls`, `metrics`, `config`, `web`, `admin` | no |
 //! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `journal`, `tls`, `client`, `config`, `web`, `connect`, `agent`, `runtime` | no |
 //! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `agent_checks`, `client`, `config`, `admin`, `connect`, `agent`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
@@ -56,6 +57,7 @@ pub mod roster;
 pub mod runtime;
 pub mod sasp;
 pub mod session;
+pub mod throttle;
 pub mod time;
 pub mod tls;
 #[cfg(feature = "admin")]

@@ -2,8 +2,8 @@
 
 use crate::{
     coordinator::{Coordinator, DoubtTurn, Doubted, Time, Totals, World},
-    runtime::limit::throttle::Throttle,
     sasp::Escaped,
+    throttle::Throttle,
 };
 
 /// What was logged.

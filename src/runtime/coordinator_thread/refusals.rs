@@ -8,8 +8,9 @@ use std::{
 use crate::{
     coordinator::{REFUSALS, Refusal, Refused, Time},
     limits,
-    runtime::limit::{sources::Source, throttle::Throttle},
+    runtime::limit::sources::Source,
     sasp::Escaped,
+    throttle::Throttle,
 };
 
 /// How long the same cause of the same peer is not logged again.

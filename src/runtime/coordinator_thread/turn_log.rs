@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use crate::{
     coordinator::{Contested, Time},
     judgement::{Stand, StandingChange},
-    runtime::limit::throttle::Throttle,
     sasp::{Endpoint, Escaped},
+    throttle::Throttle,
 };
 
 /// How many lines of each kind were written lately. There are few kinds.

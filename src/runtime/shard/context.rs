@@ -24,9 +24,10 @@ use crate::{
     limits,
     metrics::Id,
     runtime::{
-        limit::{rate::Rate, throttle::Throttle},
+        limit::rate::Rate,
         mesh::{Bell, Slot, Uplink},
     },
+    throttle::Throttle,
     time::Time,
 };
 

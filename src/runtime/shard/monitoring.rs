@@ -25,7 +25,6 @@ use crate::{
     monitor::{MonitorSettings, Outcome, Reason, Table, Token, outcome::Load},
     roster::{Check, Roster},
     runtime::{
-        limit::throttle::Throttle,
         machine::{
             executor::{self, Alarm, HEARTBEAT, TIME_SLICE},
             poller::Readable,
@@ -34,6 +33,7 @@ use crate::{
         probe::Prober,
     },
     sasp::Endpoint,
+    throttle::Throttle,
     time::Time,
 };
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::coordinator::Time;
+use crate::time::Time;
 
 /// Lines for one cause within [`WINDOW`].
 const LINES: u32 = 5;
@@ -10,7 +10,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 /// The line budget of one cause.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Throttle {
+pub struct Throttle {
     until: Time,
     lines: u32,
     suppressed: u64,
@@ -18,7 +18,7 @@ pub(crate) struct Throttle {
 
 impl Throttle {
     /// Takes the right to write a line now; false if too many were written.
-    pub(crate) fn take_line(&mut self, now: Time) -> bool {
+    pub fn take_line(&mut self, now: Time) -> bool {
         if now >= self.until {
             self.until = now + WINDOW;
             self.lines = 0;
@@ -32,7 +32,7 @@ impl Throttle {
     }
 
     /// The number of lines that were left out in the last window, once the window has ended; `None` for 0.
-    pub(crate) fn take_suppressed(&mut self, now: Time) -> Option<u64> {
+    pub fn take_suppressed(&mut self, now: Time) -> Option<u64> {
         if now < self.until || self.suppressed == 0 {
             return None;
         }
