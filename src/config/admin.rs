@@ -150,12 +150,8 @@ impl Admin {
         if !cfg!(feature = "admin") && !listen.is_empty() {
             return usage("--admin-listen: this gwm was built without the feature `admin`".into());
         }
-        for (at, address) in listen.iter().enumerate() {
-            let free = matches!(address, AdminAddress::Tcp(address) if address.port() == 0);
-            if !free && listen.iter().take(at).any(|other| other == address) {
-                return usage(format!("--admin-listen {address} is given twice: give each address once"));
-            }
-        }
+        let is_free = |address: &AdminAddress| matches!(address, AdminAddress::Tcp(address) if address.port() == 0);
+        super::each_once("--admin-listen", &listen, is_free)?;
         let token = flags.admin_token_file.as_ref().map(read_token).transpose()?;
         let tls = match (&flags.admin_tls_cert, &flags.admin_tls_key) {
             (Some(certificate), Some(key)) => {

@@ -50,13 +50,11 @@ pub(super) fn addresses(flags: &Flags) -> Result<Vec<Listen>, ConfigError> {
     for (flag, carries, addresses) in
         [("--listen", Carries::Plain, plain), ("--tls-listen", Carries::Tls, &flags.tls_listen)]
     {
-        for (at, &address) in addresses.iter().enumerate() {
+        super::each_once(flag, addresses, |address| address.port() == 0)?;
+        for &address in addresses {
             if address.port() == 0 {
                 all.push(Listen { address, carries });
                 continue;
-            }
-            if addresses.iter().take(at).any(|other| *other == address) {
-                return usage(format!("{flag} {address} is given twice: give each address once"));
             }
             match all.iter_mut().find(|other| other.address == address) {
                 Some(both) => both.carries = Carries::Either,

@@ -321,14 +321,23 @@ impl Config {
     }
 }
 
+/// Refuses an address that a flag names twice, unless the system chooses its port.
+fn each_once<A: fmt::Display + PartialEq>(
+    flag: &str,
+    addresses: &[A],
+    is_free: impl Fn(&A) -> bool,
+) -> Result<(), ConfigError> {
+    let twice = |(at, address): &(usize, &A)| !is_free(address) && addresses[..*at].contains(address);
+    match addresses.iter().enumerate().find(twice) {
+        Some((_, address)) => usage(format!("{flag} {address} is given twice: give each address once")),
+        None => Ok(()),
+    }
+}
+
 /// The addresses of agent-checks, each once.
 fn agent_addresses(flags: &Flags) -> Result<Vec<SocketAddr>, ConfigError> {
-    let listen = &flags.agent_listen;
-    let twice = |(at, address): &(usize, &SocketAddr)| address.port() != 0 && listen[..*at].contains(address);
-    match listen.iter().enumerate().find(twice) {
-        Some((_, address)) => usage(format!("--agent-listen {address} is given twice: give each address once")),
-        None => Ok(listen.clone()),
-    }
+    each_once("--agent-listen", &flags.agent_listen, |address| address.port() == 0)?;
+    Ok(flags.agent_listen.clone())
 }
 
 /// The file descriptors that agent-checks need.

@@ -2,9 +2,12 @@
 //! longest, so that idle and slow clients, however many, keep nobody out. Some places are for UNIX sockets only: an
 //! operator on the machine gets in, whatever the network does.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -19,14 +22,12 @@ pub struct Connection {
     state: Mutex<State>,
     /// From where, for the audit lines.
     from: String,
-    /// By a UNIX socket.
-    is_local: bool,
+    /// The peer's address; `None`: by a UNIX socket.
+    peer: Option<IpAddr>,
     /// A name of the peer's certificate.
     pub(super) certificate: OnceLock<String>,
     /// The peer is at a TCP address without TLS: names of hosts prove nothing.
     pub(super) plain_tcp: bool,
-    /// Requests must show the token, if there is one.
-    pub(super) needs_token: bool,
 }
 
 /// Whether the peer or the daemon is to act.
@@ -40,18 +41,28 @@ struct State {
 impl Connection {
     /// A connection by a UNIX socket.
     pub(super) fn local(from: String) -> Connection {
-        Connection::new(from, true, false)
+        Connection::new(from, None, false)
     }
 
     /// A connection by TCP.
-    pub(super) fn tcp(from: String, plain: bool) -> Connection {
-        Connection::new(from, false, plain)
+    pub(super) fn tcp(peer: SocketAddr, plain: bool) -> Connection {
+        Connection::new(peer.to_string(), Some(peer.ip()), plain)
     }
 
-    fn new(from: String, is_local: bool, plain_tcp: bool) -> Connection {
+    fn new(from: String, peer: Option<IpAddr>, plain_tcp: bool) -> Connection {
         let state = Mutex::new(State { at_work: false, waits: Some(Instant::now()) });
         let (end, ended, certificate) = (Notify::new(), AtomicBool::new(false), OnceLock::new());
-        Connection { end, ended, state, from, is_local, certificate, plain_tcp, needs_token: !is_local }
+        Connection { end, ended, state, from, peer, certificate, plain_tcp }
+    }
+
+    /// The peer's address; `None`: the peer is on this machine, by a UNIX socket.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    /// Whether the connection is by a UNIX socket.
+    pub(super) fn is_local(&self) -> bool {
+        self.peer.is_none()
     }
 
     /// From where, for people.
@@ -121,10 +132,10 @@ impl Connections {
     /// taken. One by TCP takes no place that is for UNIX sockets, and ends no connection of these.
     pub(super) fn add(self: &Arc<Connections>, connection: Arc<Connection>) -> Option<Listed> {
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let by_tcp = list.iter().filter(|other| !other.is_local).count();
-        let no_place = !connection.is_local && by_tcp >= limits::ADMIN_CONNECTIONS - limits::ADMIN_SOCKET_CONNECTIONS;
+        let by_tcp = list.iter().filter(|other| !other.is_local()).count();
+        let no_place = !connection.is_local() && by_tcp >= limits::ADMIN_CONNECTIONS - limits::ADMIN_SOCKET_CONNECTIONS;
         if no_place || list.len() >= limits::ADMIN_CONNECTIONS {
-            let may_end = |other: &Connection| connection.is_local || !other.is_local;
+            let may_end = |other: &Connection| connection.is_local() || !other.is_local();
             let waits = |(at, other): (usize, &Arc<Connection>)| Some((other.waits().filter(|_| may_end(other))?, at));
             let (_, at) = list.iter().enumerate().filter_map(waits).min()?;
             list.swap_remove(at).end();
@@ -165,7 +176,7 @@ mod tests {
     }
 
     fn tcp() -> Arc<Connection> {
-        Arc::new(Connection::tcp(String::new(), true))
+        Arc::new(Connection::tcp(([127, 0, 0, 1], 1).into(), true))
     }
 
     fn ended(listed: &Listed) -> bool {

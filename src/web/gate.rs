@@ -39,9 +39,10 @@ impl Gate {
         *lock(&self.tls) = Some(config);
     }
 
-    /// Replaces the token.
-    fn set_token(&self, token: Option<Box<[u8]>>) {
-        *lock(&self.token) = token;
+    /// Replaces the token; says whether it is another one.
+    fn set_token(&self, token: Option<Box<[u8]>>) -> bool {
+        let before = std::mem::replace(&mut *lock(&self.token), token.clone());
+        before != token
     }
 
     /// Whether this is the token; also if none is needed.
@@ -67,10 +68,15 @@ impl Gate {
                     config::of_admin(&error)
                 );
             }
-            Some(Ok(None)) | None => {}
+            Some(Ok(None)) => tracing::info!("{by}: the TLS files of the admin side are as they were"),
+            None => {}
         }
         match admin.read_token() {
-            Ok(token) => self.set_token(token),
+            Ok(None) => {}
+            Ok(token) => match self.set_token(token) {
+                true => tracing::info!("{by}: a new token of the admin side is in force"),
+                false => tracing::info!("{by}: the token of the admin side is as it was"),
+            },
             Err(error) => tracing::error!("{by}: the old token of the admin side stays in force: {error}"),
         }
     }

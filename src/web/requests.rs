@@ -75,7 +75,7 @@ pub(super) fn guarded<S: Site>(site: &S, route: Option<S::Route>, request: &Requ
     let fetch_site = || text(headers, HeaderName::from_static("sec-fetch-site"));
     let fetch_site = (!route.is_some_and(S::is_page)).then(fetch_site).flatten();
     guard::origin(text(headers, header::ORIGIN), fetch_site, host)?;
-    if connection.needs_token && !route.is_some_and(S::is_open) {
+    if !connection.is_local() && !route.is_some_and(S::is_open) {
         let shown = text(headers, header::AUTHORIZATION).and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())

@@ -31,9 +31,6 @@ use super::{
 };
 use crate::{access::Certificate, limits, sasp::Escaped};
 
-/// How much less often than the process's other threads this one gets a CPU that both want.
-const NICENESS: i32 = 5;
-
 /// How long a client may take to send the head of its next request, also on a connection that stays open.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -62,7 +59,7 @@ impl<E: Send + 'static> Thread<E> {
         let until = stop.clone();
         let handle = std::thread::Builder::new().name("admin".into()).spawn(move || {
             let _ended = ended;
-            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
+            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), limits::NICENESS);
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(&failed)?;
             let tasks = LocalSet::new();
@@ -151,7 +148,7 @@ async fn accept_tcp<S: Site>(listener: TcpListener, tls: bool, site: Arc<S>, rou
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let connection = Arc::new(Connection::tcp(peer.to_string(), !tls));
+        let connection = Arc::new(Connection::tcp(peer, !tls));
         let Some(listed) = Connections::add(&site.gate().connections, connection) else { continue };
         match tls {
             false => drop(spawn_local(http(TokioIo::new(stream), listed, router.clone()))),

@@ -2,6 +2,8 @@
 //! A client that is too far behind is dropped.
 
 use std::{
+    collections::HashMap,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -72,6 +74,18 @@ impl Streams {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Ends the oldest stream of the peer that has most; says whether there was one. So no peer keeps all places.
+    fn end_one(&self) -> bool {
+        let mut clients = self.clients();
+        let mut counts: HashMap<Option<IpAddr>, usize> = HashMap::new();
+        clients.iter().for_each(|client| *counts.entry(client.connection.peer()).or_default() += 1);
+        let count = |client: &Client| counts[&client.connection.peer()];
+        let Some(most) = clients.iter().map(count).max() else { return false };
+        let Some(at) = clients.iter().position(|client| count(client) == most) else { return false };
+        clients.remove(at).connection.end();
+        true
+    }
+
     fn clients(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,7 +136,7 @@ pub(super) async fn follow(
     let (sender, pieces) = mpsc::channel(limits::ADMIN_STREAM_PIECES);
     // Gives the place back, whatever happens.
     let following = Following { pieces, daemon: daemon.clone() };
-    if before >= limits::ADMIN_STREAMS {
+    if before >= limits::ADMIN_STREAMS && !daemon.streams.end_one() {
         return Err(Problem::new(503, "busy", format!("{} clients follow already", limits::ADMIN_STREAMS)));
     }
     let mut text = String::from(events::RETRY);

@@ -81,7 +81,7 @@ fn reload(daemon: &Daemon, audit: &mut Audit) -> Result<Response, Problem> {
     if daemon.parts.events.send(Event::Reload).is_err() {
         return Err(Problem::busy());
     }
-    let text = "the files are read again; the log says what is in force";
+    let text = past(&audit.write.order);
     audit.outcome = Outcome::Done(text.into());
     let done = Done::new(text, &Acted::default(), &[], None, &daemon.parts.calendar);
     Ok(Response::json(200, &done))
@@ -111,6 +111,9 @@ async fn order(daemon: &Daemon, act: Act, audit: &mut Audit, tell: oneshot::Send
         Ok(Answer::Acted(Ok(acted))) => {
             // From here on it is done, whatever else can be found out.
             audit.outcome = Outcome::Done(past(&audit.write.order).into());
+            if tell.as_ref().is_none_or(oneshot::Sender::is_closed) {
+                return; // nobody waits for more
+            }
             let done = described(daemon, &audit.write.order, &acted).await;
             audit.outcome = Outcome::Done(done.done.clone());
             Ok(Response::json(200, &done))
@@ -160,7 +163,7 @@ fn past(order: &Order) -> &'static str {
         Order::Release(_) => "fixed weight ended",
         Order::Drop(_) => "the connection is closed; the load balancer is held, and may connect again",
         Order::Forget(_) => "forgotten",
-        Order::Reload => "the files are read again",
+        Order::Reload => "the files are read again; the log says what is in force",
     }
 }
 

@@ -173,6 +173,25 @@ fn a_slow_reader_of_the_stream_is_dropped_and_others_go_on() {
 }
 
 #[test]
+fn clients_that_follow_and_say_nothing_keep_nobody_out() {
+    let daemon = start(&[]);
+    let follow = || {
+        let mut stream = connect(&daemon);
+        stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is taken");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).expect("an answer");
+        assert_eq!(&head, b"HTTP/1.1 200");
+        stream
+    };
+    let mut streams: Vec<_> = (0..limits::ADMIN_STREAMS + 3).map(|_| follow()).collect();
+    // The oldest ones made room.
+    for oldest in &mut streams[..3] {
+        let _ = oldest.read_to_end(&mut Vec::new()); // it may be reset
+    }
+    serves(&daemon, "LB1");
+}
+
+#[test]
 fn lists_of_many_delay_no_load_balancer() {
     let daemon = Daemon::start_alone(&["--admin-listen", "127.0.0.1:0"]);
     let members: Vec<String> = (0..1000).map(|n| format!("10.0.{}.{}:80", n / 250, n % 250 + 1)).collect();
