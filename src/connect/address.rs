@@ -33,7 +33,9 @@ impl Address {
             Some((host, port)) if !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0) => {
                 Ok(Address::Tcp(text.into()))
             }
-            _ => Err(format!("`{text}` is neither HOST:PORT nor a path with a `/`")),
+            _ => Err(format!(
+                "`{text}` is neither HOST:PORT nor a path with a `/` (a file of this folder is `./{text}`)"
+            )),
         }
     }
 
@@ -81,18 +83,21 @@ impl Address {
         };
         match self {
             Address::Unix(path) => connect(&SockAddr::unix(path)?, Domain::UNIX),
-            Address::Tcp(host) => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                for address in host.to_socket_addrs()? {
-                    match connect(&address.into(), domain(address)) {
-                        Ok(socket) => return Ok(socket),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
-            }
+            Address::Tcp(host) => connect_tcp(host, |address| connect(&address.into(), domain(address))),
         }
     }
+}
+
+/// Connects to the first address of HOST:PORT that takes a connection.
+pub(super) fn connect_tcp<T>(host: &str, connect: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in host.to_socket_addrs()? {
+        match connect(address) {
+            Ok(connected) => return Ok(connected),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn domain(address: SocketAddr) -> Domain {

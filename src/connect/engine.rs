@@ -9,12 +9,15 @@ use std::{
 };
 
 use super::{
-    Connector, Fault, Pool, Wanted, WantedMember,
+    Applied, Connector, Fault, Pool, Standing, Wanted, WantedMember,
     follower::{Follower, News},
     mapping::Mapping,
     status::{Mapped, Status, changes},
 };
-use crate::client::{Weights, spec::GroupSpec};
+use crate::{
+    client::{Weights, spec::GroupSpec},
+    sasp::EntryFlags,
+};
 
 /// How often the engine looks at the real LB: a restarted one has its weights again within a second.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -122,12 +125,15 @@ impl<C: Connector> Engine<'_, C> {
         self.carry_out(steps)
     }
 
-    /// The last steps before the process ends.
+    /// The last steps before the process ends: what others changed meanwhile is looked at first.
     fn end(mut self) -> io::Result<()> {
-        if !self.options.restore_at_exit || self.pools.is_none() {
+        if !self.options.restore_at_exit {
             return Ok(());
         }
         self.look();
+        if self.pools.is_none() {
+            return Ok(());
+        }
         let steps = self.connector.restore(&self.own_pools());
         self.carry_out(steps)
     }
@@ -143,28 +149,28 @@ impl<C: Connector> Engine<'_, C> {
             return self.print(&steps);
         }
         if steps.is_empty() {
+            // The real LB has what it shall have: no earlier fault is one now.
+            if self.complaints.forget_steps() {
+                self.status.tell(|told| (told.apply_fault, told.refused) = Default::default());
+            }
             return Ok(());
         }
         steps.iter().for_each(|step| tracing::debug!("{step}"));
-        match self.connector.apply(steps) {
-            Ok(applied) => {
-                tracing::debug!(steps = applied.done, refused = applied.refused.len(), "applied");
-                self.complaints.of_apply = None;
-                self.complaints.about_steps(&applied.refused);
-                self.status.tell(|told| {
-                    told.steps_done += applied.done as u64;
-                    told.steps_refused += applied.refused.len() as u64;
-                    told.changed_at = (applied.done > 0).then(SystemTime::now).or(told.changed_at);
-                    (told.apply_fault, told.refused) = (None, applied.refused);
-                });
-            }
-            Err(fault) => {
-                complain(&mut self.complaints.of_apply, &fault);
-                let text = fault.to_string();
-                self.status
-                    .tell(|told| (told.applies_failed, told.apply_fault) = (told.applies_failed + 1, Some(text)));
-            }
+        let mut applied = Applied::default();
+        let outcome = self.connector.apply(steps, &mut applied);
+        tracing::debug!(steps = applied.done, refused = applied.refused.len(), "applied");
+        match &outcome {
+            Ok(()) => self.complaints.of_apply = None,
+            Err(fault) => complain(&mut self.complaints.of_apply, fault),
         }
+        self.complaints.about_steps(&applied.refused);
+        self.status.tell(|told| {
+            told.steps_done += applied.done as u64;
+            told.steps_refused += applied.refused.len() as u64;
+            told.changed_at = (applied.done > 0).then(SystemTime::now).or(told.changed_at);
+            told.applies_failed += u64::from(outcome.is_err());
+            (told.apply_fault, told.refused) = (outcome.err().map(|fault| fault.to_string()), applied.refused);
+        });
         if self.look() {
             // Others changed its pools meanwhile: the next look registers them.
             self.pools = None;
@@ -205,7 +211,8 @@ fn wanted(pools: &[Pool], mapping: &Mapping, weights: &Weights, session_age: Dur
         let members = group.members().iter().zip(group.standings()).map(|(member, standing)| WantedMember {
             endpoint: member.endpoint,
             label: member.label.as_slice().into(),
-            standing,
+            // A quiesced member that has left, or does not answer, has nothing that could go on.
+            standing: if member.entry.flags.contains(EntryFlags::CONTACT) { standing } else { Standing::Down },
         });
         Some(Wanted { pool: pool.name.clone(), members: members.collect(), session_age })
     };
@@ -224,6 +231,11 @@ struct Complaints {
 }
 
 impl Complaints {
+    /// Nothing is wrong with steps any more; says whether something was.
+    fn forget_steps(&mut self) -> bool {
+        self.of_apply.take().is_some() | !std::mem::take(&mut self.steps).is_empty()
+    }
+
     fn about_steps(&mut self, refused: &[String]) {
         let refused: HashSet<String> = refused.iter().cloned().collect();
         refused.difference(&self.steps).for_each(|why| tracing::warn!("{why}"));
@@ -238,4 +250,112 @@ fn complain(last: &mut Option<String>, fault: &Fault) {
         tracing::warn!("{text}; gwm tries again each {}", humantime::format_duration(LOOK_EVERY));
     }
     *last = Some(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use super::*;
+    use crate::{connect::MemberSpec, sasp::Endpoint};
+
+    /// A load balancer whose servers have weights; `gwm` wants 5 of all that it registered.
+    #[derive(Default)]
+    struct Lb {
+        /// By port: the weight now, and the weight of its own.
+        servers: Vec<(u16, u32, u32)>,
+        /// Servers that someone else adds while steps are taken.
+        joins: Vec<(u16, u32, u32)>,
+        /// The server whose step is refused.
+        refuses: Option<u16>,
+        /// The server whose step ends in a fault.
+        fails: Option<u16>,
+    }
+
+    struct Step(u16, u32);
+
+    impl fmt::Display for Step {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{} -> {}", self.0, self.1)
+        }
+    }
+
+    impl Connector for &mut Lb {
+        type Step = Step;
+
+        fn look(&mut self) -> Result<Vec<Pool>, Fault> {
+            let endpoint = |port| Endpoint::new([10, 0, 0, 1].into(), 6, port);
+            let member = |(port, ..): &(u16, u32, u32)| MemberSpec { endpoint: endpoint(*port), label: Box::default() };
+            Ok(vec![Pool { name: (*b"web").into(), members: self.servers.iter().map(member).collect() }])
+        }
+
+        fn plan(&self, _: &[Wanted]) -> Vec<Step> {
+            self.servers.iter().filter(|(_, now, _)| *now != 5).map(|(port, ..)| Step(*port, 5)).collect()
+        }
+
+        fn restore(&self, pools: &[Box<[u8]>]) -> Vec<Step> {
+            assert_eq!(pools, [Box::from(*b"web")]);
+            let changed = self.servers.iter().filter(|(_, now, own)| now != own);
+            changed.map(|(port, _, own)| Step(*port, *own)).collect()
+        }
+
+        fn apply(&mut self, steps: Vec<Step>, applied: &mut Applied) -> Result<(), Fault> {
+            for Step(port, weight) in steps {
+                if self.fails == Some(port) {
+                    return Err(Fault::Answer("the connection broke".into()));
+                }
+                if self.refuses == Some(port) {
+                    applied.refused.push(format!("{port}: no"));
+                    continue;
+                }
+                let server = self.servers.iter_mut().find(|server| server.0 == port).expect("it was planned");
+                server.1 = weight;
+                applied.done += 1;
+            }
+            let joins = std::mem::take(&mut self.joins);
+            self.servers.extend(joins);
+            Ok(())
+        }
+    }
+
+    fn engine<'o>(lb: &'o mut Lb, options: &'o Options, status: &'o Status) -> Engine<'o, &'o mut Lb> {
+        let (pools, wanted, complaints, printed) = (None, Arc::default(), Complaints::default(), None);
+        let mut engine = Engine { connector: lb, options, status, pools, wanted, complaints, printed };
+        engine.look();
+        engine
+    }
+
+    fn settle(engine: &mut Engine<'_, &mut Lb>) {
+        let steps = engine.connector.plan(&[]);
+        engine.carry_out(steps).unwrap();
+    }
+
+    #[test]
+    fn a_restore_at_the_exit_follows_a_change_by_others() {
+        let mut lb = Lb { servers: vec![(1, 9, 9), (2, 8, 8)], joins: vec![(3, 7, 7)], ..Lb::default() };
+        let (options, status) = (Options { restore_at_exit: true, ..Options::default() }, Status::default());
+        let mut engine = engine(&mut lb, &options, &status);
+        settle(&mut engine);
+        assert!(engine.pools.is_none(), "someone else has added a server");
+        engine.end().unwrap();
+        assert_eq!(lb.servers, [(1, 9, 9), (2, 8, 8), (3, 7, 7)]);
+    }
+
+    #[test]
+    fn faults_are_told_as_long_as_they_last_and_lose_no_count() {
+        let mut lb = Lb { servers: vec![(1, 9, 9), (2, 8, 8), (3, 7, 7)], ..Lb::default() };
+        (lb.refuses, lb.fails) = (Some(1), Some(3));
+        let (options, status) = Default::default();
+        let mut engine = engine(&mut lb, &options, &status);
+        settle(&mut engine);
+        let told = status.told();
+        assert_eq!((told.steps_done, told.steps_refused, told.applies_failed), (1, 1, 1));
+        assert!(told.apply_fault.is_some() && told.refused == ["1: no"] && told.changed_at.is_some());
+        // The real LB gets these weights by another hand.
+        engine.connector.servers = vec![(1, 5, 9), (2, 5, 8), (3, 5, 7)];
+        settle(&mut engine);
+        let told = status.told();
+        assert!(told.apply_fault.is_none() && told.refused.is_empty());
+        assert_eq!((told.steps_done, told.steps_refused, told.applies_failed), (1, 1, 1));
+    }
 }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use minijinja::{Environment, UndefinedBehavior, context};
+use rustix::fs::Access;
 use serde::Serialize;
 
 use super::{Applied, Connector, Fault, Pool, Wanted, WantedMember, scale::scale, standing_name};
@@ -155,8 +156,7 @@ impl Connector for FileConnector {
         self.step(&self.usual(&chosen))
     }
 
-    fn apply(&mut self, steps: Vec<Step>) -> Result<Applied, Fault> {
-        let mut applied = Applied::default();
+    fn apply(&mut self, steps: Vec<Step>, applied: &mut Applied) -> Result<(), Fault> {
         for step in steps {
             self.last = Some(Instant::now());
             let text = match step.text {
@@ -181,8 +181,22 @@ impl Connector for FileConnector {
             }
             applied.done += 1;
         }
-        Ok(applied)
+        Ok(())
     }
+
+    fn check(&mut self) -> Result<(), Fault> {
+        let output = &self.settings.output;
+        check_folder(output).map_err(|error| fault("write", output, error))
+    }
+}
+
+/// Whether a file can be made in the folder of this file.
+fn check_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !fs::metadata(folder)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    Ok(rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
 fn group_view(pool: &Wanted, max_weight: u32) -> GroupView {

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     client::{
-        Error, Target, Weights,
+        Error, ErrorKind, Target, Weights,
         session::{Session, Wishes, with_jitter},
         spec::GroupSpec,
     },
@@ -71,6 +71,9 @@ struct State {
 
 /// How soon the thread sees that other groups are wanted, or that it must stop.
 const TICK: Duration = Duration::from_millis(100);
+
+/// A session that the GWM ends so soon may have been taken over.
+const SOON: Duration = Duration::from_secs(30);
 
 /// Ends the wait of [`Follower::wait`] once; for the thread of the admin side.
 #[derive(Clone)]
@@ -176,12 +179,12 @@ fn follow(shared: &Shared, identity: &Identity) {
     let mut failed_in_turn = 0;
     for target in identity.gwms.iter().cycle() {
         let Some(groups) = shared.first_groups() else { return };
-        let mut had_session = false;
-        let error = match session(shared, identity, target, groups, &mut had_session) {
+        let mut began = None;
+        let error = match session(shared, identity, target, groups, &mut began) {
             Ok(()) => return,
             Err(error) => error,
         };
-        if had_session {
+        if began.is_some() {
             (told, failed_in_turn) = (None, 0);
         }
         failed_in_turn += 1;
@@ -193,7 +196,12 @@ fn follow(shared: &Shared, identity: &Identity) {
                 state.news.lost_since.get_or_insert_with(Instant::now);
             }
         });
-        let text = error.to_string();
+        let mut text = error.to_string();
+        let is_soon = began.is_some_and(|began: Instant| began.elapsed() < SOON);
+        if is_soon && matches!(error.kind, ErrorKind::Closed { .. }) {
+            let uid = Escaped(&identity.uid);
+            text += &format!("; if another connector runs with --uid {uid}, give each a UID of its own");
+        }
         if told.as_ref() != Some(&text) {
             let retry_seconds = (wait.as_secs_f64() * 10.0).round() / 10.0;
             tracing::warn!(retry_seconds, "{text}");
@@ -214,15 +222,15 @@ fn session(
     identity: &Identity,
     target: &Target,
     mut groups: Arc<Vec<GroupSpec>>,
-    had_session: &mut bool,
+    begins: &mut Option<Instant>,
 ) -> Result<(), Error> {
     let flags = LbFlags::PUSH.with(LbFlags::NO_CHANGE_NO_SEND, true).with(LbFlags::TRUST, identity.trust);
     let wishes = Wishes { uid: identity.uid.clone(), groups: groups.to_vec(), health: identity.health, flags };
     let mut session = Session::open(target.connect()?, target.timeout, &wishes)?;
     session.keep_only(&groups)?;
-    *had_session = true;
-    tracing::info!(gwm = target.gwm, uid = %Escaped(&identity.uid), groups = groups.len(), "registered with the GWM");
     let began = Instant::now();
+    *begins = Some(began);
+    tracing::info!(gwm = target.gwm, uid = %Escaped(&identity.uid), groups = groups.len(), "registered with the GWM");
     let publish = |session: &Session| {
         let weights = Some(Arc::new(session.weights().clone()));
         shared.update(|state| {

@@ -176,10 +176,7 @@ impl HaProxy {
             return Ok(());
         }
         if answer.starts_with("Permission denied") {
-            return Err(Fault::Answer(format!(
-                "HAProxy at {} does not allow to set weights: give its `stats socket` the words `level admin`",
-                self.socket
-            )));
+            return Err(self.no_right());
         }
         if answer.contains("static LB algorithm") || answer.contains("must use a dynamic load balancing") {
             if self.static_backends.insert(step.backend.clone()) {
@@ -260,22 +257,25 @@ impl Connector for HaProxy {
         steps
     }
 
-    fn apply(&mut self, steps: Vec<Step>) -> Result<Applied, Fault> {
-        let mut applied = Applied::default();
+    fn apply(&mut self, steps: Vec<Step>, applied: &mut Applied) -> Result<(), Fault> {
         let (weights, servers): (Vec<Step>, Vec<Step>) =
             steps.into_iter().partition(|step| matches!(step.change, Change::Weight { .. }));
         let (added, removed): (Vec<Step>, Vec<Step>) = servers.into_iter().partition(Step::gives);
-        self.apply_each(&added, &mut applied)?;
+        self.apply_each(&added, applied)?;
         let commands: Vec<Vec<String>> = weights.iter().map(Step::commands).collect();
         let answers = self.socket.ask(&commands.concat())?;
         let mut answers = answers.as_slice();
         for (step, commands) in weights.iter().zip(commands) {
             let (own, rest) = answers.split_at(commands.len());
             answers = rest;
-            self.judge(step, own, &mut applied)?;
+            self.judge(step, own, applied)?;
         }
-        self.apply_each(&removed, &mut applied)?;
-        Ok(applied)
+        self.apply_each(&removed, applied)
+    }
+
+    fn check(&mut self) -> Result<(), Fault> {
+        let answers = self.socket.ask(&["show cli level".into()])?;
+        if answers[0].trim() == "admin" { Ok(()) } else { Err(self.no_right()) }
     }
 
     fn observe(&mut self) -> Result<Vec<Observation>, Fault> {
@@ -300,6 +300,14 @@ impl Connector for HaProxy {
 }
 
 impl HaProxy {
+    /// The socket is not of an admin.
+    fn no_right(&self) -> Fault {
+        Fault::Answer(format!(
+            "HAProxy at {} does not allow to set weights: give its `stats socket` the words `level admin`",
+            self.socket
+        ))
+    }
+
     /// Takes steps whose answers HAProxy does not always end, on a connection for each.
     fn apply_each(&mut self, steps: &[Step], applied: &mut Applied) -> Result<(), Fault> {
         for step in steps {

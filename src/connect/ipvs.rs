@@ -1,22 +1,27 @@
 //! IPVS, the kernel's load balancer, by generic netlink.
 //!
-//! Only weights change: a destination's other settings are repeated as they are, and services and destinations are neither
-//! made nor removed. Connections that exist go on; weight 0 gets no new ones.
+//! A destination's settings other than its weight are repeated as they are. Connections that exist go on; weight 0 gets no
+//! new ones. With [`Dynamic`], members that register themselves become destinations, which a mark tells from others; a
+//! connector that was killed and started again knows them. No service and no other destination is made or removed.
 
 mod socket;
+mod step;
 pub mod wire;
 
 use std::{
     collections::{HashMap, HashSet},
     fmt, io,
     net::IpAddr,
+    time::Duration,
 };
 
 use self::{
     socket::Socket,
+    step::Change,
     wire::{Destination, Key},
 };
-use super::{Applied, Connector, Fault, MemberSpec, Pool, Standing, Wanted, scale::to_range};
+pub use self::{step::Step, wire::Forward};
+use super::{Applied, Connector, Fault, MemberSpec, Pool, Standing, Wanted, scale};
 use crate::{
     client::spec,
     sasp::{
@@ -72,6 +77,20 @@ impl Service {
         }
     }
 
+    /// Where a member is as a destination; `None`: IPVS can not lead from this service to this member. Only NAT
+    /// leads to another port.
+    fn place(&self, member: Endpoint, forward: Forward) -> Option<(IpAddr, u16)> {
+        let (ip, port) = (member.ip(), member.port);
+        let fits = match self.key {
+            Key::Address { protocol, port: own, .. } => {
+                member.protocol == protocol && port > 0 && (forward == Forward::Masquerade || port == own)
+            }
+            Key::Mark { .. } if port == 0 => member.protocol == 0,
+            Key::Mark { .. } => member.protocol == TCP && forward == Forward::Masquerade,
+        };
+        (fits && ip.is_ipv6() == self.ipv6()).then_some((ip, port))
+    }
+
     /// The member that a destination is. Behind a mark with port 0 it is a whole system.
     fn endpoint(&self, destination: &Destination) -> Endpoint {
         let protocol = match self.key {
@@ -97,18 +116,13 @@ impl fmt::Display for Service {
     }
 }
 
-/// Another weight of a destination.
-pub struct Step {
-    service: usize,
-    destination: Destination,
-    weight: u32,
-    text: String,
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
+/// How destinations are added and removed.
+#[derive(Clone, Copy, Debug)]
+pub struct Dynamic {
+    /// How packets get to them.
+    pub forward: Forward,
+    /// How old a session must be before a member that is not listed counts as one that has left.
+    pub leave_after: Duration,
 }
 
 /// The kernel's IPVS.
@@ -117,15 +131,16 @@ pub struct Ipvs {
     socket: Option<Socket>,
     /// The destinations of each service at the last look; `None`: the service does not exist now.
     present: Vec<Option<Vec<Destination>>>,
-    /// The weights before `gwm`.
+    /// The weights before `gwm`, of the destinations that there are.
     own: HashMap<(usize, IpAddr, u16), u32>,
-    /// Services whose absence, or scheduler, was told.
-    told: HashSet<(usize, String)>,
+    /// What was told of a service last: its absence, or its scheduler.
+    told: HashMap<usize, String>,
+    dynamic: Option<Dynamic>,
 }
 
 impl Ipvs {
-    /// Checks that no service is given twice.
-    pub fn new(services: Vec<Service>) -> Result<Ipvs, String> {
+    /// Checks that no service is given twice. With `dynamic`, members that register themselves become destinations.
+    pub fn new(services: Vec<Service>, dynamic: Option<Dynamic>) -> Result<Ipvs, String> {
         let (mut keys, mut groups) = (HashSet::new(), HashSet::new());
         for service in &services {
             if !keys.insert(service.key) {
@@ -136,7 +151,7 @@ impl Ipvs {
             }
         }
         let (own, told) = Default::default();
-        Ok(Ipvs { present: vec![None; services.len()], services, socket: None, own, told })
+        Ok(Ipvs { present: vec![None; services.len()], services, socket: None, own, told, dynamic })
     }
 
     /// Asks for one thing, on a socket that is opened if there is none.
@@ -171,45 +186,134 @@ impl Ipvs {
         let answer = match self.ask(wire::ask_service(&key), false) {
             Ok(answer) => answer,
             Err(Fault::Io { error, .. }) if no_service(&error) => {
-                self.tell(at, "IPVS has no such service now".into());
+                self.tell(at, Some("IPVS has no such service now".into()));
+                self.remember(at, &[]);
                 return Ok(None);
             }
             Err(fault) => return Err(fault),
         };
-        if let Some(scheduler) = answer.iter().find_map(wire::scheduler)
-            && WITHOUT_WEIGHTS.contains(&scheduler.as_str())
-        {
-            self.tell(at, format!("its scheduler {scheduler} does not use weights above 0: choose wrr or wlc"));
-        }
+        let scheduler = answer.iter().find_map(wire::scheduler);
+        let useless = scheduler.filter(|scheduler| WITHOUT_WEIGHTS.contains(&scheduler.as_str()));
+        let words = |name| format!("its scheduler {name} does not use weights above 0: choose wrr or wlc");
+        self.tell(at, useless.map(words));
         let answers = self.ask(wire::ask_destinations(&key), true)?;
         let ipv6 = self.services[at].ipv6();
         let read = |body: &wire::Body| wire::destination(body, ipv6);
         let found: Option<Vec<Destination>> = answers.iter().map(read).collect();
         let found =
             found.ok_or_else(|| Fault::Answer(format!("a destination of {} is not understood", self.services[at])))?;
-        for destination in &found {
-            let key = (at, destination.ip, destination.port);
-            self.own.entry(key).or_insert(destination.weight);
-        }
+        self.remember(at, &found);
         Ok(Some(found))
     }
 
-    fn tell(&mut self, at: usize, what: String) {
-        if self.told.insert((at, what.clone())) {
-            tracing::warn!("{}: {what}", self.services[at]);
+    /// Remembers the weights of destinations that are new, and forgets those of destinations that have gone: one that is
+    /// made again has a new weight of its own.
+    fn remember(&mut self, at: usize, found: &[Destination]) {
+        let there: HashSet<(IpAddr, u16)> = found.iter().map(|found| (found.ip, found.port)).collect();
+        self.own.retain(|(service, ip, port), _| *service != at || there.contains(&(*ip, *port)));
+        for destination in found {
+            if self.is_added(destination) {
+                continue;
+            }
+            let key = (at, destination.ip, destination.port);
+            self.own.entry(key).or_insert(destination.weight);
         }
     }
 
-    fn own(&self, at: usize, destination: &Destination) -> u32 {
-        let key = (at, destination.ip, destination.port);
-        self.own.get(&key).copied().unwrap_or(destination.weight)
+    /// Warns of what is wrong with a service, once; `None`: nothing is.
+    fn tell(&mut self, at: usize, what: Option<String>) {
+        let before = self.told.remove(&at);
+        if let Some(what) = what {
+            if before.as_ref() != Some(&what) {
+                tracing::warn!("{}: {what}", self.services[at]);
+            }
+            self.told.insert(at, what);
+        }
     }
 
-    fn step(&self, at: usize, destination: &Destination, weight: u32) -> Option<Step> {
+    /// Whether a connector has added this destination.
+    fn is_added(&self, destination: &Destination) -> bool {
+        self.dynamic.is_some() && destination.is_own()
+    }
+
+    /// The weight that a destination has without a GWM: one that a connector has added counts as much as the first other one.
+    fn own(&self, at: usize, destination: &Destination) -> u32 {
+        match self.is_added(destination) {
+            true => self.usual(at),
+            false => {
+                let key = (at, destination.ip, destination.port);
+                self.own.get(&key).copied().unwrap_or(destination.weight)
+            }
+        }
+    }
+
+    /// The weight of a new destination without a GWM.
+    fn usual(&self, at: usize) -> u32 {
+        let first = self.present[at].iter().flatten().find(|found| !self.is_added(found));
+        first.map_or(1, |found| self.own(at, found)).max(1)
+    }
+
+    fn step(&self, at: usize, destination: &Destination, change: Change) -> Step {
         let service = &self.services[at];
-        let text = format!("{service}: {} weight {} -> {weight}", service.endpoint(destination), destination.weight);
-        let step = Step { service: at, destination: destination.clone(), weight, text };
-        (destination.weight != weight).then_some(step)
+        let whose = format!("{service}: {}", service.endpoint(destination));
+        Step { service: at, destination: destination.clone(), change, whose }
+    }
+
+    fn weigh(&self, at: usize, destination: &Destination, weight: u32) -> Option<Step> {
+        (destination.weight != weight).then(|| self.step(at, destination, Change::Weight(weight)))
+    }
+
+    /// Whether a destination that a connector has added must go: its member is down, which a member that left is, too; or an
+    /// old session does not list the member.
+    fn leaves(&self, destination: &Destination, standing: Option<Standing>, session_age: Duration) -> bool {
+        let Some(dynamic) = self.dynamic.filter(|_| destination.is_own()) else { return false };
+        match standing {
+            Some(standing) => standing == Standing::Down,
+            None => session_age >= dynamic.leave_after,
+        }
+    }
+
+    fn steps_of(&self, at: usize, wanted: &Wanted) -> Vec<Step> {
+        let service = &self.services[at];
+        let Some(present) = &self.present[at] else { return Vec::new() };
+        let standings: HashMap<Endpoint, Standing> =
+            wanted.members.iter().map(|member| (member.endpoint, member.standing)).collect();
+        let standing = |found: &Destination| standings.get(&service.endpoint(found)).copied();
+        let (leaving, staying): (Vec<&Destination>, Vec<&Destination>) =
+            present.iter().partition(|found| self.leaves(found, standing(found), wanted.session_age));
+        let known = staying.into_iter().filter_map(|found| Some((found, standing(found)?)));
+        let (known, mut all): (Vec<&Destination>, Vec<Standing>) = known.unzip();
+        let joining = self.joining(at, present, wanted);
+        all.extend(joining.iter().map(|(_, standing)| *standing));
+        let weights = least(&all);
+        let mut steps = Vec::new();
+        for ((found, standing), weight) in known.iter().zip(&all).zip(&weights) {
+            let weight = if *standing == Standing::Usual { self.own(at, found) } else { *weight };
+            steps.extend(self.weigh(at, found, weight));
+        }
+        for ((new, standing), weight) in joining.iter().zip(&weights[known.len()..]) {
+            let weight = if *standing == Standing::Usual { self.usual(at) } else { *weight };
+            steps.push(self.step(at, new, Change::Add(weight)));
+        }
+        for found in leaving {
+            // The kernel drops the packets of connections whose destination has gone: the last ones end first.
+            match (found.weight, found.active) {
+                (0, 0) => steps.push(self.step(at, found, Change::Remove)),
+                _ => steps.extend(self.weigh(at, found, 0)),
+            }
+        }
+        steps
+    }
+
+    /// Members that may get work and are no destinations yet.
+    fn joining(&self, at: usize, present: &[Destination], wanted: &Wanted) -> Vec<(Destination, Standing)> {
+        let Some(Dynamic { forward, .. }) = self.dynamic else { return Vec::new() };
+        let mut known: HashSet<(IpAddr, u16)> = present.iter().map(|found| (found.ip, found.port)).collect();
+        let new = wanted.members.iter().filter(|member| member.standing.serves()).filter_map(|member| {
+            let (ip, port) = self.services[at].place(member.endpoint, forward)?;
+            known.insert((ip, port)).then(|| (Destination::own(ip, port, forward), member.standing))
+        });
+        new.collect()
     }
 }
 
@@ -224,16 +328,10 @@ fn no_service(error: &io::Error) -> bool {
 
 /// The least weights with these proportions, up to [`HEAVIEST`].
 fn least(standings: &[Standing]) -> Vec<u32> {
-    let weights: Vec<u32> = standings
-        .iter()
-        .map(|standing| match standing {
-            Standing::Serving(weight) => (*weight).into(),
-            Standing::Usual | Standing::Idle | Standing::Quiesced | Standing::Down => 0,
-        })
-        .collect();
+    let weights: Vec<u32> = standings.iter().map(|standing| scale::weight(*standing)).collect();
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let least: Vec<u32> = weights.iter().map(|weight| weight / divisor).collect();
-    if least.iter().all(|weight| *weight <= HEAVIEST) { least } else { to_range(&weights, HEAVIEST) }
+    if least.iter().all(|weight| *weight <= HEAVIEST) { least } else { scale::to_range(&weights, HEAVIEST) }
 }
 
 impl Connector for Ipvs {
@@ -244,9 +342,11 @@ impl Connector for Ipvs {
         self.present = present?;
         let pool = |(service, present): (&Service, &Option<Vec<Destination>>)| Pool {
             name: service.group.clone(),
+            // What members have registered themselves is not registered again.
             members: present
                 .iter()
                 .flatten()
+                .filter(|found| !self.is_added(found))
                 .map(|found| MemberSpec { endpoint: service.endpoint(found), label: Box::default() })
                 .collect(),
         };
@@ -256,21 +356,12 @@ impl Connector for Ipvs {
     fn plan(&self, wanted: &[Wanted]) -> Vec<Step> {
         let mut steps = Vec::new();
         for (at, service) in self.services.iter().enumerate() {
-            let Some(wanted) = wanted.iter().find(|wanted| wanted.pool == service.group) else { continue };
-            let standings: HashMap<Endpoint, Standing> =
-                wanted.members.iter().map(|member| (member.endpoint, member.standing)).collect();
-            let (known, standings): (Vec<&Destination>, Vec<Standing>) = self.present[at]
-                .iter()
-                .flatten()
-                .filter_map(|found| Some((found, *standings.get(&service.endpoint(found))?)))
-                .unzip();
-            for ((found, standing), weight) in known.into_iter().zip(&standings).zip(least(&standings)) {
-                let weight = if *standing == Standing::Usual { self.own(at, found) } else { weight };
-                steps.extend(self.step(at, found, weight));
+            if let Some(wanted) = wanted.iter().find(|wanted| wanted.pool == service.group) {
+                steps.extend(self.steps_of(at, wanted));
             }
         }
         // Weights rise before others fall: someone serves at any time.
-        steps.sort_by_key(|step| step.weight < step.destination.weight);
+        steps.sort_by_key(Step::takes);
         steps
     }
 
@@ -278,24 +369,31 @@ impl Connector for Ipvs {
         let chosen = self.services.iter().enumerate().filter(|(_, service)| pools.contains(&service.group));
         let steps = chosen.flat_map(|(at, _)| {
             let found = self.present[at].iter().flatten();
-            found.filter_map(move |found| self.step(at, found, self.own(at, found)))
+            found.filter_map(move |found| self.weigh(at, found, self.own(at, found)))
         });
-        steps.collect()
+        let mut steps: Vec<Step> = steps.collect();
+        steps.sort_by_key(Step::takes);
+        steps
     }
 
-    fn apply(&mut self, steps: Vec<Step>) -> Result<Applied, Fault> {
-        let mut applied = Applied::default();
+    fn apply(&mut self, steps: Vec<Step>, applied: &mut Applied) -> Result<(), Fault> {
         for step in steps {
             let key = self.services[step.service].key;
-            match self.ask(wire::set_weight(&key, &step.destination, step.weight), false) {
+            match self.ask(step.message(&key), false) {
                 Ok(_) => applied.done += 1,
-                // The service or the destination is gone meanwhile.
-                Err(Fault::Io { error, .. }) if no_service(&error) || error.kind() == io::ErrorKind::NotFound => {
+                // The service or the destination is gone meanwhile, or someone else has made it.
+                Err(Fault::Io { error, .. })
+                    if no_service(&error)
+                        || matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) =>
+                {
                     applied.refused.push(format!("{step}: {error}"));
                 }
                 Err(fault) => return Err(fault),
             }
         }
-        Ok(applied)
+        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,13 +14,13 @@
 //! | `engine` | the loop | all above |
 //! | `address` | where a real LB listens for commands; one exchange with it | |
 //! | `admin` | the admin side: metrics, pools, health | `status` |
-//! | `dns` | a zone whose names show groups: its own, or another server's | `scale` |
+//! | `dns` | a zone whose names show groups: its own, or another server's | `scale`, `address` |
 //! | `file` | a file from a template, and a command | `scale` |
 //! | `haproxy` | HAProxy, by its runtime API | `scale`, `address` |
 //! | `ipvs` | the kernel's IPVS, by generic netlink | `scale` |
 //! | `nft` | nftables: rules in a table of their own | `scale` |
 //! | `pen` | pen, by its control port | `scale`, `address` |
-//! | `xds` | a control plane for Envoy and gRPC | `file` |
+//! | `xds` | a control plane for Envoy and gRPC | `scale`, `file` |
 
 pub mod address;
 #[cfg(feature = "admin")]
@@ -65,8 +65,14 @@ pub trait Connector {
     /// The steps that give these pools (names of the real LB) the weights back that they had before `gwm`.
     fn restore(&self, pools: &[Box<[u8]>]) -> Vec<Self::Step>;
 
-    /// Takes the steps, all at once if the real LB can. A step that the LB refuses does not stop the others.
-    fn apply(&mut self, steps: Vec<Self::Step>) -> Result<Applied, Fault>;
+    /// Takes the steps, all at once if the real LB can, and notes what became of them. A step that the LB refuses does not
+    /// stop the others; a fault does, and what was noted before stays true.
+    fn apply(&mut self, steps: Vec<Self::Step>, applied: &mut Applied) -> Result<(), Fault>;
+
+    /// Whether the real LB would let this connector change it; changes nothing. Called for `--check`, after `look`.
+    fn check(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
 
     /// What the real LB tells of its members; empty if it can tell nothing. Called when someone asks the admin side.
     fn observe(&mut self) -> Result<Vec<Observation>, Fault> {

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use self::command::Nft;
 use self::rules::{Present, Target, read};
-use super::{Applied, Connector, Fault, Pool, Standing, Wanted, WantedMember};
+use super::{Applied, Connector, Fault, Pool, Wanted, WantedMember, scale::share};
 use crate::{
     client::spec,
     sasp::{
@@ -165,18 +165,14 @@ impl NftConnector {
     fn step(&self, at: usize, present: Option<&Value>, members: &[WantedMember]) -> Step {
         let service = &self.settings.services[at];
         let mut targets: Vec<Target> = Vec::new();
-        let mut weights = Vec::new();
+        let (mut weights, mut seen) = (Vec::new(), HashSet::new());
         for member in members {
             // A system and an application on it may be one target: the first counts.
-            let Some(target) = service.target(member.endpoint).filter(|target| !targets.contains(target)) else {
+            let Some(target) = service.target(member.endpoint).filter(|target| seen.insert(*target)) else {
                 continue;
             };
             targets.push(target);
-            weights.push(match member.standing {
-                Standing::Serving(weight) => weight.into(),
-                Standing::Usual => 1,
-                Standing::Idle | Standing::Quiesced | Standing::Down => 0,
-            });
+            weights.push(share(member.standing));
         }
         let (quotas, list) = match self.settings.choose {
             Choose::Source => {
@@ -232,14 +228,17 @@ impl Connector for NftConnector {
         self.steps(&of_these.map(Wanted::usual).collect::<Vec<_>>())
     }
 
-    fn apply(&mut self, steps: Vec<Step>) -> Result<Applied, Fault> {
+    fn apply(&mut self, steps: Vec<Step>, applied: &mut Applied) -> Result<(), Fault> {
         let rule = |(at, service): (usize, &Service)| {
             let step = steps.iter().find(|step| step.service == at);
             step.map(|step| &step.rule).or_else(|| rules::of_service(&self.present.rules, service)).cloned()
         };
         let rules: Vec<Value> = self.settings.services.iter().enumerate().filter_map(rule).collect();
         match self.nft.run(&["-j", "-f", "-"], &rules::replace(&self.settings.table, &rules))? {
-            Ok(_) => Ok(Applied { done: steps.len(), refused: Vec::new() }),
+            Ok(_) => {
+                applied.done += steps.len();
+                Ok(())
+            }
             Err(error) => Err(self.refused(&error)),
         }
     }
@@ -267,6 +266,7 @@ pub fn table_name(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sasp::Standing;
 
     fn connector(services: &[&str], groups: &[&str], choose: Choose) -> Result<NftConnector, String> {
         let pool = |text: &&str| {

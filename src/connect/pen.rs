@@ -106,12 +106,13 @@ impl Pen {
         (server.weight != to || due).then_some(step)
     }
 
-    /// The weights of the servers before `gwm`; 1 for all if all of them had 0, as they have without `:WEIGHT`.
+    /// The weights of the endpoints before `gwm`, each of all its servers; 1 for all if all of them had 0, as they have
+    /// without `:WEIGHT`.
     fn usual(&self, endpoints: &[Endpoint]) -> Vec<u32> {
         let own = |endpoint: &Endpoint| {
-            let mut servers = self.servers.iter().filter(|server| server.endpoint == Some(*endpoint));
-            let own = servers.find_map(|server| self.own.get(&(server.index, *endpoint)));
-            own.map_or(0, |own| u32::try_from(*own).unwrap_or(0))
+            let servers = self.servers.iter().filter(|server| server.endpoint == Some(*endpoint));
+            let own = servers.filter_map(|server| self.own.get(&(server.index, *endpoint)));
+            own.fold(0, |sum: u32, own| sum.saturating_add(u32::try_from(*own).unwrap_or(0)))
         };
         let own: Vec<u32> = endpoints.iter().map(own).collect();
         if own.iter().all(|own| *own == 0) { vec![1; own.len()] } else { own }
@@ -197,11 +198,17 @@ impl Connector for Pen {
             .unzip();
         let weights = scale(&standings, &self.usual(&endpoints), HEAVIEST);
         let each = endpoints.iter().zip(standings).zip(weights);
-        let weights: HashMap<_, _> = each.map(|((at, standing), weight)| (*at, (weight, standing.serves()))).collect();
+        let mut servers: HashMap<Endpoint, u32> = HashMap::new();
+        self.servers.iter().filter_map(|server| server.endpoint).for_each(|at| *servers.entry(at).or_default() += 1);
+        let left = each.map(|((at, standing), weight)| (*at, (weight, servers[at], standing.serves())));
+        let mut left: HashMap<_, _> = left.collect();
         let step = |server: &Server| {
             let endpoint = server.endpoint?;
-            let (weight, serves) = weights.get(&endpoint)?;
-            self.step(server, endpoint, (*weight).into(), !serves)
+            // An endpoint that pen has twice gets its share once: its servers have equal parts of the weight.
+            let (weight, servers, serves) = left.get_mut(&endpoint)?;
+            let part = weight.div_ceil(*servers);
+            (*weight, *servers) = (*weight - part, *servers - 1);
+            self.step(server, endpoint, part.into(), !*serves)
         };
         let mut steps: Vec<Step> = self.servers.iter().filter_map(step).collect();
         // Weights rise before others fall: pen refuses clients while no server has a weight.
@@ -225,8 +232,7 @@ impl Connector for Pen {
         steps
     }
 
-    fn apply(&mut self, steps: Vec<Step>) -> Result<Applied, Fault> {
-        let mut applied = Applied::default();
+    fn apply(&mut self, steps: Vec<Step>, applied: &mut Applied) -> Result<(), Fault> {
         // Pen may have been restarted with fewer servers since the look.
         let present = self.list()?;
         for step in steps {
@@ -240,20 +246,59 @@ impl Connector for Pen {
                 refused => applied.refused.extend(refused),
             }
         }
-        Ok(applied)
+        Ok(())
     }
 
     fn observe(&mut self) -> Result<Vec<Observation>, Fault> {
-        let observation = |server: Server| {
-            Some(Observation {
-                pool: self.group.clone(),
-                endpoint: server.endpoint?,
-                open_connections: Some(server.connections),
-                errors: None,
-                response_seconds: None,
-                weight: server.weight.try_into().ok(),
-            })
+        // Connections and weights of all servers of an endpoint, in the order of the first ones.
+        let mut all: Vec<(Endpoint, u64, u64)> = Vec::new();
+        let mut places: HashMap<Endpoint, usize> = HashMap::new();
+        for server in self.list()? {
+            let Some(endpoint) = server.endpoint else { continue };
+            let at = *places.entry(endpoint).or_insert(all.len());
+            if at == all.len() {
+                all.push((endpoint, 0, 0));
+            }
+            let (_, connections, weight) = &mut all[at];
+            *connections = connections.saturating_add(server.connections);
+            *weight = weight.saturating_add(server.weight.try_into().unwrap_or(0));
+        }
+        let observation = |(endpoint, connections, weight)| Observation {
+            pool: self.group.clone(),
+            endpoint,
+            open_connections: Some(connections),
+            errors: None,
+            response_seconds: None,
+            weight: Some(weight),
         };
-        Ok(self.list()?.into_iter().filter_map(observation).collect())
+        Ok(all.into_iter().map(observation).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::connect::WantedMember;
+
+    #[test]
+    fn an_endpoint_that_pen_has_twice_gets_its_share_once() {
+        let endpoint = |port| Endpoint::new([10, 0, 0, 1].into(), 6, port);
+        let server = |index, port, weight| Server { index, endpoint: Some(endpoint(port)), connections: 0, weight };
+        let mut pen = Pen::new(Address::parse("/run/pen.ctl").unwrap(), (*b"web").into(), 6);
+        pen.servers = vec![server(0, 80, 3), server(1, 81, 6), server(2, 80, 4)];
+        pen.own = pen.servers.iter().map(|s| ((s.index, s.endpoint.unwrap()), s.weight)).collect();
+        let weights = |standings: [Standing; 2]| {
+            let member = |(port, standing)| WantedMember { endpoint: endpoint(port), label: Box::default(), standing };
+            let members = [80, 81].into_iter().zip(standings).map(member).collect();
+            let wanted = Wanted { pool: (*b"web").into(), members, session_age: Duration::ZERO };
+            let mut steps = pen.plan(&[wanted]);
+            steps.sort_by_key(|step| step.index);
+            steps.iter().map(|step| (step.index, step.to)).collect::<Vec<_>>()
+        };
+        assert_eq!(weights([Standing::Serving(10), Standing::Serving(5)]), [(0, 128), (1, 128), (2, 128)]);
+        assert_eq!(weights([Standing::Serving(1), Standing::Serving(256)]), [(0, 1), (1, 256), (2, 0)]);
+        assert_eq!(weights([Standing::Usual; 2]), [(0, 4), (2, 3)], "their own weights together");
     }
 }

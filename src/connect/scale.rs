@@ -13,11 +13,17 @@ pub fn scale(standings: &[Standing], usual: &[u32], max: u32) -> Vec<u32> {
         .collect()
 }
 
-fn weight(standing: Standing) -> u32 {
+/// The weight by the GWM; 0 without one.
+pub(super) fn weight(standing: Standing) -> u32 {
     match standing {
         Standing::Serving(weight) => weight.into(),
         Standing::Usual | Standing::Idle | Standing::Quiesced | Standing::Down => 0,
     }
+}
+
+/// The share of a member where all members have the same share without a GWM; 0 for none.
+pub(super) fn share(standing: Standing) -> u32 {
+    if standing == Standing::Usual { 1 } else { weight(standing) }
 }
 
 /// The weights in 0..=`max`, in proportion: the heaviest gets `max`, 0 stays 0, all others get at least 1.

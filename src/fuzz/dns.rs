@@ -6,7 +6,7 @@ use domain::base::{Message, Rtype, iana::Rcode};
 
 use crate::{
     connect::{
-        Connector, MemberSpec, Pool, Standing, Wanted, WantedMember,
+        Applied, Connector, MemberSpec, Pool, Standing, Wanted, WantedMember,
         dns::{self, Apex, Authority, Kind, Rule, Settings, Transport, WhenNone},
     },
     sasp::Endpoint,
@@ -33,7 +33,7 @@ fn authority() -> &'static Authority {
             members: (1..=60).map(member).collect(),
             session_age: Duration::ZERO,
         }]);
-        authority.apply(steps).expect("a zone takes steps");
+        authority.apply(steps, &mut Applied::default()).expect("a zone takes steps");
         authority
     })
 }

@@ -7,8 +7,8 @@ use prost::Message;
 use crate::connect::xds::{
     json,
     messages::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
-    snapshot::{Group, KINDS, Snapshot, Target},
-    stream::{Stream, TooManyNames},
+    snapshot::{Group, KINDS, Kind, Snapshot, Target},
+    stream::{Stream, Wrong},
 };
 
 /// Two snapshots: group `web` differs, `other` does not, `late` is only in the second.
@@ -26,12 +26,13 @@ fn snapshots() -> &'static [Snapshot; 2] {
 }
 
 /// A stream takes any requests. Each response can be read, and one at most of each kind waits for its answer. The first byte
-/// chooses the protocol. Then come requests, each after a byte with its length; the length 255 stands for the second
+/// chooses the protocol, and whether the stream has only endpoints. Then come requests, each after a byte with its length; the length 255 stands for the second
 /// snapshot.
 pub fn xds_stream(data: &[u8]) {
     let Some((&choice, mut rest)) = data.split_first() else { return };
     let delta = choice % 2 == 1;
-    let mut stream = Stream::new(delta);
+    let only = (choice % 4 > 1).then_some(Kind::Endpoints);
+    let mut stream = Stream::new(delta, only);
     let (mut now, mut requests, mut responses) = (0, 0, 0);
     while let Some((&length, after)) = rest.split_first() {
         let (request, after) = after.split_at(usize::from(length).min(after.len()));
@@ -43,7 +44,8 @@ pub fn xds_stream(data: &[u8]) {
             match put(&mut stream, delta, request) {
                 Ok(true) => {}
                 Ok(false) => requests -= 1,
-                Err(TooManyNames) => unreachable!("so many names do not fit"),
+                Err(Wrong::NoKind) => return assert!(only.is_none(), "the stream has a kind"),
+                Err(Wrong::TooManyNames) => unreachable!("so many names do not fit"),
             }
         }
         for bytes in stream.responses(&snapshots()[now]) {
@@ -59,7 +61,7 @@ pub fn xds_stream(data: &[u8]) {
 }
 
 /// Whether it could be read.
-fn put(stream: &mut Stream, delta: bool, request: &[u8]) -> Result<bool, TooManyNames> {
+fn put(stream: &mut Stream, delta: bool, request: &[u8]) -> Result<bool, Wrong> {
     let taken = match delta {
         true => DeltaDiscoveryRequest::decode(request).map(|request| stream.delta_request(request)),
         false => DiscoveryRequest::decode(request).map(|request| stream.request(request)),

@@ -72,14 +72,7 @@ pub(super) struct Args {
 struct Serve {
     /// Answer queries here: IPv4:PORT or `[IPv6]:PORT`; repeatable. 0.0.0.0 and `[::]` stand for all addresses that the
     /// machine has at the start
-    #[arg(
-        long,
-        env = "GWM_DNS_LISTEN",
-        value_name = "ADDR",
-        value_delimiter = ',',
-        conflicts_with = "update",
-        required_unless_present = "update"
-    )]
+    #[arg(long, env = "GWM_DNS_LISTEN", value_name = "ADDR", value_delimiter = ',', conflicts_with = "update")]
     listen: Vec<SocketAddr>,
     /// A name server of the zone, in the zone's NS records; repeatable. Addresses for one within the zone [default:
     /// `ns.ZONE`, with the addresses of --listen]
@@ -143,6 +136,10 @@ pub(super) fn run(common: &Common, args: Args) -> ExitCode {
 }
 
 fn settings(args: &Args) -> Result<Settings, Failure> {
+    if args.serve.listen.is_empty() && args.update.update.is_none() {
+        let choice = "say where to answer queries (--listen ADDR), or whose zone to change (--update HOST:PORT)";
+        return Err(Failure::Usage(choice.into()));
+    }
     let pools = args.groups.pools()?;
     let mut rules: Vec<(Kind, Rule)> = args.service.iter().map(|rule| (Kind::Service, rule.clone())).collect();
     rules.extend(args.address.iter().map(|rule| (Kind::Address, rule.clone())));

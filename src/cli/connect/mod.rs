@@ -23,7 +23,7 @@ use crate::{
     client::spec::{self, GroupSpec},
     config::{self, AdminFlags, LogFormat, LogLevel, duration},
     connect::{
-        Connector, Pool,
+        Connector, Fault, Pool,
         engine::{self, Options},
         follower::{Follower, Identity, Stop},
         mapping::{Mapping, Rule},
@@ -52,8 +52,9 @@ pub struct Args {
     command: Command,
 }
 
-/// The flags that all connectors have.
+/// The flags that all connectors have; the help has them after the connector's own ones.
 #[derive(clap::Args)]
+#[command(next_help_heading = "All connectors")]
 pub(super) struct Common {
     /// A GWM: HOST:PORT, IPv4:PORT or `[IPv6]:PORT`; without a port, 3860. Repeatable: if one fails, the next is tried
     #[arg(long, env = "GWM_GWM", value_name = "ADDR", default_value = "127.0.0.1:3860", value_parser = target::address,
@@ -92,7 +93,8 @@ pub(super) struct Common {
     /// Register with the GWM and print what would be done, but change nothing at the load balancer
     #[arg(long, env = "GWM_DRY_RUN", value_parser = clap::builder::FalseyValueParser::new(), global = true)]
     dry_run: bool,
-    /// Read the flags and files, look at the load balancer, print its pools with their groups, and end
+    /// Read the flags and files, look at the load balancer, see that it would take changes, as far as it tells, print its
+    /// pools with their groups, and end
     #[arg(long, env = "GWM_CHECK", value_parser = clap::builder::FalseyValueParser::new(), global = true)]
     check: bool,
     #[command(flatten)]
@@ -182,10 +184,19 @@ impl Groups {
 
 /// Runs a connector until a signal.
 pub(super) fn serve(common: &Common, connector: impl Connector) -> ExitCode {
-    target::finish(start(common, connector))
+    serve_and_reload(common, connector, || {})
 }
 
-fn start(common: &Common, mut connector: impl Connector) -> Result<(), Failure> {
+/// The same; SIGHUP calls `reload`, too.
+fn serve_and_reload(common: &Common, connector: impl Connector, reload: impl FnMut() + Send + 'static) -> ExitCode {
+    target::finish(start(common, connector, reload))
+}
+
+fn start(
+    common: &Common,
+    mut connector: impl Connector,
+    mut reload: impl FnMut() + Send + 'static,
+) -> Result<(), Failure> {
     let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
     let mapping = Mapping::new(&common.map, common.map_file.as_deref()).map_err(|error| usage(&error))?;
     let uid = common
@@ -206,6 +217,7 @@ fn start(common: &Common, mut connector: impl Connector) -> Result<(), Failure> 
     on_signals(follower.stop_handle(), move || {
         #[cfg(feature = "admin")]
         files.reload();
+        reload();
     })?;
     let options = Options {
         mapping,
@@ -225,7 +237,9 @@ fn check(connector: &mut impl Connector, mapping: &Mapping) -> Result<(), Failur
 
     use crate::sasp::Escaped;
 
-    let pools = connector.look().map_err(|fault| Failure::Failed(fault.to_string()))?;
+    let failed = |fault: Fault| Failure::Failed(fault.to_string());
+    let pools = connector.look().map_err(failed)?;
+    connector.check().map_err(failed)?;
     let (_, left_out) = mapping.groups(&pools);
     let mut out = std::io::stdout().lock();
     for pool in &pools {

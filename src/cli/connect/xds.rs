@@ -5,7 +5,7 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Sy
 use super::{Common, Groups};
 use crate::{
     cli::target::{self, Failure},
-    connect::xds::{Files, XdsConnector},
+    connect::xds::{Files, TlsSettings, XdsConnector},
     tls,
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// one `*` of the name stands for the group's name: `/run/gwm/eds/*.json`
     #[arg(long, env = "GWM_XDS_FILE", value_name = "PATTERN")]
     file: Option<String>,
-    /// Serve with TLS: the certificate chain (PEM); needs --xds-tls-key
+    /// Serve with TLS: the certificate chain (PEM); needs --xds-tls-key. SIGHUP reads the three TLS files again
     #[arg(long, env = "GWM_XDS_TLS_CERT", value_name = "FILE", requires = "xds_tls_key")]
     xds_tls_cert: Option<PathBuf>,
     /// The private key (PEM) of --xds-tls-cert
@@ -45,12 +45,34 @@ pub(super) struct Args {
 
 pub(super) fn run(common: &Common, args: Args) -> ExitCode {
     match connector(args, common.check || common.dry_run) {
-        Ok(connector) => super::serve(common, connector),
+        Ok((connector, mut tls)) => super::serve_and_reload(common, connector, move || reload(tls.as_mut())),
         Err(failure) => target::finish(Err(failure)),
     }
 }
 
-fn connector(args: Args, silent: bool) -> Result<XdsConnector, Failure> {
+/// The TLS files in force, and where their settings go.
+type InForce = (tls::Server, TlsSettings);
+
+/// Reads the TLS files again.
+fn reload(tls: Option<&mut InForce>) {
+    let Some((server, settings)) = tls else { return };
+    match server.read_again(SystemTime::now()) {
+        Ok(Some(new)) => {
+            tracing::info!("SIGHUP: new TLS files are in force, for new connections: {}", new.files);
+            settings.replace(&new.config);
+            *server = new;
+        }
+        Ok(None) => tracing::info!("SIGHUP: the TLS files are as they were: {}", server.files),
+        Err(error) => tracing::error!("SIGHUP: the old TLS files stay in force: {}", of_xds(&error)),
+    }
+}
+
+/// The error with this command's flags.
+fn of_xds(error: &tls::TlsError) -> String {
+    error.to_string().replace("--tls-", "--xds-tls-")
+}
+
+fn connector(args: Args, silent: bool) -> Result<(XdsConnector, Option<InForce>), Failure> {
     let pools = args.groups.pools()?;
     let tls = args.xds_tls_cert.zip(args.xds_tls_key).map(|(certificate, key)| {
         let files = tls::Files {
@@ -61,19 +83,22 @@ fn connector(args: Args, silent: bool) -> Result<XdsConnector, Failure> {
             allow_expired: false,
         };
         let server = tls::Server::read(files, SystemTime::now());
-        server.map_err(|error| Failure::Usage(error.to_string().replace("--tls-", "--xds-tls-")))
+        server.map_err(|error| Failure::Usage(of_xds(&error)))
     });
-    let tls = tls.transpose()?.map(|server| server.config.as_ref().clone());
+    let tls = tls.transpose()?.map(|server| {
+        let settings = TlsSettings::new(&server.config);
+        (server, settings)
+    });
     let files = args.file.map(|path| Files::parse(&path)).transpose();
     let files = files.map_err(|error| Failure::Usage(format!("--file: {error}")))?;
-    let mut connector = XdsConnector::new(pools, files).map_err(|error| Failure::Usage(format!("--file: {error}")))?;
+    let mut connector = XdsConnector::new(pools, files).map_err(Failure::Usage)?;
     if !silent {
-        let address = connector.serve(args.listen, tls);
+        let address = connector.serve(args.listen, tls.as_ref().map(|(_, settings)| settings.clone()));
         let address =
             address.map_err(|error| Failure::Failed(format!("can not listen on {}: {error}", args.listen)))?;
         let mut out = std::io::stdout().lock();
         writeln!(out, "gwm: xDS on {address}")?;
         out.flush()?;
     }
-    Ok(connector)
+    Ok((connector, tls))
 }

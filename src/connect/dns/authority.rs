@@ -135,19 +135,22 @@ impl Connector for Authority {
 
     fn restore(&self, pools: &[Box<[u8]>]) -> Vec<Step> {
         let mut steps = Vec::new();
-        for (at, shown) in self.settings.shown.iter().enumerate().filter(|(_, shown)| pools.contains(&shown.pool)) {
-            // Members that registered themselves are not known without a GWM: resolvers shall use what they have.
-            let content = Content::usual(shown, &self.settings.pools).unwrap_or(Content::Failure);
-            let own: BTreeSet<IpAddr> = content.ips().collect();
-            steps.extend(self.hosts(&shown.pool, own.clone()).filter(|_| shown.kind == Kind::Service));
-            let members = own.len();
-            steps.extend(self.show(at, content, members));
+        // One step for each pool: several names may show different members of one.
+        for pool in self.settings.pools.iter().filter(|pool| pools.contains(&pool.name)) {
+            let own = pool.members.iter().map(|member| member.endpoint.ip()).collect();
+            steps.extend(self.hosts(&pool.name, own));
+            for (at, shown) in self.settings.shown.iter().enumerate().filter(|(_, shown)| shown.pool == pool.name) {
+                // Members that registered themselves are not known without a GWM: resolvers shall use what they have.
+                let content = Content::usual(shown, &self.settings.pools).unwrap_or(Content::Failure);
+                let members = content.ips().count();
+                steps.extend(self.show(at, content, members));
+            }
         }
         steps
     }
 
-    fn apply(&mut self, steps: Vec<Step>) -> Result<Applied, Fault> {
-        let done = steps.len();
+    fn apply(&mut self, steps: Vec<Step>, applied: &mut Applied) -> Result<(), Fault> {
+        applied.done += steps.len();
         let until = Instant::now() + linger(self.settings.ttl);
         for step in steps {
             match step {
@@ -155,7 +158,8 @@ impl Connector for Authority {
                 Step::Hosts { pool, hosts } => self.hosts.set(&pool, hosts, until),
             }
         }
-        Ok(Applied { done, refused: self.publish() })
+        applied.refused.extend(self.publish());
+        Ok(())
     }
 }
 

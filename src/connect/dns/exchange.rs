@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    net::{TcpStream, ToSocketAddrs},
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ use domain::{
 };
 
 use super::names::ZoneName;
-use crate::connect::Fault;
+use crate::connect::{Fault, address::connect_tcp};
 
 /// For a connection, and for the answers to one batch.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,18 +58,10 @@ impl Peer {
     }
 
     fn stream(&self) -> io::Result<TcpStream> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in self.server.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, TIMEOUT) {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    stream.set_write_timeout(Some(TIMEOUT))?;
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        let stream = connect_tcp(&self.server, |address| TcpStream::connect_timeout(&address, TIMEOUT))?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        Ok(stream)
     }
 
     fn fault(&self, what: &str, error: io::Error) -> Fault {

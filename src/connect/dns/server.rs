@@ -100,6 +100,8 @@ struct Connection {
     stream: TcpStream,
     /// When the last query came, in milliseconds since the server's start.
     last_query: Arc<AtomicU64>,
+    /// It makes room for another one: its thread ends soon.
+    leaves: bool,
 }
 
 impl Bound {
@@ -291,12 +293,23 @@ impl Shared {
         let last_query = Arc::new(AtomicU64::new(self.milliseconds()));
         let mut connections = self.lock();
         if connections.open.len() >= CONNECTIONS {
-            let silent = connections.open.iter().min_by_key(|open| open.last_query.load(Ordering::Relaxed));
-            silent.expect("there are many").close(); // its thread takes it out
+            let staying = connections.open.iter_mut().filter(|open| !open.leaves);
+            if let Some(silent) = staying.min_by_key(|open| open.last_query.load(Ordering::Relaxed)) {
+                silent.leaves = true;
+                silent.close();
+            }
+            // Its thread takes it out. There are never more threads than connections.
+            let is_full = |connections: &mut Connections| connections.open.len() >= CONNECTIONS;
+            let waited = self.connection_ended.wait_timeout_while(connections, TICK, is_full);
+            connections = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if is_full(&mut connections) {
+                return Err(io::Error::other("there are too many, and none has ended in time"));
+            }
         }
         let id = connections.next_id;
         connections.next_id += 1;
-        let connection = Connection { id, stream: stream.try_clone()?, last_query: Arc::clone(&last_query) };
+        let connection =
+            Connection { id, stream: stream.try_clone()?, last_query: Arc::clone(&last_query), leaves: false };
         connections.open.push(connection);
         drop(connections);
         let shared = Arc::clone(self);
@@ -362,4 +375,35 @@ pub(super) fn read_by(stream: &mut TcpStream, mut buffer: &mut [u8], deadline: I
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::connect::dns::{Apex, names};
+
+    #[test]
+    fn a_crowd_of_clients_has_no_more_threads_than_places() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let bound = Bound::new(&Listening { addresses: vec![address], threads: 1, udp_bytes: 1232, rate: 0 }).unwrap();
+        let address = bound.addresses().next().unwrap();
+        let zone = names::zone("lb.example").unwrap();
+        let name_servers = vec![(names::absolute("ns.lb.example").unwrap(), vec![address.ip()])];
+        let apex = Apex { mailbox: zone.clone(), zone, name_servers, ttl: Duration::from_secs(1) };
+        let (snapshot, _) = Snapshot::new(&apex, &[], &[], &BTreeSet::new(), 1);
+        let server = bound.serve(Arc::new(ArcSwap::from_pointee(snapshot))).unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..CONNECTIONS + 100 {
+            clients.push(TcpStream::connect(address).unwrap());
+            assert!(server.shared.lock().open.len() <= CONNECTIONS);
+        }
+        // The newest is served: an unreadable query ends its connection.
+        let newest = clients.last_mut().unwrap();
+        newest.set_read_timeout(Some(PATIENCE)).unwrap();
+        newest.write_all(&[0, 1, 0]).unwrap();
+        assert_eq!(newest.read(&mut [0]).unwrap(), 0);
+        assert!(server.shared.lock().open.len() <= CONNECTIONS);
+    }
 }

@@ -130,10 +130,17 @@ impl Updates {
         steps
     }
 
-    /// Hosts whose time has ended.
-    fn forget(&self) -> Option<Step> {
+    /// Hosts whose time has ended, and that the planned steps do not name again.
+    fn forget(&self, planned: &[Step]) -> Option<Step> {
         let seen = self.seen.as_ref()?;
-        let named = hosts_of(&seen.sets, &self.settings.zone);
+        let mut named = hosts_of(&seen.sets, &self.settings.zone);
+        for step in planned {
+            match &step.change {
+                Change::Replace { records, .. } => named.extend(records.hosts(&self.settings.zone)),
+                Change::Hosts(hosts) => named.extend(hosts),
+                Change::Forget(_) => {}
+            }
+        }
         let now = Instant::now();
         let gone = self.leaving.iter().filter(|(ip, until)| **until <= now && !named.contains(ip));
         let gone: BTreeSet<IpAddr> = gone.map(|(ip, _)| *ip).collect();
@@ -144,10 +151,7 @@ impl Updates {
     /// The messages of a step.
     fn messages(&self, change: &Change) -> Result<Vec<Draft>, PushError> {
         let zone = &self.settings.zone;
-        let hosts_alone = |hosts: &BTreeSet<IpAddr>| {
-            let hosts: Vec<IpAddr> = hosts.iter().copied().collect();
-            hosts.chunks(HOSTS_PER_UPDATE).map(|hosts| self.update(|to| self.set_hosts(to, hosts))).collect()
-        };
+        let hosts_alone = |hosts: &BTreeSet<IpAddr>| self.in_chunks(hosts, |to, hosts| self.set_hosts(to, hosts));
         match change {
             Change::Replace { at, rtype, records } => {
                 let name = &self.settings.shown[*at].name;
@@ -165,13 +169,20 @@ impl Updates {
                 })
             }
             Change::Hosts(hosts) => hosts_alone(hosts),
-            Change::Forget(hosts) => {
-                let delete = |to: &mut Changes| {
-                    hosts.iter().try_for_each(|ip| delete(to, &names::host(*ip, zone), address_type(*ip)))
-                };
-                Ok(vec![self.update(delete)?])
-            }
+            Change::Forget(hosts) => self.in_chunks(hosts, |to, hosts| {
+                hosts.iter().try_for_each(|ip| delete(to, &names::host(*ip, zone), address_type(*ip)))
+            }),
         }
+    }
+
+    /// Updates for some hosts each.
+    fn in_chunks(
+        &self,
+        hosts: &BTreeSet<IpAddr>,
+        fill: impl Fn(&mut Changes, &[IpAddr]) -> Result<(), PushError>,
+    ) -> Result<Vec<Draft>, PushError> {
+        let hosts: Vec<IpAddr> = hosts.iter().copied().collect();
+        hosts.chunks(HOSTS_PER_UPDATE).map(|hosts| self.update(|to| fill(to, hosts))).collect()
     }
 
     fn update(&self, fill: impl FnOnce(&mut Changes) -> Result<(), PushError>) -> Result<Draft, PushError> {
@@ -254,7 +265,8 @@ impl Connector for Updates {
                 steps.extend(self.steps(at, &Content::of(shown, group, self.settings.when_none)));
             }
         }
-        steps.extend(self.forget());
+        let forgotten = self.forget(&steps);
+        steps.extend(forgotten);
         steps
     }
 
@@ -265,9 +277,8 @@ impl Connector for Updates {
         steps.flat_map(|(at, content)| self.steps(at, &content)).collect()
     }
 
-    fn apply(&mut self, steps: Vec<Step>) -> Result<Applied, Fault> {
-        let mut applied = Applied::default();
-        let mut done = Vec::new();
+    fn apply(&mut self, steps: Vec<Step>, applied: &mut Applied) -> Result<(), Fault> {
+        let (mut done, mut changed) = (Vec::new(), false);
         let mut exchange = self.peer.connect()?;
         let outcome = steps.into_iter().try_for_each(|step| {
             let Ok(messages) = self.messages(&step.change) else {
@@ -275,21 +286,30 @@ impl Connector for Updates {
                 return Ok(());
             };
             for message in messages {
-                let code = exchange.update(message)?;
-                if code != Rcode::NOERROR {
-                    applied.refused.push(format!("{}: {}", step.text, words(code, &self.peer.server)));
-                    return Ok(());
+                match exchange.update(message) {
+                    Ok(Rcode::NOERROR) => changed = true,
+                    Ok(code) => {
+                        applied.refused.push(format!("{}: {}", step.text, words(code, &self.peer.server)));
+                        return Ok(());
+                    }
+                    Err(fault) => {
+                        // The server may have taken the update. What has left a name then must go some day; what was
+                        // to go is told to go again.
+                        changed = true;
+                        done.extend(Some(step.change).filter(|change| !matches!(change, Change::Forget(_))));
+                        return Err(fault);
+                    }
                 }
             }
+            applied.done += 1;
             done.push(step.change);
             Ok(())
         });
-        applied.done = done.len();
         done.iter().for_each(|change| self.note(change));
-        if let Some(seen) = &mut self.seen {
+        if let Some(seen) = self.seen.as_mut().filter(|_| changed) {
             seen.serial = None; // the next look reads all
         }
-        outcome.map(|()| applied)
+        outcome
     }
 }
 
@@ -319,4 +339,70 @@ fn address_type(ip: IpAddr) -> Rtype {
 fn delete(to: &mut Changes, name: &ZoneName, rtype: Rtype) -> Result<(), PushError> {
     let nothing = UnknownRecordData::from_octets(rtype, &[][..]).expect("no byte is few enough");
     to.push(Record::new(name, Class::ANY, Ttl::ZERO, nothing))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        connect::{
+            Standing, WantedMember,
+            dns::{Kind, Rule, WhenNone},
+        },
+        sasp::Endpoint,
+    };
+
+    fn updates() -> Updates {
+        let zone = names::zone("lb.example").unwrap();
+        let pools = vec![Pool { name: (*b"web").into(), members: Vec::new() }];
+        let rule = Rule::parse("_web._tcp=web").unwrap();
+        let shown = names::shown(&[(Kind::Service, rule)], &pools, &zone).unwrap();
+        let settings = Settings { zone, ttl: Duration::from_secs(5), pools, shown, when_none: WhenNone::Empty };
+        let mut updates = Updates::new(settings, "127.0.0.1:53".into(), None);
+        let sets = vec![vec![(Rtype::SRV, Records::default())]];
+        updates.seen = Some(Seen { serial: Some(1), at: Instant::now(), sets, hosts: BTreeSet::new() });
+        updates
+    }
+
+    fn host(host: u16) -> IpAddr {
+        let [high, low] = host.to_be_bytes();
+        [10, 0, high, low].into()
+    }
+
+    fn wanted(hosts: &[u16]) -> [Wanted; 1] {
+        let member = |at: &u16| WantedMember {
+            endpoint: Endpoint::new(host(*at), 6, 80),
+            label: Box::default(),
+            standing: Standing::Serving(1),
+        };
+        let members = hosts.iter().map(member).collect();
+        [Wanted { pool: (*b"web").into(), members, session_age: Duration::ZERO }]
+    }
+
+    #[test]
+    fn a_host_that_is_planned_again_is_not_forgotten() {
+        let mut updates = updates();
+        updates.leaving = [1, 2].map(|at| (host(at), Instant::now())).into();
+        let steps = updates.plan(&wanted(&[1]));
+        assert!(
+            matches!(&steps[..], [Step { change: Change::Replace { .. }, .. }, Step { change: Change::Forget(gone), .. }]
+            if *gone == BTreeSet::from([host(2)]))
+        );
+    }
+
+    #[test]
+    fn many_hosts_are_forgotten_in_several_updates() {
+        let gone = |count| Change::Forget((0..count).map(host).collect());
+        assert_eq!(updates().messages(&gone(500)).unwrap().len(), 1);
+        assert_eq!(updates().messages(&gone(5000)).unwrap().len(), 10);
+    }
+
+    #[test]
+    fn a_server_that_is_gone_leaves_what_was_seen() {
+        let mut updates = updates();
+        let steps = updates.plan(&wanted(&[1]));
+        updates.peer.server = "127.0.0.1:1".into();
+        assert!(updates.apply(steps, &mut Applied::default()).is_err());
+        assert_eq!(updates.seen.unwrap().serial, Some(1), "nothing was sent: nothing is read again");
+    }
 }

@@ -70,7 +70,9 @@ const FAMILY_NAME: u16 = 2;
 
 /// Commands of IPVS.
 const GET_SERVICE: u8 = 4;
+const NEW_DESTINATION: u8 = 5;
 const SET_DESTINATION: u8 = 6;
+const DELETE_DESTINATION: u8 = 7;
 const GET_DESTINATION: u8 = 8;
 
 /// Attributes of a message.
@@ -88,7 +90,10 @@ const SERVICE_SCHEDULER: u16 = 6;
 /// Attributes of a destination.
 const ADDRESS: u16 = 1;
 const PORT: u16 = 2;
+const FORWARD: u16 = 3;
 const WEIGHT: u16 = 4;
+const UPPER_THRESHOLD: u16 = 5;
+const LOWER_THRESHOLD: u16 = 6;
 const ACTIVE: u16 = 7;
 const INACTIVE: u16 = 8;
 const PERSISTENT: u16 = 9;
@@ -129,8 +134,52 @@ pub struct Destination {
     pub port: u16,
     /// 0 to 2³¹ - 1; 0 gets no new connections.
     pub weight: u32,
+    /// How many connections it has; of TCP, those that are neither new nor about to end.
+    pub active: u32,
     /// All attributes that make it up: a change repeats them, with another weight.
     settings: Vec<DefaultNla>,
+}
+
+/// The upper threshold of connections of a destination that a connector has added: IPVS has no names, so this tells it from
+/// others. No destination ever has as many, so it has no other effect.
+const OWN_THRESHOLD: u32 = 2_000_000_000;
+
+/// How packets get to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// NAT.
+    Masquerade = 0,
+    /// IP in IP.
+    Tunnel = 2,
+    /// On the same link.
+    Route = 3,
+}
+
+impl Destination {
+    /// One that a connector adds.
+    pub fn own(ip: IpAddr, port: u16, forward: Forward) -> Destination {
+        let family = if ip.is_ipv4() { AF_INET } else { AF_INET6 };
+        let settings = vec![
+            DefaultNla::new(ADDRESS, address(ip)),
+            DefaultNla::new(PORT, port.to_be_bytes().into()),
+            DefaultNla::new(FORWARD, (forward as u32).to_ne_bytes().into()),
+            DefaultNla::new(UPPER_THRESHOLD, OWN_THRESHOLD.to_ne_bytes().into()),
+            DefaultNla::new(LOWER_THRESHOLD, 0_u32.to_ne_bytes().into()),
+            DefaultNla::new(ADDRESS_FAMILY, family.to_ne_bytes().into()),
+        ];
+        Destination { ip, port, weight: 0, active: 0, settings }
+    }
+
+    /// Makes it one of someone else.
+    #[cfg(test)]
+    pub(super) fn forget_mark(&mut self) {
+        self.settings.retain(|attribute| kind(attribute) != UPPER_THRESHOLD);
+    }
+
+    /// Whether a connector has added it.
+    pub fn is_own(&self) -> bool {
+        number(&self.settings, UPPER_THRESHOLD) == Some(OWN_THRESHOLD)
+    }
 }
 
 /// Reads a list of attributes.
@@ -210,9 +259,26 @@ pub(super) fn ask_destinations(key: &Key) -> Body {
 
 /// Gives a destination another weight.
 pub(super) fn set_weight(key: &Key, destination: &Destination, weight: u32) -> Body {
+    with_weight(SET_DESTINATION, key, destination, weight)
+}
+
+/// Adds a destination.
+pub(super) fn add(key: &Key, destination: &Destination, weight: u32) -> Body {
+    with_weight(NEW_DESTINATION, key, destination, weight)
+}
+
+fn with_weight(command: u8, key: &Key, destination: &Destination, weight: u32) -> Body {
     let mut settings = destination.settings.clone();
     settings.push(DefaultNla::new(WEIGHT, weight.to_ne_bytes().into()));
-    Body::new(SET_DESTINATION, vec![service(key), nested(DESTINATION, &settings)])
+    Body::new(command, vec![service(key), nested(DESTINATION, &settings)])
+}
+
+/// Removes a destination.
+pub(super) fn remove(key: &Key, destination: &Destination) -> Body {
+    let named = [ADDRESS, PORT, ADDRESS_FAMILY];
+    let settings = destination.settings.iter().filter(|attribute| named.contains(&kind(attribute)));
+    let settings: Vec<DefaultNla> = settings.cloned().collect();
+    Body::new(DELETE_DESTINATION, vec![service(key), nested(DESTINATION, &settings)])
 }
 
 /// The name of a service's scheduler: `wrr`.
@@ -236,9 +302,10 @@ pub fn destination(body: &Body, ipv6: bool) -> Option<Destination> {
     };
     let port = u16::from_be_bytes(find(&all, PORT)?.try_into().ok()?);
     let weight = number(&all, WEIGHT)?;
+    let active = number(&all, ACTIVE).unwrap_or(0);
     let told = [WEIGHT, ACTIVE, INACTIVE, PERSISTENT, STATISTICS, STATISTICS_64];
     let settings = all.into_iter().filter(|attribute| !told.contains(&kind(attribute))).collect();
-    Some(Destination { ip, port, weight, settings })
+    Some(Destination { ip, port, weight, active, settings })
 }
 
 /// Reads one datagram; says whether the answer to this request is whole.
@@ -302,6 +369,21 @@ mod tests {
         assert!(sent.contains(&tunnel));
         let again = destination(&change, false).unwrap();
         assert_eq!((again.ip, again.port, again.weight), (found.ip, found.port, 9));
+    }
+
+    #[test]
+    fn an_added_destination_is_known_and_removed_by_its_address() {
+        let key = Key::Address { protocol: 6, ip: "10.9.0.1".parse().unwrap(), port: 80 };
+        let own = Destination::own("10.0.0.3".parse().unwrap(), 8080, Forward::Route);
+        let added = add(&key, &own, 7);
+        let found = destination(&added, false).unwrap();
+        assert!(found.is_own() && found.active == 0);
+        assert_eq!((found.ip, found.port, found.weight), (own.ip, own.port, 7));
+        assert_eq!(number(&found.settings, FORWARD), Some(3));
+        let listed = destination(&listed(&[]), false).unwrap();
+        assert!(!listed.is_own() && listed.active == 3);
+        let removed = attributes(&find(&remove(&key, &own).attributes, DESTINATION).unwrap()).unwrap();
+        assert_eq!(removed.iter().map(kind).collect::<Vec<_>>(), [ADDRESS, PORT, ADDRESS_FAMILY]);
     }
 
     #[test]

@@ -23,7 +23,13 @@ pub(super) struct Nft(pub(super) PathBuf);
 impl Nft {
     /// Its output for these arguments and this input; the error of `nft` itself is its first line, in `Err`.
     pub(super) fn run(&self, arguments: &[&str], input: &str) -> Result<Result<String, String>, Fault> {
-        self.try_to_run(arguments, input).map_err(|error| Fault::Io { what: format!("{}", self.0.display()), error })
+        self.try_to_run(arguments, input).map_err(|error| {
+            let help = match error.kind() {
+                io::ErrorKind::NotFound => " (--nft says where it is; Debian package nftables)",
+                _ => "",
+            };
+            Fault::Io { what: format!("run the program `{}`{help}", self.0.display()), error }
+        })
     }
 
     fn try_to_run(&self, arguments: &[&str], input: &str) -> io::Result<Result<String, String>> {

@@ -40,7 +40,7 @@ fn response<'g>(version: &str, groups: impl Iterator<Item = &'g Group>) -> Value
 fn resource(group: &Group) -> Value {
     let locality = |target: &super::snapshot::Target| {
         json!({
-            "locality": {"sub_zone": format!("{}:{}", target.ip, target.port)},
+            "locality": {"sub_zone": target.locality()},
             "load_balancing_weight": target.weight,
             "lb_endpoints": [{
                 "endpoint": {"address": {"socket_address": {

@@ -3,6 +3,7 @@
 //! The engine's thread publishes snapshots; the server's thread sends each stream what has changed for it.
 
 pub mod json;
+mod lines;
 pub mod messages;
 pub mod server;
 pub mod snapshot;
@@ -13,7 +14,7 @@ use std::{
     fmt, fs, io,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::SystemTime,
 };
@@ -21,7 +22,7 @@ use std::{
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, watch};
 
-use super::{Applied, Connector, Fault, Pool, Standing, Wanted, file};
+use super::{Applied, Connector, Fault, Pool, Wanted, file, scale::share};
 use crate::sasp::{Endpoint, Escaped, component::UDP};
 use snapshot::{Group, Snapshot, Target};
 
@@ -38,6 +39,28 @@ pub struct XdsConnector {
 struct Server {
     stop: mpsc::Sender<Infallible>,
     thread: JoinHandle<io::Result<()>>,
+}
+
+/// The TLS settings for new connections; all clones are one.
+#[derive(Clone)]
+pub struct TlsSettings(Arc<Mutex<Arc<ServerConfig>>>);
+
+impl TlsSettings {
+    /// These settings, with the protocols of xDS.
+    pub fn new(config: &ServerConfig) -> TlsSettings {
+        TlsSettings(Arc::new(Mutex::new(with_protocols(config))))
+    }
+
+    /// Replaces the settings, for new connections.
+    pub fn replace(&self, config: &ServerConfig) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = with_protocols(config);
+    }
+}
+
+fn with_protocols(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
 }
 
 /// A file for each group, beside what is served.
@@ -94,23 +117,27 @@ impl fmt::Display for Step {
 }
 
 impl XdsConnector {
-    /// A control plane that does not serve yet. An error says which group can have no file.
+    /// A control plane that does not serve yet. An error says which group can have no file, or which member no port.
     pub fn new(pools: Vec<Pool>, files: Option<Files>) -> Result<XdsConnector, String> {
         if let Some(files) = &files {
-            pools.iter().try_for_each(|pool| files.check(&Escaped(&pool.name).to_string()))?;
+            let checked = pools.iter().try_for_each(|pool| files.check(&Escaped(&pool.name).to_string()));
+            checked.map_err(|error| format!("--file: {error}"))?;
+        }
+        for pool in &pools {
+            if let Some(member) = pool.members.iter().find(|member| member.endpoint.port == 0) {
+                let (member, group) = (member.endpoint, Escaped(&pool.name));
+                return Err(format!("the member {member} of the group {group} has no port, which xDS needs"));
+            }
         }
         Ok(XdsConnector { pools, files, last: None, publish: watch::Sender::new(None), server: None })
     }
 
     /// Starts to serve; gives the address. Until the first weights come, clients wait.
-    pub fn serve(&mut self, listen: SocketAddr, tls: Option<ServerConfig>) -> io::Result<SocketAddr> {
+    pub fn serve(&mut self, listen: SocketAddr, tls: Option<TlsSettings>) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind(listen)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = mpsc::channel(1);
-        let tls = tls.map(|mut tls| {
-            tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            Arc::new(tls)
-        });
+        let tls = tls.map(|TlsSettings(settings)| settings);
         let latest = self.publish.subscribe();
         let serve = move || server::serve(listener, tls, latest, stopped);
         self.server = Some(Server { stop, thread: thread::Builder::new().name("xds".into()).spawn(serve)? });
@@ -149,7 +176,7 @@ impl Connector for XdsConnector {
     fn plan(&self, wanted: &[Wanted]) -> Vec<Step> {
         self.steps(wanted.iter().map(|pool| {
             let members = pool.members.iter();
-            group(&pool.pool, members.filter_map(|member| Some((member.endpoint, weight(member.standing)?))))
+            group(&pool.pool, members.map(|member| (member.endpoint, share(member.standing))))
         }))
     }
 
@@ -158,9 +185,9 @@ impl Connector for XdsConnector {
         self.steps(own.map(|pool| group(&pool.name, pool.members.iter().map(|member| (member.endpoint, 1)))))
     }
 
-    fn apply(&mut self, steps: Vec<Step>) -> Result<Applied, Fault> {
-        let mut applied = Applied::default();
+    fn apply(&mut self, steps: Vec<Step>, applied: &mut Applied) -> Result<(), Fault> {
         let mut groups = self.last.as_ref().map(|last| last.groups().to_vec()).unwrap_or_default();
+        let mut changed = self.last.is_none();
         for step in steps {
             let written = self.files.as_ref().map(|files| {
                 let path = files.path(&step.0.name);
@@ -173,16 +200,21 @@ impl Connector for XdsConnector {
             }
             let Step(group) = step;
             match groups.iter_mut().find(|old| old.name == group.name) {
+                Some(old) if *old == group => continue, // only its file was written
                 Some(old) => *old = group,
                 None => groups.push(group),
             }
+            changed = true;
+        }
+        if !changed {
+            return Ok(());
         }
         let first = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let first = u64::try_from(first).unwrap_or(1);
         let snapshot = Arc::new(Snapshot::after(self.last.as_deref(), first, groups));
         self.last = Some(snapshot.clone());
         self.publish.send_replace(Some(snapshot));
-        Ok(applied)
+        Ok(())
     }
 }
 
@@ -198,16 +230,9 @@ impl Drop for XdsConnector {
     }
 }
 
-/// The share of a member; `None` if it is left out: clients refuse weight 0.
-fn weight(standing: Standing) -> Option<u32> {
-    match standing {
-        Standing::Serving(weight) => Some(weight.into()),
-        Standing::Usual => Some(1),
-        Standing::Idle | Standing::Quiesced | Standing::Down => None,
-    }
-}
-
+/// A group without the members that have no share or no port: clients refuse weight 0 and port 0.
 fn group(name: &[u8], members: impl Iterator<Item = (Endpoint, u32)>) -> Group {
+    let members = members.filter(|(endpoint, share)| *share > 0 && endpoint.port > 0);
     let target = |(endpoint, weight): (Endpoint, u32)| Target {
         ip: endpoint.ip(),
         port: endpoint.port,

@@ -6,9 +6,9 @@ use std::{
     io,
     marker::PhantomData,
     net::{SocketAddr, TcpListener},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -16,7 +16,7 @@ use std::{
 
 use axum::{
     body::{Body, HttpBody},
-    http::{Request, StatusCode, header},
+    http::{Request, StatusCode, Version, header},
     response::{IntoResponse, Response},
 };
 use bytes::{Buf, BufMut, Bytes};
@@ -32,6 +32,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::AbortHandle,
+    time::Instant,
 };
 use tokio_rustls::TlsAcceptor;
 use tonic::{
@@ -42,26 +43,32 @@ use tonic::{
 
 use super::{
     json,
+    lines::{Cause, Lines},
     messages::{DeltaDiscoveryRequest, DiscoveryRequest, Node},
-    snapshot::Snapshot,
-    stream::Stream,
+    snapshot::{Kind, Snapshot},
+    stream::{Stream, Taken, Wrong},
 };
 
 /// The last snapshot; `None` before the first weights.
 pub type Latest = watch::Receiver<Option<Arc<Snapshot>>>;
+
+/// The TLS settings for new connections, if there is TLS; they may be replaced.
+pub type Tls = Option<Arc<Mutex<Arc<ServerConfig>>>>;
 
 /// The most bytes of a request.
 const REQUEST_BYTES: usize = 256 << 10;
 /// The most bytes that HTTP/2 buffers of one stream, and of one connection.
 const WINDOWS: (u32, u32) = (64 << 10, 256 << 10);
 /// The most HTTP/2 streams of a connection.
-const STREAMS: u32 = 1000;
+const STREAMS: u32 = 256;
 /// The most connections, and gRPC streams, of all clients.
 const PLACES: usize = 4096;
 /// The most connections without a request. Each further one ends the oldest.
 const SILENT: usize = 1024;
-/// How long the first request, the body of a poll, and the answer to a ping may take.
+/// How long the first request of a connection and of a stream, the body of a poll, and the answer to a ping may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long streams have to end once the server stops.
+const FAREWELL: Duration = Duration::from_millis(300);
 
 /// What connections share.
 #[derive(Clone)]
@@ -69,20 +76,20 @@ struct Shared {
     latest: Latest,
     /// Places for gRPC streams.
     streams: Arc<Semaphore>,
+    /// True once the server stops.
+    stopping: watch::Receiver<bool>,
+    lines: Arc<Lines>,
 }
 
 /// Serves on the listener until `stop` has no sender any more.
-pub fn serve(
-    listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
-    latest: Latest,
-    mut stop: mpsc::Receiver<Infallible>,
-) -> io::Result<()> {
+pub fn serve(listener: TcpListener, tls: Tls, latest: Latest, mut stop: mpsc::Receiver<Infallible>) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let shared = Shared { latest, streams: Arc::new(Semaphore::new(PLACES)) };
+        let (end, stopping) = watch::channel(false);
+        let (streams, lines) = (Arc::new(Semaphore::new(PLACES)), Arc::new(Lines::new()));
+        let shared = Shared { latest, streams, stopping, lines };
         let places = Arc::new(Semaphore::new(PLACES));
         // Connections that had no request when they were looked at last, the oldest first.
         let mut silent: VecDeque<(Arc<AtomicBool>, AbortHandle)> = VecDeque::new();
@@ -93,21 +100,26 @@ pub fn serve(
                     Ok(accepted) => accepted,
                     Err(error) => {
                         // No file is free, for example: the connection waits in the kernel.
-                        tracing::warn!("can not accept a connection: {error}");
+                        shared.lines.warn(Cause::Accept, format_args!("can not accept a connection: {error}"));
                         tokio::time::sleep(Duration::from_millis(100)).await;
                         continue;
                     }
                 };
                 let _ = socket.set_nodelay(true); // only speed is lost
                 let asked = Arc::new(AtomicBool::new(false));
-                let (shared, tls, flag) = (shared.clone(), tls.clone(), asked.clone());
+                let (shared, flag) = (shared.clone(), asked.clone());
+                let config = tls.as_ref().map(|tls| tls.lock().unwrap_or_else(PoisonError::into_inner).clone());
                 let connection = tokio::spawn(async move {
-                    let Some(config) = tls else { return http(socket, peer, shared, flag, place).await };
+                    let Some(config) = config else { return http(socket, peer, shared, flag, place).await };
                     let handshake = TlsAcceptor::from(config).accept(socket);
                     match tokio::time::timeout(PATIENCE, handshake).await {
                         Ok(Ok(socket)) => http(socket, peer, shared, flag, place).await,
-                        Ok(Err(error)) => tracing::warn!(%peer, "TLS: {error}"),
-                        Err(_) => tracing::warn!(%peer, "TLS: the handshake takes too long"),
+                        Ok(Err(error)) => shared.lines.warn(Cause::Tls, format_args!("TLS with {peer}: {error}")),
+                        Err(_) => {
+                            shared
+                                .lines
+                                .warn(Cause::Tls, format_args!("TLS with {peer}: the handshake takes too long"));
+                        }
                     }
                 });
                 silent.push_back((asked, connection.abort_handle()));
@@ -123,6 +135,9 @@ pub fn serve(
             stop.recv().await;
         })
         .await;
+        end.send_replace(true);
+        // All places are free when all connections have ended.
+        let _ = tokio::time::timeout(FAREWELL, places.acquire_many(PLACES as u32)).await;
         Ok(())
     })
 }
@@ -145,7 +160,7 @@ async fn http(
         .initial_connection_window_size(WINDOWS.1)
         .keep_alive_interval(PATIENCE)
         .keep_alive_timeout(PATIENCE);
-    let flag = asked.clone();
+    let (flag, mut stopping) = (asked.clone(), shared.stopping.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         flag.store(true, Ordering::Relaxed);
         let shared = shared.clone();
@@ -159,7 +174,21 @@ async fn http(
         tracing::debug!(%peer, "the connection has no request");
     };
     let connection = async {
-        if let Err(error) = builder.serve_connection(TokioIo::new(socket), service).await {
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+        let ended = futures_lite::future::or(async { Some(connection.as_mut().await) }, async {
+            // An error means that the server has ended.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+            None
+        })
+        .await;
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
             tracing::debug!(%peer, "connection: {error}");
         }
     };
@@ -167,32 +196,53 @@ async fn http(
     drop(place);
 }
 
+/// A protocol of gRPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    StateOfTheWorld,
+    Delta,
+}
+
+/// What a path of gRPC asks for: the protocol, and the only kind of its streams; `None` is all kinds.
+fn method(path: &str) -> Option<(Method, Option<Kind>)> {
+    let (service, method) = path.strip_prefix("/envoy.service.")?.split_once("Service/")?;
+    let (method, of) = match method.strip_prefix("Stream") {
+        Some(of) => (Method::StateOfTheWorld, of),
+        None => (Method::Delta, method.strip_prefix("Delta")?),
+    };
+    let only = match (service, of) {
+        ("discovery.v3.AggregatedDiscovery", "AggregatedResources") => None,
+        ("endpoint.v3.EndpointDiscovery", "Endpoints") => Some(Kind::Endpoints),
+        ("cluster.v3.ClusterDiscovery", "Clusters") => Some(Kind::Cluster),
+        ("listener.v3.ListenerDiscovery", "Listeners") => Some(Kind::Listener),
+        ("route.v3.RouteDiscovery", "Routes") => Some(Kind::Route),
+        _ => return None,
+    };
+    Some((method, only))
+}
+
 async fn handle(shared: Shared, request: Request<Body>) -> Response {
-    const SOTW: [&str; 5] = [
-        "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
-        "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
-        "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
-        "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners",
-        "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
-    ];
-    const DELTA: [&str; 5] = [
-        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
-        "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
-        "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters",
-        "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
-        "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
-    ];
     let path = request.uri().path();
-    if SOTW.contains(&path) {
-        let mut grpc = Grpc::new(Encoded::<DiscoveryRequest>(PhantomData)).max_decoding_message_size(REQUEST_BYTES);
-        return grpc.streaming(Discovery(shared), request).await.map(Body::new);
-    }
-    if DELTA.contains(&path) {
-        let mut grpc =
-            Grpc::new(Encoded::<DeltaDiscoveryRequest>(PhantomData)).max_decoding_message_size(REQUEST_BYTES);
-        return grpc.streaming(Discovery(shared), request).await.map(Body::new);
+    if let Some((method, only)) = method(path) {
+        let discovery = Discovery { shared, only };
+        return match method {
+            Method::StateOfTheWorld => {
+                let codec = Encoded::<DiscoveryRequest>(PhantomData);
+                let mut grpc = Grpc::new(codec).max_decoding_message_size(REQUEST_BYTES);
+                grpc.streaming(discovery, request).await.map(Body::new)
+            }
+            Method::Delta => {
+                let codec = Encoded::<DeltaDiscoveryRequest>(PhantomData);
+                let mut grpc = Grpc::new(codec).max_decoding_message_size(REQUEST_BYTES);
+                grpc.streaming(discovery, request).await.map(Body::new)
+            }
+        };
     }
     if path == "/v3/discovery:endpoints" {
+        // One connection of HTTP/2 could send the bodies of many polls at a time.
+        if request.version() == Version::HTTP_2 {
+            return (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "poll by HTTP/1.1\n").into_response();
+        }
         return rest(shared.latest, request).await;
     }
     if request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
@@ -227,7 +277,7 @@ async fn rest(latest: Latest, request: Request<Body>) -> Response {
 trait Ask: Message + Default + 'static {
     const DELTA: bool;
     fn node(&self) -> Option<&Node>;
-    fn put(self, stream: &mut Stream) -> Result<super::stream::Taken, super::stream::TooManyNames>;
+    fn put(self, stream: &mut Stream) -> Result<Taken, Wrong>;
 }
 
 impl Ask for DiscoveryRequest {
@@ -235,7 +285,7 @@ impl Ask for DiscoveryRequest {
     fn node(&self) -> Option<&Node> {
         self.node.as_ref()
     }
-    fn put(self, stream: &mut Stream) -> Result<super::stream::Taken, super::stream::TooManyNames> {
+    fn put(self, stream: &mut Stream) -> Result<Taken, Wrong> {
         stream.request(self)
     }
 }
@@ -245,12 +295,16 @@ impl Ask for DeltaDiscoveryRequest {
     fn node(&self) -> Option<&Node> {
         self.node.as_ref()
     }
-    fn put(self, stream: &mut Stream) -> Result<super::stream::Taken, super::stream::TooManyNames> {
+    fn put(self, stream: &mut Stream) -> Result<Taken, Wrong> {
         stream.delta_request(self)
     }
 }
 
-struct Discovery(Shared);
+struct Discovery {
+    shared: Shared,
+    /// The only kind of its streams.
+    only: Option<Kind>,
+}
 
 type Responses = Pin<Box<dyn AsyncStream<Item = Result<Bytes, Status>> + Send>>;
 
@@ -260,14 +314,15 @@ impl<A: Ask> StreamingService<A> for Discovery {
     type Future = std::future::Ready<Result<tonic::Response<Responses>, Status>>;
 
     fn call(&mut self, requests: tonic::Request<Streaming<A>>) -> Self::Future {
-        let Ok(place) = self.0.streams.clone().try_acquire_owned() else {
+        let Ok(place) = self.shared.streams.clone().try_acquire_owned() else {
             return std::future::ready(Err(Status::resource_exhausted("too many streams")));
         };
         let talk = Talk {
             requests: requests.into_inner(),
-            latest: self.0.latest.clone(),
+            shared: self.shared.clone(),
             _place: place,
-            stream: Stream::new(A::DELTA),
+            first_by: Some(Instant::now() + PATIENCE),
+            stream: Stream::new(A::DELTA, self.only),
             node: String::from("?"),
             due: Vec::new(),
         };
@@ -283,8 +338,10 @@ impl<A: Ask> StreamingService<A> for Discovery {
 /// One stream with its peer.
 struct Talk<A> {
     requests: Streaming<A>,
-    latest: Latest,
+    shared: Shared,
     _place: OwnedSemaphorePermit,
+    /// When the first request must have come; `None`: it has.
+    first_by: Option<Instant>,
     stream: Stream,
     /// The client's name of itself, in printable characters.
     node: String,
@@ -295,6 +352,8 @@ struct Talk<A> {
 enum Event<A> {
     Request(Option<Result<A, Status>>),
     Snapshot(bool),
+    /// The stream ends.
+    End(Status),
 }
 
 impl<A: Ask> Talk<A> {
@@ -303,23 +362,42 @@ impl<A: Ask> Talk<A> {
             if let Some(response) = self.due.pop() {
                 return Some(Ok(response));
             }
-            let snapshot = async { Event::Snapshot(self.latest.changed().await.is_ok()) };
+            let Shared { latest, stopping, .. } = &mut self.shared;
+            let snapshot = async { Event::Snapshot(latest.changed().await.is_ok()) };
             let request = async { Event::Request(self.requests.next().await) };
-            match futures_lite::future::or(request, snapshot).await {
+            let first_by = self.first_by;
+            let end = async {
+                let _ = stopping.wait_for(|stopping| *stopping).await;
+                Event::End(Status::unavailable("the control plane ends"))
+            };
+            let late = async {
+                match first_by {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+                Event::End(Status::deadline_exceeded("the stream has no request"))
+            };
+            let news = futures_lite::future::or(request, snapshot);
+            match futures_lite::future::or(news, futures_lite::future::or(end, late)).await {
+                Event::End(status) => return Some(Err(status)),
                 Event::Request(Some(Ok(request))) => {
+                    self.first_by = None;
                     if let Some(node) = request.node() {
                         self.node = node.id.escape_debug().take(100).collect();
                     }
                     match request.put(&mut self.stream) {
                         Ok(taken) => self.log(taken.refused),
-                        Err(_) => return Some(Err(Status::resource_exhausted("too many resource names"))),
+                        Err(Wrong::TooManyNames) => {
+                            return Some(Err(Status::resource_exhausted("too many resource names")));
+                        }
+                        Err(Wrong::NoKind) => return Some(Err(Status::invalid_argument("a request has no type_url"))),
                     }
                 }
                 Event::Snapshot(true) => (),
                 // The client ends the stream, or this process ends.
                 Event::Request(_) | Event::Snapshot(false) => return None,
             }
-            let latest = self.latest.borrow_and_update().clone();
+            let latest = self.shared.latest.borrow_and_update().clone();
             if let Some(snapshot) = latest {
                 self.due = self.stream.responses(&snapshot);
                 self.due.reverse();
@@ -330,7 +408,8 @@ impl<A: Ask> Talk<A> {
     fn log(&self, refused: Option<(&str, String)>) {
         if let Some((kind, reason)) = refused {
             let kind = kind.rsplit('.').next().unwrap_or(kind);
-            tracing::warn!("xDS client {} refuses a {kind}: {reason}", self.node);
+            let lines = &self.shared.lines;
+            lines.warn(Cause::Refusal, format_args!("xDS client {} refuses a {kind}: {reason}", self.node));
         }
     }
 }
@@ -366,5 +445,35 @@ impl<A: Ask> Decoder for Encoded<A> {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<A>, Status> {
         debug_assert!(buffer.remaining() <= REQUEST_BYTES);
         A::decode(buffer).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_come_by_http_1() {
+        let snapshot = Arc::new(Snapshot::after(None, 7, Vec::new()));
+        let (publish, latest) = watch::channel(Some(snapshot));
+        let stopping = watch::channel(false).1;
+        let shared = Shared { latest, streams: Arc::new(Semaphore::new(1)), stopping, lines: Arc::new(Lines::new()) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let status = |version| {
+            let request = Request::post("/v3/discovery:endpoints").version(version).body(Body::from("{}")).unwrap();
+            runtime.block_on(handle(shared.clone(), request)).status()
+        };
+        assert_eq!(status(Version::HTTP_11), StatusCode::OK);
+        assert_eq!(status(Version::HTTP_2), StatusCode::HTTP_VERSION_NOT_SUPPORTED);
+        drop(publish);
+    }
+
+    #[test]
+    fn each_method_has_its_kind() {
+        let service = "/envoy.service.endpoint.v3.EndpointDiscoveryService/";
+        assert_eq!(method(&format!("{service}DeltaEndpoints")), Some((Method::Delta, Some(Kind::Endpoints))));
+        assert_eq!(method(&format!("{service}StreamClusters")), None);
+        let all = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+        assert_eq!(method(all), Some((Method::StateOfTheWorld, None)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Mutex, PoisonError},
 };
 
@@ -13,6 +13,8 @@ use super::messages::*;
 
 /// The most different responses that one snapshot keeps; further ones are encoded for each stream.
 const SHARED_RESPONSES: usize = 1024;
+/// The most bytes of these.
+const SHARED_BYTES: usize = 64 << 20;
 
 /// A kind of resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +67,14 @@ pub struct Target {
     pub weight: u32,
 }
 
+impl Target {
+    /// The name of its locality, which no other target of the group has.
+    pub fn locality(&self) -> String {
+        let udp = if self.udp { "/udp" } else { "" };
+        format!("{}{udp}", SocketAddr::new(self.ip, self.port))
+    }
+}
+
 /// A group by name: the endpoints that may get new work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -98,7 +108,26 @@ pub struct Snapshot {
     /// The version that last changed the group's endpoints.
     changed: Vec<u64>,
     places: HashMap<String, usize>,
-    responses: Mutex<HashMap<Wish, Bytes>>,
+    responses: Mutex<Responses>,
+}
+
+/// Encoded responses, and how many bytes they and their wishes have.
+#[derive(Default)]
+struct Responses {
+    all: HashMap<Wish, Bytes>,
+    bytes: usize,
+}
+
+impl Wish {
+    /// Whether other streams may have the same: a nonce with a dot is of one stream.
+    fn is_shared(&self) -> bool {
+        !self.nonce.contains('.')
+    }
+
+    fn bytes(&self) -> usize {
+        let names: usize = self.removed.iter().map(|name| name.len() + size_of::<String>()).sum();
+        size_of::<Wish>() + self.groups.len() * size_of::<usize>() + names
+    }
 }
 
 impl Snapshot {
@@ -148,14 +177,19 @@ impl Snapshot {
 
     /// The encoded response; streams with the same wish share the bytes.
     pub fn response(&self, wish: Wish) -> Bytes {
+        if !wish.is_shared() {
+            return self.encode(&wish);
+        }
         // Each entry is whole at all times, so a panic of another holder does no harm.
         let mut responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bytes) = responses.get(&wish) {
+        if let Some(bytes) = responses.all.get(&wish) {
             return bytes.clone();
         }
         let bytes = self.encode(&wish);
-        if responses.len() < SHARED_RESPONSES {
-            responses.insert(wish, bytes.clone());
+        let after = responses.bytes + wish.bytes() + bytes.len();
+        if responses.all.len() < SHARED_RESPONSES && after <= SHARED_BYTES {
+            responses.bytes = after;
+            responses.all.insert(wish, bytes.clone());
         }
         bytes
     }
@@ -246,7 +280,7 @@ fn assignment(group: &Group) -> ClusterLoadAssignment {
         };
         let endpoint = Endpoint { address: Some(Address { socket_address: Some(address) }) };
         LocalityLbEndpoints {
-            locality: Some(Locality { sub_zone: format!("{}:{}", target.ip, target.port) }),
+            locality: Some(Locality { sub_zone: target.locality() }),
             lb_endpoints: vec![LbEndpoint { endpoint: Some(endpoint), load_balancing_weight: weight.clone() }],
             load_balancing_weight: weight,
         }

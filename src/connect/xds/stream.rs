@@ -18,9 +18,14 @@ const REASON: usize = 500;
 /// Stands for all resources of a kind.
 const ALL: &str = "*";
 
-/// The stream asks for more names than allowed.
-#[derive(Debug, PartialEq, Eq)]
-pub struct TooManyNames;
+/// Why the stream must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// The stream asks for more names than allowed.
+    TooManyNames,
+    /// A request says no kind on a stream of all kinds.
+    NoKind,
+}
 
 /// What a request was, for the log.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub struct Taken {
 /// One stream.
 pub struct Stream {
     delta: bool,
+    /// The kind of requests that say none: the stream has only this one.
+    only: Option<Kind>,
     nonces: u64,
     kinds: HashMap<Kind, Subscription>,
     last_reason: String,
@@ -41,6 +48,8 @@ pub struct Stream {
 struct Subscription {
     all: bool,
     names: BTreeSet<String>,
+    /// The stream has asked by name: no name means no resource from then on, and not all.
+    named: bool,
     /// Version of each resource that was sent; `None`: the client knows that there is no such resource.
     sent: HashMap<String, Option<u64>>,
     nonce: String,
@@ -51,14 +60,22 @@ struct Subscription {
 }
 
 impl Stream {
-    /// A stream without a request yet.
-    pub fn new(delta: bool) -> Stream {
-        Stream { delta, nonces: 0, kinds: HashMap::new(), last_reason: String::new() }
+    /// A stream without a request yet; `only`: of this kind, not of all.
+    pub fn new(delta: bool, only: Option<Kind>) -> Stream {
+        Stream { delta, only, nonces: 0, kinds: HashMap::new(), last_reason: String::new() }
+    }
+
+    /// The kind that a request is about; `None` if it is none that this control plane has.
+    fn kind(&self, type_url: &str) -> Result<Option<Kind>, Wrong> {
+        match type_url {
+            "" => self.only.map(Some).ok_or(Wrong::NoKind),
+            url => Ok(Kind::of(url)),
+        }
     }
 
     /// Takes a request of the state of the world.
-    pub fn request(&mut self, request: DiscoveryRequest) -> Result<Taken, TooManyNames> {
-        let Some(kind) = Kind::of(&request.type_url) else { return Ok(Taken::default()) };
+    pub fn request(&mut self, request: DiscoveryRequest) -> Result<Taken, Wrong> {
+        let Some(kind) = self.kind(&request.type_url)? else { return Ok(Taken::default()) };
         fits(&request.resource_names)?;
         let first = !self.kinds.contains_key(&kind);
         let subscription = self.kinds.entry(kind).or_default();
@@ -67,9 +84,8 @@ impl Stream {
         }
         subscription.waits = false;
         let mut names: BTreeSet<String> = request.resource_names.into_iter().collect();
-        // Once a stream has asked by name, no name means no resource.
-        let never_named = subscription.names.is_empty() && (first || subscription.all);
-        let all = names.remove(ALL) || kind.whole() && names.is_empty() && never_named;
+        subscription.named |= !names.is_empty();
+        let all = names.remove(ALL) || kind.whole() && !subscription.named;
         if first || all != subscription.all || names != subscription.names {
             subscription.due = true;
         }
@@ -80,8 +96,8 @@ impl Stream {
     }
 
     /// Takes a delta request.
-    pub fn delta_request(&mut self, request: DeltaDiscoveryRequest) -> Result<Taken, TooManyNames> {
-        let Some(kind) = Kind::of(&request.type_url) else { return Ok(Taken::default()) };
+    pub fn delta_request(&mut self, request: DeltaDiscoveryRequest) -> Result<Taken, Wrong> {
+        let Some(kind) = self.kind(&request.type_url)? else { return Ok(Taken::default()) };
         let first = !self.kinds.contains_key(&kind);
         let subscription = self.kinds.entry(kind).or_default();
         if request.response_nonce == subscription.nonce {
@@ -92,7 +108,10 @@ impl Stream {
         }
         for name in request.resource_names_unsubscribe {
             if name == ALL {
-                subscription.all = false;
+                // What came only by this is forgotten: neither its changes nor its end are told any more.
+                let Subscription { all, names, sent, .. } = &mut *subscription;
+                *all = false;
+                sent.retain(|name, _| names.contains(name));
             }
             subscription.names.remove(&name);
             subscription.sent.remove(&name);
@@ -109,6 +128,12 @@ impl Stream {
         if first {
             let known = request.initial_resource_versions.into_iter();
             let known = known.filter(|(name, _)| subscription.all || subscription.names.contains(name));
+            // What is beyond the limit is sent again.
+            let mut bytes = 0;
+            let known = known.take(NAMES.0).take_while(|(name, _)| {
+                bytes += name.len();
+                bytes <= NAMES.1
+            });
             subscription.sent.extend(known.map(|(name, version)| (name, Some(version.parse().unwrap_or(0)))));
         }
         Ok(self.refusal(kind, request.error_detail))
@@ -160,12 +185,12 @@ impl Stream {
     }
 }
 
-fn fits<'n>(names: impl IntoIterator<Item = &'n String>) -> Result<(), TooManyNames> {
+fn fits<'n>(names: impl IntoIterator<Item = &'n String>) -> Result<(), Wrong> {
     let (mut count, mut bytes) = (0, 0);
     for name in names {
         (count, bytes) = (count + 1, bytes + name.len());
     }
-    if count > NAMES.0 || bytes > NAMES.1 { Err(TooManyNames) } else { Ok(()) }
+    if count > NAMES.0 || bytes > NAMES.1 { Err(Wrong::TooManyNames) } else { Ok(()) }
 }
 
 impl Subscription {

@@ -182,6 +182,22 @@ fn mistakes_are_told_before_anything_is_done() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(text, "pool web: group FARM\n  10.0.0.1:80 \n  10.0.0.2:80 \n", "{output:?}");
     assert!(output.status.success());
+    let nowhere = ["--check", "file", "--group", members, "--template", good.path(), "--output", "/nonexistent/x"];
+    let output = run(&[&["connect", "--uid", "LB1"][..], &nowhere].concat());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("can not write /nonexistent/x"), "{output:?}");
+}
+
+#[test]
+fn a_second_connector_with_the_same_uid_is_told_of() {
+    let one = Member::start().address;
+    let gwm = Gwm::start(&[(one, Some(40))]);
+    let ((template, output), address, group) = (files(), gwm.address(), format!("web={one}"));
+    let flags =
+        ["--gwm", &address, "file", "--group", &group, "--template", template.path(), "--output", output.path()];
+    let connectors = [(); 2].map(|()| Connector::start(&flags));
+    let line = "if another connector runs with --uid LB1, give each a UID of its own";
+    until("one of them says so", || connectors.iter().any(|connector| connector.log().contains(line)));
 }
 
 #[test]

@@ -390,6 +390,9 @@ fn a_wrong_socket_and_a_missing_right_are_told_once() {
     connector.wait_for_log(&["WARN", "does not allow to set weights", "`level admin`"]);
     assert!(proxy.shows(&[("web/s1", 1)]));
     drop(connector);
+    let output = run(&["connect", "--uid", "L", "--check", "haproxy", "--socket", &proxy.socket("user")]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("`level admin`"), "{output:?}");
     let missing = proxy.socket("missing");
     let connector = connect(&address, &missing, &[]);
     connector.wait_for_log(&["WARN", &missing, "No such file or directory"]);
@@ -402,7 +405,8 @@ fn a_wrong_socket_and_a_missing_right_are_told_once() {
     let connector = connect(&address, &one.to_string(), &[]);
     connector.wait_for_log(&["WARN", &one.to_string()]);
     let output = run(&["connect", "--uid", "L", "haproxy", "--socket", "nonsense"]);
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && text.contains("./nonsense"), "{output:?}");
 }
 
 #[test]

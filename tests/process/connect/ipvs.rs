@@ -150,6 +150,13 @@ fn the_kernel_uses_the_weights() {
     saw("all serve", "1=1 2=3 3=1");
     // The weights that this connector has found.
     saw("restored", "0 1=0 2=1 3=5");
+    saw("before the third joins", "1=1 2=3");
+    saw("with the third", "1=1 2=3 3=1");
+    saw("joined", "2000000000 0");
+    assert!(guest.saw("shares of three").contains("3="));
+    saw("drained by a new connector", "1=1 2=3 3=0");
+    saw("after the third left", "1=1 2=3");
+    saw("the others' thresholds", "0 0");
     for round in 1..=3 {
         saw(&format!("round {round}"), "100");
     }
@@ -170,4 +177,9 @@ fn services_that_do_not_fit_are_refused() {
     refused(&["tcp 10.0.0.1:80=web", "tcp 10.0.0.1:80=api"], "is given twice");
     refused(&["tcp 10.0.0.1:80=web", "fwmark 7=web"], "use --map");
     refused(&[], "--service");
+    let output = run(&["connect", "--uid", "L", "ipvs", "--service", "tcp 10.0.0.1:80=web", "--dynamic"]);
+    assert!(
+        output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("--trust"),
+        "{output:?}"
+    );
 }

@@ -153,6 +153,7 @@ fn new_connections_follow_the_weights_exactly() {
         reach([10, 30, 0]);
         drop(connector);
         let connector = connect(&gwm, &[&flags[..], &["--on-exit", "restore"]].concat());
+        connector.wait_for_log(&["registered with the GWM"]);
         reach([10, 30, 0]);
         assert!(connector.stop().success());
         let served = shares(&members);
@@ -287,7 +288,12 @@ fn a_hundred_groups_and_what_can_go_wrong() {
         let no_right = "setpriv --bounding-set=-net_admin";
         check("env", &[web], 0, "pool web: group web\n  10.0.0.1:80");
         check(no_right, &[web], 1, "it needs root, or the capability CAP_NET_ADMIN");
-        check("env", &[web, "--nft", "/nonexistent/nft"], 1, "/nonexistent/nft: No such file");
+        check(
+            "env",
+            &[web, "--nft", "/nonexistent/nft"],
+            1,
+            "run the program `/nonexistent/nft` (--nft says where it is",
+        );
         check("env", &[web, "--nft", "cat"], 1, "cat");
         check("env", &[web, "--nft", "echo"], 1, "the listing of `echo` is not understood");
         check("env", &["--group=api"], 2, "the group of 10.9.0.1:80 (web) is missing");

@@ -10,6 +10,8 @@ use std::{
     thread,
 };
 
+use rustix::process::Signal;
+
 use super::{Connector, Gwm, Member, real::free_address};
 use crate::{
     authority::{Authority, Folder},
@@ -400,7 +402,33 @@ fn only_clients_with_a_certificate_are_served_if_that_is_asked() {
     let known = Envoy::start(Way::Tls(&[client, client_key, ca.clone()]), xds.address);
     known.balances(&members, &[90, 30]);
     let _unknown = Envoy::start(Way::Tls(&[other, other_key, ca]), xds.address);
-    xds.connector.wait_for_log(&["WARN", "peer=127.0.0.1:", "TLS:"]);
+    xds.connector.wait_for_log(&["WARN", "TLS with 127.0.0.1:"]);
+    // Other files are in force for new connections, once SIGHUP has let them be read.
+    let (client, client_key) = folder.identity("new-client", &stranger.client("envoy"));
+    folder.identity("server", &stranger.server());
+    let ca = folder.write("ca.pem", stranger.pem());
+    xds.connector.signal(Signal::HUP);
+    xds.connector.wait_for_log(&["SIGHUP: new TLS files are in force", "server"]);
+    let new = Envoy::start(Way::Tls(&[client, client_key, ca]), xds.address);
+    new.balances(&members, &[90, 30]);
+}
+
+#[test]
+fn streams_hear_that_the_control_plane_ends() {
+    let members = [Member::start().address];
+    let gwm = Gwm::start(&with(&members, &[Some(30)]));
+    let xds = Xds::start(&gwm.address(), &["--group", &group(&members)]);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/xds_farewell.py");
+    let mut client = Command::new(python("python"))
+        .args([script, &xds.address.port().to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python runs: tests/run makes it");
+    let mut lines = BufReader::new(client.stdout.take().expect("it is piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "served");
+    assert!(xds.connector.stop().success());
+    assert_eq!(lines.next().expect("a line").expect("text"), "UNAVAILABLE the control plane ends");
+    client.wait().expect("it ends");
 }
 
 #[test]
@@ -488,6 +516,7 @@ fn mistakes_are_told_before_anything_is_done() {
     for (status, flags, says) in [
         (2, &["--listen", "127.0.0.1:0"][..], "no group is given"),
         (2, &["--group", "web", "--listen", "127.0.0.1"], "--listen"),
+        (2, &["--group", "web=10.0.0.1"], "has no port"),
         (2, &["--group", "web", "--xds-tls-cert", "x"], "--xds-tls-key"),
         (2, &["--group", "web", "--xds-tls-cert", "/none", "--xds-tls-key", "/none"], "/none"),
         (2, &["--group", "web", "--file", "/tmp/x.json"], "one `*`"),

@@ -131,6 +131,29 @@ kill $connector
 wait $connector
 echo "= restored: $? $(tcp)"
 
+# Members that register themselves become destinations, and leave again.
+kill -9 $gwm
+gwm=
+members 1=10 2=30 3=10
+serve
+ipvsadm -d -t 10.9.0.1:80 -r 10.9.1.3:8080
+dynamic() { connect --trust ipvs --service 'tcp 10.9.0.1:80=web' --dynamic --leave-after 1s; }
+dynamic
+reach '1=1 2=3' 'before the third joins'
+gwm member register --lb LVS --group web --member 10.9.1.3:8080 2>&1
+reach '1=1 2=3 3=1' 'with the third'
+echo "= joined: $(ipvsadm -Ln --thresholds | awk '/10.9.1.3:8080/ {print $3, $4; exit}')"
+echo "= shares of three: $(shares)"
+# A connector that was killed knows what it has added.
+kill -9 $connector
+dynamic
+members 1=10 2=30 3=quiesced
+reach '1=1 2=3 3=0' 'drained by a new connector'
+gwm member deregister --lb LVS --group web --member 10.9.1.3:8080 2>&1
+reach '1=1 2=3' 'after the third left'
+echo "= the others' thresholds: $(ipvsadm -Ln --thresholds | awk '/10.9.1.1:8080/ {print $3, $4; exit}')"
+kill -9 $connector
+
 # A hundred services; the connector is killed amid updates.
 for port in $(seq 1001 1100); do
     echo "-A -t 10.9.0.1:$port -s wrr"
