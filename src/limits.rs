@@ -155,3 +155,24 @@ pub const CHANGES_KEPT: usize = 1 << 18;
 
 /// Events that are kept for those who follow the changes.
 pub const EVENTS_KEPT: usize = 8192;
+
+/// Bytes that the member's agent reads of a file of the kernel: `/proc/stat` of 8192 CPUs has less.
+pub const AGENT_KERNEL_BYTES: u64 = 1 << 20;
+
+/// The longest metrics page that the member's agent reads.
+pub const AGENT_PAGE_BYTES: usize = 4 << 20;
+
+/// Bytes of an access log that the member's agent reads at a time; more are counted in proportion.
+pub const AGENT_LOG_BYTES: u64 = 4 << 20;
+
+/// The longest line of an access log that counts.
+pub const AGENT_LOG_LINE_BYTES: usize = 16 << 10;
+
+/// Bytes of a name of series, and of a path, that a user gives the member's agent.
+pub const AGENT_SELECTOR_BYTES: usize = 1024;
+
+/// The longest request to the member's agent.
+pub const AGENT_REQUEST_BYTES: usize = 4096;
+
+/// Most connections of those who ask the member's agent; one more ends the oldest.
+pub const AGENT_ANSWER_CONNECTIONS: usize = 64;

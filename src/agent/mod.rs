@@ -21,6 +21,7 @@
 //! | `drain`, `leave` | when a service that leaves may be deregistered |
 //! | `control` | the socket for `gwm agent status`, `quiesce`, `resume` |
 //! | `notify` | what systemd hears |
+//! | [`load`] | how each service is: CPU, memory, pressure, requests |
 //! | `config` | flags and files → `settings` |
 //! | `supervisor` | the main thread: start, signals, the service that was started, the end |
 
@@ -33,6 +34,7 @@ pub mod control;
 mod drain;
 mod leave;
 mod link;
+pub mod load;
 pub mod machine;
 pub mod membership;
 mod notify;
