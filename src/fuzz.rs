@@ -7,6 +7,7 @@
 mod admin;
 mod agent;
 mod agent_checks;
+mod agent_load;
 #[cfg(feature = "dns")]
 mod dns;
 mod haproxy;
@@ -25,6 +26,7 @@ use regex::bytes::Regex;
 pub use admin::{admin_body, admin_query};
 pub use agent::{agent_config, agent_question, agent_sockets};
 pub use agent_checks::agent_check_request;
+pub use agent_load::{agent_kernel_file, agent_log_line, agent_metrics_page, agent_page_answer, agent_request};
 #[cfg(feature = "dns")]
 pub use dns::{dns_answer, dns_key, dns_query};
 pub use haproxy::haproxy_answer;

@@ -13,7 +13,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
+    answers,
     check::{Check, Kind},
+    load,
     opaque::Opaque,
     settings::ServiceSettings,
 };
@@ -37,7 +39,7 @@ pub const LEAVE_TIMES: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Dur
 pub const ROW: u32 = 100;
 
 /// What flags or the file say of a service; `None` and empty lists are not given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Given {
     /// See [`ServiceSettings::name`]; default: the first group.
     pub name: Option<String>,
@@ -69,6 +71,8 @@ pub struct Given {
     pub drain_time: Option<Duration>,
     /// See [`ServiceSettings::quiesce_time`].
     pub quiesce_time: Option<Duration>,
+    /// See [`ServiceSettings::telling`].
+    pub telling: answers::given::Given,
 }
 
 /// A member as it is given.
@@ -121,7 +125,7 @@ enum OneMember {
 
 /// A number, or one of the forms with a name.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "a number from 0 to 255, \"file:PATH\" or \"exec:COMMAND\"")]
+#[serde(untagged, expecting = "a number from 0 to 255, \"file:PATH\", \"exec:COMMAND\" or \"pressure\"")]
 enum FileOpaque {
     Number(u8),
     Text(String),
@@ -152,6 +156,10 @@ struct FileService {
     opaque_state: Option<Spanned<FileOpaque>>,
     drain_time: Option<Spanned<String>>,
     quiesce_time: Option<Spanned<String>>,
+    load: Option<load::given::Table>,
+    agent_listen: Option<Spanned<Several>>,
+    agent_weight: Option<Spanned<String>>,
+    nominal_cores: Option<Spanned<f64>>,
 }
 
 impl Several {
@@ -233,6 +241,13 @@ impl FileService {
             })?,
             drain_time: value(self.drain_time, leave_time)?,
             quiesce_time: value(self.quiesce_time, leave_time)?,
+            telling: answers::given::Given {
+                load: self.load.map_or_else(|| Ok(Default::default()), load::given::Table::given)?,
+                agent_listen: value(self.agent_listen, |texts| list(texts.list(), answers::given::address))?
+                    .unwrap_or_default(),
+                agent_weight: value(self.agent_weight, |text| text.parse())?,
+                nominal_cores: value(self.nominal_cores, answers::given::nominal_cores)?,
+            },
         })
     }
 }
@@ -272,6 +287,7 @@ impl Given {
             opaque: self.opaque.or_else(|| flags.opaque.clone()),
             drain_time: self.drain_time.or(flags.drain_time),
             quiesce_time: self.quiesce_time.or(flags.quiesce_time),
+            telling: self.telling.or(&flags.telling),
         }
     }
 
@@ -322,6 +338,7 @@ impl Given {
             opaque: self.opaque.unwrap_or(Opaque::Number(0)),
             drain_time: self.drain_time.unwrap_or(Duration::from_secs(30)),
             quiesce_time: self.quiesce_time.unwrap_or(Duration::from_secs(2)),
+            telling: self.telling.settings()?,
         })
     }
 }
@@ -380,6 +397,9 @@ fn all(
             let (services, memberships) = (limits::AGENT_SERVICES, limits::AGENT_MEMBERSHIPS);
             return fault(at, format!("an agent has at most {services} services and {memberships} memberships"));
         }
+    }
+    if let Some(address) = answers::given::twice(found.iter().map(|service: &ServiceSettings| &service.telling)) {
+        return fault(0, format!("--agent-listen {address} stands twice: the port tells which service is asked about"));
     }
     Ok(found)
 }

@@ -22,9 +22,11 @@
 //! | `control` | the socket for `gwm agent status`, `quiesce`, `resume` |
 //! | `notify` | what systemd hears |
 //! | [`load`] | how each service is: CPU, memory, pressure, requests |
+//! | [`answers`] | what is told to those who ask |
 //! | `config` | flags and files → `settings` |
 //! | `supervisor` | the main thread: start, signals, the service that was started, the end |
 
+pub mod answers;
 pub mod check;
 pub mod children;
 pub mod claims;

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use super::{check::head, children::Children};
+use super::{check::head, children::Children, load::memory::Class};
 
 /// Where the byte comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,25 +13,36 @@ pub enum Opaque {
     File(PathBuf),
     /// The number that this shell command prints.
     Exec(String),
+    /// The class of the service's pressure, 0 (calm) to 3 (stalled).
+    Pressure,
 }
 
 /// The most bytes that are read: a number and white space.
 const BYTES: usize = 64;
 
 impl Opaque {
-    /// A number (0 to 255, or 0x00 to 0xFF), `file:PATH` or `exec:COMMAND`.
+    /// A number (0 to 255, or 0x00 to 0xFF), `file:PATH`, `exec:COMMAND` or `pressure`.
     pub fn parse(text: &str) -> Result<Opaque, String> {
         match text.split_once(':') {
             Some(("file", path)) if !path.is_empty() => Ok(Opaque::File(path.into())),
             Some(("exec", command)) if !command.trim().is_empty() => Ok(Opaque::Exec(command.into())),
-            _ => byte(text).map(Opaque::Number).map_err(|why| format!("{why}, file:PATH or exec:COMMAND")),
+            None if text == "pressure" => Ok(Opaque::Pressure),
+            _ => byte(text).map(Opaque::Number).map_err(|why| format!("{why}, file:PATH, exec:COMMAND or pressure")),
         }
     }
 
-    /// The byte now. An error is why there is none, in one line.
-    pub fn read(&self, timeout: Duration, children: &Children) -> Result<u8, String> {
+    /// The byte now. An error is why there is none, in one line. `pressure` tells the class of the service's pressure.
+    pub fn read(
+        &self,
+        timeout: Duration,
+        children: &Children,
+        pressure: impl FnOnce() -> Option<Class>,
+    ) -> Result<u8, String> {
         let text = match self {
             Opaque::Number(number) => return Ok(*number),
+            Opaque::Pressure => {
+                return pressure().map(Class::byte).ok_or_else(|| "the kernel tells no pressure (PSI)".into());
+            }
             Opaque::File(path) => head(path, BYTES as u64),
             Opaque::Exec(command) => {
                 let output = children.run(command, timeout, BYTES);
@@ -49,6 +60,7 @@ impl fmt::Display for Opaque {
             Opaque::Number(number) => write!(f, "{number}"),
             Opaque::File(path) => write!(f, "file:{}", path.display()),
             Opaque::Exec(command) => write!(f, "exec:{command}"),
+            Opaque::Pressure => f.write_str("pressure"),
         }
     }
 }
@@ -69,8 +81,10 @@ mod tests {
     #[test]
     fn the_byte_is_a_number_or_is_read() {
         let read = |text: &str| {
-            Opaque::parse(text).and_then(|opaque| opaque.read(Duration::from_secs(60), &Children::default()))
+            let pressure = || Some(Class::High);
+            Opaque::parse(text).and_then(|opaque| opaque.read(Duration::from_secs(60), &Children::default(), pressure))
         };
+        assert_eq!((read("pressure"), Opaque::parse("pressure").unwrap().to_string()), (Ok(2), "pressure".into()));
         assert_eq!((read("7"), read("0xFF")), (Ok(7), Ok(255)));
         assert_eq!((read("exec:echo 0x10 x"), read("exec:printf 9")), (Ok(16), Ok(9)));
         let file = std::env::temp_dir().join(format!("gwm-agent-opaque-{}", std::process::id()));

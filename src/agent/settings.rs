@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{check::Check, opaque::Opaque};
+use super::{answers::given, check::Check, opaque::Opaque};
 use crate::sasp::{Endpoint, component::TCP};
 
 /// A service.
@@ -30,6 +30,8 @@ pub struct ServiceSettings {
     pub drain_time: Duration,
     /// How long load balancers get to hear of its quiesce before its connections are counted.
     pub quiesce_time: Duration,
+    /// What is told to those who ask.
+    pub telling: given::Settings,
 }
 
 impl ServiceSettings {

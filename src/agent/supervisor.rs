@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io,
+    net::SocketAddr,
     os::unix::process::CommandExt,
     path::PathBuf,
     process::Command,
@@ -22,6 +23,7 @@ use signal_hook::{
 };
 
 use super::{
+    answers::Answers,
     children::{Children, shell_status},
     claims::Claims,
     control,
@@ -43,6 +45,10 @@ pub struct Settings {
     pub gwms: Vec<Target>,
     /// How long the memberships wait.
     pub timing: Timing,
+    /// Where HTTP is answered.
+    pub http_listen: Vec<SocketAddr>,
+    /// From one reading of each service's load to the next.
+    pub load_interval: Duration,
     /// The directory of the agent's socket and claims.
     pub directory: PathBuf,
     /// The service to run.
@@ -102,6 +108,7 @@ pub fn run(settings: Settings) -> io::Result<u8> {
             "--run-dir {directory}: {error}: `gwm agent status`, `quiesce` and `resume` do not find this agent"
         );
     });
+    let answers = Answers::start(&services, &settings.http_listen, settings.load_interval)?;
     let children = Arc::new(Children::default());
     for (at, target) in settings.gwms.into_iter().enumerate() {
         link::start(target, at, &services, &claims, settings.timing, &bell)?;
@@ -126,7 +133,9 @@ pub fn run(settings: Settings) -> io::Result<u8> {
     for (at, service) in agent.services.iter().enumerate() {
         watch::start(Arc::clone(service), Arc::clone(&agent.children), at)?;
     }
-    Ok(agent.run())
+    let status = agent.run();
+    answers.into_iter().for_each(Answers::stop);
+    Ok(status)
 }
 
 fn start_signals(sender: Sender<Event>) -> io::Result<()> {

@@ -10,6 +10,7 @@ use std::{
 use super::{
     check::{self, Kind, Streak},
     children::Children,
+    load::kernel::{Identity, Place},
     opaque::Opaque,
     service::{Checked, Leaving, Service},
 };
@@ -73,7 +74,11 @@ fn read_opaque(service: &Service, children: &Children, told: &mut Option<String>
     if matches!(service.settings.opaque, Opaque::Number(_)) {
         return;
     }
-    match service.settings.opaque.read(service.settings.check.timeout, children) {
+    let pressure = || {
+        let subject = &service.settings.telling.load.subject;
+        Place::find(subject, &Identity::read(subject, service.process())).pressure().class()
+    };
+    match service.settings.opaque.read(service.settings.check.timeout, children, pressure) {
         Ok(byte) => {
             *told = None;
             service.change(|state| state.opaque = byte);

@@ -2,6 +2,8 @@
 //!
 //! `GWM_FUZZ_ITERATIONS` makes the run longer. A failure prints its seed, and `GWM_FUZZ_SEED` runs this seed alone.
 
+mod agent_load;
+
 use std::{env, panic};
 
 use fastrand::Rng;

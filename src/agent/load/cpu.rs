@@ -137,7 +137,7 @@ pub struct Cpu {
     pub limit: f64,
     /// The cores that the service had.
     pub used: f64,
-    /// The cores that the service could have had: what it had, and what was free within its limit.
+    /// The cores that the service could have had within its limit: what it had, what was free, and half of what others had.
     pub available: f64,
 }
 
@@ -158,7 +158,10 @@ impl Cpu {
         };
         // The kernel lets a group overrun its quota a little, and no group runs on more than all CPUs.
         let used = own.clamp(0.0, limit);
-        Some(Cpu { limit, used, available: used + (limit - used).min(free).max(0.0) })
+        // Of what others use, half counts as free: the kernel shares a CPU evenly among those who want it. If nothing of it
+        // counted, a member beside a busy neighbour could have what it uses and no more; so it would get less and less work.
+        let others = (cores - free - used).max(0.0);
+        Some(Cpu { limit, used, available: used + (limit - used).min(free + others / 2.0).max(0.0) })
     }
 
     /// The used share of the available cores, 0 to 1; 1 if there is nothing to have.
@@ -239,21 +242,20 @@ mod tests {
             let machine = stat(&[(0, 100 - idle, idle), (1, 100 - idle, idle)]);
             let now = Reading { machine, quota, used: used.map(Duration::from_millis) };
             let cpu = Cpu::between(&before, &now, second).unwrap();
-            (cpu.limit, cpu.used, cpu.available, (cpu.utilization() * 1000.0).round() / 1000.0)
+            [cpu.limit, cpu.used, cpu.available, cpu.utilization()].map(|value| (value * 1000.0).round() / 1000.0)
         };
         // Without a control group of its own, all that is used is the service's.
-        assert_eq!(between(None, None, 75), (2.0, 0.5, 2.0, 0.25));
+        assert_eq!(between(None, None, 75), [2.0, 0.5, 2.0, 0.25]);
         // A quota of half a core on an idle machine.
-        assert_eq!(between(Some(0.5), Some(250), 75), (0.5, 0.25, 0.5, 0.5));
-        assert_eq!(between(Some(0.5), Some(500), 0), (0.5, 0.5, 0.5, 1.0));
-        assert_eq!(between(Some(0.5), Some(520), 50), (0.5, 0.5, 0.5, 1.0), "a little over");
-        // Others use most of the machine: 0.4 cores are free.
-        assert_eq!(between(None, Some(400), 20), (2.0, 0.4, 0.8, 0.5));
-        assert_eq!(between(Some(0.5), Some(0), 10), (0.5, 0.0, 0.2, 0.0));
-        // Nothing to have.
-        assert_eq!(between(None, Some(0), 0), (2.0, 0.0, 0.0, 1.0));
+        assert_eq!(between(Some(0.5), Some(250), 75), [0.5, 0.25, 0.5, 0.5]);
+        assert_eq!(between(Some(0.5), Some(500), 0), [0.5, 0.5, 0.5, 1.0]);
+        assert_eq!(between(Some(0.5), Some(520), 50), [0.5, 0.5, 0.5, 1.0], "a little over");
+        // Others use 1.2 of the two cores, and 0.4 cores are free.
+        assert_eq!(between(None, Some(400), 20), [2.0, 0.4, 1.4, 0.286]);
+        assert_eq!(between(Some(0.5), Some(100), 10), [0.5, 0.1, 0.5, 0.2], "its quota is its own");
+        assert_eq!(between(None, Some(0), 0), [2.0, 0.0, 1.0, 0.0], "others use all");
         // A quota beyond the machine.
-        assert_eq!(between(Some(16.0), Some(1000), 50), (2.0, 1.0, 2.0, 0.5));
+        assert_eq!(between(Some(16.0), Some(1000), 50), [2.0, 1.0, 2.0, 0.5]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! | limit | cores | the least quota of the control group and of those above, or the CPUs that the service may run on | `cpu.max` (v1: `cpu.cfs_quota_us` / `cpu.cfs_period_us`); `Cpus_allowed_list`, `cpuset.cpus.effective` |
 //! | used | cores | CPU time of the control group / time; without a group of its own: the CPUs − free | `cpu.stat` (v1: `cpuacct.usage`) |
 //! | free | cores | for each of these CPUs: (idle + iowait + nice) / all ticks | `/proc/stat` |
-//! | available | cores | used + the lesser of (limit − used) and free | |
+//! | available | cores | used + the lesser of (limit − used) and (free + half of what others use) | |
 //! | CPU utilisation | 0 to 1 | used / available | |
 //! | idle share | 0 to 1 | 1 − CPU utilisation | |
 //! | memory utilisation | 0 to 1 | the greatest of (current − inactive files) / limit of each group, and 1 − available / total of the machine | `memory.current`, `memory.stat`, `memory.max`, `memory.high`; `/proc/meminfo` |

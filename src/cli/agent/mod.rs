@@ -1,6 +1,7 @@
 //! `gwm agent`: keeps the services of a host registered with GWMs.
 
 mod orders;
+mod telling;
 
 use std::{
     ffi::OsString,
@@ -89,6 +90,8 @@ struct RunArgs {
     #[command(flatten)]
     service: ServiceArgs,
     #[command(flatten)]
+    answers: telling::AnswersArgs,
+    #[command(flatten)]
     directory: Directory,
     /// Read the flags and files, print the services, and end
     #[arg(long = "check", env = "GWM_CHECK", value_parser = clap::builder::FalseyValueParser::new())]
@@ -162,7 +165,8 @@ struct ServiceArgs {
     /// members of a group quiesce themselves, no doubt of the GWM keeps any of them in service
     #[arg(long, env = "GWM_ON_DOWN", value_name = "WHAT", default_value = "keep", value_parser = config::on_down, action = clap::ArgAction::Set)]
     on_down: bool,
-    /// The opaque state: 0 to 255, or 0x00 to 0xFF; `file:PATH` or `exec:COMMAND` for one that is read each 5 s
+    /// The opaque state: 0 to 255, or 0x00 to 0xFF; `file:PATH`, `exec:COMMAND` or `pressure` (0 calm
+    /// to 3 stalled, by the kernel's PSI) for one that is read each 5 s
     #[arg(long, env = "GWM_AGENT_OPAQUE_STATE", value_name = "STATE", default_value = "0", value_parser = Opaque::parse)]
     opaque_state: Opaque,
     /// How long a service that leaves waits for the end of its connections: 0s to 24h, from its quiesce on
@@ -172,6 +176,8 @@ struct ServiceArgs {
     /// hears within the GWM's push window, 100ms; one that asks, within its poll interval
     #[arg(long, env = "GWM_QUIESCE_TIME", value_name = "DURATION", default_value = "2s", value_parser = duration(LEAVE_TIMES))]
     quiesce_time: Duration,
+    #[command(flatten)]
+    telling: telling::LoadArgs,
 }
 
 impl ServiceArgs {
@@ -192,6 +198,7 @@ impl ServiceArgs {
             opaque: Some(self.opaque_state),
             drain_time: Some(self.drain_time),
             quiesce_time: Some(self.quiesce_time),
+            telling: self.telling.given(),
         }
     }
 }
@@ -230,6 +237,8 @@ fn start(args: RunArgs) -> Result<u8, Failure> {
             retry: args.retry,
             refresh: args.refresh,
         },
+        http_listen: args.answers.http_listen,
+        load_interval: args.answers.load_interval,
         directory: args.directory.path(),
         command: (!args.command.is_empty()).then_some(args.command),
     };

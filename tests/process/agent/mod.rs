@@ -1,9 +1,11 @@
 //! `gwm agent`, as a process, with a real daemon.
 
+mod answers;
 mod child;
 mod farm;
 mod fleet;
 mod life;
+mod overload;
 mod systemd;
 
 use std::{
