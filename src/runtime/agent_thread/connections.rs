@@ -201,6 +201,11 @@ impl Connections {
                 }
             }
         }
+        if ended && connection.read.is_empty() {
+            // It asks nothing.
+            self.all.remove(&token);
+            return Heard::Nothing;
+        }
         match agent_checks::read(&connection.read, ended) {
             Request::Unfinished { is_key } => {
                 connection.key_at = is_key.then_some(now + QUIET);
