@@ -17,7 +17,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use crate::config::Given;
+use crate::{agent::children::begin_again_small, config::Given};
 
 pub mod agent;
 pub mod connect;
@@ -74,6 +74,9 @@ enum Command {
 
 /// Parses the process's arguments and runs the command; exit status 2 for usage, 1 for failure.
 pub fn main() -> ExitCode {
+    if env::args_os().nth(1).is_some_and(|word| word == "agent") {
+        begin_again_small();
+    }
     match parse() {
         Ok(Cli { command: Command::Serve(args) }) => serve::run(*args),
         Ok(Cli { command: Command::Lb(args) }) => lb::run(args),

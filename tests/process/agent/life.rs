@@ -38,6 +38,7 @@ fn a_service_is_registered_when_it_answers_and_leaves_when_its_connections_are_g
     serve(TcpListener::bind(member).unwrap());
     let labelled = |words: &str| entry(member, &format!("w1 {words}"));
     until_listed(&mut lb, &labelled("2A/01/100"));
+    assert!(agent.own_kib() < 5000, "{} KiB", agent.own_kib());
     let status = directory.tell(&["status"]).unwrap();
     assert!(status.starts_with("web: up, ") && status.contains("session, 1 of 1 registered\n"), "{status}");
 

@@ -85,6 +85,13 @@ impl Agent {
         Agent { child, log }
     }
 
+    /// The memory of its own, in KiB: not the pages of its binary, which all processes of this binary share.
+    pub(crate) fn own_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("a process has memory");
+        line.split_whitespace().nth(1).and_then(|figure| figure.parse().ok()).expect("a figure in KiB")
+    }
+
     /// Its log so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("no panic under the lock").clone()
