@@ -93,8 +93,8 @@ impl Farm {
 
     fn agent(&self, at: usize) -> Agent {
         let (server, member) = (&self.servers[at], self.servers[at].address.to_string());
-        // HAProxy's connector hears within 10 ms and acts within 500 ms.
-        let flags = ["--gwm", &self.gwm, "--member", &member, "--quiesce-time", "1s", "--"];
+        // HAProxy's connector hears within 10 ms and acts within 500 ms, on a machine that is not busy with other tests.
+        let flags = ["--gwm", &self.gwm, "--member", &member, "--quiesce-time", "3s", "--"];
         Agent::start(&self.directory, &[&flags[..], &server.command()].concat())
     }
 

@@ -178,7 +178,7 @@ fn systemctl_restart_and_stop_lose_no_request() {
     write(path, "units/web@.service.d/gwm.conf", "[Unit]\nWants=gwm-agent@%i.service\n");
     let agent = format!(
         "Type=notify\nWatchdogSec=5s\nRestart=on-failure\n\
-         ExecStart={gwm} agent --lb LB1 --group web --member 127.0.0.1:900%i --retry 1s --quiesce-time 1s"
+         ExecStart={gwm} agent --lb LB1 --group web --member 127.0.0.1:900%i --retry 1s --quiesce-time 3s"
     );
     unit(path, "gwm-agent@", "BindsTo=web@%i.service\nAfter=web@%i.service", &agent);
     unit(path, "driver", "", &format!("ExecStart={python} /run/shared/driver.py"));
