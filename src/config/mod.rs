@@ -24,6 +24,7 @@ use crate::{
 pub mod access;
 mod admin;
 mod choices;
+mod error;
 mod flags;
 mod idle;
 mod listen;
@@ -35,6 +36,7 @@ pub use admin::{Admin, AdminAddress, AdminFlags, Setting, of_admin};
 pub use choices::{
     Durability, HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion,
 };
+pub use error::ConfigError;
 pub use flags::{CpuList, Flags};
 pub use idle::Given;
 pub use listen::{Carries, Listen};
@@ -58,30 +60,6 @@ pub struct Host {
     pub cpus: Vec<usize>,
     /// The highest file-descriptor limit that this process may give itself.
     pub descriptors: u64,
-}
-
-/// Why a configuration is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConfigError {
-    /// Flags that are impossible together: exit status 2.
-    Usage(String),
-    /// A file can not be used, or the machine does not allow it: exit status 1.
-    Failure(String),
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ConfigError::Usage(text) | ConfigError::Failure(text)) = self;
-        f.write_str(text)
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-impl From<FileError> for ConfigError {
-    fn from(error: FileError) -> ConfigError {
-        ConfigError::Failure(error.to_string())
-    }
 }
 
 /// The most shards with huge pages by default.

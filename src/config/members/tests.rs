@@ -1,3 +1,5 @@
+//! The rules of the members file, a test each. They are one file because they share the helpers below.
+
 use std::net::IpAddr;
 
 use super::*;

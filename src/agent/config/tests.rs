@@ -1,0 +1,76 @@
+use super::*;
+
+fn read(text: &str) -> Result<Vec<ServiceSettings>, String> {
+    let flags = Given { lbs: vec![(*b"EDGE1").into()], drain_time: Some(Duration::from_secs(9)), ..Given::default() };
+    parse(text, &flags, || Ok([10, 0, 0, 9].into())).map_err(|mistake| mistake.to_string())
+}
+
+#[test]
+fn a_service_says_what_differs_from_the_flags() {
+    let text = r#"
+        [[service]]
+        group = "web"
+        member = 80
+
+        [[service]]
+        name = "api"
+        lb = ["EDGE2", '\xFF']
+        group = ["a", "b"]
+        member = ["10.0.0.1:8080", 9, "53/udp"]
+        label = "api-1"
+        local = "127.0.0.1:8081"
+        check = "http:/health"
+        check_interval = "5s"
+        check_timeout = "500ms"
+        rise = 2
+        fall = 5
+        on_down = "quiesce"
+        opaque_state = 7
+        drain_time = "1m"
+        quiesce_time = "0s"
+    "#;
+    let services = read(text).unwrap();
+    let web = &services[0];
+    assert_eq!((&web.name[..], &web.lbs[..], web.drain_time.as_secs()), ("web", &[(*b"EDGE1").into()][..], 9));
+    assert_eq!(web.members, [Endpoint::new([10, 0, 0, 9].into(), 6, 80)]);
+    assert_eq!((web.check.kind.clone(), web.check.interval.as_secs(), web.check.rise), (Kind::Tcp, 1, 1));
+    assert_eq!(web.places(), ["10.0.0.9:80".parse().unwrap()]);
+    let api = &services[1];
+    let members: Vec<_> = api.members.iter().map(ToString::to_string).collect();
+    assert_eq!(members, ["10.0.0.1:8080", "10.0.0.9:9", "10.0.0.9:53/udp"]);
+    assert_eq!((api.lbs.len(), api.groups.len(), &*api.lbs[1]), (2, 2, &b"\xFF"[..]));
+    assert_eq!((api.check.kind.clone(), api.check.fall), (Kind::Http("/health".into()), 5));
+    assert_eq!(api.check.timeout, Duration::from_millis(500));
+    assert!(api.quiesce_when_down && api.opaque == Opaque::Number(7) && api.quiesce_time.is_zero());
+    assert_eq!(api.places(), ["127.0.0.1:8081".parse().unwrap()]);
+}
+
+#[test]
+fn mistakes_are_told_with_their_line() {
+    let web = "[[service]]\ngroup = 'web'\nmember = 80\n";
+    for (text, line, words) in [
+        ("".into(), 1, "no [[service]]"),
+        (format!("{web}weight = 3"), 4, "unknown field `weight`"),
+        (format!("{web}check = 'ping'"), 4, "`ping` is not a check"),
+        (format!("{web}drain_time = 30"), 4, "expected a string"),
+        (format!("{web}drain_time = '2d'"), 4, "must be between"),
+        (format!("{web}rise = 0"), 4, "between 1 and 100"),
+        (format!("{web}on_down = 'die'"), 4, "keep or quiesce"),
+        (format!("{web}local = '127.0.0.1:0'"), 4, "has no port"),
+        (format!("{web}opaque_state = 256"), 4, "a number from 0 to 255"),
+        ("[[service]]\nmember = 80".into(), 1, "which group"),
+        ("[[service]]\ngroup = 'web'".into(), 1, "where does it listen"),
+        ("[[service]]\ngroup = 'web'\nmember = '53/udp'\ncheck = 'tcp'".into(), 1, "needs a TCP port"),
+        (format!("{web}{web}"), 4, "two services are called web"),
+        (format!("{web}{web}name = 'b'"), 4, "10.0.0.9:80 stands twice"),
+    ] {
+        let error = read(&text).unwrap_err();
+        assert!(error.starts_with(&format!("line {line}: ")) && error.contains(words), "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_address_is_that_of_the_way_to_the_gwm() {
+    assert_eq!(own_address("127.0.0.1:3860").unwrap(), IpAddr::from([127, 0, 0, 1]));
+    assert!(own_address("nonsense").is_err());
+}
