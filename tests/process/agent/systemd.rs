@@ -72,7 +72,11 @@ def until(condition):
         time.sleep(0.05)
 def used(): return {ask() for _ in range(8)}
 both = {"9001", "9002"}
-until(lambda: used() == both)
+def systemctl(*words): return subprocess.run(["systemctl", *words], capture_output=True, text=True).stdout.strip()
+def status(number): return systemctl("show", "-P", "StatusText", "gwm-agent@%s.service" % number)
+# HAProxy uses both from the start on. An agent that has not reached its GWM yet can not tell of an end.
+def ready(): return used() == both and all("registered at 1 of 1" in status(number) for number in "12")
+until(ready)
 asked, failed, stop = [0], [], False
 def load():
     while not stop:
@@ -81,17 +85,16 @@ def load():
         if answer not in both: failed.append(answer)
 threads = [threading.Thread(target=load) for _ in range(3)]
 for thread in threads: thread.start()
-def systemctl(*words): return subprocess.run(["systemctl", *words], capture_output=True, text=True).stdout.strip()
 for number in "12":
     systemctl("restart", "web@%s.service" % number)
-    until(lambda: used() == both)
+    until(ready)
 systemctl("stop", "web@1.service")
 state = systemctl("show", "-P", "ActiveState", "gwm-agent@1.service")
 until(lambda: used() == {"9002"})
-status = systemctl("show", "-P", "StatusText", "gwm-agent@2.service")
+told = status(2)
 stop = True
 for thread in threads: thread.join()
-result = {"asked": asked[0], "failed": failed[:5], "state": state, "status": status}
+result = {"asked": asked[0], "failed": failed[:5], "state": state, "status": told}
 open("/run/shared/result.new", "w").write(json.dumps(result))
 import os
 os.rename("/run/shared/result.new", "/run/shared/result")
