@@ -276,10 +276,8 @@ impl Connect {
                 } else {
                     vec!["haproxy", "--socket", &at]
                 };
-                let thread = play(board, cpu, move |board| match pen {
-                    true => text::serve(&board, &listener, pen::Table::new(&board)),
-                    false => text::serve(&board, &listener, haproxy::Table::new(&board)),
-                })?;
+                let answer = if pen { pen::answer } else { haproxy::answer };
+                let thread = play(board, cpu, move |board| text::serve(&board, &listener, answer))?;
                 Ok(Played { connector: Connector::start(&flags, gwm)?, thread })
             }
             Kind::Dns => {

@@ -3,12 +3,14 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
+use gwm::sasp::Endpoint;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Board;
+use super::{Board, Receiver};
 use crate::Result;
 
 /// How often the end of the run is looked for.
@@ -20,19 +22,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The most bytes of a request.
 const REQUEST_BYTES: usize = 1 << 20;
 
-/// A table that requests change.
-pub(super) trait Table {
-    /// Appends the answer to a request, a line without its end.
-    fn answer(&mut self, request: &str, answer: &mut String) -> Result<()>;
+/// The servers of the load balancer, which commands change.
+pub(super) struct Servers {
+    receiver: Receiver,
+    /// By the members' order.
+    pub(super) weights: Vec<u32>,
 }
 
+impl Servers {
+    /// Members with the weights that they have now.
+    pub(super) fn list(&self) -> impl Iterator<Item = (&Endpoint, &u32)> {
+        self.receiver.board.members.iter().zip(&self.weights)
+    }
+}
+
+/// Appends the answer to a request, which is a line without its end.
+pub(super) type Answer = fn(&mut Servers, request: &str, answer: &mut String) -> Result<()>;
+
 /// Answers until the run ends.
-pub(super) fn serve(board: &Board, listener: &TcpListener, mut table: impl Table) -> Result<()> {
+pub(super) fn serve(board: &Arc<Board>, listener: &TcpListener, answer: Answer) -> Result<()> {
+    let mut servers = Servers { receiver: Receiver::new(board), weights: vec![1; board.members.len()] };
     let failed = |error: std::io::Error| format!("the played load balancer: {error}");
     listener.set_nonblocking(true).map_err(failed)?;
     while !board.stage.ended() {
         match listener.accept() {
-            Ok((mut stream, _)) => exchange(&mut stream, &mut table)?,
+            Ok((mut stream, _)) => exchange(&mut stream, &mut servers, answer)?,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&LOOK)).map_err(|error| failed(error.into()))?;
             }
@@ -43,7 +57,7 @@ pub(super) fn serve(board: &Board, listener: &TcpListener, mut table: impl Table
 }
 
 /// Reads one line, and writes the answer. A connector that goes away meanwhile is no failure.
-fn exchange(stream: &mut TcpStream, table: &mut impl Table) -> Result<()> {
+fn exchange(stream: &mut TcpStream, servers: &mut Servers, answer: Answer) -> Result<()> {
     let failed = |error: std::io::Error| format!("the played load balancer: {error}");
     stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(PATIENCE))).map_err(failed)?;
     let (mut request, mut chunk) = (Vec::new(), [0; 16 << 10]);
@@ -57,8 +71,9 @@ fn exchange(stream: &mut TcpStream, table: &mut impl Table) -> Result<()> {
         }
     }
     let request = String::from_utf8(request).map_err(|_| "the connector sent what is not UTF-8")?;
-    let mut answer = String::new();
-    table.answer(request.trim_end(), &mut answer)?;
-    let _ = stream.write_all(answer.as_bytes());
+    let mut text = String::new();
+    answer(servers, request.trim_end(), &mut text)?;
+    servers.receiver.has(&servers.weights);
+    let _ = stream.write_all(text.as_bytes());
     Ok(())
 }
