@@ -25,6 +25,9 @@ const STACK_BYTES: usize = 256 << 10;
 /// The longest time that a page may take.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The shortest time that a page has, however many services there are.
+const PAGE_LEAST: Duration = Duration::from_millis(20);
+
 /// The first figures come after this time, if the interval is longer.
 const FIRST: Duration = Duration::from_secs(1);
 
@@ -99,8 +102,8 @@ impl Sampler {
     }
 
     /// The figures since the last call; without those that need two readings at the first. The error is why requests are
-    /// not known, in one line. `process` is the service's, if it is known.
-    pub fn sample(&mut self, process: Option<u32>) -> (Figures, Result<(), String>) {
+    /// not known, in one line. `process` is the service's, if it is known. A page may take `timeout`.
+    pub fn sample(&mut self, process: Option<u32>, timeout: Duration) -> (Figures, Result<(), String>) {
         let identity = Identity::read(&self.settings.subject, process);
         if identity != self.identity || !self.place.exists() {
             let place = Place::find(&self.settings.subject, &identity);
@@ -111,7 +114,7 @@ impl Sampler {
             self.identity = identity;
         }
         let (at, cpu) = (Instant::now(), self.place.cpu());
-        let counts = self.counts();
+        let counts = self.counts(timeout);
         let now = Sample { at, cpu, counted_at: Instant::now(), counts: counts.as_ref().ok().cloned().flatten() };
         let mut figures = Figures {
             memory: self.place.memory(),
@@ -131,10 +134,10 @@ impl Sampler {
         (figures, counts.map(drop))
     }
 
-    fn counts(&mut self) -> Result<Option<Counts>, String> {
+    fn counts(&mut self, timeout: Duration) -> Result<Option<Counts>, String> {
         match (&self.settings.requests, &mut self.follower) {
             (Source::Page { url, wanted }, _) => {
-                let page = http::get(url, PAGE_TIMEOUT).map_err(|why| format!("{url}: {why}"))?;
+                let page = http::get(url, timeout).map_err(|why| format!("{url}: {why}"))?;
                 let counts = page::counts(&String::from_utf8_lossy(&page), wanted);
                 match counts.requests {
                     Some(_) => Ok(Some(counts)),
@@ -199,6 +202,11 @@ impl Board {
         self.stop.notify_all();
     }
 
+    /// Whether the thread is to end.
+    fn ends(&self) -> bool {
+        stops(&self.lock())
+    }
+
     /// Sleeps; false if the thread is to end.
     fn sleep(&self, time: Duration) -> bool {
         let waited = self.stop.wait_timeout_while(self.lock(), time, |rows| !stops(rows));
@@ -234,7 +242,11 @@ fn run(services: Vec<Watched>, board: &Board) {
     while board.sleep(wait) {
         let begin = Instant::now();
         for (at, (service, sampler)) in services.iter().zip(&mut samplers).enumerate() {
-            let (figures, counted) = sampler.sample((service.process)());
+            if board.ends() {
+                return;
+            }
+            let timeout = page_timeout(board.interval, begin.elapsed(), services.len() - at);
+            let (figures, counted) = sampler.sample((service.process)(), timeout);
             tell(&service.name, board.fault(at).as_deref(), counted.as_ref().err().map(String::as_str));
             board.set(at, figures, counted.err());
         }
@@ -242,6 +254,13 @@ fn run(services: Vec<Watched>, board: &Board) {
         let interval = if std::mem::take(&mut is_first) { board.interval.min(FIRST) } else { board.interval };
         wait = interval.saturating_sub(begin.elapsed());
     }
+}
+
+/// How long the next page may take, if so many services are left in a round that began `elapsed` ago: pages that hang
+/// must not make a round longer than figures count, or no service would have figures.
+fn page_timeout(interval: Duration, elapsed: Duration, services: usize) -> Duration {
+    let left = interval.max(PAGE_TIMEOUT).saturating_sub(elapsed);
+    (left / u32::try_from(services).unwrap_or(u32::MAX).max(1)).clamp(PAGE_LEAST, PAGE_TIMEOUT)
 }
 
 /// Logs a fault once, and its end.
@@ -281,16 +300,31 @@ mod tests {
             }
         });
         let mut sampler = Sampler::new(settings);
-        let (first, counted) = sampler.sample(None);
+        let (first, counted) = sampler.sample(None, PAGE_TIMEOUT);
         assert_eq!((first.cpu, first.requests, counted), (None, Requests::default(), Ok(())));
         assert!(first.memory.is_some() && first.cores >= 1.0);
-        let (second, _) = sampler.sample(None);
+        let (second, _) = sampler.sample(None, PAGE_TIMEOUT);
         assert!(second.requests.rate.is_some_and(|rate| rate > 0.0) && second.cpu.is_some(), "{second:?}");
-        let (third, counted) = sampler.sample(None);
+        let (third, counted) = sampler.sample(None, PAGE_TIMEOUT);
         assert_eq!((third.requests, counted), (Requests::default(), Err(format!("{url}: it has no such series"))));
         server.join().unwrap();
-        let (_, refused) = sampler.sample(None);
+        let (_, refused) = sampler.sample(None, PAGE_TIMEOUT);
         assert!(refused.is_err_and(|why| why.starts_with(&format!("{url}: "))));
+    }
+
+    #[test]
+    fn pages_that_hang_leave_a_round_short_enough() {
+        for (interval, services) in [(100, 1), (100, 30), (5000, 1), (5000, 30), (5000, 240), (60_000, 1024)] {
+            let (interval, mut round) = (Duration::from_millis(interval), Duration::ZERO);
+            for left in (1..=services).rev() {
+                round += page_timeout(interval, round, left);
+            }
+            assert!(round <= interval.max(PAGE_TIMEOUT), "{services} services, {interval:?}: {round:?}");
+        }
+        // One slow page has its whole second, also among many that answer at once.
+        assert_eq!(page_timeout(Duration::from_millis(100), Duration::ZERO, 1), PAGE_TIMEOUT);
+        assert_eq!(page_timeout(Duration::from_secs(5), Duration::from_millis(10), 4), PAGE_TIMEOUT);
+        assert_eq!(page_timeout(Duration::from_secs(5), Duration::from_secs(9), 4), PAGE_LEAST);
     }
 
     #[test]
