@@ -168,8 +168,8 @@ pub struct Follower {
     path: PathBuf,
     unit: Option<Unit>,
     open: Option<Open>,
-    /// Whether the file was looked for before: one that comes later is read from its begin.
-    looked: bool,
+    /// Whether there was no file at the last look: one that comes later is read from its begin.
+    was_absent: bool,
     tally: Tally,
 }
 
@@ -193,14 +193,16 @@ impl Follower {
     pub fn new(path: &Path, unit: Option<Unit>) -> Follower {
         // A log with times has all buckets from the begin.
         let tally = Tally { buckets: vec![0.0; if unit.is_some() { BUCKETS } else { 0 }], ..Tally::default() };
-        Follower { path: path.into(), unit, open: None, looked: false, tally }
+        Follower { path: path.into(), unit, open: None, was_absent: false, tally }
     }
 
     /// Reads what has come, and gives what was counted since the begin.
     pub fn read(&mut self) -> io::Result<Counts> {
         if self.open.is_none() {
-            let from_end = !std::mem::replace(&mut self.looked, true);
-            self.open = Some(Open::new(&self.path, from_end)?);
+            // After another fault the file has old lines, too.
+            let opened = Open::new(&self.path, !self.was_absent);
+            self.was_absent = opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+            self.open = Some(opened?);
         }
         self.take()?;
         // A new file of the name: the old one was read to its end just now. No file: the new one comes soon.
@@ -384,7 +386,20 @@ mod tests {
         write(&path, "\"GET\" 200 1\n");
         assert_eq!(log.read().unwrap().requests, Some(1.0));
         fs::remove_file(&path).unwrap();
-        assert!(Follower::new(Path::new("/dev/null"), None).read().is_err());
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_at_first_is_followed_from_its_end() {
+        let path = path("fault");
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        let mut log = Follower::new(&path, None);
+        assert!(log.read().is_err());
+        fs::remove_file(&path).unwrap();
+        write(&path, "\"GET\" 200 1\n");
+        assert_eq!(log.read().unwrap().requests, Some(0.0), "an old line");
+        write(&path, "\"GET\" 200 1\n");
+        assert_eq!(log.read().unwrap().requests, Some(1.0));
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]
