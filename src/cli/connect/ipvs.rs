@@ -16,8 +16,8 @@ The weights that IPVS has when the connector first sees a destination are the on
 scheduler must use weights: wrr or wlc. It needs root, or CAP_NET_ADMIN, and the module ip_vs.
 
 A destination that --dynamic has added is known by its upper threshold of 2000000000 connections, which has no other \
-effect. It is removed when its member is down or has left and no connection is left, because the kernel drops the \
-packets of connections whose destination is gone.";
+effect. It is removed when its member is down or has left, and it has no active connection (ActiveConn of ipvsadm): the \
+kernel drops the packets of connections whose destination is gone.";
 
 /// Flags of `gwm connect ipvs`.
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ pub(super) struct Args {
           required = true)]
     services: Vec<Service>,
     /// A member that registers itself, which --trust allows, becomes a destination of its group's services. Such a
-    /// destination is removed when its member is down, or has left, and has no connections
+    /// destination is removed when its member is down or has left, and it has no active connection
     #[arg(long, env = "GWM_DYNAMIC", value_parser = clap::builder::FalseyValueParser::new())]
     dynamic: bool,
     /// How packets get to these destinations, as ipvsadm's flags -m, -i and -g; only `masquerade` leads to another port than
