@@ -34,8 +34,8 @@ pub(super) enum Heard {
     Nothing,
     /// A whole request.
     Question(Question),
-    /// No request.
-    Wrong(Style),
+    /// These bytes, which are no request.
+    Wrong(Style, Vec<u8>),
 }
 
 struct Connection {
@@ -216,7 +216,7 @@ impl Connections {
                 connection.is_asked = true;
                 Heard::Question(question)
             }
-            Request::Wrong(style) => Heard::Wrong(style),
+            Request::Wrong(style) => Heard::Wrong(style, std::mem::take(&mut connection.read)),
         }
     }
 

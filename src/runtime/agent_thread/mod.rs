@@ -7,7 +7,7 @@
 //! | `places` | what is known of each group that is asked about, and for how long; the questions to the coordinator |
 //! | `connections` | the connections, from accept to close |
 //! | `metrics` | how many checks there were, and how they were answered |
-//! | `unknown_log` | the log of checks that ask for what is not known |
+//! | `unknown_log` | the log of checks that get no answer |
 
 mod connections;
 mod metrics;
@@ -159,8 +159,11 @@ impl Server {
     fn read(&mut self, token: u64, has_news: bool, now: Instant) {
         let question = match self.connections.read(token, has_news, now) {
             Heard::Nothing => return,
-            Heard::Wrong(style) => {
+            Heard::Wrong(style, request) => {
                 self.metrics.answered(Answered::Wrong);
+                if let Some(line) = self.log.note_wrong(&request, now) {
+                    tracing::warn!("{line}");
+                }
                 return self.connections.answer(token, style, None);
             }
             Heard::Question(question) => question,

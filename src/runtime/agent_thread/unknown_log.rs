@@ -1,5 +1,5 @@
-//! The log of checks that ask for what the daemon does not know: a load balancer asks again and again, so one line a minute
-//! says it.
+//! The log of checks that get no answer: they ask for what the daemon does not know, or for nothing that it could know. A
+//! load balancer asks again and again, so one line a minute for each of the two says it.
 
 use std::time::{Duration, Instant};
 
@@ -11,21 +11,42 @@ use crate::{
 /// From one line to the next.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// The most bytes of a wrong request that a line shows.
+const SHOWN_BYTES: usize = 80;
+
 #[derive(Default)]
 pub(super) struct UnknownLog {
+    unknown: Lines,
+    wrong: Lines,
+}
+
+/// Lines of one kind.
+#[derive(Default)]
+struct Lines {
     next_at: Option<Instant>,
     /// Checks since the last line.
     unsaid: u64,
 }
 
-impl UnknownLog {
-    /// Notes a check; gives the line, if it is time for one.
-    pub(super) fn note(&mut self, question: &Question, lb: Option<&[u8]>, now: Instant) -> Option<String> {
+impl Lines {
+    /// Notes a check; if it is time for a line, gives the line's end: how many checks had none.
+    fn take(&mut self, now: Instant) -> Option<String> {
         if self.next_at.is_some_and(|at| now < at) {
             self.unsaid += 1;
             return None;
         }
         self.next_at = Some(now + INTERVAL);
+        Some(match std::mem::take(&mut self.unsaid) {
+            0 => String::new(),
+            unsaid => format!(" ({unsaid} more checks had no answer since the last such line)"),
+        })
+    }
+}
+
+impl UnknownLog {
+    /// Notes a check that asks for an unknown member; gives the line, if it is time for one.
+    pub(super) fn note(&mut self, question: &Question, lb: Option<&[u8]>, now: Instant) -> Option<String> {
+        let more = self.unknown.take(now)?;
         let of_lb = lb.map_or_else(String::new, |uid| format!(" of load balancer \"{}\"", Escaped(uid)));
         let member = Escaped(&question.member);
         let key = match &question.place {
@@ -34,13 +55,20 @@ impl UnknownLog {
             }
             Place::Endpoint(_) => format!("\"{member}\": no group{of_lb} has this member"),
         };
-        let more = match std::mem::take(&mut self.unsaid) {
-            0 => String::new(),
-            unsaid => format!(" ({unsaid} more checks had no answer since the last such line)"),
-        };
         Some(format!(
             "an agent-check asks for {key}. It gets no answer: register the member (gwm lb register, gwm member \
              register), or ask for GROUP/LABEL or ADDRESS:PORT as `gwm status members` shows them{more}"
+        ))
+    }
+
+    /// Notes a request that is no key; gives the line, if it is time for one.
+    pub(super) fn note_wrong(&mut self, request: &[u8], now: Instant) -> Option<String> {
+        let more = self.wrong.take(now)?;
+        let line = request.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
+        let shown = Escaped(line.get(..SHOWN_BYTES).unwrap_or(line));
+        Some(format!(
+            "an agent-check sends \"{shown}\", which is no key. It gets no answer: send GROUP/LABEL or ADDRESS:PORT, in \
+             HTTP GET /load/KEY{more}"
         ))
     }
 }
@@ -65,5 +93,15 @@ mod tests {
         }
         let line = log.note(&question(b"10.0.0.1:80"), None, now + INTERVAL).unwrap();
         assert!(line.contains("\"10.0.0.1:80\": no group has this member") && line.contains("(3 more"), "{line}");
+    }
+
+    #[test]
+    fn what_is_no_key_has_a_line_of_its_own() {
+        let (mut log, now) = (UnknownLog::default(), Instant::now());
+        let line = log.note_wrong(b"s\x1b1\r\nrest", now).unwrap();
+        assert!(line.starts_with(r#"an agent-check sends "s\u{1b}1", which is no key."#), "{line}");
+        assert_eq!(log.note_wrong(b"s1\n", now + INTERVAL / 2), None);
+        let line = log.note_wrong(&[b'x'; 4096], now + INTERVAL).unwrap();
+        assert!(line.contains(&format!("\"{}\"", "x".repeat(SHOWN_BYTES))) && line.contains("(1 more"), "{line}");
     }
 }
