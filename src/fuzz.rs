@@ -1,6 +1,6 @@
 //! Fuzz entry points. Each takes any bytes, and panics if an invariant does not hold.
 //!
-//! Entry points are ordinary functions: the test suite runs them on seeded input (`tests/library/fuzz.rs`), and any fuzzer
+//! Entry points are ordinary functions: the test suite runs them on seeded input (`tests/library/fuzz`), and any fuzzer
 //! can call them.
 
 #[cfg(feature = "admin")]
