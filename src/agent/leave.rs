@@ -9,7 +9,7 @@ use super::{
     claims::Claims,
     connections,
     drain::{Drain, Drained},
-    service::{Checked, Leaving, Service},
+    service::{Leaving, Service},
 };
 use crate::time::Time;
 
@@ -73,13 +73,12 @@ impl Departure {
                 leaver.fault = open.as_ref().err().map(ToString::to_string);
                 service.change(|state| state.connections = open.ok());
             }
-            let (told, registered, open, never_up) = service.with(|state| {
-                let never_up = state.checked == Checked::Starting;
-                (state.is_told(), state.may_be_registered(), state.connections, never_up)
-            });
+            let (told, registered, open) =
+                service.with(|state| (state.is_told(), state.may_be_registered(), state.connections));
             let drained = drain.step(now, &service.settings, told, open);
-            // Who is registered nowhere gets no work by our doing.
-            let idle = told && (never_up || !registered);
+            // A service that is registered nowhere gets no work through this agent. One that has not answered yet may be
+            // registered: an earlier life of this agent did so.
+            let idle = told && !registered;
             if !(self.hurried || idle || drained.is_some()) {
                 continue;
             }

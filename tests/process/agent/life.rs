@@ -138,6 +138,30 @@ fn what_the_load_balancer_registered_stays_and_a_killed_agent_knows_what_it_regi
 }
 
 #[test]
+fn an_agent_that_was_started_again_drains_what_has_not_answered_it_yet() {
+    let daemon = Daemon::start(&[]);
+    let mut lb = lb(&daemon);
+    let place = service();
+    let directory = RunDirectory::new();
+    let (gwm, member) = (daemon.address().to_string(), place.to_string());
+    let agent = Agent::start(&directory, &["--gwm", &gwm, "--member", &member]);
+    until_listed(&mut lb, &entry(place, "00/01/100"));
+    agent.kill();
+    let client = TcpStream::connect(place).unwrap();
+    let agent = Agent::start(&directory, &["--gwm", &gwm, "--member", &member, "--service-check", "exec:false"]);
+    until("the check fails", || directory.tell(&["status"]).is_ok_and(|text| text.contains("starting (exec")));
+    agent.signal(Signal::TERM);
+    until_listed(&mut lb, &entry(place, "00/03/0"));
+    until("a connection is counted", || {
+        directory.tell(&["status"]).is_ok_and(|text| text.starts_with("web: drain, 1 connections"))
+    });
+    drop(client);
+    assert!(agent.wait().success());
+    assert_eq!(listed(&mut lb), EMPTY);
+    daemon.stop();
+}
+
+#[test]
 fn two_agents_on_one_host_do_not_undo_each_others_services() {
     let daemon = Daemon::start(&[]);
     let mut lb = lb(&daemon);
