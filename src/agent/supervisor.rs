@@ -286,8 +286,9 @@ impl Agent {
             self.notifier.alive();
         }
         let has_answered = |state: &State| state.checked != Checked::Starting;
-        // A service that this agent started has started when it answers.
-        let is_ready = self.child.is_none() || self.services.iter().all(|service| service.with(has_answered));
+        // A service that this agent started has started when it answers, and never if it ended before.
+        let has_started = || self.services.iter().all(|service| service.with(has_answered));
+        let is_ready = self.status.is_none() && (self.child.is_none() || has_started());
         if is_ready && !self.is_ready {
             self.is_ready = true;
             self.notifier.ready();

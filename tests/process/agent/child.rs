@@ -3,6 +3,10 @@
 use std::{
     fs,
     net::SocketAddr,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr as UnixAddress, UnixDatagram},
+    },
     process::{Command, Stdio},
 };
 
@@ -12,7 +16,7 @@ use rustix::process::Signal;
 use super::{Agent, EMPTY, RunDirectory, listed, until_listed};
 use crate::{
     connect::{haproxy::request, real::free_address},
-    harness::{Daemon, Peer, TempFile, command, until},
+    harness::{Daemon, Peer, TempFile, command, finish, until},
 };
 
 /// A web server whose answers take as long as the path says (`/0.5`), which writes into a file what happens to it.
@@ -122,6 +126,26 @@ fn a_service_that_can_not_be_started_is_an_error() {
     let agent = Agent::start(&directory, &["--member", "10.0.0.1:80", "--", "/nonexistent/server"]);
     agent.wait_for_log(&["can not run /nonexistent/server"]);
     assert_eq!(agent.wait().code(), Some(1));
+}
+
+#[test]
+fn systemd_does_not_hear_ready_of_a_service_that_ends_before_it_answers() {
+    let name = format!("gwm-agent-child-{}", std::process::id());
+    let systemd = UnixDatagram::bind_addr(&UnixAddress::from_abstract_name(&name).unwrap()).unwrap();
+    let directory = RunDirectory::new();
+    let (gwm, member) = (free_address().to_string(), free_address().to_string());
+    let flags = ["--gwm", &gwm, "--lb", "LB1", "--group", "web", "--member", &member, "--run-dir", directory.path()];
+    let mut agent = command(&[&["agent"], &flags[..], &["--", "sh", "-c", "exit 3"]].concat());
+    let output = finish(agent.env("NOTIFY_SOCKET", format!("@{name}")).spawn().unwrap());
+    assert_eq!(output.status.code(), Some(3));
+    systemd.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 1024];
+    let mut heard = Vec::new();
+    while let Ok(length) = systemd.recv(&mut bytes) {
+        heard.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
+    }
+    assert!(heard.iter().any(|words| words.starts_with("STOPPING=1")), "{heard:?}");
+    assert!(!heard.iter().any(|words| words.contains("READY")), "{heard:?}");
 }
 
 /// As process 1 the agent inherits processes whose parents have ended.
