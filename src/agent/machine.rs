@@ -94,6 +94,7 @@ impl Machine {
     /// A session has begun.
     pub fn connected(&mut self) {
         self.connected = true;
+        self.memberships.iter_mut().for_each(Membership::session_began);
     }
 
     /// The session has ended, or could not begin. `random` is from 0 to 1.

@@ -82,6 +82,8 @@ pub struct Membership {
     held: Held,
     /// It was held once: while `held` is unknown, it may still be.
     was_held: bool,
+    /// A session exists.
+    session: bool,
     /// This agent, or an earlier life of it, registered it.
     own: bool,
     /// The words that the GWM has heard last; `None` if unknown.
@@ -105,6 +107,7 @@ impl Membership {
             wish: Wish::Wait,
             held: Held::Unknown,
             was_held: own,
+            session: false,
             own,
             said: None,
             refusals: 0,
@@ -155,6 +158,8 @@ impl Membership {
             (Wish::Stay(_), Held::Unknown | Held::No) => Some(Request::Register),
             (Wish::Stay(words) | Wish::Leave(words), Held::Yes) => to_say(words),
             (Wish::Leave(words), Held::Unknown) if self.was_held => Some(Request::Say(words)),
+            // The load balancer may have registered it. Only a session that exists is used, and a refusal is enough.
+            (Wish::Leave(words), Held::Unknown) if self.session && self.waits.is_none() => Some(Request::Say(words)),
             (Wish::Leave(_), _) => None,
             (Wish::Gone, Held::Yes) if self.own => Some(Request::Deregister),
             (Wish::Gone, Held::Unknown) if self.own && self.was_held => Some(Request::Deregister),
@@ -179,8 +184,14 @@ impl Membership {
         self.asked = Some(request);
     }
 
+    /// A session has begun.
+    pub fn session_began(&mut self) {
+        self.session = true;
+    }
+
     /// The session has ended, perhaps before an answer.
     pub fn session_ended(&mut self) {
+        self.session = false;
         match self.asked.take() {
             Some(Request::Say(_)) => self.said = None, // nobody knows whether it arrived
             Some(Request::Register) => self.was_held = true,
@@ -227,9 +238,10 @@ impl Membership {
                 | ReturnCode::UNKNOWN_LB_UID
                 | ReturnCode::LB_NOT_CONTACTED,
             ) => {
+                let was_held = self.was_held;
                 self.forget();
                 self.delay(now, random);
-                (request != Request::Deregister).then_some(News::Lost)
+                (was_held && request != Request::Deregister).then_some(News::Lost)
             }
             (request, code) => {
                 match (request, code) {

@@ -152,6 +152,40 @@ fn who_leaves_does_not_come_back_to_a_gwm_that_forgot_it() {
 }
 
 #[test]
+fn who_leaves_before_an_answer_tells_what_the_load_balancer_may_have_registered() {
+    let leaves = || {
+        let mut membership = Membership::new(TIMING, false);
+        membership.wish(at(0), Wish::Stay(SERVES));
+        membership.session_began();
+        membership.wish(at(1), Wish::Leave(QUIESCED));
+        assert!(!membership.is_told());
+        membership
+    };
+    let mut known = leaves();
+    assert_eq!(answer(&mut known, 1, Request::Say(QUIESCED), OK), None);
+    known.wish(at(2), Wish::Gone);
+    assert_eq!((known.due(), known.is_told()), (None, true), "it may be the load balancer's");
+    // A refusal is enough, and the GWM has forgotten nothing.
+    let mut unknown = leaves();
+    assert_eq!(answer(&mut unknown, 1, Request::Say(QUIESCED), ReturnCode::NOT_REGISTERED), None);
+    assert_eq!((unknown.due(), unknown.is_told()), (None, true));
+    let mut distrusted = leaves();
+    answer(&mut distrusted, 1, Request::Say(QUIESCED), ReturnCode::NOT_ACCEPTED);
+    assert_eq!((distrusted.due(), distrusted.is_told()), (None, true));
+    // No session is begun for this.
+    let mut alone = leaves();
+    alone.session_ended();
+    assert_eq!((alone.due(), alone.is_told()), (None, true));
+    // The refused registration has said already that nothing is heard.
+    let mut refused = Membership::new(TIMING, false);
+    refused.session_began();
+    refused.wish(at(0), Wish::Stay(SERVES));
+    answer(&mut refused, 0, Request::Register, ReturnCode::NOT_ACCEPTED);
+    refused.wish(at(1), Wish::Leave(QUIESCED));
+    assert_eq!((refused.due(), refused.is_told()), (None, true));
+}
+
+#[test]
 fn contradictory_answers_cause_no_storm() {
     let mut membership = Membership::new(TIMING, false);
     membership.wish(at(0), Wish::Stay(QUIESCED));
@@ -247,6 +281,7 @@ fn play(seed: u64) {
             4 => {
                 // The answer is lost with the connection; the request may have arrived.
                 if let Some((_, request)) = membership.due() {
+                    membership.session_began();
                     membership.ask(request);
                     if random.bool() && !lb_registers {
                         gwm.answer(request);
@@ -257,6 +292,7 @@ fn play(seed: u64) {
             _ => {
                 if let Some((due, request)) = membership.due() {
                     now = now.max(due);
+                    membership.session_began();
                     membership.ask(request);
                     let code = gwm.answer(request);
                     membership.answered(now, code, random.f64());
