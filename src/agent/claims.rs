@@ -58,12 +58,14 @@ impl Claims {
     pub fn open(directory: &Path, endpoints: impl IntoIterator<Item = Endpoint>) -> Claims {
         let mut claims = HashMap::new();
         let mut fault = make_directory(directory).err();
+        let has_directory = fault.is_none();
         for endpoint in endpoints {
             let mut claim = Claim::default();
-            if fault.is_none() {
+            if has_directory {
+                // The file of one endpoint may be locked by an agent that leaves; the others are not.
                 match Claim::open(directory, endpoint) {
                     Ok(opened) => claim = opened,
-                    Err(error) => fault = Some(error),
+                    Err(error) => fault = fault.or(Some(error)),
                 }
             }
             claims.insert(endpoint, claim);
@@ -146,6 +148,18 @@ mod tests {
         second.set(endpoint, line.clone(), false);
         drop((second, third));
         assert!(!Claims::open(&directory, [endpoint]).has(endpoint, &line));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_another_agent_holds_costs_one_claim_only() {
+        let directory = std::env::temp_dir().join(format!("gwm-agent-claims-held-{}", std::process::id()));
+        let [one, two] = [1, 2].map(|last| Endpoint::new([10, 0, 0, last].into(), 6, 80));
+        let leaves = Claims::open(&directory, [one, two]);
+        leaves.set(two, "a".into(), true);
+        assert!(leaves.is_alone(one), "its lock is exclusive from now on");
+        let comes = Claims::open(&directory, [one, two]);
+        assert!(comes.has(two, "a") && !leaves.is_alone(two));
         std::fs::remove_dir_all(&directory).unwrap();
     }
 
