@@ -384,6 +384,12 @@ fn all(
         if !names.insert(service.name.clone()) {
             return fault(at, format!("two services are called {}: give each a `name`", service.name));
         }
+        let own = service.lbs.len().saturating_mul(service.groups.len()).saturating_mul(service.members.len());
+        // Before they are listed: three long lists make more memberships than the memory holds.
+        if found.len() >= limits::AGENT_SERVICES || own > limits::AGENT_MEMBERSHIPS - memberships.len() {
+            let (services, memberships) = (limits::AGENT_SERVICES, limits::AGENT_MEMBERSHIPS);
+            return fault(at, format!("an agent has at most {services} services and {memberships} memberships"));
+        }
         for (lb, group) in service.lbs.iter().flat_map(|lb| service.groups.iter().map(move |group| (lb, group))) {
             for member in &service.members {
                 if !memberships.insert((lb.clone(), group.clone(), *member)) {
@@ -393,10 +399,6 @@ fn all(
             }
         }
         found.push(service);
-        if found.len() > limits::AGENT_SERVICES || memberships.len() > limits::AGENT_MEMBERSHIPS {
-            let (services, memberships) = (limits::AGENT_SERVICES, limits::AGENT_MEMBERSHIPS);
-            return fault(at, format!("an agent has at most {services} services and {memberships} memberships"));
-        }
     }
     if let Some(address) = answers::given::twice(found.iter().map(|service: &ServiceSettings| &service.telling)) {
         return fault(0, format!("--agent-listen {address} stands twice: the port tells which service is asked about"));

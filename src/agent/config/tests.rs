@@ -70,6 +70,19 @@ fn mistakes_are_told_with_their_line() {
 }
 
 #[test]
+fn too_many_memberships_are_refused_before_they_are_listed() {
+    let names: Vec<_> = (0..20_000).map(|number| format!("'{number}'")).collect();
+    let names = names.join(", ");
+    let error = read(&format!("[[service]]\nlb = [{names}]\ngroup = [{names}]\nmember = 80\n")).unwrap_err();
+    assert_eq!(error, "line 1: an agent has at most 1024 services and 16384 memberships");
+    let most: Vec<_> = (1..=16_384).map(|port| port.to_string()).collect();
+    let most = format!("[[service]]\ngroup = 'a'\nmember = [{}]\n", most.join(", "));
+    assert_eq!(read(&most).unwrap()[0].members.len(), 16_384);
+    let error = read(&format!("{most}[[service]]\ngroup = 'b'\nmember = 80\n")).unwrap_err();
+    assert!(error.starts_with("line 4: an agent has at most"), "{error}");
+}
+
+#[test]
 fn the_address_is_that_of_the_way_to_the_gwm() {
     assert_eq!(own_address("127.0.0.1:3860").unwrap(), IpAddr::from([127, 0, 0, 1]));
     assert!(own_address("nonsense").is_err());
