@@ -242,7 +242,8 @@ pub fn ask(socket: &Path, question: &Question) -> io::Result<Answer> {
     Ok(serde_json::from_str(&read_line(&stream, ANSWER_BYTES)?)?)
 }
 
-/// Asks all agents that listen in a directory. A socket that nobody listens on is left by a killed agent, and skipped.
+/// Asks all agents that listen in a directory. A socket that nobody listens on is left by a killed agent, and skipped; so
+/// is one that an agent has removed at its end since the directory was read.
 pub fn ask_all(directory: &Path, question: &Question) -> io::Result<Vec<Answer>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -261,8 +262,24 @@ pub fn ask_all(directory: &Path, question: &Question) -> io::Result<Vec<Answer>>
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 let _ = fs::remove_file(&socket);
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", socket.display()))),
         }
     }
     Ok(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_has_just_ended_is_skipped() {
+        let directory = std::env::temp_dir().join(format!("gwm-agent-control-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        // As a socket that is removed after the directory was read: it is listed, and nothing is there.
+        std::os::unix::fs::symlink("nothing", directory.join("1.sock")).unwrap();
+        assert_eq!(ask_all(&directory, &Question::Status).unwrap(), []);
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }
