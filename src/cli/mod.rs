@@ -1,8 +1,8 @@
 //! The command line: one file a command, each with its own flags, `run` and exit status.
 //!
 //! To add a command: add a file here with `Args` (clap) and `run(args) -> ExitCode`; add it to `Command` and to
-//! [`main`]; give each flag an environment variable, unit, range and default; add a row to the table of commands in
-//! README.md, and tests in `tests/process/`. A command that speaks to a GWM takes its connection flags from `target.rs`.
+//! [`main`]; give each flag an environment variable, unit, range and default; add what its
+//! help does not say as a page of `src/manual/`, and tests in `tests/process/`. A command that speaks to a GWM takes its connection flags from `target.rs`.
 
 use std::{
     env,

@@ -5,7 +5,7 @@
 //! ignored silently.
 //!
 //! To add a key: add a field to `LbTable` or `MemberTable`, read it in `lb` or `member` into [`access`](crate::access), add
-//! a row to the table in README.md and a test to `access/tests.rs`.
+//! a row to the table in `src/manual/gwm-access.5.md` and a test to `access/tests.rs`.
 
 use std::{fmt::Display, net::IpAddr, path::Path};
 

@@ -2,7 +2,7 @@
 //!
 //! To add a flag: add a field to [`Flags`], with an environment variable, a range in the parser, and unit, range and
 //! default in the text; use it in [`Config::new`](super::Config::new), which checks flags against each other and the
-//! machine; add a row to the table in README.md (a test looks for it) and a test to `config/tests.rs`.
+//! machine; add a test to `config/tests.rs`; what is beyond a limit stands in `src/manual/gwm-serve.8.md`, too.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -92,7 +92,7 @@ pub struct Flags {
     pub member_identity: MemberIdentity,
 
     /// TOML file that says which peers may be which load balancer (`[[lb]]`) and speak for which members (`[[member]]`);
-    /// README.md has all keys. SIGHUP reads the file again; an invalid file changes nothing
+    /// gwm-access(5) has all keys. SIGHUP reads the file again; an invalid file changes nothing
     #[arg(long, env = "GWM_ACCESS", value_name = "FILE")]
     pub access: Option<PathBuf>,
 
@@ -263,7 +263,7 @@ pub struct Flags {
     pub weight_max: u16,
 
     /// TOML file with the capacity and the checks of members (`[[member]]`) and the policies of groups (`[[group]]`);
-    /// README.md has all keys. SIGHUP reads the file again; an invalid file changes nothing
+    /// gwm-members(5) has all keys. SIGHUP reads the file again; an invalid file changes nothing
     #[arg(long, env = "GWM_MEMBERS", value_name = "FILE")]
     pub members: Option<PathBuf>,
 

@@ -5,7 +5,8 @@
 //! the policy of groups by name.
 //!
 //! To add a key: add a field to `Entry`, read it here or in `members/checks.rs` into [`roster::Member`](crate::roster),
-//! refuse it where it has no effect, add a row to the table in README.md and a test to `members/tests.rs`.
+//! refuse it where it has no effect, add a row to the table in `src/manual/gwm-members.5.md` and a test to
+//! `members/tests.rs`.
 
 mod checks;
 mod idle;

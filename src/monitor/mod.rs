@@ -23,7 +23,8 @@
 //!    [`Outcome`]. A new reason of a failure is a variant of [`Reason`], and may
 //!    have words in [`explanation`].
 //! 3. `src/runtime/probe/`: `stream.rs` for a check over TCP (a variant of `Listener`), `mod.rs` for another way.
-//! 4. `src/config/members/checks.rs`: the name for `monitor = …` and the keys of the members file; README.md lists them.
+//! 4. `src/config/members/checks.rs`: the name for `monitor = …` and the keys of the members file, which
+//!    `src/manual/gwm-members.5.md` lists.
 //! 5. Tests: the module's own; `src/fuzz.rs`, an entry point for the answer; `src/runtime/probe/tests/`, real sockets;
 //!    `tests/process/daemon/monitoring.rs`, the daemon.
 

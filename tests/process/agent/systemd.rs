@@ -1,5 +1,5 @@
 //! A real systemd as process 1 of a container: `systemctl restart web` and `stop web` lose no request, with the units of
-//! README.md.
+//! gwm-agent(8).
 
 use std::{
     fs,

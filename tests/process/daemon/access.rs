@@ -186,12 +186,12 @@ fn the_file_is_checked_at_the_start() {
     refused(check("--lb-identity"), &format!("{}:2: ", file.path()));
 }
 
-/// The README's access file is valid.
+/// The manual's access file is valid.
 #[test]
-fn the_readmes_example_is_valid() {
-    let readme = include_str!("../../../README.md");
-    let example = readme.split("```toml\n").find(|part| part.starts_with("[[lb]]")).expect("it is there");
-    let file = TempFile::new("readme.toml", example.split("```").next().expect("its end"));
+fn the_manuals_example_is_valid() {
+    let page = include_str!("../../../src/manual/gwm-access.5.md");
+    let example = page.split("```toml\n").find(|part| part.starts_with("[[lb]]")).expect("it is there");
+    let file = TempFile::new("manual.toml", example.split("```").next().expect("its end"));
     let identities = ["--lb-identity", "source-ip", "--member-identity", "source-ip"];
     let output = run(&[&["serve", "--check"], &identities[..], &["--access", file.path()]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
