@@ -5,7 +5,6 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use clap::Subcommand;
@@ -62,7 +61,7 @@ pub fn run(args: Args) -> ExitCode {
 /// Opens a state that must be there.
 fn open(directory: &Path) -> Result<Store, String> {
     let file = directory::file(directory);
-    fs::metadata(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    fs::metadata(&file).map_err(|error| format!("no state: {error}"))?;
     Store::open(&file).map_err(told)
 }
 
@@ -133,9 +132,8 @@ fn import(directory: &Path) -> Result<(), String> {
     if !store.is_empty().map_err(told)? {
         return Err("there is a state: import into another directory, or move the file away".into());
     }
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let today = Date(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    let filled = store.fill(lines.by_ref(), Epoch::default(), today);
+    // Nobody knows how old an export is: its verdicts are too old to be certain of.
+    let filled = store.fill(lines.by_ref(), Epoch::default(), Date::default());
     filled.map_err(|error| match error {
         StoreError::Damaged(what) => lines.wrong(what),
         error => told(error),

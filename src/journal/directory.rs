@@ -19,8 +19,10 @@ pub fn file(directory: &Path) -> PathBuf {
 /// private.
 pub fn prepare(directory: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+        // Else a loss of power could take the new directory away.
+        Ok(()) => File::open(parent(directory))?.sync_all()?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
     }
     let file = file(directory);
     if fs::metadata(&file).is_err() {
@@ -29,4 +31,26 @@ pub fn prepare(directory: &Path) -> io::Result<()> {
         File::open(directory)?.sync_all()?;
     }
     Ok(())
+}
+
+/// The directory that has the name of this one.
+fn parent(directory: &Path) -> &Path {
+    match directory.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_name_has_a_parent_too() {
+        for (directory, expected) in
+            [("/var/lib/gwm", "/var/lib"), ("a/b/", "a"), ("state", "."), ("./state", "."), ("/", ".")]
+        {
+            assert_eq!(parent(Path::new(directory)), Path::new(expected), "{directory}");
+        }
+    }
 }

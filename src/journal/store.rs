@@ -2,13 +2,13 @@
 
 use std::{fmt, io, panic, path::Path};
 
-use redb::{Database, ReadableDatabase, ReadableTableMetadata, StorageBackend, TableDefinition, TableError};
+use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition, TableError};
 
 use super::{
     date::{Date, Epoch},
     entry::Entry,
     rows::{Fault, Row, VERSION},
-    tables::{self, CHUNKS, GROUPS, LBS, STATES, Tables, VERDICTS, WORDS},
+    tables::{Source, Tables},
 };
 
 /// Numbers of the whole file.
@@ -245,23 +245,14 @@ impl Store {
 
     /// Whether there is no row.
     pub fn is_empty(&self) -> Result<bool> {
-        let transaction = self.database.begin_read()?;
-        Ok(transaction.open_table(LBS)?.is_empty()? && transaction.open_table(WORDS)?.is_empty()?)
+        Source::open(&self.database.begin_read()?)?.is_empty()
     }
 
     /// Gives every row: words by their number, load balancers and then groups, both in the order of their creation, and
     /// verdicts. An error of `take` ends this.
     pub fn each_row(&self, epoch: Epoch, take: impl FnMut(Row) -> Result<()>) -> Result<()> {
         guarded(|| {
-            let transaction = self.database.begin_read()?;
-            let source = tables::Source {
-                lbs: transaction.open_table(LBS)?,
-                groups: transaction.open_table(GROUPS)?,
-                chunks: transaction.open_table(CHUNKS)?,
-                states: transaction.open_table(STATES)?,
-                words: transaction.open_table(WORDS)?,
-                verdicts: transaction.open_table(VERDICTS)?,
-            };
+            let source = Source::open(&self.database.begin_read()?)?;
             source.each_row(epoch, self.numbers.newest, take)
         })
     }

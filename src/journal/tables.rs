@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
+use redb::{
+    ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+};
 
 use super::{
     date::{Date, Epoch},
@@ -23,18 +25,32 @@ use crate::{
 type Bytes = &'static [u8];
 
 /// UID → load balancer.
-pub(super) const LBS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("load balancers");
+const LBS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("load balancers");
 /// UID and name → number of the group.
-pub(super) const GROUPS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("groups");
+const GROUPS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("groups");
 /// Number of the group, and number of the chunk in it → members. No chunk is empty.
-pub(super) const CHUNKS: TableDefinition<'_, (u64, u32), Bytes> = TableDefinition::new("members");
+const CHUNKS: TableDefinition<'_, (u64, u32), Bytes> = TableDefinition::new("members");
 /// Number of the group, and member → state. A member without a row has state 0 and is not quiesced.
-pub(super) const STATES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("states");
+const STATES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("states");
 /// Number → word of the operator.
-pub(super) const WORDS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("words");
-
+const WORDS: TableDefinition<'_, u64, Bytes> = TableDefinition::new("words");
 /// Endpoint → last verdicts.
-pub(super) const VERDICTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("verdicts");
+const VERDICTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("verdicts");
+
+/// Opens all tables in a transaction that writes or in one that reads; with further fields of the type.
+macro_rules! open {
+    ($type:ident, $transaction:ident $(, $more:ident)?) => {
+        Ok($type {
+            lbs: $transaction.open_table(LBS)?,
+            groups: $transaction.open_table(GROUPS)?,
+            chunks: $transaction.open_table(CHUNKS)?,
+            states: $transaction.open_table(STATES)?,
+            words: $transaction.open_table(WORDS)?,
+            verdicts: $transaction.open_table(VERDICTS)?,
+            $($more,)?
+        })
+    };
+}
 
 /// All tables, to change them.
 pub(super) struct Tables<'t> {
@@ -65,15 +81,7 @@ fn after(mut prefix: Vec<u8>) -> Vec<u8> {
 
 impl<'t> Tables<'t> {
     pub(super) fn open(transaction: &'t WriteTransaction, numbers: Numbers) -> Result<Tables<'t>> {
-        Ok(Tables {
-            lbs: transaction.open_table(LBS)?,
-            groups: transaction.open_table(GROUPS)?,
-            chunks: transaction.open_table(CHUNKS)?,
-            states: transaction.open_table(STATES)?,
-            words: transaction.open_table(WORDS)?,
-            verdicts: transaction.open_table(VERDICTS)?,
-            numbers,
-        })
+        open!(Tables, transaction, numbers)
     }
 
     pub(super) fn close(self) -> Numbers {
@@ -313,15 +321,24 @@ impl<'t> Tables<'t> {
 
 /// All tables, to read them.
 pub(super) struct Source {
-    pub(super) lbs: ReadOnlyTable<Bytes, Bytes>,
-    pub(super) groups: ReadOnlyTable<Bytes, u64>,
-    pub(super) chunks: ReadOnlyTable<(u64, u32), Bytes>,
-    pub(super) states: ReadOnlyTable<Bytes, Bytes>,
-    pub(super) words: ReadOnlyTable<u64, Bytes>,
-    pub(super) verdicts: ReadOnlyTable<Bytes, Bytes>,
+    lbs: ReadOnlyTable<Bytes, Bytes>,
+    groups: ReadOnlyTable<Bytes, u64>,
+    chunks: ReadOnlyTable<(u64, u32), Bytes>,
+    states: ReadOnlyTable<Bytes, Bytes>,
+    words: ReadOnlyTable<u64, Bytes>,
+    verdicts: ReadOnlyTable<Bytes, Bytes>,
 }
 
 impl Source {
+    pub(super) fn open(transaction: &ReadTransaction) -> Result<Source> {
+        open!(Source, transaction)
+    }
+
+    /// Whether there is neither a load balancer nor a word; no other row lasts without them.
+    pub(super) fn is_empty(&self) -> Result<bool> {
+        Ok(self.lbs.is_empty()? && self.words.is_empty()?)
+    }
+
     /// No group has a number above `newest`.
     pub(super) fn each_row(&self, epoch: Epoch, newest: u64, mut take: impl FnMut(Row) -> Result<()>) -> Result<()> {
         for word in self.words.iter()? {

@@ -65,7 +65,8 @@ impl Keeping {
         // Even without requests the coordinator changes something: connections end, words end.
         if self.journal.waiting() >= 2 * limits::JOURNAL_BYTES {
             tracing::error!(
-                "the disk has taken no state for too long: changes are kept in memory only until the next start"
+                "the disk has taken no state for too long: requests that change something end their connections until the \
+                 next start"
             );
             self.gave_up = true;
             self.journal.give_up();

@@ -108,7 +108,9 @@ impl Journal {
     /// Why the state on disk is behind, for people; `None` if all is well.
     pub(super) fn trouble(&self) -> Option<String> {
         let state = self.lock();
-        let gave_up = || state.gave_up.then(|| "changes are in memory only until the next start".into());
+        let gave_up = || {
+            state.gave_up.then(|| "requests that change something end their connections until the next start".into())
+        };
         gave_up().or_else(|| state.failure.clone()).or_else(|| state.slow())
     }
 
