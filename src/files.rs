@@ -98,7 +98,7 @@ pub(crate) fn read(path: &Path, what: &'static str, max_bytes: u64) -> Result<St
 }
 
 /// The line of a byte, from 1.
-fn line(text: &[u8], at: usize) -> usize {
+pub(crate) fn line(text: &[u8], at: usize) -> usize {
     text.iter().take(at).filter(|byte| **byte == b'\n').count() + 1
 }
 

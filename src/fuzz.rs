@@ -19,6 +19,8 @@ mod session;
 #[cfg(feature = "xds")]
 mod xds;
 
+use std::path::Path;
+
 use bytes::BytesMut;
 use regex::bytes::Regex;
 
@@ -41,7 +43,10 @@ pub use xds::{xds_poll, xds_stream};
 use crate::{
     access::Identity,
     cli::decode::{Format, decode},
-    config::access::{self, Rules},
+    config::{
+        access::{self, Rules},
+        file,
+    },
     monitor::{
         Outcome, Reason, agent_check,
         echo::{self, Version},
@@ -259,6 +264,24 @@ pub fn access_file(data: &[u8]) {
         }
         Err(mistake) => {
             // If the file ends in a line break, its end is in the line after that.
+            assert!((1..=text.split('\n').count()).contains(&mistake.line), "{mistake}");
+            assert!(!mistake.text.is_empty() && !mistake.text.contains('\n'), "an error is one line: {mistake:?}");
+        }
+    }
+}
+
+/// The file of `gwm serve --config` becomes arguments that a person could write, or has a mistake in one of its lines.
+pub fn config_file(text: &[u8]) {
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    match file::arguments(text, Path::new("/etc/gwm")) {
+        Ok(words) => {
+            for word in &words {
+                let word = word.to_str().expect("a text makes texts");
+                let name = word.trim_start_matches("--").split('=').next().unwrap_or_default();
+                assert!(word.starts_with("--") && !file::WITHOUT_KEY.contains(&name), "{word}");
+            }
+        }
+        Err(mistake) => {
             assert!((1..=text.split('\n').count()).contains(&mistake.line), "{mistake}");
             assert!(!mistake.text.is_empty() && !mistake.text.contains('\n'), "an error is one line: {mistake:?}");
         }

@@ -40,8 +40,10 @@ pub struct Setting {
     pub flag: String,
     /// The value as a person writes it.
     pub value: Option<String>,
-    /// `flag`, `environment` or `default`.
+    /// `flag`, `environment`, `file` or `default`.
     pub source: &'static str,
+    /// The file and its line.
+    pub at: Option<String>,
 }
 
 /// Which daemon this is.

@@ -17,7 +17,13 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use crate::{agent::children::begin_again_small, config::Given};
+use crate::{
+    agent::children::begin_again_small,
+    config::{
+        ConfigError, Given,
+        file::{self, ConfigFile},
+    },
+};
 
 pub mod agent;
 pub mod connect;
@@ -94,19 +100,46 @@ pub fn main() -> ExitCode {
         Ok(Cli { command: Command::State(args) }) => state::run(args),
         Ok(Cli { command: Command::Decode(args) }) => decode::run(args),
         Ok(Cli { command: Command::Demo(args) }) => demo::run(args),
-        Err(error) => show(&error),
+        Err(Unread::File(error)) => {
+            complain(format_args!("gwm: {error}"));
+            ExitCode::FAILURE
+        }
+        Err(Unread::Words(error, file)) => {
+            let status = show(&error);
+            if error.use_stderr() {
+                // The usage names every flag that is given.
+                let text = error.to_string();
+                tell_places(file.as_ref(), text.split("Usage:").next().unwrap_or_default());
+            }
+            status
+        }
     }
 }
 
-fn parse() -> Result<Cli, clap::Error> {
+/// Why there is no command to run.
+enum Unread {
+    /// The file of `--config` can not be used.
+    File(ConfigError),
+    /// What clap says about the arguments, which have what the file says.
+    Words(clap::Error, Option<ConfigFile>),
+}
+
+fn parse() -> Result<Cli, Unread> {
+    let words: Vec<OsString> = env::args_os().collect();
+    let (words, file) = match words.get(1).is_some_and(|word| word == "serve") {
+        true => file::with_file(words).map_err(Unread::File)?,
+        false => (words, None),
+    };
     let mut command = Cli::command();
-    let mut matches = command.try_get_matches_from_mut(env::args_os())?;
-    let given = matches.subcommand_matches("serve").map(Given::of);
-    let mut cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
-    if let (Command::Serve(flags), Some(given)) = (&mut cli.command, given) {
-        flags.given = given;
-    }
-    Ok(cli)
+    let cli = command.try_get_matches_from_mut(words).and_then(|mut matches| {
+        let given = matches.subcommand_matches("serve").map(|matches| Given::of(matches, file.clone()));
+        let mut cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
+        if let (Command::Serve(flags), Some(given)) = (&mut cli.command, given) {
+            flags.given = given;
+        }
+        Ok(cli)
+    });
+    cli.map_err(|error| Unread::Words(error, file))
 }
 
 /// Shows clap's text: help, version, or the error of the arguments.
@@ -142,6 +175,13 @@ fn variables(command: &clap::Command, flag: &str) -> Vec<OsString> {
     let own = command.get_arguments().filter(|argument| argument.get_long() == Some(flag));
     let own = own.filter_map(|argument| argument.get_env().map(OsString::from));
     own.chain(command.get_subcommands().flat_map(|command| variables(command, flag))).collect()
+}
+
+/// Says which of the flags that a text names are in the file.
+fn tell_places(file: Option<&ConfigFile>, text: &str) {
+    for (flag, place) in file.map(|file| file.places_in(text)).unwrap_or_default() {
+        complain(format_args!("note: {flag} is from {place}"));
+    }
 }
 
 /// Writes a line on stderr. If that fails, the exit status still tells.

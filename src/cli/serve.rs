@@ -15,25 +15,35 @@ pub use crate::config::Flags as Args;
 
 /// Runs `gwm serve`: exit status 2 for flags that do not go together, 1 for a failure, 0 after a stop.
 pub fn run(args: Args) -> ExitCode {
-    // Before the first file is read, because that may take seconds. With --check, a signal ends the process.
-    let inbox = match (!args.check).then(runtime::watch_signals).transpose() {
+    // Before the first file is read, because that may take seconds. Without serving, a signal ends the process.
+    let serves = !args.check && !args.print_config;
+    let inbox = match serves.then(runtime::watch_signals).transpose() {
         Ok(inbox) => inbox,
         Err(error) => return failure(&error),
     };
-    let config = match Config::new(&args, &runtime::host()) {
+    let config = Config::new(&args, &runtime::host());
+    // Before the mistakes are told: the sources of the values may tell how they came about.
+    if args.print_config
+        && let Err(error) = write!(io::stdout(), "{}", args.given.toml(config.as_ref().ok()))
+    {
+        return super::written(Err(error));
+    }
+    let config = match config {
         Ok(config) => config,
         Err(error) => {
-            super::complain(format_args!("gwm: {error}"));
+            let text = error.to_string();
+            super::complain(format_args!("gwm: {text}"));
+            super::tell_places(args.given.file(), &text);
             return ExitCode::from(if matches!(error, ConfigError::Usage(_)) { 2 } else { 1 });
         }
     };
+    if args.print_config && !args.check {
+        return ExitCode::SUCCESS;
+    }
     if let Err(error) = runtime::prepare(&config) {
         return failure(&error);
     }
-    let Some(inbox) = inbox else {
-        config.warnings.iter().for_each(|warning| super::complain(format_args!("gwm: warning: {warning}")));
-        return super::written(writeln!(io::stdout(), "gwm: the configuration is valid"));
-    };
+    let Some(inbox) = inbox else { return check(&config) };
     let logging = runtime::start_logging(args.log_level, args.log_format);
     let result = runtime::serve(config, inbox);
     drop(logging);
@@ -41,6 +51,18 @@ pub fn run(args: Args) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure(&error),
     }
+}
+
+/// What `--check` looks at beside flags, files and the machine, and what it says.
+fn check(config: &Config) -> ExitCode {
+    let about_state = match config.state.as_ref().map(runtime::look_at_state).transpose() {
+        Ok(note) => note.flatten(),
+        Err(error) => return failure(&error),
+    };
+    for warning in config.warnings.iter().chain(&about_state) {
+        super::complain(format_args!("gwm: warning: {warning}"));
+    }
+    super::written(writeln!(io::stdout(), "gwm: the configuration is valid"))
 }
 
 fn failure(error: &runtime::Error) -> ExitCode {

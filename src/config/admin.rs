@@ -123,17 +123,6 @@ impl fmt::Debug for Admin {
     }
 }
 
-/// A flag with its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// As in `--hold-time`.
-    pub flag: String,
-    /// The value as a person writes it.
-    pub value: Option<String>,
-    /// `flag`, `environment` or `default`.
-    pub source: &'static str,
-}
-
 impl Admin {
     /// The file descriptors that the admin side needs.
     pub(super) fn descriptors(flags: &AdminFlags) -> u64 {

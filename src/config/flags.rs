@@ -3,6 +3,7 @@
 //! To add a flag: add a field to [`Flags`], with an environment variable, a range in the parser, and unit, range and
 //! default in the text; use it in [`Config::new`](super::Config::new), which checks flags against each other and the
 //! machine; add a test to `config/tests.rs`; what is beyond a limit stands in `src/manual/gwm-serve.8.md`, too.
+//! `config/file.rs` reads it from --config by this definition; a test there writes the example `src/package/serve.toml`.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -14,7 +15,7 @@ use clap::{
 use super::{
     admin::AdminFlags,
     choices::{Durability, HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion},
-    idle::Given,
+    given::Given,
     members,
     units::duration,
     witness::Witness,
@@ -28,6 +29,18 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Flags of `gwm serve`; each has an environment variable, which the flag overrides.
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
+    /// TOML file with any of these flags: its keys are their names, as in `hold-time = "10m"` or `listen = ["[::]:3860"]`. A
+    /// flag counts before its variable in the environment, and the variable before the file. An unknown key or a wrong value
+    /// is an error. Names of files in it are relative to it. What is changed in it counts after a restart: SIGHUP reads the
+    /// files again that the flags name, and only says what this file has new
+    #[arg(long, env = "GWM_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print all settings that are in force, each with its source (flag, environment, line of --config, default), and exit
+    /// without serving; what is printed can be a file for --config
+    #[arg(long, env = "GWM_PRINT_CONFIG", value_parser = FalseyValueParser::new())]
+    pub print_config: bool,
+
     /// Address and port to listen on without TLS, IPv4 or IPv6 (`[::1]:3860`; `[::]` is every IPv6 address and no IPv4
     /// address); repeatable. With port 0 the system chooses a port, which is printed [default: 127.0.0.1:3860, unless
     /// --tls-listen is given]
@@ -383,7 +396,8 @@ pub struct Flags {
     #[arg(long, env = "GWM_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// Check flags, files and the machine's limits, print what is wrong or has no effect, and exit without serving
+    /// Check flags, files, the state on disk and the machine's limits, print what is wrong or has no effect, and exit without
+    /// serving; nothing is changed
     #[arg(long, env = "GWM_CHECK", value_parser = FalseyValueParser::new())]
     pub check: bool,
 

@@ -1,54 +1,13 @@
 //! Settings that are given and can have no effect beside the others. Each gets a warning, at the start and with `--check`.
 //! What can only be a mistake is an error instead, where it is read.
 
-use std::collections::BTreeSet;
-
-use clap::{
-    Arg, ArgMatches, Args, Command,
-    parser::{RawValues, ValueSource},
-};
-
-use super::{Flags, LbIdentity, MemberIdentity, PolicyName, Probe, Setting};
+use super::{Flags, LbIdentity, MemberIdentity, PolicyName, Probe};
 use crate::limits;
-
-/// The names of the flags that are given, by argument or environment variable.
-#[derive(Clone, Debug, Default)]
-pub struct Given(BTreeSet<String>, Vec<Setting>);
-
-impl Given {
-    /// The given flags of a command.
-    pub fn of(matches: &ArgMatches) -> Given {
-        let given = |id: &&clap::Id| {
-            matches!(matches.value_source(id.as_str()), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
-        };
-        let flag = |id: &clap::Id| id.as_str().replace('_', "-");
-        let setting = |argument: &Arg| {
-            let id = argument.get_id();
-            let values = matches.try_get_raw(id.as_str()).ok().flatten();
-            let text = |values: RawValues<'_>| {
-                values.map(|value| value.to_string_lossy().into_owned()).collect::<Vec<_>>().join(",")
-            };
-            let source = match matches.value_source(id.as_str()) {
-                Some(ValueSource::CommandLine) => "flag",
-                Some(ValueSource::EnvVariable) => "environment",
-                _ => "default",
-            };
-            Setting { flag: format!("--{}", flag(id)), value: values.map(text), source }
-        };
-        let flags = Flags::augment_args(Command::new("serve"));
-        Given(matches.ids().filter(given).map(flag).collect(), flags.get_arguments().map(setting).collect())
-    }
-
-    /// All flags with their values.
-    pub fn settings(&self) -> &[Setting] {
-        &self.1
-    }
-}
 
 /// The warnings about flags.
 pub(super) fn warnings(flags: &Flags, shards: usize) -> Vec<String> {
     let mut warnings = Vec::new();
-    let given = |flag: &&&str| flags.given.0.contains(**flag);
+    let given = |flag: &&&str| flags.given.has(flag);
     let mut useless = |list: &[&str], reason: &str| {
         warnings.extend(list.iter().filter(given).map(|flag| format!("--{flag} has no effect: {reason}")));
     };

@@ -25,20 +25,22 @@ pub mod access;
 mod admin;
 mod choices;
 mod error;
+pub mod file;
 mod flags;
+mod given;
 mod idle;
 mod listen;
 pub mod members;
 mod units;
 mod witness;
 
-pub use admin::{Admin, AdminAddress, AdminFlags, Setting, of_admin};
+pub use admin::{Admin, AdminAddress, AdminFlags, of_admin};
 pub use choices::{
     Durability, HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion,
 };
 pub use error::ConfigError;
 pub use flags::{CpuList, Flags};
-pub use idle::Given;
+pub use given::{Given, Setting, Source};
 pub use listen::{Carries, Listen};
 pub(crate) use units::duration;
 pub use witness::Witness;
@@ -94,8 +96,8 @@ pub struct Config {
     pub admin: Admin,
     /// The most members with series of their own in the metrics.
     pub metrics_members: u32,
-    /// The flags with their values, for people.
-    pub shown: Vec<Setting>,
+    /// The flags with their values, for people, and the file that has some of them.
+    pub given: Given,
     /// Where the state is kept on disk, if it is.
     pub state: Option<State>,
     /// Where load balancers make agent-checks.
@@ -286,7 +288,7 @@ impl Config {
             access,
             admin,
             metrics_members: flags.metrics_members,
-            shown: flags.given.settings().to_vec(),
+            given: flags.given.clone(),
             state: flags.state.clone().map(|directory| State {
                 directory,
                 durability: flags.durability,

@@ -12,7 +12,7 @@ struct Line {
 fn flags(line: &str) -> Result<Flags, clap::Error> {
     let matches = Line::command().try_get_matches_from(std::iter::once("serve").chain(line.split_whitespace()))?;
     let flags = Line::from_arg_matches(&matches)?.flags;
-    Ok(Flags { given: Given::of(&matches), ..flags })
+    Ok(Flags { given: Given::of(&matches, None), ..flags })
 }
 
 fn host(cpus: usize, descriptors: u64) -> Host {

@@ -7,12 +7,45 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
 /// The file.
 const FILE: &str = "gwm.redb";
 
 /// The file of a state in this directory.
 pub fn file(directory: &Path) -> PathBuf {
     directory.join(FILE)
+}
+
+/// Whether [`prepare`] and the daemon can use the directory, by its rights; changes nothing. Gives whether there is a file
+/// with something in it.
+pub fn look(directory: &Path) -> io::Result<bool> {
+    let may = |path: &Path, access| {
+        accessat(CWD, path, access, AtFlags::EACCESS).map_err(|error| {
+            let error = io::Error::from(error);
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })
+    };
+    let change = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    match fs::metadata(directory) {
+        Ok(metadata) if !metadata.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
+        Ok(_) => may(directory, change)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = directory.parent().filter(|parent| *parent != Path::new(""));
+            may(parent.unwrap_or(Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)?;
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    }
+    let file = file(directory);
+    match fs::metadata(&file) {
+        Ok(metadata) => {
+            may(&file, Access::READ_OK | Access::WRITE_OK)?;
+            Ok(metadata.len() > 0)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes the directory and an empty file, if they are not there. Nobody else may read them: labels and reasons may be

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, panic, path::Path};
 
-use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition, TableError};
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition, TableError};
 
 use super::{
     date::{Date, Epoch},
@@ -131,6 +131,31 @@ fn guarded<T>(act: impl FnOnce() -> Result<T>) -> Result<T> {
     done.unwrap_or_else(|_| Err(StoreError::Damaged("the engine can not read it".into())))
 }
 
+/// The numbers of a file that this gwm can read; `None` if the file is empty.
+fn numbers(transaction: &ReadTransaction) -> Result<Option<Numbers>> {
+    let table = match transaction.open_table(NUMBERS) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) if transaction.list_tables()?.next().is_none() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let read = |name| -> Result<u64> {
+        let value = table.get(name)?.map(|value| value.value());
+        value.ok_or_else(|| StoreError::Damaged(format!("the number \"{name}\" is not there")))
+    };
+    match read("version")? {
+        VERSION => {}
+        other => return Err(StoreError::Version(other)),
+    }
+    let mut numbers = Numbers::default();
+    for (name, number) in numbers.fields() {
+        *number = read(name)?;
+        if *number > NUMBER_MAX {
+            return Err(StoreError::Damaged(format!("the number \"{name}\" is {number}")));
+        }
+    }
+    Ok(Some(numbers))
+}
+
 /// The state on disk. After an error of [`Store::apply`] it must be opened again.
 pub struct Store {
     database: Database,
@@ -151,32 +176,29 @@ impl Store {
     fn prepare(database: Database) -> Result<Store> {
         let mut store = Store { database, numbers: Numbers::default() };
         let transaction = store.database.begin_read()?;
-        let numbers = match transaction.open_table(NUMBERS) {
-            Ok(numbers) => numbers,
-            Err(TableError::TableDoesNotExist(_)) if transaction.list_tables()?.next().is_none() => {
+        match numbers(&transaction)? {
+            Some(numbers) => store.numbers = numbers,
+            None => {
                 drop(transaction);
                 store.write(|_| Ok(()))?;
-                return Ok(store);
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let read = |name| -> Result<u64> {
-            let value = numbers.get(name)?.map(|value| value.value());
-            value.ok_or_else(|| StoreError::Damaged(format!("the number \"{name}\" is not there")))
-        };
-        match read("version")? {
-            VERSION => {}
-            other => return Err(StoreError::Version(other)),
-        }
-        for (name, number) in store.numbers.fields() {
-            *number = read(name)?;
-            if *number > NUMBER_MAX {
-                return Err(StoreError::Damaged(format!("the number \"{name}\" is {number}")));
             }
         }
-        drop(numbers);
-        drop(transaction);
         Ok(store)
+    }
+
+    /// Looks whether [`Store::open`] can use a file, and changes nothing; gives what could not be looked at.
+    pub fn look(path: &Path) -> Result<Option<&'static str>> {
+        guarded(|| {
+            let database = match builder().open_read_only(path) {
+                Ok(database) => database,
+                Err(DatabaseError::DatabaseAlreadyOpen) => return Ok(Some("a daemon has it open")),
+                Err(DatabaseError::RepairAborted) => {
+                    return Ok(Some("a daemon ended without closing it; the next start looks at all of it"));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            numbers(&database.begin_read()?).map(|_| None)
+        })
     }
 
     /// Changes rows in one transaction, which is on the disk when this returns.

@@ -4,12 +4,13 @@
 mod admin;
 mod keeper;
 mod listen;
+mod reload;
 
 use std::{
     io,
     sync::{Arc, atomic::Ordering, mpsc},
     thread::{self, JoinHandle},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use signal_hook::{
@@ -41,7 +42,6 @@ use crate::{
     metrics::{Id, Reading},
     monitor::{self, Tuning},
     network::OwnAddresses,
-    tls::Server,
 };
 
 /// How long the stop may take in all.
@@ -243,13 +243,15 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                     && config.tls.is_none()
                     && config.admin.tls.is_none()
                     && config.admin.token_file.is_none()
+                    && config.given.file().is_none()
                 {
                     tracing::info!("{by}: no flag names a file to read again");
                 }
+                reload::look_at_config(by, &config);
                 look_at_addresses(&mut addresses, &control);
-                reload_members(by, &config, &control, &monitoring);
-                reload_access(by, &config, &control);
-                reload_tls(by, &mut config.tls, &shared);
+                reload::read_members(by, &config, &control, &monitoring);
+                reload::read_access(by, &config, &control);
+                reload::read_tls(by, &mut config.tls, &shared);
                 #[cfg(feature = "admin")]
                 if let Some(admin) = &threads.admin {
                     admin.daemon.reload(by, &mut config.admin);
@@ -411,61 +413,6 @@ fn look_at_addresses(known: &mut Arc<OwnAddresses>, control: &CoordinatorControl
         *known = Arc::new(now);
         control.own_addresses.force_push(known.clone());
         control.bell.ring();
-    }
-}
-
-/// Reads the members file again.
-fn reload_members(by: &str, config: &Config, control: &CoordinatorControl, monitoring: &[Arc<MonitoringControl>]) {
-    let Some(path) = &config.monitoring.members else { return };
-    let roster = config.monitoring.read().map_err(|error| error.to_string()).and_then(|roster| match roster {
-        Some(read) if read.0.names_icmp() => probe::may_echo().map(|()| Some(read)).map_err(|error| error.to_string()),
-        other => Ok(other),
-    });
-    match roster {
-        Ok(Some((roster, warnings))) => {
-            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            tracing::info!(members = roster.entries(), "{by}: {} is in force", path.display());
-            let roster = Arc::new(roster);
-            monitoring.iter().for_each(|shard| shard.reload(roster.clone()));
-            control.roster.force_push(roster);
-            control.bell.ring();
-        }
-        Ok(None) => {}
-        Err(error) => tracing::error!("{by}: the old members stay in force: {error}"),
-    }
-}
-
-/// Reads the access file again. Connections that it does not permit end.
-fn reload_access(by: &str, config: &Config, control: &CoordinatorControl) {
-    let Some(path) = &config.access.file else { return };
-    match config.access.read() {
-        Ok(access) => {
-            tracing::info!(entries = access.entries(), "{by}: {} is in force", path.display());
-            control.access.force_push(Arc::new(access));
-            control.bell.ring();
-        }
-        Err(error) => tracing::error!("{by}: the old access rules stay in force: {error}"),
-    }
-}
-
-/// Reads the TLS files again, for new sessions.
-fn reload_tls(by: &str, tls: &mut Option<Server>, shared: &Shared) {
-    let Some(server) = tls else { return };
-    match server.read_again(SystemTime::now()) {
-        Ok(Some(new)) => {
-            tracing::info!("{by}: new TLS files are in force, for new sessions: {}", new.files);
-            shared.set_tls(new.config.clone());
-            warn_of_expiry(&new);
-            *server = new;
-        }
-        Ok(None) => tracing::info!("{by}: the TLS files are as they were: {}", server.files),
-        Err(error) => tracing::error!("{by}: the old TLS files stay in force: {error}"),
-    }
-}
-
-fn warn_of_expiry(server: &Server) {
-    if let Some(line) = server.expiry(SystemTime::now()) {
-        tracing::warn!("{line}");
     }
 }
 

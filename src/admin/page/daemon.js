@@ -114,13 +114,13 @@ class Daemon {
         h(
           'tbody',
           null,
-          sorted.map(({ flag, value, source }) =>
+          sorted.map(({ flag, value, source, at }) =>
             h(
               'tr',
               { key: flag, class: source === 'default' ? 'quiet' : '' },
               h('td', null, h('code', null, flag)),
               h('td', null, value ?? 'not given'),
-              h('td', null, source),
+              h('td', null, at ?? source),
             ),
           ),
         ),

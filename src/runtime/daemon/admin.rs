@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::listen::retried;
 use crate::{
     admin::{Calendar, pages::Setting},
-    config::{AdminAddress, Carries, Config},
+    config::{AdminAddress, Config, Source},
     runtime::{Error, shard::Shared},
     web::sockets::{self, Bound},
 };
@@ -31,23 +31,14 @@ pub(super) fn calendar(shared: &Shared, config: &Config) -> Calendar {
 
 /// The flags with their values; what a flag leaves to the daemon is shown as the daemon chose.
 pub(super) fn shown_flags(config: &Config) -> Vec<Setting> {
-    let listen = config.listen.iter().filter(|listen| listen.carries != Carries::Tls);
-    let listen: Vec<String> = listen.map(|listen| listen.address.to_string()).collect();
-    let chosen = [
-        ("--listen", listen.join(",")),
-        ("--shards", config.shard_cpus.len().to_string()),
-        ("--max-connections", config.connections.max.to_string()),
-        ("--max-connections-per-source", config.connections.max_per_source.to_string()),
-        ("--max-memberships-per-lb", config.settings.max_memberships_per_lb.to_string()),
-        ("--max-probes", config.monitoring.max_probes.to_string()),
-    ];
-    let shown = |setting: &crate::config::Setting| Setting {
-        flag: setting.flag.clone(),
-        value: setting.value.clone().or_else(|| {
-            let (_, value) = chosen.iter().find(|(flag, _)| *flag == setting.flag)?;
-            Some(value.clone())
-        }),
-        source: setting.source,
+    let shown = |setting: crate::config::Setting| Setting {
+        flag: setting.flag,
+        value: setting.value,
+        source: setting.source.name(),
+        at: match setting.source {
+            Source::File(place) => Some(place.to_string()),
+            _ => None,
+        },
     };
-    config.shown.iter().map(shown).collect()
+    config.given.settings(Some(config)).into_iter().map(shown).collect()
 }

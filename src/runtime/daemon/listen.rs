@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::warn_of_expiry;
+use super::reload::warn_of_expiry;
 use crate::{
     config::{Carries, Config, Listen},
     runtime::{Error, agent_thread, probe, shard::listener},

@@ -47,6 +47,22 @@ pub(in crate::runtime) fn load(
     Ok((Kept { store, name, reopen: Box::new(move || open_again(&path)) }, coordinator))
 }
 
+/// Looks whether a start can use the state, and changes nothing; gives a note for the operator.
+pub fn look(state: &State) -> Result<Option<String>, Error> {
+    let path = directory::file(&state.directory);
+    let told = |error| Error::State { path: path.clone(), error };
+    if !directory::look(&state.directory).map_err(|error| told(StoreError::Disk(error.to_string())))? {
+        return Ok(None);
+    }
+    match Store::look(&path) {
+        Ok(unseen) => Ok(unseen.map(|why| format!("--state: {} was not looked at: {why}", path.display()))),
+        Err(error @ (StoreError::Version(_) | StoreError::Damaged(_))) if state.reset => {
+            Ok(Some(format!("--state-reset: the start moves {} aside: {error}", path.display())))
+        }
+        Err(error) => Err(told(error)),
+    }
+}
+
 fn open(
     path: &Path,
     clock: Clock,

@@ -23,6 +23,7 @@ use crate::{
 };
 
 pub(super) use load::load;
+pub use load::look;
 
 /// How often the date is written though nothing changes: after a crash it tells how old everything is.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(5);

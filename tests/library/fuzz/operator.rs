@@ -71,6 +71,53 @@ fn admin_body() {
 }
 
 #[test]
+fn config_file() {
+    const PARTS: [&str; 28] = [
+        "hold-time",
+        "listen",
+        "members",
+        "require-tls",
+        "shards",
+        "agent-lb",
+        "check",
+        "colour",
+        " = ",
+        "\n",
+        "\"10m\"",
+        "[",
+        "]",
+        ", ",
+        "\"127.0.0.1:1\"",
+        "1",
+        "-1",
+        "1.2",
+        "true",
+        "false",
+        "\"",
+        "'",
+        "'''",
+        "{",
+        "}",
+        "# ",
+        "[x]\n",
+        "\u{0}é",
+    ];
+    run(3_000, fuzz::config_file, |rng| pieces(rng, &PARTS, 12));
+    // Settings with nothing wrong but their values.
+    run(2_000, fuzz::config_file, |rng| {
+        const KEYS: [&str; 6] = ["hold-time", "listen", "members", "require-tls", "shards", "agent-lb"];
+        const VALUES: [&str; 6] = ["\"1m\"", "[\"[::1]:1\"]", "\"a,b\\u0009\"", "true", "7", "''"];
+        let mut text = String::new();
+        for key in KEYS {
+            if rng.bool() {
+                text += &format!("{key} = {}\n", VALUES[rng.usize(..VALUES.len())]);
+            }
+        }
+        text.into_bytes()
+    });
+}
+
+#[test]
 fn access_file() {
     const PARTS: [&str; 30] = [
         "[[lb]]\n",

@@ -318,12 +318,17 @@ fn the_why_names_what_the_agent_stated() {
 #[test]
 fn the_configuration_and_the_limits_are_shown() {
     let file = TempFile::new("members.toml", "[[member]]\naddress = \"10.0.0.1\"\nport = 80\nquiesced = true\n");
-    let daemon = start(&["--hold-time", "17m", "--max-groups", "7", "--members", file.path()]);
+    let serve = TempFile::new("serve.toml", "weight-max = 9\n");
+    let flags = ["--hold-time", "17m", "--max-groups", "7", "--members", file.path(), "--config", serve.path()];
+    let daemon = start(&flags);
     let mut lb = daemon.connect();
     lb.register(LB, "LB1", "web", &["10.0.0.1:80"]);
     let config = read(&daemon, "/api/v1/config");
     let setting = |flag: &str| config["settings"].as_array().unwrap().iter().find(|row| row["flag"] == flag).cloned();
-    assert_eq!(setting("--hold-time"), Some(json!({"flag": "--hold-time", "value": "17m", "source": "flag"})));
+    let hold_time = json!({"flag": "--hold-time", "value": "17m", "source": "flag", "at": null});
+    assert_eq!(setting("--hold-time"), Some(hold_time));
+    let weight_max = setting("--weight-max").unwrap();
+    assert_eq!((&weight_max["source"], &weight_max["at"]), (&json!("file"), &json!(format!("{}:1", serve.path()))));
     assert_eq!(setting("--push-window").unwrap()["source"], "default");
     assert!(setting("--max-connections").unwrap()["value"].is_string(), "what the daemon chose");
     let limits = read(&daemon, "/api/v1/limits");

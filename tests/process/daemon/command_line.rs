@@ -6,6 +6,8 @@ use crate::harness::{Daemon, TempFile, command, finish, run};
 
 /// Every flag of `gwm serve` with its default, or `None` without a default.
 const FLAGS: &[(&str, Option<&str>)] = &[
+    ("--config", None),
+    ("--print-config", None),
     ("--listen", Some("127.0.0.1:3860")),
     ("--tls-listen", None),
     ("--tls-cert", None),

@@ -4,6 +4,7 @@
 mod access;
 mod command_line;
 mod concurrency;
+mod config_file;
 mod doubt;
 mod excess;
 mod framing;
