@@ -78,6 +78,11 @@ enum Command {
     Demo(demo::Args),
 }
 
+/// All commands with their flags, as clap has them: for the manual.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the process's arguments and runs the command; exit status 2 for usage, 1 for failure.
 pub fn main() -> ExitCode {
     if env::args_os().nth(1).is_some_and(|word| word == "agent") {

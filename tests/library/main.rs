@@ -1,4 +1,4 @@
-//! The library by itself: no process is spawned, and only the fuzz entry points open a file.
+//! The library by itself: no process is spawned but `man`, and only tests of files open a file.
 
 #[path = "../support/captures.rs"]
 mod captures;
@@ -9,6 +9,7 @@ mod coordinator_rules;
 mod fuzz;
 mod journal;
 mod layers;
+mod manual;
 mod monitor_table;
 mod names;
 mod outbox;

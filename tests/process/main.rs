@@ -22,6 +22,7 @@ mod demo;
 mod fake_gwm;
 mod haproxy;
 mod harness;
+mod manual;
 mod page;
 mod site;
 mod state;

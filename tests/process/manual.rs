@@ -1,0 +1,197 @@
+//! The commands that README.md and the manual tell people to type, typed: each does what stands below it.
+//!
+//! The blocks of a page run one after the other in one shell, in a folder, a network and processes of their own, with the
+//! programs of Debian that the page names. Blocks whose first line says `console package` are for the test of the packages.
+
+use std::{
+    env, fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
+
+use crate::{
+    connect::real::installed,
+    harness::{Permit, command, python},
+};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// What a page's commands may take; then they are ended.
+const SECONDS: &str = "150";
+
+/// What stands before the output of each command.
+const MARK: &str = "@@@ next command";
+
+#[test]
+fn readme() {
+    check("README.md", &["haproxy", "python3", "curl"]);
+}
+
+#[test]
+fn haproxy_page() {
+    check("src/manual/gwm-connect-haproxy.8.md", &["haproxy", "python3", "curl"]);
+}
+
+#[test]
+fn file_page() {
+    check("src/manual/gwm-connect-file.8.md", &[]);
+}
+
+#[test]
+fn tls_page() {
+    check("src/manual/gwm-tls.7.md", &["openssl"]);
+}
+
+#[test]
+fn pen_page() {
+    check("src/manual/gwm-connect-pen.8.md", &["pen", "socat"]);
+}
+
+#[test]
+fn dns_page() {
+    check("src/manual/gwm-connect-dns.8.md", &["dig", "haproxy", "python3", "curl"]);
+}
+
+#[test]
+fn xds_page() {
+    check("src/manual/gwm-connect-xds.8.md", &["python3", "curl"]);
+}
+
+/// A command, and what it must print.
+struct Step {
+    command: String,
+    output: Vec<String>,
+}
+
+fn steps(text: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut block: Option<(String, String)> = None;
+    for event in Parser::new(text) {
+        match event {
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(kind))) => {
+                block = Some((kind.into_string(), String::new()))
+            }
+            Event::Text(text) if let Some((_, code)) = &mut block => code.push_str(&text),
+            Event::End(TagEnd::CodeBlock) => match block.take() {
+                Some((kind, code)) if kind == "console" => of_console(&code, &mut steps),
+                Some((kind, command)) if kind == "sh" => steps.push(Step { command, output: Vec::new() }),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    steps
+}
+
+/// `$ command`, with lines that go on and here-documents, and its output.
+fn of_console(code: &str, steps: &mut Vec<Step>) {
+    let mut lines = code.lines();
+    while let Some(line) = lines.next() {
+        let Some(command) = line.strip_prefix("$ ") else {
+            let step = steps.last_mut().expect("output stands after a command");
+            step.output.push(line.to_owned());
+            continue;
+        };
+        let mut command = command.to_owned();
+        while command.ends_with('\\') {
+            command.push('\n');
+            command.push_str(lines.next().expect("the line goes on"));
+        }
+        if command.contains("<<END") {
+            for line in lines.by_ref() {
+                command.push('\n');
+                command.push_str(line);
+                if line == "END" {
+                    break;
+                }
+            }
+        }
+        steps.push(Step { command, output: Vec::new() });
+    }
+}
+
+/// A folder that is removed when this value is dropped.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn check(page: &str, programs: &[&str]) {
+    let root = rustix::process::geteuid().is_root();
+    assert!(root || env::var_os("CI").is_none(), "namespaces need root");
+    if !root || !programs.iter().all(|program| installed(program, program)) {
+        eprintln!("left out: this test needs root, {programs:?}");
+        return;
+    }
+    let _permit = Permit::take(2);
+    let text = fs::read_to_string(Path::new(ROOT).join(page)).expect("the page is there");
+    let steps: Vec<Step> = steps(&text)
+        .into_iter()
+        // README's two commands are tests/run's own; the others install programs.
+        .filter(|step| !["cargo ", "bash tests/run", "apt-get "].iter().any(|begin| step.command.starts_with(begin)))
+        .collect();
+    let name = page.replace('/', "-");
+    let folder = Folder(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id())));
+    let path = &folder.0;
+    fs::create_dir_all(path).expect("a new folder");
+    if text.contains("env/bin/envoy") {
+        let bin = python("envoy").parent().and_then(Path::parent).expect("a virtual environment").to_owned();
+        symlink(bin, path.join("env")).expect("a new link");
+    }
+    let commands = steps.iter().map(|step| format!("echo '{MARK}'\n{}\n", step.command));
+    // Envoys find each other by files in /dev/shm.
+    let script = format!("ip link set lo up\nmount -t tmpfs none /dev/shm\n{}", commands.collect::<String>());
+    fs::write(path.join("typed.sh"), script).expect("a new file");
+    let gwm = command(&[]);
+    let folder_of_gwm = Path::new(gwm.get_program()).parent().expect("a folder").to_owned();
+    let path_of_programs = format!("{}:/usr/sbin:{}", folder_of_gwm.display(), env::var("PATH").unwrap_or_default());
+    let output = Command::new("unshare")
+        .args(["--net", "--pid", "--mount-proc", "--fork", "--kill-child", "timeout", SECONDS, "bash", "typed.sh"])
+        .current_dir(path)
+        .env("PATH", path_of_programs)
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare runs");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let logs = ["serve.log", "connect.log", "haproxy.log"]
+        .map(|log| fs::read_to_string(path.join(log)).map(|text| format!("{log}:\n{text}")).unwrap_or_default());
+    let said = format!("{printed}\n{}\n{}", String::from_utf8_lossy(&output.stderr), logs.join("\n"));
+    let mark = format!("{MARK}\n");
+    let mut parts = printed.split(&mark);
+    parts.next();
+    for step in &steps {
+        let part = parts.next().unwrap_or_else(|| panic!("{page}: the time was over before: {}\n{said}", step.command));
+        // A block of commands without outputs may print what the page does not show.
+        if !step.output.is_empty() {
+            let same = same(part, &step.output);
+            assert!(same, "{page}: {}\nprints\n{part}\nand not\n{}\n{said}", step.command, step.output.join("\n"));
+        }
+    }
+}
+
+/// Whether the lines are those of the page, in any order; counts of requests may differ by a few. What daemons in the
+/// background print (`gwm: listening on …`) may come a command later.
+fn same(printed: &str, page: &[String]) -> bool {
+    let words = |line: &&str| !line.is_empty() && !line.starts_with("gwm: ");
+    let mut printed: Vec<Vec<&str>> =
+        printed.lines().filter(words).map(|line| line.split_whitespace().collect()).collect();
+    let page = page.iter().map(String::as_str).filter(words);
+    let mut page: Vec<Vec<&str>> = page.map(|line| line.split_whitespace().collect()).collect();
+    let by_name = |line: &Vec<&str>| line.last().map(ToString::to_string);
+    printed.sort_by_key(by_name);
+    page.sort_by_key(by_name);
+    let alike = |printed: &[&str], page: &[&str]| match (printed, page) {
+        ([count, name], [shown, same]) if name == same => match (count.parse::<i32>(), shown.parse::<i32>()) {
+            (Ok(count), Ok(shown)) => (count - shown).abs() <= (shown / 10).max(8),
+            _ => count == shown,
+        },
+        _ => printed == page,
+    };
+    printed.len() == page.len() && printed.iter().zip(&page).all(|(printed, page)| alike(printed, page))
+}
