@@ -129,7 +129,7 @@ fn check(page: &str, programs: &[&str]) {
         eprintln!("left out: this test needs root, {programs:?}");
         return;
     }
-    let _permit = Permit::take(2);
+    let _permit = Permit::take(1);
     let text = fs::read_to_string(Path::new(ROOT).join(page)).expect("the page is there");
     let steps: Vec<Step> = steps(&text)
         .into_iter()

@@ -59,7 +59,7 @@ fn every_line_of_the_log_is_explained() {
     let stale: Vec<&String> = page.difference(&source).collect();
     assert!(
         missing.is_empty() && stale.is_empty(),
-        "gwm-troubleshooting.7.md lacks {missing:#?}, and has what no code says: {stale:#?}"
+        "src/manual/gwm-troubleshooting.7.md lacks {missing:#?}, and has what no code says: {stale:#?}"
     );
 }
 

@@ -145,7 +145,7 @@ fn links_lead_somewhere() {
 #[test]
 fn pages_that_are_named_exist() {
     static NAME: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(?-u)\b(gwm(?:-[a-z]+)*)(?:\*\*)?\(([1-8])\)").expect("it is valid"));
+        LazyLock::new(|| Regex::new(r"(?-u)\b(gwm(?:[-.][a-z]+)*)(?:\*\*)?\(([1-8])\)").expect("it is valid"));
     let pages = pages();
     let mut all: Vec<(String, String)> =
         texts().into_iter().map(|text| (text.path.display().to_string(), text.text)).collect();
