@@ -41,8 +41,8 @@ const VALUES: &[&str] = &[
     "runtime/agent_thread/mod.rs",            // unknown_log.rs
     "runtime/coordinator_thread/ports.rs",    // coordinator/unmatched.rs
     "runtime/coordinator_thread/turn_log.rs", // monitor/table/words.rs
-    "runtime/daemon.rs",                      // config/idle.rs, config/members/idle.rs, tls.rs
-    "runtime/daemon/listen.rs",               // the same
+    "runtime/daemon/listen.rs",               // config/idle.rs, config/members/idle.rs
+    "runtime/daemon/reload.rs",               // the same, tls.rs
     "runtime/log.rs",                         // a panic's
     "runtime/shard/listener.rs",
     "runtime/shard/monitoring.rs", // monitor/table/words.rs
