@@ -217,9 +217,10 @@ fn flags_that_are_named_exist() {
         }
         // In blocks, flags are those of the very command.
         static SEPARATORS: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new(r"(?-u)\||;|&&| & |\$\(|'").expect("it is valid"));
+            LazyLock::new(|| Regex::new(r"(?-u)\||;|&&| & |\$\(").expect("it is valid"));
+        static QUOTED: LazyLock<Regex> = LazyLock::new(|| Regex::new("'[^']*'").expect("it is valid"));
         for line in &contents.lines {
-            for command in SEPARATORS.split(line) {
+            for command in SEPARATORS.split(&QUOTED.replace_all(line, "_")) {
                 let command = command.trim_start_matches(['$', '#', ' ', '-']);
                 let command = command.rsplit_once("/usr/bin/").map_or(command, |(_, command)| command);
                 let mut words = command.split_whitespace().skip_while(|word| *word == "until");
