@@ -313,8 +313,18 @@ impl Given {
         let interval = self.check_interval.unwrap_or(Duration::from_secs(1));
         let members = members.collect::<Result<Vec<_>, String>>()?;
         let is_tcp = self.local.is_some() || members.iter().any(|member| member.protocol == TCP && member.port != 0);
+        let kind = match self.check {
+            Some(kind) => kind,
+            None if is_tcp => Kind::Tcp,
+            // It would count as up before it serves.
+            None => {
+                return Err("no member has a TCP port that could be checked: give --service-check, or `check` in the \
+                            file: exec:COMMAND, pid:FILE or unit:NAME.service; or `none` if it is always up"
+                    .into());
+            }
+        };
         let check = Check {
-            kind: self.check.unwrap_or(if is_tcp { Kind::Tcp } else { Kind::None }),
+            kind,
             interval,
             timeout: self.check_timeout.unwrap_or(interval.min(Duration::from_secs(5))),
             rise: self.rise.unwrap_or(1),

@@ -61,11 +61,25 @@ fn mistakes_are_told_with_their_line() {
         ("[[service]]\nmember = 80".into(), 1, "which group"),
         ("[[service]]\ngroup = 'web'".into(), 1, "where does it listen"),
         ("[[service]]\ngroup = 'web'\nmember = '53/udp'\ncheck = 'tcp'".into(), 1, "needs a TCP port"),
+        ("[[service]]\ngroup = 'web'\nmember = '53/udp'".into(), 1, "no member has a TCP port"),
+        ("[[service]]\ngroup = 'web'\nmember = '10.0.0.1'".into(), 1, "or `none` if it is always up"),
         (format!("{web}{web}"), 4, "two services are called web"),
         (format!("{web}{web}name = 'b'"), 4, "10.0.0.9:80 stands twice"),
     ] {
         let error = read(&text).unwrap_err();
         assert!(error.starts_with(&format!("line {line}: ")) && error.contains(words), "{text}: {error}");
+    }
+}
+
+#[test]
+fn without_a_tcp_port_the_check_must_be_given() {
+    for (member, check) in [("'10.0.0.1'", "pid:/run/a"), ("'53/udp'", "exec:true"), ("'[::1]'", "none")] {
+        let services = read(&format!("[[service]]\ngroup = 'a'\nmember = {member}\ncheck = '{check}'")).unwrap();
+        assert_eq!(services[0].check.kind.to_string(), check);
+    }
+    // A port of its own counts, and so does one behind address translation.
+    for more in ["member = ['10.0.0.1', 80]", "member = '10.0.0.1'\nlocal = '127.0.0.1:80'"] {
+        assert_eq!(read(&format!("[[service]]\ngroup = 'a'\n{more}")).unwrap()[0].check.kind, Kind::Tcp, "{more}");
     }
 }
 

@@ -146,7 +146,7 @@ struct ServiceArgs {
     local: Option<SocketAddr>,
     /// Whether the service answers: `tcp` (it takes a connection), `http:/PATH` (status 200 to 399), `exec:COMMAND` (status
     /// 0), `pid:FILE` (the process lives), `unit:NAME.service` (a unit of systemd has a process; or the path of a control
-    /// group), `none` [default: tcp]. In the file: `check`
+    /// group), `none` (it is always up) [default: tcp; to be given if no member has a TCP port]. In the file: `check`
     #[arg(long = "service-check", env = "GWM_SERVICE_CHECK", value_name = "CHECK", value_parser = Kind::parse)]
     check: Option<Kind>,
     /// From one check to the next: 10ms to 1h
