@@ -26,7 +26,7 @@ use regex::bytes::Regex;
 
 #[cfg(feature = "admin")]
 pub use admin::{admin_body, admin_query};
-pub use agent::{agent_config, agent_question, agent_sockets};
+pub use agent::{agent_config, agent_question, agent_quiesced, agent_sockets};
 pub use agent_checks::agent_check_request;
 pub use agent_load::{agent_kernel_file, agent_log_line, agent_metrics_page, agent_page_answer, agent_request};
 #[cfg(feature = "dns")]

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     connections,
+    quiesced::{self, Store},
     service::{AtGwm, ByHand, Leaving, Service},
     settings::ServiceSettings,
 };
@@ -27,9 +28,6 @@ const QUESTION_BYTES: u64 = 4096;
 
 /// The most bytes of an answer: 1,024 services with a few KiB each.
 const ANSWER_BYTES: u64 = 16 << 20;
-
-/// The longest reason, in bytes; a longer one is cut.
-const REASON_BYTES: usize = 512;
 
 /// How long the other side may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -82,13 +80,13 @@ pub struct Shown {
     pub quiesced_since: Option<u64>,
     /// Its endpoints.
     pub members: Vec<String>,
-    /// Its open connections, as counted last.
+    /// Its open connections; nothing if they can not be counted.
     pub connections: Option<u64>,
     /// The opaque state.
     pub opaque_state: u8,
     /// Its process, if known.
     pub process: Option<u32>,
-    /// Whether all GWMs that can be reached have heard the last order, and load balancers have had time to hear of it.
+    /// Whether all GWMs that can be reached have heard the last order, and load balancers have had time to hear of a quiesce.
     pub settled: bool,
     /// The GWMs.
     pub gwms: Vec<ShownGwm>,
@@ -112,8 +110,10 @@ pub struct ShownGwm {
 fn shown(service: &Service) -> Shown {
     let ServiceSettings { name, members, quiesce_time, .. } = &service.settings;
     let places = service.settings.places();
-    if let (false, Ok(open)) = (places.is_empty(), connections::count(&places)) {
-        service.change(|state| state.connections = Some(open));
+    if !places.is_empty() {
+        // An old count would be waited for in vain.
+        let open = connections::count(&places).ok();
+        service.change(|state| state.connections = open);
     }
     let state = service.state();
     let seconds = |by_hand: &ByHand| by_hand.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -135,28 +135,29 @@ fn shown(service: &Service) -> Shown {
         connections: state.connections,
         opaque_state: state.opaque,
         process: service.process(),
-        settled: state.is_told() && state.by_hand.as_ref().is_none_or(lasts),
+        settled: state.is_told() && !state.resumes && state.by_hand.as_ref().is_none_or(lasts),
         gwms: state.gwms.iter().map(gwm).collect(),
     }
 }
 
 /// Quiesces a service by hand.
-pub fn quiesce(service: &Service, reason: &str) {
-    // The text goes into logs and answers of one line.
-    let reason: String = reason.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
-    let reason = reason.get(..reason.floor_char_boundary(REASON_BYTES)).unwrap_or_default().to_owned();
-    tracing::info!(service = service.settings.name, reason, "quiesced by hand");
-    service.order(|state| state.by_hand = Some(ByHand { reason, since: SystemTime::now() }));
+pub fn quiesce(service: &Service, store: &Store, reason: &str) {
+    let by_hand = ByHand { reason: quiesced::line(reason), since: SystemTime::now() };
+    tracing::info!(service = service.settings.name, reason = by_hand.reason, "quiesced by hand");
+    store.keep(&service.settings.name, Some(&by_hand));
+    service.order(|state| state.by_hand = Some(by_hand));
 }
 
-/// Ends a quiesce by hand.
-pub fn resume(service: &Service) {
+/// Ends a quiesce by hand, when the service answers its check: it may have been started again meanwhile.
+pub fn resume(service: &Service, store: &Store) {
     tracing::info!(service = service.settings.name, "resumed by hand");
-    service.order(|state| state.by_hand = None);
+    store.keep(&service.settings.name, None);
+    service.order(|state| state.resumes |= state.by_hand.take().is_some());
+    service.check_now();
 }
 
 /// Answers a question.
-pub fn answer(question: &Question, services: &[Arc<Service>]) -> Answer {
+pub fn answer(question: &Question, services: &[Arc<Service>], store: &Store) -> Answer {
     let name = match question {
         Question::Status => None,
         Question::Quiesce { service, .. } | Question::Resume { service } => service.as_ref(),
@@ -167,9 +168,11 @@ pub fn answer(question: &Question, services: &[Arc<Service>]) -> Answer {
     match question {
         Question::Status => {}
         Question::Quiesce { reason, .. } => {
-            meant.iter().filter(|service| stays(service)).for_each(|service| quiesce(service, reason));
+            meant.iter().filter(|service| stays(service)).for_each(|service| quiesce(service, store, reason));
         }
-        Question::Resume { .. } => meant.iter().filter(|service| stays(service)).for_each(|service| resume(service)),
+        Question::Resume { .. } => {
+            meant.iter().filter(|service| stays(service)).for_each(|service| resume(service, store));
+        }
     }
     let services = meant.iter().map(|service| shown(service)).collect();
     Answer { process: std::process::id(), found: meant.len(), services }
@@ -185,7 +188,7 @@ impl Drop for Control {
 }
 
 /// Listens in the directory, on a thread that ends with the process.
-pub fn start(directory: &Path, services: &[Arc<Service>]) -> io::Result<Control> {
+pub fn start(directory: &Path, services: &[Arc<Service>], store: Arc<Store>) -> io::Result<Control> {
     super::claims::make_directory(directory)?;
     let path = directory.join(format!("{}.sock", std::process::id()));
     match fs::remove_file(&path) {
@@ -200,7 +203,7 @@ pub fn start(directory: &Path, services: &[Arc<Service>]) -> io::Result<Control>
         for stream in listener.incoming() {
             match stream {
                 // A client of this user that keeps the thread waiting delays only other commands.
-                Ok(stream) => drop(serve(&stream, &services)),
+                Ok(stream) => drop(serve(&stream, &services, &store)),
                 Err(_) => thread::sleep(Duration::from_millis(100)), // no file descriptor is free
             }
         }
@@ -210,12 +213,12 @@ pub fn start(directory: &Path, services: &[Arc<Service>]) -> io::Result<Control>
 
 const STACK_BYTES: usize = 256 << 10;
 
-fn serve(stream: &UnixStream, services: &[Arc<Service>]) -> io::Result<()> {
+fn serve(stream: &UnixStream, services: &[Arc<Service>], store: &Store) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let line = read_line(stream, QUESTION_BYTES)?;
     let answer = match parse(&line) {
-        Ok(question) => serde_json::to_string(&answer(&question, services)),
+        Ok(question) => serde_json::to_string(&answer(&question, services, store)),
         Err(error) => serde_json::to_string(&serde_json::json!({ "error": error })),
     };
     let mut writer = stream;

@@ -1,4 +1,5 @@
-//! Services leave: each is quiesced, drained, and deregistered; each at its own pace.
+//! Services leave: each is quiesced, drained, and deregistered; each at its own pace. One that another agent of this user
+//! keeps registered, or goes on with meanwhile, stays as it is.
 
 use std::{
     sync::Arc,
@@ -11,7 +12,7 @@ use super::{
     drain::{Drain, Drained},
     service::{Leaving, Service},
 };
-use crate::time::Time;
+use crate::{sasp::Endpoint, time::Time};
 
 /// How often connections are counted.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -27,6 +28,8 @@ pub(super) struct Departure {
     gone_at: Instant,
     /// Nobody waits for connections any more.
     hurried: bool,
+    /// The services end with this agent, whoever else keeps them registered.
+    all: bool,
 }
 
 struct Leaver {
@@ -35,25 +38,26 @@ struct Leaver {
     drain: Option<Drain>,
     /// Why the last count failed.
     fault: Option<String>,
+    /// Its claims are given up.
+    released: bool,
 }
 
 impl Departure {
     /// Begins to drain all services. One that another agent of this user keeps registered stays as it is, unless `all`.
     pub(super) fn begin(services: &[Arc<Service>], claims: &Claims, all: bool) -> Departure {
-        let goes = |service: &&Arc<Service>| {
-            let goes = all || service.settings.members.iter().all(|member| claims.is_alone(*member));
-            if !goes {
-                tracing::info!(service = service.settings.name, "another agent keeps it registered: it stays");
-            }
-            goes
-        };
         let leaver = |service: &Arc<Service>| {
-            service.order(|state| state.leaving = Leaving::Draining);
-            Leaver { service: Arc::clone(service), drain: Some(Drain::new(Time::default())), fault: None }
+            let mut leaver = Leaver { service: Arc::clone(service), drain: None, fault: None, released: false };
+            if all || leaver.each_member(|member| claims.is_alone(member)) {
+                service.order(|state| state.leaving = Leaving::Draining);
+                leaver.drain = Some(Drain::new(Time::default()));
+            } else {
+                leaver.keep();
+            }
+            leaver
         };
-        let services = services.iter().filter(goes).map(leaver).collect();
+        let services = services.iter().map(leaver).collect();
         let now = Instant::now();
-        Departure { services, began: now, gone_at: now, hurried: false }
+        Departure { services, began: now, gone_at: now, hurried: false, all }
     }
 
     /// Deregisters all services without a wait for their connections.
@@ -62,11 +66,15 @@ impl Departure {
     }
 
     /// Looks at each service; whether all have left.
-    pub(super) fn step(&mut self) -> bool {
+    pub(super) fn step(&mut self, claims: &Claims) -> bool {
         let now = Time::default() + self.began.elapsed();
         for leaver in &mut self.services {
+            // Another agent may have come meanwhile.
+            if leaver.drain.is_some() && !self.all && !leaver.each_member(|member| claims.is_alone(member)) {
+                leaver.keep();
+            }
             let Some(drain) = &mut leaver.drain else { continue };
-            let service = &leaver.service;
+            let service = Arc::clone(&leaver.service);
             let places = service.settings.places();
             if drain.counts(now, &service.settings) && !places.is_empty() {
                 let open = connections::count(&places);
@@ -95,23 +103,57 @@ impl Departure {
                     tracing::warn!(service = name, seconds, open, "its connections are not waited for any more")
                 }
             }
-            leaver.drain = None;
-            service.order(|state| state.leaving = Leaving::Gone);
-            self.gone_at = Instant::now();
+            if leaver.each_member(|member| claims.take(member)) || self.all {
+                leaver.drain = None;
+                service.order(|state| state.leaving = Leaving::Gone);
+                self.gone_at = Instant::now();
+            } else {
+                leaver.keep();
+            }
         }
-        let told = self.services.iter().all(|leaver| {
-            leaver.drain.is_none() && leaver.service.with(|state| state.leaving == Leaving::Gone && state.is_told())
-        });
         let late = self.services.iter().all(|leaver| leaver.drain.is_none()) && self.gone_at.elapsed() >= ANSWER_TIME;
-        if late && !told {
+        let mut done = true;
+        for leaver in &mut self.services {
+            let has_left = leaver.service.with(|state| match state.leaving {
+                Leaving::No | Leaving::Draining => false,
+                Leaving::Gone => state.is_told(),
+                Leaving::Kept => true,
+            });
+            if has_left || late {
+                leaver.release(claims);
+            }
+            done &= has_left;
+        }
+        if late && !done {
             tracing::warn!("a GWM has not answered the deregistration");
         }
-        told || late
+        done || late
     }
 
     /// The most that a departure can last.
     pub(super) fn longest(services: &[Arc<Service>]) -> Duration {
         let drain = services.iter().map(|service| service.settings.drain_time.max(service.settings.quiesce_time)).max();
         drain.unwrap_or_default() + ANSWER_TIME
+    }
+}
+
+impl Leaver {
+    /// Whether all members of the service are so; each one is asked, because the question may take or give up a lock.
+    fn each_member(&self, is_so: impl Fn(Endpoint) -> bool) -> bool {
+        self.service.settings.members.iter().filter(|member| !is_so(**member)).count() == 0
+    }
+
+    /// Another agent goes on with the service.
+    fn keep(&mut self) {
+        tracing::info!(service = self.service.settings.name, "another agent keeps it registered: it stays");
+        self.drain = None;
+        self.service.order(|state| state.leaving = Leaving::Kept);
+    }
+
+    /// Lets other agents have the endpoints.
+    fn release(&mut self, claims: &Claims) {
+        if !std::mem::replace(&mut self.released, true) {
+            self.service.settings.members.iter().for_each(|member| claims.release(*member));
+        }
     }
 }

@@ -50,8 +50,8 @@ struct Link {
     machine: Machine,
     client: Option<Client>,
     claims: Arc<Claims>,
-    /// The orders of each service when it was looked at last.
-    orders: Vec<u64>,
+    /// The orders of each service when it was looked at last, and the confirmations.
+    orders: Vec<(u64, u64)>,
     /// The last failure that was logged.
     told: Option<String>,
     wake: Arc<OwnedFd>,
@@ -77,7 +77,7 @@ pub(super) fn start(
     let own = places.iter().map(|place| claims.has(place.member, &claim(&target, place))).collect::<Vec<_>>();
     let mut link = Link {
         machine: Machine::new(timing, own),
-        orders: vec![0; services.len()],
+        orders: vec![(0, 0); services.len()],
         services: services.to_vec(),
         claims: Arc::clone(claims),
         began: Instant::now(),
@@ -117,9 +117,11 @@ pub(super) fn wish(settings: &ServiceSettings, state: &State) -> Wish {
     match (state.leaving, state.checked) {
         (Leaving::Gone, _) => Wish::Gone,
         (Leaving::Draining, _) => Wish::Leave(words(true)),
-        (Leaving::No, Checked::Starting) => Wish::Wait,
-        (Leaving::No, Checked::Up) => Wish::Stay(words(state.by_hand.is_some())),
-        (Leaving::No, Checked::Down) => Wish::Stay(words(state.by_hand.is_some() || settings.quiesce_when_down)),
+        (Leaving::Kept, _) | (Leaving::No, Checked::Starting) => Wish::Wait,
+        (Leaving::No, Checked::Up) => Wish::Stay(words(state.by_hand.is_some() || state.resumes)),
+        (Leaving::No, Checked::Down) => {
+            Wish::Stay(words(state.by_hand.is_some() || state.resumes || settings.quiesce_when_down))
+        }
     }
 }
 
@@ -151,16 +153,21 @@ impl Link {
     fn take_wishes(&mut self) {
         let now = self.now();
         let mut wishes = Vec::with_capacity(self.services.len());
-        for (service, heard) in self.services.iter().zip(&mut self.orders) {
-            let (wish, orders) = service.with(|state| (wish(&service.settings, state), state.orders));
-            if std::mem::replace(heard, orders) != orders {
+        for (service, (orders, confirms)) in self.services.iter().zip(&mut self.orders) {
+            let (wish, ordered, confirmed) =
+                service.with(|state| (wish(&service.settings, state), state.orders, state.confirms));
+            if std::mem::replace(orders, ordered) != ordered {
                 // Someone waits for this.
                 self.machine.hurry();
             }
-            wishes.push(wish);
+            wishes.push((wish, std::mem::replace(confirms, confirmed) != confirmed));
         }
         for (at, place) in self.places.iter().enumerate() {
-            self.machine.wish(now, at, wishes[place.service]);
+            let (wish, confirm) = wishes[place.service];
+            self.machine.wish(now, at, wish);
+            if confirm {
+                self.machine.confirm(at, self.claims.has(place.member, &claim(&self.target, place)));
+            }
         }
     }
 
@@ -237,7 +244,7 @@ impl Link {
                 found.waits = Some(refusal(request, code));
             }
         }
-        for ((service, mut found), &orders) in self.services.iter().zip(found).zip(&self.orders) {
+        for ((service, mut found), &(orders, _)) in self.services.iter().zip(found).zip(&self.orders) {
             found.gwm.clone_from(&self.target.gwm);
             found.orders = orders;
             found.connected = self.machine.is_connected();

@@ -68,6 +68,13 @@ impl Machine {
         }
     }
 
+    /// Confirms a registration at once; see [`Membership::confirm`].
+    pub fn confirm(&mut self, membership: usize, own: bool) {
+        if let Some(membership) = self.memberships.get_mut(membership) {
+            membership.confirm(own);
+        }
+    }
+
     /// What to do next.
     pub fn next(&mut self, now: Time) -> Step {
         if self.asked.is_some() {

@@ -184,6 +184,14 @@ impl Membership {
         self.asked = Some(request);
     }
 
+    /// Confirms a registration at once: another agent may have deregistered the member. `own`: the other one had registered
+    /// it, and leaves it to this one.
+    pub fn confirm(&mut self, own: bool) {
+        self.own |= own;
+        self.was_held |= own;
+        self.confirm_at = Time::default();
+    }
+
     /// A session has begun.
     pub fn session_began(&mut self) {
         self.session = true;

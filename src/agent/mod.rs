@@ -16,6 +16,7 @@
 //! | `membership` | one place in one group at one GWM: what to ask next |
 //! | `machine` | all memberships at one GWM, and when to connect |
 //! | `claims` | what agents of this host have registered |
+//! | `quiesced` | what a person has quiesced |
 //! | `link` | the thread that speaks with one GWM |
 //! | `connections` | how many connections a service has |
 //! | `drain`, `leave` | when a service that leaves may be deregistered |
@@ -41,6 +42,7 @@ pub mod machine;
 pub mod membership;
 mod notify;
 pub mod opaque;
+pub mod quiesced;
 pub mod service;
 pub mod settings;
 pub mod supervisor;

@@ -3,9 +3,10 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    thread::Thread,
     time::SystemTime,
 };
 
@@ -18,6 +19,8 @@ pub struct Service {
     state: Mutex<State>,
     /// Its process, if the agent knows one; 0 otherwise.
     process: AtomicU32,
+    /// The thread that checks it.
+    watcher: OnceLock<Thread>,
     bell: Arc<Bell>,
 }
 
@@ -30,6 +33,8 @@ pub struct State {
     pub fault: String,
     /// Someone has quiesced it by hand.
     pub by_hand: Option<ByHand>,
+    /// Someone has resumed it by hand: it stays quiesced until its next good check.
+    pub resumes: bool,
     /// Whether it leaves.
     pub leaving: Leaving,
     /// Its open connections, as counted last; `None` before the first count, and if they can not be counted.
@@ -38,6 +43,8 @@ pub struct State {
     pub opaque: u8,
     /// How often a person or the agent has said that it leaves, is quiesced or resumed.
     pub orders: u64,
+    /// How often its registrations were to be confirmed at once: another agent may have deregistered it.
+    pub confirms: u64,
     /// Its memberships at each GWM, in the order of the flags.
     pub gwms: Vec<AtGwm>,
 }
@@ -73,6 +80,8 @@ pub enum Leaving {
     Draining,
     /// It is to be deregistered.
     Gone,
+    /// It stays as it is: another agent keeps it registered.
+    Kept,
 }
 
 /// The memberships of a service at one GWM.
@@ -128,12 +137,13 @@ impl State {
     /// What the service is to those who ask: that it leaves counts most, then what a person said, then its check.
     pub fn condition(&self) -> Condition {
         match (self.leaving, &self.by_hand, self.checked) {
-            (Leaving::Gone, ..) => Condition::Gone,
+            (Leaving::Gone | Leaving::Kept, ..) => Condition::Gone,
             (Leaving::Draining, ..) => Condition::Drain,
             (Leaving::No, Some(_), _) => Condition::Maint,
             (Leaving::No, None, Checked::Starting) => Condition::Starting,
-            (Leaving::No, None, Checked::Up) => Condition::Up,
             (Leaving::No, None, Checked::Down) => Condition::Down,
+            (Leaving::No, None, Checked::Up) if self.resumes => Condition::Starting,
+            (Leaving::No, None, Checked::Up) => Condition::Up,
         }
     }
 
@@ -163,7 +173,7 @@ impl Service {
         let gwms = vec![AtGwm::default(); gwms];
         let opaque = if let Opaque::Number(number) = settings.opaque { number } else { 0 };
         let state = State { opaque, gwms, ..State::default() };
-        Service { settings, state: Mutex::new(state), process: AtomicU32::new(0), bell }
+        Service { settings, state: Mutex::new(state), process: AtomicU32::new(0), watcher: OnceLock::new(), bell }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -199,6 +209,18 @@ impl Service {
             change(state);
             state.orders += 1;
         });
+    }
+
+    /// Says which thread checks it.
+    pub fn set_watcher(&self, thread: Thread) {
+        let _ = self.watcher.set(thread); // there is one
+    }
+
+    /// Checks the service at once.
+    pub fn check_now(&self) {
+        if let Some(thread) = self.watcher.get() {
+            thread.unpark();
+        }
     }
 
     /// The service's process, if the agent knows one: it started the process, or a file names it.
@@ -242,6 +264,8 @@ mod tests {
         assert_eq!((state.condition(), state.reason()), (Condition::Down, "refused"));
         state.by_hand = Some(ByHand { reason: "disk".into(), since: SystemTime::UNIX_EPOCH });
         assert_eq!((state.condition(), state.reason()), (Condition::Maint, "disk"));
+        let resumed = State { by_hand: None, resumes: true, checked: Checked::Up, ..state.clone() };
+        assert_eq!(resumed.condition(), Condition::Starting);
         state.leaving = Leaving::Draining;
         assert_eq!((state.condition(), state.reason()), (Condition::Drain, ""));
         state.leaving = Leaving::Gone;

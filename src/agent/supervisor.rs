@@ -31,6 +31,7 @@ use super::{
     link,
     membership::Timing,
     notify::{self, Notifier},
+    quiesced::Store,
     service::{Bell, Checked, Service, State},
     settings::ServiceSettings,
     watch,
@@ -58,6 +59,9 @@ pub struct Settings {
 /// The signals that the service gets at once.
 const PASSED: [i32; 1] = [SIGHUP];
 
+/// How often locks are asked for that another agent has while it deregisters.
+const LOCKS_EVERY: Duration = Duration::from_millis(100);
+
 /// Sleeps of the main thread when nothing is to be done.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -71,6 +75,7 @@ enum Event {
 struct Agent {
     services: Vec<Arc<Service>>,
     claims: Arc<Claims>,
+    quiesced: Arc<Store>,
     children: Arc<Children>,
     events: Receiver<Event>,
     changed: Arc<AtomicBool>,
@@ -98,12 +103,17 @@ pub fn run(settings: Settings) -> io::Result<u8> {
     let gwms = settings.gwms.len();
     let service = |settings: ServiceSettings| Arc::new(Service::new(settings, gwms, Arc::clone(&bell)));
     let services: Vec<_> = settings.services.into_iter().map(service).collect();
+    let directory = settings.directory.display();
     let members = services.iter().flat_map(|service| service.settings.members.iter().copied());
-    let claims = Arc::new(Claims::open(&settings.directory, members));
+    let claims = Arc::new(Claims::new(&settings.directory));
+    if let Err(error) = claims.add(members) {
+        tracing::warn!("--run-dir {directory}: {error}: an agent that is killed does not know what it registered");
+    }
+    let quiesced = Arc::new(Store::new(&settings.directory));
+    services.iter().for_each(|service| stay_quiesced(service, &quiesced));
     // Without its socket the agent does its work.
-    let control = control::start(&settings.directory, &services);
+    let control = control::start(&settings.directory, &services, Arc::clone(&quiesced));
     let _control = control.map_err(|error| {
-        let directory = settings.directory.display();
         tracing::warn!(
             "--run-dir {directory}: {error}: `gwm agent status`, `quiesce` and `resume` do not find this agent"
         );
@@ -123,6 +133,7 @@ pub fn run(settings: Settings) -> io::Result<u8> {
         status: None,
         services,
         claims,
+        quiesced,
         children,
         events,
         changed,
@@ -136,6 +147,15 @@ pub fn run(settings: Settings) -> io::Result<u8> {
     let status = agent.run();
     answers.into_iter().for_each(Answers::stop);
     Ok(status)
+}
+
+/// A service that a person has quiesced stays so when its agent is started again.
+fn stay_quiesced(service: &Service, quiesced: &Store) {
+    if let Some(by_hand) = quiesced.find(&service.settings.name) {
+        let since = humantime::format_rfc3339_seconds(by_hand.since);
+        tracing::warn!(service = service.settings.name, reason = by_hand.reason, "quiesced by hand since {since}");
+        service.order(|state| state.by_hand = Some(by_hand));
+    }
 }
 
 fn start_signals(sender: Sender<Event>) -> io::Result<()> {
@@ -182,7 +202,8 @@ impl Agent {
     fn run(&mut self) -> u8 {
         loop {
             self.tell_systemd();
-            if self.departure.as_mut().is_some_and(Departure::step) {
+            self.take_locks();
+            if self.departure.as_mut().is_some_and(|departure| departure.step(&self.claims)) {
                 self.departure = None;
                 self.left = true;
                 self.stop_child();
@@ -192,6 +213,7 @@ impl Agent {
             }
             let wait = match (&self.departure, self.notifier.watchdog) {
                 (Some(_), _) => leave::LOOK_EVERY,
+                (None, watchdog) if self.claims.waits() => LOCKS_EVERY.min(watchdog.unwrap_or(LOCKS_EVERY)),
                 (None, Some(watchdog)) => watchdog,
                 (None, None) => IDLE,
             };
@@ -204,11 +226,20 @@ impl Agent {
         }
     }
 
+    /// Goes on with endpoints that another agent has deregistered meanwhile.
+    fn take_locks(&self) {
+        let endpoints = if self.claims.waits() { self.claims.retry() } else { Vec::new() };
+        let has_one = |service: &&Arc<Service>| service.settings.members.iter().any(|one| endpoints.contains(one));
+        self.services.iter().filter(has_one).for_each(|service| service.change(|state| state.confirms += 1));
+    }
+
     fn signal(&mut self, signal: i32) {
         match signal {
             SIGCHLD => self.reap(),
-            SIGUSR1 => self.services.iter().for_each(|service| control::quiesce(service, "SIGUSR1")),
-            SIGUSR2 => self.services.iter().for_each(|service| control::resume(service)),
+            SIGUSR1 => {
+                self.services.iter().for_each(|service| control::quiesce(service, &self.quiesced, "SIGUSR1"));
+            }
+            SIGUSR2 => self.services.iter().for_each(|service| control::resume(service, &self.quiesced)),
             SIGTERM | SIGINT | SIGQUIT => {
                 let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
                 self.stop(name, Signal::from_named_raw(signal).unwrap_or(Signal::TERM));

@@ -34,22 +34,28 @@ fn run(service: &Service, children: &Children) {
     let mut streak = Streak::default();
     let mut opaque_due = Instant::now();
     let mut told_opaque = None;
+    service.set_watcher(thread::current());
     // A service that leaves is not checked: the connections of its checks would be counted.
     while service.with(|state| state.leaving == Leaving::No) {
         if Instant::now() >= opaque_due {
             read_opaque(service, children, &mut told_opaque);
             opaque_due = Instant::now() + OPAQUE_EVERY;
         }
+        // An answer from before the order says nothing.
+        let resumes = service.with(|state| state.resumes);
         let result = check::run(&check.kind, &places, check.timeout, children);
         if let (Kind::Process(file), Ok(())) = (&check.kind, &result)
             && let Ok(id) = check::process(file)
         {
             service.set_process(id);
         }
+        if resumes && result.is_ok() {
+            service.order(|state| state.resumes = false);
+        }
         take(service, &mut streak, result);
-        let starting = service.with(|state| state.checked == Checked::Starting);
         // A service that starts is awaited.
-        thread::sleep(if starting { check.interval / 4 } else { check.interval });
+        let starting = service.with(|state| state.checked == Checked::Starting || state.resumes);
+        thread::park_timeout(if starting { check.interval / 4 } else { check.interval });
     }
 }
 

@@ -6,6 +6,7 @@ use crate::agent::{
     check,
     config::{self, Given},
     connections, control,
+    quiesced::{self, Row},
 };
 
 /// Any answer of the kernel is counted or refused, and no more connections are found than fit.
@@ -49,5 +50,14 @@ pub fn agent_question(bytes: &[u8]) {
     if let Ok(question) = control::parse(&String::from_utf8_lossy(bytes)) {
         let written = serde_json::to_string(&question).expect("texts are written");
         assert_eq!(control::parse(&written).as_ref(), Ok(&question));
+    }
+}
+
+/// Any text is what a person has quiesced or not, and a reason has one line.
+pub fn agent_quiesced(bytes: &[u8]) {
+    if let Ok(row) = Row::parse(&String::from_utf8_lossy(bytes)) {
+        assert_eq!(quiesced::line(&row.reason), row.reason);
+        let written = serde_json::to_string(&row).expect("texts are written");
+        assert_eq!(Row::parse(&written), Ok(row));
     }
 }

@@ -138,6 +138,23 @@ fn a_gwm_that_forgot_it_hears_everything_again() {
 }
 
 #[test]
+fn what_another_agent_may_have_deregistered_is_confirmed_at_once() {
+    let mut membership = Membership::new(TIMING, false);
+    membership.wish(at(0), Wish::Stay(SERVES));
+    answer(&mut membership, 0, Request::Register, ReturnCode::ALREADY_REGISTERED);
+    answer(&mut membership, 0, Request::Say(SERVES), OK);
+    assert!(membership.due().is_some_and(|(due, _)| due > at(10)) && !membership.is_own());
+    membership.confirm(false);
+    assert_eq!(answer(&mut membership, 1, Request::Register, OK), Some(News::Lost));
+    assert!(membership.is_own());
+    // What it leaves to this agent, this agent deregisters.
+    let mut left = Membership::new(TIMING, false);
+    left.confirm(true);
+    left.wish(at(0), Wish::Gone);
+    assert_eq!(answer(&mut left, 0, Request::Deregister, OK), Some(News::Deregistered));
+}
+
+#[test]
 fn who_leaves_does_not_come_back_to_a_gwm_that_forgot_it() {
     let mut membership = Membership::new(TIMING, false);
     membership.wish(at(0), Wish::Stay(SERVES));

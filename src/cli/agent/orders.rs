@@ -50,6 +50,9 @@ pub(super) struct ResumeArgs {
     /// The service; without it all services of all agents
     #[arg(value_name = "SERVICE")]
     service: Option<String>,
+    /// Wait at most so long until the service answers its check, and all GWMs have heard it: 0s to 24h
+    #[arg(long, env = "GWM_AGENT_WAIT", value_name = "DURATION", value_parser = duration(LEAVE_TIMES))]
+    wait: Option<Duration>,
     #[command(flatten)]
     directory: Directory,
 }
@@ -109,27 +112,45 @@ pub(super) fn quiesce(args: QuiesceArgs) -> Result<(), Failure> {
     let question = Question::Quiesce { service: args.service.clone(), reason: args.reason };
     let mut services = order(&directory, &question, args.service.as_deref())?;
     if let Some(wait) = args.wait {
-        let until = Instant::now() + wait;
-        let meant = |shown: &Shown| args.service.as_ref().is_none_or(|name| *name == shown.service);
         let busy = |shown: &Shown| !shown.settled || shown.connections.is_some_and(|count| count > 0);
-        while services.iter().any(busy) {
-            if Instant::now() >= until {
-                let left: Vec<_> =
-                    services.iter().filter(|shown| busy(shown)).map(|shown| &shown.service[..]).collect();
-                return Err(Failure::Failed(format!("not drained in time: {}", left.join(", "))));
-            }
-            thread::sleep(ASK_EVERY);
-            let answers = ask(&directory, &Question::Status)?;
-            services = answers.into_iter().flat_map(|answer| answer.services).filter(meant).collect();
-        }
+        await_all(&directory, &mut services, args.service.as_deref(), wait, busy, "not drained in time")?;
     }
     say(&services, "quiesced")
 }
 
+/// Asks again and again until no service is `busy`.
+fn await_all(
+    directory: &Path,
+    services: &mut Vec<Shown>,
+    service: Option<&str>,
+    wait: Duration,
+    busy: impl Fn(&Shown) -> bool,
+    late: &str,
+) -> Result<(), Failure> {
+    let until = Instant::now() + wait;
+    let meant = |shown: &Shown| service.is_none_or(|name| *name == shown.service);
+    while services.iter().any(&busy) {
+        if Instant::now() >= until {
+            let left: Vec<_> = services.iter().filter(|shown| busy(shown)).map(|shown| &shown.service[..]).collect();
+            return Err(Failure::Failed(format!("{late}: {}", left.join(", "))));
+        }
+        thread::sleep(ASK_EVERY);
+        let answers = ask(directory, &Question::Status)?;
+        *services = answers.into_iter().flat_map(|answer| answer.services).filter(meant).collect();
+    }
+    Ok(())
+}
+
 /// Runs `gwm agent resume`.
 pub(super) fn resume(args: ResumeArgs) -> Result<(), Failure> {
+    let directory = args.directory.path();
     let question = Question::Resume { service: args.service.clone() };
-    say(&order(&args.directory.path(), &question, args.service.as_deref())?, "resumed")
+    let mut services = order(&directory, &question, args.service.as_deref())?;
+    if let Some(wait) = args.wait {
+        let waits = |shown: &Shown| !shown.settled || shown.state != "up";
+        await_all(&directory, &mut services, args.service.as_deref(), wait, waits, "not up in time")?;
+    }
+    say(&services, "resumed")
 }
 
 fn say(services: &[Shown], what: &str) -> Result<(), Failure> {

@@ -70,3 +70,22 @@ fn agent_question() {
     ];
     run(20_000, fuzz::agent_question, |rng| pieces(rng, &WORDS, 10));
 }
+
+#[test]
+fn agent_quiesced() {
+    const WORDS: [&str; 9] = [
+        "{\"service\":",
+        "\"web\"",
+        ",\"reason\":",
+        "\"a\\nb\"",
+        "\"\\u0000\"",
+        ",\"since\":",
+        "1700000000",
+        "-1",
+        "}",
+    ];
+    run(20_000, fuzz::agent_quiesced, |rng| pieces(rng, &WORDS, 10));
+    for since in ["0", "1700000000", "18446744073709551615"] {
+        fuzz::agent_quiesced(format!("{{\"service\":\"web\",\"reason\":\"a\\nb\",\"since\":{since}}}").as_bytes());
+    }
+}

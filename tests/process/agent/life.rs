@@ -126,8 +126,11 @@ fn what_the_load_balancer_registered_stays_and_a_killed_agent_knows_what_it_regi
     agent.signal(Signal::USR1);
     until_listed(&mut lb, &shown("00/07/0", "00/03/0"));
     agent.kill();
-    // Its next life says what is so now.
+    // Its next life goes on with the quiesce, and says what is so now.
     let agent = start();
+    agent.wait_for_log(&["quiesced by hand since 2", "SIGUSR1"]);
+    agent.wait_for_log(&["the GWM has it registered already"]);
+    agent.signal(Signal::USR2);
     until_listed(&mut lb, &shown("00/05/100", "00/01/100"));
     assert!(agent.stop().success());
     assert_eq!(listed(&mut lb), entry(one, "00/07/0"), "quiesced, until its agent comes back");
@@ -146,6 +149,8 @@ fn an_agent_that_was_started_again_drains_what_has_not_answered_it_yet() {
     let (gwm, member) = (daemon.address().to_string(), place.to_string());
     let agent = Agent::start(&directory, &["--gwm", &gwm, "--member", &member]);
     until_listed(&mut lb, &entry(place, "00/01/100"));
+    // Only what is claimed is known to the next life.
+    agent.wait_for_log(&[" registered"]);
     agent.kill();
     let client = TcpStream::connect(place).unwrap();
     let agent = Agent::start(&directory, &["--gwm", &gwm, "--member", &member, "--service-check", "exec:false"]);
@@ -280,6 +285,7 @@ fn mistakes_are_told_before_anything_starts() {
     says(&["--lb", "LB1", "--member", "80"], "which group does it join");
     says(&["--lb", "LB1", "--group", "web"], "where does it listen");
     says(&["--lb", "LB1", "--group", "web", "--member", "53/udp", "--service-check", "tcp"], "needs a TCP port");
+    says(&["--lb", "LB1", "--group", "web", "--member", "10.0.0.1"], "give --service-check");
     says(&["--service-check", "ping"], "`ping` is not a check");
     says(&["--config", "/nonexistent"], "can not read the services file");
     let file = TempFile::new("services.toml", "[[service]]\ngroup = 'web'\nmembers = 80\n");

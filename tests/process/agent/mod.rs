@@ -4,6 +4,7 @@ mod answers;
 mod child;
 mod farm;
 mod fleet;
+mod hand;
 mod life;
 mod overload;
 mod systemd;

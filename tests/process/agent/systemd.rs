@@ -1,10 +1,11 @@
 //! A real systemd as process 1 of a container: `systemctl restart web` and `stop web` lose no request, with the units of
-//! gwm-agent(8).
+//! gwm-agent(8): an agent for each service, or one for all.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use crate::{
@@ -56,9 +57,10 @@ sh -c 'echo $$ > "$1/cgroup.procs" && exec unshare --cgroup --pid --net --ipc --
     sh "$group" "$3" "$1" "$2"
 "#;
 
-/// Restarts and stops services under load, and writes what came of it.
+/// Restarts and stops services under load, and writes what came of it. Arguments: of each service, the unit of its agent
+/// and its name there.
 const DRIVER: &str = r#"
-import json, subprocess, threading, time, urllib.request
+import json, subprocess, sys, threading, time, urllib.request
 def ask():
     try:
         with urllib.request.urlopen("http://127.0.0.1:8000/", timeout=10) as answer:
@@ -73,9 +75,11 @@ def until(condition):
 def used(): return {ask() for _ in range(8)}
 both = {"9001", "9002"}
 def systemctl(*words): return subprocess.run(["systemctl", *words], capture_output=True, text=True).stdout.strip()
-def status(number): return systemctl("show", "-P", "StatusText", "gwm-agent@%s.service" % number)
+services = [argument.split("=") for argument in sys.argv[1:]]
+def status(at): return systemctl("show", "-P", "StatusText", services[at][0])
+def is_up(at): return services[at][1] + ": up, registered at 1 of 1 GWMs" in status(at)
 # HAProxy uses both from the start on. An agent that has not reached its GWM yet can not tell of an end.
-def ready(): return used() == both and all("registered at 1 of 1" in status(number) for number in "12")
+def ready(): return used() == both and is_up(0) and is_up(1)
 until(ready)
 asked, failed, stop = [0], [], False
 def load():
@@ -89,9 +93,9 @@ for number in "12":
     systemctl("restart", "web@%s.service" % number)
     until(ready)
 systemctl("stop", "web@1.service")
-state = systemctl("show", "-P", "ActiveState", "gwm-agent@1.service")
+state = systemctl("show", "-P", "ActiveState", services[0][0])
 until(lambda: used() == {"9002"})
-told = status(2)
+told = status(1)
 stop = True
 for thread in threads: thread.join()
 result = {"asked": asked[0], "failed": failed[:5], "state": state, "status": told}
@@ -146,45 +150,80 @@ fn unit(folder: &Path, name: &str, unit: &str, service: &str) {
     write(folder, &format!("units/{name}.service"), &text);
 }
 
+/// The binary, in the container.
+const GWM: &str = "/run/gwm/gwm";
+
 #[test]
 fn systemctl_restart_and_stop_lose_no_request() {
+    let units = |path: &Path| {
+        write(path, "units/web@.service.d/gwm.conf", "[Unit]\nWants=gwm-agent@%i.service\n");
+        let agent = format!(
+            "Type=notify\nWatchdogSec=5s\nRestart=on-failure\n\
+             ExecStart={GWM} agent --lb LB1 --group web --member 127.0.0.1:900%i --retry 1s --quiesce-time 3s"
+        );
+        unit(path, "gwm-agent@", "BindsTo=web@%i.service\nAfter=web@%i.service", &agent);
+    };
+    let Some(result) = in_systemd(units, "gwm-agent@1.service=web gwm-agent@2.service=web") else { return };
+    assert_eq!(result["state"], "inactive", "the agent has ended with its service");
+    assert_eq!(result["status"], "web: up, registered at 1 of 1 GWMs");
+}
+
+#[test]
+fn with_one_agent_for_all_services_systemctl_restart_and_stop_lose_no_request() {
+    let units = |path: &Path| {
+        let hooks = format!(
+            "ExecStop=-{GWM} agent quiesce web%i --wait 40s\nExecStartPost=-{GWM} agent resume web%i --wait 40s"
+        );
+        let drop_in = format!("[Unit]\nWants=gwm-agent.service\nAfter=gwm-agent.service\n[Service]\n{hooks}\n");
+        write(path, "units/web@.service.d/gwm.conf", &drop_in);
+        let service = |n: u8| format!("[[service]]\nname = 'web{n}'\nmember = '127.0.0.1:900{n}'\n");
+        write(path, "services.toml", &(service(1) + &service(2)));
+        let agent = format!(
+            "Type=notify\nWatchdogSec=5s\nRestart=on-failure\n\
+             ExecStart={GWM} agent --lb LB1 --group web --config /run/shared/services.toml --retry 1s --quiesce-time 3s"
+        );
+        unit(path, "gwm-agent", "", &agent);
+    };
+    let Some(result) = in_systemd(units, "gwm-agent.service=web1 gwm-agent.service=web2") else { return };
+    assert_eq!(result["state"], "active");
+    assert_eq!(result["status"], "web1: maint, registered at 1 of 1 GWMs; web2: up, registered at 1 of 1 GWMs");
+}
+
+/// Runs the driver with these units of agents and these arguments; `None` where that is not possible. No request fails.
+fn in_systemd(agents: impl FnOnce(&Path), services: &str) -> Option<serde_json::Value> {
     let systemd = Path::new("/lib/systemd/systemd");
     if !installed("haproxy", "haproxy") || !systemd.exists() {
         eprintln!("left out: systemd or HAProxy is missing");
-        return;
+        return None;
     }
     let namespaces = Command::new("unshare").args(["--mount", "--pid", "--cgroup", "--fork", "true"]).status();
     if !namespaces.is_ok_and(|status| status.success()) {
         eprintln!("left out: this needs namespaces of its own (root)");
-        return;
+        return None;
     }
     let python = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().expect("python3");
     let python = String::from_utf8_lossy(&python.stdout).trim().to_owned();
-    let folder = Folder(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("systemd-{}", std::process::id())));
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("systemd-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let folder = Folder(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
     let path = &folder.0;
     write(path, "server.py", SERVER);
     write(path, "driver.py", DRIVER);
     write(path, "haproxy.cfg", HAPROXY);
-    let gwm = "/run/gwm/gwm";
     let checks = "--probe tcp --probe-interval 100ms --probe-timeout 2s --slow-start 0s --push-window 10ms";
-    unit(path, "gwm", "", &format!("LimitMEMLOCK=infinity\nExecStart={gwm} serve --shards 1 {checks}"));
+    unit(path, "gwm", "", &format!("LimitMEMLOCK=infinity\nExecStart={GWM} serve --shards 1 {checks}"));
     unit(path, "haproxy", "", "ExecStart=/usr/sbin/haproxy -W -db -f /run/shared/haproxy.cfg");
     unit(
         path,
         "connector",
         "After=gwm.service",
         &format!(
-            "Restart=always\nExecStart={gwm} connect --uid LB1 --trust --retry 1s haproxy --socket /run/haproxy.sock"
+            "Restart=always\nExecStart={GWM} connect --uid LB1 --trust --retry 1s haproxy --socket /run/haproxy.sock"
         ),
     );
     unit(path, "web@", "", &format!("ExecStart={python} /run/shared/server.py 900%i"));
-    write(path, "units/web@.service.d/gwm.conf", "[Unit]\nWants=gwm-agent@%i.service\n");
-    let agent = format!(
-        "Type=notify\nWatchdogSec=5s\nRestart=on-failure\n\
-         ExecStart={gwm} agent --lb LB1 --group web --member 127.0.0.1:900%i --retry 1s --quiesce-time 3s"
-    );
-    unit(path, "gwm-agent@", "BindsTo=web@%i.service\nAfter=web@%i.service", &agent);
-    unit(path, "driver", "", &format!("ExecStart={python} /run/shared/driver.py"));
+    agents(path);
+    unit(path, "driver", "", &format!("ExecStart={python} /run/shared/driver.py {services}"));
     let wants = "gwm.service haproxy.service connector.service web@1.service web@2.service driver.service";
     write(path, "units/gwm-test.target", &format!("[Unit]\nDefaultDependencies=no\nWants={wants}\n"));
     let binary = command(&[]);
@@ -209,8 +248,7 @@ fn systemctl_restart_and_stop_lose_no_request() {
     let result: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(result["failed"], serde_json::json!([]), "{result}");
     assert!(result["asked"].as_u64().is_some_and(|asked| asked > 100), "{result}");
-    assert_eq!(result["state"], "inactive", "the agent has ended with its service");
-    assert_eq!(result["status"], "web: up, registered at 1 of 1 GWMs");
+    Some(result)
 }
 
 /// Kills the child of the shell: `unshare`, with the whole container.
