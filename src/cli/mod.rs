@@ -26,6 +26,7 @@ use crate::{
 };
 
 pub mod agent;
+pub mod completions;
 pub mod connect;
 pub mod decode;
 pub mod demo;
@@ -74,6 +75,8 @@ enum Command {
     State(state::Args),
     /// Turn captured SASP bytes into readable messages
     Decode(decode::Args),
+    /// Print the script that completes the words of `gwm` in a shell
+    Completions(completions::Args),
     /// Run a daemon, members whose weights move, and a load balancer that follows, as a demonstration
     Demo(demo::Args),
 }
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Ok(Cli { command: Command::Weight(args) }) => operator::write::weight(args),
         Ok(Cli { command: Command::State(args) }) => state::run(args),
         Ok(Cli { command: Command::Decode(args) }) => decode::run(args),
+        Ok(Cli { command: Command::Completions(args) }) => completions::run(args),
         Ok(Cli { command: Command::Demo(args) }) => demo::run(args),
         Err(Unread::File(error)) => {
             complain(format_args!("gwm: {error}"));

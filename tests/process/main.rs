@@ -15,6 +15,8 @@ mod captures;
 mod cli;
 mod client;
 mod client_tls;
+#[cfg(feature = "admin")]
+mod completions;
 mod connect;
 mod daemon;
 mod decode;

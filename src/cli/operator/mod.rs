@@ -3,12 +3,14 @@
 //! | file | what it owns |
 //! | --- | --- |
 //! | `ask.rs` | a request to the admin side, and its answer |
+//! | `candidates.rs` | names of a running daemon, for completion in shells |
 //! | `status.rs` | `gwm status`: which answers, as tables or JSON |
 //! | `watch.rs` | `gwm status --watch`: which answers are asked for again, and when |
 //! | `show.rs` | answers as lines |
 //! | `write.rs` | `gwm quiesce`, `gwm resume`, `gwm weight` |
 
 mod ask;
+mod candidates;
 mod show;
 pub mod status;
 mod watch;

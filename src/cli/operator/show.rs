@@ -265,7 +265,7 @@ fn state(member: &Value) -> &'static str {
 }
 
 /// `10.0.0.1:80`, `[2001:db8::5]:53/udp`, or the address of a whole system.
-fn endpoint(row: &Value) -> String {
+pub(super) fn endpoint(row: &Value) -> String {
     let (address, port, protocol) = (text(&row["address"]), text(&row["port"]), text(&row["protocol"]));
     if (&*port, &*protocol) == ("0", "0") {
         return address;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     Flags, Place,
     ask::{Daemon, Query},
-    place, show, watch,
+    candidates, place, show, watch,
 };
 use crate::cli::{
     table,
@@ -66,7 +66,7 @@ pub(super) enum What {
     /// One member: why it has its weight, and its last changes
     Member {
         /// The member: IP:PORT (TCP), `[IPv6]:PORT/udp`, IP:PORT/NUMBER; or IP alone: a whole system
-        #[arg(value_name = "MEMBER", value_parser = place)]
+        #[arg(value_name = "MEMBER", value_parser = place, add = candidates::members())]
         member: Place,
         #[command(flatten)]
         which: Which,
@@ -81,10 +81,10 @@ pub(super) enum What {
 #[derive(clap::Args, Default)]
 pub(super) struct Which {
     /// Only groups with this name
-    #[arg(long, env = "GWM_GROUP", value_name = "NAME")]
+    #[arg(long, env = "GWM_GROUP", value_name = "NAME", add = candidates::groups())]
     group: Option<String>,
     /// Only of this load balancer
-    #[arg(long, env = "GWM_LB", value_name = "UID")]
+    #[arg(long, env = "GWM_LB", value_name = "UID", add = candidates::load_balancers())]
     lb: Option<String>,
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Flags, Place, place};
+use super::{Flags, Place, candidates, place};
 use crate::cli::target::{self, Failure};
 
 /// Why, and who.
@@ -28,13 +28,13 @@ struct Reason {
 #[derive(clap::Args)]
 struct Pattern {
     /// The member: IP:PORT (TCP), `[IPv6]:PORT/udp`, IP:PORT/NUMBER; or IP alone: all at this address
-    #[arg(value_name = "MEMBER", value_parser = place)]
+    #[arg(value_name = "MEMBER", value_parser = place, add = candidates::members())]
     member: Option<Place>,
     /// Members of groups with this name
-    #[arg(long, env = "GWM_GROUP", value_name = "NAME")]
+    #[arg(long, env = "GWM_GROUP", value_name = "NAME", add = candidates::groups())]
     group: Option<String>,
     /// Members of this load balancer's groups
-    #[arg(long, env = "GWM_LB", value_name = "UID")]
+    #[arg(long, env = "GWM_LB", value_name = "UID", add = candidates::load_balancers())]
     lb: Option<String>,
     /// All members; needed if nothing else says which
     #[arg(long, env = "GWM_ALL", value_parser = clap::builder::FalseyValueParser::new())]
@@ -79,7 +79,7 @@ pub struct ResumeArgs {
 #[derive(clap::Args)]
 pub struct WeightArgs {
     /// The member: IP:PORT (TCP), `[IPv6]:PORT/udp`, IP:PORT/NUMBER; or IP alone: all at this address
-    #[arg(value_name = "MEMBER", value_parser = place)]
+    #[arg(value_name = "MEMBER", value_parser = place, add = candidates::members())]
     member: Place,
     /// The weight: 0 to 65535, and at most the daemon's --weight-max
     #[arg(value_name = "WEIGHT", required_unless_present = "release", conflicts_with = "release")]
