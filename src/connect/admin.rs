@@ -3,7 +3,7 @@
 //! To add a metric: a row here, in `METRICS` and in `reading`.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::{sync::oneshot, time};
 
 use super::{
-    Observation, Pool, Standing,
+    Observation, Observed, Pool, Standing, figures,
     follower::Waker,
     standing_name,
     status::{Mapped, Status, Told},
@@ -56,6 +56,22 @@ static CHANGED: Metric = Metric {
 static OBSERVED: Metric = gauge("gwm_connect_observed", "1 if the load balancer told of its members just now.");
 static CONNECTIONS: Metric =
     gauge("gwm_connect_member_connections", "Open connections of a member, as the load balancer tells.").each("member");
+static INACTIVE: Metric = gauge(
+    "gwm_connect_member_inactive_connections",
+    "Connections of a member that are new, end or have ended, as the load balancer tells.",
+)
+.each("member");
+static NEW_CONNECTIONS: Metric = counter(
+    "gwm_connect_member_new_connections_total",
+    "Connections to a member since the load balancer's start, as it tells.",
+)
+.each("member");
+static BYTES_TO: Metric =
+    counter("gwm_connect_member_bytes_total", "Bytes to a member (in) and from it (out), as the load balancer tells.")
+        .with("direction", "in");
+static BYTES_FROM: Metric =
+    counter("gwm_connect_member_bytes_total", "Bytes to a member (in) and from it (out), as the load balancer tells.")
+        .with("direction", "out");
 static ERRORS: Metric =
     counter("gwm_connect_member_errors_total", "Failures of a member since the load balancer's start, as it tells.")
         .each("member");
@@ -71,7 +87,7 @@ static WEIGHT: Metric =
     gauge("gwm_connect_member_weight", "Weight of a member in the load balancer's range, as it tells.").each("member");
 
 /// All metrics.
-static METRICS: [&Metric; 16] = [
+static METRICS: [&Metric; 20] = [
     &BUILD,
     &SESSION,
     &POOLS,
@@ -85,6 +101,10 @@ static METRICS: [&Metric; 16] = [
     &CHANGED,
     &OBSERVED,
     &CONNECTIONS,
+    &INACTIVE,
+    &NEW_CONNECTIONS,
+    &BYTES_TO,
+    &BYTES_FROM,
     &ERRORS,
     &RESPONSE,
     &WEIGHT,
@@ -113,8 +133,8 @@ impl Pages {
         Pages { gate, status, waker }
     }
 
-    /// What the real LB tells of its members now.
-    async fn observe(&self) -> Result<Vec<Observation>, String> {
+    /// What the real LB tells now.
+    async fn observe(&self) -> Result<Observed, String> {
         let (send, answer) = oneshot::channel();
         self.status.ask(Box::new(move |observed| drop(send.send(observed))));
         self.waker.wake();
@@ -160,8 +180,8 @@ impl Site for Pages {
                 let openmetrics = exposition::wants_openmetrics(requests::text(request.headers(), header::ACCEPT));
                 let kind = if openmetrics { exposition::OPENMETRICS } else { exposition::PLAIN };
                 let observed = self.observe().await;
-                let reading = reading(&self.status.told(), observed.as_deref().ok());
-                let body = exposition::expose(METRICS, reading, openmetrics).into();
+                let reading = reading(&self.status.told(), observed.as_ref().ok());
+                let body = exposition::expose(table(), reading, openmetrics).into();
                 Response { status: 200, kind, body }
             }
             Route::Pools => {
@@ -206,8 +226,13 @@ fn used(told: &Told) -> impl Iterator<Item = &Pool> {
     told.pools.iter().filter(|mapped| mapped.group.is_some()).map(|mapped| &mapped.pool)
 }
 
+/// The metrics of each connector, and those of some.
+fn table() -> impl Iterator<Item = &'static Metric> {
+    METRICS.into_iter().chain(figures::ALL)
+}
+
 /// All metrics now.
-fn reading(told: &Told, observed: Option<&[Observation]>) -> Reading {
+fn reading(told: &Told, observed: Option<&Observed>) -> Reading {
     let mut reading = Reading::default();
     let mut add = |metric: &'static Metric, labels: Vec<(&'static str, String)>, value: Value| {
         let label = (metric.label == Label::Each("version"))
@@ -233,9 +258,22 @@ fn reading(told: &Told, observed: Option<&[Observation]>) -> Reading {
     if let Some(since) = told.changed_at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()) {
         add(&CHANGED, Vec::new(), Value::Real(since.as_secs_f64()));
     }
-    for one in observed.unwrap_or_default().iter().take(limits::OBSERVED_MEMBERS) {
+    let (members, figures) =
+        observed.map(|observed| (&observed.members[..], &observed.figures[..])).unwrap_or_default();
+    for figure in figures.iter().take(limits::OBSERVED_MEMBERS) {
+        add(figure.metric, figure.labels.clone(), Value::Number(figure.value));
+    }
+    for one in members.iter().take(limits::OBSERVED_MEMBERS) {
         let labels = || vec![("pool", Escaped(&one.pool).to_string()), ("member", one.endpoint.to_string())];
-        let numbers = [(&CONNECTIONS, one.open_connections), (&ERRORS, one.errors), (&WEIGHT, one.weight)];
+        let numbers = [
+            (&CONNECTIONS, one.open_connections),
+            (&INACTIVE, one.inactive_connections),
+            (&NEW_CONNECTIONS, one.connections),
+            (&BYTES_TO, one.bytes.0),
+            (&BYTES_FROM, one.bytes.1),
+            (&ERRORS, one.errors),
+            (&WEIGHT, one.weight),
+        ];
         for (metric, value) in numbers.into_iter().filter_map(|(metric, value)| Some((metric, value?))) {
             add(metric, labels(), Value::Number(value));
         }
@@ -259,6 +297,25 @@ struct Document {
     refused: Vec<String>,
     changed_at: Option<String>,
     pools: Vec<PoolJson>,
+    /// What the load balancer tells of itself; null if it told nothing just now.
+    figures: Option<Vec<FigureJson>>,
+    clients: Option<Vec<ClientJson>>,
+}
+
+#[derive(Serialize)]
+struct FigureJson {
+    name: &'static str,
+    labels: BTreeMap<&'static str, String>,
+    value: u64,
+}
+
+#[derive(Serialize)]
+struct ClientJson {
+    client: String,
+    kind: &'static str,
+    told_version: String,
+    acknowledged_version: Option<String>,
+    refused: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -282,14 +339,18 @@ struct MemberJson {
     /// The load balancer's weight, and what else it tells.
     weight: Option<u64>,
     connections: Option<u64>,
+    inactive_connections: Option<u64>,
+    connections_total: Option<u64>,
+    bytes_in: Option<u64>,
+    bytes_out: Option<u64>,
     errors: Option<u64>,
     response_seconds: Option<f64>,
 }
 
-fn document(told: &Told, observed: &Result<Vec<Observation>, String>) -> Document {
+fn document(told: &Told, observed: &Result<Observed, String>) -> Document {
     let of_member = |one: &'_ Observation| (one.pool.clone(), one.endpoint);
     let observed_members: HashMap<(Box<[u8]>, Endpoint), &Observation> =
-        observed.iter().flatten().map(|one| (of_member(one), one)).collect();
+        observed.iter().flat_map(|observed| &observed.members).map(|one| (of_member(one), one)).collect();
     let standings: HashMap<(&[u8], Endpoint), Standing> = told
         .wanted
         .iter()
@@ -316,6 +377,10 @@ fn document(told: &Told, observed: &Result<Vec<Observation>, String>) -> Documen
                 }),
                 weight: seen.and_then(|seen| seen.weight),
                 connections: seen.and_then(|seen| seen.open_connections),
+                inactive_connections: seen.and_then(|seen| seen.inactive_connections),
+                connections_total: seen.and_then(|seen| seen.connections),
+                bytes_in: seen.and_then(|seen| seen.bytes.0),
+                bytes_out: seen.and_then(|seen| seen.bytes.1),
                 errors: seen.and_then(|seen| seen.errors),
                 response_seconds: seen.and_then(|seen| seen.response_seconds),
             }
@@ -336,95 +401,28 @@ fn document(told: &Told, observed: &Result<Vec<Observation>, String>) -> Documen
         refused: told.refused.clone(),
         changed_at: told.changed_at.map(|at| humantime::format_rfc3339_millis(at).to_string()),
         pools: told.pools.iter().map(pool).collect(),
+        figures: observed.as_ref().ok().map(|observed| observed.figures.iter().map(FigureJson::of).collect()),
+        clients: observed.as_ref().ok().map(|observed| observed.clients.iter().map(ClientJson::of).collect()),
+    }
+}
+
+impl FigureJson {
+    fn of(figure: &figures::Figure) -> FigureJson {
+        FigureJson { name: figure.metric.name, labels: figure.labels.iter().cloned().collect(), value: figure.value }
+    }
+}
+
+impl ClientJson {
+    fn of(client: &figures::Client) -> ClientJson {
+        ClientJson {
+            client: client.name.clone(),
+            kind: client.kind,
+            told_version: client.told.clone(),
+            acknowledged_version: client.acknowledged.clone(),
+            refused: client.refused.clone(),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::connect::{MemberSpec, Wanted, WantedMember};
-
-    fn told() -> Told {
-        let endpoint = |host: u8| Endpoint::new([10, 0, 0, host].into(), 6, 80);
-        let member = |host: u8| MemberSpec { endpoint: endpoint(host), label: (*b"s").into() };
-        let pool = |name: &str, hosts: &[u8]| Pool {
-            name: name.as_bytes().into(),
-            members: hosts.iter().copied().map(member).collect(),
-        };
-        let wanted = |host: u8, standing| WantedMember { endpoint: endpoint(host), label: (*b"s").into(), standing };
-        Told {
-            pools: Arc::new(vec![
-                Mapped { pool: pool("web\n", &[1, 2]), group: Some((*b"edge").into()) },
-                Mapped { pool: pool("stats", &[3]), group: None },
-            ]),
-            wanted: Arc::new(vec![Wanted {
-                pool: (*b"web\n").into(),
-                members: vec![wanted(1, Standing::Serving(40)), wanted(2, Standing::Down)],
-                session_age: Duration::ZERO,
-            }]),
-            gwm: Some("gwm:3860".into()),
-            steps_done: 3,
-            changed_at: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1500)),
-            ..Told::default()
-        }
-    }
-
-    fn observation() -> Observation {
-        Observation {
-            pool: (*b"web\n").into(),
-            endpoint: Endpoint::new([10, 0, 0, 1].into(), 6, 80),
-            open_connections: Some(7),
-            errors: Some(2),
-            response_seconds: Some(0.25),
-            weight: None,
-        }
-    }
-
-    #[test]
-    fn metrics_have_what_the_load_balancer_tells() {
-        let shown = exposition::expose(METRICS, reading(&told(), Some(&[observation()])), false);
-        for line in [
-            concat!("gwm_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
-            "gwm_connect_session 1",
-            "gwm_connect_pools 1",
-            "gwm_connect_members 2",
-            "gwm_connect_steps_total{result=\"done\"} 3",
-            "gwm_connect_steps_total{result=\"refused\"} 0",
-            "gwm_connect_last_change_timestamp_seconds 1.5",
-            "gwm_connect_observed 1",
-            "gwm_connect_member_connections{pool=\"web\\\\n\",member=\"10.0.0.1:80\"} 7",
-            "gwm_connect_member_errors_total{pool=\"web\\\\n\",member=\"10.0.0.1:80\"} 2",
-            "gwm_connect_member_response_seconds{pool=\"web\\\\n\",member=\"10.0.0.1:80\"} 0.25",
-        ] {
-            assert!(shown.lines().any(|known| known.trim_end_matches(".0") == line), "{line}\n{shown}");
-        }
-        assert!(!shown.contains("gwm_connect_member_weight{"), "it told none");
-        let nothing = exposition::expose(METRICS, reading(&Told::default(), None), false);
-        assert!(nothing.contains("gwm_connect_observed 0"));
-        assert!(!nothing.lines().any(|line| line.starts_with("gwm_connect_last_change")), "there was none: {nothing}");
-    }
-
-    #[test]
-    fn pools_are_shown_with_what_their_members_may_get() {
-        let shown = serde_json::to_value(document(&told(), &Ok(vec![observation()]))).unwrap();
-        let expected = serde_json::json!({
-            "address": "10.0.0.1", "port": 80, "protocol": "tcp", "label": "s", "state": "serving", "gwm_weight": 40,
-            "weight": null, "connections": 7, "errors": 2, "response_seconds": 0.25
-        });
-        assert_eq!(shown["pools"][0]["members"][0], expected);
-        assert_eq!((&shown["pools"][0]["pool"], &shown["pools"][0]["group"]), (&"web\\n".into(), &"edge".into()));
-        assert_eq!(shown["pools"][0]["members"][1]["state"], "down");
-        assert_eq!(shown["pools"][1]["group"], serde_json::Value::Null);
-        assert_eq!(shown["changed_at"], "1970-01-01T00:00:01.500Z");
-        let silent = serde_json::to_value(document(&told(), &Err("gone".into()))).unwrap();
-        assert_eq!(silent["observe_fault"], "gone");
-    }
-
-    #[test]
-    fn readiness_has_reasons() {
-        assert!(reasons(&told()).is_empty());
-        let lost = Told { gwm: None, look_fault: Some("no answer".into()), ..told() };
-        let expected = ["there is no session with a GWM", "the load balancer can not be looked at: no answer"];
-        assert_eq!(reasons(&lost), expected);
-    }
-}
+mod tests;

@@ -178,7 +178,7 @@ impl<C: Connector> Engine<'_, C> {
         Ok(())
     }
 
-    /// Answers those who ask what the real LB tells of its members.
+    /// Answers those who ask what the real LB tells.
     fn answer(&mut self) {
         let questions = self.status.questions();
         if questions.is_empty() {

@@ -20,7 +20,7 @@ pub use stats::{Stat, stats};
 use step::Change;
 pub use step::Step;
 
-use super::{Applied, Connector, Fault, MemberSpec, Observation, Pool, Standing, Wanted, scale::scale};
+use super::{Applied, Connector, Fault, MemberSpec, Observation, Observed, Pool, Standing, Wanted, scale::scale};
 use crate::{
     pattern::Pattern,
     sasp::{Endpoint, component::TCP},
@@ -278,7 +278,7 @@ impl Connector for HaProxy {
         if answers[0].trim() == "admin" { Ok(()) } else { Err(self.no_right()) }
     }
 
-    fn observe(&mut self) -> Result<Vec<Observation>, Fault> {
+    fn observe(&mut self) -> Result<Observed, Fault> {
         let answers = self.socket.ask(&[stats::COMMAND.into()])?;
         let stats = stats(&answers[0])
             .map_err(|line| self.socket.fault(&format!("is not understood: {}", answers::excerpt(&line))))?;
@@ -287,15 +287,16 @@ impl Connector for HaProxy {
         let observation = |server: &Server| {
             let stat = stats.get(&(&*server.backend, &*server.name))?;
             Some(Observation {
-                pool: server.backend.as_bytes().into(),
-                endpoint: server.endpoint?,
                 open_connections: stat.sessions,
+                connections: stat.sessions_total,
+                bytes: stat.bytes,
                 errors: stat.errors,
                 response_seconds: stat.response_ms.map(|ms| ms as f64 / 1000.0),
                 weight: Some(server.weight.into()),
+                ..Observation::new(server.backend.as_bytes(), server.endpoint?)
             })
         };
-        Ok(self.servers.iter().filter_map(observation).collect())
+        Ok(Observed { members: self.servers.iter().filter_map(observation).collect(), ..Observed::default() })
     }
 }
 

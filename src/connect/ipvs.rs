@@ -21,7 +21,7 @@ use self::{
     wire::{Destination, Key},
 };
 pub use self::{step::Step, wire::Forward};
-use super::{Applied, Connector, Fault, MemberSpec, Pool, Standing, Wanted, scale};
+use super::{Applied, Connector, Fault, MemberSpec, Observation, Observed, Pool, Standing, Wanted, scale};
 use crate::{
     client::spec,
     sasp::{
@@ -374,6 +374,22 @@ impl Connector for Ipvs {
         let mut steps: Vec<Step> = steps.collect();
         steps.sort_by_key(Step::takes);
         steps
+    }
+
+    fn observe(&mut self) -> Result<Observed, Fault> {
+        self.look()?;
+        let mut members = Vec::new();
+        for (service, present) in self.services.iter().zip(&self.present) {
+            members.extend(present.iter().flatten().map(|found| Observation {
+                open_connections: Some(found.active.into()),
+                inactive_connections: Some(found.inactive.into()),
+                connections: found.traffic.connections,
+                bytes: (found.traffic.bytes_to, found.traffic.bytes_from),
+                weight: Some(found.weight.into()),
+                ..Observation::new(&service.group, service.endpoint(found))
+            }));
+        }
+        Ok(Observed { members, ..Observed::default() })
     }
 
     fn apply(&mut self, steps: Vec<Step>, applied: &mut Applied) -> Result<(), Fault> {

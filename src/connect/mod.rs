@@ -10,17 +10,18 @@
 //! | `scale` | weights in a narrower range | |
 //! | `mapping` | names of the real LB ↔ names of groups | |
 //! | `follower` | the thread that keeps a session with a GWM | |
-//! | `status` | what the loop tells, and what it is asked | |
+//! | `figures` | what a real LB tells beside its members | |
+//! | `status` | what the loop tells, and what it is asked | `figures` |
 //! | `engine` | the loop | all above |
 //! | `address` | where a real LB listens for commands; one exchange with it | |
-//! | `admin` | the admin side: metrics, pools, health | `status` |
-//! | `dns` | a zone whose names show groups: its own, or another server's | `scale`, `address` |
+//! | `admin` | the admin side: metrics, pools, health | `status`, `figures` |
+//! | `dns` | a zone whose names show groups: its own, or another server's | `scale`, `address`, `figures` |
 //! | `file` | a file from a template, and a command | `scale` |
 //! | `haproxy` | HAProxy, by its runtime API | `scale`, `address` |
 //! | `ipvs` | the kernel's IPVS, by generic netlink | `scale` |
 //! | `nft` | nftables: rules in a table of their own | `scale` |
 //! | `pen` | pen, by its control port | `scale`, `address` |
-//! | `xds` | a control plane for Envoy and gRPC | `scale`, `file` |
+//! | `xds` | a control plane for Envoy and gRPC | `scale`, `file`, `figures` |
 
 pub mod address;
 #[cfg(feature = "admin")]
@@ -28,6 +29,7 @@ pub mod admin;
 #[cfg(feature = "dns")]
 pub mod dns;
 pub mod engine;
+pub mod figures;
 pub mod file;
 pub mod follower;
 pub mod haproxy;
@@ -74,9 +76,10 @@ pub trait Connector {
         Ok(())
     }
 
-    /// What the real LB tells of its members; empty if it can tell nothing. Called when someone asks the admin side.
-    fn observe(&mut self) -> Result<Vec<Observation>, Fault> {
-        Ok(Vec::new())
+    /// What the real LB tells of its members, and of itself; empty if it can tell nothing. Called when someone asks the
+    /// admin side.
+    fn observe(&mut self) -> Result<Observed, Fault> {
+        Ok(Observed::default())
     }
 }
 
@@ -125,7 +128,18 @@ pub struct WantedMember {
     pub standing: Standing,
 }
 
-/// What the real LB tells of one member: shown, not used for weights.
+/// What the real LB tells: shown, not used for weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// Of its members.
+    pub members: Vec<Observation>,
+    /// Of itself.
+    pub figures: Vec<figures::Figure>,
+    /// Of its clients.
+    pub clients: Vec<figures::Client>,
+}
+
+/// What the real LB tells of one member.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
     /// The real LB's name of the pool.
@@ -134,12 +148,35 @@ pub struct Observation {
     pub endpoint: Endpoint,
     /// Connections or sessions that are open now.
     pub open_connections: Option<u64>,
+    /// Connections that are new, end or have ended, and that the real LB still knows.
+    pub inactive_connections: Option<u64>,
+    /// Connections or sessions since the real LB's start.
+    pub connections: Option<u64>,
+    /// Bytes to the member, and from it, since the real LB's start.
+    pub bytes: (Option<u64>, Option<u64>),
     /// Failed connections and failed responses since the real LB's start.
     pub errors: Option<u64>,
     /// Mean response time of the last requests, in seconds.
     pub response_seconds: Option<f64>,
     /// The weight that the real LB uses, in its own range.
     pub weight: Option<u64>,
+}
+
+impl Observation {
+    /// Nothing of this member.
+    pub fn new(pool: &[u8], endpoint: Endpoint) -> Observation {
+        Observation {
+            pool: pool.into(),
+            endpoint,
+            open_connections: None,
+            inactive_connections: None,
+            connections: None,
+            bytes: (None, None),
+            errors: None,
+            response_seconds: None,
+            weight: None,
+        }
+    }
 }
 
 /// What `apply` did.

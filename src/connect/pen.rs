@@ -15,7 +15,8 @@ use std::{
 pub use answers::{Server, servers, uses_weights};
 
 use super::{
-    Applied, Connector, Fault, MemberSpec, Observation, Pool, Standing, Wanted, address::Address, scale::scale,
+    Applied, Connector, Fault, MemberSpec, Observation, Observed, Pool, Standing, Wanted, address::Address,
+    scale::scale,
 };
 use crate::sasp::Endpoint;
 
@@ -249,7 +250,7 @@ impl Connector for Pen {
         Ok(())
     }
 
-    fn observe(&mut self) -> Result<Vec<Observation>, Fault> {
+    fn observe(&mut self) -> Result<Observed, Fault> {
         // Connections and weights of all servers of an endpoint, in the order of the first ones.
         let mut all: Vec<(Endpoint, u64, u64)> = Vec::new();
         let mut places: HashMap<Endpoint, usize> = HashMap::new();
@@ -264,14 +265,11 @@ impl Connector for Pen {
             *weight = weight.saturating_add(server.weight.try_into().unwrap_or(0));
         }
         let observation = |(endpoint, connections, weight)| Observation {
-            pool: self.group.clone(),
-            endpoint,
             open_connections: Some(connections),
-            errors: None,
-            response_seconds: None,
             weight: Some(weight),
+            ..Observation::new(&self.group, endpoint)
         };
-        Ok(all.into_iter().map(observation).collect())
+        Ok(Observed { members: all.into_iter().map(observation).collect(), ..Observed::default() })
     }
 }
 

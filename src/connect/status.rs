@@ -6,7 +6,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use super::{Observation, Pool, Standing, Wanted};
+use super::{Observed, Pool, Standing, Wanted};
 use crate::sasp::Endpoint;
 
 /// What is known now.
@@ -51,8 +51,8 @@ pub struct Mapped {
     pub group: Option<Box<[u8]>>,
 }
 
-/// Takes what the real LB tells of its members, or why it tells nothing.
-pub type Question = Box<dyn FnOnce(Result<Vec<Observation>, String>) + Send>;
+/// Takes what the real LB tells, or why it tells nothing.
+pub type Question = Box<dyn FnOnce(Result<Observed, String>) + Send>;
 
 /// The most questions that wait for the connector, which may be busy with its real LB.
 const QUESTIONS: usize = 64;

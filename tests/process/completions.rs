@@ -32,10 +32,7 @@ fn words_flags_and_values_are_completed() {
     assert_eq!(candidates(&["serve", "--probe", "ic"], NOWHERE), ["icmp"]);
     assert_eq!(candidates(&["serve", "--probe=ic"], NOWHERE), ["--probe=icmp"]);
     assert_eq!(candidates(&["connect", "ha"], NOWHERE), ["haproxy"]);
-    assert_eq!(
-        candidates(&["serve", "--members", "/etc/host"], NOWHERE).first().map(String::as_str),
-        Some("/etc/hostname")
-    );
+    assert!(candidates(&["serve", "--members", "/etc/host"], NOWHERE).contains(&"/etc/hostname".to_owned()));
     assert!(candidates(&["completions", ""], NOWHERE).contains(&"zsh".to_owned()));
     // Without a daemon there are no names, and nothing else.
     assert_eq!(candidates(&["status", "members", "--group", ""], NOWHERE), [""; 0]);
@@ -102,7 +99,7 @@ fn the_scripts_work_in_the_shells() {
 
 /// Types keys into a shell; its stdout has the words of the line then.
 fn typed(shell: &str, arguments: &[&str], setup: &str, keys: &str, programs: &str, admin: &str) -> Output {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/types.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/typist.py");
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new("python3");
     command.args([script, &PATIENCE.as_secs().to_string(), setup, keys, shell]).args(arguments);

@@ -4,7 +4,7 @@ _gwm() {
     local -a words candidates
     # Readline breaks words at : and =, which are a part of addresses and flags. So the line is taken apart here.
     read -a words <<< "$line"
-    [[ $line == *[[:space:]] ]] && words+=("")
+    [[ $line == *[[:space:]] && $line != *\\[[:space:]] ]] && words+=("")
     current=${words[${#words[@]} - 1]}
     # Readline puts a candidate in the place of what follows the last of its own breaks.
     [[ $COMP_WORDBREAKS == *:* && $current == *:* ]] && kept=${current%"${current##*:}"}

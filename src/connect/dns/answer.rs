@@ -7,7 +7,10 @@ use domain::base::{
     message_builder::StaticCompressor,
 };
 
-use super::zone::{OPT_BYTES, Prepared, Set, Snapshot};
+use super::{
+    tally,
+    zone::{OPT_BYTES, Prepared, Set, Snapshot},
+};
 
 /// The longest query that is read: more than a name, EDNS and a signature need.
 pub(super) const QUERY_BYTES: usize = 4096;
@@ -108,7 +111,16 @@ impl Reply<'_> {
 
     fn answer(&mut self, name: &[u8], rtype: Rtype, turn: usize) {
         let zone = self.zone;
-        match zone.find(name) {
+        let found = zone.find(name);
+        match found {
+            None => tally::add(&zone.tally.foreign),
+            Some(None) => tally::add(&zone.tally.absent),
+            Some(Some(node)) => match &node.tally {
+                Some(counters) => counters.count(rtype),
+                None => tally::add(&zone.tally.known),
+            },
+        }
+        match found {
             None => self.error(Rcode::REFUSED),
             Some(None) => self.absence(Rcode::NXDOMAIN),
             // One set is enough for ANY (RFC 8482).

@@ -16,9 +16,10 @@ use super::{
     content::{Content, Hosts, linger},
     names::Kind,
     server::{Bound, Server},
+    tally::Tally,
     zone::{Apex, Snapshot},
 };
-use crate::connect::{Applied, Connector, Fault, Pool, Wanted};
+use crate::connect::{Applied, Connector, Fault, Observed, Pool, Wanted};
 
 /// The zone, and the threads that answer from it.
 pub struct Authority {
@@ -29,6 +30,7 @@ pub struct Authority {
     hosts: Hosts,
     serial: u32,
     zone: Arc<ArcSwap<Snapshot>>,
+    tally: Arc<Tally>,
     /// `None`: nobody is answered, as for `--check`.
     _server: Option<Server>,
 }
@@ -73,9 +75,10 @@ impl Authority {
         let contents = vec![Content::Failure; settings.shown.len()];
         let serial = next_serial(0);
         let (snapshot, _) = Snapshot::new(&apex, &settings.shown, &contents, &BTreeSet::new(), serial);
-        let zone = Arc::new(ArcSwap::from_pointee(snapshot));
+        let tally = Arc::new(Tally::new(&settings.shown));
+        let zone = Arc::new(ArcSwap::from_pointee(snapshot.counted_by(&tally)));
         let server = bound.map(|bound| bound.serve(Arc::clone(&zone))).transpose()?;
-        Ok(Authority { settings, apex, contents, hosts: Hosts::default(), serial, zone, _server: server })
+        Ok(Authority { settings, apex, contents, hosts: Hosts::default(), serial, zone, tally, _server: server })
     }
 
     /// The answer to a query, if it gets one; `turn` is another number for each query.
@@ -89,7 +92,7 @@ impl Authority {
         self.serial = next_serial(self.serial);
         let hosts = self.hosts.all();
         let (snapshot, refused) = Snapshot::new(&self.apex, &self.settings.shown, &self.contents, &hosts, self.serial);
-        self.zone.store(Arc::new(snapshot));
+        self.zone.store(Arc::new(snapshot.counted_by(&self.tally)));
         refused
     }
 
@@ -160,6 +163,10 @@ impl Connector for Authority {
         }
         applied.refused.extend(self.publish());
         Ok(())
+    }
+
+    fn observe(&mut self) -> Result<Observed, Fault> {
+        Ok(Observed { figures: self.tally.figures(), ..Observed::default() })
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `zone` | all answers, ready to send |
 //! | `answer` | a query and the zone → an answer |
 //! | `limiter` | how many answers a network gets |
+//! | `tally` | how many queries there were |
 //! | `server` | sockets and threads |
 //! | `authority` | the connector that answers queries itself |
 //! | `key` | TSIG keys |
@@ -25,6 +26,7 @@ mod limiter;
 mod names;
 mod records;
 mod server;
+mod tally;
 mod updates;
 mod zone;
 

@@ -19,6 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{
     answer::{self, QUERY_BYTES, Transport},
     limiter::{Limiter, Verdict},
+    tally,
     zone::Snapshot,
 };
 
@@ -245,7 +246,10 @@ impl Shared {
             let transport = match self.limiter.count(client.ip(), self.started.elapsed()) {
                 Verdict::Answer => Transport::Udp { max: self.udp_bytes },
                 Verdict::Truncate => Transport::Truncated { max: self.udp_bytes },
-                Verdict::Drop => continue,
+                Verdict::Drop => {
+                    tally::add(&zone.load().tally.dropped);
+                    continue;
+                }
             };
             if self.answer(zone.load(), &query[..count], transport, turn, &mut out) {
                 let _ = socket.send_to(&out, client); // the client asks again if the answer is lost

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +20,7 @@ use super::{
     Settings,
     content::{Content, Target},
     names::{self, Kind, Shown, ZoneName},
+    tally::{ByType, Tally},
 };
 
 /// What the zone says of itself.
@@ -74,12 +76,15 @@ pub(super) struct Snapshot {
     pub(super) ttl: Ttl,
     /// By name on the wire, in lower case.
     nodes: HashMap<Box<[u8]>, Node>,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// A name that exists.
 #[derive(Debug, Default)]
 pub(super) struct Node {
     sets: Vec<(Rtype, Set)>,
+    /// Counts queries for a name that shows a group.
+    pub(super) tally: Option<Arc<ByType>>,
 }
 
 /// The records of one type.
@@ -127,7 +132,7 @@ impl Snapshot {
         // Nobody can fetch the whole zone, so the times for secondary servers mean nothing.
         let soa = Soa::new(first, apex.mailbox.clone(), Serial(serial), hour, hour, hour, ttl);
         let mut builder = Builder {
-            snapshot: Snapshot { zone: apex.zone.clone(), soa, ttl, nodes: HashMap::new() },
+            snapshot: Snapshot { zone: apex.zone.clone(), soa, ttl, nodes: HashMap::new(), tally: Arc::default() },
             too_large: Vec::new(),
         };
         builder.add_apex(apex);
@@ -149,6 +154,16 @@ impl Snapshot {
             }
         }
         (builder.snapshot, builder.too_large)
+    }
+
+    /// Counts queries here.
+    pub(super) fn counted_by(mut self, tally: &Arc<Tally>) -> Snapshot {
+        for (name, counters) in tally.shown() {
+            if let Some(node) = self.nodes.get_mut(name.as_slice()) {
+                node.tally = Some(Arc::clone(counters));
+            }
+        }
+        Snapshot { tally: Arc::clone(tally), ..self }
     }
 
     /// The name on the wire, in lower case: whether it is in the zone, and what it has.

@@ -12,6 +12,10 @@ pub struct Stat {
     pub name: String,
     /// Sessions that are open now.
     pub sessions: Option<u64>,
+    /// Sessions since HAProxy's start.
+    pub sessions_total: Option<u64>,
+    /// Bytes to the server, and from it.
+    pub bytes: (Option<u64>, Option<u64>),
     /// Failed connections and failed responses since HAProxy's start.
     pub errors: Option<u64>,
     /// Mean response time of the last 1024 requests, in milliseconds; 0 before the first one.
@@ -30,6 +34,8 @@ pub fn stats(answer: &str) -> Result<Vec<Stat>, String> {
         |title: &str| titles.iter().position(|other| other == title).ok_or_else(|| format!("no column {title}"));
     let (backend, name, sessions) = (column("pxname")?, column("svname")?, column("scur")?);
     let (connecting, response, time) = (column("econ")?, column("eresp")?, column("rtime")?);
+    // No version is without these, and nothing depends on them.
+    let [total, to, from] = ["stot", "bin", "bout"].map(|title| column(title).unwrap_or(usize::MAX));
     let row = |cells: Vec<String>| {
         // A server that never had a request has no number in some columns.
         let number = |at: usize| cells.get(at).and_then(|cell| cell.parse::<u64>().ok());
@@ -39,6 +45,8 @@ pub fn stats(answer: &str) -> Result<Vec<Stat>, String> {
             backend: backend.clone(),
             name: name.clone(),
             sessions: number(sessions),
+            sessions_total: number(total),
+            bytes: (number(to), number(from)),
             errors: failed.into_iter().flatten().reduce(u64::saturating_add),
             response_ms: number(time),
         })
@@ -88,6 +96,8 @@ mod tests {
         let stat = |name: &str, sessions, errors, response_ms| Stat {
             backend: "web".into(),
             name: name.into(),
+            sessions_total: None,
+            bytes: (None, None),
             sessions,
             errors,
             response_ms,
@@ -98,6 +108,8 @@ mod tests {
         assert_eq!(stats("# pxname,svname,scur,econ,eresp\n"), Err("no column rtime".into()));
         let titles = "# pxname,svname,scur,econ,eresp,rtime\n";
         assert_eq!(stats(&format!("{titles}web\n")), Err("web".into()));
+        let totals = stats("# pxname,svname,scur,stot,bin,bout,econ,eresp,rtime\nweb,s,1,9,80,,0,0,\n").unwrap();
+        assert_eq!((totals[0].sessions_total, totals[0].bytes), (Some(9), (Some(80), None)));
         let most = u64::MAX;
         assert_eq!(stats(&format!("{titles}web,s,0,{most},{most},0")).unwrap()[0].errors, Some(most));
     }

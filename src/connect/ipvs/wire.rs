@@ -101,6 +101,11 @@ const STATISTICS: u16 = 10;
 const ADDRESS_FAMILY: u16 = 11;
 const STATISTICS_64: u16 = 12;
 
+/// Attributes of statistics.
+const CONNECTIONS: u16 = 1;
+const BYTES_IN: u16 = 4;
+const BYTES_OUT: u16 = 5;
+
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
@@ -136,8 +141,23 @@ pub struct Destination {
     pub weight: u32,
     /// How many connections it has; of TCP, those that are neither new nor about to end.
     pub active: u32,
+    /// How many other connections IPVS knows of it.
+    pub inactive: u32,
+    /// What went to it since it was added.
+    pub traffic: Traffic,
     /// All attributes that make it up: a change repeats them, with another weight.
     settings: Vec<DefaultNla>,
+}
+
+/// Connections and bytes of a destination, as far as the kernel tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Connections.
+    pub connections: Option<u64>,
+    /// Bytes to the destination.
+    pub bytes_to: Option<u64>,
+    /// Bytes from it; the kernel sees them with NAT only.
+    pub bytes_from: Option<u64>,
 }
 
 /// The upper threshold of connections of a destination that a connector has added: IPVS has no names, so this tells it from
@@ -167,7 +187,7 @@ impl Destination {
             DefaultNla::new(LOWER_THRESHOLD, 0_u32.to_ne_bytes().into()),
             DefaultNla::new(ADDRESS_FAMILY, family.to_ne_bytes().into()),
         ];
-        Destination { ip, port, weight: 0, active: 0, settings }
+        Destination { ip, port, weight: 0, active: 0, inactive: 0, traffic: Traffic::default(), settings }
     }
 
     /// Makes it one of someone else.
@@ -303,9 +323,20 @@ pub fn destination(body: &Body, ipv6: bool) -> Option<Destination> {
     let port = u16::from_be_bytes(find(&all, PORT)?.try_into().ok()?);
     let weight = number(&all, WEIGHT)?;
     let active = number(&all, ACTIVE).unwrap_or(0);
+    let inactive = number(&all, INACTIVE).unwrap_or(0);
+    // The older attribute counts connections in 32 bits, which begin at 0 again.
+    let traffic = find(&all, STATISTICS_64).or_else(|| find(&all, STATISTICS));
+    let traffic = traffic.and_then(|statistics| attributes(&statistics).ok()).unwrap_or_default();
+    let counter = |kind| {
+        let bytes = find(&traffic, kind)?;
+        let long = <[u8; 8]>::try_from(bytes.as_slice()).map(u64::from_ne_bytes);
+        long.or_else(|_| <[u8; 4]>::try_from(bytes.as_slice()).map(|short| u32::from_ne_bytes(short).into())).ok()
+    };
+    let traffic =
+        Traffic { connections: counter(CONNECTIONS), bytes_to: counter(BYTES_IN), bytes_from: counter(BYTES_OUT) };
     let told = [WEIGHT, ACTIVE, INACTIVE, PERSISTENT, STATISTICS, STATISTICS_64];
     let settings = all.into_iter().filter(|attribute| !told.contains(&kind(attribute))).collect();
-    Some(Destination { ip, port, weight, active, settings })
+    Some(Destination { ip, port, weight, active, inactive, traffic, settings })
 }
 
 /// Reads one datagram; says whether the answer to this request is whole.
@@ -338,6 +369,14 @@ pub fn read(mut datagram: &[u8], sequence: u32, found: &mut Vec<Body>) -> io::Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn listed_without_statistics(extra: &[DefaultNla]) -> Body {
+        let Body { command, attributes: all, .. } = listed(extra);
+        let all = attributes(&value(&all[0])).unwrap();
+        let mut all: Vec<DefaultNla> = all.into_iter().collect();
+        all.remove(7);
+        Body::new(command, vec![nested(DESTINATION, &all)])
+    }
 
     fn listed(extra: &[DefaultNla]) -> Body {
         let mut all = vec![
@@ -384,6 +423,22 @@ mod tests {
         assert!(!listed.is_own() && listed.active == 3);
         let removed = attributes(&find(&remove(&key, &own).attributes, DESTINATION).unwrap()).unwrap();
         assert_eq!(removed.iter().map(kind).collect::<Vec<_>>(), [ADDRESS, PORT, ADDRESS_FAMILY]);
+    }
+
+    #[test]
+    fn what_went_to_a_destination_is_read_in_both_forms() {
+        let long = |kind, number: u64| DefaultNla::new(kind, number.to_ne_bytes().into());
+        let old = [DefaultNla::new(CONNECTIONS, 9_u32.to_ne_bytes().into()), long(BYTES_IN, 70), long(BYTES_OUT, 80)];
+        let new = [long(CONNECTIONS, 1 << 40), long(BYTES_IN, 7), long(BYTES_OUT, 8)];
+        let inactive = DefaultNla::new(INACTIVE, 4_u32.to_ne_bytes().into());
+        let read = |extra: &[DefaultNla]| destination(&listed_without_statistics(extra), false).unwrap();
+        let found = read(&[inactive, nested(STATISTICS, &old)]);
+        assert_eq!(found.inactive, 4);
+        let expected = Traffic { connections: Some(9), bytes_to: Some(70), bytes_from: Some(80) };
+        assert_eq!(found.traffic, expected);
+        let both = read(&[nested(STATISTICS, &old), nested(STATISTICS_64, &new)]);
+        assert_eq!((both.traffic.connections, both.traffic.bytes_to), (Some(1 << 40), Some(7)));
+        assert_eq!(destination(&listed(&[]), false).unwrap().traffic, Traffic::default(), "no attributes in it");
     }
 
     #[test]

@@ -16,6 +16,17 @@ pub(super) enum Cause {
     Refusal,
 }
 
+impl Cause {
+    /// What the lines of this cause are about.
+    fn about(self) -> &'static str {
+        match self {
+            Cause::Accept => "connections that could not be accepted",
+            Cause::Tls => "TLS handshakes that failed",
+            Cause::Refusal => "responses that clients refuse",
+        }
+    }
+}
+
 pub(super) struct Lines {
     start: Instant,
     throttles: Mutex<[Throttle; 3]>,
@@ -35,7 +46,7 @@ impl Lines {
             (throttle.take_suppressed(now), throttle.take_line(now))
         };
         if let Some(lines) = left_out {
-            tracing::warn!("{lines} more lines were left out: {cause:?}");
+            tracing::warn!("{lines} more lines about {} were left out", cause.about());
         }
         if is_written {
             tracing::warn!("{line}");

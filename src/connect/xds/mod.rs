@@ -2,6 +2,8 @@
 //!
 //! The engine's thread publishes snapshots; the server's thread sends each stream what has changed for it.
 
+mod clients;
+mod codec;
 pub mod json;
 mod lines;
 pub mod messages;
@@ -22,8 +24,9 @@ use std::{
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, watch};
 
-use super::{Applied, Connector, Fault, Pool, Wanted, file, scale::share};
+use super::{Applied, Connector, Fault, Observed, Pool, Wanted, file, scale::share};
 use crate::sasp::{Endpoint, Escaped, component::UDP};
+use clients::Clients;
 use snapshot::{Group, Snapshot, Target};
 
 /// A control plane.
@@ -33,6 +36,7 @@ pub struct XdsConnector {
     last: Option<Arc<Snapshot>>,
     publish: watch::Sender<Option<Arc<Snapshot>>>,
     server: Option<Server>,
+    clients: Clients,
 }
 
 /// The thread that serves. It ends when `stop` is dropped.
@@ -129,7 +133,14 @@ impl XdsConnector {
                 return Err(format!("the member {member} of the group {group} has no port, which xDS needs"));
             }
         }
-        Ok(XdsConnector { pools, files, last: None, publish: watch::Sender::new(None), server: None })
+        Ok(XdsConnector {
+            pools,
+            files,
+            last: None,
+            publish: watch::Sender::new(None),
+            server: None,
+            clients: Clients::default(),
+        })
     }
 
     /// Starts to serve; gives the address. Until the first weights come, clients wait.
@@ -139,7 +150,8 @@ impl XdsConnector {
         let (stop, stopped) = mpsc::channel(1);
         let tls = tls.map(|TlsSettings(settings)| settings);
         let latest = self.publish.subscribe();
-        let serve = move || server::serve(listener, tls, latest, stopped);
+        let clients = self.clients.clone();
+        let serve = move || server::serve(listener, tls, latest, clients, stopped);
         self.server = Some(Server { stop, thread: thread::Builder::new().name("xds".into()).spawn(serve)? });
         Ok(address)
     }
@@ -215,6 +227,10 @@ impl Connector for XdsConnector {
         self.last = Some(snapshot.clone());
         self.publish.send_replace(Some(snapshot));
         Ok(())
+    }
+
+    fn observe(&mut self) -> Result<Observed, Fault> {
+        Ok(self.clients.observed())
     }
 }
 

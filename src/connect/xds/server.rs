@@ -4,7 +4,6 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     io,
-    marker::PhantomData,
     net::{SocketAddr, TcpListener},
     pin::{Pin, pin},
     sync::{
@@ -19,7 +18,7 @@ use axum::{
     http::{Request, StatusCode, Version, header},
     response::{IntoResponse, Response},
 };
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use futures_lite::{Stream as AsyncStream, StreamExt};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -37,11 +36,12 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tonic::{
     Status, Streaming,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     server::{Grpc, StreamingService},
 };
 
 use super::{
+    clients::{Busy, Clients, Seat},
+    codec::{Encoded, REQUEST_BYTES},
     json,
     lines::{Cause, Lines},
     messages::{DeltaDiscoveryRequest, DiscoveryRequest, Node},
@@ -55,8 +55,6 @@ pub type Latest = watch::Receiver<Option<Arc<Snapshot>>>;
 /// The TLS settings for new connections, if there is TLS; they may be replaced.
 pub type Tls = Option<Arc<Mutex<Arc<ServerConfig>>>>;
 
-/// The most bytes of a request.
-const REQUEST_BYTES: usize = 256 << 10;
 /// The most bytes that HTTP/2 buffers of one stream, and of one connection.
 const WINDOWS: (u32, u32) = (64 << 10, 256 << 10);
 /// The most HTTP/2 streams of a connection.
@@ -67,6 +65,9 @@ const PLACES: usize = 4096;
 const SILENT: usize = 1024;
 /// How long the first request of a connection and of a stream, the body of a poll, and the answer to a ping may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a connection stays without a stream and without a poll. Envoy and gRPC keep their stream; a poll may come each
+/// minute, and finds another connection.
+const IDLE: Duration = Duration::from_secs(60);
 /// How long streams have to end once the server stops.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -79,17 +80,26 @@ struct Shared {
     /// True once the server stops.
     stopping: watch::Receiver<bool>,
     lines: Arc<Lines>,
+    clients: Clients,
+    /// Of a request: its connection is not idle.
+    _busy: Option<Arc<Busy>>,
 }
 
 /// Serves on the listener until `stop` has no sender any more.
-pub fn serve(listener: TcpListener, tls: Tls, latest: Latest, mut stop: mpsc::Receiver<Infallible>) -> io::Result<()> {
+pub fn serve(
+    listener: TcpListener,
+    tls: Tls,
+    latest: Latest,
+    clients: Clients,
+    mut stop: mpsc::Receiver<Infallible>,
+) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (end, stopping) = watch::channel(false);
         let (streams, lines) = (Arc::new(Semaphore::new(PLACES)), Arc::new(Lines::new()));
-        let shared = Shared { latest, streams, stopping, lines };
+        let shared = Shared { latest, streams, stopping, lines, clients, _busy: None };
         let places = Arc::new(Semaphore::new(PLACES));
         // Connections that had no request when they were looked at last, the oldest first.
         let mut silent: VecDeque<(Arc<AtomicBool>, AbortHandle)> = VecDeque::new();
@@ -161,9 +171,10 @@ async fn http(
         .keep_alive_interval(PATIENCE)
         .keep_alive_timeout(PATIENCE);
     let (flag, mut stopping) = (asked.clone(), shared.stopping.clone());
+    let (count, mut requests) = watch::channel(0);
     let service = service_fn(move |request: Request<Incoming>| {
         flag.store(true, Ordering::Relaxed);
-        let shared = shared.clone();
+        let shared = Shared { _busy: Some(Arc::new(Busy::of(&count))), ..shared.clone() };
         async move { Ok::<_, Infallible>(handle(shared, request.map(Body::new)).await) }
     });
     let too_late = async {
@@ -177,7 +188,8 @@ async fn http(
         let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
         let ended = futures_lite::future::or(async { Some(connection.as_mut().await) }, async {
             // An error means that the server has ended.
-            let _ = stopping.wait_for(|stopping| *stopping).await;
+            let stop = async { drop(stopping.wait_for(|stopping| *stopping).await) };
+            futures_lite::future::or(stop, idle(&mut requests)).await;
             None
         })
         .await;
@@ -194,6 +206,17 @@ async fn http(
     };
     futures_lite::future::or(connection, too_late).await;
     drop(place);
+}
+
+/// Waits until the connection had no request for some time.
+async fn idle(requests: &mut watch::Receiver<usize>) {
+    loop {
+        let ended = requests.wait_for(|requests| *requests == 0).await.is_err();
+        let busy = async { drop(requests.wait_for(|requests| *requests > 0).await) };
+        if ended || tokio::time::timeout(IDLE, busy).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// A protocol of gRPC.
@@ -227,12 +250,12 @@ async fn handle(shared: Shared, request: Request<Body>) -> Response {
         let discovery = Discovery { shared, only };
         return match method {
             Method::StateOfTheWorld => {
-                let codec = Encoded::<DiscoveryRequest>(PhantomData);
+                let codec = Encoded::<DiscoveryRequest>::default();
                 let mut grpc = Grpc::new(codec).max_decoding_message_size(REQUEST_BYTES);
                 grpc.streaming(discovery, request).await.map(Body::new)
             }
             Method::Delta => {
-                let codec = Encoded::<DeltaDiscoveryRequest>(PhantomData);
+                let codec = Encoded::<DeltaDiscoveryRequest>::default();
                 let mut grpc = Grpc::new(codec).max_decoding_message_size(REQUEST_BYTES);
                 grpc.streaming(discovery, request).await.map(Body::new)
             }
@@ -323,6 +346,7 @@ impl<A: Ask> StreamingService<A> for Discovery {
             _place: place,
             first_by: Some(Instant::now() + PATIENCE),
             stream: Stream::new(A::DELTA, self.only),
+            seat: self.shared.clients.enter(),
             node: String::from("?"),
             due: Vec::new(),
         };
@@ -343,6 +367,7 @@ struct Talk<A> {
     /// When the first request must have come; `None`: it has.
     first_by: Option<Instant>,
     stream: Stream,
+    seat: Seat,
     /// The client's name of itself, in printable characters.
     node: String,
     /// Responses to send, the first one last.
@@ -402,6 +427,7 @@ impl<A: Ask> Talk<A> {
                 self.due = self.stream.responses(&snapshot);
                 self.due.reverse();
             }
+            self.seat.tell(&self.node, &self.stream);
         }
     }
 
@@ -414,40 +440,6 @@ impl<A: Ask> Talk<A> {
     }
 }
 
-/// Requests are decoded; responses are encoded already.
-struct Encoded<A>(PhantomData<A>);
-
-impl<A: Ask> Codec for Encoded<A> {
-    type Encode = Bytes;
-    type Decode = A;
-    type Encoder = Encoded<A>;
-    type Decoder = Encoded<A>;
-    fn encoder(&mut self) -> Encoded<A> {
-        Encoded(PhantomData)
-    }
-    fn decoder(&mut self) -> Encoded<A> {
-        Encoded(PhantomData)
-    }
-}
-
-impl<A: Ask> Encoder for Encoded<A> {
-    type Item = Bytes;
-    type Error = Status;
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl<A: Ask> Decoder for Encoded<A> {
-    type Item = A;
-    type Error = Status;
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<A>, Status> {
-        debug_assert!(buffer.remaining() <= REQUEST_BYTES);
-        A::decode(buffer).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -457,7 +449,8 @@ mod tests {
         let snapshot = Arc::new(Snapshot::after(None, 7, Vec::new()));
         let (publish, latest) = watch::channel(Some(snapshot));
         let stopping = watch::channel(false).1;
-        let shared = Shared { latest, streams: Arc::new(Semaphore::new(1)), stopping, lines: Arc::new(Lines::new()) };
+        let (streams, lines) = (Arc::new(Semaphore::new(1)), Arc::new(Lines::new()));
+        let shared = Shared { latest, streams, stopping, lines, clients: Clients::default(), _busy: None };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let status = |version| {
             let request = Request::post("/v3/discovery:endpoints").version(version).body(Body::from("{}")).unwrap();

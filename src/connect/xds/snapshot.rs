@@ -48,6 +48,16 @@ impl Kind {
         }
     }
 
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Listener => "listener",
+            Kind::Route => "route",
+            Kind::Cluster => "cluster",
+            Kind::Endpoints => "endpoints",
+        }
+    }
+
     /// Whether a response names all resources of this kind: what is absent does not exist.
     pub fn whole(self) -> bool {
         matches!(self, Kind::Listener | Kind::Cluster)

@@ -34,6 +34,21 @@ pub struct Taken {
     pub refused: Option<(&'static str, String)>,
 }
 
+/// What a client has of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The kind.
+    pub kind: Kind,
+    /// The version of the last response.
+    pub version: u64,
+    /// The version of the last response that the client has acknowledged.
+    pub acknowledged: Option<u64>,
+    /// Why the client refuses the last response.
+    pub refused: Option<String>,
+    /// How many responses it has refused.
+    pub refusals: u64,
+}
+
 /// One stream.
 pub struct Stream {
     delta: bool,
@@ -57,6 +72,11 @@ struct Subscription {
     waits: bool,
     /// The next response of a whole kind is due although no resource has changed.
     due: bool,
+    /// The version of the last response.
+    told: Option<u64>,
+    acknowledged: Option<u64>,
+    refused: Option<String>,
+    refusals: u64,
 }
 
 impl Stream {
@@ -82,7 +102,9 @@ impl Stream {
         if !first && request.response_nonce != subscription.nonce {
             return Ok(Taken::default()); // answers an older response: the answer to the last one comes
         }
-        subscription.waits = false;
+        if std::mem::take(&mut subscription.waits) {
+            subscription.answered(request.error_detail.as_ref());
+        }
         let mut names: BTreeSet<String> = request.resource_names.into_iter().collect();
         subscription.named |= !names.is_empty();
         let all = names.remove(ALL) || kind.whole() && !subscription.named;
@@ -100,8 +122,8 @@ impl Stream {
         let Some(kind) = self.kind(&request.type_url)? else { return Ok(Taken::default()) };
         let first = !self.kinds.contains_key(&kind);
         let subscription = self.kinds.entry(kind).or_default();
-        if request.response_nonce == subscription.nonce {
-            subscription.waits = false;
+        if request.response_nonce == subscription.nonce && std::mem::take(&mut subscription.waits) {
+            subscription.answered(request.error_detail.as_ref());
         }
         if first && request.resource_names_subscribe.is_empty() && kind.whole() {
             subscription.all = true;
@@ -161,6 +183,7 @@ impl Stream {
         }
         subscription.due = false;
         subscription.waits = true;
+        subscription.told = Some(snapshot.version());
         for place in &groups {
             let name = snapshot.groups()[*place].name.clone();
             subscription.sent.insert(name, Some(snapshot.version_of(kind, *place)));
@@ -174,9 +197,25 @@ impl Stream {
         Some(snapshot.response(Wish { kind, delta: self.delta, nonce: subscription.nonce.clone(), groups, removed }))
     }
 
+    /// What the client has of each kind that it was told.
+    pub fn told(&self) -> Vec<Told> {
+        let told = |kind: Kind| {
+            let subscription = self.kinds.get(&kind)?;
+            let Subscription { acknowledged, refusals, .. } = *subscription;
+            Some(Told {
+                kind,
+                version: subscription.told?,
+                acknowledged,
+                refused: subscription.refused.clone(),
+                refusals,
+            })
+        };
+        KINDS.into_iter().filter_map(told).collect()
+    }
+
     fn refusal(&mut self, kind: Kind, error: Option<Status>) -> Taken {
         let Some(error) = error else { return Taken::default() };
-        let reason: String = error.message.escape_debug().take(REASON).collect();
+        let reason = reason(&error);
         if reason == self.last_reason {
             return Taken::default();
         }
@@ -193,7 +232,20 @@ fn fits<'n>(names: impl IntoIterator<Item = &'n String>) -> Result<(), Wrong> {
     if count > NAMES.0 || bytes > NAMES.1 { Err(Wrong::TooManyNames) } else { Ok(()) }
 }
 
+/// The client's words, in printable characters.
+fn reason(error: &Status) -> String {
+    error.message.escape_debug().take(REASON).collect()
+}
+
 impl Subscription {
+    /// The client has answered the last response.
+    fn answered(&mut self, error: Option<&Status>) {
+        match error {
+            None => (self.acknowledged, self.refused) = (self.told, None),
+            Some(error) => (self.refused, self.refusals) = (Some(reason(error)), self.refusals + 1),
+        }
+    }
+
     /// The places of all groups that the stream asks for.
     fn groups(&self, snapshot: &Snapshot) -> Vec<usize> {
         if self.all {

@@ -6,13 +6,15 @@ use prost::Message;
 use crate::connect::{Applied, Connector, MemberSpec, Pool, Standing, Wanted, WantedMember};
 
 use super::{
-    Files, XdsConnector, json,
+    Files, XdsConnector,
+    clients::Clients,
+    json,
     messages::{
         Any, ClusterLoadAssignment, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
         Status,
     },
     snapshot::{Group, Kind, Snapshot, Target},
-    stream::{Stream, Wrong},
+    stream::{Stream, Told, Wrong},
 };
 
 fn group(name: &str, weights: &[u32]) -> Group {
@@ -101,6 +103,69 @@ fn a_client_that_does_not_answer_skips_snapshots() {
     let third = Snapshot::after(Some(&second), 0, vec![group("a", &[3])]);
     stream.request(ask(Kind::Endpoints, &["a"], &nonce)).unwrap();
     assert_eq!(only(stream.responses(&third)).version_info, "9");
+}
+
+#[test]
+fn what_a_client_has_is_told() {
+    let first = Snapshot::after(None, 7, vec![group("a", &[1])]);
+    for delta in [false, true] {
+        let clients = Clients::default();
+        let seat = clients.enter();
+        let mut stream = Stream::new(delta, None);
+        assert!(stream.told().is_empty());
+        let no = || Some(Status { message: "no\n".into(), ..Status::default() });
+        let (kind, names) = (Kind::Endpoints, vec!["a".to_owned()]);
+        let ask = |stream: &mut Stream, nonce: String, error_detail| {
+            let type_url = kind.type_url().to_owned();
+            match delta {
+                false => stream.request(DiscoveryRequest {
+                    type_url,
+                    resource_names: names.clone(),
+                    response_nonce: nonce,
+                    error_detail,
+                    ..DiscoveryRequest::default()
+                }),
+                true => stream.delta_request(DeltaDiscoveryRequest {
+                    type_url,
+                    resource_names_subscribe: if nonce.is_empty() { names.clone() } else { Vec::new() },
+                    response_nonce: nonce,
+                    error_detail,
+                    ..DeltaDiscoveryRequest::default()
+                }),
+            }
+            .unwrap()
+        };
+        let nonce = |mut responses: Vec<Bytes>| match delta {
+            false => only(responses).nonce,
+            true => DeltaDiscoveryResponse::decode(responses.remove(0)).unwrap().nonce,
+        };
+        ask(&mut stream, String::new(), None);
+        let sent = nonce(stream.responses(&first));
+        let told = |acknowledged, refused: Option<&str>, refusals, version| Told {
+            kind,
+            version,
+            acknowledged,
+            refused: refused.map(str::to_owned),
+            refusals,
+        };
+        assert_eq!(stream.told(), [told(None, None, 0, 7)]);
+        ask(&mut stream, sent, None);
+        assert_eq!(stream.told(), [told(Some(7), None, 0, 7)]);
+        let second = Snapshot::after(Some(&first), 0, vec![group("a", &[2])]);
+        let sent = nonce(stream.responses(&second));
+        ask(&mut stream, sent.clone(), no());
+        ask(&mut stream, sent, no()); // an answer counts once
+        assert_eq!(stream.told(), [told(Some(7), Some("no\\n"), 1, 8)]);
+        seat.tell("node", &stream);
+        seat.tell("node", &stream);
+        let observed = clients.observed();
+        let values: Vec<u64> = observed.figures.iter().map(|figure| figure.value).collect();
+        assert_eq!(values, [1, 1, 1], "a stream, which is behind, and a refusal");
+        assert_eq!((&*observed.clients[0].name, &*observed.clients[0].told), ("node", "8"));
+        drop(seat);
+        let values: Vec<u64> = clients.observed().figures.iter().map(|figure| figure.value).collect();
+        assert_eq!(values, [0, 0, 1], "refusals stay counted");
+    }
 }
 
 #[test]

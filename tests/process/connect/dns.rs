@@ -8,7 +8,11 @@ use std::{
     thread,
 };
 
-use super::{Connector, Gwm, Member, real::free_address};
+use super::{
+    Connector, Gwm, Member,
+    admin::{admin, metric},
+    real::free_address,
+};
 use crate::{
     haproxy::HaProxy,
     harness::{PATIENCE, run, until},
@@ -25,10 +29,14 @@ impl Dns {
         let given = if flags.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
         let first = ["--gwm", gwm, "dns", "--zone", "lb.example"];
         let connector = Connector::start(&[&first[..], given, flags].concat());
-        until("it says where it listens", || connector.output().contains('\n'));
-        let output = connector.output();
-        let address = output.trim().strip_prefix("gwm: dns on ").expect("the line about the address");
-        let address = address.parse().expect("an address");
+        let printed = || {
+            let output = connector.output();
+            let line =
+                output.split_inclusive('\n').find(|line| line.starts_with("gwm: dns on ") && line.ends_with('\n'));
+            line.map(|line| line.trim_end().trim_start_matches("gwm: dns on ").parse().expect("an address"))
+        };
+        until("it says where it listens", || printed().is_some());
+        let address = printed().expect("it was there");
         Dns { connector, address }
     }
 
@@ -79,7 +87,8 @@ fn records_follow_the_weights() {
     let (one, two) = (Member::start().address, Member::start().address);
     let gwm = Gwm::start(&[(one, Some(40)), (two, Some(20))]);
     let group = format!("web={one},{two}");
-    let dns = Dns::start(&gwm.address(), &["--group", &group, "--service", "_web._tcp=web", "--address", "www=web"]);
+    let names = ["--group", &group, "--service", "_web._tcp=web", "--address", "www=web"];
+    let dns = Dns::start(&gwm.address(), &[&names[..], &["--admin-listen", "127.0.0.1:0"]].concat());
     dns.shows(&[(one.port(), 65535), (two.port(), 32768)]);
     gwm.set(&[(one, Some(10)), (two, Some(40))]);
     dns.shows(&[(one.port(), 16384), (two.port(), 65535)]);
@@ -104,6 +113,18 @@ fn records_follow_the_weights() {
     let nsid = dns.dig(&["+nsid", "lb.example", "SOA"]);
     assert!(nsid.contains("EDNS: version: 0") && !nsid.contains("NSID:"), "{nsid}");
     assert!(dns.dig(&["+edns=1", "+noednsnegotiation", "lb.example", "SOA"]).contains("BADVERS"));
+
+    // The queries are counted, over all changes of the zone.
+    let at = admin(&dns.connector);
+    let queries = |name: &str, rtype: &str| {
+        let series = format!("gwm_connect_dns_queries_total{{name=\"{name}.lb.example\",type=\"{rtype}\"}}");
+        metric(&at, &series)
+    };
+    assert!(queries("_web._tcp", "SRV") >= Some(6.0), "{:?}", queries("_web._tcp", "SRV"));
+    assert_eq!((queries("www", "A"), queries("www", "AAAA")), (Some(1.0), None));
+    let other = |name: &str| metric(&at, &format!("gwm_connect_dns_other_queries_total{{name=\"{name}\"}}"));
+    assert_eq!((other("absent"), other("foreign")), (Some(1.0), Some(1.0)));
+    assert!(other("known") >= Some(4.0));
 
     // No member is left: no record, though the name exists.
     gwm.set(&[(one, None), (two, None)]);

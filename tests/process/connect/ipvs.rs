@@ -132,6 +132,7 @@ fn the_kernel_uses_the_weights() {
     saw("methods", "Tunnel Route");
     saw("new weights", "1=1 2=1 3=2");
     saw("new shares", "1=10 2=10 3=20");
+    saw("connections so far", "1=40 2=20 3=20");
     saw("after a change by hand", "1=1 2=1 3=2");
     saw("after all services were made again", "1=1 2=1 3=2");
 

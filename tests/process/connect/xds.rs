@@ -12,7 +12,11 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::{Connector, Gwm, Member, real::free_address};
+use super::{
+    Connector, Gwm, Member,
+    admin::{self, admin, metric},
+    real::free_address,
+};
 use crate::{
     authority::{Authority, Folder},
     harness::{Daemon, PATIENCE, TempFile, python, run, until},
@@ -28,10 +32,14 @@ impl Xds {
     fn start(gwm: &str, flags: &[&str]) -> Xds {
         let given = if flags.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
         let connector = Connector::start(&[&["--gwm", gwm, "xds"], given, flags].concat());
-        until("it says where it listens", || connector.output().contains('\n'));
-        let output = connector.output();
-        let address = output.trim().strip_prefix("gwm: xDS on ").expect("the line about the address");
-        let address = address.parse().expect("an address");
+        let printed = || {
+            let output = connector.output();
+            let line =
+                output.split_inclusive('\n').find(|line| line.starts_with("gwm: xDS on ") && line.ends_with('\n'));
+            line.map(|line| line.trim_end().trim_start_matches("gwm: xDS on ").parse().expect("an address"))
+        };
+        until("it says where it listens", || printed().is_some());
+        let address = printed().expect("it was there");
         Xds { connector, address }
     }
 }
@@ -436,7 +444,9 @@ fn what_clients_refuse_is_logged() {
     let members = [Member::start().address, Member::start().address];
     let gwm = Gwm::start(&with(&members, &[Some(30), Some(10)]));
     let other = format!("other={}", members[0]);
-    let xds = Xds::start(&gwm.address(), &["--group", &group(&members), "--group", &other]);
+    let groups = ["--group", &group(&members), "--group", &other, "--admin-listen", "127.0.0.1:0"];
+    let xds = Xds::start(&gwm.address(), &groups);
+    let at = admin(&xds.connector);
     // By hand: a stream that asks, and refuses what it gets.
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/xds_refuses.py");
     let output = Command::new(python("python")).args([script, &xds.address.port().to_string()]).output();
@@ -447,6 +457,16 @@ fn what_clients_refuse_is_logged() {
     // An Envoy beside it is served.
     let envoy = Envoy::start(Way::StateOfTheWorld, xds.address);
     envoy.balances(&members, &[90, 30]);
+    // The admin side tells which streams there are, and what their clients have.
+    let refusals = metric(&at, "gwm_connect_xds_refusals_total{kind=\"endpoints\"}");
+    assert!(refusals >= Some(1.0), "{refusals:?}");
+    until("only Envoy's stream is left", || metric(&at, "gwm_connect_xds_streams") == Some(1.0));
+    until("Envoy has what it was told", || metric(&at, "gwm_connect_xds_streams_behind") == Some(0.0));
+    let pools = admin::get(&at, "/api/v1/pools").json();
+    let client = &pools["clients"][0];
+    assert_eq!((&client["client"], &client["kind"]), (&"envoy-1".into(), &"endpoints".into()), "{pools}");
+    assert!(client["acknowledged_version"].is_string(), "{pools}");
+    assert_eq!(client["acknowledged_version"], client["told_version"]);
 }
 
 #[test]

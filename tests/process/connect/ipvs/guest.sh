@@ -43,7 +43,7 @@ connect() {
     connector=$!
 }
 web() {
-    connect "$@" ipvs --service 'tcp 10.9.0.1:80=web' --service 'fwmark 7=web2' --map 'web*=web'
+    connect "$@" --admin-listen 127.0.0.1:9861 ipvs --service 'tcp 10.9.0.1:80=web' --service 'fwmark 7=web2' --map 'web*=web'
 }
 # The weights of the services with names like this, as ipvsadm sees them.
 weights() { ipvsadm -Sn | grep -e "$1" | sed -n 's/.* -r 10.9.1.\([^:]*\).* -w \([0-9]*\).*/\1=\2/p' | tr '\n' ' '; }
@@ -89,6 +89,11 @@ echo "= methods: $(ipvsadm -Ln | awk '/FWM/ {mark=1} /->/ && mark {print $3}' | 
 members 1=10 2=10 3=20
 reach '1=1 2=1 3=2' 'new weights'
 echo "= new shares: $(shares)"
+# What the connector tells of connections, and what ipvsadm tells. The kernel counts them up every two seconds.
+counted() { ipvsadm -Ln --stats -t 10.9.0.1:80 | sed -n 's/.*-> 10.9.1.\(.\):8080 *\([0-9]*\).*/\1=\2/p' | sort | tr '\n' ' '; }
+while [ "$(counted)" != '1=40 2=20 3=20 ' ]; do usleep 50000; done
+echo "= connections so far: $(wget -q -O - http://127.0.0.1:9861/metrics |
+    sed -n 's/^gwm_connect_member_new_connections_total{pool="web",member="10.9.1.\(.\):8080"} \([0-9]*\).*/\1=\2/p' | sort | tr '\n' ' ')"
 
 ipvsadm -e -t 10.9.0.1:80 -r 10.9.1.2:8080 -m -w 77
 reach '1=1 2=1 3=2' 'after a change by hand'

@@ -1,6 +1,6 @@
 """Types into a shell on a terminal of its own, and prints the command line that stands there then.
 
-Usage: types.py SECONDS SETUP KEYS SHELL…: SETUP is a line that the shell runs first, KEYS are typed after it (\\t is a tab).
+Usage: typist.py SECONDS SETUP KEYS SHELL…: SETUP is a line that the shell runs first, KEYS are typed after it (\\t is a tab).
 """
 
 import os
