@@ -64,7 +64,7 @@ impl Tally {
     pub(super) fn figures(&self) -> Vec<Figure> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut names: Vec<_> = self.shown.iter().collect();
-        names.sort_by(|(a, _), (b, _)| a.cmp(b));
+        names.sort_by_key(|(name, _)| *name);
         let of_name = |(name, counters): (&ZoneName, &Arc<ByType>)| {
             let types = TYPES.iter().map(Rtype::to_string).chain(["other".to_owned()]);
             let counted = types.zip(&counters.0).map(|(rtype, counter)| (rtype, read(counter)));
