@@ -19,6 +19,7 @@
 //! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access` | yes |
 //! | [`journal`] | state on disk: changes → rows of a file, and back | `limits`, `time`, `sasp`, `judgement`, `coordinator` | no |
+//! | [`fleet`] | several GWMs: rows of this node ↔ rows of a store that all nodes share | `limits`, `time`, `sasp`, `judgement`, `coordinator`, `journal` | yes |
 //! | [`agent_checks`] | what agent-checks of load balancers ask; weights → answers | `sasp` | yes |
 //! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
 //! | [`files`] | TOML files that a person writes: reading, and the line of a mistake |  | no |
@@ -29,9 +30,9 @@
 //! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `web` | no |
 //! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `time`, `throttle`, `sasp`, `pattern`, `files`, `client`, `metrics`, `web` | no |
 //! | [`agent`] | the member's side: services of a host stay registered, and leave without a lost request | `limits`, `time`, `sasp`, `metrics`, `files`, `client`, `web` | no |
-//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `throttle`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `agent_checks`, `tls`, `metrics`, `config`, `web`, `admin` | no |
+//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `throttle`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `fleet`, `agent_checks`, `tls`, `metrics`, `config`, `web`, `admin` | no |
 //! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `journal`, `tls`, `client`, `config`, `web`, `connect`, `agent`, `runtime` | no |
-//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `agent_checks`, `client`, `config`, `admin`, `connect`, `agent`, `cli` | no |
+//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `fleet`, `agent_checks`, `client`, `config`, `admin`, `connect`, `agent`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 
 pub mod access;
@@ -45,6 +46,7 @@ pub mod config;
 pub mod connect;
 pub mod coordinator;
 pub mod files;
+pub mod fleet;
 pub mod fuzz;
 pub mod journal;
 pub mod judgement;
