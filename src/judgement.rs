@@ -76,6 +76,9 @@ pub struct Verdict {
     pub share: Share,
 }
 
+/// The verdicts of all policies about an endpoint, by `Policy as usize`.
+pub type Verdicts = [Verdict; Policy::ALL.len()];
+
 /// How a member stands, in one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Stand {

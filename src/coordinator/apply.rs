@@ -36,6 +36,18 @@ impl Coordinator {
         match change {
             Change::Bind { lb_uid, connection } => self.bind(now, lb_uid, connection, out),
             Change::Unbind { lb_uid, close } => self.unbind(now, lb_uid, close, out),
+            Change::Elsewhere { lb_uid, node } => {
+                let lb = self.know(lb_uid);
+                self.part(lb, Some(CloseReason::TakenOver), out);
+                self.tables.lbs[lb].deadline(Timer::Hold).at = None;
+                self.tables.lbs[lb].elsewhere = Some(node.into());
+            }
+            Change::Hold { lb_uid, until } => {
+                let lb = self.know(lb_uid);
+                self.part(lb, Some(CloseReason::TakenOver), out);
+                self.tables.lbs[lb].elsewhere = None;
+                self.set_deadline(lb, Timer::Hold, until);
+            }
             Change::Forget { lb_uid } => self.forget(lb_uid),
             Change::Register(request) => self.register(now, &request, found),
             Change::Deregister(request) => self.deregister(now, &request, &found),
@@ -44,6 +56,12 @@ impl Coordinator {
             Change::Say(word) => self.say(now, word),
             Change::Unsay { number, by } => self.unsay(now, number, by, out),
         }
+    }
+
+    /// The load balancer, which may be new.
+    fn know(&mut self, lb_uid: &[u8]) -> LbId {
+        self.unmatched.has_lb(lb_uid);
+        self.tables.find_lb(lb_uid).unwrap_or_else(|| self.tables.create_lb(lb_uid))
     }
 
     fn bind(&mut self, now: Time, lb_uid: &[u8], connection: ConnectionId, out: &mut impl Outbox) {
@@ -55,6 +73,7 @@ impl Coordinator {
             out.contested(&Contested { lb_uid, before, after });
         }
         self.part(lb, Some(CloseReason::TakenOver), out);
+        self.tables.lbs[lb].elsewhere = None;
         let Some(here) = self.connection(connection) else {
             // A replayed binding: the connection belonged to another process.
             return self.set_deadline(lb, Timer::Hold, now + self.settings.hold_time);
@@ -73,6 +92,7 @@ impl Coordinator {
     fn unbind(&mut self, now: Time, lb_uid: &[u8], close: Option<CloseReason>, out: &mut impl Outbox) {
         let Some(lb) = self.tables.find_lb(lb_uid) else { return };
         self.part(lb, close, out);
+        self.tables.lbs[lb].elsewhere = None;
         self.set_deadline(lb, Timer::Hold, now + self.settings.hold_time);
     }
 

@@ -8,6 +8,7 @@ use super::{ids::ConnectionId, words::Word};
 use crate::{
     access::Peer,
     sasp::message::{DeregistrationRequest, RegistrationRequest, SetLbStateRequest, SetMemberStateRequest},
+    time::Time,
 };
 
 /// Why the coordinator ends a connection.
@@ -40,6 +41,21 @@ pub enum Change<'a> {
         lb_uid: &'a [u8],
         /// Why the coordinator closes the connection; `None` if the connection ended by itself.
         close: Option<CloseReason>,
+    },
+    /// Another node of the fleet has the load balancer's connection: it becomes known, a connection here is closed, and no
+    /// hold time runs.
+    Elsewhere {
+        /// The load balancer.
+        lb_uid: &'a [u8],
+        /// The name of the node.
+        node: &'a str,
+    },
+    /// The load balancer, which becomes known, has no connection to any node of the fleet, and is held until then.
+    Hold {
+        /// The load balancer.
+        lb_uid: &'a [u8],
+        /// The end of its hold time.
+        until: Time,
     },
     /// A load balancer's hold time is over: the load balancer and its groups are forgotten.
     Forget {

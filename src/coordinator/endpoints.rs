@@ -1,5 +1,7 @@
 //! Every distinct endpoint, once: the monitor's verdicts, the watch, and the listings that have the endpoint.
 
+mod joined;
+
 use std::{borrow::Cow, hash::BuildHasher, sync::Arc, time::Duration};
 
 use foldhash::fast::FixedState;
@@ -13,13 +15,14 @@ use super::{
     ids::{Column, EndpointId, Id, ListingId, Table},
     remembered::Remembered,
     settings::Settings,
+    shares::Shares,
     verdicts::{Shown, VerdictDelta, Verdicts},
     watches::{WatchOrder, Watches},
     words::{OfEndpoint, Word, Words},
     worlds::{Evidence, Sight, Turn, World, Worlds},
 };
 use crate::{
-    judgement::{Judgement, Policy, StandingChange, Verdict, WatchId},
+    judgement::{Judgement, StandingChange, Verdicts as AllVerdicts, WatchId},
     network::OwnAddresses,
     roster::{Member, Roster},
     sasp::{Endpoint, EntryFlags},
@@ -48,6 +51,8 @@ pub(super) struct Endpoints {
     /// In memory of their own: a push reads nothing else of an endpoint.
     verdicts: Verdicts,
     watches: Watches,
+    /// `None` without a fleet: this node checks all that is watched.
+    pub(super) shares: Option<Box<Shares>>,
     /// The time by which every watch that has begun should have its first verdict.
     verdicts_until: Time,
     worlds: Worlds,
@@ -79,6 +84,7 @@ impl Endpoints {
             records: Table::new(),
             verdicts: Verdicts::new(),
             watches: Watches::new(),
+            shares: None,
             verdicts_until: Time::default(),
             own_addresses: settings.own_addresses.clone(),
             losses: Column::new(),
@@ -130,9 +136,10 @@ impl Endpoints {
                     *turn = None;
                 }
                 let member = member(&self.roster, &self.words, &endpoint);
-                self.verdicts.reset(id, &member, self.worlds.sight(world) == Sight::Blind);
+                self.verdicts.reset(id, &member, self.starts_unsure(world));
                 if self.is_watchable(&endpoint) {
                     self.begin_watch(now, id);
+                    self.join(now, id);
                 }
                 if self.history.is_on() {
                     self.history.forget(id);
@@ -144,7 +151,8 @@ impl Endpoints {
     }
 
     fn begin_watch(&mut self, now: Time, id: EndpointId) {
-        self.watches.begin(id);
+        let here = self.is_mine(&self.records[id].endpoint);
+        self.watches.begin(id, here);
         let times = self.roster.find(&self.records[id].endpoint).times;
         self.verdicts_until = self.verdicts_until.max(now + times.fall_window());
     }
@@ -236,10 +244,14 @@ impl Endpoints {
         }
         let member = member(&self.roster, &self.words, &endpoint);
         let before = self.verdicts.settled(id);
-        let delta = match is && was {
+        let mut delta = match is && was {
             true => self.verdicts.reassess(id, &member),
-            false => self.verdicts.reset(id, &member, self.is_blind(self.records[id].world)),
+            false => self.verdicts.reset(id, &member, self.starts_unsure(self.records[id].world)),
         };
+        if is && self.shares.is_some() {
+            self.share(id);
+            delta = delta | self.join(now, id).map_or(VerdictDelta::default(), |judged| judged.delta);
+        }
         let after = self.verdicts.settled(id);
         if self.history.is_on() && !delta.words.is_empty() {
             let what = self.settled(&endpoint, before, after);
@@ -290,39 +302,59 @@ impl Endpoints {
     }
 
     fn end_watch(&mut self, id: EndpointId) {
-        let world = self.records[id].world;
+        let Record { endpoint, world, .. } = self.records[id];
         self.worlds.note(world, self.address(id), self.watches.evidence(id), Evidence::NONE);
         self.watches.end(id);
+        if let Some(shares) = &mut self.shares {
+            shares.end_own(id, endpoint);
+        }
+    }
+
+    /// Takes the verdicts that count, this node's or those of the whole fleet.
+    fn take_verdicts(&mut self, now: Time, id: EndpointId, verdicts: &AllVerdicts) -> Judged {
+        let Record { endpoint, world, .. } = self.records[id];
+        let mut delta = self.verdicts.set(id, verdicts);
+        self.remembered.judged(id, !delta.words.is_empty());
+        let (contact, up) = (has_contact(verdicts), is_up(verdicts));
+        let before = self.watches.has_contact(id);
+        self.watches.stands(id, contact, up);
+        if before && !contact {
+            let times = &self.roster.find(&endpoint).times;
+            let since = Time(now.0.saturating_sub(times.fall_window().as_nanos() as u64));
+            self.losses.set(id, Loss { at: now, since });
+            self.worlds.lose(world, times);
+        }
+        if before != contact {
+            delta = delta | self.verdicts.set_lost(id, !contact);
+        }
+        Judged { endpoint: id, delta, moved: before != contact && self.watches.has_been_up(id) }
     }
 
     /// Takes a judgement. A judgement about an endpoint that is no longer watched under this name changes nothing.
     pub(super) fn take_judgement(&mut self, now: Time, judgement: &Judgement) -> Option<Judged> {
         let id = self.watches.find(judgement.watch)?;
         let Record { endpoint, world, .. } = self.records[id];
-        let mut delta = self.verdicts.set(id, &judgement.verdicts);
-        self.remembered.judged(id, !delta.words.is_empty());
-        // Some policies ignore the agent. An endpoint has lost contact if no policy shows contact.
-        let contact = judgement.verdicts.iter().any(|verdict| verdict.flags.contains(EntryFlags::CONTACT));
-        let up = EntryFlags::CONTACT | EntryFlags::CONFIDENT;
-        let up = judgement.verdicts.iter().any(|verdict| verdict.flags.contains(up));
+        let contact = has_contact(&judgement.verdicts);
         if let Some(turn) = &judgement.turn {
             self.turns.set(id, Some(Box::new((now, (**turn).clone()))));
         }
         let before = self.watches.evidence(id);
-        self.watches.set(id, contact, up, judgement.answers);
+        self.watches.found(id, contact, judgement.answers);
         self.worlds.note(world, self.address(id), before, self.watches.evidence(id));
-        if before.contact && !contact {
-            let times = &self.roster.find(&endpoint).times;
-            let since = Time(now.0.saturating_sub(times.fall_window().as_nanos() as u64));
-            self.losses.set(id, Loss { at: now, since });
-            self.worlds.lose(world, times);
-        }
-        if before.contact != contact {
-            delta = delta | self.verdicts.set_lost(id, !contact);
-        }
-        if contact && self.worlds.sight(world) != Sight::Blind {
-            delta = delta | self.verdicts.set_unsure(id, false);
-        }
+        let judged = if let Some(shares) = &mut self.shares {
+            shares.set_own(id, &judgement.verdicts);
+            if before.contact && !contact {
+                self.worlds.lose(world, &self.roster.find(&endpoint).times);
+            }
+            self.join(now, id)
+        } else {
+            let mut judged = self.take_verdicts(now, id, &judgement.verdicts);
+            if contact && self.worlds.sight(world) != Sight::Blind {
+                judged.delta = judged.delta | self.verdicts.set_unsure(id, false);
+            }
+            Some(judged)
+        };
+        let delta = judged.as_ref().map_or(VerdictDelta::default(), |judged| judged.delta);
         if self.history.is_on() {
             match &judgement.turn {
                 Some(turn) => self.remember(now, id, What::Standing((**turn).clone())),
@@ -330,8 +362,7 @@ impl Endpoints {
                 None => {}
             }
         }
-        let moved = before.contact != contact && self.watches.has_been_up(id);
-        Some(Judged { endpoint: id, delta, moved })
+        judged
     }
 
     /// Gives a watched endpoint the verdicts of an earlier process, which last counted so long ago: until they are older than
@@ -340,7 +371,7 @@ impl Endpoints {
         &mut self,
         now: Time,
         endpoint: &Endpoint,
-        verdicts: &[Verdict; Policy::ALL.len()],
+        verdicts: &AllVerdicts,
         age: Duration,
     ) -> Option<(EndpointId, VerdictDelta)> {
         let id = self.find(endpoint).filter(|&id| self.watches.is_wanted(id) && !self.verdicts.is_judged(id))?;
@@ -379,7 +410,7 @@ impl Endpoints {
         if !self.watches.has_been_up(id) || self.verdicts.is_unsure(id) {
             return Standing::Unknown;
         }
-        match self.watches.evidence(id).contact {
+        match self.watches.has_contact(id) {
             true => Standing::Up,
             false => Standing::Lost(self.losses[id], self.address(id)),
         }
@@ -388,6 +419,9 @@ impl Endpoints {
     /// Applies the rule of blindness to a world; whether entries of any group may be shown in another way now.
     pub(super) fn decide(&mut self, now: Time, world: World) -> bool {
         let Some(turn) = self.worlds.decide(now, world) else { return false };
+        if self.shares.is_some() {
+            return true; // the verdicts of all nodes are joined again
+        }
         for id in (0..self.records.end()).map(EndpointId::at) {
             if self.records.get(id).is_none_or(|record| record.world != world) {
                 continue;
@@ -425,7 +459,7 @@ impl Endpoints {
                 let (address, evidence) = (self.address(id), self.watches.evidence(id));
                 self.worlds.note(before, address, evidence, Evidence::NONE);
                 self.worlds.note(after, address, Evidence::NONE, evidence);
-                self.verdicts.set_unsure(id, self.worlds.sight(after) == Sight::Blind);
+                self.verdicts.set_unsure(id, self.starts_unsure(after));
             }
         }
     }
@@ -479,6 +513,15 @@ fn member<'a>(roster: &'a Roster, words: &Words, endpoint: &Endpoint) -> Cow<'a,
         (said.fixed, said.capacity) = (true, weight);
     }
     Cow::Owned(said)
+}
+
+/// Some policies ignore the agent. An endpoint has lost contact if no policy shows contact.
+fn has_contact(verdicts: &AllVerdicts) -> bool {
+    verdicts.iter().any(|verdict| verdict.flags.contains(EntryFlags::CONTACT))
+}
+
+fn is_up(verdicts: &AllVerdicts) -> bool {
+    verdicts.iter().any(|verdict| verdict.flags.contains(EntryFlags::CONTACT | EntryFlags::CONFIDENT))
 }
 
 /// The world of an endpoint.

@@ -106,17 +106,21 @@ impl Coordinator {
     /// generation, changes nothing.
     pub fn judge(&mut self, now: Time, judgements: &[Judgement]) {
         for judgement in judgements {
-            let Some(Judged { endpoint, delta, moved }) = self.tables.endpoints.take_judgement(now, judgement) else {
-                continue;
-            };
-            self.spread(now, endpoint, delta);
-            if moved {
-                let Tables { endpoints, listings, doubts, .. } = &mut self.tables;
-                let groups = endpoints.listings(endpoint).iter().flat_map(|&listing| &listings.get(listing).groups);
-                groups.for_each(|&group| doubts.suspect(group));
+            if let Some(judged) = self.tables.endpoints.take_judgement(now, judgement) {
+                self.pass_on(now, &judged);
             }
         }
         self.decide(now);
+    }
+
+    /// What is known of an endpoint has changed: groups show it, or come to be in doubt.
+    pub(super) fn pass_on(&mut self, now: Time, &Judged { endpoint, delta, moved }: &Judged) {
+        self.spread(now, endpoint, delta);
+        if moved {
+            let Tables { endpoints, listings, doubts, .. } = &mut self.tables;
+            let groups = endpoints.listings(endpoint).iter().flat_map(|&listing| &listings.get(listing).groups);
+            groups.for_each(|&group| doubts.suspect(group));
+        }
     }
 
     /// The endpoint that has this watch now, and how many groups list it.
@@ -131,10 +135,19 @@ impl Coordinator {
         self.tables.endpoints.last_turn(self.tables.endpoints.find(endpoint)?)
     }
 
+    /// Goes through all endpoints again: the nodes of the fleet, or what their checks are worth, have changed.
+    pub(super) fn join_again(&mut self, now: Time) {
+        self.sweep.endpoints = Some(0);
+        self.sweep(now);
+    }
+
     /// Replaces the addresses of this machine: their members are judged apart from others.
     pub fn set_own_addresses(&mut self, now: Time, own_addresses: Arc<OwnAddresses>) {
         self.tables.endpoints.set_own_addresses(own_addresses);
         self.sweep.all = Some(0);
+        if self.tables.endpoints.shares.is_some() {
+            self.sweep.endpoints = Some(0);
+        }
         self.decide(now);
         self.sweep(now);
     }
@@ -185,6 +198,9 @@ impl Coordinator {
             if self.tables.endpoints.decide(now, world) {
                 self.tables.endpoints.feed.note(|| Event::Blind);
                 self.sweep.all = Some(0);
+                if self.tables.endpoints.shares.is_some() {
+                    self.sweep.endpoints = Some(0);
+                }
                 self.sweep(now);
             }
         }

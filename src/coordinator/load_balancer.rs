@@ -55,6 +55,8 @@ pub(super) struct LoadBalancer {
     /// The number of this load balancer: from 1, in the order of creation. Never used again; ids are.
     pub(super) serial: u64,
     pub(super) connection: Option<ConnectionId>,
+    /// The node of the fleet that has its connection, if another one has.
+    pub(super) elsewhere: Option<Box<str>>,
     pub(super) takeovers: Takeovers,
     /// When the connection was bound, and when the last push to it was made.
     pub(super) bound_at: Time,
@@ -87,6 +89,7 @@ impl LoadBalancer {
             uid: uid.into(),
             serial,
             connection: None,
+            elsewhere: None,
             takeovers: Takeovers::default(),
             bound_at: Time::default(),
             pushed_at: None,

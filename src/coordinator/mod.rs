@@ -35,7 +35,8 @@
 //! | `feed` | the newest events, for those who follow | |
 //! | `words` | the operator's words | |
 //! | `authors` | who said and ended the words that are being applied | `words` |
-//! | `endpoints` | endpoints | `ids`, `settings`, `verdicts`, `worlds`, `doubts`, `watches`, `history`, `remembered`, `feed`, `words`, `authors` |
+//! | `shares` | checks that the nodes of a fleet share | `ids` |
+//! | `endpoints` | endpoints | `ids`, `settings`, `shares`, `verdicts`, `worlds`, `doubts`, `watches`, `history`, `remembered`, `feed`, `words`, `authors` |
 //! | `edition` | what groups show of one version of a listing | |
 //! | `listing` | the members that groups of different LBs have in common | `ids`, `verdicts`, `edition` |
 //! | `show` | listing → edition → encoded entries | `verdicts`, `edition`, `listing` |
@@ -52,6 +53,7 @@
 //! | `apply` | change → tables | `coordinator`, `ids`, `listing`, `load_balancer`, `alarms`, `change`, `outbox`, `check` |
 //! | `restore` | tables of an earlier process → tables | `coordinator`, `ids`, `listing`, `load_balancer`, `change`, `outbox`, `check`, `words` |
 //! | `operator` | what the operator wants → changes; who hears of changes | `coordinator`, `ids`, `feed`, `history`, `words`, `listing`, `change`, `outbox`, `check` |
+//! | `orders` | what a fleet wants → changes | `coordinator`, `ids`, `words`, `listing`, `load_balancer`, `change`, `outbox`, `check`, `shares`, `worlds` |
 //! | `encode` | groups → messages | `coordinator`, `ids`, `settings`, `tables`, `outbox`, `check` |
 //! | `pushes` | which load balancer gets a push, and when | `coordinator`, `ids`, `load_balancer`, `outbox`, `encode` |
 //! | `judging` | the operator's roster, judgements, doubts, watch orders | `coordinator`, `ids`, `verdicts`, `worlds`, `doubts`, `watches`, `endpoints`, `feed`, `words`, `listing`, `tables`, `outbox` |
@@ -82,6 +84,7 @@ mod remembered;
 mod restore;
 mod rights;
 mod settings;
+mod shares;
 mod show;
 mod tables;
 mod unmatched;
@@ -114,12 +117,13 @@ pub use ids::ConnectionId;
 use ids::LbId;
 use load_balancer::Timer;
 pub use operator::{Act, ActRefused, Acted};
-pub use orders::{GroupChange, LbState, Membership, Node, Order, Place, Verdicts};
+pub use orders::{GroupChange, LbState, Membership, Order, Place};
 pub use outbox::{Kind, Outbox};
 pub use restore::Held;
 use rights::Denied;
 pub use rights::{REFUSALS, Refusal, Refused};
 pub use settings::{Settings, Totals};
+pub use shares::{Node, endpoint_hash};
 use tables::Tables;
 pub use unmatched::Unmatched;
 pub use view::{

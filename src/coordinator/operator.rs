@@ -48,9 +48,9 @@ pub enum ActRefused {
     Word(WordRefused),
     /// No load balancer has this UID.
     UnknownLb,
-    /// The load balancer is not connected.
+    /// The load balancer is not connected to this node.
     NotConnected,
-    /// The load balancer is connected: it is dropped first.
+    /// The load balancer is connected, perhaps to another node of the fleet: it is dropped first, there.
     Connected,
 }
 
@@ -72,7 +72,7 @@ impl Coordinator {
                     return Err(ActRefused::Word(WordRefused::Weight(self.settings.weight_max)));
                 }
                 let plan = words.plan(word.saying, &word.pattern).map_err(ActRefused::Word)?;
-                let word = Word { number: words.next_number(), at: now, ..word };
+                let word = Word { number: words.next_number(now), at: now, ..word };
                 self.end(now, &plan.unsaid, &word.author(), out);
                 if plan.said {
                     self.apply(now, Change::Say(&word), Found::default(), out);
@@ -95,7 +95,7 @@ impl Coordinator {
             }
             Act::Forget(lb_uid) => {
                 let lb = self.tables.find_lb(&lb_uid).ok_or(ActRefused::UnknownLb)?;
-                if self.tables.lbs[lb].connection.is_some() {
+                if self.tables.lbs[lb].connection.is_some() || self.tables.lbs[lb].elsewhere.is_some() {
                     return Err(ActRefused::Connected);
                 }
                 self.apply(now, Change::Forget { lb_uid: &lb_uid }, Found::default(), out);
@@ -160,8 +160,8 @@ impl Coordinator {
         }
         let mut of_lb = |lb_uid: &[u8], change| feed.note(|| Event::LoadBalancer { lb_uid: lb_uid.into(), change });
         match change {
-            Change::Bind { lb_uid, .. } => return of_lb(lb_uid, "bound"),
-            Change::Unbind { lb_uid, .. } => return of_lb(lb_uid, "unbound"),
+            Change::Bind { lb_uid, .. } | Change::Elsewhere { lb_uid, .. } => return of_lb(lb_uid, "bound"),
+            Change::Unbind { lb_uid, .. } | Change::Hold { lb_uid, .. } => return of_lb(lb_uid, "unbound"),
             Change::Forget { lb_uid } => return of_lb(lb_uid, "forgotten"),
             Change::SetLbState(request) => return of_lb(request.lb_uid, "stated"),
             Change::Say(_) | Change::Unsay { .. } => return feed.note(|| Event::Words),

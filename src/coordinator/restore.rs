@@ -76,7 +76,7 @@ impl Coordinator {
     /// Puts a word of the operator in force again. Words come before groups, by rising number. `false`, and nothing is
     /// done, if a newer word is in force.
     pub fn restore_word(&mut self, now: Time, word: Word, out: &mut impl Outbox) -> bool {
-        let fits = word.number >= self.tables.endpoints.words.next_number();
+        let fits = word.number > self.tables.endpoints.words.last;
         if fits {
             self.apply(now, Change::Say(&word), Found::default(), out);
         }

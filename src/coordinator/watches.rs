@@ -28,23 +28,27 @@ struct Watch {
     told: u32,
     /// The shard that was told.
     shard: u16,
-    bits: u8,
+    bits: u16,
 }
 
-/// The endpoint should be watched.
-const WANTED: u8 = 1;
+/// The endpoint should be watched, by this node or another one of the fleet.
+const WANTED: u16 = 1;
 /// A shard was told to watch the endpoint.
-const TOLD: u8 = 2;
+const TOLD: u16 = 2;
 /// The endpoint is in the queue.
-const QUEUED: u8 = 4;
-/// The endpoint has contact, or is not judged yet.
-const CONTACT: u8 = 8;
+const QUEUED: u16 = 4;
+/// The endpoint has contact by the checks of this node, or is not judged yet.
+const CONTACT: u16 = 8;
 /// The endpoint has been up while it was watched.
-const BEEN_UP: u8 = 16;
+const BEEN_UP: u16 = 16;
 /// The endpoint answers.
-const ANSWERS: u8 = 32;
+const ANSWERS: u16 = 32;
 /// The endpoint has answered while it was watched.
-const HAS_ANSWERED: u8 = 64;
+const HAS_ANSWERED: u16 = 64;
+/// This node checks the endpoint; set if `WANTED` is. Without a fleet both are the same.
+const HERE: u16 = 128;
+/// The endpoint has no contact, by all that is known of it.
+const DOWN: u16 = 256;
 
 /// All watches.
 pub(super) struct Watches {
@@ -53,19 +57,25 @@ pub(super) struct Watches {
     queue: VecDeque<EndpointId>,
     /// Number of endpoints that should be watched.
     wanted: u32,
+    /// Number of endpoints that this node checks.
+    here: u32,
     /// Number of endpoints that have been up, and have no contact.
     lost: u32,
 }
 
 impl Watch {
     fn is_lost(&self) -> bool {
-        self.bits & (WANTED | BEEN_UP | CONTACT) == WANTED | BEEN_UP
+        self.bits & (WANTED | BEEN_UP | DOWN) == WANTED | BEEN_UP | DOWN
+    }
+
+    fn is_here(&self) -> bool {
+        self.bits & HERE != 0
     }
 }
 
 impl Watches {
     pub(super) fn new() -> Watches {
-        Watches { list: Column::new(), queue: VecDeque::new(), wanted: 0, lost: 0 }
+        Watches { list: Column::new(), queue: VecDeque::new(), wanted: 0, here: 0, lost: 0 }
     }
 
     pub(super) fn is_wanted(&self, id: EndpointId) -> bool {
@@ -75,6 +85,21 @@ impl Watches {
     /// How many endpoints are watched.
     pub(super) fn len(&self) -> usize {
         self.wanted as usize
+    }
+
+    /// Whether this node checks the endpoint.
+    pub(super) fn is_here(&self, id: EndpointId) -> bool {
+        self.list.get(id).is_some_and(Watch::is_here)
+    }
+
+    /// How many endpoints this node checks.
+    pub(super) fn here(&self) -> usize {
+        self.here as usize
+    }
+
+    /// Whether the endpoint has contact, or is not judged yet, by all that is known of it.
+    pub(super) fn has_contact(&self, id: EndpointId) -> bool {
+        self.list.get(id).is_none_or(|watch| watch.bits & DOWN == 0)
     }
 
     /// How many endpoints have been up, and have no contact.
@@ -87,9 +112,9 @@ impl Watches {
         self.list.get(id).is_some_and(|watch| watch.bits & BEEN_UP != 0)
     }
 
-    /// What is known of an endpoint, for the rule of blindness.
+    /// What this node's checks know of an endpoint, for the rule of blindness.
     pub(super) fn evidence(&self, id: EndpointId) -> Evidence {
-        let Some(watch) = self.list.get(id).filter(|watch| watch.bits & WANTED != 0) else { return Evidence::NONE };
+        let Some(watch) = self.list.get(id).filter(|watch| watch.is_here()) else { return Evidence::NONE };
         Evidence {
             answers: watch.bits & ANSWERS != 0,
             has_answered: watch.bits & HAS_ANSWERED != 0,
@@ -97,38 +122,63 @@ impl Watches {
         }
     }
 
-    /// Notes what the monitor found about a watched endpoint.
-    pub(super) fn set(&mut self, id: EndpointId, contact: bool, up: bool, answers: bool) {
+    /// Notes what this node's checks found about an endpoint.
+    pub(super) fn found(&mut self, id: EndpointId, contact: bool, answers: bool) {
+        let watch = &mut self.list[id];
+        let kept = watch.bits & !(CONTACT | ANSWERS);
+        watch.bits =
+            kept | if contact { CONTACT } else { 0 } | if answers { ANSWERS | HAS_ANSWERED } else { 0 };
+    }
+
+    /// Notes how a watched endpoint stands, by all that is known of it.
+    pub(super) fn stands(&mut self, id: EndpointId, contact: bool, up: bool) {
         let watch = &mut self.list[id];
         self.lost -= u32::from(watch.is_lost());
-        let kept = watch.bits & !(CONTACT | ANSWERS);
-        watch.bits = kept
-            | if contact { CONTACT } else { 0 }
-            | if up { BEEN_UP } else { 0 }
-            | if answers { ANSWERS | HAS_ANSWERED } else { 0 };
+        let kept = watch.bits & !DOWN;
+        watch.bits = kept | if contact { 0 } else { DOWN } | if up { BEEN_UP } else { 0 };
         self.lost += u32::from(watch.is_lost());
     }
 
-    /// Begins a watch, if there is none.
-    pub(super) fn begin(&mut self, id: EndpointId) {
+    /// Begins a watch, if there is none; `here`: this node checks the endpoint.
+    pub(super) fn begin(&mut self, id: EndpointId, here: bool) {
         if self.list.get(id).is_none() {
             self.list.set(id, Watch::default());
         }
         let watch = &mut self.list[id];
         if watch.bits & WANTED == 0 {
             watch.generation = watch.generation.wrapping_add(1);
-            watch.bits |= WANTED | CONTACT;
+            watch.bits |= WANTED | CONTACT | if here { HERE } else { 0 };
             self.wanted += 1;
+            self.here += u32::from(here);
             self.queue(id);
         }
+    }
+
+    /// This node begins or ends to check a watched endpoint. What the fleet knows to be up counts as an answer until this
+    /// node has one: a node that is cut off from all at once knows by that that it is the node that is cut off.
+    pub(super) fn set_here(&mut self, id: EndpointId, here: bool) {
+        let watch = &mut self.list[id];
+        if watch.is_here() == here {
+            return;
+        }
+        watch.bits = watch.bits & !(HERE | ANSWERS | HAS_ANSWERED) | CONTACT;
+        self.here -= u32::from(!here);
+        if here {
+            self.here += 1;
+            watch.generation = watch.generation.wrapping_add(1);
+            let is_up = watch.bits & (BEEN_UP | DOWN) == BEEN_UP;
+            watch.bits |= HERE | if is_up { ANSWERS | HAS_ANSWERED } else { 0 };
+        }
+        self.queue(id);
     }
 
     /// Ends the watch, if there is one.
     pub(super) fn end(&mut self, id: EndpointId) {
         let Some(watch) = self.list.get_mut(id).filter(|watch| watch.bits & WANTED != 0) else { return };
         self.wanted -= 1;
+        self.here -= u32::from(watch.is_here());
         self.lost -= u32::from(watch.is_lost());
-        watch.bits &= !(WANTED | CONTACT | BEEN_UP | ANSWERS | HAS_ANSWERED);
+        watch.bits &= !(WANTED | HERE | CONTACT | DOWN | BEEN_UP | ANSWERS | HAS_ANSWERED);
         self.queue(id);
     }
 
@@ -136,14 +186,14 @@ impl Watches {
     pub(super) fn find(&self, watch: WatchId) -> Option<EndpointId> {
         let id = EndpointId::at(watch.index as usize);
         let known = self.list.get(id)?;
-        let now = known.bits & WANTED != 0 && known.generation == watch.generation;
+        let now = known.is_here() && known.generation == watch.generation;
         now.then_some(id)
     }
 
-    /// The watch of an endpoint that should be watched, and the shard that was told of it.
+    /// The watch of an endpoint that this node checks, and the shard that was told of it.
     pub(super) fn told(&self, id: EndpointId) -> Option<(WatchId, u16)> {
         let watch = self.list.get(id)?;
-        let is_told = watch.bits & (WANTED | TOLD) == WANTED | TOLD && watch.told == watch.generation;
+        let is_told = watch.bits & (HERE | TOLD) == HERE | TOLD && watch.told == watch.generation;
         is_told.then_some((WatchId { index: id.number(), generation: watch.told }, watch.shard))
     }
 
@@ -157,7 +207,7 @@ impl Watches {
         let Some(id) = self.queue.pop_front() else { return [None, None] };
         let watch = &mut self.list[id];
         watch.bits &= !QUEUED;
-        let wanted = watch.bits & WANTED != 0;
+        let wanted = watch.is_here();
         let mut orders = [None, None];
         if watch.bits & TOLD != 0 && (!wanted || watch.told != watch.generation) {
             watch.bits &= !TOLD;
@@ -199,7 +249,7 @@ mod tests {
             let id = EndpointId::at(at);
             match random.u8(0..4) {
                 0 => {
-                    watches.begin(id);
+                    watches.begin(id, true);
                     model[at] = model[at].or(Some((false, true)));
                 }
                 1 if random.bool() => {
@@ -209,7 +259,7 @@ mod tests {
                 _ => {
                     let Some((been_up, known)) = &mut model[at] else { continue };
                     let (contact, up) = (random.bool(), random.bool());
-                    watches.set(id, contact, up, contact);
+                    watches.stands(id, contact, up);
                     (*been_up, *known) = (*been_up || up, contact);
                 }
             }

@@ -210,6 +210,8 @@ pub(super) struct Plan {
 pub(super) struct Words {
     list: Vec<Arc<Word>>,
     pub(super) last: u64,
+    /// In a fleet: the date of time zero, in milliseconds since 1970.
+    pub(super) zero: Option<u64>,
 }
 
 impl Words {
@@ -221,9 +223,11 @@ impl Words {
         &self.list
     }
 
-    /// The number of the next word.
-    pub(super) fn next_number(&self) -> u64 {
-        self.last + 1
+    /// The number of the next word. In a fleet it is a date, so that the words of all nodes count in the order in which
+    /// they were said.
+    pub(super) fn next_number(&self, now: Time) -> u64 {
+        let date = self.zero.map_or(0, |zero| zero.saturating_add(now.0 / 1_000_000));
+        date.max(self.last + 1)
     }
 
     /// What a word would change; changes nothing.
@@ -294,7 +298,8 @@ impl Words {
     pub(super) fn say(&mut self, word: Word) -> Arc<Word> {
         self.last = self.last.max(word.number);
         let word = Arc::new(word);
-        self.list.push(word.clone());
+        let at = self.list.partition_point(|known| known.number < word.number);
+        self.list.insert(at, word.clone());
         word
     }
 
@@ -387,7 +392,7 @@ mod tests {
         let plan = words.plan(saying, &pattern)?;
         plan.unsaid.iter().for_each(|&number| drop(words.unsay(number)));
         if plan.said {
-            let number = words.next_number();
+            let number = words.next_number(Time::default());
             let (reason, by, from) = ("r".into(), "b".into(), "f".into());
             words.say(Word { number, saying, pattern, reason, by, from, at: Time::default(), expires: None });
         }

@@ -1,16 +1,35 @@
 //! The replica: this node's rows beside the store's.
+//!
+//! `store.rs` takes what comes from the store and makes transactions, `local.rs` takes what comes from the coordinator,
+//! `settle.rs` merges rows and makes orders.
 
-use crate::{
-    coordinator::{Order, Verdicts},
-    journal::{Entry, Epoch, Row},
-    sasp::Endpoint,
+mod local;
+mod settle;
+mod status;
+mod store;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
 };
-use std::time::Duration;
+
+pub use status::{NodeStatus, Status};
+pub use store::{Batch, Op};
+
+use super::{
+    checks::Checks,
+    rows::{Content, Group, Key, Lb, NodeRow, RowKey, Stamp},
+};
+use crate::{
+    journal::{Date, Epoch},
+    time::Time,
+};
 
 /// Who this node is.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The node's name.
+    /// The node's name: [`is_node_name`](super::is_node_name).
     pub node: Box<str>,
     /// Tells the lives of a node apart: higher in each life.
     pub incarnation: u64,
@@ -22,187 +41,248 @@ pub struct Settings {
     pub hold_time: Duration,
 }
 
-/// One part of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Op {
-    /// The key, without the fleet's prefix.
-    pub key: Vec<u8>,
-    /// The key's mod_revision must be this (0: the key must not be there); `None`: it may be anything.
-    pub expected: Option<i64>,
-    /// The new value; `None`: the key is deleted. With `expected` and `check_only` nothing is written.
-    pub value: Option<Vec<u8>>,
-    /// Only compared.
-    pub check_only: bool,
-    /// The key ends with the node's lease.
-    pub leased: bool,
+/// A point in time, and the date of time zero.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moment {
+    /// The time.
+    pub now: Time,
+    /// The date of time zero.
+    pub epoch: Epoch,
 }
 
-/// One transaction: all of it or nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// Its parts, with different keys.
-    pub ops: Vec<Op>,
+impl Moment {
+    fn date(self) -> Date {
+        self.epoch.date(self.now)
+    }
 }
 
-/// Two nodes changed the same thing, and something of one change did not stay.
+/// Two nodes changed the same thing, and something of one change did not stay: for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict(pub String);
 
-/// A node, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeStatus {
-    /// Its name.
-    pub name: Box<str>,
-    /// Tells its lives apart.
-    pub incarnation: u64,
-    /// Where people find it.
-    pub address: Box<str>,
-    /// Its version of gwm.
-    pub version: Box<str>,
-    /// It is cut off from the members.
-    pub blind: bool,
-    /// How many endpoints it has verdicts on.
-    pub checks: usize,
-    /// How many load balancers are connected to it.
-    pub load_balancers: usize,
+/// Most conflicts that are kept for the log.
+const CONFLICTS: usize = 100;
+
+/// Contents that were sent and that nobody has confirmed, at most.
+const SENT: usize = 8;
+
+type Version = Option<Arc<Content>>;
+
+/// What the coordinator was ordered to do with a row.
+struct Ordered {
+    number: u64,
+    /// What the row is then, if nothing else happens to it.
+    want: Version,
+    /// The store's version that is taken in with that.
+    etcd: Version,
+    act: Act,
 }
 
-/// How the replica is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// The node's lease is held, and what the store has is known.
-    pub connected: bool,
-    /// The nodes that are alive, by name.
-    pub nodes: Vec<NodeStatus>,
-    /// Rows of the store, without verdicts.
-    pub rows: usize,
-    /// Rows that this node has yet to write.
-    pub dirty: usize,
-    /// Groups that are too large for the store.
-    pub oversize: usize,
-    /// Rows of the store that this version does not understand.
-    pub unknown: usize,
-    /// Orders that the coordinator has yet to do.
-    pub orders: usize,
-    /// The newest revision of the store that was seen.
-    pub revision: i64,
-    /// How many of the coordinator's changes were given, and how many of them are in the store.
-    pub given: u64,
-    /// See `given`.
-    pub kept: u64,
+/// How an order changes `mine`.
+enum Act {
+    /// Becomes what is wanted.
+    Whole,
+    /// The members of a group change.
+    Members(crate::coordinator::GroupChange),
+    /// The word has another number now.
+    Renumbered(u64, Arc<Content>),
+}
+
+/// Versions of one row.
+#[derive(Default)]
+struct Row {
+    mine: Version,
+    base: Version,
+    etcd: Version,
+    /// The revision of the store's version.
+    revision: i64,
+    /// There is something to merge.
+    pending: bool,
+    ordered: Option<Ordered>,
+    /// What was written and not seen in the store since, newest last.
+    sent: Vec<Version>,
+    /// The first change that the store has not, and the first one of those in the batch in flight.
+    since: Option<u64>,
+    sent_since: Option<u64>,
+    /// The row is in the batch in flight.
+    in_flight: bool,
+    /// The group belongs to a new life of its load balancer once the order is done.
+    is_reborn: bool,
+    /// The store's value is not understood: it stays as it is.
+    is_unknown: bool,
+    /// The value is too large for the store.
+    is_oversize: bool,
+}
+
+impl Row {
+    /// The row stays out of the store.
+    fn is_left_alone(&self) -> bool {
+        self.is_unknown || self.is_oversize
+    }
+
+    /// Nothing is to be done about the row.
+    fn is_settled(&self) -> bool {
+        !self.pending && self.ordered.is_none() && !self.in_flight && (self.mine == self.etcd || self.is_left_alone())
+    }
 }
 
 /// This node's rows beside the store's.
-pub struct Replica;
+pub struct Replica {
+    settings: Settings,
+    rows: BTreeMap<RowKey, Row>,
+    /// Rows to merge that nothing else waits for; groups by their order.
+    pending: BTreeSet<(u64, RowKey)>,
+    /// Rows that may differ from the store's.
+    dirty: BTreeSet<RowKey>,
+    /// Changes that the store has not, by the rows that they changed.
+    waiting: BTreeSet<(u64, RowKey)>,
+    /// How many changes the coordinator has made.
+    given: u64,
+    /// How many orders were given.
+    orders: u64,
+    /// Orders that are not done.
+    open_orders: BTreeMap<u64, RowKey>,
+    /// The nodes that are alive, as the store has it, this one too.
+    nodes: BTreeMap<Box<str>, NodeRow>,
+    /// The coordinator has yet to hear of the nodes.
+    nodes_changed: bool,
+    /// This node's row has to be written.
+    node_dirty: bool,
+    blind: bool,
+    checks: Checks,
+    connected: bool,
+    /// A batch is in flight.
+    in_flight: bool,
+    listing: Option<Vec<(Key, Vec<u8>, i64)>>,
+    /// The newest revision that was seen.
+    revision: i64,
+    last_stamp: Date,
+    /// The highest order of a group.
+    last_order: u64,
+    conflicts: Vec<Conflict>,
+}
 
 impl Replica {
-    /// A replica without rows.
-    pub fn new(_settings: Settings) -> Replica {
-        todo!()
-    }
-
-    // At the start, before everything else.
-
-    /// A row of the state on disk, as the coordinator got it. `ahead`: it may be newer than the store.
-    pub fn restore(&mut self, _row: &Row, _ahead: bool, _epoch: Epoch) {
-        todo!()
-    }
-
-    // From this node's coordinator, in the order in which it happened there.
-
-    /// The coordinator has changed something by itself, not by an order.
-    pub fn local(&mut self, _entry: &Entry, _epoch: Epoch) {
-        todo!()
-    }
-
-    /// The coordinator has done the order with this number, or it did not fit.
-    pub fn done(&mut self, _number: u64, _fits: bool, _epoch: Epoch) {
-        todo!()
-    }
-
-    /// What this node's own checks found.
-    pub fn judged(&mut self, _endpoint: Endpoint, _verdicts: Option<Verdicts>) {
-        todo!()
-    }
-
-    /// Whether this node is cut off from the members.
-    pub fn set_blind(&mut self, _blind: bool) {
-        todo!()
-    }
-
-    // From the store: a listing of all keys, then every event of the watch from there on, in order of revisions. Nothing
-    // else: no reads beside the watch.
-
-    /// A listing begins.
-    pub fn begin_listing(&mut self) {
-        todo!()
-    }
-
-    /// A key of the listing, or a key that was put. Keys are without the fleet's prefix.
-    pub fn put(&mut self, _key: &[u8], _value: &[u8], _revision: i64, _epoch: Epoch) {
-        todo!()
-    }
-
-    /// A key was deleted.
-    pub fn delete(&mut self, _key: &[u8], _revision: i64, _epoch: Epoch) {
-        todo!()
-    }
-
-    /// The listing is complete; it is as of this revision. What it does not have is not there.
-    pub fn end_listing(&mut self, _revision: i64, _epoch: Epoch) {
-        todo!()
-    }
-
-    /// The node's lease is held, and the listing and the watch are up to date; or one of this has been lost for as long as
-    /// the lease takes to end: the node is alone then.
-    pub fn set_connected(&mut self, _connected: bool, _epoch: Epoch) {
-        todo!()
-    }
-
-    // To the store, one batch at a time.
-
-    /// The next transaction: at most 100 operations of 1 MiB. Rows of the tables come first; what the node's checks found
-    /// comes only if `verdicts` is set (once a window).
-    pub fn next_batch(&mut self, _verdicts: bool) -> Option<Batch> {
-        todo!()
-    }
-
-    /// The store has the batch, as of this revision.
-    pub fn committed(&mut self, _batch: &Batch, _revision: i64, _epoch: Epoch) {
-        todo!()
-    }
-
-    /// The store has refused the batch, or nobody knows. Try again after the next event of the watch, or a short pause.
-    pub fn refused(&mut self, _batch: &Batch) {
-        todo!()
-    }
-
-    // To the coordinator.
-
-    /// The next order, with its number.
-    pub fn next_order(&mut self, _epoch: Epoch) -> Option<(u64, Order)> {
-        todo!()
+    /// A replica without rows, of a node that is alone.
+    pub fn new(settings: Settings) -> Replica {
+        Replica {
+            settings,
+            rows: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            given: 0,
+            orders: 0,
+            open_orders: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            nodes_changed: false,
+            node_dirty: true,
+            blind: false,
+            checks: Checks::default(),
+            connected: false,
+            in_flight: false,
+            listing: None,
+            revision: 0,
+            last_stamp: Date::default(),
+            last_order: 0,
+            conflicts: Vec::new(),
+        }
     }
 
     /// How many of the entries that were given are in the store.
     pub fn kept(&self) -> u64 {
-        todo!()
+        self.waiting.first().map_or(self.given, |(number, _)| number - 1)
     }
 
     /// Whether this node has changes that the store has not.
     pub fn is_ahead(&self) -> bool {
-        todo!()
+        !self.waiting.is_empty()
     }
-
-    // For people.
 
     /// Conflicts since the last call.
     pub fn take_conflicts(&mut self) -> Vec<Conflict> {
-        todo!()
+        std::mem::take(&mut self.conflicts)
     }
 
-    /// How the replica is.
-    pub fn status(&self) -> Status {
-        todo!()
+    fn conflict(&mut self, text: impl FnOnce() -> String) {
+        if self.conflicts.len() < CONFLICTS {
+            self.conflicts.push(Conflict(text()));
+        }
+    }
+
+    /// A stamp of now, later than all that this node has stamped, and than `after`.
+    fn stamp(&mut self, at: Moment, after: Option<&Stamp>) -> Stamp {
+        let least = after.map_or(0, |stamp| stamp.date.0).max(self.last_stamp.0).saturating_add(1);
+        self.last_stamp = Date(at.date().0.max(least));
+        Stamp { date: self.last_stamp, node: self.settings.node.clone() }
+    }
+
+    /// The load balancer's connection is one that this node has now.
+    fn is_here(&self, lb: &Lb) -> bool {
+        is_here(&self.settings, lb)
+    }
+
+    fn row(&mut self, key: &RowKey) -> &mut Row {
+        if !self.rows.contains_key(key) {
+            self.rows.insert(key.clone(), Row::default());
+        }
+        self.rows.get_mut(key).expect("the row was just made")
+    }
+
+    fn my_lb(&self, uid: &[u8]) -> Option<&Lb> {
+        lb(&self.rows.get(&RowKey::LoadBalancer(uid.into()))?.mine)
+    }
+
+    /// The keys of all groups of a load balancer.
+    fn groups_of(&self, uid: &[u8]) -> Vec<RowKey> {
+        let first = RowKey::Group(uid.into(), Box::default());
+        let of_lb = |key: &RowKey| matches!(key, RowKey::Group(of, _) if **of == *uid);
+        self.rows.range(first..).map(|(key, _)| key).take_while(|key| of_lb(key)).cloned().collect()
+    }
+
+    /// The row has something to merge.
+    fn merge_later(&mut self, key: &RowKey) {
+        let row = self.row(key);
+        row.pending = true;
+        let order = [&row.etcd, &row.mine].into_iter().find_map(group).map_or(0, |group| group.order);
+        self.pending.insert((order, key.clone()));
+    }
+
+    /// The row may differ from the store's, or may not any more.
+    fn look(&mut self, key: &RowKey) {
+        let Some(row) = self.rows.get_mut(key) else { return };
+        if row.is_settled() {
+            let waited = row.since.take();
+            // The watch may be behind: what it tells of the row's past must find the row.
+            let is_past = row.sent.is_empty() && row.revision <= self.revision;
+            let gone = row.mine.is_none() && row.etcd.is_none() && !row.is_unknown && is_past;
+            self.dirty.remove(key);
+            if let Some(number) = waited {
+                self.waiting.remove(&(number, key.clone()));
+            }
+            if gone {
+                self.rows.remove(key);
+            }
+        } else {
+            self.dirty.insert(key.clone());
+        }
+    }
+}
+
+fn is_here(settings: &Settings, lb: &Lb) -> bool {
+    lb.held_until.is_none() && lb.session.node == settings.node && lb.incarnation == settings.incarnation
+}
+
+fn lb(version: &Version) -> Option<&Lb> {
+    match version.as_deref() {
+        Some(Content::LoadBalancer(lb)) => Some(lb),
+        _ => None,
+    }
+}
+
+fn group(version: &Version) -> Option<&Group> {
+    match version.as_deref() {
+        Some(Content::Group(group)) => Some(group),
+        _ => None,
     }
 }

@@ -45,6 +45,9 @@ impl Entry {
         match *change {
             Change::Bind { lb_uid, .. } => Entry::Bound(lb_uid.into()),
             Change::Unbind { lb_uid, .. } => Entry::Unbound { lb_uid: lb_uid.into(), held_until: now + hold_time },
+            // After a restart, each node holds the load balancer until it hears where the connection is.
+            Change::Elsewhere { lb_uid, .. } => Entry::Bound(lb_uid.into()),
+            Change::Hold { lb_uid, until } => Entry::Unbound { lb_uid: lb_uid.into(), held_until: until },
             Change::Forget { lb_uid } => Entry::Forgotten(lb_uid.into()),
             Change::Say(word) => Entry::Said(Box::new(word.clone())),
             Change::Unsay { number, .. } => Entry::Unsaid(number),

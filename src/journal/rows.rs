@@ -22,7 +22,7 @@ pub(super) const CHUNK_BYTES: usize = 3500;
 
 /// What is wrong with a key or a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault(pub(super) &'static str);
+pub struct Fault(pub(crate) &'static str);
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -80,36 +80,36 @@ pub struct Member {
 }
 
 /// Reads fields; the only code here that cuts bytes.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 type Result<T> = std::result::Result<T, Fault>;
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8]> {
+    pub(crate) fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(Fault(what))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
         let (taken, rest) = self.0.split_first_chunk().ok_or(Fault(what))?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    fn u8(&mut self, what: &'static str) -> Result<u8> {
+    pub(crate) fn u8(&mut self, what: &'static str) -> Result<u8> {
         self.array(what).map(u8::from_be_bytes)
     }
 
-    fn u16(&mut self, what: &'static str) -> Result<u16> {
+    pub(crate) fn u16(&mut self, what: &'static str) -> Result<u16> {
         self.array(what).map(u16::from_be_bytes)
     }
 
-    fn u64(&mut self, what: &'static str) -> Result<u64> {
+    pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64> {
         self.array(what).map(u64::from_be_bytes)
     }
 
-    fn flag(&mut self, what: &'static str) -> Result<bool> {
+    pub(crate) fn flag(&mut self, what: &'static str) -> Result<bool> {
         match self.u8(what)? {
             0 => Ok(false),
             1 => Ok(true),
@@ -118,13 +118,13 @@ impl<'a> Fields<'a> {
     }
 
     /// A byte of length, and so many bytes.
-    fn short(&mut self, what: &'static str) -> Result<&'a [u8]> {
+    pub(crate) fn short(&mut self, what: &'static str) -> Result<&'a [u8]> {
         let length = self.u8(what)?;
         self.take(length.into(), what)
     }
 
     /// Two bytes of length, and so many bytes of text.
-    fn text(&mut self, what: &'static str) -> Result<Box<str>> {
+    pub(crate) fn text(&mut self, what: &'static str) -> Result<Box<str>> {
         let length = self.u16(what)?;
         let bytes = self.take(length.into(), what)?;
         if bytes.len() > limits::WORD_TEXT_BYTES {
@@ -133,24 +133,24 @@ impl<'a> Fields<'a> {
         std::str::from_utf8(bytes).map(Into::into).map_err(|_| Fault(what))
     }
 
-    fn endpoint(&mut self) -> Result<Endpoint> {
+    pub(crate) fn endpoint(&mut self) -> Result<Endpoint> {
         let protocol = self.u8("the protocol of a member")?;
         let port = self.u16("the port of a member")?;
         Ok(Endpoint { protocol, port, address: self.array("the address of a member")? })
     }
 
-    fn end(self, what: &'static str) -> Result<()> {
+    pub(crate) fn end(self, what: &'static str) -> Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(Fault(what)) }
     }
 }
 
-fn put_endpoint(out: &mut Vec<u8>, endpoint: &Endpoint) {
+pub(crate) fn put_endpoint(out: &mut Vec<u8>, endpoint: &Endpoint) {
     out.push(endpoint.protocol);
     out.extend_from_slice(&endpoint.port.to_be_bytes());
     out.extend_from_slice(&endpoint.address);
 }
 
-fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(bytes.len() as u8); // UIDs, names and labels have 255 bytes at most
     out.extend_from_slice(bytes);
 }
@@ -291,7 +291,7 @@ pub(super) fn read_endpoint_key(key: &[u8]) -> Result<Endpoint> {
 /// The flags that a verdict has.
 pub(super) const VERDICT_FLAGS: EntryFlags = EntryFlags(EntryFlags::CONTACT.0 | EntryFlags::CONFIDENT.0);
 
-pub(super) fn write_verdicts(verdicts: &[Verdict; Policy::ALL.len()]) -> Vec<u8> {
+pub(crate) fn write_verdicts(verdicts: &[Verdict; Policy::ALL.len()]) -> Vec<u8> {
     let mut out = Vec::with_capacity(16);
     for Verdict { flags, share } in verdicts {
         let (is_rate, value) = match share {
@@ -304,7 +304,7 @@ pub(super) fn write_verdicts(verdicts: &[Verdict; Policy::ALL.len()]) -> Vec<u8>
     out
 }
 
-pub(super) fn read_verdicts(value: &[u8]) -> Result<[Verdict; Policy::ALL.len()]> {
+pub(crate) fn read_verdicts(value: &[u8]) -> Result<[Verdict; Policy::ALL.len()]> {
     let mut fields = Fields(value);
     let mut verdicts = [Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) }; Policy::ALL.len()];
     for verdict in &mut verdicts {
@@ -325,7 +325,7 @@ const RESUME: u8 = 1;
 const WEIGHT: u8 = 2;
 
 /// The value of a word; its key is its number.
-pub(super) fn write_word(word: &Word, epoch: Epoch) -> Vec<u8> {
+pub(crate) fn write_word(word: &Word, epoch: Epoch) -> Vec<u8> {
     let mut out = Vec::new();
     match word.saying {
         Saying::Quiesce => out.push(QUIESCE),
@@ -367,7 +367,7 @@ pub(super) fn write_word(word: &Word, epoch: Epoch) -> Vec<u8> {
     out
 }
 
-pub(super) fn read_word(number: u64, value: &[u8], epoch: Epoch) -> Result<Word> {
+pub(crate) fn read_word(number: u64, value: &[u8], epoch: Epoch) -> Result<Word> {
     let mut fields = Fields(value);
     if !WORD_NUMBERS.contains(&number) {
         return Err(Fault("the number of a word"));

@@ -28,6 +28,8 @@ pub struct LbRow {
     pub uid: Box<[u8]>,
     /// Its connection.
     pub connection: Option<ConnectionId>,
+    /// The node of the fleet that has its connection, if another one has.
+    pub elsewhere: Option<Box<str>>,
     /// The address of the connection's peer.
     pub peer: Option<std::net::IpAddr>,
     /// The certificate of the connection's peer.
@@ -200,6 +202,7 @@ impl Coordinator {
         LbRow {
             uid: known.uid.clone(),
             connection: known.connection,
+            elsewhere: known.elsewhere.clone(),
             peer: peer.map(|peer| peer.address),
             certificate: peer.and_then(|peer| peer.certificate.clone()),
             health: known.health,

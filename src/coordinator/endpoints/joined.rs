@@ -1,0 +1,83 @@
+//! What the nodes of a fleet know of endpoints together. Without a fleet nothing here is done.
+
+use super::{
+    super::{
+        history::What,
+        ids::EndpointId,
+        shares::Together,
+        verdicts::VerdictDelta,
+        worlds::{Sight, World},
+    },
+    Endpoints, Judged, Record,
+};
+use crate::{judgement::Verdicts, sasp::Endpoint, time::Time};
+
+impl Endpoints {
+    /// Whether this node checks an endpoint that is watched. Each node checks its witnesses.
+    pub(super) fn is_mine(&self, endpoint: &Endpoint) -> bool {
+        self.shares.as_ref().is_none_or(|shares| shares.is_mine(endpoint) || self.roster.is_witness(endpoint))
+    }
+
+    /// In a fleet, what other nodes find counts, too: see [`Endpoints::join`].
+    pub(super) fn starts_unsure(&self, world: World) -> bool {
+        self.shares.is_none() && self.worlds.sight(world) == Sight::Blind
+    }
+
+    /// Begins or ends this node's check of a watched endpoint, if its share of the endpoints has changed.
+    pub(super) fn share(&mut self, id: EndpointId) {
+        let Record { endpoint, world, .. } = self.records[id];
+        let here = self.is_mine(&endpoint);
+        if here == self.watches.is_here(id) {
+            return;
+        }
+        let before = self.watches.evidence(id);
+        self.watches.set_here(id, here);
+        self.worlds.note(world, self.address(id), before, self.watches.evidence(id));
+        if let Some(shares) = self.shares.as_mut().filter(|_| !here) {
+            shares.end_own(id, endpoint);
+        }
+    }
+
+    /// Applies what all nodes of the fleet know of a watched endpoint together; `None` without a fleet.
+    pub(in super::super) fn join(&mut self, now: Time, id: EndpointId) -> Option<Judged> {
+        let Record { endpoint, world, .. } = self.records[id];
+        let shares = self.shares.as_ref().filter(|_| self.watches.is_wanted(id))?;
+        match shares.together(id, &endpoint, self.worlds.sight(world) != Sight::Clear) {
+            Together::Found(verdicts) => {
+                let mut judged = self.take_verdicts(now, id, &verdicts);
+                judged.delta = judged.delta | self.verdicts.set_unsure(id, false);
+                Some(judged)
+            }
+            Together::Blind => {
+                let mut delta = VerdictDelta::default();
+                if !self.verdicts.is_unsure(id) {
+                    delta = self.forget_old_loss(now, id) | self.verdicts.set_unsure(id, true);
+                }
+                Some(Judged { endpoint: id, delta, moved: false })
+            }
+            Together::Nothing => None,
+        }
+    }
+
+    /// Another node of the fleet has found this; `None`: the node does not check the endpoint any more.
+    pub(in super::super) fn take_remote(
+        &mut self,
+        now: Time,
+        node: &str,
+        endpoint: &Endpoint,
+        verdicts: Option<&Verdicts>,
+    ) -> Option<Judged> {
+        self.shares.as_mut()?.set_remote(node, endpoint, verdicts);
+        let id = self.find(endpoint)?;
+        let judged = self.join(now, id)?;
+        if self.history.is_on() && !judged.delta.words.is_empty() {
+            self.remember(now, id, What::Verdicts);
+        }
+        Some(judged)
+    }
+
+    /// Whether this node is blind in a world, or was until lately.
+    pub(in super::super) fn was_blind(&self, world: World) -> bool {
+        self.worlds.sight(world) != Sight::Clear
+    }
+}

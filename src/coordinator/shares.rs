@@ -1,0 +1,208 @@
+//! Checks that the nodes of a fleet share: which nodes check an endpoint, and what their verdicts are together.
+//!
+//! Each node that is alive has a score for each endpoint, which is a hash of both (rendezvous hashing). The nodes with the
+//! highest scores, as many as `--probe-redundancy` says, check the endpoint. When a node comes or goes, only the endpoints
+//! that it checks are checked by others.
+//!
+//! Of the nodes that check an endpoint,
+//!
+//! - one that is blind, or was lately, counts only if the endpoint is up for it;
+//! - one that has no verdict yet does not count;
+//! - the endpoint is up if it is up for any that counts: for the one with the highest score;
+//! - it is down if it is down for all that count.
+//!
+//! If none counts, the last verdicts stay; and if that is so because nodes are blind, the endpoint is shown as in a blind
+//! world.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use super::ids::EndpointId;
+use crate::{
+    judgement::Verdicts,
+    sasp::{Endpoint, EntryFlags},
+};
+
+/// A node of the fleet that is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: Box<str>,
+    /// It is cut off from the members, or was lately.
+    pub blind: bool,
+}
+
+/// FNV-1a, 64 bits: the same on every machine and in every version.
+fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3))
+}
+
+/// The last step of SplitMix64: every bit of the input counts for every bit of the output.
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ bits >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    bits = (bits ^ bits >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    bits ^ bits >> 31
+}
+
+/// A stable hash of an endpoint, in one spelling of its address.
+pub fn endpoint_hash(endpoint: &Endpoint) -> u64 {
+    let Endpoint { protocol, port, address } = endpoint.canonical();
+    fnv([protocol].into_iter().chain(port.to_be_bytes()).chain(address))
+}
+
+/// The node with this name has this score for the endpoint with this hash.
+fn score(node: u64, endpoint: u64) -> u64 {
+    mix(node ^ mix(endpoint))
+}
+
+/// One live node.
+struct Live {
+    node: Node,
+    hash: u64,
+}
+
+/// What all nodes know of an endpoint together.
+pub(super) enum Together {
+    /// These are the verdicts.
+    Found(Verdicts),
+    /// The last verdicts stay, and nobody is certain of them.
+    Blind,
+    /// The last verdicts stay.
+    Nothing,
+}
+
+/// How good verdicts are for an endpoint: down, with contact by some policy, up.
+fn rank(verdicts: &Verdicts) -> u8 {
+    let any = |flags: EntryFlags| u8::from(verdicts.iter().any(|verdict| verdict.flags.contains(flags)));
+    any(EntryFlags::CONTACT) + any(EntryFlags::CONTACT | EntryFlags::CONFIDENT)
+}
+
+/// This node's place in the fleet.
+pub(super) struct Shares {
+    me: Box<str>,
+    redundancy: usize,
+    live: Vec<Live>,
+    /// What the checks of other nodes found.
+    remote: HashMap<Endpoint, BTreeMap<Box<str>, Verdicts>, FixedState>,
+    /// What this node's own checks found.
+    own: HashMap<EndpointId, Verdicts, FixedState>,
+    /// Endpoints of which other nodes have yet to hear: new verdicts, and those that this node does not check any more.
+    changed: VecDeque<EndpointId>,
+    queued: BTreeSet<EndpointId>,
+    gone: VecDeque<Endpoint>,
+}
+
+impl Shares {
+    /// A node that knows of no other.
+    pub(super) fn new(me: &str, redundancy: u8, hasher: FixedState) -> Shares {
+        let mut shares = Shares {
+            me: me.into(),
+            redundancy: redundancy.max(1).into(),
+            live: Vec::new(),
+            remote: HashMap::with_hasher(hasher.clone()),
+            own: HashMap::with_hasher(hasher),
+            changed: VecDeque::new(),
+            queued: BTreeSet::new(),
+            gone: VecDeque::new(),
+        };
+        shares.set_live(&[Node { name: me.into(), blind: false }]);
+        shares
+    }
+
+    /// Replaces the nodes that are alive; says whether anything is different. This node is always alive.
+    pub(super) fn set_live(&mut self, nodes: &[Node]) -> bool {
+        let mut nodes = nodes.to_vec();
+        if !nodes.iter().any(|node| node.name == self.me) {
+            nodes.push(Node { name: self.me.clone(), blind: false });
+        }
+        if self.live.iter().map(|live| &live.node).eq(&nodes) {
+            return false;
+        }
+        self.live = nodes.into_iter().map(|node| Live { hash: fnv(node.name.bytes()), node }).collect();
+        true
+    }
+
+    /// The nodes that check an endpoint, by score.
+    fn checkers(&self, endpoint: &Endpoint) -> impl Iterator<Item = &Node> {
+        let hash = endpoint_hash(endpoint);
+        let mut order: Vec<(u64, &Node)> = self.live.iter().map(|live| (score(live.hash, hash), &live.node)).collect();
+        order.sort_unstable_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.name.cmp(&other.1.name)));
+        order.into_iter().take(self.redundancy).map(|(_, node)| node)
+    }
+
+    /// Whether this node checks an endpoint.
+    pub(super) fn is_mine(&self, endpoint: &Endpoint) -> bool {
+        self.live.len() <= self.redundancy || self.checkers(endpoint).any(|node| node.name == self.me)
+    }
+
+    /// What is known of an endpoint; `blind`: this node is, where the endpoint is.
+    pub(super) fn together(&self, id: EndpointId, endpoint: &Endpoint, blind: bool) -> Together {
+        let remote = self.remote.get(endpoint);
+        let (mut best, mut is_blind): (Option<(u8, &Verdicts)>, bool) = (None, false);
+        for node in self.checkers(endpoint) {
+            let is_me = node.name == self.me;
+            let blind = if is_me { blind } else { node.blind };
+            let found = if is_me { self.own.get(&id) } else { remote.and_then(|of| of.get(&node.name)) };
+            let found = found.map(|verdicts| (rank(verdicts), verdicts)).filter(|(rank, _)| *rank > 0 || !blind);
+            match found {
+                Some(found) if best.is_none_or(|best| found.0 > best.0) => best = Some(found),
+                Some(_) => {}
+                None => is_blind |= blind,
+            }
+        }
+        match best {
+            Some((_, verdicts)) => Together::Found(*verdicts),
+            None if is_blind => Together::Blind,
+            None => Together::Nothing,
+        }
+    }
+
+    /// This node's own check has found this.
+    pub(super) fn set_own(&mut self, id: EndpointId, verdicts: &Verdicts) {
+        if self.own.insert(id, *verdicts) != Some(*verdicts) && self.queued.insert(id) {
+            self.changed.push_back(id);
+        }
+    }
+
+    /// This node does not check the endpoint any more.
+    pub(super) fn end_own(&mut self, id: EndpointId, endpoint: Endpoint) {
+        if self.own.remove(&id).is_some() {
+            self.gone.push_back(endpoint);
+        }
+    }
+
+    /// Another node's check has found this; `None`: the node does not check the endpoint any more.
+    pub(super) fn set_remote(&mut self, node: &str, endpoint: &Endpoint, verdicts: Option<&Verdicts>) {
+        match verdicts {
+            Some(verdicts) => {
+                self.remote.entry(*endpoint).or_default().insert(node.into(), *verdicts);
+            }
+            None => {
+                if let Some(known) = self.remote.get_mut(endpoint) {
+                    known.remove(node);
+                    if known.is_empty() {
+                        self.remote.remove(endpoint);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next endpoint that this node does not check any more.
+    pub(super) fn next_gone(&mut self) -> Option<Endpoint> {
+        self.gone.pop_front()
+    }
+
+    /// The next endpoint with new verdicts of this node's own.
+    pub(super) fn next_changed(&mut self) -> Option<(EndpointId, Verdicts)> {
+        loop {
+            let id = self.changed.pop_front()?;
+            self.queued.remove(&id);
+            if let Some(verdicts) = self.own.get(&id) {
+                return Some((id, *verdicts));
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What comes from this node's coordinator, and from the state on disk.
+
+use std::sync::Arc;
+
+use super::{
+    super::{
+        merge,
+        rows::{Content, Group, Lb, RowKey, Stamp, WordRow},
+    },
+    Moment, Replica, Row, lb,
+};
+use crate::{
+    coordinator::Membership,
+    journal::{self, Date, Entry},
+    judgement::Verdicts,
+    sasp::{Endpoint, GroupData, Health, LbFlags, MemberFlags, Message, SenderFlags, message::SetLbStateRequest},
+};
+
+impl Replica {
+    /// A row of the state on disk, as the coordinator got it, before everything else. `ahead`: the state on disk has
+    /// changes that the store has not.
+    pub fn restore(&mut self, row: &journal::Row, ahead: bool, at: Moment) {
+        let (key, content) = match row {
+            journal::Row::Verdicts { .. } => return,
+            journal::Row::Word(word) => {
+                (RowKey::Word(word.number), Content::Word(WordRow::new(word.clone(), at.epoch)))
+            }
+            journal::Row::LoadBalancer { uid, health, flags, held_until } => {
+                let held_until = held_until.unwrap_or_else(|| at.epoch.date(at.now + self.settings.hold_time));
+                let (born, session) = (Stamp::default(), Stamp::default());
+                let (health, flags) = (*health, *flags);
+                let held_until = Some(held_until);
+                let lb = Lb { born, session, incarnation: 0, held_until, health, flags };
+                (RowKey::LoadBalancer(uid.clone()), Content::LoadBalancer(lb))
+            }
+            journal::Row::Group { lb_uid, name, members } => {
+                let members = members.iter().map(|member| Membership {
+                    endpoint: member.endpoint,
+                    by_lb: member.by_lb,
+                    label: member.label.clone(),
+                    state: member.state,
+                    quiesced: member.quiesced,
+                });
+                let group = Group {
+                    born: Stamp::default(),
+                    session: Stamp::default(),
+                    order: self.next_order_of_group(),
+                    members: members.collect(),
+                };
+                (RowKey::Group(lb_uid.clone(), name.clone()), Content::Group(group))
+            }
+        };
+        let content = Some(Arc::new(content));
+        let row = self.row(&key);
+        row.mine = content.clone();
+        if ahead {
+            self.dirty.insert(key);
+        } else {
+            row.base = content;
+        }
+    }
+
+    /// The coordinator has changed something by itself, not by an order.
+    pub fn local(&mut self, entry: &Entry, at: Moment) {
+        self.given += 1;
+        match entry {
+            Entry::Bound(uid) => self.bound(uid, at),
+            Entry::Unbound { lb_uid, held_until } => {
+                let until = Date(at.epoch.date(*held_until).0.max(1));
+                self.change_lb(lb_uid, at, |lb| lb.held_until = Some(until));
+            }
+            Entry::Forgotten(uid) => {
+                let key = RowKey::LoadBalancer(uid.clone());
+                self.row(&key).mine = None;
+                self.touch(&key);
+                self.end_groups(uid);
+            }
+            Entry::Request(bytes) => match Message::decode_trusted(bytes).expect("an entry is a well-formed request").1 {
+                Message::RegistrationRequest(request) => {
+                    let by_lb = request.flags.contains(SenderFlags::LOAD_BALANCER);
+                    for named in request.groups {
+                        let members = named.entries().map(|member| Membership {
+                            endpoint: member.endpoint,
+                            by_lb,
+                            label: member.label.into(),
+                            state: 0,
+                            quiesced: false,
+                        });
+                        self.change_group(named.data, by_lb, |group| group.members.extend(members));
+                    }
+                }
+                Message::DeregistrationRequest(request) => {
+                    let by_lb = request.flags.contains(SenderFlags::LOAD_BALANCER);
+                    for named in request.groups {
+                        if named.data.name.is_empty() {
+                            self.end_groups(named.data.lb_uid);
+                        } else if named.count() == 0 {
+                            self.end_group(&group_key(named.data));
+                        } else {
+                            let leaving = named.entries().map(|member| member.endpoint);
+                            self.change_group(named.data, by_lb, |group| merge::remove(&mut group.members, leaving));
+                        }
+                    }
+                }
+                Message::SetMemberStateRequest(request) => {
+                    let by_lb = request.flags.contains(SenderFlags::LOAD_BALANCER);
+                    for named in request.groups {
+                        let states = named.entries().map(|instance| {
+                            let quiesced = instance.flags.contains(MemberFlags::QUIESCE);
+                            (instance.member.endpoint, instance.state, quiesced)
+                        });
+                        self.change_group(named.data, by_lb, |group| merge::set_states(&mut group.members, states));
+                    }
+                }
+                Message::SetLbStateRequest(SetLbStateRequest { lb_uid, health, flags }) => {
+                    self.change_lb(lb_uid, at, |lb| (lb.health, lb.flags) = (health, flags));
+                }
+                _ => {} // no other request changes anything
+            },
+            Entry::Said(word) => {
+                let key = RowKey::Word(word.number);
+                self.row(&key).mine = Some(Arc::new(Content::Word(WordRow::new((**word).clone(), at.epoch))));
+                self.touch(&key);
+            }
+            Entry::Unsaid(number) => {
+                let key = RowKey::Word(*number);
+                self.row(&key).mine = None;
+                self.touch(&key);
+            }
+            Entry::Judged(..) | Entry::Gone(_) => {} // each node keeps its own
+        }
+    }
+
+    /// What this node's own checks found; `None`: this node does not check the endpoint any more.
+    pub fn judged(&mut self, endpoint: Endpoint, verdicts: Option<Verdicts>) {
+        self.checks.judged(endpoint, verdicts);
+    }
+
+    /// Whether this node is, or was lately, cut off from the members.
+    pub fn set_blind(&mut self, blind: bool) {
+        self.node_dirty |= self.blind != blind;
+        self.blind = blind;
+    }
+
+    /// The coordinator's newest change is about this row.
+    fn touch(&mut self, key: &RowKey) {
+        let number = self.given;
+        let row = self.row(key);
+        row.is_oversize = false; // it may be smaller now
+        if row.since.is_none() {
+            row.since = Some(number);
+            self.waiting.insert((number, key.clone()));
+        }
+        self.dirty.insert(key.clone());
+    }
+
+    fn bound(&mut self, uid: &[u8], at: Moment) {
+        let key = RowKey::LoadBalancer(uid.into());
+        let known = self.rows.get(&key).into_iter().flat_map(|row| [&row.mine, &row.etcd]);
+        let newest = known.filter_map(lb).map(|lb| &lb.session).max().cloned();
+        let session = self.stamp(at, newest.as_ref());
+        let incarnation = self.settings.incarnation;
+        self.change_lb(uid, at, |lb| {
+            lb.session = session;
+            lb.incarnation = incarnation;
+            lb.held_until = None;
+        });
+    }
+
+    /// Changes a load balancer, which may be new.
+    fn change_lb(&mut self, uid: &[u8], at: Moment, change: impl FnOnce(&mut Lb)) {
+        let key = RowKey::LoadBalancer(uid.into());
+        let is_new = self.my_lb(uid).is_none();
+        let born = if is_new { self.stamp(at, None) } else { Stamp::default() };
+        let mine = &mut self.row(&key).mine;
+        let content = mine.get_or_insert_with(|| {
+            let (session, health, flags) = (Stamp::default(), Health::default(), LbFlags::NONE);
+            let lb = Lb { born, session, incarnation: 0, held_until: None, health, flags };
+            Arc::new(Content::LoadBalancer(lb))
+        });
+        if let Content::LoadBalancer(lb) = Arc::make_mut(content) {
+            change(lb);
+        }
+        self.touch(&key);
+    }
+
+    fn next_order_of_group(&mut self) -> u64 {
+        self.last_order = self.last_order.saturating_add(1);
+        self.last_order
+    }
+
+    /// Changes a group, which may be new.
+    fn change_group(&mut self, data: GroupData<'_>, by_lb: bool, change: impl FnOnce(&mut Group)) {
+        let key = group_key(data);
+        let Some(Lb { born, session, .. }) = self.my_lb(data.lb_uid) else { return };
+        let (born, session) = (born.clone(), session.clone());
+        if self.rows.get(&key).is_none_or(|row| row.mine.is_none()) {
+            let order = self.next_order_of_group();
+            let group = Group { born, session: session.clone(), order, members: Vec::new() };
+            self.row(&key).mine = Some(Arc::new(Content::Group(group)));
+        }
+        if let Some(content) = &mut self.row(&key).mine
+            && let Content::Group(group) = Arc::make_mut(content)
+        {
+            change(group);
+            if by_lb {
+                group.session = session;
+            }
+        }
+        self.touch(&key);
+    }
+
+    fn end_group(&mut self, key: &RowKey) {
+        if self.rows.get(key).is_some_and(|row| row.mine.is_some()) {
+            self.row(key).mine = None;
+            self.touch(key);
+        }
+    }
+
+    fn end_groups(&mut self, uid: &[u8]) {
+        self.groups_of(uid).iter().for_each(|key| self.end_group(key));
+    }
+}
+
+fn group_key(data: GroupData<'_>) -> RowKey {
+    RowKey::Group(data.lb_uid.into(), data.name.into())
+}
+
+impl Row {
+    /// The group's members as this node has them, for a change by an order.
+    pub(super) fn my_group(&mut self) -> Option<&mut Group> {
+        match Arc::make_mut(self.mine.as_mut()?) {
+            Content::Group(group) => Some(group),
+            _ => None,
+        }
+    }
+}

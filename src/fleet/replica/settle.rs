@@ -1,0 +1,325 @@
+//! Versions of a row are merged: what the coordinator lacks becomes an order, and what the store lacks is dirty.
+
+use std::{mem, sync::Arc};
+
+use super::{
+    super::{
+        merge,
+        rows::{Content, Group, Lb, RowKey, Stamp, WordRow},
+    },
+    Act, Moment, Ordered, Replica, Version, group, is_here, lb,
+};
+use crate::{
+    coordinator::{GroupChange, LbState, Node, Order, Place},
+    journal::Date,
+    limits,
+    sasp::Escaped,
+};
+
+fn word(version: &Version) -> Option<&WordRow> {
+    match version.as_deref() {
+        Some(Content::Word(word)) => Some(word),
+        _ => None,
+    }
+}
+
+impl Replica {
+    /// The next order, with its number. The answer to it is [`Replica::done`].
+    pub fn next_order(&mut self, at: Moment) -> Option<(u64, Order)> {
+        if mem::take(&mut self.nodes_changed) {
+            let order = Order::Nodes(self.live());
+            return Some((self.number(), order));
+        }
+        if let Some((node, list)) = self.checks.next_news() {
+            return Some((self.number(), Order::Verdicts { node, list }));
+        }
+        while let Some((_, key)) = self.pending.pop_first() {
+            if let Some(order) = self.settle(&key, at) {
+                return Some(order);
+            }
+        }
+        None
+    }
+
+    fn number(&mut self) -> u64 {
+        self.orders += 1;
+        self.orders
+    }
+
+    /// The nodes that are alive; a node that is alone knows of no other.
+    fn live(&self) -> Vec<Node> {
+        let me = Node { name: self.settings.node.clone(), blind: self.blind };
+        let others = self.nodes.iter().filter(|(name, _)| self.connected && **name != me.name);
+        let mut nodes: Vec<Node> =
+            others.map(|(name, row)| Node { name: name.clone(), blind: row.blind }).collect();
+        nodes.push(me);
+        nodes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        nodes
+    }
+
+    /// Merges a row; gives an order, if the coordinator has to do something.
+    fn settle(&mut self, key: &RowKey, at: Moment) -> Option<(u64, Order)> {
+        let row = self.rows.get(key)?;
+        if !row.pending || row.ordered.is_some() || row.in_flight {
+            return None; // it comes again
+        }
+        match key {
+            RowKey::LoadBalancer(uid) => self.settle_lb(key, uid, at),
+            RowKey::Group(uid, name) => self.settle_group(key, uid, name),
+            RowKey::Word(number) => self.settle_word(key, *number),
+        }
+    }
+
+    fn settle_lb(&mut self, key: &RowKey, uid: &[u8], at: Moment) -> Option<(u64, Order)> {
+        let row = self.rows.get(key)?;
+        let (base, mine, etcd) = (lb(&row.base), lb(&row.mine), lb(&row.etcd));
+        let settings = &self.settings;
+        let mut want = merge::merge_lb(base, mine, etcd, |lb| is_here(settings, lb));
+        let is_mine = mine.is_some_and(|mine| is_here(settings, mine));
+        let (mine, revived) = (mine.cloned(), etcd.is_none() && base.is_some());
+        if let Some(want) = &mut want {
+            if revived {
+                // Others have forgotten it, and all of its groups: it begins anew, with the groups that this node has.
+                want.born = self.stamp(at, Some(&want.born));
+            }
+            if want.held_until.is_none() && !is_mine && self.is_dead(want) {
+                want.held_until = Some(Date(at.epoch.date(at.now + self.settings.hold_time).0.max(1)));
+            }
+        }
+        let (from, to) = (mine.as_ref().map(|lb| self.state(lb, at)), want.as_ref().map(|lb| self.state(lb, at)));
+        let same_hold = mine.as_ref().map(|lb| lb.held_until) == want.as_ref().map(|lb| lb.held_until);
+        let nothing = same_hold && from == to;
+        let want = want.map(|lb| Arc::new(Content::LoadBalancer(lb)));
+        if nothing {
+            self.take_in(key, want);
+            self.after_lb(uid, mine.as_ref());
+            return None;
+        }
+        Some(self.order(key, want, Act::Whole, Order::LoadBalancer { uid: uid.into(), from, to }))
+    }
+
+    /// The node that has the load balancer's connection is not alive any more, or it is this node in an earlier life.
+    fn is_dead(&self, lb: &Lb) -> bool {
+        if lb.session.node == self.settings.node {
+            return true;
+        }
+        let alive = self.nodes.get(&lb.session.node).is_some_and(|node| node.incarnation == lb.incarnation);
+        self.connected && !alive
+    }
+
+    /// A load balancer as the coordinator has it.
+    fn state(&self, lb: &Lb, at: Moment) -> LbState {
+        let place = match lb.held_until {
+            Some(until) => Place::Held(at.epoch.time(until)),
+            None if self.is_here(lb) => Place::Here,
+            None => Place::Elsewhere(lb.session.node.clone()),
+        };
+        LbState { health: lb.health, flags: lb.flags, place }
+    }
+
+    /// What this node has of a load balancer has changed: its groups follow.
+    fn after_lb(&mut self, uid: &[u8], before: Option<&Lb>) {
+        let key = RowKey::LoadBalancer(uid.into());
+        let Some(row) = self.rows.get(&key) else { return self.end_all_groups(uid) };
+        let (after, revived) = (lb(&row.mine).cloned(), row.etcd.is_none());
+        match (before, after) {
+            (_, None) => return self.end_all_groups(uid),
+            (None, Some(_)) => {
+                for key in self.groups_of(uid) {
+                    self.row(&key).base = None; // what this node forgot, it did not remove
+                    self.merge_later(&key);
+                }
+            }
+            (Some(before), Some(after)) if before.born != after.born => {
+                for key in self.groups_of(uid) {
+                    let row = self.row(&key);
+                    if revived {
+                        row.is_reborn = row.ordered.is_some();
+                        row.my_group().into_iter().for_each(|group| group.born = after.born.clone());
+                    }
+                    self.merge_later(&key);
+                }
+            }
+            _ => {}
+        }
+        for key in self.groups_of(uid) {
+            if self.row(&key).pending {
+                self.merge_later(&key);
+            }
+        }
+    }
+
+    /// The coordinator has forgotten a load balancer, with its groups.
+    fn end_all_groups(&mut self, uid: &[u8]) {
+        for key in self.groups_of(uid) {
+            let row = self.row(&key);
+            (row.mine, row.base) = (None, row.etcd.clone());
+            self.look(&key);
+        }
+    }
+
+    fn settle_group(&mut self, key: &RowKey, uid: &[u8], name: &[u8]) -> Option<(u64, Order)> {
+        let of_lb = self.rows.get(&RowKey::LoadBalancer(uid.into()));
+        if of_lb.is_some_and(|row| row.pending || row.ordered.is_some() || row.is_unknown) {
+            return None; // it comes again after the load balancer
+        }
+        let row = self.rows.get(key)?;
+        let Some(born) = of_lb.and_then(|row| lb(&row.mine)).map(|lb| lb.born.clone()) else {
+            // Groups of a load balancer that is not known are rests.
+            self.take_in(key, None);
+            return None;
+        };
+        let (base, mine, etcd) = (group(&row.base), group(&row.mine), group(&row.etcd));
+        let merged = merge::merge_group(&born, base, mine, etcd);
+        let change = merge::difference(mine, merged.group.as_ref());
+        let (dropped_mine, dropped_theirs) = (merged.dropped_mine, merged.dropped_theirs);
+        if dropped_mine + dropped_theirs > 0 {
+            let (uid, name) = (Escaped(uid).to_string(), Escaped(name).to_string());
+            self.conflict(|| {
+                format!(
+                    "group {name:?} of load balancer {uid:?}: {} members that the load balancer registered with {} are \
+                     not in its later session",
+                    dropped_mine + dropped_theirs,
+                    if dropped_mine > 0 { "this node" } else { "another node" },
+                )
+            });
+        }
+        let want = merged.group.map(|group| Arc::new(Content::Group(group)));
+        let Some(change) = change else {
+            self.take_in(key, want);
+            return None;
+        };
+        let (lb_uid, name) = (uid.into(), name.into());
+        let order = Order::Group { lb_uid, name, change: change.clone() };
+        Some(self.order(key, want, Act::Members(change), order))
+    }
+
+    fn settle_word(&mut self, key: &RowKey, number: u64) -> Option<(u64, Order)> {
+        let words = self.rows.iter().filter(|(key, row)| matches!(key, RowKey::Word(_)) && row.mine.is_some()).count();
+        let row = self.rows.get(key)?;
+        let (mine, etcd) = (&row.mine, &row.etcd);
+        if mine.is_none() && etcd.is_some() && words >= limits::OPERATOR_WORDS {
+            self.row(key).is_unknown = true;
+            self.row(key).pending = false;
+            self.conflict(|| format!("word {number} of the operator is one too many for this node"));
+            return None;
+        }
+        let want = if self.is_superseded(number) {
+            None
+        } else if mine == &row.base || mine == etcd {
+            etcd.clone()
+        } else if etcd == &row.base {
+            mine.clone()
+        } else if let (Some(mine), Some(theirs)) = (word(mine), word(etcd)) {
+            // Two words have got the same number: this node's gets another one.
+            let last = self.rows.keys().filter_map(|key| match key {
+                RowKey::Word(number) => Some(*number),
+                _ => None,
+            });
+            let next = last.max().unwrap_or(number) + 1;
+            let renumbered = crate::coordinator::Word { number: next, ..mine.word.clone() };
+            let said = vec![theirs.word.clone(), renumbered.clone()];
+            let act = Act::Renumbered(next, Arc::new(Content::Word(mine.renumbered(renumbered))));
+            let want = etcd.clone();
+            self.conflict(|| format!("word {number} of the operator is now word {next}: another node had the number"));
+            return Some(self.order(key, want, act, Order::Words { unsaid: vec![number], said }));
+        } else {
+            etcd.clone()
+        };
+        if *mine == want {
+            self.take_in(key, want);
+            self.supersede(number);
+            return None;
+        }
+        let unsaid = mine.iter().map(|_| number).collect();
+        let said = word(&want).map(|row| row.word.clone()).into_iter().collect();
+        Some(self.order(key, want, Act::Whole, Order::Words { unsaid, said }))
+    }
+
+    /// Whether this node has a newer word about the same.
+    fn is_superseded(&self, number: u64) -> bool {
+        let Some(old) = self.rows.get(&RowKey::Word(number)).and_then(|row| word(&row.mine).or(word(&row.etcd))) else {
+            return false;
+        };
+        let newer = self.rows.range(RowKey::Word(number + 1)..);
+        newer.filter_map(|(_, row)| word(&row.mine)).any(|new| new.is_about(old))
+    }
+
+    /// A word has come: older ones about the same end.
+    fn supersede(&mut self, number: u64) {
+        let Some(new) = self.rows.get(&RowKey::Word(number)).and_then(|row| word(&row.mine)) else { return };
+        let older = self.rows.range(RowKey::Word(0)..RowKey::Word(number));
+        let older = older.filter(|(_, row)| word(&row.mine).is_some_and(|old| new.is_about(old)));
+        let keys: Vec<RowKey> = older.map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| self.merge_later(key));
+    }
+
+    /// The store's version is merged, and the coordinator has nothing to do for it.
+    fn take_in(&mut self, key: &RowKey, want: Version) {
+        let row = self.row(key);
+        (row.mine, row.base, row.pending) = (want, row.etcd.clone(), false);
+        self.look(key);
+    }
+
+    fn order(&mut self, key: &RowKey, want: Version, act: Act, order: Order) -> (u64, Order) {
+        let number = self.number();
+        let row = self.row(key);
+        row.pending = false;
+        row.ordered = Some(Ordered { number, want, etcd: row.etcd.clone(), act });
+        self.open_orders.insert(number, key.clone());
+        self.dirty.insert(key.clone());
+        (number, order)
+    }
+
+    /// The coordinator has done the order with this number, or it did not fit: in its place between the coordinator's own
+    /// changes.
+    pub fn done(&mut self, number: u64, fits: bool) {
+        let Some(key) = self.open_orders.remove(&number) else { return };
+        let Some(row) = self.rows.get_mut(&key) else { return };
+        let Some(ordered) = row.ordered.take().filter(|ordered| ordered.number == number) else { return };
+        if !fits {
+            self.merge_later(&key);
+            return self.look(&key);
+        }
+        row.base = ordered.etcd;
+        let before = mem::replace(&mut row.mine, ordered.want);
+        match ordered.act {
+            Act::Whole => {}
+            Act::Members(GroupChange::Begun(_) | GroupChange::Ended(_)) => {}
+            Act::Members(change) => {
+                // The coordinator may have changed other members meanwhile.
+                let mut members = group(&before).map(|group| group.members.clone()).unwrap_or_default();
+                let session = group(&before).map(|group| group.session.clone());
+                merge::change(&mut members, &change);
+                if let Some(Group { members: now, session: last, .. }) = row.my_group() {
+                    *now = members;
+                    if let Some(session) = session {
+                        *last = Stamp::max(session, last.clone());
+                    }
+                }
+            }
+            Act::Renumbered(next, content) => {
+                let key = RowKey::Word(next);
+                self.row(&key).mine = Some(content);
+                self.look(&key);
+            }
+        }
+        if self.row(&key).pending {
+            self.merge_later(&key);
+        }
+        match &key {
+            RowKey::LoadBalancer(uid) => self.after_lb(uid, lb(&before)),
+            RowKey::Word(number) => self.supersede(*number),
+            RowKey::Group(uid, _) => {
+                let born = self.my_lb(uid).map(|lb| lb.born.clone());
+                let row = self.row(&key);
+                if mem::take(&mut row.is_reborn)
+                    && let (Some(born), Some(group)) = (born, row.my_group())
+                {
+                    group.born = born;
+                }
+            }
+        }
+        self.look(&key);
+    }
+}

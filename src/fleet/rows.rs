@@ -1,0 +1,394 @@
+//! Rows of the store ↔ bytes. Every field is bounded: other nodes, other versions and people write to the store, too.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `lb/UID` | a load balancer: [`Lb`] |
+//! | `group/UID/NAME` | a group with its members: [`Group`] |
+//! | `word/NUMBER` | a word of the operator |
+//! | `node/NAME` | a node that is alive: [`NodeRow`]; ends with the node's lease |
+//! | `verdict/NAME/BUCKET` | what a node's checks found; ends with the node's lease |
+//!
+//! UIDs and names of groups are in hexadecimal. Each value begins with its version.
+
+use std::fmt::Write as _;
+
+use crate::{
+    coordinator::{Membership, Pattern, Saying, Word, endpoint_hash},
+    journal::{
+        Date, Epoch, Fault, Fields, put_endpoint, put_short, read_verdicts, read_word, write_verdicts, write_word,
+    },
+    judgement::Verdicts,
+    limits,
+    sasp::{Endpoint, Health, LbFlags},
+};
+
+/// The version of the values.
+const VERSION: u8 = 1;
+
+/// Bytes of verdicts on one endpoint.
+const VERDICT_BYTES: usize = 19 + 16;
+
+/// Verdicts of a node are in so many values at most.
+pub(super) const BUCKETS: u16 = 4096;
+
+/// Bytes of the longest list of members: the limits of a group, with the longest labels.
+const MEMBERS_BYTES: usize = limits::MEMBERS_PER_GROUP as usize * (19 + 2 + 1 + limits::LABEL_BYTES);
+
+type Result<T> = std::result::Result<T, Fault>;
+
+/// When something was done, and where: of two, the later one counts. The default is before all others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Stamp {
+    /// By the clock of the node, but later than what the node had seen.
+    pub(super) date: Date,
+    /// The node.
+    pub(super) node: Box<str>,
+}
+
+/// A load balancer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lb {
+    /// When it became known: groups of its former lives are void.
+    pub(super) born: Stamp,
+    /// When and where its last connection was bound.
+    pub(super) session: Stamp,
+    /// The life of the node that the connection was bound to.
+    pub(super) incarnation: u64,
+    /// The end of its hold time; `None` while it is connected.
+    pub(super) held_until: Option<Date>,
+    pub(super) health: Health,
+    pub(super) flags: LbFlags,
+}
+
+/// A group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    /// The life of the load balancer that the group belongs to.
+    pub(super) born: Stamp,
+    /// The session in which the load balancer changed the group last.
+    pub(super) session: Stamp,
+    /// Groups of a load balancer are listed in this order.
+    pub(super) order: u64,
+    /// In the order of their registration.
+    pub(super) members: Vec<Membership>,
+}
+
+/// A word of the operator.
+#[derive(Clone, Debug)]
+pub(super) struct WordRow {
+    pub(super) word: Word,
+    /// As in the store: the word has times of this process.
+    bytes: Box<[u8]>,
+}
+
+/// A word never changes. Only its dates are not the same in all processes.
+impl PartialEq for WordRow {
+    fn eq(&self, other: &WordRow) -> bool {
+        fn of(row: &WordRow) -> (u64, Saying, &Pattern, &str, &str, &str) {
+            let Word { number, saying, pattern, reason, by, from, .. } = &row.word;
+            (*number, *saying, pattern, reason, by, from)
+        }
+        of(self) == of(other)
+    }
+}
+
+impl WordRow {
+    pub(super) fn new(word: Word, epoch: Epoch) -> WordRow {
+        let bytes = write_word(&word, epoch).into();
+        WordRow { word, bytes }
+    }
+
+    /// The same word with another number.
+    pub(super) fn renumbered(&self, word: Word) -> WordRow {
+        WordRow { word, bytes: self.bytes.clone() }
+    }
+
+    /// Whether this and another word are about the same: one of them is enough.
+    pub(super) fn is_about(&self, other: &WordRow) -> bool {
+        let fixes = |row: &WordRow| matches!(row.word.saying, Saying::Weight(_));
+        self.word.pattern == other.word.pattern && fixes(self) == fixes(other)
+    }
+}
+
+/// What a row of the tables has.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Content {
+    LoadBalancer(Lb),
+    Group(Group),
+    Word(WordRow),
+}
+
+/// The key of a row of the tables. A load balancer comes before its groups.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum RowKey {
+    LoadBalancer(Box<[u8]>),
+    /// UID and name.
+    Group(Box<[u8]>, Box<[u8]>),
+    Word(u64),
+}
+
+/// A node that is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NodeRow {
+    pub(super) incarnation: u64,
+    pub(super) blind: bool,
+    pub(super) address: Box<str>,
+    pub(super) version: Box<str>,
+}
+
+/// A key of the store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Row(RowKey),
+    Node(Box<str>),
+    Verdicts(Box<str>, u16),
+}
+
+/// Whether nodes may have this name.
+pub fn is_node_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=64).contains(&name.len()) && name.bytes().all(fits)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    bytes.iter().for_each(|byte| write!(text, "{byte:02x}").expect("a string takes all"));
+    text
+}
+
+fn unhex(text: &str, most: usize, what: &'static str) -> Result<Box<[u8]>> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Ok(byte - b'0'),
+        b'a'..=b'f' => Ok(byte - b'a' + 10),
+        _ => Err(Fault(what)),
+    };
+    if text.is_empty() || !text.len().is_multiple_of(2) || text.len() > 2 * most {
+        return Err(Fault(what));
+    }
+    text.as_bytes().chunks_exact(2).map(|pair| Ok(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
+impl Key {
+    pub(super) fn read(key: &[u8]) -> Result<Key> {
+        let fault = Fault("the key");
+        let text = std::str::from_utf8(key).map_err(|_| fault)?;
+        let parts: Vec<&str> = text.split('/').collect();
+        let uid = |text| unhex(text, limits::LB_UID_BYTES, "the LB UID of a key");
+        match parts[..] {
+            ["lb", text] => Ok(Key::Row(RowKey::LoadBalancer(uid(text)?))),
+            ["group", lb_uid, name] => {
+                let name = unhex(name, limits::GROUP_NAME_BYTES, "the name of a group's key")?;
+                Ok(Key::Row(RowKey::Group(uid(lb_uid)?, name)))
+            }
+            ["word", number] if number.len() == 16 && number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                number.parse().map(|number| Key::Row(RowKey::Word(number))).map_err(|_| fault)
+            }
+            ["node", name] if is_node_name(name) => Ok(Key::Node(name.into())),
+            ["verdict", name, bucket] if is_node_name(name) => {
+                let bytes = unhex(bucket, 2, "the number of a verdict's key")?;
+                let bucket = <[u8; 2]>::try_from(&*bytes).map(u16::from_be_bytes).map_err(|_| fault)?;
+                if bucket < BUCKETS { Ok(Key::Verdicts(name.into(), bucket)) } else { Err(fault) }
+            }
+            _ => Err(fault),
+        }
+    }
+
+    pub(super) fn write(&self) -> Vec<u8> {
+        let text = match self {
+            Key::Row(RowKey::LoadBalancer(uid)) => format!("lb/{}", hex(uid)),
+            Key::Row(RowKey::Group(uid, name)) => format!("group/{}/{}", hex(uid), hex(name)),
+            Key::Row(RowKey::Word(number)) => format!("word/{number:016}"),
+            Key::Node(name) => format!("node/{name}"),
+            Key::Verdicts(name, bucket) => format!("verdict/{name}/{bucket:04x}"),
+        };
+        text.into_bytes()
+    }
+}
+
+/// The bucket of an endpoint.
+pub(super) fn bucket(endpoint: &Endpoint) -> u16 {
+    (endpoint_hash(endpoint) >> 52) as u16 // 12 bits: below `BUCKETS`
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put_short(out, text[..text.floor_char_boundary(u8::MAX.into())].as_bytes());
+}
+
+fn read_text(fields: &mut Fields<'_>, what: &'static str) -> Result<Box<str>> {
+    std::str::from_utf8(fields.short(what)?).map(Into::into).map_err(|_| Fault(what))
+}
+
+fn put_stamp(out: &mut Vec<u8>, stamp: &Stamp) {
+    out.extend_from_slice(&stamp.date.0.to_be_bytes());
+    put_text(out, &stamp.node);
+}
+
+fn read_stamp(fields: &mut Fields<'_>) -> Result<Stamp> {
+    let date = Date(fields.u64("the date of a stamp")?);
+    Ok(Stamp { date, node: read_text(fields, "the node of a stamp")? })
+}
+
+fn begin(value: &[u8]) -> Result<Fields<'_>> {
+    let mut fields = Fields(value);
+    match fields.u8("the version of a value")? {
+        VERSION => Ok(fields),
+        _ => Err(Fault("the version of a value")),
+    }
+}
+
+/// Appends the length of some bytes, and the bytes, compressed.
+fn put_packed(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes()); // lists are shorter than `MEMBERS_BYTES`
+    out.extend_from_slice(&lz4_flex::block::compress(bytes));
+}
+
+/// The rest of a value, of which no more than `most` bytes may come.
+fn unpack(fields: Fields<'_>, most: usize, what: &'static str) -> Result<Vec<u8>> {
+    let Fields(value) = fields;
+    let (length, packed) = value.split_first_chunk().ok_or(Fault(what))?;
+    let length = u32::from_be_bytes(*length) as usize;
+    // 255 bytes of text come from one byte at best: a value that promises more takes no memory.
+    if length > most || length / 256 > packed.len() {
+        return Err(Fault(what));
+    }
+    let bytes = lz4_flex::block::decompress(packed, length).map_err(|_| Fault(what))?;
+    if bytes.len() == length { Ok(bytes) } else { Err(Fault(what)) }
+}
+
+impl Content {
+    pub(super) fn read(key: &RowKey, value: &[u8], epoch: Epoch) -> Result<Content> {
+        let mut fields = begin(value)?;
+        match key {
+            RowKey::LoadBalancer(_) => {
+                let (born, session) = (read_stamp(&mut fields)?, read_stamp(&mut fields)?);
+                let incarnation = fields.u64("the life of a node")?;
+                let held_until = Some(Date(fields.u64("the hold time of a load balancer")?)).filter(|date| date.0 > 0);
+                let health = Health(fields.u8("the health of a load balancer")?);
+                let flags = LbFlags(fields.u8("the flags of a load balancer")?);
+                fields.end("the end of a load balancer")?;
+                Ok(Content::LoadBalancer(Lb { born, session, incarnation, held_until, health, flags }))
+            }
+            RowKey::Group(..) => {
+                let (born, session) = (read_stamp(&mut fields)?, read_stamp(&mut fields)?);
+                let order = fields.u64("the order of a group")?;
+                let bytes = unpack(fields, MEMBERS_BYTES, "the members of a group")?;
+                Ok(Content::Group(Group { born, session, order, members: read_members(&bytes)? }))
+            }
+            RowKey::Word(number) => {
+                let Fields(bytes) = fields;
+                let word = read_word(*number, bytes, epoch)?;
+                Ok(Content::Word(WordRow { word, bytes: bytes.into() }))
+            }
+        }
+    }
+
+    pub(super) fn write(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        match self {
+            Content::LoadBalancer(Lb { born, session, incarnation, held_until, health, flags }) => {
+                put_stamp(&mut out, born);
+                put_stamp(&mut out, session);
+                out.extend_from_slice(&incarnation.to_be_bytes());
+                out.extend_from_slice(&held_until.map_or(0, |date| date.0.max(1)).to_be_bytes());
+                out.extend_from_slice(&[health.0, flags.0]);
+            }
+            Content::Group(Group { born, session, order, members }) => {
+                put_stamp(&mut out, born);
+                put_stamp(&mut out, session);
+                out.extend_from_slice(&order.to_be_bytes());
+                let mut bytes = Vec::with_capacity(24 * members.len());
+                for Membership { endpoint, by_lb, label, state, quiesced } in members {
+                    put_endpoint(&mut bytes, endpoint);
+                    bytes.extend_from_slice(&[u8::from(*by_lb) | u8::from(*quiesced) << 1, *state]);
+                    put_short(&mut bytes, label);
+                }
+                put_packed(&mut out, &bytes);
+            }
+            Content::Word(row) => out.extend_from_slice(&row.bytes),
+        }
+        out
+    }
+}
+
+fn read_members(bytes: &[u8]) -> Result<Vec<Membership>> {
+    let mut fields = Fields(bytes);
+    let (mut members, mut seen) = (Vec::new(), std::collections::BTreeSet::new());
+    while !fields.0.is_empty() {
+        let endpoint = fields.endpoint()?;
+        let bits = fields.u8("who registered a member")?;
+        let state = fields.u8("the state of a member")?;
+        let label = fields.short("the label of a member")?.into();
+        if bits > 3 || members.len() == limits::MEMBERS_PER_GROUP as usize || !seen.insert(endpoint) {
+            return Err(Fault("the members of a group"));
+        }
+        members.push(Membership { endpoint, by_lb: bits & 1 != 0, label, state, quiesced: bits & 2 != 0 });
+    }
+    Ok(members)
+}
+
+impl NodeRow {
+    pub(super) fn read(value: &[u8]) -> Result<NodeRow> {
+        let mut fields = begin(value)?;
+        let incarnation = fields.u64("the life of a node")?;
+        let blind = fields.flag("whether a node is blind")?;
+        let address = read_text(&mut fields, "the address of a node")?;
+        let version = read_text(&mut fields, "the version of a node")?;
+        // A newer version may know more.
+        Ok(NodeRow { incarnation, blind, address, version })
+    }
+
+    pub(super) fn write(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.extend_from_slice(&self.incarnation.to_be_bytes());
+        out.push(self.blind.into());
+        put_text(&mut out, &self.address);
+        put_text(&mut out, &self.version);
+        out
+    }
+}
+
+/// The value of a bucket of verdicts.
+pub(super) fn write_bucket<'a>(bucket: impl Iterator<Item = (&'a Endpoint, &'a Verdicts)>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (endpoint, verdicts) in bucket {
+        put_endpoint(&mut bytes, endpoint);
+        bytes.extend_from_slice(&write_verdicts(verdicts));
+    }
+    let mut out = vec![VERSION];
+    put_packed(&mut out, &bytes);
+    out
+}
+
+/// Bytes of the verdicts of one bucket: ten times those of a bucket of the most memberships.
+const BUCKET_BYTES: usize = 10 * VERDICT_BYTES * (limits::MEMBERSHIPS as usize / BUCKETS as usize);
+
+pub(super) fn read_bucket(value: &[u8]) -> Result<Vec<(Endpoint, Verdicts)>> {
+    let bytes = unpack(begin(value)?, BUCKET_BYTES, "a list of verdicts")?;
+    let mut fields = Fields(&bytes);
+    let mut list = Vec::with_capacity(bytes.len() / VERDICT_BYTES);
+    while !fields.0.is_empty() {
+        list.push((fields.endpoint()?, read_verdicts(fields.take(16, "verdicts")?)?));
+    }
+    Ok(list)
+}
+
+/// Reads any bytes as a key and as every kind of value, for fuzzers. What can be read is the same after it is written.
+pub(crate) fn read_any(bytes: &[u8]) {
+    if let Ok(key) = Key::read(bytes) {
+        assert_eq!(key.write(), bytes);
+    }
+    let group = RowKey::Group([1].into(), [1].into());
+    for key in [RowKey::LoadBalancer([1].into()), group, RowKey::Word(1)] {
+        if let Ok(content) = Content::read(&key, bytes, Epoch::default()) {
+            let again = content.write();
+            assert_eq!(Content::read(&key, &again, Epoch::default()), Ok(content));
+        }
+    }
+    if let Ok(node) = NodeRow::read(bytes) {
+        assert_eq!(NodeRow::read(&node.write()), Ok(node));
+    }
+    if let Ok(list) = read_bucket(bytes) {
+        let again = write_bucket(list.iter().map(|(endpoint, verdicts)| (endpoint, verdicts)));
+        assert_eq!(read_bucket(&again), Ok(list));
+    }
+}
