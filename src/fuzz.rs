@@ -10,6 +10,7 @@ mod agent_checks;
 mod agent_load;
 #[cfg(feature = "dns")]
 mod dns;
+mod fleet;
 mod haproxy;
 mod ipvs;
 mod journal;
@@ -31,6 +32,7 @@ pub use agent_checks::agent_check_request;
 pub use agent_load::{agent_kernel_file, agent_log_line, agent_metrics_page, agent_page_answer, agent_request};
 #[cfg(feature = "dns")]
 pub use dns::{dns_answer, dns_key, dns_query};
+pub use fleet::fleet_row;
 pub use haproxy::haproxy_answer;
 pub use ipvs::ipvs_answer;
 pub use journal::{journal_line, journal_row};

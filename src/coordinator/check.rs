@@ -164,7 +164,9 @@ impl Coordinator {
     /// these tables.
     pub(super) fn look_up(&self, change: &Change<'_>) -> Option<Found> {
         let message = match *change {
-            Change::Bind { .. } | Change::Elsewhere { .. } | Change::Hold { .. } | Change::Say(_) => return Some(Found::default()),
+            Change::Bind { .. } | Change::Elsewhere { .. } | Change::Hold { .. } | Change::Say(_) => {
+                return Some(Found::default());
+            }
             Change::Unsay { number, .. } => {
                 let known = self.tables.endpoints.words.list().iter().any(|word| word.number == number);
                 return known.then(Found::default);

@@ -206,3 +206,85 @@ impl Shares {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::ids::Id, *};
+    use crate::judgement::{Share, Verdict};
+
+    fn endpoint(number: u16) -> Endpoint {
+        Endpoint::new([10, 0, (number >> 8) as u8, number as u8].into(), 6, 80)
+    }
+
+    fn node(name: &str, blind: bool) -> Node {
+        Node { name: name.into(), blind }
+    }
+
+    fn verdicts(flags: EntryFlags, weight: u16) -> Verdicts {
+        [Verdict { flags, share: Share::Weight(weight) }; 4]
+    }
+
+    fn shares(me: &str, nodes: &[(&str, bool)]) -> Shares {
+        let mut shares = Shares::new(me, 2, FixedState::with_seed(1));
+        let nodes: Vec<Node> = nodes.iter().map(|(name, blind)| node(name, *blind)).collect();
+        shares.set_live(&nodes);
+        shares
+    }
+
+    #[test]
+    fn hashes_are_the_same_in_every_version() {
+        assert_eq!(fnv(*b"a"), 0xAF63_DC4C_8601_EC8C);
+        assert_eq!(mix(0x9E37_79B9_7F4A_7C15), 0xE220_A839_7B1D_CDAF); // SplitMix64's first number
+        let mapped = Endpoint::new("::ffff:10.0.0.1".parse().unwrap(), 6, 80);
+        assert_eq!(endpoint_hash(&mapped), endpoint_hash(&endpoint(1)));
+    }
+
+    #[test]
+    fn each_endpoint_has_two_nodes_and_few_move_when_one_goes() {
+        let names = ["a", "b", "c", "d"];
+        let all: Vec<(&str, bool)> = names.iter().map(|name| (*name, false)).collect();
+        let mine = |me: &str, nodes: &[(&str, bool)]| -> Vec<u16> {
+            let shares = shares(me, nodes);
+            (0..1000).filter(|&number| shares.is_mine(&endpoint(number))).collect()
+        };
+        let before: Vec<Vec<u16>> = names.iter().map(|name| mine(name, &all)).collect();
+        assert_eq!(before.iter().map(Vec::len).sum::<usize>(), 2000);
+        assert!(before.iter().all(|share| (430..570).contains(&share.len())), "each has about a half");
+        for (name, before) in names[..3].iter().zip(&before) {
+            let after = mine(name, &all[..3]);
+            assert!(before.iter().all(|number| after.contains(number)), "{name} checks what it checked");
+        }
+        assert_eq!(mine("a", &all[..1]).len(), 1000, "a node that is alone checks all");
+    }
+
+    #[test]
+    fn up_for_one_is_up_and_what_a_blind_node_finds_down_does_not_count() {
+        let id = EndpointId::at(0);
+        let up = verdicts(EntryFlags::CONTACT | EntryFlags::CONFIDENT, 40);
+        let down = verdicts(EntryFlags::CONFIDENT, 0);
+        for (own, other, blind, other_blind, says) in [
+            (None, None, false, false, "nothing"),
+            (Some(down), None, false, false, "down"),
+            (Some(down), Some(up), false, false, "up"),
+            (Some(up), Some(down), false, false, "up"),
+            (Some(down), Some(down), false, false, "down"),
+            (Some(down), Some(down), true, false, "down"),
+            (Some(down), Some(down), true, true, "blind"),
+            (Some(down), None, true, false, "blind"),
+            (Some(down), Some(up), true, false, "up"),
+            (Some(up), None, true, false, "up"),
+        ] {
+            let mut shares = shares("a", &[("a", false), ("b", other_blind)]);
+            own.iter().for_each(|verdicts| shares.set_own(id, verdicts));
+            shares.set_remote("b", &endpoint(1), other.as_ref());
+            shares.set_remote("c", &endpoint(1), Some(&up)); // this node is not alive
+            let found = match shares.together(id, &endpoint(1), blind) {
+                Together::Found(found) if found == up => "up",
+                Together::Found(_) => "down",
+                Together::Blind => "blind",
+                Together::Nothing => "nothing",
+            };
+            assert_eq!(found, says, "{own:?} {other:?} {blind} {other_blind}");
+        }
+    }
+}

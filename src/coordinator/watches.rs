@@ -126,8 +126,7 @@ impl Watches {
     pub(super) fn found(&mut self, id: EndpointId, contact: bool, answers: bool) {
         let watch = &mut self.list[id];
         let kept = watch.bits & !(CONTACT | ANSWERS);
-        watch.bits =
-            kept | if contact { CONTACT } else { 0 } | if answers { ANSWERS | HAS_ANSWERED } else { 0 };
+        watch.bits = kept | if contact { CONTACT } else { 0 } | if answers { ANSWERS | HAS_ANSWERED } else { 0 };
     }
 
     /// Notes how a watched endpoint stands, by all that is known of it.

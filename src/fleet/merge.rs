@@ -1,12 +1,16 @@
 //! Two nodes changed the same row: three versions of it (what both began with, this node's, the store's) → one.
 //!
-//! Of a load balancer, the later session counts, and a connection that this node has is a fact. Of a group, what both
-//! sides added stays, and what either removed is gone; but of the members that the load balancer registered, and of their
-//! states, the side counts in whose session the load balancer spoke last.
+//! Of a load balancer, the later session counts, and a connection that this node has is a fact. Of a group, what either
+//! side added stays, and what either removed is gone: a load balancer that moved to a node that was behind finds what it
+//! told the node before. If both sides changed the state of a member, the side counts in whose session the load balancer
+//! spoke last, else the store's.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
-use super::rows::{Group, Lb, Stamp};
+use super::rows::{Group, Lb, Member, Stamp};
 use crate::{
     coordinator::{GroupChange, Membership},
     limits,
@@ -14,8 +18,19 @@ use crate::{
 };
 
 /// The load balancer that becomes of three versions. `is_here` says whether a version's connection is one that this node
-/// has now.
+/// has now. Its life is the one that the store knows.
 pub(super) fn merge_lb(
+    base: Option<&Lb>,
+    mine: Option<&Lb>,
+    theirs: Option<&Lb>,
+    is_here: impl Fn(&Lb) -> bool,
+) -> Option<Lb> {
+    let merged = merge_sessions(base, mine, theirs, is_here)?;
+    let born = theirs.map_or_else(|| merged.born.clone(), |theirs| theirs.born.clone());
+    Some(Lb { born, ..merged })
+}
+
+fn merge_sessions(
     base: Option<&Lb>,
     mine: Option<&Lb>,
     theirs: Option<&Lb>,
@@ -53,92 +68,76 @@ pub(super) fn merge_lb(
     }
 }
 
-/// What becomes of three versions of a group, and how many members of each side did not stay.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Merged {
-    pub(super) group: Option<Group>,
-    /// Members of this node's version that the load balancer's later word dropped.
-    pub(super) dropped_mine: usize,
-    /// The same of the store's version.
-    pub(super) dropped_theirs: usize,
-}
-
-/// The group that becomes of three versions. `born` is the present life of the load balancer: a version in the store of
-/// another life is void.
+/// The group that becomes of three versions, and how many members are too many for it. `born` is the present life of the
+/// load balancer: a version in the store of another life is void.
 pub(super) fn merge_group(
     born: &Stamp,
     base: Option<&Group>,
     mine: Option<&Group>,
     theirs: Option<&Group>,
-) -> Merged {
+) -> (Option<Group>, usize) {
     let theirs = theirs.filter(|theirs| theirs.born == *born);
     let base = base.filter(|base| base.born == *mine.map_or(born, |mine| &mine.born));
-    let settled = |group: Option<&Group>| Merged {
-        group: group.map(|group| Group { born: born.clone(), ..group.clone() }),
-        ..Merged::default()
-    };
+    let settled = |group: Option<&Group>| (group.map(|group| Group { born: born.clone(), ..group.clone() }), 0);
     if mine == base {
         return settled(theirs);
     }
     if theirs == base {
         return settled(mine);
     }
-    let mut merged = Merged::default();
-    let index = |group: Option<&Group>| -> BTreeMap<Endpoint, Membership> {
+    // In whose session the load balancer spoke last.
+    let session = |group: Option<&Group>| group.map(|group| group.session.clone()).unwrap_or_default();
+    let last = session(mine).cmp(&session(theirs));
+    let index = |group: Option<&Group>| -> BTreeMap<Endpoint, Member> {
         let members = group.iter().flat_map(|group| &group.members);
-        members.map(|member| (member.endpoint, member.clone())).collect()
+        members.map(|member| (member.membership.endpoint, member.clone())).collect()
     };
     let (in_base, in_mine, in_theirs) = (index(base), index(mine), index(theirs));
-    // Who spoke last with the load balancer; a side that does not know counts as the other one.
-    let last = match (mine, theirs) {
-        (Some(mine), Some(theirs)) if mine.session != Stamp::default() && theirs.session != Stamp::default() => {
-            mine.session.cmp(&theirs.session)
-        }
-        _ => Ordering::Equal,
-    };
+    // A side lacks a member: it has removed this registration of the member, or never heard of it.
+    let is_removed =
+        |member: &Member| in_base.get(&member.membership.endpoint).is_some_and(|base| base.id == member.id);
     let mut members = Vec::new();
     for theirs in theirs.iter().flat_map(|theirs| &theirs.members) {
-        let base = in_base.get(&theirs.endpoint);
-        match (base, in_mine.get(&theirs.endpoint)) {
-            (_, Some(mine)) => members.push(merge_member(base, mine, theirs, last)),
-            // Removed here, unless the load balancer has registered the member elsewhere in a later session.
-            (Some(_), None) if !(last == Ordering::Less && theirs.by_lb) => {}
-            (None, None) if last == Ordering::Greater && theirs.by_lb => merged.dropped_theirs += 1,
-            (_, None) => members.push(theirs.clone()),
+        match in_mine.get(&theirs.membership.endpoint) {
+            Some(mine) => members.push(merge_member(in_base.get(&theirs.membership.endpoint), mine, theirs, last)),
+            None if is_removed(theirs) => {}
+            None => members.push(theirs.clone()),
         }
     }
     for mine in mine.iter().flat_map(|mine| &mine.members) {
-        match (in_base.get(&mine.endpoint), in_theirs.get(&mine.endpoint)) {
-            (_, Some(_)) => {}
-            (Some(_), None) if !(last == Ordering::Greater && mine.by_lb) => {}
-            (None, None) if last == Ordering::Less && mine.by_lb => merged.dropped_mine += 1,
-            (_, None) => members.push(mine.clone()),
+        if !in_theirs.contains_key(&mine.membership.endpoint) && !is_removed(mine) {
+            members.push(mine.clone());
         }
     }
-    merged.dropped_mine += members.len().saturating_sub(limits::MEMBERS_PER_GROUP as usize);
+    let dropped = members.len().saturating_sub(limits::MEMBERS_PER_GROUP as usize);
     members.truncate(limits::MEMBERS_PER_GROUP as usize);
     // A group that one side ended lives on if the other side has put somebody into it, or has begun it.
     let one_sided = mine.is_none() || theirs.is_none();
     if one_sided && members.is_empty() && (base.is_some() || mine.or(theirs).is_none()) {
-        return merged;
+        return (None, dropped);
     }
-    let session = [mine, theirs].into_iter().flatten().map(|group| &group.session).max();
     let order = theirs.or(mine).map_or(0, |group| group.order);
-    merged.group = Some(Group { born: born.clone(), session: session.cloned().unwrap_or_default(), order, members });
-    merged
+    let session = session(mine).max(session(theirs));
+    (Some(Group { born: born.clone(), session, order, members }), dropped)
 }
 
 /// A member that both sides have.
-fn merge_member(base: Option<&Membership>, mine: &Membership, theirs: &Membership, last: Ordering) -> Membership {
-    let mut merged = if last == Ordering::Greater && mine.by_lb { mine.clone() } else { theirs.clone() };
-    let of = |member: &Membership| (member.state, member.quiesced);
+fn merge_member(base: Option<&Member>, mine: &Member, theirs: &Member, last: Ordering) -> Member {
+    let is_new = base.is_none_or(|base| base.id != mine.id);
+    let base = base.filter(|base| base.id == mine.id || base.id == theirs.id);
+    let mine_counts = last == Ordering::Greater && mine.membership.by_lb;
+    let mut merged = if mine_counts { mine.clone() } else { theirs.clone() };
+    let of = |member: &Member| (member.membership.state, member.membership.quiesced);
     let unchanged = |member| base.is_some_and(|base| of(base) == of(member));
     let chosen = match (unchanged(mine), unchanged(theirs)) {
         (false, true) => mine,
         (false, false) if last == Ordering::Greater => mine,
         _ => theirs,
     };
-    (merged.state, merged.quiesced) = of(chosen);
+    (merged.membership.state, merged.membership.quiesced) = of(chosen);
+    if is_new {
+        merged.id = mine.id; // a third node may have removed theirs, but knows nothing of this one
+    }
     merged
 }
 
@@ -146,15 +145,15 @@ fn merge_member(base: Option<&Membership>, mine: &Membership, theirs: &Membershi
 pub(super) fn difference(from: Option<&Group>, to: Option<&Group>) -> Option<GroupChange> {
     let (from, to) = match (from, to) {
         (None, None) => return None,
-        (None, Some(to)) => return Some(GroupChange::Begun(to.members.clone())),
+        (None, Some(to)) => return Some(GroupChange::Begun(memberships(&to.members))),
         (Some(from), None) => {
-            return Some(GroupChange::Ended(from.members.iter().map(|member| member.endpoint).collect()));
+            return Some(GroupChange::Ended(from.members.iter().map(|member| member.membership.endpoint).collect()));
         }
         (Some(from), Some(to)) => (from, to),
     };
-    let mut wanted = to.members.iter().peekable();
+    let mut wanted = to.members.iter().map(|member| &member.membership).peekable();
     let (mut removed, mut states) = (Vec::new(), Vec::new());
-    for member in &from.members {
+    for Member { membership: member, .. } in &from.members {
         // Members join at the end: one that has another place leaves first.
         let stays = wanted.next_if(|wanted| {
             (wanted.endpoint, wanted.by_lb, &wanted.label) == (member.endpoint, member.by_lb, &member.label)
@@ -172,36 +171,175 @@ pub(super) fn difference(from: Option<&Group>, to: Option<&Group>) -> Option<Gro
     (!nothing).then_some(GroupChange::Members { removed, added, states })
 }
 
-/// Does to a list of members what a coordinator does to a group's.
-pub(super) fn change(members: &mut Vec<Membership>, change: &GroupChange) {
-    match change {
-        GroupChange::Begun(begun) => members.clone_from(begun),
-        GroupChange::Ended(_) => members.clear(),
-        GroupChange::Members { removed, added, states } => {
-            remove(members, removed.iter().copied());
-            members.extend(added.iter().cloned());
-            set_states(members, states.iter().copied());
+fn memberships(members: &[Member]) -> Vec<Membership> {
+    members.iter().map(|member| member.membership.clone()).collect()
+}
+
+/// Does to a list of members what a coordinator does to those of a group that is there before and after. The change was
+/// made from one list to another; meanwhile the list may have changed in another way, too.
+pub(super) fn change(members: &mut Vec<Member>, change: &GroupChange, from: &[Member], to: &[Member]) {
+    let GroupChange::Members { removed, added, states } = change else { return };
+    remove(members, removed.iter().copied());
+    let ids = |list: &[Member]| -> BTreeMap<Endpoint, u64> {
+        list.iter().map(|member| (member.membership.endpoint, member.id)).collect()
+    };
+    let (before, after) = (ids(from), ids(to));
+    for Member { id, membership } in members.iter_mut() {
+        // Only if nobody has registered the member again meanwhile.
+        if before.get(&membership.endpoint) == Some(id) {
+            *id = after.get(&membership.endpoint).copied().unwrap_or(*id);
         }
     }
+    members.extend(added.iter().map(|membership| Member {
+        id: after.get(&membership.endpoint).copied().unwrap_or_default(),
+        membership: membership.clone(),
+    }));
+    set_states(members, states.iter().copied());
 }
 
 /// Takes members out of a list.
-pub(super) fn remove(members: &mut Vec<Membership>, leaving: impl Iterator<Item = Endpoint>) {
-    let leaving: std::collections::BTreeSet<Endpoint> = leaving.collect();
+pub(super) fn remove(members: &mut Vec<Member>, leaving: impl Iterator<Item = Endpoint>) {
+    let leaving: BTreeSet<Endpoint> = leaving.collect();
     if !leaving.is_empty() {
-        members.retain(|member| !leaving.contains(&member.endpoint));
+        members.retain(|member| !leaving.contains(&member.membership.endpoint));
     }
 }
 
 /// Sets states of members of a list.
-pub(super) fn set_states(members: &mut [Membership], states: impl Iterator<Item = (Endpoint, u8, bool)>) {
+pub(super) fn set_states(members: &mut [Member], states: impl Iterator<Item = (Endpoint, u8, bool)>) {
     let states: BTreeMap<Endpoint, (u8, bool)> =
         states.map(|(endpoint, state, quiesced)| (endpoint, (state, quiesced))).collect();
     if !states.is_empty() {
-        for member in members {
-            if let Some(&given) = states.get(&member.endpoint) {
-                (member.state, member.quiesced) = given;
+        for Member { membership, .. } in members {
+            if let Some(&given) = states.get(&membership.endpoint) {
+                (membership.state, membership.quiesced) = given;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        journal::Date,
+        sasp::{Health, LbFlags},
+    };
+
+    fn stamp(date: u64) -> Stamp {
+        Stamp { date: Date(date), node: "a".into() }
+    }
+
+    /// Members by letter and id: `a1 b2`; a `q` at the end quiesces.
+    fn group(text: &str) -> Group {
+        let member = |word: &str| {
+            let (word, quiesced) = word.strip_suffix('q').map_or((word, false), |word| (word, true));
+            let endpoint = Endpoint::new([10, 0, 0, word.as_bytes()[0]].into(), 6, 80);
+            let membership = Membership { endpoint, by_lb: false, label: Box::default(), state: 0, quiesced };
+            Member { id: word[1..].parse().expect("a number"), membership }
+        };
+        let members = text.split_whitespace().map(member).collect();
+        Group { born: stamp(1), session: stamp(2), order: 1, members }
+    }
+
+    fn show(group: Option<&Group>) -> String {
+        let Some(group) = group else { return "-".into() };
+        let member = |Member { id, membership }: &Member| {
+            let letter = char::from(membership.endpoint.address[15]);
+            format!("{letter}{id}{}", if membership.quiesced { "q" } else { "" })
+        };
+        group.members.iter().map(member).collect::<Vec<_>>().join(" ")
+    }
+
+    fn version(text: &str) -> Option<Group> {
+        (text != "-").then(|| group(text))
+    }
+
+    #[test]
+    fn what_either_side_added_stays_and_what_either_removed_is_gone() {
+        for (base, mine, theirs, merged) in [
+            ("a1", "a1", "a1 b2", "a1 b2"),
+            ("a1", "a1 b2", "a1", "a1 b2"),
+            ("a1", "a1 x2", "a1 y3", "a1 y3 x2"),
+            ("a1 b2 c3", "a1 c3", "a1 b2", "a1"),
+            ("a1", "a1q", "a1 b2", "a1q b2"),
+            ("a1q", "a1q b2", "a1", "a1 b2"),
+            ("-", "a1", "a2 b3", "a1 b3"), // a third node may have removed a2
+            ("a1", "a2", "-", "a2"),       // it left and came back, which the other side did not see
+            ("a1", "a2", "", "a2"),
+            ("a1 b2", "-", "a1 b2 c3", "c3"),
+            ("a1", "-", "a1q", "-"),
+            ("a1", "-", "-", "-"),
+            ("-", "-", "", ""),
+            ("-", "", "-", ""),
+            ("a1", "", "a1", ""),
+        ] {
+            let (base, mine, theirs) = (version(base), version(mine), version(theirs));
+            let (found, dropped) = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref());
+            assert_eq!((show(found.as_ref()), dropped), (merged.into(), 0), "{base:?} {mine:?} {theirs:?}");
+        }
+    }
+
+    #[test]
+    fn groups_of_a_former_life_are_void() {
+        let old = group("a1");
+        let born = stamp(5);
+        let mine = Group { born: born.clone(), ..group("a2") };
+        let found = merge_group(&born, Some(&old), Some(&mine), Some(&old));
+        assert_eq!(found.0, Some(mine));
+        assert_eq!(merge_group(&born, Some(&old), None, Some(&old)).0, None);
+        // Of a life that others have ended, what this node alone heard stays.
+        let mine = group("a1 b2");
+        let found = merge_group(&born, Some(&old), Some(&mine), None).0.expect("somebody is in it");
+        assert_eq!((show(Some(&found)), found.born), ("b2".into(), born));
+    }
+
+    #[test]
+    fn a_difference_makes_one_version_from_another() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..2000 {
+            let mut some = |random: &mut fastrand::Rng| {
+                let mut letters: Vec<char> = ('a'..='g').filter(|_| random.bool()).collect();
+                random.shuffle(&mut letters);
+                let words = letters
+                    .iter()
+                    .map(|letter| format!("{letter}{}{}", random.u8(1..4), if random.bool() { "q" } else { "" }));
+                group(&words.collect::<Vec<_>>().join(" "))
+            };
+            let (from, to) = (some(&mut random), some(&mut random));
+            let mut members = from.members.clone();
+            if let Some(difference) = difference(Some(&from), Some(&to)) {
+                change(&mut members, &difference, &from.members, &to.members);
+                assert_eq!(show(Some(&Group { members, ..to.clone() })), show(Some(&to)));
+            } else {
+                let without_ids = |group: &Group| memberships(&group.members);
+                assert_eq!(without_ids(&from), without_ids(&to));
+            }
+        }
+    }
+
+    fn lb(session: u64, held_until: Option<u64>, health: u8) -> Lb {
+        let (health, flags, held_until) = (Health(health), LbFlags::NONE, held_until.map(Date));
+        Lb { born: stamp(1), session: stamp(session), incarnation: 1, held_until, health, flags }
+    }
+
+    #[test]
+    fn the_later_session_counts_and_a_connection_here_is_a_fact() {
+        let merge =
+            |base: &Lb, mine: Option<&Lb>, theirs: Option<&Lb>, here| merge_lb(Some(base), mine, theirs, |_| here);
+        let (base, later) = (lb(2, None, 1), lb(3, None, 2));
+        let held = lb(2, Some(9), 1);
+        assert_eq!(merge(&base, Some(&base), Some(&later), false).as_ref(), Some(&later));
+        assert_eq!(merge(&base, Some(&base), Some(&later), true).as_ref(), Some(&later), "taken over");
+        assert_eq!(merge(&base, Some(&base), Some(&held), true).as_ref(), Some(&base), "it is connected");
+        assert_eq!(merge(&base, Some(&base), None, true).as_ref(), Some(&base), "it is connected");
+        assert_eq!(merge(&base, Some(&base), None, false), None, "forgotten elsewhere");
+        assert_eq!(merge(&base, None, Some(&base), false), None, "forgotten here");
+        assert_eq!(merge(&base, None, Some(&later), false).as_ref(), Some(&later), "but it came back there");
+        assert_eq!(merge(&base, Some(&later), None, false).as_ref(), Some(&later), "or here");
+        assert_eq!(merge(&base, Some(&held), None, false), None);
+        let healthy = lb(2, None, 7);
+        let both = merge(&base, Some(&healthy), Some(&held), false).expect("nobody forgot it");
+        assert_eq!((both.health, both.held_until), (Health(7), Some(Date(9))));
     }
 }

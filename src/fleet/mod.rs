@@ -26,5 +26,5 @@ mod replica;
 mod rows;
 
 pub use replica::{Batch, Conflict, Moment, NodeStatus, Op, Replica, Settings, Status};
-pub(crate) use rows::read_any;
 pub use rows::is_node_name;
+pub(crate) use rows::read_any;

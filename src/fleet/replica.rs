@@ -41,6 +41,15 @@ pub struct Settings {
     pub hold_time: Duration,
 }
 
+impl Settings {
+    /// Ids of registrations begin here, in this life of the node: 32 bits are a hash of it.
+    fn first_id(&self) -> u64 {
+        let life = self.node.bytes().chain(self.incarnation.to_be_bytes());
+        let hash = life.fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        u64::from(hash) << 32
+    }
+}
+
 /// A point in time, and the date of time zero.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Moment {
@@ -82,8 +91,8 @@ struct Ordered {
 enum Act {
     /// Becomes what is wanted.
     Whole,
-    /// The members of a group change.
-    Members(crate::coordinator::GroupChange),
+    /// The members of a group change; it had these when the order was made.
+    Members(crate::coordinator::GroupChange, Version),
     /// The word has another number now.
     Renumbered(u64, Arc<Content>),
 }
@@ -154,9 +163,14 @@ pub struct Replica {
     /// A batch is in flight.
     in_flight: bool,
     listing: Option<Vec<(Key, Vec<u8>, i64)>>,
+    /// The store's id, and whether the store was another one before this listing.
+    store: Option<u64>,
+    is_another: bool,
     /// The newest revision that was seen.
     revision: i64,
     last_stamp: Date,
+    /// How many registrations there were.
+    registrations: u32,
     /// The highest order of a group.
     last_order: u64,
     conflicts: Vec<Conflict>,
@@ -182,8 +196,11 @@ impl Replica {
             connected: false,
             in_flight: false,
             listing: None,
+            store: None,
+            is_another: false,
             revision: 0,
             last_stamp: Date::default(),
+            registrations: 0,
             last_order: 0,
             conflicts: Vec::new(),
         }

@@ -32,7 +32,7 @@ const VERDICT_BYTES: usize = 19 + 16;
 pub(super) const BUCKETS: u16 = 4096;
 
 /// Bytes of the longest list of members: the limits of a group, with the longest labels.
-const MEMBERS_BYTES: usize = limits::MEMBERS_PER_GROUP as usize * (19 + 2 + 1 + limits::LABEL_BYTES);
+const MEMBERS_BYTES: usize = limits::MEMBERS_PER_GROUP as usize * (19 + 8 + 2 + 1 + limits::LABEL_BYTES);
 
 type Result<T> = std::result::Result<T, Fault>;
 
@@ -60,6 +60,15 @@ pub(super) struct Lb {
     pub(super) flags: LbFlags,
 }
 
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Member {
+    /// Another registration of the same member has another id. So a member that left and came back, while the other side
+    /// removed it, is not taken for the one that was removed.
+    pub(super) id: u64,
+    pub(super) membership: Membership,
+}
+
 /// A group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Group {
@@ -70,7 +79,7 @@ pub(super) struct Group {
     /// Groups of a load balancer are listed in this order.
     pub(super) order: u64,
     /// In the order of their registration.
-    pub(super) members: Vec<Membership>,
+    pub(super) members: Vec<Member>,
 }
 
 /// A word of the operator.
@@ -296,9 +305,10 @@ impl Content {
                 put_stamp(&mut out, born);
                 put_stamp(&mut out, session);
                 out.extend_from_slice(&order.to_be_bytes());
-                let mut bytes = Vec::with_capacity(24 * members.len());
-                for Membership { endpoint, by_lb, label, state, quiesced } in members {
+                let mut bytes = Vec::with_capacity(32 * members.len());
+                for Member { id, membership: Membership { endpoint, by_lb, label, state, quiesced } } in members {
                     put_endpoint(&mut bytes, endpoint);
+                    bytes.extend_from_slice(&id.to_be_bytes());
                     bytes.extend_from_slice(&[u8::from(*by_lb) | u8::from(*quiesced) << 1, *state]);
                     put_short(&mut bytes, label);
                 }
@@ -310,18 +320,20 @@ impl Content {
     }
 }
 
-fn read_members(bytes: &[u8]) -> Result<Vec<Membership>> {
+fn read_members(bytes: &[u8]) -> Result<Vec<Member>> {
     let mut fields = Fields(bytes);
     let (mut members, mut seen) = (Vec::new(), std::collections::BTreeSet::new());
     while !fields.0.is_empty() {
         let endpoint = fields.endpoint()?;
+        let id = fields.u64("the id of a registration")?;
         let bits = fields.u8("who registered a member")?;
         let state = fields.u8("the state of a member")?;
         let label = fields.short("the label of a member")?.into();
         if bits > 3 || members.len() == limits::MEMBERS_PER_GROUP as usize || !seen.insert(endpoint) {
             return Err(Fault("the members of a group"));
         }
-        members.push(Membership { endpoint, by_lb: bits & 1 != 0, label, state, quiesced: bits & 2 != 0 });
+        let membership = Membership { endpoint, by_lb: bits & 1 != 0, label, state, quiesced: bits & 2 != 0 };
+        members.push(Member { id, membership });
     }
     Ok(members)
 }

@@ -31,5 +31,7 @@ pub use restore::{Restored, restore};
 pub use rows::{Fault, Member, Row};
 pub use store::{Store, StoreError};
 
-pub(crate) use rows::{Fields, put_endpoint, put_short, read_any, read_verdicts, read_word, write_verdicts, write_word};
+pub(crate) use rows::{
+    Fields, put_endpoint, put_short, read_any, read_verdicts, read_word, write_verdicts, write_word,
+};
 pub(crate) use text::read_any_line;

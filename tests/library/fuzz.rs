@@ -9,6 +9,7 @@ mod checks;
 mod connectors;
 #[cfg(feature = "dns")]
 mod dns;
+mod fleet;
 mod journal;
 mod operator;
 mod protocol;

@@ -6,6 +6,7 @@ mod codec;
 mod codec_properties;
 mod coordinator_model;
 mod coordinator_rules;
+mod fleet;
 mod fuzz;
 mod journal;
 mod layers;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     super::{
         merge,
-        rows::{Content, Group, Lb, RowKey, Stamp, WordRow},
+        rows::{Content, Group, Lb, Member, RowKey, Stamp, WordRow},
     },
     Moment, Replica, Row, lb,
 };
@@ -34,12 +34,10 @@ impl Replica {
                 (RowKey::LoadBalancer(uid.clone()), Content::LoadBalancer(lb))
             }
             journal::Row::Group { lb_uid, name, members } => {
-                let members = members.iter().map(|member| Membership {
-                    endpoint: member.endpoint,
-                    by_lb: member.by_lb,
-                    label: member.label.clone(),
-                    state: member.state,
-                    quiesced: member.quiesced,
+                let members = members.iter().map(|member| {
+                    let journal::Member { endpoint, by_lb, state, quiesced, .. } = *member;
+                    let label = member.label.clone();
+                    Member { id: 0, membership: Membership { endpoint, by_lb, label, state, quiesced } }
                 });
                 let group = Group {
                     born: Stamp::default(),
@@ -75,16 +73,17 @@ impl Replica {
                 self.touch(&key);
                 self.end_groups(uid);
             }
-            Entry::Request(bytes) => match Message::decode_trusted(bytes).expect("an entry is a well-formed request").1 {
+            Entry::Request(bytes) => match Message::decode_trusted(bytes).expect("an entry is a well-formed request").1
+            {
                 Message::RegistrationRequest(request) => {
                     let by_lb = request.flags.contains(SenderFlags::LOAD_BALANCER);
                     for named in request.groups {
-                        let members = named.entries().map(|member| Membership {
-                            endpoint: member.endpoint,
-                            by_lb,
-                            label: member.label.into(),
-                            state: 0,
-                            quiesced: false,
+                        let mut id = self.next_ids(named.count());
+                        let members = named.entries().map(|member| {
+                            id += 1;
+                            let (endpoint, label) = (member.endpoint, member.label.into());
+                            let membership = Membership { endpoint, by_lb, label, state: 0, quiesced: false };
+                            Member { id, membership }
                         });
                         self.change_group(named.data, by_lb, |group| group.members.extend(members));
                     }
@@ -182,6 +181,13 @@ impl Replica {
             change(lb);
         }
         self.touch(&key);
+    }
+
+    /// After this id, so many are free: other lives and other nodes have others.
+    fn next_ids(&mut self, count: u16) -> u64 {
+        let before = self.registrations;
+        self.registrations = before.wrapping_add(count.into());
+        self.settings.first_id().wrapping_add(before.into())
     }
 
     fn next_order_of_group(&mut self) -> u64 {

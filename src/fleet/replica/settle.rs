@@ -50,8 +50,7 @@ impl Replica {
     fn live(&self) -> Vec<Node> {
         let me = Node { name: self.settings.node.clone(), blind: self.blind };
         let others = self.nodes.iter().filter(|(name, _)| self.connected && **name != me.name);
-        let mut nodes: Vec<Node> =
-            others.map(|(name, row)| Node { name: name.clone(), blind: row.blind }).collect();
+        let mut nodes: Vec<Node> = others.map(|(name, row)| Node { name: name.clone(), blind: row.blind }).collect();
         nodes.push(me);
         nodes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         nodes
@@ -153,7 +152,7 @@ impl Replica {
     fn end_all_groups(&mut self, uid: &[u8]) {
         for key in self.groups_of(uid) {
             let row = self.row(&key);
-            (row.mine, row.base) = (None, row.etcd.clone());
+            (row.mine, row.base, row.pending) = (None, row.etcd.clone(), false);
             self.look(&key);
         }
     }
@@ -170,28 +169,26 @@ impl Replica {
             return None;
         };
         let (base, mine, etcd) = (group(&row.base), group(&row.mine), group(&row.etcd));
-        let merged = merge::merge_group(&born, base, mine, etcd);
-        let change = merge::difference(mine, merged.group.as_ref());
-        let (dropped_mine, dropped_theirs) = (merged.dropped_mine, merged.dropped_theirs);
-        if dropped_mine + dropped_theirs > 0 {
+        let (want, dropped) = merge::merge_group(&born, base, mine, etcd);
+        let (change, from) = (merge::difference(mine, want.as_ref()), row.mine.clone());
+        if dropped > 0 {
             let (uid, name) = (Escaped(uid).to_string(), Escaped(name).to_string());
             self.conflict(|| {
                 format!(
-                    "group {name:?} of load balancer {uid:?}: {} members that the load balancer registered with {} are \
-                     not in its later session",
-                    dropped_mine + dropped_theirs,
-                    if dropped_mine > 0 { "this node" } else { "another node" },
+                    "group \"{name}\" of load balancer \"{uid}\": nodes registered {dropped} members more than a group \
+                     can have; these are not registered any more"
                 )
             });
         }
-        let want = merged.group.map(|group| Arc::new(Content::Group(group)));
+        let want = want.map(|group| Arc::new(Content::Group(group)));
         let Some(change) = change else {
             self.take_in(key, want);
             return None;
         };
         let (lb_uid, name) = (uid.into(), name.into());
         let order = Order::Group { lb_uid, name, change: change.clone() };
-        Some(self.order(key, want, Act::Members(change), order))
+        let act = Act::Members(change, from);
+        Some(self.order(key, want, act, order))
     }
 
     fn settle_word(&mut self, key: &RowKey, number: u64) -> Option<(u64, Order)> {
@@ -285,13 +282,14 @@ impl Replica {
         let before = mem::replace(&mut row.mine, ordered.want);
         match ordered.act {
             Act::Whole => {}
-            Act::Members(GroupChange::Begun(_) | GroupChange::Ended(_)) => {}
-            Act::Members(change) => {
+            Act::Members(GroupChange::Begun(_) | GroupChange::Ended(_), _) => {}
+            Act::Members(change, from) => {
                 // The coordinator may have changed other members meanwhile.
                 let mut members = group(&before).map(|group| group.members.clone()).unwrap_or_default();
                 let session = group(&before).map(|group| group.session.clone());
-                merge::change(&mut members, &change);
                 if let Some(Group { members: now, session: last, .. }) = row.my_group() {
+                    let from = group(&from).map_or(&[][..], |group| &group.members);
+                    merge::change(&mut members, &change, from, now);
                     *now = members;
                     if let Some(session) = session {
                         *last = Stamp::max(session, last.clone());

@@ -50,7 +50,8 @@ impl Replica {
     /// How the replica is.
     pub fn status(&self) -> Status {
         let connected_to = |name: &str| {
-            let owns = |row: &super::Row| lb(&row.mine).is_some_and(|lb| lb.held_until.is_none() && *lb.session.node == *name);
+            let owns =
+                |row: &super::Row| lb(&row.mine).is_some_and(|lb| lb.held_until.is_none() && *lb.session.node == *name);
             self.rows.values().filter(|row| owns(row)).count()
         };
         let nodes = self.nodes.iter().map(|(name, row)| NodeStatus {

@@ -38,8 +38,10 @@ pub struct Batch {
 }
 
 impl Replica {
-    /// A listing of all keys begins: each comes with [`Replica::put`].
-    pub fn begin_listing(&mut self) {
+    /// A listing of all keys begins: each comes with [`Replica::put`]. `store` is the store's id: a new store, and one that
+    /// was restored from a backup, has another.
+    pub fn begin_listing(&mut self, store: u64) {
+        self.is_another |= self.store.replace(store).is_some_and(|before| before != store);
         self.listing = Some(Vec::new());
     }
 
@@ -164,10 +166,10 @@ impl Replica {
     pub fn end_listing(&mut self, revision: i64, at: Moment) {
         let listing = self.listing.take().unwrap_or_default();
         let is_empty = !listing.iter().any(|(key, ..)| matches!(key, Key::Row(_)));
-        let is_another = revision < self.revision || is_empty;
+        let is_another = mem::take(&mut self.is_another) || revision < self.revision || is_empty;
         self.revision = revision;
         if is_another {
-            // This store is new, or an old backup: nobody has removed what it does not have.
+            // Nobody has removed what a new store, or an old backup, does not have.
             for (key, row) in &mut self.rows {
                 (row.base, row.etcd, row.revision) = (None, None, 0);
                 row.sent.clear();
@@ -176,7 +178,8 @@ impl Replica {
         }
         let there: BTreeSet<Key> = listing.iter().map(|(key, ..)| key.clone()).collect();
         let is_gone = |key: Key| !there.contains(&key);
-        let gone: Vec<Box<str>> = self.nodes.keys().filter(|name| is_gone(Key::Node((*name).clone()))).cloned().collect();
+        let gone: Vec<Box<str>> =
+            self.nodes.keys().filter(|name| is_gone(Key::Node((*name).clone()))).cloned().collect();
         for name in gone {
             self.nodes.remove(&name);
             self.node_turned(&name);
@@ -220,12 +223,13 @@ impl Replica {
     }
 
     /// The next transaction; the answer to it is [`Replica::committed`] or [`Replica::refused`]. What the node's checks
-    /// found, and the node itself, come only if `verdicts` is set (once in a window), and then first.
+    /// found comes only if `verdicts` is set (once in a window), and then first.
     pub fn next_batch(&mut self, verdicts: bool) -> Option<Batch> {
         if !self.connected || self.in_flight {
             return None;
         }
-        let mut ops = if verdicts { self.leased_ops() } else { Vec::new() };
+        // What this node owns counts only while the store has the node.
+        let mut ops = if verdicts || self.node_dirty { self.leased_ops() } else { Vec::new() };
         if ops.is_empty() {
             ops = self.row_ops();
         }

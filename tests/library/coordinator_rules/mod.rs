@@ -9,7 +9,7 @@ mod flows;
 mod monitoring;
 mod operator;
 mod push;
-mod rig;
+pub(crate) mod rig;
 mod rights;
 mod sessions;
 mod sharing;

@@ -1,0 +1,622 @@
+//! One GWM: a coordinator, its replica, the queues between them, its state on disk, its checks, and its connection to the
+//! store.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fastrand::Rng;
+use gwm::{
+    coordinator::{
+        Answer, Ask, Change, CloseReason, ConnectionId, Coordinator, Cursor, Filter, Kind, LbRow, MemberRow, Order,
+        Outbox, Page, Settings,
+    },
+    fleet::{self, Batch, Moment, Replica},
+    journal::{self, Date, Entry, Epoch, Store},
+    judgement::{Judgement, Policy, Share, Verdict, Verdicts, WatchId},
+    roster::{Member, Monitor, Roster, Times},
+    sasp::{Endpoint, EntryFlags, Message},
+    time::Time,
+};
+use redb::backends::InMemoryBackend;
+
+use super::etcd::{Etcd, Event};
+use crate::coordinator_rules::rig;
+
+/// How long a lease lasts, in milliseconds.
+pub(super) const LEASE: u64 = 1000;
+
+/// The date of the simulation's begin.
+const BEGIN: u64 = 1_800_000_000_000;
+
+/// Milliseconds between two checks of an endpoint.
+const INTERVAL: u64 = 100;
+
+/// Orders that wait for the coordinator, at most.
+const ORDERS: usize = 3;
+
+/// What the coordinator sends to the replica.
+enum Told {
+    Entry(Entry),
+    Done(u64, bool),
+    Judged(Endpoint, Option<Verdicts>),
+    Blind(bool),
+}
+
+/// Takes what the coordinator gives.
+#[derive(Default)]
+struct Out {
+    buffer: Vec<u8>,
+    /// Reply codes.
+    replies: Vec<u8>,
+    closes: Vec<ConnectionId>,
+    entries: Vec<Entry>,
+    hold_time: Duration,
+}
+
+impl Outbox for Out {
+    fn has_room(&self, _: u16) -> bool {
+        true
+    }
+
+    fn buffer(&mut self, _: u16) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    fn commit(&mut self, _: ConnectionId, start: usize, _: Option<&Bytes>, kind: Kind) {
+        if kind == Kind::Reply {
+            self.replies.push(self.buffer[start + 17]);
+        }
+        self.buffer.clear();
+    }
+
+    fn close(&mut self, connection: ConnectionId, _: CloseReason) {
+        self.closes.push(connection);
+    }
+
+    fn changed(&mut self, now: Time, change: &Change<'_>) {
+        self.entries.push(Entry::new(now, change, self.hold_time));
+    }
+}
+
+/// A request on its way to the store.
+enum Up {
+    /// Opens a session: the revision that is known, of this life of the store.
+    Open(Option<(i64, u64)>),
+    KeepAlive,
+    Transact(Batch, u64),
+}
+
+/// An answer, or news.
+enum Down {
+    /// The lease, the revision, and all keys or the events since the known revision.
+    Opened {
+        lease: u64,
+        revision: i64,
+        life: u64,
+        all: bool,
+        events: Vec<Event>,
+    },
+    Alive(bool),
+    Done(Option<i64>),
+    Events(Vec<Event>),
+}
+
+/// The connection to the store.
+#[derive(Default)]
+struct Link {
+    /// Grows with each connection.
+    number: u64,
+    /// A connection is open or being opened.
+    is_open: bool,
+    lease: Option<u64>,
+    /// The lease as the store's side of the connection knows it.
+    served: Option<u64>,
+    up: VecDeque<(u64, u64, Up)>,
+    down: VecDeque<(u64, u64, Down)>,
+    /// What the store has sent.
+    cursor: Option<i64>,
+    heard_at: u64,
+    asked_at: u64,
+    in_flight: Option<Batch>,
+    /// What is known of which life of the store.
+    known: Option<(i64, u64)>,
+}
+
+/// A reply that waits.
+struct Waiting {
+    changes: u64,
+    connection: ConnectionId,
+    code: u8,
+}
+
+/// A reply that a client gets.
+pub(super) struct Replied {
+    pub(super) connection: ConnectionId,
+    pub(super) code: u8,
+    /// The store has what it promises.
+    pub(super) is_safe: bool,
+}
+
+struct Check {
+    watch: WatchId,
+    at: u64,
+    failed: u32,
+    told: Option<bool>,
+}
+
+/// What a node lives from.
+struct Life {
+    coordinator: Coordinator,
+    replica: Replica,
+    begin: u64,
+    out: Out,
+    to_fleet: VecDeque<Told>,
+    to_coordinator: VecDeque<(u64, Order)>,
+    checks: BTreeMap<Endpoint, Check>,
+    given: u64,
+    waiting: VecDeque<Waiting>,
+    was_blind: bool,
+    link: Link,
+    window_at: u64,
+    connections: u32,
+}
+
+pub(super) struct Node {
+    pub(super) name: &'static str,
+    life: Option<Life>,
+    incarnation: u64,
+    /// How much its clock is ahead, in milliseconds.
+    pub(super) skew: u64,
+    hold_time: u64,
+    /// The state on disk, and whether it is ahead of the store.
+    disk: Option<(Store, bool)>,
+    pub(super) up_cut: bool,
+    pub(super) down_cut: bool,
+    pub(super) members_cut: bool,
+    pub(super) replies: Vec<Replied>,
+    pub(super) closed: Vec<ConnectionId>,
+    pub(super) conflicts: usize,
+}
+
+fn settings(hold_time: u64) -> Settings {
+    let times = Times {
+        interval: Duration::from_millis(INTERVAL),
+        fast_interval: Duration::from_millis(INTERVAL),
+        timeout: Duration::from_millis(INTERVAL),
+        rise: 1,
+        fall: 3,
+    };
+    let roster = Roster::new(Member::watched(100, Monitor::auto(), times), Policy::Auto);
+    Settings {
+        hold_time: Duration::from_millis(hold_time),
+        roster: Arc::new(roster),
+        push_window: Duration::from_millis(10),
+        push_refresh: Duration::from_secs(60),
+        panic_time: Duration::from_millis(500),
+        ..rig::settings()
+    }
+}
+
+fn verdicts(up: bool) -> Verdicts {
+    let flags = if up { EntryFlags::CONTACT | EntryFlags::CONFIDENT } else { EntryFlags::CONFIDENT };
+    [Verdict { flags, share: Share::Weight(if up { 50 } else { 0 }) }; 4]
+}
+
+impl Node {
+    pub(super) fn new(name: &'static str, skew: u64, hold_time: u64, has_disk: bool) -> Node {
+        let open = || Store::open_on(InMemoryBackend::new()).expect("memory is a disk");
+        Node {
+            name,
+            life: None,
+            incarnation: 0,
+            skew,
+            hold_time,
+            disk: has_disk.then(|| (open(), false)),
+            up_cut: false,
+            down_cut: false,
+            members_cut: false,
+            replies: Vec::new(),
+            closed: Vec::new(),
+            conflicts: 0,
+        }
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.life.is_some()
+    }
+
+    pub(super) fn has_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// The state on disk has changes that the store has not.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.disk.as_ref().is_some_and(|(_, ahead)| *ahead)
+    }
+
+    fn date(&self, now: u64) -> Date {
+        Date(BEGIN + now + self.skew)
+    }
+
+    pub(super) fn start(&mut self, now: u64) {
+        self.incarnation += 1;
+        let mut coordinator = Coordinator::new(settings(self.hold_time), 1);
+        let mut replica = Replica::new(fleet::Settings {
+            node: self.name.into(),
+            incarnation: self.incarnation,
+            address: "".into(),
+            version: "".into(),
+            hold_time: Duration::from_millis(self.hold_time),
+        });
+        let epoch = Epoch::new(Time::default(), self.date(now));
+        let at = Moment { now: Time::default(), epoch };
+        if let Some((store, ahead)) = &mut self.disk {
+            store.start().expect("memory is a disk");
+            journal::restore(store, &mut coordinator, at.now, epoch).expect("it was written by an entry");
+            store
+                .each_row(epoch, |row| {
+                    replica.restore(&row, *ahead, at);
+                    Ok(())
+                })
+                .expect("it was read before");
+        }
+        coordinator.join_fleet(self.name, 2, epoch.date(Time::default()).0);
+        let out = Out { hold_time: Duration::from_millis(self.hold_time), ..Out::default() };
+        self.life = Some(Life {
+            coordinator,
+            replica,
+            begin: now,
+            out,
+            to_fleet: VecDeque::new(),
+            to_coordinator: VecDeque::new(),
+            checks: BTreeMap::new(),
+            given: 0,
+            waiting: VecDeque::new(),
+            was_blind: false,
+            link: Link::default(),
+            window_at: 0,
+            connections: 0,
+        });
+    }
+
+    /// The process is killed.
+    pub(super) fn kill(&mut self) {
+        self.life = None;
+    }
+
+    /// A new connection of a client.
+    pub(super) fn open(&mut self) -> Option<ConnectionId> {
+        let life = self.life.as_mut()?;
+        life.connections += 1;
+        let connection = ConnectionId { shard: 0, slot: life.connections, generation: self.incarnation as u32 };
+        life.coordinator.opened(connection, std::net::IpAddr::from([127, 0, 0, 1]).into());
+        Some(connection)
+    }
+
+    /// A client has closed its connection.
+    pub(super) fn close(&mut self, now: u64, connection: ConnectionId) {
+        let Some(life) = self.life.as_mut().filter(|_| connection.generation == self.incarnation as u32) else {
+            return;
+        };
+        let time = life.time(now);
+        life.coordinator.closed(time, connection, &mut life.out);
+        life.waiting.retain(|waiting| waiting.connection != connection);
+        self.collect(now, false);
+    }
+
+    /// A client's request; the reply comes later.
+    pub(super) fn request(&mut self, now: u64, connection: ConnectionId, bytes: &[u8]) {
+        let Some(life) = self.life.as_mut() else { return };
+        let (_, message) = Message::decode(bytes).expect("a test's requests are well-formed");
+        let time = life.time(now);
+        life.coordinator.request(time, connection, 1, &message, &mut life.out);
+        life.coordinator.delivered(connection, 1);
+        self.collect(now, false);
+        let life = self.life.as_mut().expect("it is alive");
+        let changes = life.given;
+        let codes = life.out.replies.drain(..);
+        life.waiting.extend(codes.map(|code| Waiting { changes, connection, code }));
+    }
+
+    /// Gives the coordinator's changes to the disk and to the replica.
+    fn collect(&mut self, now: u64, by_order: bool) {
+        let date = self.date(now);
+        let Some(life) = self.life.as_mut() else { return };
+        let entries = std::mem::take(&mut life.out.entries);
+        if let Some((store, ahead)) = self.disk.as_mut().filter(|_| !entries.is_empty()) {
+            let epoch = Epoch::new(life.time(now), date);
+            *ahead |= !by_order;
+            store.apply(&entries, epoch, date).expect("memory is a disk");
+        }
+        if !by_order {
+            life.given += entries.len() as u64;
+            life.to_fleet.extend(entries.into_iter().map(Told::Entry));
+        }
+        for connection in life.out.closes.drain(..) {
+            let time = Time(now.saturating_sub(life.begin) * 1_000_000);
+            let mut nothing = Out::default();
+            life.coordinator.closed(time, connection, &mut nothing);
+            assert!(nothing.entries.is_empty(), "a closed connection speaks for nobody");
+            life.waiting.retain(|waiting| waiting.connection != connection);
+            self.closed.push(connection);
+        }
+    }
+
+    /// One step of all threads of the node.
+    pub(super) fn step(&mut self, now: u64, rng: &mut Rng) {
+        if self.life.is_none() {
+            return;
+        }
+        self.step_coordinator(now, rng);
+        let at = self.moment(now);
+        let Some(life) = &mut self.life else { return };
+        if rng.u8(..4) > 0 {
+            life.step_fleet(now, at, rng);
+        }
+        self.conflicts += life.replica.take_conflicts().len();
+        // Replies.
+        let (kept, is_connected) = (life.replica.kept(), life.link.lease.is_some());
+        while let Some(waiting) =
+            life.waiting.pop_front_if(|waiting| !is_connected || waiting.changes <= kept && life.to_fleet.is_empty())
+        {
+            let Waiting { connection, code, .. } = waiting;
+            self.replies.push(Replied { connection, code, is_safe: is_connected });
+        }
+        if let Some((_, ahead)) = &mut self.disk {
+            *ahead = life.replica.is_ahead() || !life.to_fleet.is_empty();
+        }
+    }
+
+    fn moment(&self, now: u64) -> Moment {
+        let time = self.life.as_ref().map_or(Time::default(), |life| life.time(now));
+        Moment { now: time, epoch: Epoch::new(time, self.date(now)) }
+    }
+
+    fn step_coordinator(&mut self, now: u64, rng: &mut Rng) {
+        let members_cut = self.members_cut;
+        let Some(time) = self.life.as_ref().map(|life| life.time(now)) else { return };
+        while rng.bool()
+            && let Some(life) = &mut self.life
+            && let Some((number, order)) = life.to_coordinator.pop_front()
+        {
+            let fits = life.coordinator.obey(time, &order, &mut life.out);
+            assert!(fits || life.out.entries.is_empty(), "an order that does not fit did something: {order:?}");
+            self.collect(now, true);
+            let life = self.life.as_mut().expect("it is alive");
+            life.to_fleet.push_back(Told::Done(number, fits));
+        }
+        let life = self.life.as_mut().expect("it is alive");
+        life.check(now, members_cut);
+        life.coordinator.poll(time, &mut life.out);
+        self.collect(now, false);
+        let life = self.life.as_mut().expect("it is alive");
+        let Life { coordinator, to_fleet, was_blind, .. } = life;
+        coordinator.take_own_verdicts(100, |endpoint, verdicts| to_fleet.push_back(Told::Judged(endpoint, verdicts)));
+        if std::mem::replace(was_blind, coordinator.was_blind()) != *was_blind {
+            to_fleet.push_back(Told::Blind(*was_blind));
+        }
+    }
+
+    /// The store's side of the connection, and the way to it.
+    pub(super) fn step_link(&mut self, now: u64, etcd: &mut Etcd, rng: &mut Rng) {
+        let (up_cut, down_cut) = (self.up_cut, self.down_cut);
+        let Some(life) = &mut self.life else { return };
+        let link = &mut life.link;
+        while !up_cut && let Some((_, number, up)) = link.up.pop_front_if(|(at, ..)| *at <= now) {
+            let is_present = number == link.number;
+            let delay = now + rng.u64(1..30);
+            let down = match up {
+                Up::Open(known) => {
+                    let lease = etcd.grant(now, LEASE);
+                    let known = known.filter(|(_, life)| *life == etcd.life).map(|(revision, _)| revision);
+                    let events = known.map_or_else(|| etcd.list(), |revision| etcd.since(revision));
+                    if is_present {
+                        link.cursor = Some(etcd.revision);
+                        link.served = Some(lease);
+                    }
+                    let (revision, life) = (etcd.revision, etcd.life);
+                    Down::Opened { lease, revision, life, all: known.is_none(), events }
+                }
+                Up::KeepAlive => Down::Alive(link.served.is_some_and(|lease| etcd.keep_alive(lease, now, LEASE))),
+                Up::Transact(batch, lease) => Down::Done(etcd.transact(&batch, lease)),
+            };
+            if is_present {
+                link.down.push_back((delay, number, down));
+            }
+        }
+        if let Some(cursor) = link.cursor.filter(|cursor| *cursor < etcd.revision) {
+            link.down.push_back((now + rng.u64(1..30), link.number, Down::Events(etcd.since(cursor))));
+            link.cursor = Some(etcd.revision);
+        }
+        if down_cut {
+            // What is under way comes later, or with the connection's end never.
+            link.down.iter_mut().for_each(|(at, ..)| *at = (*at).max(now + 1));
+        }
+    }
+
+    pub(super) fn lbs(&mut self, now: u64) -> Vec<LbRow> {
+        let Some(life) = self.life.as_mut() else { return Vec::new() };
+        let page = Page { after: Cursor::default(), limit: 1000 };
+        let time = life.time(now);
+        match life.coordinator.answer(time, Ask::LoadBalancers(Filter::default(), page), &mut life.out) {
+            Answer::LoadBalancers(rows) => rows.rows,
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn members(&mut self, now: u64) -> Vec<MemberRow> {
+        let Some(life) = self.life.as_mut() else { return Vec::new() };
+        let page = Page { after: Cursor::default(), limit: 1000 };
+        let time = life.time(now);
+        match life.coordinator.answer(time, Ask::Members(Filter::default(), page), &mut life.out) {
+            Answer::Members(rows) => rows.rows,
+            _ => Vec::new(),
+        }
+    }
+
+    /// What the operator does.
+    pub(super) fn act(&mut self, now: u64, act: gwm::coordinator::Act) {
+        let Some(life) = self.life.as_mut() else { return };
+        let time = life.time(now);
+        life.coordinator.answer(time, Ask::Act(act), &mut life.out);
+        self.collect(now, false);
+    }
+
+    /// The operator's words in force: number, and what the word says.
+    pub(super) fn words(&mut self, now: u64) -> Vec<String> {
+        let Some(life) = self.life.as_mut() else { return Vec::new() };
+        let time = life.time(now);
+        match life.coordinator.answer(time, Ask::Words, &mut life.out) {
+            Answer::Words(words) => words.iter().map(|word| format!("{} {word}", word.number)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn share(&self) -> usize {
+        self.life.as_ref().map_or(0, |life| life.coordinator.share())
+    }
+
+    pub(super) fn status(&self) -> Option<fleet::Status> {
+        Some(self.life.as_ref()?.replica.status())
+    }
+}
+
+impl Life {
+    fn time(&self, now: u64) -> Time {
+        Time((now - self.begin) * 1_000_000)
+    }
+
+    /// The checks of a shard: all members answer, if the network lets them.
+    fn check(&mut self, now: u64, cut: bool) {
+        while self.coordinator.has_watch_orders() {
+            for order in self.coordinator.take_watch_orders().collect::<Vec<_>>() {
+                match order.endpoint {
+                    Some(endpoint) => {
+                        let check = Check { watch: order.watch, at: now + INTERVAL, failed: 0, told: None };
+                        self.checks.insert(endpoint, check);
+                    }
+                    None => self.checks.retain(|_, check| check.watch != order.watch),
+                }
+            }
+        }
+        let mut judgements = Vec::new();
+        for check in self.checks.values_mut().filter(|check| check.at <= now) {
+            check.at = now + INTERVAL;
+            check.failed = if cut { check.failed + 1 } else { 0 };
+            let up = !cut;
+            if check.told != Some(up) && (up || check.failed >= 3) {
+                check.told = Some(up);
+                let watch = check.watch;
+                judgements.push(Judgement { watch, verdicts: verdicts(up), answers: up, turn: None });
+            }
+        }
+        self.coordinator.judge(self.time(now), &judgements);
+    }
+
+    /// The thread beside the store.
+    fn step_fleet(&mut self, now: u64, at: Moment, rng: &mut Rng) {
+        while rng.u8(..8) > 0
+            && let Some(told) = self.to_fleet.pop_front()
+        {
+            match told {
+                Told::Entry(entry) => self.replica.local(&entry, at),
+                Told::Done(number, fits) => self.replica.done(number, fits),
+                Told::Judged(endpoint, verdicts) => self.replica.judged(endpoint, verdicts),
+                Told::Blind(blind) => self.replica.set_blind(blind),
+            }
+        }
+        self.step_session(now, at, rng);
+        while self.to_coordinator.len() < ORDERS
+            && let Some(order) = self.replica.next_order(at)
+        {
+            self.to_coordinator.push_back(order);
+        }
+        let link = &mut self.link;
+        if let (Some(lease), None) = (link.lease, &link.in_flight) {
+            let is_window = now >= self.window_at;
+            if is_window {
+                self.window_at = now + 100;
+            }
+            if let Some(batch) = self.replica.next_batch(is_window) {
+                link.up.push_back((now + rng.u64(1..30), link.number, Up::Transact(batch.clone(), lease)));
+                link.in_flight = Some(batch);
+            }
+        }
+    }
+
+    fn step_session(&mut self, now: u64, at: Moment, rng: &mut Rng) {
+        while let Some((_, number, down)) = self.link.down.pop_front_if(|(due, ..)| *due <= now) {
+            if number != self.link.number {
+                continue;
+            }
+            self.link.heard_at = now;
+            match down {
+                Down::Opened { lease, revision, life, all, events } => {
+                    self.link.lease = Some(lease);
+                    if all {
+                        self.replica.begin_listing(life);
+                    }
+                    events.into_iter().for_each(|event| self.see(event, at));
+                    if all {
+                        self.replica.end_listing(revision, at);
+                    }
+                    self.link.known = Some((revision, life));
+                    self.replica.set_connected(true);
+                }
+                Down::Alive(true) => {}
+                Down::Alive(false) => return self.lose(rng),
+                Down::Done(revision) => {
+                    if let Some(batch) = self.link.in_flight.take() {
+                        match revision {
+                            Some(revision) => self.replica.committed(&batch, revision),
+                            None => self.replica.refused(&batch),
+                        }
+                    }
+                }
+                Down::Events(events) => {
+                    for event in events {
+                        if let Some((known, _)) = &mut self.link.known {
+                            *known = event.revision;
+                        }
+                        self.see(event, at);
+                    }
+                }
+            }
+        }
+        let link = &mut self.link;
+        if !link.is_open {
+            let known = link.known.filter(|_| rng.bool());
+            (link.is_open, link.number) = (true, link.number + 1);
+            (link.heard_at, link.asked_at, link.cursor) = (now, now, None);
+            link.up.push_back((now + rng.u64(1..30), link.number, Up::Open(known)));
+        } else if now > link.heard_at + LEASE {
+            self.lose(rng);
+        } else if now > link.asked_at + LEASE / 4 {
+            link.asked_at = now;
+            link.up.push_back((now + rng.u64(1..30), link.number, Up::KeepAlive));
+        }
+    }
+
+    fn see(&mut self, event: Event, at: Moment) {
+        match event.value {
+            Some(value) => self.replica.put(&event.key, &value, event.revision, at),
+            None => self.replica.delete(&event.key, event.revision),
+        }
+    }
+
+    /// The connection to the store is lost. Requests that are under way may still come there.
+    fn lose(&mut self, rng: &mut Rng) {
+        let link = &mut self.link;
+        (link.is_open, link.lease, link.served, link.cursor) = (false, None, None, None);
+        link.up.retain(|(_, _, up)| matches!(up, Up::Transact(..)) && rng.bool());
+        link.down.clear();
+        self.replica.set_connected(false);
+        if let Some(batch) = link.in_flight.take() {
+            self.replica.refused(&batch);
+        }
+    }
+}
