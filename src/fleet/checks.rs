@@ -8,7 +8,10 @@ use crate::{judgement::Verdicts, sasp::Endpoint};
 /// News of other nodes that go to the coordinator together, at most.
 const NEWS: usize = 4096;
 
-/// Buckets by node.
+/// What has changed on endpoints.
+type News = Vec<(Endpoint, Option<Verdicts>)>;
+
+/// Buckets by number.
 type Buckets = BTreeMap<u16, BTreeMap<Endpoint, Verdicts>>;
 
 /// All verdicts.
@@ -87,7 +90,7 @@ impl Checks {
     }
 
     /// The next news of another node.
-    pub(super) fn next_news(&mut self) -> Option<(Box<str>, Vec<(Endpoint, Option<Verdicts>)>)> {
+    pub(super) fn next_news(&mut self) -> Option<(Box<str>, News)> {
         let mut entry = self.news.first_entry()?;
         let node = entry.key().clone();
         let later = match entry.get().keys().nth(NEWS).copied() {

@@ -298,7 +298,7 @@ mod tests {
     fn a_difference_makes_one_version_from_another() {
         let mut random = fastrand::Rng::with_seed(5);
         for _ in 0..2000 {
-            let mut some = |random: &mut fastrand::Rng| {
+            let some = |random: &mut fastrand::Rng| {
                 let mut letters: Vec<char> = ('a'..='g').filter(|_| random.bool()).collect();
                 random.shuffle(&mut letters);
                 let words = letters

@@ -220,7 +220,7 @@ pub(super) fn bucket(endpoint: &Endpoint) -> u16 {
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    put_short(out, text[..text.floor_char_boundary(u8::MAX.into())].as_bytes());
+    put_short(out, &text.as_bytes()[..text.floor_char_boundary(u8::MAX.into())]);
 }
 
 fn read_text(fields: &mut Fields<'_>, what: &'static str) -> Result<Box<str>> {

@@ -356,11 +356,11 @@ impl World {
     }
 
     fn take_replies(&mut self) {
-        for at in 0..self.nodes.len() {
+        for (at, name) in NAMES.into_iter().enumerate() {
             for connection in std::mem::take(&mut self.nodes[at].closed) {
                 let closed = self.clients.iter().position(|client| client.at == Some((at, connection)));
                 if let Some(client) = closed {
-                    self.note(|| format!("{} closes a connection of {:?}", NAMES[at], LBS.get(client)));
+                    self.note(|| format!("{name} closes a connection of {:?}", LBS.get(client)));
                     self.lose(client);
                 }
             }
@@ -369,7 +369,7 @@ impl World {
                 let Some(client) = asker else { continue };
                 let Some(Asked { membership, registers }) = self.clients[client].asked.take() else { continue };
                 let lb = self.clients[client].lb;
-                self.note(|| format!("{} answers {:02X}, safe {}", NAMES[at], reply.code, reply.is_safe));
+                self.note(|| format!("{name} answers {:02X}, safe {}", reply.code, reply.is_safe));
                 let Some(membership) = membership else { continue };
                 let by_lb = lb.is_some();
                 if !reply.is_safe {
@@ -386,15 +386,15 @@ impl World {
     /// No farm is shown as down as a whole: all members answer.
     fn check_farms(&mut self) -> Result<(), String> {
         let at = self.rng.usize(..self.nodes.len());
-        let mut farms: BTreeMap<(Box<[u8]>, Box<[u8]>), (u32, u32)> = BTreeMap::new();
+        let mut farms: BTreeMap<[Box<[u8]>; 2], (u32, u32)> = BTreeMap::new();
         for row in self.nodes[at].members(self.now) {
-            let farm = farms.entry((row.lb_uid, row.group)).or_default();
+            let farm = farms.entry([row.lb_uid, row.group]).or_default();
             farm.0 += 1;
             farm.1 += u32::from(!row.entry.flags.contains(EntryFlags::CONTACT));
         }
         match farms.into_iter().find(|(_, (members, down))| *members >= 3 && members == down) {
             None => Ok(()),
-            Some(((lb, group), _)) => {
+            Some(([lb, group], _)) => {
                 let names = (lb.escape_ascii().to_string(), group.escape_ascii().to_string());
                 Err(format!("{} shows all of {names:?} down", NAMES[at]))
             }
@@ -432,10 +432,10 @@ impl World {
     /// Two nodes that show something different, if there are such.
     fn difference(&mut self) -> Option<String> {
         let first = self.shown(0);
-        for at in 1..self.nodes.len() {
+        for (at, name) in NAMES.iter().enumerate().skip(1) {
             let other = self.shown(at);
             if other != first {
-                return Some(format!("{}\n{first:#?}\n{}\n{other:#?}", NAMES[0], NAMES[at]));
+                return Some(format!("{}\n{first:#?}\n{name}\n{other:#?}", NAMES[0]));
             }
         }
         for node in &self.nodes {

@@ -55,6 +55,7 @@ const PURE: &[&str] = &[
     "bytes",
     "foldhash::fast::FixedState",
     "hashbrown",
+    "lz4_flex::block",
     "percent_encoding",
     "regex::bytes::Regex",  // bounded where it is made
     "rustls::ClientConfig", // kept for the runtime
