@@ -47,8 +47,9 @@ struct Promise {
     is_there: Option<bool>,
     /// The store had it.
     is_safe: bool,
-    /// Which node promised.
+    /// Which node promised, and when.
     node: usize,
+    at: u64,
     by_lb: bool,
 }
 
@@ -76,8 +77,8 @@ pub(super) struct World {
     nodes: Vec<Node>,
     clients: Vec<Client>,
     promises: BTreeMap<Membership, Promise>,
-    /// Some change of these was done by a node without the store, or perhaps: another node's registration may stay beside
-    /// a deregistration that came later.
+    /// Some change of these was done by a node without the store, or perhaps, or by nodes that had not heard of each other:
+    /// a registration stays if the node that removed the member had not seen it.
     unsure: BTreeSet<Membership>,
     /// A node died while its state on disk was ahead of the store: what it has stays, also if it was removed meanwhile.
     is_union: bool,
@@ -372,12 +373,14 @@ impl World {
                 self.note(|| format!("{name} answers {:02X}, safe {}", reply.code, reply.is_safe));
                 let Some(membership) = membership else { continue };
                 let by_lb = lb.is_some();
-                if !reply.is_safe {
+                let before = self.promises.get(&membership).copied().unwrap_or_default();
+                let just_before = before.node != at && before.at + LEASE + 1000 > self.now;
+                if !reply.is_safe || just_before {
                     self.unsure.insert(membership);
                 }
                 let done = reply.code == 0x00;
                 let is_there = done.then_some(registers);
-                let promise = Promise { is_there, is_safe: reply.is_safe, node: at, by_lb };
+                let promise = Promise { is_there, is_safe: reply.is_safe, node: at, at: self.now, by_lb };
                 self.promises.insert(membership, promise);
             }
         }
