@@ -5,7 +5,7 @@
 //! orders for the coordinator.
 //!
 //! Of each row the replica knows three versions: `mine`, which the coordinator has; `etcd`, which the store has; and
-//! `base`, which both had last. If they differ, the replica merges them ([`merge`]): what the coordinator lacks becomes an
+//! `base`, which both had last. If they differ, the replica merges them (`merge`): what the coordinator lacks becomes an
 //! order, and what the store lacks is written, if the store's row is still the one that was merged. A conflict, the time
 //! after a cut, and normal work are the same path.
 //!
