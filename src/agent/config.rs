@@ -32,7 +32,7 @@ const FILE_BYTES: u64 = 1 << 20;
 /// The range of a check's interval and timeout.
 pub const CHECK_TIMES: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 
-/// The range of the drain time and the quiesce time.
+/// The range of the drain time, the idle time and the quiesce time.
 pub const LEAVE_TIMES: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 
 /// The highest number of checks in a row.
@@ -69,6 +69,8 @@ pub struct Given {
     pub opaque: Option<Opaque>,
     /// See [`ServiceSettings::drain_time`].
     pub drain_time: Option<Duration>,
+    /// See [`ServiceSettings::idle_time`].
+    pub idle_time: Option<Duration>,
     /// See [`ServiceSettings::quiesce_time`].
     pub quiesce_time: Option<Duration>,
     /// See [`ServiceSettings::telling`].
@@ -155,6 +157,7 @@ struct FileService {
     on_down: Option<Spanned<String>>,
     opaque_state: Option<Spanned<FileOpaque>>,
     drain_time: Option<Spanned<String>>,
+    idle_time: Option<Spanned<String>>,
     quiesce_time: Option<Spanned<String>>,
     load: Option<load::given::Table>,
     agent_listen: Option<Spanned<Several>>,
@@ -240,6 +243,7 @@ impl FileService {
                 FileOpaque::Text(text) => Opaque::parse(&text),
             })?,
             drain_time: value(self.drain_time, leave_time)?,
+            idle_time: value(self.idle_time, leave_time)?,
             quiesce_time: value(self.quiesce_time, leave_time)?,
             telling: answers::given::Given {
                 load: self.load.map_or_else(|| Ok(Default::default()), load::given::Table::given)?,
@@ -286,6 +290,7 @@ impl Given {
             quiesce_when_down: self.quiesce_when_down.or(flags.quiesce_when_down),
             opaque: self.opaque.or_else(|| flags.opaque.clone()),
             drain_time: self.drain_time.or(flags.drain_time),
+            idle_time: self.idle_time.or(flags.idle_time),
             quiesce_time: self.quiesce_time.or(flags.quiesce_time),
             telling: self.telling.or(&flags.telling),
         }
@@ -347,6 +352,7 @@ impl Given {
             quiesce_when_down: self.quiesce_when_down.unwrap_or(false),
             opaque: self.opaque.unwrap_or(Opaque::Number(0)),
             drain_time: self.drain_time.unwrap_or(Duration::from_secs(30)),
+            idle_time: self.idle_time.unwrap_or(Duration::from_secs(10)),
             quiesce_time: self.quiesce_time.unwrap_or(Duration::from_secs(2)),
             telling: self.telling.settings()?,
         })

@@ -40,7 +40,11 @@ const SOCKETS: usize = 256;
 #[serde(tag = "ask", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Question {
     /// How the services are.
-    Status,
+    Status {
+        /// The service; all without it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+    },
     /// No new work for a service, or all.
     Quiesce {
         /// The service; all without it.
@@ -82,6 +86,9 @@ pub struct Shown {
     pub members: Vec<String>,
     /// Its open connections; nothing if they can not be counted.
     pub connections: Option<u64>,
+    /// Those of them that are idle.
+    #[serde(default)]
+    pub idle_connections: Option<u64>,
     /// The opaque state.
     pub opaque_state: u8,
     /// Its process, if known.
@@ -107,14 +114,20 @@ pub struct ShownGwm {
     pub waits: Option<String>,
 }
 
+/// Counts the connections of the services that have some.
+fn count(services: &[&Arc<Service>]) {
+    let has_places = |service: &&&Arc<Service>| !service.settings.places().is_empty();
+    let services: Vec<_> = services.iter().filter(has_places).collect();
+    let wanted: Vec<_> = services.iter().map(|service| service.settings.connections()).collect();
+    // An old count would be waited for in vain.
+    let counted = connections::count(&wanted).unwrap_or_default();
+    for (at, service) in services.iter().enumerate() {
+        service.change(|state| state.connections = counted.get(at).copied());
+    }
+}
+
 fn shown(service: &Service) -> Shown {
     let ServiceSettings { name, members, quiesce_time, .. } = &service.settings;
-    let places = service.settings.places();
-    if !places.is_empty() {
-        // An old count would be waited for in vain.
-        let open = connections::count(&places).ok();
-        service.change(|state| state.connections = open);
-    }
     let state = service.state();
     let seconds = |by_hand: &ByHand| by_hand.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     // A clock that was set back counts as no time.
@@ -132,7 +145,8 @@ fn shown(service: &Service) -> Shown {
         reason: state.reason().to_owned(),
         quiesced_since: state.by_hand.as_ref().map(seconds),
         members: members.iter().map(ToString::to_string).collect(),
-        connections: state.connections,
+        connections: state.connections.map(|open| open.all),
+        idle_connections: state.connections.map(|open| open.idle),
         opaque_state: state.opaque,
         process: service.process(),
         settled: state.is_told() && !state.resumes && state.by_hand.as_ref().is_none_or(lasts),
@@ -159,14 +173,15 @@ pub fn resume(service: &Service, store: &Store) {
 /// Answers a question.
 pub fn answer(question: &Question, services: &[Arc<Service>], store: &Store) -> Answer {
     let name = match question {
-        Question::Status => None,
-        Question::Quiesce { service, .. } | Question::Resume { service } => service.as_ref(),
+        Question::Status { service } | Question::Quiesce { service, .. } | Question::Resume { service } => {
+            service.as_ref()
+        }
     };
     let meant = |service: &&Arc<Service>| name.is_none_or(|name| *name == service.settings.name);
     let stays = |service: &Service| service.with(|state| state.leaving == Leaving::No);
     let meant: Vec<_> = services.iter().filter(meant).collect();
     match question {
-        Question::Status => {}
+        Question::Status { .. } => {}
         Question::Quiesce { reason, .. } => {
             meant.iter().filter(|service| stays(service)).for_each(|service| quiesce(service, store, reason));
         }
@@ -174,6 +189,7 @@ pub fn answer(question: &Question, services: &[Arc<Service>], store: &Store) -> 
             meant.iter().filter(|service| stays(service)).for_each(|service| resume(service, store));
         }
     }
+    count(&meant);
     let services = meant.iter().map(|service| shown(service)).collect();
     Answer { process: std::process::id(), found: meant.len(), services }
 }
@@ -282,7 +298,7 @@ mod tests {
         fs::create_dir(&directory).unwrap();
         // As a socket that is removed after the directory was read: it is listed, and nothing is there.
         std::os::unix::fs::symlink("nothing", directory.join("1.sock")).unwrap();
-        assert_eq!(ask_all(&directory, &Question::Status).unwrap(), []);
+        assert_eq!(ask_all(&directory, &Question::Status { service: None }).unwrap(), []);
         fs::remove_dir_all(&directory).unwrap();
     }
 }

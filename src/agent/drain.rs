@@ -35,14 +35,14 @@ impl Drain {
         self.told.is_some_and(|told| now.since(told) >= settings.quiesce_time)
     }
 
-    /// Whether the service is still to be waited for. `told` says whether all GWMs have heard of the quiesce; `open` has its
-    /// open connections, or `None` if they can not be counted.
+    /// Whether the service is still to be waited for. `told` says whether all GWMs have heard of the quiesce; `busy` has its
+    /// connections that are not idle, or `None` if they can not be counted.
     pub(super) fn step(
         &mut self,
         now: Time,
         settings: &ServiceSettings,
         told: bool,
-        open: Option<u64>,
+        busy: Option<u64>,
     ) -> Option<Drained> {
         if told {
             self.told.get_or_insert(now);
@@ -50,7 +50,7 @@ impl Drain {
         if now.since(self.began) >= settings.drain_time.max(settings.quiesce_time) {
             return Some(Drained::TimeOut);
         }
-        match open {
+        match busy {
             _ if !self.counts(now, settings) => None,
             Some(0) => Some(Drained::Empty),
             Some(_) => None,

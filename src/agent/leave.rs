@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     claims::Claims,
-    connections,
+    connections::{self, Open},
     drain::{Drain, Drained},
     service::{Leaving, Service},
 };
@@ -68,6 +68,7 @@ impl Departure {
     /// Looks at each service; whether all have left.
     pub(super) fn step(&mut self, claims: &Claims) -> bool {
         let now = Time::default() + self.began.elapsed();
+        self.count(now);
         for leaver in &mut self.services {
             // Another agent may have come meanwhile.
             if leaver.drain.is_some() && !self.all && !leaver.each_member(|member| claims.is_alone(member)) {
@@ -75,15 +76,9 @@ impl Departure {
             }
             let Some(drain) = &mut leaver.drain else { continue };
             let service = Arc::clone(&leaver.service);
-            let places = service.settings.places();
-            if drain.counts(now, &service.settings) && !places.is_empty() {
-                let open = connections::count(&places);
-                leaver.fault = open.as_ref().err().map(ToString::to_string);
-                service.change(|state| state.connections = open.ok());
-            }
             let (told, registered, open) =
                 service.with(|state| (state.is_told(), state.may_be_registered(), state.connections));
-            let drained = drain.step(now, &service.settings, told, open);
+            let drained = drain.step(now, &service.settings, told, open.map(Open::busy));
             // A service that is registered nowhere gets no work through this agent. One that has not answered yet may be
             // registered: an earlier life of this agent did so.
             let idle = told && !registered;
@@ -94,13 +89,17 @@ impl Departure {
             let name = &service.settings.name;
             match (drained, open) {
                 _ if idle => tracing::info!(service = name, "it is registered nowhere"),
+                (Some(Drained::Empty), Some(Open { idle: idle @ 1.., .. })) => {
+                    tracing::info!(service = name, seconds, idle, "its connections are gone or idle");
+                }
                 (Some(Drained::Empty), _) => tracing::info!(service = name, seconds, "its connections are gone"),
                 (Some(Drained::Uncounted), _) => {
                     let fault = leaver.fault.as_deref().unwrap_or("they are not TCP");
                     tracing::info!(service = name, seconds, "its connections can not be counted: {fault}");
                 }
                 (_, open) => {
-                    tracing::warn!(service = name, seconds, open, "its connections are not waited for any more")
+                    let busy = open.map(Open::busy);
+                    tracing::warn!(service = name, seconds, busy, "its connections are not waited for any more");
                 }
             }
             if leaver.each_member(|member| claims.take(member)) || self.all {
@@ -128,6 +127,22 @@ impl Departure {
             tracing::warn!("a GWM has not answered the deregistration");
         }
         done || late
+    }
+
+    /// Counts the connections of all services that wait for their end.
+    fn count(&mut self, now: Time) {
+        let waits = |leaver: &&mut Leaver| {
+            let Leaver { service, drain, .. } = leaver;
+            drain.is_some_and(|drain| drain.counts(now, &service.settings)) && !service.settings.places().is_empty()
+        };
+        let mut leavers: Vec<_> = self.services.iter_mut().filter(waits).collect();
+        let wanted: Vec<_> = leavers.iter().map(|leaver| leaver.service.settings.connections()).collect();
+        let counted = connections::count(&wanted);
+        for (at, leaver) in leavers.iter_mut().enumerate() {
+            leaver.fault = counted.as_ref().err().map(ToString::to_string);
+            let open = counted.as_ref().ok().and_then(|counted| counted.get(at).copied());
+            leaver.service.change(|state| state.connections = open);
+        }
     }
 
     /// The most that a departure can last.

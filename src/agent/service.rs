@@ -10,7 +10,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::{opaque::Opaque, settings::ServiceSettings};
+use super::{connections::Open, opaque::Opaque, settings::ServiceSettings};
 
 /// A service, as all threads of the agent share it.
 pub struct Service {
@@ -38,7 +38,7 @@ pub struct State {
     /// Whether it leaves.
     pub leaving: Leaving,
     /// Its open connections, as counted last; `None` before the first count, and if they can not be counted.
-    pub connections: Option<u64>,
+    pub connections: Option<Open>,
     /// The opaque state of its memberships.
     pub opaque: u8,
     /// How often a person or the agent has said that it leaves, is quiesced or resumed.

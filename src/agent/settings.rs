@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{answers::given, check::Check, opaque::Opaque};
+use super::{answers::given, check::Check, connections::Wanted, opaque::Opaque};
 use crate::sasp::{Endpoint, component::TCP};
 
 /// A service.
@@ -28,6 +28,8 @@ pub struct ServiceSettings {
     pub opaque: Opaque,
     /// How long it waits, from its quiesce on, for the end of its connections.
     pub drain_time: Duration,
+    /// A connection that is silent for so long, after an answer, is idle, and is not waited for; none if this is zero.
+    pub idle_time: Duration,
     /// How long load balancers get to hear of its quiesce before its connections are counted.
     pub quiesce_time: Duration,
     /// What is told to those who ask.
@@ -35,6 +37,11 @@ pub struct ServiceSettings {
 }
 
 impl ServiceSettings {
+    /// Which connections are its own.
+    pub fn connections(&self) -> Wanted {
+        Wanted { places: self.places(), idle_after: self.idle_time }
+    }
+
     /// Where it listens for TCP on this host.
     pub fn places(&self) -> Vec<SocketAddr> {
         let of_members = || {

@@ -1,20 +1,24 @@
 //! What `gwm agent` reads: the kernel's lists of sockets, its file, questions on its socket, answers of services.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use crate::agent::{
     check,
     config::{self, Given},
-    connections, control,
+    connections::{self, Count, Wanted},
+    control,
     quiesced::{self, Row},
 };
 
 /// Any answer of the kernel is counted or refused, and no more connections are found than fit.
 pub fn agent_sockets(bytes: &[u8]) {
-    let everywhere: Vec<SocketAddr> = vec![([0, 0, 0, 0], 80).into(), ([127, 0, 0, 1], 0).into()];
-    if let Ok((count, _)) = connections::read_answer(bytes, &everywhere) {
+    let places: Vec<SocketAddr> = vec![([0, 0, 0, 0], 80).into(), ([127, 0, 0, 1], 0).into()];
+    let wanted = [Wanted { places, idle_after: Duration::from_millis(1) }];
+    let mut count = Count::new(&wanted);
+    if connections::read_answer(bytes, &mut count).is_ok() {
+        let found = count.found()[0];
         // A header of 16 bytes, and 24 bytes up to the address.
-        assert!(count <= bytes.len() as u64 / 40);
+        assert!(found.all <= bytes.len() as u64 / 40 && found.idle <= found.all);
     }
     for line in bytes.split(|byte| *byte == b'\n') {
         let line = String::from_utf8_lossy(line);

@@ -102,7 +102,7 @@ fn reading(site: &Site) -> Reading {
         for (metric, value) in [
             (&UP, Some(u64::from(condition == Condition::Up))),
             (&QUIESCED, Some(quiesced.into())),
-            (&CONNECTIONS, state.connections),
+            (&CONNECTIONS, state.connections.map(|open| open.all)),
             (&MEMBERSHIPS, Some(sum(|gwm| gwm.memberships))),
             (&REGISTERED, Some(sum(|gwm| gwm.registered))),
         ] {

@@ -28,6 +28,7 @@ fn a_service_says_what_differs_from_the_flags() {
         opaque_state = 7
         drain_time = "1m"
         quiesce_time = "0s"
+        idle_time = "3s"
     "#;
     let services = read(text).unwrap();
     let web = &services[0];
@@ -42,6 +43,7 @@ fn a_service_says_what_differs_from_the_flags() {
     assert_eq!((api.check.kind.clone(), api.check.fall), (Kind::Http("/health".into()), 5));
     assert_eq!(api.check.timeout, Duration::from_millis(500));
     assert!(api.quiesce_when_down && api.opaque == Opaque::Number(7) && api.quiesce_time.is_zero());
+    assert_eq!((web.idle_time.as_secs(), api.idle_time.as_secs()), (10, 3));
     assert_eq!(api.places(), ["127.0.0.1:8081".parse().unwrap()]);
 }
 

@@ -172,6 +172,11 @@ struct ServiceArgs {
     /// How long a service that leaves waits for the end of its connections: 0s to 24h, from its quiesce on
     #[arg(long, env = "GWM_DRAIN_TIME", value_name = "DURATION", default_value = "30s", value_parser = duration(LEAVE_TIMES))]
     drain_time: Duration,
+    /// A connection is idle, and not waited for, if the service was the last to send and nothing was sent or received for
+    /// so long: load balancers keep connections for later requests. Longer than the service is silent within a request: 0s
+    /// (none is idle) to 24h
+    #[arg(long, env = "GWM_IDLE_TIME", value_name = "DURATION", default_value = "10s", value_parser = duration(LEAVE_TIMES))]
+    idle_time: Duration,
     /// How long load balancers get to hear of a quiesce before connections are counted: 0s to 24h. One that gets pushes
     /// hears within the GWM's push window, 100ms; one that asks, within its poll interval
     #[arg(long, env = "GWM_QUIESCE_TIME", value_name = "DURATION", default_value = "2s", value_parser = duration(LEAVE_TIMES))]
@@ -197,6 +202,7 @@ impl ServiceArgs {
             quiesce_when_down: Some(self.on_down),
             opaque: Some(self.opaque_state),
             drain_time: Some(self.drain_time),
+            idle_time: Some(self.idle_time),
             quiesce_time: Some(self.quiesce_time),
             telling: self.telling.given(),
         }

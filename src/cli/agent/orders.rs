@@ -22,7 +22,7 @@ pub(super) struct StatusArgs {
     #[command(flatten)]
     directory: Directory,
     /// Print one JSON object: {agents: [{process, services: [{service, state, reason, quiesced_since, members, connections,
-    /// opaque_state, process, settled, gwms: [{gwm, connected, registered, memberships, waits}]}]}]}
+    /// idle_connections, opaque_state, process, settled, gwms: [{gwm, connected, registered, memberships, waits}]}]}]}
     #[arg(long, env = "GWM_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
 }
@@ -37,7 +37,7 @@ pub(super) struct QuiesceArgs {
     #[arg(long, env = "GWM_REASON_TEXT", value_name = "TEXT", default_value = "")]
     reason: String,
     /// Wait at most so long until all GWMs have heard it, load balancers had time to hear of it, and the service has no
-    /// connections: 0s to 24h
+    /// connections but idle ones: 0s to 24h
     #[arg(long, env = "GWM_AGENT_WAIT", value_name = "DURATION", value_parser = duration(LEAVE_TIMES))]
     wait: Option<Duration>,
     #[command(flatten)]
@@ -75,7 +75,7 @@ fn order(directory: &Path, question: &Question, service: Option<&str>) -> Result
 /// Runs `gwm agent status`.
 pub(super) fn status(args: StatusArgs) -> Result<(), Failure> {
     let directory = args.directory.path();
-    let answers = ask(&directory, &Question::Status)?;
+    let answers = ask(&directory, &Question::Status { service: None })?;
     let mut out = io::stdout().lock();
     if args.json {
         let json = serde_json::json!({ "agents": answers });
@@ -92,6 +92,9 @@ pub(super) fn status(args: StatusArgs) -> Result<(), Failure> {
         }
         if let Some(connections) = service.connections {
             write!(out, ", {connections} connections")?;
+        }
+        if let Some(idle @ 1..) = service.idle_connections {
+            write!(out, " ({idle} idle)")?;
         }
         writeln!(out, ", {}", service.members.join(", "))?;
         for gwm in &service.gwms {
@@ -112,7 +115,7 @@ pub(super) fn quiesce(args: QuiesceArgs) -> Result<(), Failure> {
     let question = Question::Quiesce { service: args.service.clone(), reason: args.reason };
     let mut services = order(&directory, &question, args.service.as_deref())?;
     if let Some(wait) = args.wait {
-        let busy = |shown: &Shown| !shown.settled || shown.connections.is_some_and(|count| count > 0);
+        let busy = |shown: &Shown| !shown.settled || shown.connections > shown.idle_connections;
         await_all(&directory, &mut services, args.service.as_deref(), wait, busy, "not drained in time")?;
     }
     say(&services, "quiesced")
@@ -128,6 +131,7 @@ fn await_all(
     late: &str,
 ) -> Result<(), Failure> {
     let until = Instant::now() + wait;
+    let question = Question::Status { service: service.map(str::to_owned) };
     let meant = |shown: &Shown| service.is_none_or(|name| *name == shown.service);
     while services.iter().any(&busy) {
         if Instant::now() >= until {
@@ -135,7 +139,7 @@ fn await_all(
             return Err(Failure::Failed(format!("{late}: {}", left.join(", "))));
         }
         thread::sleep(ASK_EVERY);
-        let answers = ask(directory, &Question::Status)?;
+        let answers = ask(directory, &question)?;
         *services = answers.into_iter().flat_map(|answer| answer.services).filter(meant).collect();
     }
     Ok(())

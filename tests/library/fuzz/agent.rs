@@ -16,7 +16,14 @@ fn agent_sockets() {
         _ => {
             let mut answer = Vec::new();
             for _ in 0..rng.usize(..4) {
-                let mut body = bytes(rng, 80);
+                let mut body = bytes(rng, 150);
+                if body.len() > 76 && rng.bool() {
+                    // Times, and no bytes in flight.
+                    body[56..64].fill(0);
+                    let rest = body.len() as u16 - 72;
+                    body[72..74].copy_from_slice(&rest.saturating_sub(rng.u16(..3)).to_ne_bytes());
+                    body[74..76].copy_from_slice(&rng.u16(1..4).to_ne_bytes());
+                }
                 if let Some([family, state, ..]) = body.first_chunk_mut::<6>() {
                     (*family, *state) = (*rng.choice(&[2, 10, 7]).expect("a list"), rng.u8(..12));
                 }

@@ -5,6 +5,7 @@ mod child;
 mod farm;
 mod fleet;
 mod hand;
+mod idle;
 mod life;
 mod overload;
 mod systemd;
