@@ -205,6 +205,11 @@ pub struct Streak {
 }
 
 impl Streak {
+    /// Of a service that is up, or not.
+    pub fn new(up: bool) -> Streak {
+        Streak { up, against: 0 }
+    }
+
     /// Takes a result; says what counts from now on, if that is something else than before.
     pub fn take(&mut self, good: bool, check: &Check) -> Option<bool> {
         if good == self.up {

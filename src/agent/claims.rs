@@ -74,6 +74,11 @@ impl Claims {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where the files are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Opens and locks the files of a service's endpoints. What the system does not give is not kept; the error says so
     /// once.
     pub fn add(&self, endpoints: impl IntoIterator<Item = Endpoint>) -> io::Result<()> {

@@ -104,7 +104,9 @@ pub(crate) struct Count<'a> {
 impl<'a> Count<'a> {
     pub(crate) fn new(wanted: &'a [Wanted]) -> Count<'a> {
         let mut ports: HashMap<u16, Vec<(IpAddr, usize)>> = HashMap::new();
-        for (at, place) in wanted.iter().enumerate().flat_map(|(at, one)| one.places.iter().map(move |place| (at, place))) {
+        for (at, place) in
+            wanted.iter().enumerate().flat_map(|(at, one)| one.places.iter().map(move |place| (at, place)))
+        {
             ports.entry(place.port()).or_default().push((place.ip().to_canonical(), at));
         }
         Count { wanted, ports, found: vec![Open::default(); wanted.len()] }

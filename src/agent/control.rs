@@ -20,6 +20,7 @@ use super::{
     connections,
     quiesced::{self, Store},
     service::{AtGwm, ByHand, Leaving, Service},
+    services::Services,
     settings::ServiceSettings,
 };
 
@@ -171,7 +172,7 @@ pub fn resume(service: &Service, store: &Store) {
 }
 
 /// Answers a question.
-pub fn answer(question: &Question, services: &[Arc<Service>], store: &Store) -> Answer {
+pub fn answer(question: &Question, services: &Services, store: &Store) -> Answer {
     let name = match question {
         Question::Status { service } | Question::Quiesce { service, .. } | Question::Resume { service } => {
             service.as_ref()
@@ -179,6 +180,7 @@ pub fn answer(question: &Question, services: &[Arc<Service>], store: &Store) -> 
     };
     let meant = |service: &&Arc<Service>| name.is_none_or(|name| *name == service.settings.name);
     let stays = |service: &Service| service.with(|state| state.leaving == Leaving::No);
+    let services = services.all();
     let meant: Vec<_> = services.iter().filter(meant).collect();
     match question {
         Question::Status { .. } => {}
@@ -204,7 +206,7 @@ impl Drop for Control {
 }
 
 /// Listens in the directory, on a thread that ends with the process.
-pub fn start(directory: &Path, services: &[Arc<Service>], store: Arc<Store>) -> io::Result<Control> {
+pub fn start(directory: &Path, services: &Arc<Services>, store: &Arc<Store>) -> io::Result<Control> {
     super::claims::make_directory(directory)?;
     let path = directory.join(format!("{}.sock", std::process::id()));
     match fs::remove_file(&path) {
@@ -214,7 +216,7 @@ pub fn start(directory: &Path, services: &[Arc<Service>], store: Arc<Store>) -> 
     let listener = UnixListener::bind(&path)?;
     let control = Control(path);
     fs::set_permissions(&control.0, fs::Permissions::from_mode(0o600))?;
-    let services = services.to_vec();
+    let (services, store) = (Arc::clone(services), Arc::clone(store));
     thread::Builder::new().name("gwm-control".into()).stack_size(STACK_BYTES).spawn(move || {
         for stream in listener.incoming() {
             match stream {
@@ -229,7 +231,7 @@ pub fn start(directory: &Path, services: &[Arc<Service>], store: Arc<Store>) -> 
 
 const STACK_BYTES: usize = 256 << 10;
 
-fn serve(stream: &UnixStream, services: &[Arc<Service>], store: &Store) -> io::Result<()> {
+fn serve(stream: &UnixStream, services: &Services, store: &Store) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let line = read_line(stream, QUESTION_BYTES)?;

@@ -129,6 +129,11 @@ impl Departure {
         done || late
     }
 
+    /// Whether the service is on its way.
+    pub(super) fn has(&self, service: &Arc<Service>) -> bool {
+        self.services.iter().any(|leaver| Arc::ptr_eq(&leaver.service, service))
+    }
+
     /// Counts the connections of all services that wait for their end.
     fn count(&mut self, now: Time) {
         let waits = |leaver: &&mut Leaver| {

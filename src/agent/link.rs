@@ -2,10 +2,14 @@
 //! GWM has answered.
 
 use std::{
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -15,8 +19,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::{
     claims::{self, Claims},
     machine::{Machine, Step},
-    membership::{News, Request, Timing, Wish, Words},
+    membership::{Membership, News, Request, Timing, Wish, Words},
     service::{AtGwm, Bell, Checked, Leaving, Service, State},
+    services::{self, Key, List, Services},
     settings::ServiceSettings,
 };
 use crate::{
@@ -40,13 +45,43 @@ struct Place {
     member: Endpoint,
 }
 
+impl Place {
+    fn key(&self) -> Key {
+        (self.lb.clone(), self.group.clone(), self.member)
+    }
+}
+
+/// How to speak with each GWM; a reload may change this for new connections.
+pub(super) struct Targets(Mutex<Vec<Target>>);
+
+impl Targets {
+    pub(super) fn new(targets: Vec<Target>) -> Targets {
+        Targets(Mutex::new(targets))
+    }
+
+    /// These from now on.
+    pub(super) fn set(&self, targets: Vec<Target>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = targets;
+    }
+
+    fn get(&self, at: usize) -> Target {
+        let targets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.get(at).expect("there is a target for each link, and no reload changes their number").clone()
+    }
+}
+
 /// The memberships at one GWM.
 struct Link {
-    target: Target,
+    /// The GWM as the user names it.
+    gwm: String,
+    targets: Arc<Targets>,
     /// The place of this GWM in [`State::gwms`].
     at: usize,
-    services: Vec<Arc<Service>>,
+    shared: Arc<Services>,
+    /// The services that `places` is of.
+    services: List,
     places: Vec<Place>,
+    timing: Timing,
     machine: Machine,
     client: Option<Client>,
     claims: Arc<Claims>,
@@ -55,38 +90,45 @@ struct Link {
     /// The last failure that was logged.
     told: Option<String>,
     wake: Arc<OwnedFd>,
+    /// The bell has rung since the services were looked at last.
+    rung: Arc<AtomicBool>,
     began: Instant,
 }
 
 /// Starts the thread, for the GWM at this place of [`State::gwms`]. It ends with the process.
 pub(super) fn start(
-    target: Target,
+    targets: &Arc<Targets>,
     at: usize,
-    services: &[Arc<Service>],
+    shared: &Arc<Services>,
     claims: &Arc<Claims>,
     timing: Timing,
     bell: &Bell,
 ) -> io::Result<()> {
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let ring = Arc::clone(&wake);
-    // It fails only after 2^64 rings that nobody heard.
+    let rung = Arc::new(AtomicBool::new(true));
+    let (ring, heard) = (Arc::clone(&wake), Arc::clone(&rung));
     bell.listen(move || {
+        heard.store(true, Ordering::Release);
+        // It fails only after 2^64 rings that nobody heard.
         let _ = rustix::io::write(&ring, &1u64.to_ne_bytes());
     });
-    let places = places(services);
-    let own = places.iter().map(|place| claims.has(place.member, &claim(&target, place))).collect::<Vec<_>>();
     let mut link = Link {
-        machine: Machine::new(timing, own),
-        orders: vec![(0, 0); services.len()],
-        services: services.to_vec(),
-        claims: Arc::clone(claims),
-        began: Instant::now(),
-        client: None,
-        told: None,
-        target,
+        gwm: targets.get(at).gwm,
+        targets: Arc::clone(targets),
         at,
-        places,
+        shared: Arc::clone(shared),
+        // The first look takes the list.
+        services: Arc::default(),
+        places: Vec::new(),
+        timing,
+        machine: Machine::new(timing, []),
+        client: None,
+        claims: Arc::clone(claims),
+        orders: Vec::new(),
+        told: None,
         wake,
+        rung,
+        began: Instant::now(),
     };
     thread::Builder::new().name(format!("gwm-link-{at}")).stack_size(STACK_BYTES).spawn(move || link.run())?;
     Ok(())
@@ -95,20 +137,15 @@ pub(super) fn start(
 /// The stack of each thread: a TLS handshake needs some tens of KiB.
 const STACK_BYTES: usize = 512 << 10;
 
+/// The memberships of all services; one that several have is the first one's, which stays while the others leave.
 fn places(services: &[Arc<Service>]) -> Vec<Place> {
+    let mut known = HashSet::new();
     let mut places = Vec::new();
-    for (service, shared) in services.iter().enumerate() {
-        let ServiceSettings { lbs, groups, members, .. } = &shared.settings;
-        for (lb, group) in lbs.iter().flat_map(|lb| groups.iter().map(move |group| (lb, group))) {
-            let place = |member: &Endpoint| Place { service, lb: lb.clone(), group: group.clone(), member: *member };
-            places.extend(members.iter().map(place));
-        }
+    for (at, service) in services.iter().enumerate() {
+        let new = services::memberships(&service.settings).filter(|key| known.insert(key.clone()));
+        places.extend(new.map(|(lb, group, member)| Place { service: at, lb, group, member }));
     }
     places
-}
-
-fn claim(target: &Target, place: &Place) -> String {
-    claims::line(&target.gwm, &place.lb, &place.group)
 }
 
 /// What a service's memberships are to become.
@@ -150,7 +187,36 @@ impl Link {
         Time::default() + self.began.elapsed()
     }
 
+    /// Takes another list of services; the memberships that stay go on as they are.
+    fn follow(&mut self, services: List) {
+        let orders = |service: &Arc<Service>| {
+            let before = self.services.iter().position(|before| Arc::ptr_eq(before, service));
+            before.and_then(|at| self.orders.get(at).copied()).unwrap_or_default()
+        };
+        self.orders = services.iter().map(orders).collect();
+        let old = std::mem::replace(&mut self.places, places(&services));
+        let mut known: HashMap<Key, Membership> = old.iter().map(Place::key).zip(self.machine.take()).collect();
+        let membership = |place: &Place| {
+            let own = || self.claims.has(place.member, &self.claim(place));
+            known.remove(&place.key()).unwrap_or_else(|| Membership::new(self.timing, own()))
+        };
+        let memberships = self.places.iter().map(membership).collect();
+        self.machine.put(memberships);
+        self.services = services;
+    }
+
+    fn claim(&self, place: &Place) -> String {
+        claims::line(&self.gwm, &place.lb, &place.group)
+    }
+
     fn take_wishes(&mut self) {
+        if !self.rung.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let services = self.shared.all();
+        if !Arc::ptr_eq(&services, &self.services) {
+            self.follow(services);
+        }
         let now = self.now();
         let mut wishes = Vec::with_capacity(self.services.len());
         for (service, (orders, confirms)) in self.services.iter().zip(&mut self.orders) {
@@ -166,13 +232,14 @@ impl Link {
             let (wish, confirm) = wishes[place.service];
             self.machine.wish(now, at, wish);
             if confirm {
-                self.machine.confirm(at, self.claims.has(place.member, &claim(&self.target, place)));
+                let own = self.claims.has(place.member, &claims::line(&self.gwm, &place.lb, &place.group));
+                self.machine.confirm(at, own);
             }
         }
     }
 
     fn connect(&mut self) {
-        match self.target.connect() {
+        match self.targets.get(self.at).connect() {
             Ok(client) => {
                 self.client = Some(client);
                 self.machine.connected();
@@ -204,7 +271,7 @@ impl Link {
                 let news = self.machine.answered(now, code, random());
                 let is_own = self.machine.memberships()[at].is_own();
                 if was_own != is_own {
-                    self.claims.set(self.places[at].member, claim(&self.target, &self.places[at]), is_own);
+                    self.claims.set(self.places[at].member, self.claim(&self.places[at]), is_own);
                 }
                 self.told = None;
                 match news {
@@ -220,7 +287,7 @@ impl Link {
 
     fn tell(&self, at: usize, news: News) {
         let place = &self.places[at];
-        let (gwm, lb, group, member) = (&self.target.gwm, Escaped(&place.lb), Escaped(&place.group), place.member);
+        let (gwm, lb, group, member) = (&self.gwm, Escaped(&place.lb), Escaped(&place.group), place.member);
         match news {
             News::Registered => tracing::info!(gwm, %lb, %group, %member, "registered"),
             News::Found => tracing::info!(gwm, %lb, %group, %member, "the GWM has it registered already"),
@@ -245,7 +312,7 @@ impl Link {
             }
         }
         for ((service, mut found), &(orders, _)) in self.services.iter().zip(found).zip(&self.orders) {
-            found.gwm.clone_from(&self.target.gwm);
+            found.gwm.clone_from(&self.gwm);
             found.orders = orders;
             found.connected = self.machine.is_connected();
             if !found.connected && found.untold > 0 {

@@ -51,6 +51,20 @@ impl Machine {
         }
     }
 
+    /// Takes the memberships out, between two requests.
+    pub fn take(&mut self) -> Vec<Membership> {
+        self.turn = 0;
+        std::mem::take(&mut self.memberships)
+    }
+
+    /// Other memberships from now on, between two requests.
+    pub fn put(&mut self, memberships: Vec<Membership>) {
+        self.memberships = memberships;
+        if self.connected {
+            self.memberships.iter_mut().for_each(Membership::session_began);
+        }
+    }
+
     /// The memberships, in their order.
     pub fn memberships(&self) -> &[Membership] {
         &self.memberships

@@ -12,6 +12,7 @@
 //! | `opaque` | the opaque state of SASP |
 //! | `settings` | what the user wants of each service |
 //! | `service` | what is known of each service |
+//! | `services` | all services, and what a reload of the file changes |
 //! | `watch` | the thread that checks one service |
 //! | `membership` | one place in one group at one GWM: what to ask next |
 //! | `machine` | all memberships at one GWM, and when to connect |
@@ -44,6 +45,7 @@ mod notify;
 pub mod opaque;
 pub mod quiesced;
 pub mod service;
+pub mod services;
 pub mod settings;
 pub mod supervisor;
 mod watch;

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// The way to systemd.
 pub(super) struct Notifier {
     socket: Option<(UnixDatagram, SocketAddr)>,
@@ -54,6 +56,13 @@ impl Notifier {
         self.send("READY=1");
     }
 
+    /// The unit reads its files again, until [`Notifier::ready`].
+    pub(super) fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let us = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={us}"));
+    }
+
     /// The unit stops, which may take so long.
     pub(super) fn stopping(&self, at_most: Duration) {
         self.send(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", at_most.as_micros()));
@@ -86,6 +95,7 @@ mod tests {
         notifier.ready();
         notifier.status("web: up".into());
         notifier.status("web: up".into());
+        notifier.reloading();
         notifier.alive();
         notifier.stopping(Duration::from_secs(2));
         let heard = || {
@@ -93,7 +103,9 @@ mod tests {
             let length = systemd.recv(&mut bytes).unwrap();
             String::from_utf8_lossy(&bytes[..length]).into_owned()
         };
-        assert_eq!([heard(), heard(), heard()], ["READY=1", "STATUS=web: up", "WATCHDOG=1"]);
+        assert_eq!([heard(), heard()], ["READY=1", "STATUS=web: up"]);
+        assert!(heard().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        assert_eq!(heard(), "WATCHDOG=1");
         assert_eq!(heard(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=2000000");
         let without = Notifier::new(None, Some(3_000_000));
         without.ready();

@@ -176,6 +176,23 @@ impl Service {
         Service { settings, state: Mutex::new(state), process: AtomicU32::new(0), watcher: OnceLock::new(), bell }
     }
 
+    /// Goes on where the service was with other settings. What its check said counts only for the same check.
+    pub fn go_on(&self, before: &Service) {
+        let was = before.state();
+        let same_check = self.settings.check.kind == before.settings.check.kind
+            && self.settings.places() == before.settings.places();
+        let same_opaque = self.settings.opaque == before.settings.opaque;
+        self.process.store(before.process.load(Ordering::Relaxed), Ordering::Relaxed);
+        // GWMs are to hear it, even if it is the same.
+        self.order(|state| {
+            let orders = was.orders;
+            let checked = if same_check { (was.checked, was.fault) } else { Default::default() };
+            let opaque = if same_opaque { was.opaque } else { state.opaque };
+            (state.by_hand, state.resumes, state.gwms) = (was.by_hand, was.resumes, was.gwms);
+            ((state.checked, state.fault), state.opaque, state.orders) = (checked, opaque, orders);
+        });
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

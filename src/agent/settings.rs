@@ -6,7 +6,7 @@ use super::{answers::given, check::Check, connections::Wanted, opaque::Opaque};
 use crate::sasp::{Endpoint, component::TCP};
 
 /// A service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServiceSettings {
     /// What `gwm agent status` and log lines call it.
     pub name: String,

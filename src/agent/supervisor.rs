@@ -28,11 +28,12 @@ use super::{
     claims::Claims,
     control,
     leave::{self, Departure},
-    link,
+    link::{self, Targets},
     membership::Timing,
     notify::{self, Notifier},
     quiesced::Store,
-    service::{Bell, Checked, Service, State},
+    service::{Bell, Checked, Leaving, Service, State},
+    services::{Plan, Services},
     settings::ServiceSettings,
     watch,
 };
@@ -54,10 +55,12 @@ pub struct Settings {
     pub directory: PathBuf,
     /// The service to run.
     pub command: Option<Vec<OsString>>,
+    /// Reads the files again.
+    pub read: Read,
 }
 
-/// The signals that the service gets at once.
-const PASSED: [i32; 1] = [SIGHUP];
+/// Reads the files that flags name: the services, and how to speak with each GWM. An error is what is wrong, in one line.
+pub type Read = Box<dyn FnMut() -> Result<(Vec<ServiceSettings>, Vec<Target>), String>>;
 
 /// How often locks are asked for that another agent has while it deregisters.
 const LOCKS_EVERY: Duration = Duration::from_millis(100);
@@ -73,7 +76,13 @@ enum Event {
 
 /// The agent's main thread.
 struct Agent {
-    services: Vec<Arc<Service>>,
+    services: Arc<Services>,
+    bell: Arc<Bell>,
+    targets: Arc<Targets>,
+    answers: Answers,
+    read: Read,
+    /// Threads that check services so far: their names have the number.
+    watchers: usize,
     claims: Arc<Claims>,
     quiesced: Arc<Store>,
     children: Arc<Children>,
@@ -83,10 +92,13 @@ struct Agent {
     is_ready: bool,
     /// The service that was started, while it lives.
     child: Option<Pid>,
-    departure: Option<Departure>,
+    /// Services that leave: those that the file no longer has, or all.
+    departures: Vec<Departure>,
+    /// All services leave.
+    leaves: bool,
     /// The signal that asked for the end.
     stop: Option<Signal>,
-    /// Those of `services` have left.
+    /// All services have left.
     left: bool,
     /// The exit status of the service.
     status: Option<u8>,
@@ -104,34 +116,39 @@ pub fn run(settings: Settings) -> io::Result<u8> {
     let service = |settings: ServiceSettings| Arc::new(Service::new(settings, gwms, Arc::clone(&bell)));
     let services: Vec<_> = settings.services.into_iter().map(service).collect();
     let directory = settings.directory.display();
-    let members = services.iter().flat_map(|service| service.settings.members.iter().copied());
     let claims = Arc::new(Claims::new(&settings.directory));
-    if let Err(error) = claims.add(members) {
-        tracing::warn!("--run-dir {directory}: {error}: an agent that is killed does not know what it registered");
-    }
+    claim(&services, &claims);
     let quiesced = Arc::new(Store::new(&settings.directory));
     services.iter().for_each(|service| stay_quiesced(service, &quiesced));
+    let services = Arc::new(Services::new(services, Arc::clone(&bell)));
     // Without its socket the agent does its work.
-    let control = control::start(&settings.directory, &services, Arc::clone(&quiesced));
+    let control = control::start(&settings.directory, &services, &quiesced);
     let _control = control.map_err(|error| {
         tracing::warn!(
             "--run-dir {directory}: {error}: `gwm agent status`, `quiesce` and `resume` do not find this agent"
         );
     });
-    let answers = Answers::start(&services, &settings.http_listen, settings.load_interval)?;
+    let answers = Answers::start(&services.all(), &settings.http_listen, settings.load_interval)?;
     let children = Arc::new(Children::default());
-    for (at, target) in settings.gwms.into_iter().enumerate() {
-        link::start(target, at, &services, &claims, settings.timing, &bell)?;
+    let targets = Arc::new(Targets::new(settings.gwms));
+    for at in 0..gwms {
+        link::start(&targets, at, &services, &claims, settings.timing, &bell)?;
     }
     let mut agent = Agent {
         notifier: Notifier::from_environment(),
         is_ready: false,
         child: None,
-        departure: None,
+        departures: Vec::new(),
+        leaves: false,
         stop: None,
         left: false,
         status: None,
         services,
+        bell,
+        targets,
+        answers,
+        read: settings.read,
+        watchers: 0,
         claims,
         quiesced,
         children,
@@ -141,12 +158,21 @@ pub fn run(settings: Settings) -> io::Result<u8> {
     if let Some(command) = &settings.command {
         agent.start_child(command)?;
     }
-    for (at, service) in agent.services.iter().enumerate() {
-        watch::start(Arc::clone(service), Arc::clone(&agent.children), at)?;
+    for service in agent.services.all().iter() {
+        agent.watch(service)?;
     }
     let status = agent.run();
-    answers.into_iter().for_each(Answers::stop);
+    agent.answers.stop();
     Ok(status)
+}
+
+/// Locks the claims of services, as far as the system lets us.
+fn claim(services: &[Arc<Service>], claims: &Claims) {
+    let members = services.iter().flat_map(|service| service.settings.members.iter().copied());
+    if let Err(error) = claims.add(members) {
+        let directory = claims.directory().display();
+        tracing::warn!("--run-dir {directory}: {error}: an agent that is killed does not know what it registered");
+    }
 }
 
 /// A service that a person has quiesced stays so when its agent is started again.
@@ -193,7 +219,7 @@ impl Agent {
             .map_err(|error| io::Error::new(error.kind(), format!("can not run {}: {error}", program.display())))?;
         tracing::info!(process = id.as_raw_nonzero().get(), program = %program.display(), "started the service");
         let number = id.as_raw_nonzero().get().unsigned_abs();
-        self.services.iter().for_each(|service| service.set_process(number));
+        self.services.all().iter().for_each(|service| service.set_process(number));
         self.child = Some(id);
         Ok(())
     }
@@ -203,20 +229,16 @@ impl Agent {
         loop {
             self.tell_systemd();
             self.take_locks();
-            if self.departure.as_mut().is_some_and(|departure| departure.step(&self.claims)) {
-                self.departure = None;
-                self.left = true;
-                self.stop_child();
-            }
+            self.step();
             if self.left && self.child.is_none() {
                 return self.status.unwrap_or(0);
             }
-            let wait = match (&self.departure, self.notifier.watchdog) {
-                (Some(_), _) => leave::LOOK_EVERY,
-                (None, watchdog) if self.claims.waits() => LOCKS_EVERY.min(watchdog.unwrap_or(LOCKS_EVERY)),
-                (None, Some(watchdog)) => watchdog,
-                (None, None) => IDLE,
+            let look = match self.departures.is_empty() {
+                false => leave::LOOK_EVERY,
+                true if self.claims.waits() => LOCKS_EVERY,
+                true => IDLE,
             };
+            let wait = self.notifier.watchdog.map_or(look, |watchdog| watchdog.min(look));
             match self.events.recv_timeout(wait) {
                 Ok(Event::Signal(signal)) => self.signal(signal),
                 Ok(Event::Changed) => self.changed.store(false, Ordering::Release),
@@ -230,23 +252,102 @@ impl Agent {
     fn take_locks(&self) {
         let endpoints = if self.claims.waits() { self.claims.retry() } else { Vec::new() };
         let has_one = |service: &&Arc<Service>| service.settings.members.iter().any(|one| endpoints.contains(one));
-        self.services.iter().filter(has_one).for_each(|service| service.change(|state| state.confirms += 1));
+        self.services.all().iter().filter(has_one).for_each(|service| service.change(|state| state.confirms += 1));
+    }
+
+    /// Looks at the services that leave.
+    fn step(&mut self) {
+        let before = self.departures.len();
+        self.departures.retain_mut(|departure| !departure.step(&self.claims));
+        if self.leaves && !self.left && self.departures.is_empty() {
+            self.left = true;
+            self.stop_child();
+        } else if !self.leaves && self.departures.len() < before {
+            let stays = |service: &&Arc<Service>| {
+                service.with(|state| state.leaving == Leaving::No) || self.departures.iter().any(|one| one.has(service))
+            };
+            self.services.set(self.services.all().iter().filter(stays).cloned().collect());
+        }
+    }
+
+    fn watch(&mut self, service: &Arc<Service>) -> io::Result<()> {
+        self.watchers += 1;
+        watch::start(Arc::clone(service), Arc::clone(&self.children), self.watchers)
     }
 
     fn signal(&mut self, signal: i32) {
         match signal {
             SIGCHLD => self.reap(),
             SIGUSR1 => {
-                self.services.iter().for_each(|service| control::quiesce(service, &self.quiesced, "SIGUSR1"));
+                let services = self.services.staying();
+                services.iter().for_each(|service| control::quiesce(service, &self.quiesced, "SIGUSR1"));
             }
-            SIGUSR2 => self.services.iter().for_each(|service| control::resume(service, &self.quiesced)),
+            SIGUSR2 => self.services.staying().iter().for_each(|service| control::resume(service, &self.quiesced)),
             SIGTERM | SIGINT | SIGQUIT => {
                 let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
                 self.stop(name, Signal::from_named_raw(signal).unwrap_or(Signal::TERM));
             }
-            _ if PASSED.contains(&signal) => self.pass(signal),
+            SIGHUP => {
+                self.pass(signal);
+                self.reload();
+            }
             _ => {}
         }
+    }
+
+    /// Reads the files again. After a mistake all is as before.
+    fn reload(&mut self) {
+        if self.leaves {
+            return;
+        }
+        if self.is_ready {
+            self.notifier.reloading();
+        }
+        if let Err(error) = (self.read)().and_then(|(services, targets)| self.change(services, targets)) {
+            tracing::error!("SIGHUP: the old settings stay in force: {error}");
+        }
+        if self.is_ready {
+            self.notifier.ready();
+        }
+    }
+
+    /// Goes on with these services, and speaks so with GWMs from the next connection on.
+    fn change(&mut self, wanted: Vec<ServiceSettings>, targets: Vec<Target>) -> Result<(), String> {
+        let (gwms, old) = (targets.len(), self.services.staying());
+        let make = |settings| Arc::new(Service::new(settings, gwms, Arc::clone(&self.bell)));
+        let plan = Plan::new(&old, wanted, make);
+        // Of all this, only the sockets can fail.
+        self.answers.change(&plan.next).map_err(|error| error.to_string())?;
+        self.targets.set(targets);
+        let is_new = |service: &&Arc<Service>| old.iter().all(|old| old.settings.name != service.settings.name);
+        for service in plan.begin.iter().filter(is_new) {
+            stay_quiesced(service, &self.quiesced);
+            let process = old.first().filter(|_| self.child.is_some()).and_then(|old| old.process());
+            process.into_iter().for_each(|process| service.set_process(process));
+        }
+        claim(&plan.begin, &self.claims);
+        claim(&plan.leave, &self.claims);
+        let leaving = self.services.all();
+        let leaving = leaving.iter().filter(|service| !old.iter().any(|old| Arc::ptr_eq(old, service)));
+        self.services.set(plan.next.iter().chain(&plan.leave).chain(leaving).cloned().collect());
+        if !plan.leave.is_empty() {
+            self.departures.push(Departure::begin(&plan.leave, &self.claims, false));
+        }
+        for service in &plan.end {
+            // Its thread ends.
+            service.change(|state| state.leaving = Leaving::Kept);
+            service.check_now();
+            service.settings.members.iter().for_each(|member| self.claims.release(*member));
+        }
+        for service in &plan.begin {
+            if let Err(error) = self.watch(service) {
+                let name = &service.settings.name;
+                tracing::error!(service = name, "no thread for its check: {error}: it stays as it is");
+            }
+        }
+        let (services, new, leave) = (plan.next.len(), plan.begin.len(), plan.leave.len());
+        tracing::info!(services, new, leave, "SIGHUP: the files are read again");
+        Ok(())
     }
 
     fn pass(&self, signal: i32) {
@@ -257,29 +358,26 @@ impl Agent {
 
     /// The first call lets the services leave, the next ones make this quicker.
     fn stop(&mut self, name: &str, signal: Signal) {
-        match (&mut self.departure, self.stop) {
-            (None, None) => {
-                tracing::info!("{name}: the services leave");
-                self.stop = Some(signal);
-                self.depart();
-            }
-            (Some(departure), _) => {
-                tracing::info!("{name} again: connections are not waited for");
-                departure.hurry();
-            }
-            (None, Some(_)) => {
-                self.stop = Some(signal);
-                self.stop_child();
-            }
+        if self.left {
+            self.stop = Some(signal);
+            self.stop_child();
+        } else if self.leaves {
+            tracing::info!("{name} again: connections are not waited for");
+            self.departures.iter_mut().for_each(Departure::hurry);
+        } else {
+            tracing::info!("{name}: the services leave");
+            self.stop = Some(signal);
+            self.depart();
         }
     }
 
     fn depart(&mut self) {
         // A service that this agent started ends with it, whoever else keeps it registered.
         let all = self.child.is_some() || self.status.is_some();
-        let longest = Departure::longest(&self.services);
+        let longest = Departure::longest(&self.services.all());
         self.notifier.stopping(longest + Duration::from_secs(30));
-        self.departure = Some(Departure::begin(&self.services, &self.claims, all));
+        self.leaves = true;
+        self.departures.push(Departure::begin(&self.services.staying(), &self.claims, all));
     }
 
     /// The services have left: now the one that was started may end.
@@ -304,12 +402,10 @@ impl Agent {
         }
         tracing::warn!(status, "the service has ended");
         // There is nothing left to drain.
-        if self.departure.is_none() {
+        if !self.leaves {
             self.depart();
         }
-        if let Some(departure) = &mut self.departure {
-            departure.hurry();
-        }
+        self.departures.iter_mut().for_each(Departure::hurry);
     }
 
     fn tell_systemd(&mut self) {
@@ -318,7 +414,8 @@ impl Agent {
         }
         let has_answered = |state: &State| state.checked != Checked::Starting;
         // A service that this agent started has started when it answers, and never if it ended before.
-        let has_started = || self.services.iter().all(|service| service.with(has_answered));
+        let services = self.services.all();
+        let has_started = || services.iter().all(|service| service.with(has_answered));
         let is_ready = self.status.is_none() && (self.child.is_none() || has_started());
         if is_ready && !self.is_ready {
             self.is_ready = true;
@@ -337,7 +434,7 @@ impl Agent {
             })
         };
         // The line is for a person: some services are enough.
-        let lines: Vec<String> = self.services.iter().take(8).map(line).collect();
+        let lines: Vec<String> = services.iter().take(8).map(line).collect();
         self.notifier.status(lines.join("; "));
     }
 }

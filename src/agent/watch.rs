@@ -31,7 +31,7 @@ pub(super) fn start(service: Arc<Service>, children: Arc<Children>, number: usiz
 fn run(service: &Service, children: &Children) {
     let check = &service.settings.check;
     let places = service.settings.places();
-    let mut streak = Streak::default();
+    let mut streak = Streak::new(service.with(|state| state.checked == Checked::Up));
     let mut opaque_due = Instant::now();
     let mut told_opaque = None;
     service.set_watcher(thread::current());

@@ -161,6 +161,16 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl Failure {
+    /// What went wrong.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Failure::Usage(text) | Failure::Failed(text) => text,
+            Failure::OutputClosed => "nobody reads the output".into(),
+        }
+    }
+}
+
 /// Prints a failure on stderr and gives the exit status.
 pub(crate) fn finish(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {

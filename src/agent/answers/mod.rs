@@ -49,37 +49,51 @@ use super::{
     service::Service,
 };
 
-/// The threads that take readings and answer.
+/// What is told to those who ask, and where.
 pub struct Answers {
-    board: Arc<Board>,
+    http: Vec<SocketAddr>,
+    /// From one reading to the next.
+    interval: Duration,
+    /// `None` if nobody can ask.
+    running: Option<Running>,
+}
+
+/// The threads that take readings and answer.
+struct Running {
+    sockets: Sockets,
+    site: Arc<Site>,
     load: JoinHandle<()>,
     server: Server,
 }
 
+/// A socket as the user names it: for HTTP or not, the address, and whose it is if the system chooses the port.
+type Key = (bool, SocketAddr, Option<String>);
+
+type Sockets = Vec<(Key, Listener)>;
+
 impl Answers {
-    /// Starts the threads; `None` if nobody can ask. Readings are taken so far apart.
-    pub fn start(services: &[Arc<Service>], http: &[SocketAddr], interval: Duration) -> io::Result<Option<Answers>> {
-        let mut listeners = Vec::new();
-        let mut bind = |address: SocketAddr, role: Role, flag: &str| {
-            let failed = |error: io::Error| io::Error::new(error.kind(), format!("{flag} {address}: {error}"));
-            let (bound, listener) = Listener::bind(address, role).map_err(failed)?;
-            listeners.push(listener);
-            Ok::<_, io::Error>(bound)
-        };
-        for (at, service) in services.iter().enumerate() {
-            for address in &service.settings.telling.agent_listen {
-                let bound = bind(*address, Role::Agent(at), "--agent-listen")?;
-                tracing::info!("{}: agent-checks are answered at {bound}", service.settings.name);
-            }
+    /// Starts the threads, if anyone can ask. Readings are taken so far apart.
+    pub fn start(services: &[Arc<Service>], http: &[SocketAddr], interval: Duration) -> io::Result<Answers> {
+        let mut answers = Answers { http: http.to_vec(), interval, running: None };
+        answers.change(services)?;
+        Ok(answers)
+    }
+
+    /// Tells of these services from now on, and asks nobody who waits to come again: sockets of the same address stay. After
+    /// an error all is as before.
+    pub fn change(&mut self, services: &[Arc<Service>]) -> io::Result<()> {
+        let (sockets, listeners) = self.sockets(services)?;
+        if sockets.is_empty() {
+            self.end();
+            return Ok(());
         }
-        for address in http {
-            let bound = bind(*address, Role::Http, "--http-listen")?;
-            tracing::info!("HTTP is answered at {bound}");
+        let board = Arc::new(Board::new(services.len(), self.interval));
+        let told =
+            |service: &Arc<Service>| Told { weight: service.settings.telling.weight, service: Arc::clone(service) };
+        let mut site = Site::new(services.iter().map(told).collect(), Arc::clone(&board));
+        if let Some(before) = self.running.as_ref().map(|running| &running.site) {
+            site.go_on(before);
         }
-        if listeners.is_empty() {
-            return Ok(None);
-        }
-        let board = Arc::new(Board::new(services.len(), interval));
         let watched = |service: &Arc<Service>| {
             let of = Arc::clone(service);
             Watched {
@@ -88,18 +102,62 @@ impl Answers {
                 process: Box::new(move || of.process()),
             }
         };
-        let told =
-            |service: &Arc<Service>| Told { weight: service.settings.telling.weight, service: Arc::clone(service) };
-        let site = Arc::new(Site::new(services.iter().map(told).collect(), Arc::clone(&board)));
-        let load = sampler::start(services.iter().map(watched).collect(), &board)?;
-        let server = Server::start(listeners, site)?;
-        Ok(Some(Answers { board, load, server }))
+        let (site, load) = (Arc::new(site), sampler::start(services.iter().map(watched).collect(), &board)?);
+        self.running = Some(match self.running.take() {
+            Some(before) => {
+                // Its thread ends by itself; a page that it reads may take a second.
+                before.site.board.stop();
+                before.server.change(listeners, Arc::clone(&site));
+                Running { sockets, site, load, server: before.server }
+            }
+            None => {
+                let server = Server::start(listeners, Arc::clone(&site))?;
+                Running { sockets, site, load, server }
+            }
+        });
+        Ok(())
+    }
+
+    /// The sockets for these services, and what listens there.
+    fn sockets(&self, services: &[Arc<Service>]) -> io::Result<(Sockets, Vec<Listener>)> {
+        let mut sockets = Sockets::new();
+        let mut listeners = Vec::new();
+        let wanted = services.iter().enumerate().flat_map(|(at, service)| {
+            let addresses = service.settings.telling.agent_listen.iter();
+            addresses.map(move |address| (Role::Agent(at), *address, Some(&service.settings.name)))
+        });
+        for (role, address, name) in wanted.chain(self.http.iter().map(|address| (Role::Http, *address, None))) {
+            let key = (role == Role::Http, address, name.filter(|_| address.port() == 0).cloned());
+            let known = self.running.iter().flat_map(|running| &running.sockets).find(|(known, _)| *known == key);
+            let flag = if role == Role::Http { "--http-listen" } else { "--agent-listen" };
+            let failed = |error: io::Error| io::Error::new(error.kind(), format!("{flag} {address}: {error}"));
+            let socket = match known {
+                Some((_, socket)) => socket.again(role).map_err(failed)?,
+                None => {
+                    let (bound, socket) = Listener::bind(address, role).map_err(failed)?;
+                    match name {
+                        Some(name) => tracing::info!("{name}: agent-checks are answered at {bound}"),
+                        None => tracing::info!("HTTP is answered at {bound}"),
+                    }
+                    socket
+                }
+            };
+            listeners.push(socket.again(role).map_err(failed)?);
+            sockets.push((key, socket));
+        }
+        Ok((sockets, listeners))
+    }
+
+    fn end(&mut self) {
+        if let Some(Running { site, load, server, .. }) = self.running.take() {
+            site.board.stop();
+            server.stop();
+            let _ = load.join();
+        }
     }
 
     /// Ends the threads.
-    pub fn stop(self) {
-        self.board.stop();
-        self.server.stop();
-        let _ = self.load.join();
+    pub fn stop(mut self) {
+        self.end();
     }
 }

@@ -5,7 +5,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -76,6 +76,22 @@ impl Site {
     /// About these services.
     pub fn new(services: Vec<Told>, board: Arc<Board>) -> Site {
         Site { services, board, agent_checks: AtomicU64::new(0), requests: AtomicU64::new(0) }
+    }
+
+    /// Goes on where another site was: its counts, and the figures of services whose figures come from the same source.
+    pub fn go_on(&mut self, before: &Site) {
+        self.agent_checks = before.agent_checks.load(Ordering::Relaxed).into();
+        self.requests = before.requests.load(Ordering::Relaxed).into();
+        for (at, told) in self.services.iter().enumerate() {
+            let settings = &told.service.settings;
+            let of = before.services.iter().position(|told| {
+                let before = &told.service.settings;
+                (&before.name, &before.telling.load) == (&settings.name, &settings.telling.load)
+            });
+            if let Some(of) = of {
+                self.board.carry(at, &before.board, of);
+            }
+        }
     }
 
     /// The answer to an agent-check.
@@ -231,30 +247,54 @@ impl Listener {
         let listener = TcpListener::from(OwnedFd::from(socket));
         Ok((listener.local_addr()?, Listener { listener, role }))
     }
+
+    /// The same socket, for this role.
+    pub fn again(&self, role: Role) -> io::Result<Listener> {
+        Ok(Listener { listener: self.listener.try_clone()?, role })
+    }
 }
 
 /// The running thread.
 pub struct Server {
     handle: JoinHandle<()>,
-    stop: Arc<OwnedFd>,
+    wake: Arc<OwnedFd>,
+    order: Arc<Mutex<Option<Order>>>,
+}
+
+/// What the thread is to do next.
+enum Order {
+    Stop,
+    /// It answers these from now on.
+    Change(Vec<Listener>, Arc<Site>),
 }
 
 impl Server {
     /// Starts the thread.
     pub fn start(listeners: Vec<Listener>, site: Arc<Site>) -> io::Result<Server> {
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let until = Arc::clone(&stop);
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let order = Arc::default();
+        let (woken, orders): (_, Arc<Mutex<Option<Order>>>) = (Arc::clone(&wake), Arc::clone(&order));
         let mut answering = Loop { listeners, site, connections: Vec::new(), paused_until: None };
         let handle = std::thread::Builder::new()
             .name("answers".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || while answering.turn(&until) {})?;
-        Ok(Server { handle, stop })
+            .spawn(move || while answering.turn(&woken, &orders) {})?;
+        Ok(Server { handle, wake, order })
+    }
+
+    fn order(&self, order: Order) {
+        *self.order.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Other addresses and services from now on.
+    pub fn change(&self, listeners: Vec<Listener>, site: Arc<Site>) {
+        self.order(Order::Change(listeners, site));
     }
 
     /// Ends the thread: at once, whatever its clients do.
     pub fn stop(self) {
-        let _ = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes());
+        self.order(Order::Stop);
         let _ = self.handle.join();
     }
 }
@@ -288,7 +328,7 @@ struct Loop {
 
 impl Loop {
     /// Waits for news and does what they ask for; false at the end.
-    fn turn(&mut self, stop: &OwnedFd) -> bool {
+    fn turn(&mut self, wake: &OwnedFd, order: &Mutex<Option<Order>>) -> bool {
         let now = Instant::now();
         self.paused_until = self.paused_until.filter(|until| *until > now);
         let next = self.connections.iter().map(|connection| connection.ends_at).chain(self.paused_until).min();
@@ -297,7 +337,7 @@ impl Loop {
             Timespec::try_from(wait).expect("a wait is some seconds long")
         });
         let listens = if self.paused_until.is_some() { PollFlags::empty() } else { PollFlags::IN };
-        let mut polled = vec![PollFd::new(stop, PollFlags::IN)];
+        let mut polled = vec![PollFd::new(wake, PollFlags::IN)];
         polled.extend(self.listeners.iter().map(|one| PollFd::from_borrowed_fd(one.listener.as_fd(), listens)));
         polled.extend(self.connections.iter().map(|one| PollFd::from_borrowed_fd(one.stream.as_fd(), one.waits_for())));
         match poll(&mut polled, timeout.as_ref()) {
@@ -309,7 +349,14 @@ impl Loop {
         drop(polled);
         let mut has_news = has_news.into_iter();
         if has_news.next() == Some(true) {
-            return false;
+            let _ = rustix::io::read(wake, &mut [0; 8]);
+            match order.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                Some(Order::Stop) => return false,
+                // What waits at the old sockets waits at the new ones, which are the same where the address is.
+                Some(Order::Change(listeners, site)) => (self.listeners, self.site) = (listeners, site),
+                None => {}
+            }
+            return true;
         }
         let listeners: Vec<bool> = has_news.by_ref().take(self.listeners.len()).collect();
         let now = Instant::now();

@@ -196,6 +196,14 @@ impl Board {
         }
     }
 
+    /// Takes the figures of a service of another board.
+    pub fn carry(&self, service: usize, from: &Board, of: usize) {
+        let row = from.lock().get(of).map(|row| Row { stops: false, ..row.clone() });
+        if let (Some(row), Some(place)) = (row, self.lock().get_mut(service)) {
+            *place = row;
+        }
+    }
+
     /// Asks the thread to end.
     pub fn stop(&self) {
         self.lock().iter_mut().for_each(|row| row.stops = true);
@@ -247,10 +255,13 @@ fn run(services: Vec<Watched>, board: &Board) {
             }
             let timeout = page_timeout(board.interval, begin.elapsed(), services.len() - at);
             let (figures, counted) = sampler.sample((service.process)(), timeout);
+            // Those of the readings before are better than the first one, which has no rates.
+            if is_first && board.figures(at).is_some_and(|figures| figures.cpu.is_some()) {
+                continue;
+            }
             tell(&service.name, board.fault(at).as_deref(), counted.as_ref().err().map(String::as_str));
             board.set(at, figures, counted.err());
         }
-        // The first reading has no rates.
         let interval = if std::mem::take(&mut is_first) { board.interval.min(FIRST) } else { board.interval };
         wait = interval.saturating_sub(begin.elapsed());
     }
@@ -345,5 +356,8 @@ mod tests {
         board.stop();
         thread.join().unwrap();
         assert_eq!(board.figures(1), None);
+        let next = Board::new(2, Duration::from_secs(60));
+        next.carry(1, &board, 0);
+        assert!(next.figures(0).is_none() && next.figures(1).is_some() && next.sleep(Duration::ZERO));
     }
 }

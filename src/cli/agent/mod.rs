@@ -26,7 +26,7 @@ use crate::{
         settings::ServiceSettings,
         supervisor::{self, Settings},
     },
-    client::spec,
+    client::{Target, spec},
     config::{LogFormat, LogLevel, duration},
     runtime,
     sasp::Escaped,
@@ -35,7 +35,8 @@ use crate::{
 const HELP: &str = "\
 A service is registered when it answers its check, not before; again after a GWM was restarted or has forgotten it. \
 SIGTERM, SIGINT or SIGQUIT: each service is quiesced, its open connections are waited for, it is deregistered, and the \
-agent ends; a second signal ends the wait. SIGUSR1 quiesces all services by hand, SIGUSR2 resumes them.
+agent ends; a second signal ends the wait. SIGUSR1 quiesces all services by hand, SIGUSR2 resumes them. SIGHUP reads \
+the file of services and the TLS files again; after a mistake, the old settings stay.
 
 With `-- CMD ARGS` the agent starts the service, passes SIGHUP on, passes the signal that ends it on after the service \
 was deregistered, and ends with the status of the service (128 and the number of the signal that killed the service). As \
@@ -223,18 +224,24 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 fn start(args: RunArgs) -> Result<u8, Failure> {
-    let gwms = args.gwm.iter().map(|gwm| args.link.target(gwm)).collect::<Result<Vec<_>, _>>()?;
+    let gwms = targets(&args.gwm, &args.link)?;
     let logging = (!args.check_only).then(|| runtime::start_logging(args.log_level, args.log_format));
     let mut address = None;
     let find_address = || match address {
         Some(address) => Ok(address),
         None => own_address(&args.gwm, args.check_only).inspect(|found| address = Some(*found)),
     };
-    let services = config::services(&args.service.given(), args.config.as_deref(), find_address);
-    let services = services.map_err(Failure::Usage)?;
+    let given = args.service.given();
+    let services = config::services(&given, args.config.as_deref(), find_address).map_err(Failure::Usage)?;
     if args.check_only {
         return show(&services).map(|()| 0);
     }
+    let (names, link, file) = (args.gwm, args.link, args.config);
+    let read = move || {
+        let targets = targets(&names, &link).map_err(|failure| failure.text())?;
+        let services = config::services(&given, file.as_deref(), || own_address(&names, true))?;
+        Ok((services, targets))
+    };
     let settings = Settings {
         services,
         gwms,
@@ -247,10 +254,16 @@ fn start(args: RunArgs) -> Result<u8, Failure> {
         load_interval: args.answers.load_interval,
         directory: args.directory.path(),
         command: (!args.command.is_empty()).then_some(args.command),
+        read: Box::new(read),
     };
     let status = supervisor::run(settings).map_err(|error| Failure::Failed(error.to_string()))?;
     drop(logging);
     Ok(status)
+}
+
+/// How to speak with each GWM; reads the files of TLS.
+fn targets(gwms: &[String], link: &Link) -> Result<Vec<Target>, Failure> {
+    gwms.iter().map(|gwm| link.target(gwm)).collect()
 }
 
 /// The address of the interface that leads to a GWM. At the boot of a host there may be none yet.

@@ -115,7 +115,8 @@ pub(super) fn quiesce(args: QuiesceArgs) -> Result<(), Failure> {
     let question = Question::Quiesce { service: args.service.clone(), reason: args.reason };
     let mut services = order(&directory, &question, args.service.as_deref())?;
     if let Some(wait) = args.wait {
-        let busy = |shown: &Shown| !shown.settled || shown.connections > shown.idle_connections;
+        let busy =
+            |shown: &Shown| !shown.settled || shown.connections.unwrap_or(0) > shown.idle_connections.unwrap_or(0);
         await_all(&directory, &mut services, args.service.as_deref(), wait, busy, "not drained in time")?;
     }
     say(&services, "quiesced")

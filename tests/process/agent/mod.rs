@@ -8,6 +8,7 @@ mod hand;
 mod idle;
 mod life;
 mod overload;
+mod reload;
 mod systemd;
 
 use std::{

@@ -96,6 +96,10 @@ systemctl("stop", "web@1.service")
 state = systemctl("show", "-P", "ActiveState", services[0][0])
 until(lambda: used() == {"9002"})
 told = status(1)
+if len(services[0][1]) > len("web"):
+    open("/run/shared/services.toml", "a").write("[[service]]\nname = 'more'\nmember = '127.0.0.1:9003'\ncheck = 'none'\n")
+    systemctl("reload", services[0][0])
+    until(lambda: "more: up, registered at 1 of 1 GWMs" in status(0))
 stop = True
 for thread in threads: thread.join()
 result = {"asked": asked[0], "failed": failed[:5], "state": state, "status": told}
@@ -180,6 +184,7 @@ fn with_one_agent_for_all_services_systemctl_restart_and_stop_lose_no_request() 
         write(path, "services.toml", &(service(1) + &service(2)));
         let agent = format!(
             "Type=notify\nWatchdogSec=5s\nRestart=on-failure\n\
+             ExecReload=/bin/kill -HUP $MAINPID\n\
              ExecStart={GWM} agent --lb LB1 --group web --config /run/shared/services.toml --retry 1s --quiesce-time 3s"
         );
         unit(path, "gwm-agent", "", &agent);
