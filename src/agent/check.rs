@@ -2,12 +2,15 @@
 
 use std::{
     fmt,
-    fs::File,
+    fs::OpenOptions,
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::OpenOptionsExt,
     path::{Component, Path, PathBuf},
     time::{Duration, Instant},
 };
+
+use rustix::fs::OFlags;
 
 use super::children::Children;
 
@@ -102,17 +105,28 @@ fn is_below(path: &Path) -> bool {
 
 /// Checks once: each place, if the check is about places. An error is why the service does not answer, in one line.
 pub fn run(kind: &Kind, places: &[SocketAddr], timeout: Duration, children: &Children) -> Result<(), String> {
-    let each = |check: &dyn Fn(SocketAddr) -> io::Result<()>| {
-        places.iter().try_for_each(|&place| check(place).map_err(|error| format!("{kind}: {place}: {}", plain(&error))))
+    let until = Instant::now() + timeout;
+    let each = |check: &dyn Fn(SocketAddr, Duration) -> io::Result<()>| {
+        places.iter().try_for_each(|&place| {
+            // The limit is one of all places together.
+            let result = left(until).and_then(|left| check(place, left));
+            result.map_err(|error| format!("{kind}: {place}: {}", plain(&error)))
+        })
     };
     match kind {
         Kind::None => Ok(()),
-        Kind::Tcp => each(&|place| TcpStream::connect_timeout(&place, timeout).map(drop)),
-        Kind::Http(path) => each(&|place| http(place, path, timeout)),
+        Kind::Tcp => each(&|place, left| TcpStream::connect_timeout(&place, left).map(drop)),
+        Kind::Http(path) => each(&|place, left| http(place, path, left)),
         Kind::Exec(command) => children.run(command, timeout, 0).map(drop).map_err(|why| format!("{kind}: {why}")),
         Kind::Process(file) => process(file).map(drop).map_err(|why| format!("{kind}: {why}")),
         Kind::Unit(unit) => populated(unit).map_err(|why| format!("{kind}: {why}")),
     }
+}
+
+/// The time until then; none left is an error.
+fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 fn plain(error: &io::Error) -> String {
@@ -126,10 +140,7 @@ fn plain(error: &io::Error) -> String {
 /// Asks for a path; HTTP/1.0 closes the connection without being asked to.
 fn http(place: SocketAddr, path: &str, timeout: Duration) -> io::Result<()> {
     let until = Instant::now() + timeout;
-    let left = || match until.saturating_duration_since(Instant::now()) {
-        Duration::ZERO => Err(io::Error::from(ErrorKind::TimedOut)),
-        left => Ok(Some(left)),
-    };
+    let left = || left(until).map(Some);
     let mut stream = TcpStream::connect_timeout(&place, timeout)?;
     stream.set_write_timeout(left()?)?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {place}\r\nUser-Agent: gwm-agent\r\n\r\n").as_bytes())?;
@@ -161,12 +172,19 @@ pub(crate) fn status(answer: &[u8]) -> Option<u16> {
     (ends && digits.iter().all(u8::is_ascii_digit)).then_some(status)
 }
 
-/// The first bytes of a file.
+/// The first bytes of a file. A pipe is refused: nobody may write there.
 pub(super) fn head(path: &Path, max_bytes: u64) -> Result<String, String> {
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(max_bytes).read_to_end(&mut bytes))
-        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let mut open = || {
+        let file = options.open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a file"));
+        }
+        file.take(max_bytes).read_to_end(&mut bytes)
+    };
+    open().map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -306,6 +324,10 @@ mod tests {
         assert!(once(&kind, &[]).unwrap_err().ends_with("no process number stands there"));
         std::fs::remove_file(&file).unwrap();
         assert!(once(&kind, &[]).is_err());
+        // Nobody writes into this pipe.
+        std::process::Command::new("mkfifo").arg(&file).status().unwrap();
+        assert!(once(&kind, &[]).unwrap_err().ends_with("it is not a file"));
+        std::fs::remove_file(&file).unwrap();
         assert_eq!(process_state("7 (a) b) R 1 2"), Some('R'));
         assert_eq!((process_state(""), process_state("7 (a")), (None, None));
     }

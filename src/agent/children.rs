@@ -20,15 +20,33 @@ use rustix::{
 /// How often a thread that waits for a process looks itself, in case that nobody heard SIGCHLD.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The processes that were started, with the status of those that have ended.
+/// The processes that were started.
 #[derive(Default)]
 pub struct Children {
-    known: Mutex<HashMap<Pid, Option<WaitStatus>>>,
+    known: Mutex<HashMap<Pid, Fate>>,
     ended: Condvar,
 }
 
+/// What is known of a process.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Lives,
+    Ended(WaitStatus),
+    /// It was killed and does not end yet, as when its disk does not answer. Nobody wants its status.
+    Forgotten,
+}
+
+/// Says that a process has ended.
+fn end(known: &mut HashMap<Pid, Fate>, id: Pid, status: WaitStatus) {
+    match known.get_mut(&id) {
+        Some(Fate::Forgotten) => drop(known.remove(&id)),
+        Some(fate) => *fate = Fate::Ended(status),
+        None => {} // another process has left it to process 1
+    }
+}
+
 impl Children {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Pid, Option<WaitStatus>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Pid, Fate>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -43,7 +61,7 @@ impl Children {
         use_huge_pages(false);
         let mut child = child?;
         let id = Pid::from_child(&child);
-        known.insert(id, None);
+        known.insert(id, Fate::Lives);
         Ok((id, child.stdout.take()))
     }
 
@@ -62,7 +80,9 @@ impl Children {
             Some(status) => Err(format!("status {}", shell_status(status))),
             None => {
                 let _ = kill_process_group(id, Signal::KILL); // it may have ended just now
-                self.wait(id, Instant::now() + timeout);
+                if self.wait(id, Instant::now() + timeout).is_none() {
+                    self.lock().insert(id, Fate::Forgotten);
+                }
                 Err(format!("no end within {}", humantime::format_duration(timeout)))
             }
         }
@@ -74,19 +94,17 @@ impl Children {
         if process::id() == 1 {
             loop {
                 match wait(WaitOptions::NOHANG) {
-                    Ok(Some((id, status))) => {
-                        if let Some(place) = known.get_mut(&id) {
-                            *place = Some(status);
-                        }
-                    }
+                    Ok(Some((id, status))) => end(&mut known, id, status),
                     Err(Errno::INTR) => {}
                     Ok(None) | Err(_) => break,
                 }
             }
         } else {
-            for (&id, place) in known.iter_mut().filter(|(_, status)| status.is_none()) {
+            let live: Vec<_> =
+                known.iter().filter(|(_, fate)| !matches!(fate, Fate::Ended(_))).map(|(id, _)| *id).collect();
+            for id in live {
                 if let Ok(Some((_, status))) = waitpid(Some(id), WaitOptions::NOHANG) {
-                    *place = Some(status);
+                    end(&mut known, id, status);
                 }
             }
         }
@@ -96,11 +114,9 @@ impl Children {
     /// The status of a process that has ended; it is given once.
     pub fn status(&self, id: Pid) -> Option<WaitStatus> {
         let mut known = self.lock();
-        let status = known.get(&id).copied().flatten();
-        if status.is_some() {
-            known.remove(&id);
-        }
-        status
+        let Some(&Fate::Ended(status)) = known.get(&id) else { return None };
+        known.remove(&id);
+        Some(status)
     }
 
     /// Waits for the end of a process, at most until then.
@@ -114,7 +130,7 @@ impl Children {
             if left.is_zero() {
                 return None;
             }
-            let has_ended = |known: &mut HashMap<Pid, Option<WaitStatus>>| known.get(&id).is_none_or(Option::is_some);
+            let has_ended = |known: &mut HashMap<Pid, Fate>| !matches!(known.get(&id), Some(Fate::Lives));
             let guard = self.lock();
             drop(self.ended.wait_timeout_while(guard, left.min(LOOK_EVERY), |known| !has_ended(known)));
         }
@@ -174,6 +190,20 @@ mod tests {
         assert_eq!(children.wait(three, soon).map(shell_status), Some(3));
         assert!(children.status(three).is_none());
     }
+
+    #[test]
+    fn one_that_nobody_waits_for_is_reaped_and_forgotten() {
+        let children = Children::default();
+        let mut shell = Command::new("/bin/sh");
+        let (id, _) = children.spawn(shell.args(["-c", "exit 3"])).unwrap();
+        children.lock().insert(id, Fate::Forgotten);
+        let begin = Instant::now();
+        while !children.lock().is_empty() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "it is never reaped");
+            children.reap();
+        }
+    }
+
     #[test]
     fn a_command_must_end_in_time_and_its_first_bytes_are_given() {
         let children = Children::default();

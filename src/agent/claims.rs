@@ -59,9 +59,23 @@ pub fn make_directory(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
+    if owner(directory)? == rustix::process::geteuid().as_raw() { Ok(()) } else { Err(someone_elses()) }
+}
+
+/// Whether this user may believe what agents there say: it is the user's own directory. Root may ask each user's agents.
+pub fn check_directory(directory: &Path) -> io::Result<()> {
+    let (owner, user) = (owner(directory)?, rustix::process::geteuid());
+    if owner == user.as_raw() || user.is_root() { Ok(()) } else { Err(someone_elses()) }
+}
+
+fn owner(directory: &Path) -> io::Result<u32> {
     let found = directory.symlink_metadata()?;
-    let own = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
-    if own { Ok(()) } else { Err(io::Error::new(io::ErrorKind::PermissionDenied, "someone else's")) }
+    // A link is someone's who wants another directory to be used.
+    if found.is_dir() { Ok(found.uid()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
+fn someone_elses() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "someone else's")
 }
 
 impl Claims {

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    hash::{BuildHasher, RandomState},
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::{
         fs::PermissionsExt,
@@ -17,7 +18,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    connections,
+    claims, connections,
     quiesced::{self, Store},
     service::{AtGwm, ByHand, Leaving, Service},
     services::Services,
@@ -207,15 +208,21 @@ impl Drop for Control {
 
 /// Listens in the directory, on a thread that ends with the process.
 pub fn start(directory: &Path, services: &Arc<Services>, store: &Arc<Store>) -> io::Result<Control> {
-    super::claims::make_directory(directory)?;
-    let path = directory.join(format!("{}.sock", std::process::id()));
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {} // of an earlier process with this number
+    claims::make_directory(directory)?;
+    for socket in sockets(directory)? {
+        // Agents that were killed have left it.
+        if UnixStream::connect(&socket).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            let _ = fs::remove_file(socket);
+        }
     }
-    let listener = UnixListener::bind(&path)?;
-    let control = Control(path);
-    fs::set_permissions(&control.0, fs::Permissions::from_mode(0o600))?;
+    // Agents that are process 1 of containers may share the directory. The standard library's hasher has random keys.
+    let name = format!("{}-{:016x}", std::process::id(), RandomState::new().hash_one(0));
+    let new = Control(directory.join(format!("{name}.new")));
+    let listener = UnixListener::bind(&new.0)?;
+    fs::set_permissions(&new.0, fs::Permissions::from_mode(0o600))?;
+    // It takes connections before it has a name that is asked: who is refused removes a socket.
+    let control = Control(directory.join(format!("{name}.sock")));
+    fs::rename(&new.0, &control.0)?;
     let (services, store) = (Arc::clone(services), Arc::clone(store));
     thread::Builder::new().name("gwm-control".into()).stack_size(STACK_BYTES).spawn(move || {
         for stream in listener.incoming() {
@@ -263,21 +270,25 @@ pub fn ask(socket: &Path, question: &Question) -> io::Result<Answer> {
     Ok(serde_json::from_str(&read_line(&stream, ANSWER_BYTES)?)?)
 }
 
-/// Asks all agents that listen in a directory. A socket that nobody listens on is left by a killed agent, and skipped; so
-/// is one that an agent has removed at its end since the directory was read.
-pub fn ask_all(directory: &Path, question: &Question) -> io::Result<Vec<Answer>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut sockets: Vec<_> = entries
+fn sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut sockets: Vec<_> = fs::read_dir(directory)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
         .take(SOCKETS)
         .collect();
     sockets.sort();
+    Ok(sockets)
+}
+
+/// Asks all agents that listen in a directory. A socket that nobody listens on is left by a killed agent, and skipped; so
+/// is one that an agent has removed at its end since the directory was read.
+pub fn ask_all(directory: &Path, question: &Question) -> io::Result<Vec<Answer>> {
+    match claims::check_directory(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        checked => checked?,
+    }
     let mut answers = Vec::new();
-    for socket in sockets {
+    for socket in sockets(directory)? {
         match ask(&socket, question) {
             Ok(answer) => answers.push(answer),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -301,6 +312,24 @@ mod tests {
         // As a socket that is removed after the directory was read: it is listed, and nothing is there.
         std::os::unix::fs::symlink("nothing", directory.join("1.sock")).unwrap();
         assert_eq!(ask_all(&directory, &Question::Status { service: None }).unwrap(), []);
+        let link = directory.join("link");
+        std::os::unix::fs::symlink(&directory, &link).unwrap();
+        let error = ask_all(&link, &Question::Status { service: None }).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+    }
+
+    #[test]
+    fn agents_with_the_same_process_number_do_not_take_each_others_socket() {
+        let directory = std::env::temp_dir().join(format!("gwm-agent-sockets-{}", std::process::id()));
+        let services = Arc::new(Services::new(Vec::new(), Arc::default()));
+        let start = || start(&directory, &services, &Arc::new(Store::new(&directory))).unwrap();
+        let agents = [start(), start()];
+        // One that was killed has left this.
+        drop(UnixListener::bind(directory.join("1.sock")).unwrap());
+        let third = start();
+        assert_eq!(ask_all(&directory, &Question::Status { service: None }).unwrap().len(), 3);
+        drop((agents, third));
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
         fs::remove_dir_all(&directory).unwrap();
     }
 }
