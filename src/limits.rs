@@ -176,3 +176,15 @@ pub const AGENT_REQUEST_BYTES: usize = 4096;
 
 /// Most connections of those who ask the member's agent; one more ends the oldest.
 pub const AGENT_ANSWER_CONNECTIONS: usize = 64;
+
+/// The GWMs of a fleet.
+pub const FLEET_NODES: u8 = 7;
+
+/// The etcds that a fleet is told of.
+pub const FLEET_ETCDS: usize = 9;
+
+/// The longest name of a fleet or a node, in bytes.
+pub const FLEET_NAME_BYTES: usize = 64;
+
+/// Orders of the fleet that wait for the coordinator before the fleet's thread holds further ones back.
+pub const FLEET_ORDERS: usize = 4096;

@@ -184,6 +184,12 @@ table! {
             "Connections of agent-checks that were accepted."
         ).of_agent_checks();
     }
+    line "fleet" {
+        conflicts = FleetConflicts: counter(
+            "gwm_fleet_conflicts_total",
+            "Changes of two GWMs of a fleet to one thing of which something did not stay."
+        ).of_coordinator();
+    }
     by_label {
         requests, "not accepted (0x11)" = RequestsRefused:
             counter("gwm_requests_refused_total", "Requests that were answered with return code 0x11.")
@@ -234,6 +240,19 @@ table! {
         StateRepliesWaiting: gauge("gwm_state_replies_waiting", "Replies that wait until their changes are on the disk.")
             .of_coordinator();
         StateTransaction: seconds("gwm_state_transaction_seconds", "Times that transactions of the state on disk took.")
+            .of_coordinator();
+        FleetConnected: gauge("gwm_fleet_connected", "1 while all that etcd has is known here (--fleet).").of_coordinator();
+        FleetNodes: gauge("gwm_fleet_nodes", "GWMs of the fleet that are alive, as this one knows.").of_coordinator();
+        FleetRows: gauge("gwm_fleet_rows", "Load balancers, groups and words in etcd.").of_coordinator();
+        FleetRowsAhead: gauge("gwm_fleet_rows_ahead", "Rows that this GWM has yet to write to etcd.").of_coordinator();
+        FleetRowsTooLarge: gauge("gwm_fleet_rows_too_large", "Groups that are too large for etcd: no other GWM has them.")
+            .of_coordinator();
+        FleetChangesWaiting: gauge("gwm_fleet_changes_waiting", "Changes here that etcd does not have yet.")
+            .of_coordinator();
+        FleetOrdersWaiting: gauge("gwm_fleet_orders_waiting", "Changes of others that are not done here yet.")
+            .of_coordinator();
+        FleetChecks: gauge("gwm_fleet_checks", "Endpoints that this GWM of a fleet checks itself.").of_coordinator();
+        FleetTransaction: seconds("gwm_fleet_transaction_seconds", "Times that transactions of etcd took.")
             .of_coordinator();
         BlindOwn: gauge("gwm_blind", "1 while nothing at these addresses answers, neither members nor a witness.")
             .with("addresses", "own").of_coordinator();

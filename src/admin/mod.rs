@@ -7,6 +7,7 @@
 //! | `fields` | the fields of a body, each given once |
 //! | [`rows`] | rows of the tables as JSON |
 //! | [`why`] | the factors of a weight, in numbers and words |
+//! | [`fleet`] | the fleet as a JSON document |
 //! | [`pages`] | answers as JSON documents |
 //! | [`discovery`] | members for Prometheus and Traefik |
 //! | [`events`] | changes as server-sent events |
@@ -18,6 +19,7 @@
 pub mod discovery;
 pub mod events;
 mod fields;
+pub mod fleet;
 pub mod page;
 pub mod pages;
 pub mod request;
@@ -40,6 +42,7 @@ pub enum Route {
     Version,
     Totals,
     Limits,
+    Fleet,
     Config,
     LoadBalancers,
     Groups,
@@ -71,6 +74,7 @@ pub const ROUTES: &[(&str, Route, bool)] = &[
     ("/api/v1/version", Route::Version, false),
     ("/api/v1/totals", Route::Totals, false),
     ("/api/v1/limits", Route::Limits, false),
+    ("/api/v1/fleet", Route::Fleet, false),
     ("/api/v1/config", Route::Config, false),
     ("/api/v1/load-balancers", Route::LoadBalancers, false),
     ("/api/v1/groups", Route::Groups, false),

@@ -88,6 +88,7 @@ pub struct Lb {
     #[serde(flatten)]
     name: LbName,
     connected: bool,
+    node: Option<String>,
     peer: Option<String>,
     certificate: Option<String>,
     shard: Option<u16>,
@@ -111,7 +112,8 @@ impl Lb {
         let name = row.certificate.as_ref().and_then(|certificate| certificate.first_name());
         Lb {
             name: LbName::new(&row.uid),
-            connected: row.connection.is_some(),
+            connected: row.connection.is_some() || row.elsewhere.is_some(),
+            node: row.elsewhere.as_ref().map(|node| node.to_string()),
             peer: row.peer.map(|peer| peer.to_string()),
             certificate: name.map(|name| text(name.as_bytes())),
             shard: row.connection.map(|connection| connection.shard),

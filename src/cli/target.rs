@@ -24,9 +24,11 @@ const CONNECTION: &str = "Connection";
 /// The connection flags.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Flags {
-    /// The GWM: HOST:PORT, IPv4:PORT or `[IPv6]:PORT`; without a port, 3860
-    #[arg(long, env = "GWM_GWM", value_name = "ADDR", default_value = "127.0.0.1:3860", value_parser = address, global = true, help_heading = CONNECTION)]
-    gwm: String,
+    /// The GWM: HOST:PORT, IPv4:PORT or `[IPv6]:PORT`; without a port, 3860. Repeatable, for the GWMs of a fleet: the first
+    /// one that takes a connection; `gwm lb watch` goes to the next one when one fails
+    #[arg(long, env = "GWM_GWM", value_name = "ADDR", default_value = "127.0.0.1:3860", value_parser = address,
+          value_delimiter = ',', global = true, help_heading = CONNECTION)]
+    gwm: Vec<String>,
     #[command(flatten)]
     link: Link,
 }
@@ -60,9 +62,16 @@ pub(crate) struct Link {
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 impl Flags {
-    /// Checks the flags and reads the files that they name.
+    /// Checks the flags and reads the files that they name; gives all GWMs.
+    pub(crate) fn all(&self) -> Result<Vec<Target>, Failure> {
+        self.gwm.iter().map(|gwm| self.link.target(gwm)).collect()
+    }
+
+    /// As [`Flags::all`]; gives the first GWM that takes a connection, or the last one.
     pub(crate) fn read(self) -> Result<Target, Failure> {
-        self.link.target(&self.gwm)
+        let mut targets = self.all()?;
+        let last = targets.pop().expect("there is a default");
+        Ok(targets.into_iter().find(|target| target.connect().is_ok()).unwrap_or(last))
     }
 }
 

@@ -7,9 +7,10 @@ use crate::{access::Identity, judgement::Policy};
 /// When a reply to a request that changes something is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Durability {
-    /// When the change is on the disk. If the disk does not take it within 5 seconds, the connection ends without a reply
+    /// When the change is on the disk (--state) and in etcd (--fleet). If the disk does not take it within 5 seconds, the
+    /// connection ends without a reply. While etcd is away, the disk alone counts
     Reply,
-    /// At once: a crash loses what came within the last 100 ms, and all since the disk has been refusing writes
+    /// At once: a crash loses what came within the last 100 ms, and all since disk and etcd have been refusing writes
     Background,
 }
 

@@ -15,6 +15,7 @@ use clap::{
 use super::{
     admin::AdminFlags,
     choices::{Durability, HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion},
+    fleet::FleetFlags,
     given::Given,
     members,
     units::duration,
@@ -143,7 +144,7 @@ pub struct Flags {
     #[arg(long, env = "GWM_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
 
-    /// When a reply to a request that changes something is sent, with --state
+    /// When a reply to a request that changes something is sent, with --state or --fleet
     #[arg(long, env = "GWM_DURABILITY", value_name = "WHEN", default_value = "reply")]
     pub durability: Durability,
 
@@ -151,6 +152,10 @@ pub struct Flags {
     /// not start with such a state. A state that can be used stays
     #[arg(long, env = "GWM_STATE_RESET", requires = "state", value_parser = FalseyValueParser::new())]
     pub state_reset: bool,
+
+    /// The fleet.
+    #[command(flatten)]
+    pub fleet: FleetFlags,
 
     /// The Interval of Get Weights replies: when a load balancer should ask again; whole seconds, 1s to 65535s. While a
     /// member in the reply waits for the first result of its checks, the Interval is the member's --probe-interval

@@ -15,8 +15,12 @@ pub(super) fn warnings(flags: &Flags, shards: usize) -> Vec<String> {
         let of_tls = ["tls-min-version", "handshake-timeout", "max-handshakes", "max-handshakes-per-source"];
         useless(&of_tls, "it is about TLS, and --tls-listen is not given");
     }
-    if flags.state.is_none() {
-        useless(&["durability"], "it is about the state on disk, and --state is not given");
+    if flags.state.is_none() && flags.fleet.fleet.is_none() {
+        useless(&["durability"], "it is about the state on disk and in etcd, and neither --state nor --fleet is given");
+    }
+    if flags.fleet.fleet.is_none() {
+        let of_fleet = ["fleet-name", "node", "fleet-lease", "probe-redundancy"];
+        useless(&of_fleet, "it is about a fleet, and --fleet is not given");
     }
     if flags.admin.admin_listen.is_empty() {
         useless(&["metrics-members"], "it is about /metrics of the admin side, and --admin-listen is not given");

@@ -27,6 +27,7 @@ mod choices;
 mod error;
 pub mod file;
 mod flags;
+mod fleet;
 mod given;
 mod idle;
 mod listen;
@@ -40,6 +41,7 @@ pub use choices::{
 };
 pub use error::ConfigError;
 pub use flags::{CpuList, Flags};
+pub use fleet::{Credentials, EtcdEndpoint, Fleet, FleetFlags};
 pub use given::{Given, Setting, Source};
 pub use listen::{Carries, Listen};
 pub(crate) use units::duration;
@@ -98,8 +100,12 @@ pub struct Config {
     pub metrics_members: u32,
     /// The flags with their values, for people, and the file that has some of them.
     pub given: Given,
+    /// When replies are sent.
+    pub durability: Durability,
     /// Where the state is kept on disk, if it is.
     pub state: Option<State>,
+    /// The fleet that this GWM belongs to, if it does.
+    pub fleet: Option<Fleet>,
     /// Where load balancers make agent-checks.
     pub agent_listen: Vec<SocketAddr>,
     /// The load balancer whose groups answer; any if `None`.
@@ -113,8 +119,6 @@ pub struct Config {
 pub struct State {
     /// The directory.
     pub directory: PathBuf,
-    /// When replies are sent.
-    pub durability: Durability,
     /// A state that can not be used is moved aside.
     pub reset: bool,
 }
@@ -289,11 +293,9 @@ impl Config {
             admin,
             metrics_members: flags.metrics_members,
             given: flags.given.clone(),
-            state: flags.state.clone().map(|directory| State {
-                directory,
-                durability: flags.durability,
-                reset: flags.state_reset,
-            }),
+            durability: flags.durability,
+            state: flags.state.clone().map(|directory| State { directory, reset: flags.state_reset }),
+            fleet: Fleet::new(&flags.fleet)?,
             agent_listen: agent_addresses(flags)?,
             agent_lb: flags.agent_lb.clone(),
             warnings,
@@ -443,6 +445,7 @@ fn descriptors(flags: &Flags, host: &Host, shards: usize, listeners: usize) -> R
         + DESCRIPTORS_PER_EXECUTOR * (shards as u64 + 1)
         + (listeners * shards) as u64
         + Admin::descriptors(&flags.admin)
+        + Fleet::descriptors(&flags.fleet)
         + agent_descriptors(flags);
     let room = host.descriptors.saturating_sub(own);
     // A members file may name monitors now or when it is read again.

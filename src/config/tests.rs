@@ -301,3 +301,28 @@ fn flags_say_how_reports_count() {
     };
     assert!(text.contains("--report-lifetime") && text.contains("--probe-interval"), "{text}");
 }
+
+#[cfg(feature = "fleet")]
+#[test]
+fn a_fleet_has_etcds_and_a_name() {
+    let fleet = |line: &str| config(line, &host(2, 1 << 20)).map(|config| config.fleet);
+    assert!(fleet("").unwrap().is_none());
+    let one = fleet("--fleet etcd://10.0.0.1,10.0.0.2:99 --node a").unwrap().unwrap();
+    assert_eq!(one.endpoints.iter().map(EtcdEndpoint::to_string).collect::<Vec<_>>(), ["10.0.0.1:2379", "10.0.0.2:99"]);
+    assert_eq!((&*one.name, &*one.node, one.lease, one.redundancy), ("main", "a", Duration::from_secs(5), 2));
+    for (line, word) in [
+        ("--fleet etcd://a,a --node a", "given twice"),
+        ("--fleet etcd://a --node a --fleet-lease 2500ms", "whole number of seconds"),
+        ("--fleet etcd://a --node a --fleet-credentials /nowhere", "--fleet-credentials"),
+        ("--fleet etcd://a --node a --fleet-tls-ca /nowhere", "--fleet-tls-ca"),
+    ] {
+        let error = fleet(line).unwrap_err().to_string();
+        assert!(error.contains(word), "{line}: {error}");
+    }
+    for line in ["--fleet 10.0.0.1:2379", "--node a/b", "--fleet-lease 1s", "--probe-redundancy 8", "--fleet-tls-ca x"]
+    {
+        assert!(flags(line).is_err(), "{line}");
+    }
+    let warnings = config("--node a --fleet-lease 9s", &host(2, 1 << 20)).unwrap().warnings;
+    assert_eq!(warnings.iter().filter(|warning| warning.contains("--fleet is not given")).count(), 2, "{warnings:?}");
+}

@@ -37,6 +37,8 @@ pub enum Entry {
     Judged(Endpoint, [Verdict; Policy::ALL.len()]),
     /// No group lists the endpoint any more.
     Gone(Endpoint),
+    /// Whether etcd, which the nodes of a fleet share, lacks some of what the state on disk has.
+    Ahead(bool),
 }
 
 impl Entry {
@@ -74,7 +76,7 @@ impl Entry {
             | Entry::Forgotten(bytes)
             | Entry::Request(bytes) => bytes.len(),
             Entry::Said(word) => size_of::<Word>() + word.reason.len() + word.by.len() + word.from.len(),
-            Entry::Unsaid(_) | Entry::Judged(..) | Entry::Gone(_) => 0,
+            Entry::Unsaid(_) | Entry::Judged(..) | Entry::Gone(_) | Entry::Ahead(_) => 0,
         };
         size_of::<Entry>() + more
     }

@@ -99,11 +99,14 @@ pub(super) struct Numbers {
     pub(super) newest: u64,
     /// The number of the operator's newest word.
     pub(super) last_word: u64,
+    /// 0 if etcd has all of this; only the rows of a fleet's node get there. A file that does not say is ahead.
+    pub(super) ahead: u64,
 }
 
 impl Numbers {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 5] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 6] {
         [
+            ("ahead", &mut self.ahead),
             ("applied", &mut self.applied),
             ("starts", &mut self.starts),
             ("alive_at", &mut self.alive_at),
@@ -140,7 +143,8 @@ fn numbers(transaction: &ReadTransaction) -> Result<Option<Numbers>> {
     };
     let read = |name| -> Result<u64> {
         let value = table.get(name)?.map(|value| value.value());
-        value.ok_or_else(|| StoreError::Damaged(format!("the number \"{name}\" is not there")))
+        let default = (name == "ahead").then_some(1); // files are older than fleets
+        value.or(default).ok_or_else(|| StoreError::Damaged(format!("the number \"{name}\" is not there")))
     };
     match read("version")? {
         VERSION => {}
@@ -174,7 +178,7 @@ impl Store {
     }
 
     fn prepare(database: Database) -> Result<Store> {
-        let mut store = Store { database, numbers: Numbers::default() };
+        let mut store = Store { database, numbers: Numbers { ahead: 1, ..Numbers::default() } };
         let transaction = store.database.begin_read()?;
         match numbers(&transaction)? {
             Some(numbers) => store.numbers = numbers,
@@ -218,9 +222,12 @@ impl Store {
         Ok(())
     }
 
-    /// Notes the start of a daemon; gives how many there have been.
-    pub fn start(&mut self) -> Result<u64> {
+    /// Notes the start of a daemon; gives how many there have been. `alone`: the daemon belongs to no fleet.
+    pub fn start(&mut self, alone: bool) -> Result<u64> {
         self.numbers.starts += 1;
+        if alone {
+            self.numbers.ahead = 1;
+        }
         self.write(|_| Ok(()))?;
         Ok(self.numbers.starts)
     }
@@ -234,6 +241,11 @@ impl Store {
     /// When a daemon wrote last.
     pub fn alive_at(&self) -> Date {
         Date(self.numbers.alive_at)
+    }
+
+    /// Whether the file may have what etcd, which the nodes of a fleet share, lacks.
+    pub fn is_ahead(&self) -> bool {
+        self.numbers.ahead != 0
     }
 
     /// The number of the operator's newest word, which may have ended.

@@ -101,6 +101,10 @@ impl<'t> Tables<'t> {
             }
             Entry::Said(word) => self.say(word, epoch),
             Entry::Unsaid(number) => self.words.remove(number)?.map(drop).ok_or_else(|| misfit("a word")),
+            Entry::Ahead(ahead) => {
+                self.numbers.ahead = u64::from(*ahead);
+                Ok(())
+            }
             Entry::Judged(endpoint, verdicts) => self.judge(endpoint, verdicts),
             Entry::Gone(endpoint) => Ok(self.verdicts.remove(&rows::endpoint_key(endpoint)[..]).map(drop)?),
             Entry::Request(bytes) => {

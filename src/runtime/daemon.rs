@@ -2,6 +2,8 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod keeper;
 mod listen;
 mod reload;
@@ -19,12 +21,13 @@ use signal_hook::{
 };
 
 use keeper::Keeper;
+use reload::{look_at_addresses, own_addresses};
 
 #[cfg(feature = "admin")]
 use super::admin_thread::{self, AdminThread};
 use super::{
     agent_thread::{AgentMetrics, AgentThread},
-    coordinator_thread::{self, CoordinatorControl, CoordinatorMetrics, Port},
+    coordinator_thread::{self, CoordinatorControl, CoordinatorMetrics, Keeping, Port},
     error::Error,
     journal_thread::{self, Journal},
     log,
@@ -33,15 +36,16 @@ use super::{
     probe::{self, Prober},
     shard::{self, MonitoringControl, MonitoringSetup, ShardMetrics, ShardSetup, Shared, listener::Listener},
 };
+#[cfg(feature = "fleet")]
+use crate::runtime::fleet_thread::Fleet;
 #[cfg(feature = "admin")]
 use crate::web::Gate;
 use crate::{
-    config::{Config, Listen},
+    config::{Config, Durability, Listen},
     coordinator::{Coordinator, Settings},
     limits,
     metrics::{Id, Reading},
     monitor::{self, Tuning},
-    network::OwnAddresses,
 };
 
 /// How long the stop may take in all.
@@ -74,6 +78,8 @@ impl Drop for EndNotice {
 struct Threads {
     coordinator: JoinHandle<Result<(), Error>>,
     keeper: Option<Keeper>,
+    #[cfg(feature = "fleet")]
+    member: Option<fleet::Member>,
     shards: Vec<JoinHandle<Result<(), Error>>>,
     #[cfg(feature = "admin")]
     admin: Option<AdminThread>,
@@ -101,10 +107,37 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     let shared = Arc::new(Shared::new(&config.connections, config.tls.as_ref().map(|tls| tls.config.clone())));
     let control = Arc::new(CoordinatorControl::new());
     let (settings, count) = (config.settings.clone(), u16::try_from(shards).expect("there are at most 256 shards"));
-    let empty = move || Coordinator::new(settings.clone(), count);
+    let alone = move || Coordinator::new(settings.clone(), count);
+    #[cfg(feature = "fleet")]
+    let empty = fleet::joining(config.fleet.clone(), shared.clock, alone);
+    #[cfg(not(feature = "fleet"))]
+    let empty = alone;
+    #[cfg(feature = "fleet")]
+    let mut replica = config.fleet.as_ref().map(|settings| fleet::replica(settings, &config));
     // Before the listeners: nobody asks a GWM that knows nothing yet.
-    let loaded = config.state.as_ref().map(|state| journal_thread::load(state, shared.clock, &empty)).transpose()?;
-    let (kept, restored) = loaded.unzip();
+    let loaded = config.state.as_ref().map(|state| {
+        #[cfg(feature = "fleet")]
+        let mut each = replica.as_mut().map(|replica| fleet::restoring(replica, shared.clock));
+        #[cfg(feature = "fleet")]
+        let each = each.as_mut().map(|each| each as _);
+        #[cfg(not(feature = "fleet"))]
+        let each = None;
+        journal_thread::load(state, shared.clock, &empty, each)
+    });
+    let (kept, restored) = loaded.transpose()?.unzip();
+    #[cfg(feature = "fleet")]
+    let member = match config.fleet.as_ref().zip(replica) {
+        None => None,
+        Some((settings, replica)) => {
+            let member = fleet::Member::start(settings, replica, shared.clock, control.bell.clone(), &events);
+            let member = member.map_err(|error| Error::Start { what: "start a thread", error })?;
+            if !member.wait(&inbox, &events) {
+                member.fleet.stop();
+                return joined(member.handle);
+            }
+            Some(member)
+        }
+    };
     let mut listening = Vec::new();
     let mut listeners: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
     for &Listen { address, carries } in &config.listen {
@@ -118,7 +151,12 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     let (admin_addresses, admin_listeners) = admin::bind(&config)?;
     let (agent_addresses, agent_listeners) = listen::bind_agent(&config)?;
     let journal = kept.as_ref().map(|_| Arc::new(Journal::new(control.bell.clone())));
-    let metrics = Arc::new(Metrics { journal: journal.clone(), ..Metrics::new(shards) });
+    let metrics = Arc::new(Metrics {
+        journal: journal.clone(),
+        #[cfg(feature = "fleet")]
+        fleet: member.as_ref().map(|member| member.fleet.clone()),
+        ..Metrics::new(shards)
+    });
     let bells: Vec<Arc<Bell>> = (0..shards).map(|_| Arc::default()).collect();
     let monitoring: Vec<Arc<MonitoringControl>> = (0..shards).map(|_| Arc::default()).collect();
     let failed = |error| Error::Start { what: "start a thread", error };
@@ -158,7 +196,17 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         });
         handles.push(handle.map_err(failed)?);
     }
-    let keeping = journal.as_ref().map(|journal| keeper::keeping(journal, &config));
+    let waits = config.durability == Durability::Reply;
+    let keeping = Keeping::new(journal.clone(), waits, config.settings.hold_time);
+    #[cfg(feature = "fleet")]
+    let keeping = match &member {
+        Some(member) => {
+            let ahead = kept.as_ref().is_none_or(|kept| kept.store.is_ahead());
+            keeping.with_fleet(member.fleet.clone(), ahead)
+        }
+        None => keeping,
+    };
+    let keeping = keeping.is_needed().then_some(keeping);
     let keeper = kept.zip(journal).map(|(kept, journal)| Keeper::start(kept, journal, &config, &shared, &events));
     let keeper = keeper.transpose().map_err(failed)?;
     let coordinator = {
@@ -191,6 +239,8 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 flags: admin::shown_flags(&config),
                 warnings: config.warnings.clone(),
                 metrics_members: config.metrics_members,
+                #[cfg(feature = "fleet")]
+                fleet: config.fleet.clone(),
                 events: events.clone(),
                 gate: Gate::new(&config.admin),
             };
@@ -209,6 +259,8 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     let mut threads = Threads {
         coordinator,
         keeper,
+        #[cfg(feature = "fleet")]
+        member,
         shards: handles,
         #[cfg(feature = "admin")]
         admin,
@@ -288,10 +340,15 @@ fn stop(
         admin.thread.stop();
         running += 1;
     }
-    // The shards need the coordinator, and the coordinator the journal.
+    // The shards need the coordinator, and the coordinator the journal and the fleet.
     let journal = threads.keeper.as_ref().map(|keeper| &keeper.journal);
-    let last = 1 + usize::from(journal.is_some());
-    running += usize::from(journal.is_some());
+    let mut behind = usize::from(journal.is_some());
+    #[cfg(feature = "fleet")]
+    {
+        behind += usize::from(threads.member.is_some());
+    }
+    let last = 1 + behind;
+    running += behind;
     while running > 0 {
         match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Event::Ended) => running -= 1,
@@ -302,10 +359,14 @@ fn stop(
             control.stop.store(true, Ordering::Release);
             control.bell.ring();
         }
-        if running == 1
-            && let Some(journal) = journal
-        {
-            journal.stop();
+        if running == behind {
+            if let Some(journal) = journal {
+                journal.stop();
+            }
+            #[cfg(feature = "fleet")]
+            if let Some(member) = &threads.member {
+                member.fleet.stop();
+            }
         }
     }
     threads.into_handles().try_for_each(joined)?;
@@ -318,6 +379,8 @@ pub(super) struct Metrics {
     shards: Vec<Arc<ShardMetrics>>,
     coordinator: Arc<CoordinatorMetrics>,
     pub(super) journal: Option<Arc<Journal>>,
+    #[cfg(feature = "fleet")]
+    pub(super) fleet: Option<Arc<Fleet>>,
     agent: Arc<AgentMetrics>,
 }
 
@@ -325,7 +388,14 @@ impl Metrics {
     pub(super) fn new(shards: usize) -> Metrics {
         let shards = (0..shards).map(|_| Arc::default()).collect();
         let (coordinator, agent) = Default::default();
-        Metrics { shards, coordinator, agent, journal: None }
+        Metrics {
+            shards,
+            coordinator,
+            agent,
+            journal: None,
+            #[cfg(feature = "fleet")]
+            fleet: None,
+        }
     }
 
     /// All metrics now; the threads may run on.
@@ -338,6 +408,10 @@ impl Metrics {
         if let Some(journal) = &self.journal {
             reading.add_distribution(None, Id::StateTransaction, journal.transactions.read());
         }
+        #[cfg(feature = "fleet")]
+        if let Some(fleet) = &self.fleet {
+            reading.add_distribution(None, Id::FleetTransaction, fleet.transactions.read());
+        }
         self.agent.read(&mut reading);
         reading
     }
@@ -346,6 +420,8 @@ impl Metrics {
 impl Threads {
     fn into_handles(self) -> impl Iterator<Item = JoinHandle<Result<(), Error>>> {
         let handles = self.shards.into_iter().chain([self.coordinator]).chain(self.keeper.map(|keeper| keeper.handle));
+        #[cfg(feature = "fleet")]
+        let handles = handles.chain(self.member.map(|member| member.handle));
         #[cfg(feature = "admin")]
         let handles = handles.chain(self.admin.map(|admin| admin.thread.handle));
         handles.chain(self.agent.map(|agent| agent.handle))
@@ -394,26 +470,6 @@ fn monitoring_setup(config: &Config, shard: usize, control: &Arc<MonitoringContr
         seed: hash_seed ^ shard as u64,
         prober: Prober::new(icmp).map_err(|error| Error::Start { what: "make sockets for checks", error })?,
     })
-}
-
-/// The addresses of this machine's interfaces; only loopback if they can not be read.
-fn own_addresses() -> OwnAddresses {
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
-        tracing::warn!("can not read this machine's addresses, so only loopback counts as its own: {error}");
-        Vec::new()
-    });
-    interfaces.iter().map(if_addrs::Interface::ip).collect()
-}
-
-/// Tells the coordinator if this machine has other addresses now.
-fn look_at_addresses(known: &mut Arc<OwnAddresses>, control: &CoordinatorControl) {
-    let now = own_addresses();
-    if now != **known {
-        tracing::info!("this machine has other addresses now");
-        *known = Arc::new(now);
-        control.own_addresses.force_push(known.clone());
-        control.bell.ring();
-    }
 }
 
 /// Forwards signals. The second one that asks to stop ends the process at once, whatever the other threads do.

@@ -80,6 +80,11 @@ pub enum Error {
         /// The reason.
         error: StoreError,
     },
+    /// Another GWM of the fleet has the name of this node.
+    FleetName {
+        /// The name.
+        node: String,
+    },
     /// A thread has panicked.
     Panicked {
         /// The thread's name.
@@ -189,6 +194,11 @@ impl fmt::Display for Error {
                     StoreError::Disk(_) => "let gwm read and write the directory, or give another one with --state",
                 })
             }
+            Error::FleetName { node } => write!(
+                f,
+                "another GWM of the fleet has the name {node}: give each its own with --node, or each fleet its own with \
+                 --fleet-name"
+            ),
             Error::Start { what, error } => write!(f, "can not {what}: {error}"),
             Error::Panicked { thread, text } => {
                 write!(f, "{thread} failed, which is a fault of gwm itself (please report it): {text}")

@@ -2,7 +2,7 @@
 //!
 //! The main thread ([`serve`]) binds, starts the others and waits for signals. Each shard, an executor, owns its
 //! connections and the checks of its members; the coordinator's thread owns the state machine; and the [`mesh`] joins
-//! them. The journal's thread writes what the coordinator has changed.
+//! them. The journal's thread writes what the coordinator has changed; the fleet's thread shares it with other GWMs.
 
 #[cfg(feature = "admin")]
 mod admin_thread;
@@ -10,6 +10,8 @@ mod agent_thread;
 mod coordinator_thread;
 mod daemon;
 mod error;
+#[cfg(feature = "fleet")]
+mod fleet_thread;
 mod journal_thread;
 mod limit;
 mod log;

@@ -26,7 +26,7 @@ use crate::wire;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many daemons may run at a time: each pins memory, and the kernel limits pinned memory per user.
-const DAEMONS: u32 = 3;
+pub(crate) const DAEMONS: u32 = 3;
 
 /// The sender is a load balancer.
 pub(crate) const LB: SenderFlags = SenderFlags::LOAD_BALANCER;
@@ -36,7 +36,8 @@ pub(crate) const MEMBER: SenderFlags = SenderFlags::NONE;
 
 static FREE: (Mutex<u32>, Condvar) = (Mutex::new(DAEMONS), Condvar::new());
 
-/// The right to run this many daemons at a time.
+/// The right to run this many daemons at a time. A test that takes it piece by piece may wait for ever for another one
+/// that does the same.
 pub(crate) struct Permit(u32);
 
 impl Permit {
@@ -164,6 +165,11 @@ impl Daemon {
     /// As [`Daemon::start`], for a test that keeps the machine busy: no other daemon runs at the same time.
     pub(crate) fn start_alone(flags: &[&str]) -> Daemon {
         Daemon::spawn(flags, DAEMONS)
+    }
+
+    /// As [`Daemon::start`], for a test that runs several daemons and has the permit for all of them.
+    pub(crate) fn start_permitted(flags: &[&str], _permit: &Permit) -> Daemon {
+        Daemon::spawn(flags, 0)
     }
 
     /// As [`Daemon::start`]; nobody reads the daemon's stderr before [`Daemon::read_log`].

@@ -22,6 +22,8 @@ mod daemon;
 mod decode;
 mod demo;
 mod fake_gwm;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod haproxy;
 mod harness;
 mod manual;

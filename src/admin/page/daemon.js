@@ -1,4 +1,4 @@
-// The daemon itself: its limits, its settings, and the order to read its files again.
+// The daemon itself: its fleet, its limits, its settings, and the order to read its files again.
 
 class Daemon {
   part = 'daemon';
@@ -55,11 +55,54 @@ class Daemon {
                 ].map(([name, value]) => h('div', { key: name }, h('dt', null, name), h('dd', null, value))),
               ),
             ),
+          farm.fleet.value && this.drawFleet(farm.fleet.value),
           limits && this.drawLimits(limits),
         ),
         h('div', null, config && this.drawSettings(config)),
       ),
     ];
+  }
+
+  drawFleet(fleet) {
+    const waiting = `${number(fleet.changes_waiting)} changes for etcd, ${number(fleet.orders_waiting)} from etcd`;
+    return h(
+      'section',
+      { class: 'panel' },
+      h('h2', null, `Fleet ${fleet.name}`),
+      fleet.trouble && h('p', { class: 'notice' }, shape('warn'), `etcd is out of reach: ${fleet.trouble}`),
+      h(
+        'dl',
+        null,
+        [
+          ['this node', fleet.node],
+          ['etcd', fleet.etcd ?? '–'],
+          ['rows', `${number(fleet.rows)}, not yet written ${number(fleet.rows_ahead)}`],
+          ['waiting', waiting],
+          ['checks of each member', fleet.redundancy],
+        ].map(([name, value]) => h('div', { key: name }, h('dt', null, name), h('dd', null, value))),
+      ),
+      h(
+        'table',
+        null,
+        columnTitles(['Node', 'Address', 'Started', 'Load balancers', 'Checks', 'Blind']),
+        h(
+          'tbody',
+          null,
+          fleet.nodes.map((node) =>
+            h(
+              'tr',
+              { key: node.name },
+              h('td', null, node.name),
+              h('td', null, node.address),
+              h('td', null, when(node.started_at)),
+              h('td', null, number(node.load_balancers)),
+              h('td', null, number(node.checks)),
+              h('td', null, node.blind ? 'yes' : 'no'),
+            ),
+          ),
+        ),
+      ),
+    );
   }
 
   drawLimits(limits) {

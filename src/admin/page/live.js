@@ -142,6 +142,7 @@ const farm = {
   limits: new Reading(() => get('limits').then((answer) => answer.limits), { every: 5000 }),
   words: new Reading(() => get('words').then((answer) => answer.words)),
   config: new Reading(() => get('config')),
+  fleet: new Reading(() => get('fleet').then((answer) => answer.fleet), { every: 5000 }),
   ready: new Reading(() => fetch('/readyz').then((response) => response.json()), { every: 5000 }),
   groups: groupList(),
 };
@@ -181,8 +182,8 @@ function takeEvent(kind, value) {
 
 /** All that the present view needs. */
 function readings() {
-  const { version, totals, limits, words, config, ready, groups } = farm;
-  return [version, totals, limits, words, config, ready, ...groups.readings, ...(view.readings?.() ?? [])];
+  const { version, totals, limits, words, config, fleet, ready, groups } = farm;
+  return [version, totals, limits, words, config, fleet, ready, ...groups.readings, ...(view.readings?.() ?? [])];
 }
 
 /** Makes all that is shown be read now: nobody knows what has changed, or a person wants to see it. */

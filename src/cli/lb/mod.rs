@@ -194,8 +194,11 @@ pub fn run(args: Args) -> ExitCode {
         );
         return target::finish(Err(Failure::Usage(why)));
     }
+    if let Command::Watch(watch) = args.command {
+        return target::finish(args.target.all().and_then(|gwms| watch::run(&gwms, uid, watch, args.take_over)));
+    }
     target::finish(args.target.read().and_then(|target| match args.command {
-        Command::Watch(watch) => watch::run(&target, uid, watch, args.take_over),
+        Command::Watch(_) => unreachable!("it has been run"),
         Command::Weights(weights) => show(&target, &uid, weights),
         Command::Register(groups) => register(&target, &uid, &groups),
         Command::Deregister(what) => deregister(&target, &uid, &what),

@@ -105,7 +105,7 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("these types have only text keys and plain values")
 }
 
-pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args, take_over: bool) -> Result<(), Failure> {
+pub(super) fn run(gwms: &[Target], uid: Box<[u8]>, args: Args, take_over: bool) -> Result<(), Failure> {
     let wishes = Wishes {
         groups: args.groups.read()?,
         health: Health(args.wanted.health),
@@ -116,7 +116,7 @@ pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args, take_over: bool) 
     table::end_on_signal(live)?;
     let screen = if live { Some(Screen::enter()?) } else { None };
     let mut view = View {
-        target,
+        target: gwms.first().expect("at least one GWM"),
         uid: Escaped(&wishes.uid).to_string(),
         mode: if args.poll { "polled" } else { "pushed" },
         screen,
@@ -125,7 +125,10 @@ pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args, take_over: bool) 
         stop_after: args.updates,
         last: Instant::now(),
     };
-    loop {
+    // Tries since the last session.
+    let mut tries = 0;
+    for target in gwms.iter().cycle() {
+        view.target = target;
         let error = match session(target, &wishes, args.poll, &mut view) {
             Ok(()) => return Ok(()),
             Err(End::Output(error)) => return Err(error.into()),
@@ -134,7 +137,9 @@ pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args, take_over: bool) 
         };
         // The protocol does not tell why the GWM closes. A GWM that stops does not serve any more.
         let closed = matches!(error.kind, ErrorKind::Closed { unfinished_bytes: 0 });
-        if std::mem::take(&mut view.has_session) && closed && !take_over && target.serves() {
+        let had_session = std::mem::take(&mut view.has_session);
+        tries = if had_session { 1 } else { tries + 1 };
+        if had_session && closed && !take_over && target.serves() {
             view.lost(&error, None)?;
             return Err(Failure::Failed(format!(
                 "{error} and still serves: another connection has become {uid}, an operator has dropped the session of {uid}, or \
@@ -143,8 +148,11 @@ pub(super) fn run(target: &Target, uid: Box<[u8]>, args: Args, take_over: bool) 
                 uid = view.uid
             )));
         }
-        view.wait(&error, with_jitter(args.retry))?;
+        // The next GWM is tried at once, as long as there is one that has not failed.
+        let wait = if tries % gwms.len() == 0 { with_jitter(args.retry) } else { Duration::ZERO };
+        view.wait(&error, wait)?;
     }
+    unreachable!("there is always a next one")
 }
 
 enum End {

@@ -35,7 +35,11 @@ fn table(rows: &[Value], cells: &[Cell], width: usize) -> Vec<String> {
 fn load_balancers() -> Vec<Cell> {
     vec![
         (Column::cut("LB"), |row| text(&row["uid"])),
-        (LEFT("SESSION"), |row| if row["connected"] == true { "connected" } else { "held" }.into()),
+        (LEFT("SESSION"), |row| match (&row["node"], &row["connected"]) {
+            (Value::String(_), _) => format!("at {}", text(&row["node"])),
+            (_, Value::Bool(true)) => "connected".into(),
+            _ => "held".into(),
+        }),
         (LEFT("PEER"), |row| text(&row["peer"])),
         (LEFT("SINCE"), |row| text(&row["bound_at"])),
         (LEFT("LAST PUSH"), |row| text(&row["last_push_at"])),
@@ -96,6 +100,48 @@ fn limits() -> Vec<Cell> {
         (RIGHT("OF"), |row| text(&row["max"])),
         (RIGHT("PART"), |row| format!("{:.0} %", 100.0 * part(row))),
     ]
+}
+
+fn nodes() -> Vec<Cell> {
+    vec![
+        (LEFT("NODE"), |row| text(&row["name"])),
+        (LEFT("ADDRESS"), |row| text(&row["address"])),
+        (LEFT("VERSION"), |row| text(&row["version"])),
+        (LEFT("STARTED"), |row| text(&row["started_at"])),
+        (RIGHT("LBS"), |row| text(&row["load_balancers"])),
+        (RIGHT("CHECKS"), |row| text(&row["checks"])),
+        (LEFT("BLIND"), |row| if row["blind"] == true { "yes" } else { "no" }.into()),
+    ]
+}
+
+/// The fleet: how this node keeps up with etcd, and the nodes.
+pub(super) fn fleet(fleet: &Value, width: usize) -> Vec<String> {
+    if fleet.is_null() {
+        return vec!["This daemon belongs to no fleet (gwm serve --fleet).".into()];
+    }
+    let field = |name: &str| text(&fleet[name]);
+    let etcd = match fleet["trouble"].is_null() {
+        true => format!("{}, revision {}, lease {}", field("etcd"), field("revision"), field("lease")),
+        false => format!("out of reach: {}", field("trouble")),
+    };
+    let mut lines = vec![
+        format!("fleet           {}, this node is {}", field("name"), field("node")),
+        format!("etcd            {etcd}"),
+        format!("rows            {}, not yet written {}", field("rows"), field("rows_ahead")),
+        format!("waiting         {} changes for etcd, {} from etcd", field("changes_waiting"), field("orders_waiting")),
+        format!("checks          {} nodes check each member", field("redundancy")),
+    ];
+    for (name, what) in
+        [("rows_too_large", "groups are too large for etcd"), ("rows_unknown", "rows of etcd are not understood")]
+    {
+        if fleet[name].as_u64().is_some_and(|rows| rows > 0) {
+            lines.push(format!("                {} {what}", field(name)));
+        }
+    }
+    lines.push(String::new());
+    let rows = fleet["nodes"].as_array().cloned().unwrap_or_default();
+    lines.extend(table(&rows, &nodes(), width));
+    lines
 }
 
 /// How much of a limit is used: 0 to 1.
@@ -307,6 +353,28 @@ mod tests {
             "load_balancer": {"uid": "LB1", "uid_hex": "4c4231"}, "weight": weight, "contact": true, "confident": true,
             "quiesced": false, "reason": "All checks pass.",
         })
+    }
+
+    #[test]
+    fn a_fleet_has_its_nodes_in_rows() {
+        assert_eq!(fleet(&Value::Null, 80), ["This daemon belongs to no fleet (gwm serve --fleet)."]);
+        let node = json!({"name": "a", "is_self": true, "address": "10.0.0.1:3860", "version": "0.1.0",
+            "started_at": "2026-01-01T00:00:00Z", "blind": false, "checks": 20, "load_balancers": 2});
+        let value = json!({"name": "main", "node": "a", "connected": true, "etcd": "10.0.0.9:2379", "trouble": null,
+            "lease": "1f", "revision": 7, "rows": 3, "rows_ahead": 0, "rows_too_large": 1, "rows_unknown": 0,
+            "changes_waiting": 0, "orders_waiting": 0, "redundancy": 2, "nodes": [node]});
+        let expected = [
+            "fleet           main, this node is a",
+            "etcd            10.0.0.9:2379, revision 7, lease 1f",
+            "rows            3, not yet written 0",
+            "waiting         0 changes for etcd, 0 from etcd",
+            "checks          2 nodes check each member",
+            "                1 groups are too large for etcd",
+            "",
+            "NODE  ADDRESS        VERSION  STARTED               LBS  CHECKS  BLIND",
+            "a     10.0.0.1:3860  0.1.0    2026-01-01T00:00:00Z    2      20  no",
+        ];
+        assert_eq!(fleet(&value, usize::MAX), expected);
     }
 
     #[test]

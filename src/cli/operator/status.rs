@@ -75,6 +75,8 @@ pub(super) enum What {
     Checks,
     /// Limits, and how much of each is used
     Limits,
+    /// The fleet's nodes, and how this one keeps up with etcd
+    Fleet,
 }
 
 /// Which load balancer and group.
@@ -160,6 +162,7 @@ pub(super) fn look(daemon: &Daemon, what: Option<&What>, most: usize) -> Result<
         Some(What::Member { member, which }) => member_in_full(daemon, member, which),
         Some(What::Checks) => list(daemon, "checks", "checks", &[], most),
         Some(What::Limits) => daemon.get("limits", &[]),
+        Some(What::Fleet) => daemon.get("fleet", &[]),
     }
 }
 
@@ -190,6 +193,7 @@ pub(super) fn lines(value: &Value, width: usize) -> Vec<String> {
     let mut lines = match value.as_object() {
         Some(object) if object.contains_key("totals") => show::overview(value, width),
         Some(object) if object.contains_key("memberships") => show::memberships(&value["memberships"], width),
+        Some(object) if object.contains_key("fleet") => show::fleet(&value["fleet"], width),
         _ => show::list(value, width),
     };
     if value["more"] == true {

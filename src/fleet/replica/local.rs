@@ -126,7 +126,7 @@ impl Replica {
                 self.row(&key).mine = None;
                 self.touch(&key);
             }
-            Entry::Judged(..) | Entry::Gone(_) => {} // each node keeps its own
+            Entry::Judged(..) | Entry::Gone(_) | Entry::Ahead(_) => {} // each node keeps its own
         }
     }
 

@@ -54,6 +54,9 @@ pub(in crate::runtime) struct Parts {
     pub(in crate::runtime) flags: Vec<Setting>,
     pub(in crate::runtime) warnings: Vec<String>,
     pub(in crate::runtime) metrics_members: u32,
+    /// The fleet that this node belongs to.
+    #[cfg(feature = "fleet")]
+    pub(in crate::runtime) fleet: Option<crate::config::Fleet>,
     /// Tells the main thread to read files again.
     pub(in crate::runtime) events: mpsc::Sender<Event>,
     pub(in crate::runtime) gate: Gate,

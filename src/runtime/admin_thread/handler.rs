@@ -8,6 +8,8 @@ use axum::{
     http::{self, HeaderName, header},
 };
 
+#[cfg(feature = "fleet")]
+use super::fleet;
 use super::{Daemon, limit_rows, streams, writes};
 use crate::{
     admin::{
@@ -123,12 +125,20 @@ async fn looked_up(daemon: &Daemon, route: Route) -> Result<Response, Problem> {
         Route::OpenApi => Response { status: 200, kind: JSON, body: admin::OPENAPI.into() },
         Route::Config => pages::config(&parts.flags, &parts.warnings),
         Route::Limits => pages::limits(&limit_rows::all(daemon).await?),
+        #[cfg(feature = "fleet")]
+        Route::Fleet => admin::fleet::page(fleet::shown(daemon).as_ref()),
+        #[cfg(not(feature = "fleet"))]
+        Route::Fleet => admin::fleet::page(None),
         Route::Healthz => pages::alive(daemon.is_alive().await),
         Route::Readyz => {
             let mut reasons = Vec::new();
             let behind = parts.metrics.journal.as_ref().is_some_and(|journal| journal.trouble().is_some());
             if behind {
                 reasons.push("state on disk: the disk does not take changes");
+            }
+            #[cfg(feature = "fleet")]
+            if parts.metrics.fleet.as_ref().is_some_and(|fleet| fleet.trouble().is_some()) {
+                reasons.push("fleet: etcd is out of reach, and this node knows only what it sees itself");
             }
             match daemon.ask(Ask::Totals).await? {
                 Answer::Totals(row) if row.blind.0 || row.blind.1 => {

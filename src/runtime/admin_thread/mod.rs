@@ -6,10 +6,13 @@
 //! | `daemon` | what the thread asks, and whom |
 //! | `handler` | a request → an answer |
 //! | `writes` | what the operator orders, with its audit line |
+//! | `fleet` | the fleet, for people |
 //! | `limit_rows` | each limit, and how much of it is used |
 //! | `streams` | those who follow the changes |
 
 mod daemon;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod handler;
 mod limit_rows;
 mod streams;

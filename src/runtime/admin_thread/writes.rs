@@ -265,6 +265,8 @@ mod tests {
             flags: Vec::new(),
             warnings: Vec::new(),
             metrics_members: 0,
+            #[cfg(feature = "fleet")]
+            fleet: None,
             events,
             gate: Gate::default(),
         };

@@ -1,9 +1,10 @@
-//! What the coordinator gives to the journal's thread, and the replies that wait until it is on the disk.
+//! What the coordinator gives to the journal's and the fleet's threads, and the replies that wait until it is on the disk
+//! and in etcd.
 //!
 //! A reply to a request that may change tables waits for all changes before it, also if it refuses: a load balancer that
-//! hears "already registered" relies on the registration. Replies to Get Weights and pushes never wait. A reply that has
-//! waited too long is dropped with its connection: no return code says "perhaps", and a load balancer that connects again
-//! finds out.
+//! hears "already registered" relies on the registration. Replies to Get Weights and pushes never wait. While etcd is away,
+//! replies wait for the disk alone, and the disk has a mark that etcd lacks something. A reply that has waited too long is
+//! dropped with its connection: no return code says "perhaps", and a load balancer that connects again finds out.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -20,113 +21,265 @@ use crate::{
     time::Time,
 };
 
-/// How long a reply waits for the disk.
+#[cfg(feature = "fleet")]
+use crate::runtime::fleet_thread::{Fleet, Happened, Judged};
+
+/// How long a reply waits for the disk and etcd.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many changes are on the disk and in etcd, or have to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    journal: u64,
+    fleet: u64,
+}
+
+impl Mark {
+    /// Whether all these changes are among those that are kept.
+    fn is_within(self, kept: Mark) -> bool {
+        self.journal <= kept.journal && self.fleet <= kept.fleet
+    }
+}
+
+/// What the coordinator gives to the journal.
+struct ToDisk {
+    journal: Arc<Journal>,
+    /// The changes of this turn.
+    entries: Vec<Entry>,
+    /// The disk has been behind for so long that changes were dropped: nothing is kept until the next start.
+    gave_up: bool,
+    /// The journal has the mark that etcd lacks something, and how many changes had been given then.
+    #[cfg(feature = "fleet")]
+    ahead: (bool, u64),
+}
+
+/// What the coordinator gives to the fleet.
+#[cfg(feature = "fleet")]
+struct ToFleet {
+    fleet: Arc<Fleet>,
+    /// What happened in this turn.
+    happened: Vec<Happened>,
+    judged: Vec<Judged>,
+    /// What changes now was ordered by the fleet.
+    obeying: bool,
+}
 
 /// What the coordinator has changed.
 pub(crate) struct Keeping {
-    journal: Arc<Journal>,
+    disk: Option<ToDisk>,
+    #[cfg(feature = "fleet")]
+    fleet: Option<ToFleet>,
     /// `--durability reply`.
     replies_wait: bool,
     hold_time: Duration,
-    /// The changes of this turn.
-    entries: Vec<Entry>,
-    /// How many entries there ever were.
-    given: u64,
-    /// The disk has been behind for so long that changes were dropped: nothing is kept until the next start.
-    gave_up: bool,
+    /// How many changes there ever were.
+    given: Mark,
 }
 
 impl Keeping {
-    pub(crate) fn new(journal: Arc<Journal>, replies_wait: bool, hold_time: Duration) -> Keeping {
-        Keeping { journal, replies_wait, hold_time, entries: Vec::new(), given: 0, gave_up: false }
+    pub(crate) fn new(journal: Option<Arc<Journal>>, replies_wait: bool, hold_time: Duration) -> Keeping {
+        let disk = journal.map(|journal| ToDisk {
+            journal,
+            entries: Vec::new(),
+            gave_up: false,
+            #[cfg(feature = "fleet")]
+            ahead: (true, 0),
+        });
+        Keeping {
+            disk,
+            #[cfg(feature = "fleet")]
+            fleet: None,
+            replies_wait,
+            hold_time,
+            given: Mark::default(),
+        }
+    }
+
+    /// Gives everything to a fleet, too. `ahead`: the mark that the state on disk has.
+    #[cfg(feature = "fleet")]
+    pub(crate) fn with_fleet(mut self, fleet: Arc<Fleet>, ahead: bool) -> Keeping {
+        if let Some(disk) = &mut self.disk {
+            disk.ahead = (ahead, 0);
+        }
+        let (happened, judged) = Default::default();
+        self.fleet = Some(ToFleet { fleet, happened, judged, obeying: false });
+        self
+    }
+
+    /// Whether anything is kept.
+    pub(crate) fn is_needed(&self) -> bool {
+        #[cfg(feature = "fleet")]
+        if self.fleet.is_some() {
+            return true;
+        }
+        self.disk.is_some()
+    }
+
+    /// Whether there is a state on disk.
+    pub(super) fn has_disk(&self) -> bool {
+        self.disk.is_some()
     }
 
     pub(super) fn note(&mut self, now: Time, change: &Change<'_>) {
-        self.given += 1; // a reply after a dropped change waits in vain
-        if !self.gave_up {
-            self.entries.push(Entry::new(now, change, self.hold_time));
+        let entry = || Entry::new(now, change, self.hold_time);
+        #[cfg(feature = "fleet")]
+        if let Some(fleet) = self.fleet.as_mut().filter(|fleet| !fleet.obeying) {
+            self.given.fleet += 1;
+            fleet.happened.push(Happened::Changed(entry()));
+        }
+        if let Some(disk) = &mut self.disk {
+            self.given.journal += 1; // a reply after a dropped change waits in vain
+            if !disk.gave_up {
+                disk.entries.push(entry());
+            }
         }
     }
 
     /// Notes new verdicts on an endpoint; `None`: the endpoint is forgotten.
     pub(super) fn note_judged(&mut self, endpoint: Endpoint, verdicts: Option<[Verdict; Policy::ALL.len()]>) {
-        if !self.gave_up {
-            self.given += 1;
-            self.entries.push(verdicts.map_or(Entry::Gone(endpoint), |verdicts| Entry::Judged(endpoint, verdicts)));
+        if let Some(disk) = self.disk.as_mut().filter(|disk| !disk.gave_up) {
+            self.given.journal += 1;
+            disk.entries.push(verdicts.map_or(Entry::Gone(endpoint), |verdicts| Entry::Judged(endpoint, verdicts)));
         }
     }
 
-    /// Gives the changes of this turn to the journal's thread.
+    /// Gives the changes of this turn to the threads.
     pub(super) fn give(&mut self) {
-        if self.entries.is_empty() {
+        #[cfg(feature = "fleet")]
+        self.give_fleet();
+        let Some(disk) = &mut self.disk else { return };
+        if disk.entries.is_empty() {
             return;
         }
         // Even without requests the coordinator changes something: connections end, words end.
-        if self.journal.waiting() >= 2 * limits::JOURNAL_BYTES {
+        if disk.journal.waiting() >= 2 * limits::JOURNAL_BYTES {
             tracing::error!(
                 "the disk has taken no state for too long: requests that change something end their connections until the \
                  next start"
             );
-            self.gave_up = true;
-            self.journal.give_up();
-            return self.entries.clear();
+            disk.gave_up = true;
+            disk.journal.give_up();
+            return disk.entries.clear();
         }
-        self.journal.give(&mut self.entries);
+        disk.journal.give(&mut disk.entries);
     }
 
-    /// The number of changes that a reply now has to wait for; `None`: it need not wait.
-    pub(super) fn to_wait_for(&self) -> Option<u64> {
-        (self.replies_wait && self.given > self.journal.kept()).then_some(self.given)
+    #[cfg(feature = "fleet")]
+    fn give_fleet(&mut self) {
+        let Some(fleet) = &mut self.fleet else { return };
+        if !fleet.happened.is_empty() {
+            fleet.fleet.give(&mut fleet.happened);
+        }
+        // After the changes, so that the mark goes only when etcd has them.
+        let ahead = fleet.fleet.is_ahead();
+        if let Some(disk) = self.disk.as_mut().filter(|disk| disk.ahead.0 != ahead && !disk.gave_up) {
+            self.given.journal += 1;
+            disk.ahead = (ahead, self.given.journal);
+            disk.entries.push(Entry::Ahead(ahead));
+        }
+    }
+
+    /// The changes that a reply now has to wait for; `None`: it need not wait.
+    pub(super) fn to_wait_for(&self) -> Option<Mark> {
+        (self.replies_wait && !self.given.is_within(self.kept())).then_some(self.given)
     }
 
     /// No request may change anything for now.
     pub(super) fn is_full(&self) -> bool {
-        self.gave_up || self.journal.is_full()
+        #[cfg(feature = "fleet")]
+        if self.fleet.as_ref().is_some_and(|fleet| fleet.fleet.is_full()) {
+            return true;
+        }
+        self.disk.as_ref().is_some_and(|disk| disk.gave_up || disk.journal.is_full())
     }
 
-    /// How many changes are on the disk.
-    pub(super) fn kept(&self) -> u64 {
-        self.journal.kept()
+    /// How many changes are on the disk, and in etcd.
+    pub(super) fn kept(&self) -> Mark {
+        let journal = self.disk.as_ref().map_or(0, |disk| disk.journal.kept());
+        #[cfg(feature = "fleet")]
+        if let Some(ToFleet { fleet, .. }) = &self.fleet {
+            // Without etcd the disk must know that etcd lacks something.
+            let marked = self.disk.as_ref().is_none_or(|disk| disk.ahead.0 && disk.ahead.1 <= journal);
+            let kept = if fleet.is_away() && marked { u64::MAX } else { fleet.kept() };
+            return Mark { journal, fleet: kept };
+        }
+        Mark { journal, fleet: 0 }
     }
 
     pub(super) fn is_in_trouble(&self) -> bool {
-        self.journal.trouble().is_some()
+        self.disk.as_ref().is_some_and(|disk| disk.journal.trouble().is_some())
+    }
+}
+
+/// The part that there is only with a fleet.
+#[cfg(feature = "fleet")]
+impl Keeping {
+    /// The fleet, if there is one.
+    pub(super) fn fleet(&self) -> Option<&Arc<Fleet>> {
+        self.fleet.as_ref().map(|fleet| &fleet.fleet)
+    }
+
+    /// What changes from now on is, or is not, what the fleet has ordered.
+    pub(super) fn set_obeying(&mut self, obeying: bool) {
+        if let Some(fleet) = &mut self.fleet {
+            fleet.obeying = obeying;
+        }
+    }
+
+    /// The order with this number is done, or did not fit.
+    pub(super) fn note_done(&mut self, number: u64, fits: bool) {
+        if let Some(fleet) = &mut self.fleet {
+            fleet.happened.push(Happened::Done(number, fits));
+        }
+    }
+
+    /// Notes what this node's own checks found.
+    pub(super) fn note_own(&mut self, judged: Judged) {
+        if let Some(fleet) = &mut self.fleet {
+            fleet.judged.push(judged);
+        }
+    }
+
+    /// Gives what this node's own checks found to the fleet.
+    pub(super) fn give_own(&mut self, blind: bool) {
+        if let Some(ToFleet { fleet, judged, .. }) = &mut self.fleet {
+            fleet.give_judged(judged, blind);
+        }
     }
 }
 
 /// Gives an answer. If it is dropped instead, the admin side hears that the daemon is busy.
 type Give = Box<dyn FnOnce() + Send>;
 
-/// Answers to the operator's acts that wait, oldest first: since when, and for how many changes.
+/// Answers to the operator's acts that wait, oldest first: since when, and for which changes.
 #[derive(Default)]
-pub(super) struct WaitingAnswers(VecDeque<(Time, u64, Give)>);
+pub(super) struct WaitingAnswers(VecDeque<(Time, Mark, Give)>);
 
 impl WaitingAnswers {
-    pub(super) fn push(&mut self, now: Time, changes: u64, give: Give) {
+    pub(super) fn push(&mut self, now: Time, changes: Mark, give: Give) {
         if self.0.len() < limits::ADMIN_CALLS {
             self.0.push_back((now, changes, give));
         }
     }
 
-    /// Gives the answers whose changes are on the disk, and drops those that have waited too long.
-    pub(super) fn give(&mut self, now: Time, kept: u64) {
-        while let Some((_, _, give)) = self.0.pop_front_if(|(_, changes, _)| *changes <= kept) {
+    /// Gives the answers whose changes are kept, and drops those that have waited too long.
+    pub(super) fn give(&mut self, now: Time, kept: Mark) {
+        while let Some((_, _, give)) = self.0.pop_front_if(|(_, changes, _)| changes.is_within(kept)) {
             give();
         }
         while self.0.pop_front_if(|(since, _, _)| *since + PATIENCE <= now).is_some() {}
     }
 
     /// Whether an answer need not wait any more.
-    pub(super) fn is_due(&self, kept: u64) -> bool {
-        self.0.front().is_some_and(|(_, changes, _)| *changes <= kept)
+    pub(super) fn is_due(&self, kept: Mark) -> bool {
+        self.0.front().is_some_and(|(_, changes, _)| changes.is_within(kept))
     }
 }
 
 /// A reply that waits.
 struct Waiting {
-    /// Until so many changes are on the disk.
-    changes: u64,
+    /// Until these changes are kept.
+    changes: Mark,
     since: Time,
     slot: Slot,
     reply: Box<[u8]>,
@@ -137,7 +290,7 @@ struct Waiting {
 pub(super) struct WaitingReplies(VecDeque<Waiting>);
 
 impl WaitingReplies {
-    pub(super) fn push(&mut self, changes: u64, since: Time, slot: Slot, reply: Box<[u8]>) {
+    pub(super) fn push(&mut self, changes: Mark, since: Time, slot: Slot, reply: Box<[u8]>) {
         self.0.push_back(Waiting { changes, since, slot, reply });
     }
 
@@ -150,14 +303,15 @@ impl WaitingReplies {
     }
 
     /// Whether a reply need not wait any more.
-    pub(super) fn is_due(&self, kept: u64) -> bool {
-        self.0.front().is_some_and(|waiting| waiting.changes <= kept)
+    pub(super) fn is_due(&self, kept: Mark) -> bool {
+        self.0.front().is_some_and(|waiting| waiting.changes.is_within(kept))
     }
 
-    /// Sends the replies whose changes are on the disk, while there is room.
-    pub(super) fn send(&mut self, kept: u64, down: &mut Sender<Down>) {
+    /// Sends the replies whose changes are kept, while there is room.
+    pub(super) fn send(&mut self, kept: Mark, down: &mut Sender<Down>) {
         while down.has_room() {
-            let Some(Waiting { slot, reply, .. }) = self.0.pop_front_if(|waiting| waiting.changes <= kept) else {
+            let Some(Waiting { slot, reply, .. }) = self.0.pop_front_if(|waiting| waiting.changes.is_within(kept))
+            else {
                 break;
             };
             let bytes = down.bytes();

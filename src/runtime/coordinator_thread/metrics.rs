@@ -60,6 +60,26 @@ impl CoordinatorMetrics {
         self.values.set(Id::StateBehind, in_trouble.into());
     }
 
+    /// The same for the fleet.
+    #[cfg(feature = "fleet")]
+    pub(super) fn publish_fleet(&self, fleet: &crate::runtime::fleet_thread::Fleet, checks: usize) {
+        let shown = fleet.shown();
+        let status = &shown.status;
+        for (id, value) in [
+            (Id::FleetConnected, u64::from(status.connected)),
+            (Id::FleetNodes, status.nodes.len() as u64),
+            (Id::FleetRows, status.rows as u64),
+            (Id::FleetRowsAhead, status.dirty as u64),
+            (Id::FleetRowsTooLarge, status.oversize as u64),
+            (Id::FleetChangesWaiting, status.given.saturating_sub(status.kept)),
+            (Id::FleetOrdersWaiting, status.orders as u64),
+            (Id::FleetChecks, checks as u64),
+            (Id::FleetConflicts, fleet.conflicts()),
+        ] {
+            self.values.set(id, value);
+        }
+    }
+
     /// Adds all metrics of the coordinator.
     pub(crate) fn read(&self, reading: &mut Reading) {
         reading.add_values(None, &self.values);

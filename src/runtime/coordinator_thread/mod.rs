@@ -68,6 +68,12 @@ const DEADLINE_SLEEP_MIN: Duration = Duration::from_micros(200);
 const JUDGED_INTERVAL: Duration = Duration::from_secs(1);
 const JUDGED: usize = 8192;
 
+/// How often the fleet gets what this node's own checks found, and on how many endpoints at most.
+#[cfg(feature = "fleet")]
+const OWN_INTERVAL: Duration = Duration::from_millis(100);
+#[cfg(feature = "fleet")]
+const OWN: usize = 8192;
+
 /// How often the coordinator's numbers are copied to where other threads read them.
 const PUBLISH_INTERVAL: Duration = HEARTBEAT;
 
@@ -126,7 +132,10 @@ struct CoordinatorThread {
     call_at: Time,
     /// When new verdicts are kept next.
     judged_at: Time,
-    /// Answers that wait for the disk.
+    /// When what this node's own checks found is given to the fleet next.
+    #[cfg(feature = "fleet")]
+    own_at: Time,
+    /// Answers that wait for the disk and etcd.
     answers: WaitingAnswers,
 }
 
@@ -154,11 +163,13 @@ pub(super) fn run(
     if history {
         coordinator.keep_history();
     }
-    if keeping.is_some() {
+    if keeping.as_ref().is_some_and(Keeping::has_disk) {
         coordinator.keep_judgements();
     }
     let mut thread = CoordinatorThread::new(coordinator, ports, control, metrics, clock);
     thread.ports.keeping = keeping;
+    #[cfg(feature = "fleet")]
+    thread.obey_first();
     ready();
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     while !thread.control.stop.load(Ordering::Acquire) {
@@ -168,6 +179,10 @@ pub(super) fn run(
     }
     // What is not due yet, too.
     thread.judged_at = Time::default();
+    #[cfg(feature = "fleet")]
+    {
+        thread.own_at = Time::default();
+    }
     thread.keep();
     thread.metrics.publish(&thread.coordinator);
 }
@@ -190,6 +205,8 @@ impl CoordinatorThread {
             publish_at: Time::default(),
             call_at: Time::default(),
             judged_at: Time::default(),
+            #[cfg(feature = "fleet")]
+            own_at: Time::default(),
             answers: WaitingAnswers::default(),
         }
     }
@@ -213,6 +230,9 @@ impl CoordinatorThread {
             self.coordinator.set_access(self.clock.now(), access, &mut self.ports);
         }
         self.answer_one();
+        #[cfg(feature = "fleet")]
+        let mut more = self.obey(start);
+        #[cfg(not(feature = "fleet"))]
         let mut more = false;
         for shard in 0..self.ports.list.len() {
             // Each shard has its part of the time, so that one shard's flood does not silence others.
@@ -238,11 +258,51 @@ impl CoordinatorThread {
     fn keep(&mut self) {
         let Some(keeping) = &mut self.ports.keeping else { return };
         let now = self.clock.now();
-        if now >= self.judged_at && !keeping.is_full() {
+        if now >= self.judged_at && !keeping.is_full() && keeping.has_disk() {
             self.judged_at = now + JUDGED_INTERVAL;
             self.coordinator.take_judged(JUDGED, |endpoint, verdicts| keeping.note_judged(endpoint, verdicts));
         }
+        #[cfg(feature = "fleet")]
+        if keeping.fleet().is_some() && now >= self.own_at {
+            self.own_at = now + OWN_INTERVAL;
+            self.coordinator.take_own_verdicts(OWN, |endpoint, verdicts| keeping.note_own((endpoint, verdicts)));
+            keeping.give_own(self.coordinator.was_blind());
+        }
         keeping.give();
+    }
+
+    /// Does what the fleet has ordered before the start, so that nobody finds half of the tables.
+    #[cfg(feature = "fleet")]
+    fn obey_first(&mut self) {
+        while self.has_orders() {
+            self.obey(Instant::now());
+            self.keep();
+        }
+    }
+
+    /// Does what the fleet orders, while there is time; whether there is more.
+    #[cfg(feature = "fleet")]
+    fn obey(&mut self, start: Instant) -> bool {
+        let Some(fleet) = self.ports.keeping.as_ref().and_then(Keeping::fleet).cloned() else { return false };
+        while let Some((number, order)) = fleet.take_order() {
+            self.set_obeying(true);
+            let fits = self.coordinator.obey(self.clock.now(), &order, &mut self.ports);
+            self.set_obeying(false);
+            if let Some(keeping) = &mut self.ports.keeping {
+                keeping.note_done(number, fits);
+            }
+            if start.elapsed() >= TIME_SLICE {
+                break;
+            }
+        }
+        fleet.has_orders()
+    }
+
+    #[cfg(feature = "fleet")]
+    fn set_obeying(&mut self, obeying: bool) {
+        if let Some(keeping) = &mut self.ports.keeping {
+            keeping.set_obeying(obeying);
+        }
     }
 
     /// Answers a call of the admin side, if there is one and its time has come.
@@ -276,6 +336,10 @@ impl CoordinatorThread {
             self.metrics.publish(&self.coordinator);
             if let Some(keeping) = &self.ports.keeping {
                 self.metrics.publish_keeping(self.ports.waiting_replies(), keeping.is_in_trouble());
+                #[cfg(feature = "fleet")]
+                if let Some(fleet) = keeping.fleet() {
+                    self.metrics.publish_fleet(fleet, self.coordinator.share());
+                }
             }
         }
     }
@@ -385,12 +449,19 @@ impl CoordinatorThread {
         true
     }
 
+    #[cfg(feature = "fleet")]
+    fn has_orders(&self) -> bool {
+        self.ports.keeping.as_ref().and_then(Keeping::fleet).is_some_and(|fleet| fleet.has_orders())
+    }
+
     /// Waits for work, or for the coordinator's next deadline, or for [`HEARTBEAT`].
     fn wait(&self, waker: &Waker, spin: Duration) {
         let work = || {
             let CoordinatorControl { roster, access, own_addresses, .. } = &*self.control;
             let calls = !self.control.calls.is_empty() && self.clock.now() >= self.call_at;
             let kept = self.ports.keeping.as_ref().is_some_and(|keeping| self.answers.is_due(keeping.kept()));
+            #[cfg(feature = "fleet")]
+            let kept = kept || self.has_orders();
             let news = calls
                 || kept
                 || self.ports.has_kept_replies()

@@ -97,9 +97,9 @@ pub(super) struct Ports {
     changed_at: u32,
     /// Bytes of all messages since the start.
     pub(super) committed: usize,
-    /// `--state`.
+    /// `--state` and `--fleet`.
     pub(super) keeping: Option<Keeping>,
-    /// The reply to the request in work may have to wait for the disk.
+    /// The reply to the request in work may have to wait for the disk and etcd.
     pub(super) reply_may_wait: bool,
     clock: Clock,
     pub(super) refusals: Refusals,

@@ -103,7 +103,7 @@ fn get_weights(up: &mut Sender<(Slot, Up)>, slot: Slot, id: u32) {
 fn a_reply_waits_for_the_disk_and_weights_do_not() {
     let (mut thread, mut up, mut down) = coordinator_thread(4);
     let journal = Arc::new(crate::runtime::journal_thread::Journal::new(Arc::default()));
-    thread.ports.keeping = Some(Keeping::new(journal.clone(), true, Duration::from_secs(60)));
+    thread.ports.keeping = Some(Keeping::new(Some(journal.clone()), true, Duration::from_secs(60)));
     let other = Slot { index: 4, generation: 0 };
     for slot in [SLOT, other] {
         up.push((slot, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
@@ -132,7 +132,7 @@ fn a_reply_waits_for_the_disk_and_weights_do_not() {
 fn a_full_journal_takes_no_request_that_changes_something() {
     let (mut thread, mut up, mut down) = coordinator_thread(4);
     let journal = Arc::new(crate::runtime::journal_thread::Journal::new(Arc::default()));
-    thread.ports.keeping = Some(Keeping::new(journal.clone(), true, Duration::from_secs(60)));
+    thread.ports.keeping = Some(Keeping::new(Some(journal.clone()), true, Duration::from_secs(60)));
     journal.give(&mut vec![crate::journal::Entry::Request(vec![0; crate::limits::JOURNAL_BYTES].into())]);
     up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
     request(&mut up, 1);

@@ -12,7 +12,6 @@ use crate::{
     config::{Config, Durability},
     runtime::{
         Error,
-        coordinator_thread::Keeping,
         journal_thread::{self, Journal, Kept},
         shard::Shared,
     },
@@ -26,15 +25,6 @@ pub(super) struct Keeper {
     said: bool,
 }
 
-fn durability(config: &Config) -> Durability {
-    config.state.as_ref().map_or(Durability::Reply, |state| state.durability)
-}
-
-/// What the coordinator gives to the journal.
-pub(super) fn keeping(journal: &Arc<Journal>, config: &Config) -> Keeping {
-    Keeping::new(journal.clone(), durability(config) == Durability::Reply, config.settings.hold_time)
-}
-
 impl Keeper {
     pub(super) fn start(
         kept: Kept,
@@ -43,7 +33,7 @@ impl Keeper {
         shared: &Shared,
         events: &mpsc::Sender<Event>,
     ) -> io::Result<Keeper> {
-        let window = match durability(config) {
+        let window = match config.durability {
             Durability::Reply => Duration::ZERO,
             Durability::Background => journal_thread::BACKGROUND_WINDOW,
         };

@@ -1,9 +1,11 @@
-//! SIGHUP: the files that flags name are read again. A file that can not be used changes nothing.
+//! SIGHUP: the files that flags name are read again, and this machine's addresses. A file that can not be used changes
+//! nothing.
 
 use std::{sync::Arc, time::SystemTime};
 
 use crate::{
     config::Config,
+    network::OwnAddresses,
     runtime::{
         coordinator_thread::CoordinatorControl,
         probe,
@@ -11,6 +13,26 @@ use crate::{
     },
     tls::Server,
 };
+
+/// The addresses of this machine's interfaces; only loopback if they can not be read.
+pub(super) fn own_addresses() -> OwnAddresses {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
+        tracing::warn!("can not read this machine's addresses, so only loopback counts as its own: {error}");
+        Vec::new()
+    });
+    interfaces.iter().map(if_addrs::Interface::ip).collect()
+}
+
+/// Tells the coordinator if this machine has other addresses now.
+pub(super) fn look_at_addresses(known: &mut Arc<OwnAddresses>, control: &CoordinatorControl) {
+    let now = own_addresses();
+    if now != **known {
+        tracing::info!("this machine has other addresses now");
+        *known = Arc::new(now);
+        control.own_addresses.force_push(known.clone());
+        control.bell.ring();
+    }
+}
 
 /// Says what the file of `--config` has new, which counts after a restart.
 pub(super) fn look_at_config(by: &str, config: &Config) {

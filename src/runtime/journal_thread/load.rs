@@ -10,9 +10,12 @@ use super::{Kept, today};
 use crate::{
     config::State,
     coordinator::Coordinator,
-    journal::{self, Epoch, Restored, Store, StoreError, directory},
+    journal::{self, Epoch, Restored, Row, Store, StoreError, directory},
     runtime::{error::Error, machine::clock::Clock},
 };
+
+/// What a fleet wants to know of the state: each row, and whether etcd may lack something of it.
+type Each<'a> = Option<&'a mut dyn FnMut(&Row, bool)>;
 
 /// Opens the state and fills the coordinator that `empty` makes. With `--state-reset`, a file that can not be used is
 /// moved aside first.
@@ -20,13 +23,14 @@ pub(in crate::runtime) fn load(
     state: &State,
     clock: Clock,
     empty: impl Fn() -> Coordinator,
+    each: Each<'_>,
 ) -> Result<(Kept, Coordinator), Error> {
     let path = directory::file(&state.directory);
     let failed = |error| Error::State { path: path.clone(), error };
     let disk = |error: io::Error| failed(StoreError::Disk(error.to_string()));
     directory::prepare(&state.directory).map_err(disk)?;
-    let start = Instant::now();
-    let (store, coordinator, restored) = match open(&path, clock, &empty) {
+    let (start, alone) = (Instant::now(), each.is_none());
+    let (store, coordinator, restored) = match open(&path, clock, &empty, alone) {
         Err(error @ (StoreError::Version(_) | StoreError::Damaged(_))) if state.reset => {
             let aside = move_aside(&path).map_err(disk)?;
             tracing::warn!(
@@ -35,11 +39,19 @@ pub(in crate::runtime) fn load(
                 aside.display()
             );
             directory::prepare(&state.directory).map_err(disk)?;
-            open(&path, clock, &empty)
+            open(&path, clock, &empty, alone)
         }
         opened => opened,
     }
     .map_err(failed)?;
+    if let Some(each) = each {
+        let ahead = store.is_ahead();
+        let told = store.each_row(Epoch::new(clock.now(), today()), |row| {
+            each(&row, ahead);
+            Ok(())
+        });
+        told.map_err(failed)?;
+    }
     let Restored { load_balancers, groups, memberships, words, verdicts, .. } = restored;
     let took_ms = start.elapsed().as_millis() as u64;
     tracing::info!(load_balancers, groups, memberships, words, verdicts, took_ms, "state on disk: {}", path.display());
@@ -67,6 +79,7 @@ fn open(
     path: &Path,
     clock: Clock,
     empty: &impl Fn() -> Coordinator,
+    alone: bool,
 ) -> Result<(Store, Coordinator, Restored), StoreError> {
     let mut store = Store::open(path)?;
     let mut coordinator = empty();
@@ -77,7 +90,7 @@ fn open(
         // The date stays: a start is no sign of life of what was checked.
         store.apply(&useless, Epoch::default(), store.alive_at())?;
     }
-    store.start()?;
+    store.start(alone)?;
     Ok((store, coordinator, restored))
 }
 

@@ -165,7 +165,7 @@ impl Journal {
 }
 
 /// The date now.
-fn today() -> Date {
+pub(super) fn today() -> Date {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Date(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -173,3 +173,21 @@ fn changed_bytes_are_found_by_the_check() {
     }
     assert!(found > 10, "{found}");
 }
+
+#[test]
+fn the_mark_that_etcd_lacks_something_is_kept() {
+    let disk = Disk::default();
+    let open = || Store::open_on(disk.clone()).expect("the disk works");
+    let mut store = open();
+    assert!(store.is_ahead(), "a file that no fleet has seen");
+    store.apply(&[Entry::Ahead(false)], Epoch::default(), Date::default()).expect("the disk works");
+    drop(store);
+    let mut store = open();
+    assert!(!store.is_ahead());
+    store.start(false).expect("the disk works");
+    assert!(!store.is_ahead());
+    // Without a fleet, nobody tells etcd.
+    store.start(true).expect("the disk works");
+    drop(store);
+    assert!(open().is_ahead());
+}

@@ -77,12 +77,12 @@ pub(crate) fn request(method: &str, path: &str, headers: &str, body: &str) -> St
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}{length}\r\n{body}")
 }
 
-fn get(daemon: &Daemon, path: &str) -> Answer {
+pub(crate) fn get(daemon: &Daemon, path: &str) -> Answer {
     exchange(connect(daemon), request("GET", path, "", "").as_bytes())
 }
 
 /// The JSON of a path that must be there.
-fn read(daemon: &Daemon, path: &str) -> Value {
+pub(crate) fn read(daemon: &Daemon, path: &str) -> Value {
     let answer = get(daemon, path);
     assert_eq!(answer.status, 200, "{path}: {answer:?}");
     assert_eq!(answer.header("content-type"), Some("application/json"));
@@ -94,7 +94,7 @@ fn post(daemon: &Daemon, path: &str, body: &str) -> Answer {
 }
 
 /// The JSON of a write that must be done.
-fn write(daemon: &Daemon, path: &str, body: &str) -> Value {
+pub(crate) fn write(daemon: &Daemon, path: &str, body: &str) -> Value {
     let answer = post(daemon, path, body);
     assert_eq!(answer.status, 200, "{path} {body}: {answer:?}");
     answer.json()

@@ -76,12 +76,26 @@ impl Namespace {
         assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// A way into it that outlives this value.
+    pub(crate) fn entrance(&self) -> Entrance {
+        Entrance(File::open(format!("/proc/{}/ns/net", self.id())).expect("the namespace exists"))
+    }
+
+    /// As [`Entrance::run`].
+    pub(crate) fn run<T: Send>(&self, function: impl FnOnce() -> T + Send) -> T {
+        self.entrance().run(function)
+    }
+}
+
+/// A network namespace, as a file.
+pub(crate) struct Entrance(File);
+
+impl Entrance {
     /// Calls a function in it, on a thread of its own; children and threads that this one starts are in it, too.
     pub(crate) fn run<T: Send>(&self, function: impl FnOnce() -> T + Send) -> T {
-        let file = File::open(format!("/proc/{}/ns/net", self.id())).expect("the namespace exists");
         thread::scope(|scope| {
             let inside = scope.spawn(move || {
-                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("this needs root");
+                move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network)).expect("this needs root");
                 function()
             });
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

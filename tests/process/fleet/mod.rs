@@ -1,0 +1,6 @@
+//! Several GWMs over the real etcd.
+
+mod balancers;
+mod bed;
+mod schedules;
+mod together;
