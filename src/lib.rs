@@ -30,7 +30,7 @@
 //! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `web` | no |
 //! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `time`, `throttle`, `sasp`, `pattern`, `files`, `client`, `metrics`, `web` | no |
 //! | [`agent`] | the member's side: services of a host stay registered, and leave without a lost request | `limits`, `time`, `sasp`, `metrics`, `files`, `client`, `web` | no |
-//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `throttle`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `agent_checks`, `tls`, `metrics`, `config`, `web`, `admin` | no |
+//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `throttle`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `fleet`, `agent_checks`, `tls`, `metrics`, `config`, `web`, `admin` | no |
 //! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `journal`, `tls`, `client`, `config`, `web`, `connect`, `agent`, `runtime` | no |
 //! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `fleet`, `agent_checks`, `client`, `config`, `admin`, `connect`, `agent`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |

@@ -216,6 +216,11 @@ impl Replica {
         !self.waiting.is_empty()
     }
 
+    /// Whether nothing is to be merged, and the coordinator has done all orders.
+    pub fn is_settled(&self) -> bool {
+        self.pending.is_empty() && self.open_orders.is_empty()
+    }
+
     /// Conflicts since the last call.
     pub fn take_conflicts(&mut self) -> Vec<Conflict> {
         std::mem::take(&mut self.conflicts)

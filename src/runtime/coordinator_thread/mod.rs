@@ -10,6 +10,8 @@
 mod doubt_log;
 mod keeping;
 mod metrics;
+#[cfg(feature = "fleet")]
+mod obeying;
 mod ports;
 mod refusals;
 #[cfg(test)]
@@ -271,40 +273,6 @@ impl CoordinatorThread {
         keeping.give();
     }
 
-    /// Does what the fleet has ordered before the start, so that nobody finds half of the tables.
-    #[cfg(feature = "fleet")]
-    fn obey_first(&mut self) {
-        while self.has_orders() {
-            self.obey(Instant::now());
-            self.keep();
-        }
-    }
-
-    /// Does what the fleet orders, while there is time; whether there is more.
-    #[cfg(feature = "fleet")]
-    fn obey(&mut self, start: Instant) -> bool {
-        let Some(fleet) = self.ports.keeping.as_ref().and_then(Keeping::fleet).cloned() else { return false };
-        while let Some((number, order)) = fleet.take_order() {
-            self.set_obeying(true);
-            let fits = self.coordinator.obey(self.clock.now(), &order, &mut self.ports);
-            self.set_obeying(false);
-            if let Some(keeping) = &mut self.ports.keeping {
-                keeping.note_done(number, fits);
-            }
-            if start.elapsed() >= TIME_SLICE {
-                break;
-            }
-        }
-        fleet.has_orders()
-    }
-
-    #[cfg(feature = "fleet")]
-    fn set_obeying(&mut self, obeying: bool) {
-        if let Some(keeping) = &mut self.ports.keeping {
-            keeping.set_obeying(obeying);
-        }
-    }
-
     /// Answers a call of the admin side, if there is one and its time has come.
     fn answer_one(&mut self) {
         if self.control.calls.is_empty() {
@@ -447,11 +415,6 @@ impl CoordinatorThread {
             Up::Closed => self.coordinator.closed(now, id, &mut self.ports),
         }
         true
-    }
-
-    #[cfg(feature = "fleet")]
-    fn has_orders(&self) -> bool {
-        self.ports.keeping.as_ref().and_then(Keeping::fleet).is_some_and(|fleet| fleet.has_orders())
     }
 
     /// Waits for work, or for the coordinator's next deadline, or for [`HEARTBEAT`].

@@ -65,6 +65,8 @@ pub(super) struct Fleet {
     ahead: AtomicBool,
     /// All is read from etcd, or etcd was away at the start.
     started: AtomicBool,
+    /// The coordinator has done all that is known of etcd.
+    settled: AtomicBool,
     /// The coordinator's bell.
     bell: Arc<Bell>,
     shown: Mutex<Arc<Shown>>,
@@ -110,6 +112,7 @@ impl Fleet {
             away: AtomicBool::new(true),
             ahead: AtomicBool::new(true),
             started: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             bell,
             shown: Mutex::default(),
             transactions: Histogram::default(),
@@ -168,6 +171,11 @@ impl Fleet {
     /// All is read from etcd, or etcd was away at the start.
     pub(super) fn is_started(&self) -> bool {
         self.started.load(Ordering::Acquire)
+    }
+
+    /// The coordinator has done all that is known of etcd.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
     }
 
     /// There are orders for the coordinator.

@@ -467,6 +467,8 @@ impl FleetThread {
         if self.fleet.ahead.swap(ahead, Ordering::AcqRel) != ahead {
             self.fleet.bell.ring();
         }
+        let settled = self.replica.is_settled() && !self.fleet.has_orders();
+        self.fleet.settled.store(settled, Ordering::Release);
         let kept = self.replica.kept();
         if kept != self.kept {
             self.kept = kept;

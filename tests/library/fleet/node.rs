@@ -255,7 +255,7 @@ impl Node {
         let epoch = Epoch::new(Time::default(), self.date(now));
         let at = Moment { now: Time::default(), epoch };
         if let Some((store, ahead)) = &mut self.disk {
-            store.start().expect("memory is a disk");
+            store.start(false).expect("memory is a disk");
             journal::restore(store, &mut coordinator, at.now, epoch).expect("it was written by an entry");
             store
                 .each_row(epoch, |row| {
