@@ -22,6 +22,7 @@
 //! | [`fleet`] | several GWMs: rows of this node ↔ rows of a store that all nodes share | `limits`, `time`, `sasp`, `judgement`, `coordinator`, `journal` | yes |
 //! | [`agent_checks`] | what agent-checks of load balancers ask; weights → answers | `sasp` | yes |
 //! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
+//! | [`notify`] | what systemd hears |  | no |
 //! | [`files`] | TOML files that a person writes: reading, and the line of a mistake |  | no |
 //! | [`tls`] | certificates and keys from files; TLS settings for the server, for checks and for clients | `roster`, `access` | no |
 //! | [`client`] | a blocking SASP client for load balancers and members; groups as text | `limits`, `sasp`, `files` | no |
@@ -29,38 +30,59 @@
 //! | [`web`] | HTTP for admin sides: listeners, who may ask, TLS, answers, metrics as text | `limits`, `sasp`, `access`, `metrics`, `config` | no |
 //! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `web` | no |
 //! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `time`, `throttle`, `sasp`, `pattern`, `files`, `client`, `metrics`, `web` | no |
-//! | [`agent`] | the member's side: services of a host stay registered, and leave without a lost request | `limits`, `time`, `sasp`, `metrics`, `files`, `client`, `web` | no |
-//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `throttle`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `fleet`, `agent_checks`, `tls`, `metrics`, `config`, `web`, `admin` | no |
+//! | [`agent`] | the member's side: services of a host stay registered, and leave without a lost request | `limits`, `time`, `sasp`, `metrics`, `notify`, `files`, `client`, `web` | no |
+//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `throttle`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `fleet`, `agent_checks`, `tls`, `metrics`, `notify`, `config`, `web`, `admin` | no |
 //! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `journal`, `tls`, `client`, `config`, `web`, `connect`, `agent`, `runtime` | no |
 //! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `fleet`, `agent_checks`, `client`, `config`, `admin`, `connect`, `agent`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 
+// Some functions of the codec are for the daemon only, and stand beside the others.
+#![cfg_attr(not(feature = "daemon"), allow(dead_code))]
+
+#[cfg(feature = "daemon")]
 pub mod access;
 #[cfg(feature = "admin")]
 pub mod admin;
+#[cfg(feature = "daemon")]
 pub mod agent;
+#[cfg(feature = "daemon")]
 pub mod agent_checks;
+#[cfg(feature = "daemon")]
 pub mod cli;
 pub mod client;
+#[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
 pub mod connect;
+#[cfg(feature = "daemon")]
 pub mod coordinator;
 pub mod files;
+#[cfg(feature = "daemon")]
 pub mod fleet;
+#[cfg(feature = "daemon")]
 pub mod fuzz;
+#[cfg(feature = "daemon")]
 pub mod journal;
+#[cfg(feature = "daemon")]
 pub mod judgement;
 pub mod limits;
+#[cfg(feature = "daemon")]
 pub mod metrics;
+#[cfg(feature = "daemon")]
 pub mod monitor;
 pub mod network;
+#[cfg(feature = "daemon")]
+pub mod notify;
 pub mod pattern;
+#[cfg(feature = "daemon")]
 pub mod roster;
+#[cfg(feature = "daemon")]
 pub mod runtime;
 pub mod sasp;
 pub mod session;
 pub mod throttle;
 pub mod time;
+#[cfg(feature = "daemon")]
 pub mod tls;
 #[cfg(feature = "admin")]
 pub mod web;

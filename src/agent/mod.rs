@@ -22,7 +22,6 @@
 //! | `connections` | how many connections a service has |
 //! | `drain`, `leave` | when a service that leaves may be deregistered |
 //! | `control` | the socket for `gwm agent status`, `quiesce`, `resume` |
-//! | `notify` | what systemd hears |
 //! | [`load`] | how each service is: CPU, memory, pressure, requests |
 //! | [`answers`] | what is told to those who ask |
 //! | `config` | flags and files → `settings` |
@@ -41,7 +40,6 @@ mod link;
 pub mod load;
 pub mod machine;
 pub mod membership;
-mod notify;
 pub mod opaque;
 pub mod quiesced;
 pub mod service;

@@ -30,14 +30,16 @@ use super::{
     leave::{self, Departure},
     link::{self, Targets},
     membership::Timing,
-    notify::{self, Notifier},
     quiesced::Store,
     service::{Bell, Checked, Leaving, Service, State},
     services::{Plan, Services},
     settings::ServiceSettings,
     watch,
 };
-use crate::client::Target;
+use crate::{
+    client::Target,
+    notify::{self, Notifier},
+};
 
 /// What an agent does.
 pub struct Settings {

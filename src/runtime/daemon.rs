@@ -7,6 +7,7 @@ mod fleet;
 mod keeper;
 mod listen;
 mod reload;
+mod systemd;
 
 use std::{
     io,
@@ -22,6 +23,7 @@ use signal_hook::{
 
 use keeper::Keeper;
 use reload::{look_at_addresses, own_addresses};
+use systemd::Systemd;
 
 #[cfg(feature = "admin")]
 use super::admin_thread::{self, AdminThread};
@@ -46,6 +48,7 @@ use crate::{
     limits,
     metrics::{Id, Reading},
     monitor::{self, Tuning},
+    notify::Notifier,
 };
 
 /// How long the stop may take in all.
@@ -59,6 +62,7 @@ pub(super) enum Event {
     Ready,
     Signal(i32),
     /// The operator wants the files to be read again, by the admin side.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     Reload,
     /// A thread has ended, also by a panic.
     Ended,
@@ -270,13 +274,18 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     let mut starting = shards + 1;
     let mut lost = 0;
     let mut addresses = config.settings.own_addresses.clone();
+    let mut systemd = Systemd::new(Notifier::from_environment(), metrics.clone());
+    let mut look_at = Instant::now() + LOOK_INTERVAL;
     loop {
-        let Ok(event) = inbox.recv_timeout(LOOK_INTERVAL) else {
+        let now = Instant::now();
+        if now >= look_at {
+            look_at = now + LOOK_INTERVAL;
             log::report_lost(&mut lost);
             look_at_addresses(&mut addresses, &control);
             threads.keeper.iter_mut().for_each(Keeper::report_slow_disk);
-            continue;
-        };
+        }
+        let wait = systemd.look(now).into_iter().fold(look_at - now, Duration::min);
+        let Ok(event) = inbox.recv_timeout(wait) else { continue };
         match event {
             Event::Ready => {
                 starting -= 1;
@@ -285,6 +294,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                     #[cfg(feature = "admin")]
                     listen::announce_each("admin", &admin_addresses);
                     listen::announce_each("agent-checks", &agent_addresses);
+                    systemd.ready(now, &listening);
                 }
             }
             Event::Signal(SIGHUP) | Event::Reload => {
@@ -299,21 +309,24 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 {
                     tracing::info!("{by}: no flag names a file to read again");
                 }
-                reload::look_at_config(by, &config);
-                look_at_addresses(&mut addresses, &control);
-                reload::read_members(by, &config, &control, &monitoring);
-                reload::read_access(by, &config, &control);
-                reload::read_tls(by, &mut config.tls, &shared);
-                #[cfg(feature = "admin")]
-                if let Some(admin) = &threads.admin {
-                    admin.daemon.reload(by, &mut config.admin);
-                }
+                systemd.reload(|| {
+                    reload::look_at_config(by, &config);
+                    look_at_addresses(&mut addresses, &control);
+                    reload::read_members(by, &config, &control, &monitoring);
+                    reload::read_access(by, &config, &control);
+                    reload::read_tls(by, &mut config.tls, &shared);
+                    #[cfg(feature = "admin")]
+                    if let Some(admin) = &threads.admin {
+                        admin.daemon.reload(by, &mut config.admin);
+                    }
+                });
             }
             Event::Signal(_) => break,
             Event::Ended => return Err(threads.cause_of_end()),
         }
     }
     log::report_lost(&mut lost);
+    systemd.stopping(STOP_TIMEOUT);
     stop(threads, &inbox, &shared, &control, &bells, &metrics)
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct CoordinatorMetrics {
     pub(super) push_size: Histogram,
     /// How long turns took.
     pub(super) turn: Histogram,
+    /// Turns: they show that the coordinator does not hang.
+    pub(crate) turns: Counter,
     /// Deregistrations, by the code of their reason.
     deregistrations: [Counter; 256],
 }
@@ -24,8 +26,8 @@ pub(crate) struct CoordinatorMetrics {
 impl Default for CoordinatorMetrics {
     fn default() -> CoordinatorMetrics {
         let deregistrations = std::array::from_fn(|_| Counter::default());
-        let (values, refused, turn) = Default::default();
-        CoordinatorMetrics { values, refused, push_size: Histogram::of_bytes(), turn, deregistrations }
+        let (values, refused, turn, turns) = Default::default();
+        CoordinatorMetrics { values, refused, push_size: Histogram::of_bytes(), turn, turns, deregistrations }
     }
 }
 

@@ -252,6 +252,7 @@ impl CoordinatorThread {
         self.keep();
         self.ports.list.iter_mut().for_each(Port::flush);
         self.metrics.turn.add(start.elapsed());
+        self.metrics.turns.add(1);
         self.publish();
         more | self.ports.cut_short.take()
     }

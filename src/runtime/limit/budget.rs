@@ -26,7 +26,8 @@ impl Budget {
         fits
     }
 
-    /// How much is taken, and the limit.
+    /// How much is taken, and the limit: for the admin side.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(crate) fn used(&self) -> (u64, u64) {
         (self.used.load(Ordering::Relaxed), self.max)
     }

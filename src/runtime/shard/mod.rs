@@ -80,7 +80,9 @@ use table::{Table, token};
 use timeouts::watch_timeouts;
 
 use cause::Cause;
-pub(super) use monitoring::{BacklogQuestion, MonitoringControl, MonitoringSetup, TableQuestion};
+#[cfg(feature = "admin")]
+pub(super) use monitoring::TableQuestion;
+pub(super) use monitoring::{BacklogQuestion, MonitoringControl, MonitoringSetup};
 pub(super) use shard_metrics::{ShardMetrics, stamp};
 #[cfg(all(test, feature = "admin"))]
 pub(super) use shared::LIMITS;
@@ -169,6 +171,7 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
     let mut quiet_until = Time::default();
     let mut patience = Patience::default();
     loop {
+        context.metrics.rounds[shard_metrics::SERVING].add(1);
         if context.stop_is_news() {
             shard.stop();
         }

@@ -16,7 +16,11 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 
-use super::{context::Context, metric_names::MetricNames, shard_metrics::kind_of};
+use super::{
+    context::Context,
+    metric_names::MetricNames,
+    shard_metrics::{CHECKING, kind_of},
+};
 use crate::{
     coordinator::WatchOrder,
     judgement::Judgement,
@@ -87,6 +91,7 @@ impl MonitoringControl {
     }
 
     /// Asks about the weight table; false if too many questions wait.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(crate) fn ask(&self, question: TableQuestion) -> bool {
         let taken = self.questions.push(question).is_ok();
         self.bell.ring();
@@ -94,6 +99,7 @@ impl MonitoringControl {
     }
 
     /// Asks about connections; false if too many questions wait. The caller rings the shard's bell.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(crate) fn ask_backlog(&self, question: BacklogQuestion) -> bool {
         self.backlog_questions.push(question).is_ok()
     }
@@ -180,6 +186,7 @@ pub(super) async fn run(context: Rc<Context>, monitoring: Rc<Monitoring>, mut pr
     let mut alarm = Alarm::default();
     let mut readable: Option<Readable> = None;
     loop {
+        context.metrics.rounds[CHECKING].add(1);
         if context.is_stopping() {
             return;
         }

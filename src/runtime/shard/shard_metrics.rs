@@ -21,7 +21,15 @@ pub(crate) struct ShardMetrics {
     pub(super) check_duration: [Histogram; CHECK_KINDS.len()],
     pub(super) request_duration: Histogram,
     pub(super) push_delay: Histogram,
+    /// Rounds of the task that serves, and of the task that runs the checks: they show that the shard does not hang.
+    pub(crate) rounds: [Counter; 2],
 }
+
+/// The place in [`ShardMetrics::rounds`] of the task that serves.
+pub(super) const SERVING: usize = 0;
+
+/// The place of the task that runs the checks.
+pub(super) const CHECKING: usize = 1;
 
 /// The kinds of checks, as their label has them.
 const CHECK_KINDS: [&str; 6] = ["tcp", "icmp", "http", "https", "grpc", "agent"];

@@ -24,6 +24,7 @@ mod requests;
 mod sessions;
 mod signals;
 mod slow_readers;
+mod systemd;
 mod thousands;
 mod tls;
 mod tshark;

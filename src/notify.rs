@@ -12,27 +12,29 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 
 /// The way to systemd.
-pub(super) struct Notifier {
+#[derive(Debug)]
+pub struct Notifier {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// How often systemd wants to hear that the agent lives: half of its limit.
-    pub(super) watchdog: Option<Duration>,
+    /// How often systemd wants to hear that the process lives: half of its limit.
+    pub watchdog: Option<Duration>,
     /// The last status line.
     status: String,
 }
 
-/// The variables that say where systemd listens; they are not for the service.
-pub(super) const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+/// The variables that say where systemd listens; they are not for a child.
+pub const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 impl Notifier {
     /// What the environment says.
-    pub(super) fn from_environment() -> Notifier {
+    pub fn from_environment() -> Notifier {
         let text = |name| env::var(name).ok();
         let own = text("WATCHDOG_PID").is_none_or(|id| id == std::process::id().to_string());
         let limit = text("WATCHDOG_USEC").filter(|_| own).and_then(|limit| limit.parse().ok());
         Notifier::new(text("NOTIFY_SOCKET").as_deref(), limit)
     }
 
-    fn new(address: Option<&str>, limit_us: Option<u64>) -> Notifier {
+    /// Systemd listens at `address`, and wants to hear at least once in so many microseconds that the process lives.
+    pub fn new(address: Option<&str>, limit_us: Option<u64>) -> Notifier {
         let address = address.and_then(|address| match address.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name).ok(),
             None => address.starts_with('/').then(|| SocketAddr::from_pathname(address).ok()).flatten(),
@@ -47,34 +49,34 @@ impl Notifier {
         if let Some((socket, address)) = &self.socket
             && let Err(error) = socket.send_to_addr(text.as_bytes(), address)
         {
-            tracing::debug!("systemd does not hear the agent: {error}");
+            tracing::debug!("systemd does not hear: {error}");
         }
     }
 
     /// The unit has started.
-    pub(super) fn ready(&self) {
+    pub fn ready(&self) {
         self.send("READY=1");
     }
 
     /// The unit reads its files again, until [`Notifier::ready`].
-    pub(super) fn reloading(&self) {
+    pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let us = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={us}"));
     }
 
     /// The unit stops, which may take so long.
-    pub(super) fn stopping(&self, at_most: Duration) {
+    pub fn stopping(&self, at_most: Duration) {
         self.send(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", at_most.as_micros()));
     }
 
-    /// The agent lives.
-    pub(super) fn alive(&self) {
+    /// The process lives.
+    pub fn alive(&self) {
         self.send("WATCHDOG=1");
     }
 
     /// The line that `systemctl status` shows; sent if it is another one than before.
-    pub(super) fn status(&mut self, line: String) {
+    pub fn status(&mut self, line: String) {
         if self.status != line {
             self.send(&format!("STATUS={line}"));
             self.status = line;
@@ -88,7 +90,7 @@ mod tests {
 
     #[test]
     fn systemd_hears_each_word_and_a_status_once() {
-        let name = format!("gwm-agent-notify-{}", std::process::id());
+        let name = format!("gwm-notify-{}", std::process::id());
         let systemd = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let mut notifier = Notifier::new(Some(&format!("@{name}")), Some(3_000_000));
         assert_eq!(notifier.watchdog, Some(Duration::from_millis(1500)));
