@@ -39,9 +39,20 @@ pub mod state;
 mod table;
 mod target;
 
+/// What `--version` says; `-V` says the number only.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: ",
+    env!("GWM_BUILD_COMMIT"),
+    "\nfeatures: ",
+    env!("GWM_BUILD_FEATURES"),
+    "\ntarget: ",
+    env!("GWM_BUILD_TARGET"),
+);
+
 /// Group Workload Manager: tells load balancers how much work each server can take (SASP, RFC 4678).
 #[derive(Parser)]
-#[command(name = "gwm", version, disable_help_subcommand = true)]
+#[command(name = "gwm", version, long_version = VERSION, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

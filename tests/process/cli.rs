@@ -272,6 +272,17 @@ fn a_wrong_value_from_the_environment_is_told_as_that() {
 }
 
 #[test]
+fn the_long_version_says_what_was_built() {
+    let number = concat!("gwm ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(text(&run(&["-V"]).stdout), number);
+    let long = run(&["--version"]).stdout;
+    let lines = text(&long).strip_prefix(number).expect("the number comes first");
+    let names: Vec<_> = lines.lines().map(|line| line.split_once(": ").expect("a name and a value").0).collect();
+    assert_eq!(names, ["commit", "features", "target"]);
+    assert!(lines.contains("features: admin daemon dns"), "{lines}");
+}
+
+#[test]
 fn output_that_can_not_be_written_is_a_failure_and_no_panic() {
     let full = || File::options().write(true).open("/dev/full").unwrap();
     let reply = file("full.hex", "2010000D010000001200000007101500 0540");

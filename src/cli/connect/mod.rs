@@ -203,6 +203,8 @@ fn start(
         .uid
         .clone()
         .ok_or_else(|| Failure::Usage("the load balancer's UID is missing: give --uid UID".into()))?;
+    // Checked in any case.
+    #[cfg_attr(not(feature = "admin"), allow(unused_variables))]
     let admin = config::Admin::new(&common.admin)?;
     let gwms = common.gwm.iter().map(|gwm| common.link.target(gwm)).collect::<Result<Vec<_>, _>>()?;
     if common.check {

@@ -180,6 +180,10 @@ fn every_file_belongs_to_a_module() {
     let mut found = Vec::new();
     files(Path::new(SRC), &mut found);
     found.retain(|file| {
+        // Cargo's build script is no part of the library.
+        if file == "package/version.rs" {
+            return false;
+        }
         let module = file.trim_end_matches(".rs").trim_end_matches("/mod");
         let module: Vec<String> = module.split('/').map(str::to_owned).collect();
         !HOUSE.sources.iter().any(|source| source.file == *file)
