@@ -129,9 +129,14 @@ impl Row {
         self.is_unknown || self.is_oversize
     }
 
+    /// The row may be written as it is.
+    fn is_free(&self) -> bool {
+        !self.pending && self.ordered.is_none() && !self.in_flight
+    }
+
     /// Nothing is to be done about the row.
     fn is_settled(&self) -> bool {
-        !self.pending && self.ordered.is_none() && !self.in_flight && (self.mine == self.etcd || self.is_left_alone())
+        self.is_free() && (self.mine == self.etcd || self.is_left_alone())
     }
 }
 
@@ -141,7 +146,7 @@ pub struct Replica {
     rows: BTreeMap<RowKey, Row>,
     /// Rows to merge that nothing else waits for; groups by their order.
     pending: BTreeSet<(u64, RowKey)>,
-    /// Rows that may differ from the store's.
+    /// Rows that may be written, if they differ from the store's.
     dirty: BTreeSet<RowKey>,
     /// Changes that the store has not, by the rows that they changed.
     waiting: BTreeSet<(u64, RowKey)>,
@@ -213,7 +218,7 @@ impl Replica {
 
     /// Whether this node has changes that the store has not.
     pub fn is_ahead(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || !self.dirty.is_empty()
     }
 
     /// Whether nothing is to be merged, and the coordinator has done all orders.
@@ -268,6 +273,7 @@ impl Replica {
         row.pending = true;
         let order = [&row.etcd, &row.mine].into_iter().find_map(group).map_or(0, |group| group.order);
         self.pending.insert((order, key.clone()));
+        self.dirty.remove(key);
     }
 
     /// The row may differ from the store's, or may not any more.
@@ -285,8 +291,10 @@ impl Replica {
             if gone {
                 self.rows.remove(key);
             }
-        } else {
+        } else if row.is_free() {
             self.dirty.insert(key.clone());
+        } else {
+            self.dirty.remove(key); // until it is
         }
     }
 }

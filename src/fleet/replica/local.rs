@@ -146,11 +146,14 @@ impl Replica {
         let number = self.given;
         let row = self.row(key);
         row.is_oversize = false; // it may be smaller now
+        let is_free = row.is_free();
         if row.since.is_none() {
             row.since = Some(number);
             self.waiting.insert((number, key.clone()));
         }
-        self.dirty.insert(key.clone());
+        if is_free {
+            self.dirty.insert(key.clone());
+        }
     }
 
     fn bound(&mut self, uid: &[u8], at: Moment) {

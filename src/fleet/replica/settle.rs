@@ -198,6 +198,7 @@ impl Replica {
         if mine.is_none() && etcd.is_some() && words >= limits::OPERATOR_WORDS {
             self.row(key).is_unknown = true;
             self.row(key).pending = false;
+            self.look(key);
             self.conflict(|| format!("word {number} of the operator is one too many for this node"));
             return None;
         }
@@ -264,7 +265,7 @@ impl Replica {
         row.pending = false;
         row.ordered = Some(Ordered { number, want, etcd: row.etcd.clone(), act });
         self.open_orders.insert(number, key.clone());
-        self.dirty.insert(key.clone());
+        self.dirty.remove(key);
         (number, order)
     }
 

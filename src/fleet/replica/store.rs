@@ -1,6 +1,6 @@
 //! What comes from the store, and transactions for it.
 
-use std::{collections::BTreeSet, mem, sync::Arc};
+use std::{collections::BTreeSet, mem, ops::Bound, sync::Arc};
 
 use super::{
     super::rows::{self, Content, Key, NodeRow, RowKey},
@@ -258,19 +258,16 @@ impl Replica {
         let (mut ops, mut bytes) = (Vec::new(), 0);
         // Load balancers whose row is in this transaction, too.
         let mut here = BTreeSet::new();
-        let keys: Vec<RowKey> = self.dirty.iter().cloned().collect();
-        for key in keys {
-            if ops.len() == OPS {
-                break;
-            }
+        let mut last: Option<RowKey> = None;
+        while ops.len() < OPS {
+            let after = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let Some(key) = self.dirty.range((after, Bound::Unbounded)).next().cloned() else { break };
+            last = Some(key.clone());
             let Some(row) = self.rows.get(&key) else {
                 self.dirty.remove(&key);
                 continue;
             };
-            if row.pending || row.ordered.is_some() {
-                continue;
-            }
-            if row.is_settled() {
+            if !row.is_free() || row.is_settled() {
                 self.look(&key);
                 continue;
             }
@@ -304,6 +301,7 @@ impl Replica {
             }
             row.sent.push(row.mine.clone());
             row.sent_since = row.since.take();
+            self.dirty.remove(&key);
             ops.push(Op { key: Key::Row(key).write(), expected, value, leased: false });
         }
         ops

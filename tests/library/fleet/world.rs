@@ -443,7 +443,10 @@ impl World {
         }
         for node in &self.nodes {
             let status = node.status()?;
-            if status.dirty > 0 || status.kept < status.given || !status.connected || status.nodes.len() != NAMES.len()
+            if status.dirty + status.orders > 0
+                || status.kept < status.given
+                || !status.connected
+                || status.nodes.len() != NAMES.len()
             {
                 return Some(format!("{}: {status:?}", node.name));
             }
