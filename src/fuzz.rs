@@ -17,6 +17,7 @@ mod journal;
 mod nft;
 mod pen;
 mod session;
+mod takeover;
 #[cfg(feature = "xds")]
 mod xds;
 
@@ -39,6 +40,7 @@ pub use journal::{journal_line, journal_row};
 pub use nft::nft_listing;
 pub use pen::pen_answer;
 pub use session::session;
+pub use takeover::takeover_packet;
 #[cfg(feature = "xds")]
 pub use xds::{xds_poll, xds_stream};
 

@@ -18,6 +18,7 @@
 //! | [`access`] | who a peer is, and what the peer may do | `sasp`, `network`, `pattern` | yes |
 //! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |
 //! | [`coordinator`] | load balancers, groups, memberships, endpoints; replies; what to push, to which load balancer, and when | `limits`, `time`, `sasp`, `session`, `network`, `judgement`, `roster`, `access` | yes |
+//! | [`takeover`] | what a daemon and the process that takes over from it say to each other | `limits` | no |
 //! | [`journal`] | state on disk: changes → rows of a file, and back | `limits`, `time`, `sasp`, `judgement`, `coordinator` | no |
 //! | [`fleet`] | several GWMs: rows of this node ↔ rows of a store that all nodes share | `limits`, `time`, `sasp`, `judgement`, `coordinator`, `journal` | yes |
 //! | [`agent_checks`] | what agent-checks of load balancers ask; weights → answers | `sasp` | yes |
@@ -31,9 +32,9 @@
 //! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `web` | no |
 //! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `time`, `throttle`, `sasp`, `pattern`, `files`, `client`, `metrics`, `web` | no |
 //! | [`agent`] | the member's side: services of a host stay registered, and leave without a lost request | `limits`, `time`, `sasp`, `metrics`, `notify`, `files`, `client`, `web` | no |
-//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `throttle`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `fleet`, `agent_checks`, `tls`, `metrics`, `notify`, `config`, `web`, `admin` | no |
+//! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `throttle`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `takeover`, `journal`, `fleet`, `agent_checks`, `tls`, `metrics`, `notify`, `config`, `web`, `admin` | no |
 //! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `journal`, `tls`, `client`, `config`, `web`, `connect`, `agent`, `runtime` | no |
-//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `journal`, `fleet`, `agent_checks`, `client`, `config`, `admin`, `connect`, `agent`, `cli` | no |
+//! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `takeover`, `journal`, `fleet`, `agent_checks`, `client`, `config`, `admin`, `connect`, `agent`, `cli` | no |
 //! | `main.rs` | the binary | `cli` | no |
 
 // Some functions of the codec are for the daemon only, and stand beside the others.
@@ -80,6 +81,8 @@ pub mod roster;
 pub mod runtime;
 pub mod sasp;
 pub mod session;
+#[cfg(feature = "daemon")]
+pub mod takeover;
 pub mod throttle;
 pub mod time;
 #[cfg(feature = "daemon")]

@@ -177,6 +177,12 @@ pub const AGENT_REQUEST_BYTES: usize = 4096;
 /// Most connections of those who ask the member's agent; one more ends the oldest.
 pub const AGENT_ANSWER_CONNECTIONS: usize = 64;
 
+/// Bytes of a packet between a daemon and the process that takes over from it.
+pub const TAKEOVER_BYTES: usize = 64 << 10;
+
+/// Listeners in such a packet; the kernel passes 253 descriptors at most.
+pub const TAKEOVER_DESCRIPTORS: usize = 64;
+
 /// The GWMs of a fleet.
 pub const FLEET_NODES: u8 = 7;
 

@@ -202,6 +202,8 @@ table! {
         requests, "agent-checks answered" = AgentChecks:
             counter("gwm_agent_checks_total", "Agent-checks that load balancers made, by the answer.")
             .each("answer").of_agent_checks();
+        takeovers, "takeovers" = Takeovers: counter("gwm_takeovers_total", "Takeovers (--takeover).").each("outcome")
+            .of_coordinator();
     }
     others {
         AgentConnectionsOpen: gauge("gwm_agent_connections_open", "Connections of agent-checks that are open.")
@@ -235,6 +237,8 @@ table! {
         EndpointsWatched: gauge("gwm_endpoints_watched", "Endpoints that the daemon checks.").of_coordinator();
         EndpointsAnswering: gauge("gwm_endpoints_answering", "Watched endpoints that answer.").of_coordinator();
         GroupsInDoubt: gauge("gwm_groups_in_doubt", "Groups of which so much is lost at once that nobody is confident.")
+            .of_coordinator();
+        StateStarts: gauge("gwm_state_starts", "Starts of a daemon with this state (--state), takeovers too.")
             .of_coordinator();
         StateBehind: gauge("gwm_state_behind", "1 while the disk does not take changes (--state).").of_coordinator();
         StateRepliesWaiting: gauge("gwm_state_replies_waiting", "Replies that wait until their changes are on the disk.")

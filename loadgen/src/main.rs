@@ -52,6 +52,8 @@ enum Command {
     Register(workload::register::Register),
     /// Every load balancer loses its connection, and all come back at once
     Reconnect(workload::reconnect::Reconnect),
+    /// A new process takes over from the server; every load balancer is told to go, and comes back
+    Takeover(workload::takeover::Takeover),
     /// A stranger floods the server with connections while load balancers ask and are answered, and newcomers come
     Handshakes(workload::handshakes::Handshakes),
     /// Members and load balancers come, go and crash; every load balancer holds the right weights all the time
@@ -103,6 +105,7 @@ fn main() -> ExitCode {
         Command::Poll(poll) => workload::run(&poll, &poll.common, Side::Server),
         Command::Register(register) => workload::run(&register, &register.common, Side::Server),
         Command::Reconnect(reconnect) => workload::run(&reconnect, &reconnect.common, Side::Server),
+        Command::Takeover(takeover) => workload::run(&takeover, &takeover.common, Side::Server),
         Command::Handshakes(handshakes) => workload::run(&handshakes, &handshakes.common, Side::Server),
         Command::Churn(churn) => workload::run(&churn, &churn.common, Side::Server),
         Command::Mixed(mixed) => workload::run(&mixed, &mixed.common, Side::Server),

@@ -37,6 +37,8 @@ pub(crate) struct Subject {
     output: Option<BufReader<ChildStdout>>,
     /// The operator's file that it reads.
     pub(crate) operator_file: Option<MembersFile>,
+    /// The shell's line that started it.
+    line: Option<String>,
 }
 
 impl Subject {
@@ -55,6 +57,7 @@ impl Subject {
                 input: None,
                 output: None,
                 operator_file: options.operator_file.clone(),
+                line: None,
             };
             if let (Some(file), Some(text)) = (&options.operator_file, operator_file)
                 && !file.says(text)
@@ -93,7 +96,24 @@ impl Subject {
         child.arg("-c").arg(&line).stdin(Stdio::null());
         let mut subject = start(child, &line)?;
         subject.operator_file = operator_file.map(|file| MembersFile::Ours(Arc::new(file)));
+        subject.line = Some(line);
         Ok(subject)
+    }
+
+    /// Starts a process that takes over from the started server; it serves when this returns.
+    pub(crate) fn successor(&self) -> Result<Subject> {
+        let line = self.line.as_ref().ok_or("only from a server that is started a process takes over")?;
+        let line = format!("{line} --takeover");
+        let mut child = Command::new("sh");
+        child.arg("-c").arg(&line).stdin(Stdio::null());
+        Ok(Subject { operator_file: self.operator_file.clone(), line: Some(line.clone()), ..start(child, &line)? })
+    }
+
+    /// Waits for the end of a server that ends by itself, in peace.
+    pub(crate) fn end(mut self) -> Result<()> {
+        let Some(child) = self.child.take() else { return Ok(()) };
+        let status = child.stop(None)?;
+        if status.success() { Ok(()) } else { Err(format!("the server ended with {status}")) }
     }
 
     /// Starts the floor: this program's own bare loops in a process of their own.
@@ -212,6 +232,7 @@ fn start(mut command: Command, shown: &str) -> Result<Subject> {
         input,
         output: None,
         operator_file: None,
+        line: None,
     };
     let mut output = output.ok_or("the server has no standard output")?;
     let mut line = String::new();

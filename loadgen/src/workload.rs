@@ -12,6 +12,7 @@ pub(crate) mod propagate;
 pub(crate) mod reconnect;
 pub(crate) mod register;
 pub(crate) mod stalled;
+pub(crate) mod takeover;
 pub(crate) mod watch;
 
 use std::{

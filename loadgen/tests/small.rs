@@ -105,6 +105,14 @@ fn reconnect_with_sessions_and_without() {
 }
 
 #[test]
+fn a_takeover_refuses_nobody() {
+    let report = run("takeover --lbs 60 --members 5 --threads 2");
+    let seen = metrics(&report, "server");
+    assert_eq!((seen["LBs served again"], seen["attempts refused"]), (60.0, 0.0), "{seen:?}");
+    assert!(seen["attempts to connect"] > 0.0, "{seen:?}");
+}
+
+#[test]
 fn handshakes_of_a_stranger() {
     for flags in ["--kind half --open 20", "--kind whole --threads 2", "--kind half --flood-rate 200"] {
         let report = run(&format!("handshakes --lbs 4 --members 5 --duration 500ms --newcomers 50 --tls {flags}"));

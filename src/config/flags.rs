@@ -153,6 +153,11 @@ pub struct Flags {
     #[arg(long, env = "GWM_STATE_RESET", requires = "state", value_parser = FalseyValueParser::new())]
     pub state_reset: bool,
 
+    /// Take over from the gwm that runs on --state: its listening sockets, so that no connection is refused, and its state.
+    /// That gwm ends then. If none runs there, this one starts as usual. SIGUSR2 lets a running gwm start one with this flag
+    #[arg(long, env = "GWM_TAKEOVER", requires = "state", value_parser = FalseyValueParser::new())]
+    pub takeover: bool,
+
     /// The fleet.
     #[command(flatten)]
     pub fleet: FleetFlags,

@@ -16,7 +16,6 @@ use crate::{
     access::Access,
     coordinator::Settings,
     files::FileError,
-    limits,
     roster::{Check, Monitor, Roster},
     tls,
 };
@@ -24,6 +23,7 @@ use crate::{
 pub mod access;
 mod admin;
 mod choices;
+mod descriptors;
 mod error;
 pub mod file;
 mod flags;
@@ -39,6 +39,7 @@ pub use admin::{Admin, AdminAddress, AdminFlags, of_admin};
 pub use choices::{
     Durability, HugePages, LbIdentity, LogFormat, LogLevel, MemberIdentity, PolicyName, Probe, TlsVersion,
 };
+use descriptors::{Descriptors, descriptors};
 pub use error::ConfigError;
 pub use flags::{CpuList, Flags};
 pub use fleet::{Credentials, EtcdEndpoint, Fleet, FleetFlags};
@@ -46,16 +47,6 @@ pub use given::{Given, Setting, Source};
 pub use listen::{Carries, Listen};
 pub(crate) use units::duration;
 pub use witness::Witness;
-
-/// File descriptors that are not connections: listeners, rings, event descriptors, files.
-const DESCRIPTORS_BASE: u64 = 64;
-const DESCRIPTORS_PER_EXECUTOR: u64 = 16;
-
-/// The default of `--max-connections`, if the file-descriptor limit allows it.
-const CONNECTIONS_DEFAULT: u32 = 16384;
-
-/// The default of `--max-probes`, if the file-descriptor limit allows it.
-const PROBES_DEFAULT: u32 = 4096;
 
 /// The properties of the machine that the configuration depends on.
 #[derive(Clone, Debug)]
@@ -121,6 +112,8 @@ pub struct State {
     pub directory: PathBuf,
     /// A state that can not be used is moved aside.
     pub reset: bool,
+    /// This process takes over from the one that has the state.
+    pub takeover: bool,
 }
 
 /// Settings of checks and weights; the flags have the meaning.
@@ -238,6 +231,10 @@ impl Config {
         let (roster, monitoring, about_members) = monitoring(flags, probes)?;
         let access = access_source(flags)?;
         let admin = Admin::new(&flags.admin)?;
+        let fleet = Fleet::new(&flags.fleet)?;
+        if flags.takeover && fleet.is_some() {
+            return usage("--takeover is for a GWM without --fleet: in a fleet, restart one node after another".into());
+        }
         let mut warnings = idle::warnings(flags, shard_cpus.len());
         warnings.extend(about_members);
         let poll_interval_seconds = u16::try_from(flags.poll_interval.as_secs()).expect("the flag's range is 16 bits");
@@ -294,8 +291,12 @@ impl Config {
             metrics_members: flags.metrics_members,
             given: flags.given.clone(),
             durability: flags.durability,
-            state: flags.state.clone().map(|directory| State { directory, reset: flags.state_reset }),
-            fleet: Fleet::new(&flags.fleet)?,
+            state: flags.state.clone().map(|directory| State {
+                directory,
+                reset: flags.state_reset,
+                takeover: flags.takeover,
+            }),
+            fleet,
             agent_listen: agent_addresses(flags)?,
             agent_lb: flags.agent_lb.clone(),
             warnings,
@@ -320,14 +321,6 @@ fn each_once<A: fmt::Display + PartialEq>(
 fn agent_addresses(flags: &Flags) -> Result<Vec<SocketAddr>, ConfigError> {
     each_once("--agent-listen", &flags.agent_listen, |address| address.port() == 0)?;
     Ok(flags.agent_listen.clone())
-}
-
-/// The file descriptors that agent-checks need.
-fn agent_descriptors(flags: &Flags) -> u64 {
-    match flags.agent_listen.len() as u64 {
-        0 => 0,
-        listeners => listeners + limits::AGENT_CONNECTIONS as u64 + 4,
-    }
 }
 
 /// The roster, its source, and warnings.
@@ -430,65 +423,6 @@ fn place(flags: &Flags, host: &Host) -> Result<(usize, Vec<usize>), ConfigError>
         ));
     }
     Ok((*first, others.iter().copied().cycle().take(shards).collect()))
-}
-
-/// The use of file descriptors.
-struct Descriptors {
-    connections: u32,
-    probes: u32,
-    /// The limit that they need.
-    limit: u64,
-}
-
-fn descriptors(flags: &Flags, host: &Host, shards: usize, listeners: usize) -> Result<Descriptors, ConfigError> {
-    let own = DESCRIPTORS_BASE
-        + DESCRIPTORS_PER_EXECUTOR * (shards as u64 + 1)
-        + (listeners * shards) as u64
-        + Admin::descriptors(&flags.admin)
-        + Fleet::descriptors(&flags.fleet)
-        + agent_descriptors(flags);
-    let room = host.descriptors.saturating_sub(own);
-    // A members file may name monitors now or when it is read again.
-    let watches = flags.probe != Probe::Off || flags.members.is_some();
-    let narrow = |number: u64, most: u32| u32::try_from(number).unwrap_or(u32::MAX).min(most);
-    let probes = match flags.max_probes {
-        _ if !watches => 0,
-        Some(probes) => probes,
-        None => narrow(room / 4, PROBES_DEFAULT),
-    };
-    let connections = match flags.max_connections {
-        Some(connections) => connections,
-        None => narrow(room.saturating_sub(probes.into()), CONNECTIONS_DEFAULT),
-    };
-    let needed = u64::from(connections.max(1)) + u64::from(probes);
-    if needed <= room && connections > 0 && (probes > 0 || !watches) {
-        return Ok(Descriptors { connections, probes, limit: own + needed });
-    }
-    let (limit, all) = (host.descriptors, needed + own);
-    let raise = "raise it (ulimit -Hn, or LimitNOFILE= in a systemd unit)";
-    Err(ConfigError::Failure(match (flags.max_connections, flags.max_probes.filter(|_| watches)) {
-        (Some(connections), _) => {
-            let checks =
-                if probes == 0 { String::new() } else { format!(" and {probes} checks at a time (--max-probes)") };
-            let lower = match room.saturating_sub(probes.into()) {
-                0 => "or lower both".into(),
-                room => format!("or lower --max-connections to {room}"),
-            };
-            format!(
-                "--max-connections {connections}{checks} takes {all} file descriptors, and the limit is {limit}: {raise}, \
-                 {lower}"
-            )
-        }
-        (None, Some(probes)) if room > 1 => format!(
-            "--max-probes {probes} and a single connection take {all} file descriptors, and the limit is {limit}: \
-             {raise}, or lower --max-probes, to {} at most",
-            room - 1
-        ),
-        (None, _) => format!(
-            "the file-descriptor limit is {limit}, and {} are needed before the first connection: {raise}",
-            own + 1 + u64::from(watches) * 4
-        ),
-    }))
 }
 
 #[cfg(test)]

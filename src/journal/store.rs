@@ -232,6 +232,11 @@ impl Store {
         Ok(self.numbers.starts)
     }
 
+    /// How often a daemon has started.
+    pub fn starts(&self) -> u64 {
+        self.numbers.starts
+    }
+
     /// The number of the last transaction of entries. After a transaction has failed it may be on the disk or not: this
     /// number tells.
     pub fn applied(&self) -> u64 {

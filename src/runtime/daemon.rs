@@ -4,50 +4,54 @@
 mod admin;
 #[cfg(feature = "fleet")]
 mod fleet;
+mod giving;
 mod keeper;
 mod listen;
 mod reload;
+mod shards;
 mod systemd;
+mod threads;
 
 use std::{
     io,
     sync::{Arc, atomic::Ordering, mpsc},
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2},
     iterator::Signals,
 };
 
 use keeper::Keeper;
 use reload::{look_at_addresses, own_addresses};
+use shards::{Gate, Shards};
 use systemd::Systemd;
+use threads::{Threads, joined};
 
 #[cfg(feature = "admin")]
 use super::admin_thread::{self, AdminThread};
 use super::{
     agent_thread::{AgentMetrics, AgentThread},
-    coordinator_thread::{self, CoordinatorControl, CoordinatorMetrics, Keeping, Port},
+    coordinator_thread::{self, CoordinatorControl, CoordinatorMetrics, Keeping},
     error::Error,
     journal_thread::{self, Journal},
     log,
-    machine::{executor, poller::Poller},
-    mesh::{Bell, pipe},
-    probe::{self, Prober},
-    shard::{self, MonitoringControl, MonitoringSetup, ShardMetrics, ShardSetup, Shared, listener::Listener},
+    machine::executor,
+    mesh::Bell,
+    probe,
+    shard::{self, ShardMetrics, Shared},
+    takeover::{Giving, Heirs, Takeovers, Taking},
 };
 #[cfg(feature = "fleet")]
 use crate::runtime::fleet_thread::Fleet;
 #[cfg(feature = "admin")]
-use crate::web::Gate;
+use crate::web;
 use crate::{
-    config::{Config, Durability, Listen},
-    coordinator::{Coordinator, Settings},
-    limits,
+    config::{Config, Durability},
+    coordinator::Coordinator,
     metrics::{Id, Reading},
-    monitor::{self, Tuning},
     notify::Notifier,
 };
 
@@ -59,8 +63,12 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// An event that the main thread waits for.
 pub(super) enum Event {
+    /// A shard can serve as soon as its gate is open.
+    Built,
     Ready,
     Signal(i32),
+    /// Another process has taken over.
+    Over,
     /// The operator wants the files to be read again, by the admin side.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     Reload,
@@ -78,18 +86,6 @@ impl Drop for EndNotice {
     }
 }
 
-/// The running threads.
-struct Threads {
-    coordinator: JoinHandle<Result<(), Error>>,
-    keeper: Option<Keeper>,
-    #[cfg(feature = "fleet")]
-    member: Option<fleet::Member>,
-    shards: Vec<JoinHandle<Result<(), Error>>>,
-    #[cfg(feature = "admin")]
-    admin: Option<AdminThread>,
-    agent: Option<AgentThread>,
-}
-
 /// The signals since [`watch_signals`], and later the events of the daemon's threads.
 pub struct Inbox {
     events: mpsc::Sender<Event>,
@@ -103,8 +99,22 @@ pub fn watch_signals() -> Result<Inbox, Error> {
     Ok(Inbox { events, inbox })
 }
 
-/// Serves until a signal asks to stop.
-pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), Error> {
+/// Serves until a signal asks to stop, or another process takes over.
+pub fn serve(config: Config, inbox: Inbox) -> Result<(), Error> {
+    let wanted = config.state.as_ref().filter(|state| state.takeover);
+    let mut taking = wanted.map(|state| Taking::begin(&state.directory)).transpose()?.flatten();
+    if taking.is_none() && wanted.is_some() {
+        tracing::info!("--takeover: no gwm runs on this state, so this one starts as usual");
+    }
+    let served = run(config, inbox, &mut taking);
+    if let (Some(taking), Err(error)) = (taking, &served) {
+        taking.refuse(error);
+    }
+    served
+}
+
+/// Serves. `taking` is taken when the listeners and the state are this process's.
+fn run(mut config: Config, Inbox { events, inbox }: Inbox, taking: &mut Option<Taking>) -> Result<(), Error> {
     config.settings.icmp = probe::may_echo().is_ok();
     config.settings.own_addresses = Arc::new(own_addresses());
     let shards = config.shard_cpus.len();
@@ -119,7 +129,8 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
     #[cfg(feature = "fleet")]
     let mut replica = config.fleet.as_ref().map(|settings| fleet::replica(settings, &config));
     // Before the listeners: nobody asks a GWM that knows nothing yet.
-    let loaded = config.state.as_ref().map(|state| {
+    let own_state = config.state.as_ref().filter(|_| taking.is_none());
+    let loaded = own_state.map(|state| {
         #[cfg(feature = "fleet")]
         let mut each = replica.as_mut().map(|replica| fleet::restoring(replica, shared.clock));
         #[cfg(feature = "fleet")]
@@ -128,7 +139,7 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         let each = None;
         journal_thread::load(state, shared.clock, &empty, each)
     });
-    let (kept, restored) = loaded.transpose()?.unzip();
+    let mut loaded = loaded.transpose()?;
     #[cfg(feature = "fleet")]
     let member = match config.fleet.as_ref().zip(replica) {
         None => None,
@@ -142,64 +153,43 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
             Some(member)
         }
     };
-    let mut listening = Vec::new();
-    let mut listeners: Vec<Vec<_>> = (0..shards).map(|_| Vec::new()).collect();
-    for &Listen { address, carries } in &config.listen {
-        let (bound, sockets) =
-            listen::bind(address, shards, &config).map_err(|error| Error::Bind { address, carries, error })?;
-        listening.push(Listen { address: bound, carries });
-        listeners.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.push(Listener::new(socket, carries)));
-    }
-
-    #[cfg(feature = "admin")]
-    let (admin_addresses, admin_listeners) = admin::bind(&config)?;
-    let (agent_addresses, agent_listeners) = listen::bind_agent(&config)?;
-    let journal = kept.as_ref().map(|_| Arc::new(Journal::new(control.bell.clone())));
+    let bound = listen::bind(&config, taking.as_mut())?;
+    let journal = config.state.as_ref().map(|_| Arc::new(Journal::new(control.bell.clone())));
+    let takeovers = Arc::new(Takeovers::default());
     let metrics = Arc::new(Metrics {
         journal: journal.clone(),
         #[cfg(feature = "fleet")]
         fleet: member.as_ref().map(|member| member.fleet.clone()),
+        takeovers: takeovers.clone(),
         ..Metrics::new(shards)
     });
-    let bells: Vec<Arc<Bell>> = (0..shards).map(|_| Arc::default()).collect();
-    let monitoring: Vec<Arc<MonitoringControl>> = (0..shards).map(|_| Arc::default()).collect();
     let failed = |error| Error::Start { what: "start a thread", error };
+    let started = shards::start(bound.shards, &config, &shared, &control.bell, &metrics, &events)?;
+    let Shards { mut handles, ports, gates, bells, monitoring } = started;
 
-    let mut ports = Vec::new();
-    let mut handles = Vec::new();
-    for (index, listeners) in listeners.into_iter().enumerate() {
-        let bell = bells.get(index).expect("each shard has a bell").clone();
-        let (up_sender, up_receiver) = pipe(limits::BATCHES, bell.clone(), control.bell.clone());
-        let (down_sender, down_receiver) = pipe(limits::BATCHES, control.bell.clone(), bell.clone());
-        ports.push(Port::new(up_receiver, down_sender));
-        let poller = Poller::new().map_err(|error| Error::Start { what: "make an epoll set", error })?;
-        for (index, listener) in listeners.iter().enumerate() {
-            let watched = listener.watch(index, &poller);
-            watched.map_err(|error| Error::Start { what: "watch a listening socket", error })?;
+    if let Some(under_way) = taking {
+        // What can fail fails before the running daemon gives its state away. After an error it is told why.
+        shards::wait(&mut handles, &inbox)?;
+        under_way.unwanted().for_each(|listener| tracing::warn!("--takeover: nobody listens any more on {listener:?}"));
+        let state = config.state.as_ref().expect("a takeover is one of a state");
+        under_way.wait_for_state()?;
+        let start = Instant::now();
+        let (mut kept, coordinator) = journal_thread::load_taken(state, shared.clock, &empty)?;
+        under_way.finish()?;
+        let id = under_way.id();
+        *taking = None;
+        if let Err(error) = kept.begin(true) {
+            tracing::error!("the state on disk: {error}; the next change tries again");
         }
-        let setup = ShardSetup {
-            index: u16::try_from(index).expect("there are at most 256 shards"),
-            shards: count,
-            limits: config.connections.clone(),
-            listeners,
-            shared: shared.clone(),
-            metrics: metrics.shards.get(index).expect("each shard has metrics").clone(),
-            bell,
-            spin: config.spin,
-            apart: config.shard_cpus.get(index) != Some(&config.coordinator_cpu),
-            poller,
-            up: up_sender,
-            down: down_receiver,
-            monitoring: monitoring_setup(&config, index, monitoring.get(index).expect("each shard has one"))?,
-        };
-        let (cpu, events) = (config.shard_cpus.get(index).copied(), events.clone());
-        let end_notice = EndNotice(events.clone());
-        let handle = executor::spawn(&format!("shard-{index}"), cpu, move || async move {
-            let _end_notice = end_notice;
-            shard::run(setup, || drop(events.send(Event::Ready))).await;
-        });
-        handles.push(handle.map_err(failed)?);
+        loaded = Some((kept, coordinator));
+        let took_ms = start.elapsed().as_millis() as u64;
+        takeovers.taken.store(1, Ordering::Relaxed);
+        tracing::info!(took_ms, "--takeover: this process serves now instead of process {id}");
     }
+    #[cfg(feature = "admin")]
+    bound.admin.files.iter().for_each(|stays| stays.store(false, Ordering::Release));
+    let (kept, restored) = loaded.unzip();
+
     let waits = config.durability == Durability::Reply;
     let keeping = Keeping::new(journal.clone(), waits, config.settings.hold_time);
     #[cfg(feature = "fleet")]
@@ -227,8 +217,9 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         })
         .map_err(failed)?
     };
+    gates.iter().for_each(Gate::open);
     #[cfg(feature = "admin")]
-    let admin = match admin_listeners {
+    let admin = match bound.admin.bound {
         listeners if listeners.is_empty() => None,
         listeners => {
             let parts = admin_thread::Parts {
@@ -246,18 +237,20 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                 #[cfg(feature = "fleet")]
                 fleet: config.fleet.clone(),
                 events: events.clone(),
-                gate: Gate::new(&config.admin),
+                gate: web::Gate::new(&config.admin),
             };
             let ended = EndNotice(events.clone());
             Some(AdminThread::start(listeners, admin_thread::Daemon::new(parts), ended).map_err(failed)?)
         }
     };
+    let (agent_addresses, agent_listeners) = bound.agent;
     let agent = match agent_listeners {
         listeners if listeners.is_empty() => None,
         listeners => {
             let ended = EndNotice(events.clone());
             let (lb, metrics) = (config.agent_lb.clone(), metrics.agent.clone());
-            Some(AgentThread::start(listeners, lb, control.clone(), metrics, ended).map_err(failed)?)
+            let shared = shared.clone();
+            Some(AgentThread::start(listeners, lb, control.clone(), (metrics, shared), ended).map_err(failed)?)
         }
     };
     let mut threads = Threads {
@@ -269,7 +262,15 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         #[cfg(feature = "admin")]
         admin,
         agent,
+        giving: None,
     };
+    let mut giving = giving::parts(&config, &threads, (&control, &shared, &bells), takeovers, &events);
+    if let Some((_, parts)) = &mut giving {
+        parts.offered = bound.offered;
+        #[cfg(feature = "admin")]
+        parts.files.extend(bound.admin.files);
+    }
+    let (heirs, mut heir_wanted) = (Heirs::new(), false);
 
     let mut starting = shards + 1;
     let mut lost = 0;
@@ -287,14 +288,19 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
         let wait = systemd.look(now).into_iter().fold(look_at - now, Duration::min);
         let Ok(event) = inbox.recv_timeout(wait) else { continue };
         match event {
+            Event::Built => {}
             Event::Ready => {
                 starting -= 1;
                 if starting == 0 {
-                    listen::announce(&listening, &config);
+                    threads.giving = giving.take().and_then(giving::start);
+                    listen::announce(&bound.listening, &config);
                     #[cfg(feature = "admin")]
-                    listen::announce_each("admin", &admin_addresses);
+                    listen::announce_each("admin", &bound.admin.addresses);
                     listen::announce_each("agent-checks", &agent_addresses);
-                    systemd.ready(now, &listening);
+                    systemd.ready(now, &bound.listening);
+                    if heir_wanted {
+                        heirs.start_for(threads.giving.as_ref());
+                    }
                 }
             }
             Event::Signal(SIGHUP) | Event::Reload => {
@@ -321,28 +327,41 @@ pub fn serve(mut config: Config, Inbox { events, inbox }: Inbox) -> Result<(), E
                     }
                 });
             }
-            Event::Signal(_) => break,
+            // During the start it counts after the start.
+            Event::Signal(SIGUSR2) if starting > 0 => heir_wanted = true,
+            Event::Signal(SIGUSR2) => heirs.start_for(threads.giving.as_ref()),
+            Event::Signal(_) => {
+                systemd.stopping(STOP_TIMEOUT);
+                break;
+            }
+            // Systemd hears another process from now on.
+            Event::Over => break,
             Event::Ended => return Err(threads.cause_of_end()),
         }
     }
     log::report_lost(&mut lost);
-    systemd.stopping(STOP_TIMEOUT);
     stop(threads, &inbox, &shared, &control, &bells, &metrics)
 }
 
 /// Lets the shards drain, then ends the coordinator.
 fn stop(
-    threads: Threads,
+    mut threads: Threads,
     inbox: &mpsc::Receiver<Event>,
     shared: &Shared,
     control: &CoordinatorControl,
     bells: &[Arc<Bell>],
     metrics: &Metrics,
 ) -> Result<(), Error> {
-    tracing::info!("stopping: listeners are closed, requests under way are answered");
-    let deadline = Instant::now() + STOP_TIMEOUT;
-    shared.draining.store(true, Ordering::Release);
-    bells.iter().for_each(|bell| bell.ring());
+    // First: a takeover that is under way ends in one way or the other.
+    let is_over = threads.giving.take().is_some_and(Giving::stop);
+    let mut deadline = Instant::now() + STOP_TIMEOUT;
+    if is_over {
+        deadline += shard::LEAVING;
+    } else {
+        tracing::info!("stopping: listeners are closed, requests under way are answered");
+        shared.draining.store(true, Ordering::Release);
+        bells.iter().for_each(|bell| bell.ring());
+    }
     let mut running = threads.shards.len() + 1;
     if let Some(agent) = &threads.agent {
         agent.stop();
@@ -395,16 +414,18 @@ pub(super) struct Metrics {
     #[cfg(feature = "fleet")]
     pub(super) fleet: Option<Arc<Fleet>>,
     agent: Arc<AgentMetrics>,
+    takeovers: Arc<Takeovers>,
 }
 
 impl Metrics {
     pub(super) fn new(shards: usize) -> Metrics {
         let shards = (0..shards).map(|_| Arc::default()).collect();
-        let (coordinator, agent) = Default::default();
+        let (coordinator, agent, takeovers) = Default::default();
         Metrics {
             shards,
             coordinator,
             agent,
+            takeovers,
             journal: None,
             #[cfg(feature = "fleet")]
             fleet: None,
@@ -426,72 +447,18 @@ impl Metrics {
             reading.add_distribution(None, Id::FleetTransaction, fleet.transactions.read());
         }
         self.agent.read(&mut reading);
+        self.takeovers.read(&mut reading);
         reading
     }
 }
 
-impl Threads {
-    fn into_handles(self) -> impl Iterator<Item = JoinHandle<Result<(), Error>>> {
-        let handles = self.shards.into_iter().chain([self.coordinator]).chain(self.keeper.map(|keeper| keeper.handle));
-        #[cfg(feature = "fleet")]
-        let handles = handles.chain(self.member.map(|member| member.handle));
-        #[cfg(feature = "admin")]
-        let handles = handles.chain(self.admin.map(|admin| admin.thread.handle));
-        handles.chain(self.agent.map(|agent| agent.handle))
-    }
-
-    /// Why a thread has ended that should run: the first one found.
-    fn cause_of_end(self) -> Error {
-        // The other threads run on, and end with the process.
-        let mut threads: Vec<_> = self.into_handles().collect();
-        loop {
-            // A thread reports its end a moment before its handle shows the end.
-            thread::yield_now();
-            if let Some(at) = threads.iter().position(JoinHandle::is_finished) {
-                let thread = threads.swap_remove(at);
-                let name = name(&thread);
-                return joined(thread).err().unwrap_or(Error::Ended { thread: name });
-            }
-        }
-    }
-}
-
-fn name<T>(thread: &JoinHandle<T>) -> String {
-    thread.thread().name().unwrap_or("a thread").to_owned()
-}
-
-/// A thread's result; a panic becomes an error.
-fn joined<T>(thread: JoinHandle<Result<T, Error>>) -> Result<T, Error> {
-    let name = name(&thread);
-    thread.join().unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Error::Panicked { thread: name, text })
-    })
-}
-
-/// The parts of one shard's monitoring.
-fn monitoring_setup(config: &Config, shard: usize, control: &Arc<MonitoringControl>) -> Result<MonitoringSetup, Error> {
-    let Settings { icmp, weight_max, hash_seed, .. } = config.settings;
-    let tuning = Tuning { weight_max, slow_start: config.monitoring.slow_start, ..Tuning::default() };
-    // A shard that has no share of the descriptors checks one member at a time.
-    let checks_under_way = (config.monitoring.max_probes as usize / config.shard_cpus.len()).max(1);
-    Ok(MonitoringSetup {
-        control: control.clone(),
-        roster: config.settings.roster.clone(),
-        settings: monitor::MonitorSettings { tuning, checks_under_way, icmp },
-        seed: hash_seed ^ shard as u64,
-        prober: Prober::new(icmp).map_err(|error| Error::Start { what: "make sockets for checks", error })?,
-    })
-}
-
 /// Forwards signals. The second one that asks to stop ends the process at once, whatever the other threads do.
 fn forward_signals(events: mpsc::Sender<Event>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR2])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         let mut stopping = false;
         for signal in signals.forever() {
-            if signal != SIGHUP && std::mem::replace(&mut stopping, true) {
+            if !matches!(signal, SIGHUP | SIGUSR2) && std::mem::replace(&mut stopping, true) {
                 log::last_words("second signal: stopped at once".into());
                 std::process::exit(1);
             }

@@ -85,6 +85,11 @@ pub enum Error {
         /// The name.
         node: String,
     },
+    /// This process does not take over from the running one.
+    Takeover {
+        /// The reason.
+        why: String,
+    },
     /// A thread has panicked.
     Panicked {
         /// The thread's name.
@@ -200,6 +205,7 @@ impl fmt::Display for Error {
                  --fleet-name"
             ),
             Error::Start { what, error } => write!(f, "can not {what}: {error}"),
+            Error::Takeover { why } => write!(f, "--takeover: the running gwm serves on: {why}"),
             Error::Panicked { thread, text } => {
                 write!(f, "{thread} failed, which is a fault of gwm itself (please report it): {text}")
             }

@@ -19,6 +19,7 @@ mod machine;
 pub mod mesh;
 pub mod probe;
 mod shard;
+mod takeover;
 
 pub use daemon::{Inbox, serve, watch_signals};
 pub use error::Error;

@@ -15,7 +15,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener},
-    sync::Notify,
+    sync::{Notify, watch},
     task::{LocalSet, spawn_local},
     time,
 };
@@ -45,6 +45,8 @@ pub struct Thread<E> {
     /// For the end.
     pub handle: JoinHandle<Result<(), E>>,
     stop: Arc<Notify>,
+    /// Whether new connections wait in the kernel.
+    pause: Arc<watch::Sender<bool>>,
 }
 
 impl<E: Send + 'static> Thread<E> {
@@ -57,35 +59,48 @@ impl<E: Send + 'static> Thread<E> {
     ) -> io::Result<Thread<E>> {
         let stop = Arc::new(Notify::new());
         let until = stop.clone();
+        let (pause, paused) = watch::channel(false);
         let handle = std::thread::Builder::new().name("admin".into()).spawn(move || {
             let _ended = ended;
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), limits::NICENESS);
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(&failed)?;
             let tasks = LocalSet::new();
-            runtime.block_on(tasks.run_until(serve(bound, site, until))).map_err(failed)
+            runtime.block_on(tasks.run_until(serve(bound, site, until, paused))).map_err(failed)
         })?;
-        Ok(Thread { handle, stop })
+        Ok(Thread { handle, stop, pause: Arc::new(pause) })
     }
 
     /// Asks the thread to end: at once, whatever its clients do.
     pub fn stop(&self) {
         self.stop.notify_one();
     }
+
+    /// Lets new connections wait in the kernel while its value is true.
+    pub fn pause(&self) -> Arc<watch::Sender<bool>> {
+        self.pause.clone()
+    }
 }
 
 /// Serves until `stop` is rung.
-async fn serve<S: Site>(bound: Vec<Bound>, site: Arc<S>, stop: Arc<Notify>) -> io::Result<()> {
+async fn serve<S: Site>(
+    bound: Vec<Bound>,
+    site: Arc<S>,
+    stop: Arc<Notify>,
+    paused: watch::Receiver<bool>,
+) -> io::Result<()> {
     let router = router(&site);
     let mut files = Vec::new();
     for listener in bound {
         match listener {
             Bound::Unix(listener, file) => {
                 files.push(file);
-                spawn_local(accept_unix(UnixListener::from_std(listener)?, site.clone(), router.clone()));
+                let listener = UnixListener::from_std(listener)?;
+                spawn_local(accept_unix(listener, site.clone(), router.clone(), paused.clone()));
             }
             Bound::Tcp { listener, tls } => {
-                spawn_local(accept_tcp(TcpListener::from_std(listener)?, tls, site.clone(), router.clone()));
+                let listener = TcpListener::from_std(listener)?;
+                spawn_local(accept_tcp(listener, tls, site.clone(), router.clone(), paused.clone()));
             }
         }
     }
@@ -125,9 +140,26 @@ async fn refuse<S: Site>(site: Arc<S>, request: Request, why: impl FnOnce() -> P
     plain(problem.unwrap_or_else(why).response())
 }
 
-async fn accept_unix<S: Site>(listener: UnixListener, site: Arc<S>, router: Router) {
+/// Accepts, but not during a pause. `None`: that failed.
+async fn accepted<T>(paused: &mut watch::Receiver<bool>, accept: impl AsyncFn() -> io::Result<T>) -> Option<T> {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        // An error says that nobody can make a pause any more.
+        let _ = paused.wait_for(|paused| !paused).await;
+        let pause = async {
+            match paused.wait_for(|paused| *paused).await {
+                Ok(_) => None,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        if let Some(accepted) = or(pause, async { Some(accept().await) }).await {
+            return accepted.ok();
+        }
+    }
+}
+
+async fn accept_unix<S: Site>(listener: UnixListener, site: Arc<S>, router: Router, mut paused: watch::Receiver<bool>) {
+    loop {
+        let Some((stream, _)) = accepted(&mut paused, async || listener.accept().await).await else {
             time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
@@ -141,9 +173,15 @@ async fn accept_unix<S: Site>(listener: UnixListener, site: Arc<S>, router: Rout
     }
 }
 
-async fn accept_tcp<S: Site>(listener: TcpListener, tls: bool, site: Arc<S>, router: Router) {
+async fn accept_tcp<S: Site>(
+    listener: TcpListener,
+    tls: bool,
+    site: Arc<S>,
+    router: Router,
+    mut paused: watch::Receiver<bool>,
+) {
     loop {
-        let Ok((stream, peer)) = listener.accept().await else {
+        let Some((stream, peer)) = accepted(&mut paused, async || listener.accept().await).await else {
             time::sleep(ACCEPT_PAUSE).await;
             continue;
         };

@@ -3,11 +3,18 @@
 use std::{
     fs, io,
     net::TcpListener,
-    os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileTypeExt, PermissionsExt},
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::fs::{Mode, fchmod};
@@ -34,12 +41,52 @@ pub enum Bound {
     },
 }
 
-/// The file of a UNIX socket; removed at the end.
-pub struct SocketFile(PathBuf);
+/// The file of a UNIX socket; removed at the end, unless it is another process's by then.
+pub struct SocketFile {
+    path: PathBuf,
+    stays: Arc<AtomicBool>,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if !self.stays.load(Ordering::Acquire) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Bound {
+    /// A listener that another process has bound. The file of a UNIX socket stays until [`Bound::stays`] is false.
+    pub fn taken(address: &AdminAddress, socket: OwnedFd) -> io::Result<(AdminAddress, Bound)> {
+        match address {
+            AdminAddress::Socket(path) => {
+                let listener = UnixListener::from(socket);
+                listener.set_nonblocking(true)?;
+                let file = SocketFile { path: path.clone(), stays: Arc::new(AtomicBool::new(true)) };
+                Ok((address.clone(), Bound::Unix(listener, file)))
+            }
+            AdminAddress::Tcp(_) => {
+                let listener = TcpListener::from(socket);
+                listener.set_nonblocking(true)?;
+                Ok((AdminAddress::Tcp(listener.local_addr()?), Bound::Tcp { listener, tls: address.is_remote() }))
+            }
+        }
+    }
+
+    /// Another descriptor of the socket.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        match self {
+            Bound::Unix(listener, _) => listener.try_clone().map(OwnedFd::from),
+            Bound::Tcp { listener, .. } => listener.try_clone().map(OwnedFd::from),
+        }
+    }
+
+    /// Whether the file of a UNIX socket stays at the end, if there is one: to be read and changed.
+    pub fn stays(&self) -> Option<Arc<AtomicBool>> {
+        match self {
+            Bound::Unix(_, file) => Some(file.stays.clone()),
+            Bound::Tcp { .. } => None,
+        }
     }
 }
 
@@ -48,7 +95,8 @@ pub fn bind(address: &AdminAddress) -> io::Result<(AdminAddress, Bound)> {
     match address {
         AdminAddress::Socket(path) => {
             let listener = bind_unix(path)?;
-            Ok((address.clone(), Bound::Unix(listener, SocketFile(path.clone()))))
+            let file = SocketFile { path: path.clone(), stays: Arc::default() };
+            Ok((address.clone(), Bound::Unix(listener, file)))
         }
         AdminAddress::Tcp(wanted) => {
             let listener = TcpListener::bind(wanted)?;
@@ -70,7 +118,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    Ok(UnixListener::from(std::os::fd::OwnedFd::from(socket)))
+    Ok(UnixListener::from(OwnedFd::from(socket)))
 }
 
 /// Removes the socket file of a process that has ended.
@@ -104,6 +152,20 @@ mod tests {
         let (_, bound) = bind(&AdminAddress::Socket(path.clone())).expect("a free path");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o660);
         drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_another_process_takes_keeps_its_file() {
+        let path = path("taken");
+        let address = AdminAddress::Socket(path.clone());
+        let (_, bound) = bind(&address).expect("a free path");
+        let (_, taken) = Bound::taken(&address, bound.share().expect("a descriptor")).expect("a listener");
+        bound.stays().expect("a file").store(true, Ordering::Release);
+        drop(bound);
+        UnixStream::connect(&path).expect("the other one listens");
+        taken.stays().expect("a file").store(false, Ordering::Release);
+        drop(taken);
         assert!(!path.exists());
     }
 

@@ -246,7 +246,8 @@ impl Daemon {
             _permit: permit,
         };
         for _ in 0..listeners {
-            let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("gwm serve {flags:?} does not listen"));
+            let line = lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("gwm serve {flags:?} does not listen:\n{}", daemon.log()));
             let (address, carries) = line
                 .strip_prefix("gwm: listening on ")
                 .and_then(|rest| rest.strip_suffix(')')?.split_once(" ("))

@@ -37,7 +37,7 @@ use self::{
     places::{Asked, Check, Known, Places},
     unknown_log::UnknownLog,
 };
-use super::{Error, coordinator_thread::CoordinatorControl, machine::poller::Poller};
+use super::{Error, coordinator_thread::CoordinatorControl, machine::poller::Poller, shard::Shared};
 use crate::{agent_checks::Style, coordinator::Answer, limits, metrics::Id};
 
 /// Connections that the kernel completes ahead of us; it cuts this to net.core.somaxconn.
@@ -48,6 +48,9 @@ const FIRST_LISTENER: u64 = 1 << 62;
 
 /// The longest sleep.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// The pause between two looks while the state changes hands.
+const HOLD_LOOK: Duration = Duration::from_millis(5);
 
 /// Answers of the coordinator.
 type Mail = Mutex<Vec<(Asked, Answer)>>;
@@ -80,7 +83,7 @@ impl AgentThread {
         listeners: Vec<TcpListener>,
         lb: Option<Box<[u8]>>,
         control: Arc<CoordinatorControl>,
-        metrics: Arc<AgentMetrics>,
+        (metrics, shared): (Arc<AgentMetrics>, Arc<Shared>),
         ended: impl Send + 'static,
     ) -> io::Result<AgentThread> {
         let poller = Poller::new()?;
@@ -96,7 +99,7 @@ impl AgentThread {
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), limits::NICENESS);
             let connections = Connections::new(listeners);
             let log = UnknownLog::default();
-            Server { poller, connections, places, mail, metrics, lb, log }.run(&until);
+            Server { poller, connections, places, mail, metrics, shared, lb, log }.run(&until);
             Ok(())
         })?;
         Ok(AgentThread { handle, stop, waker })
@@ -115,6 +118,7 @@ struct Server {
     places: Places,
     mail: Arc<Mail>,
     metrics: Arc<AgentMetrics>,
+    shared: Arc<Shared>,
     /// The only load balancer whose groups answer.
     lb: Option<Box<[u8]>>,
     log: UnknownLog,
@@ -126,7 +130,12 @@ impl Server {
         while !stop.load(Ordering::Acquire) {
             let now = Instant::now();
             let next = [self.connections.next_time(), self.places.next_time()].into_iter().flatten().min();
-            let wait = next.map_or(LONGEST_WAIT, |next| next.saturating_duration_since(now).min(LONGEST_WAIT));
+            let mut wait = next.map_or(LONGEST_WAIT, |next| next.saturating_duration_since(now).min(LONGEST_WAIT));
+            // The coordinator answers nothing now, so new connections wait in the kernel.
+            let holds = self.shared.holds.load(Ordering::Relaxed);
+            if holds {
+                wait = HOLD_LOOK;
+            }
             self.poller.wait(wait, |token, flags| events.push((token, flags)));
             let now = Instant::now();
             for (token, flags) in events.drain(..) {
@@ -135,7 +144,8 @@ impl Server {
                     token => self.read(token, !flags.is_empty(), now),
                 }
             }
-            for token in self.connections.accept(&self.poller, now) {
+            let accepted = if holds { Vec::new() } else { self.connections.accept(&self.poller, now) };
+            for token in accepted {
                 self.metrics.values.add(Id::AgentConnectionsAccepted);
                 self.read(token, true, now);
             }

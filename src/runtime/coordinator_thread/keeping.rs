@@ -206,6 +206,16 @@ impl Keeping {
         Mark { journal, fleet: 0 }
     }
 
+    /// Whether every change is kept.
+    pub(super) fn has_kept_all(&self) -> bool {
+        self.given.is_within(self.kept())
+    }
+
+    /// How often a daemon has started with the state on disk.
+    pub(super) fn starts(&self) -> u64 {
+        self.disk.as_ref().map_or(0, |disk| disk.journal.starts())
+    }
+
     pub(super) fn is_in_trouble(&self) -> bool {
         self.disk.as_ref().is_some_and(|disk| disk.journal.trouble().is_some())
     }
@@ -268,6 +278,10 @@ impl WaitingAnswers {
             give();
         }
         while self.0.pop_front_if(|(since, _, _)| *since + PATIENCE <= now).is_some() {}
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Whether an answer need not wait any more.

@@ -57,7 +57,8 @@ impl CoordinatorMetrics {
     }
 
     /// The same for the state on disk.
-    pub(super) fn publish_keeping(&self, replies_waiting: usize, in_trouble: bool) {
+    pub(super) fn publish_keeping(&self, replies_waiting: usize, in_trouble: bool, starts: u64) {
+        self.values.set(Id::StateStarts, starts);
         self.values.set(Id::StateRepliesWaiting, replies_waiting as u64);
         self.values.set(Id::StateBehind, in_trouble.into());
     }

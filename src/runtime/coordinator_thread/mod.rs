@@ -8,6 +8,7 @@
 //! futex. An executor in its place took several times as long to fall asleep and to wake (PERF.md).
 
 mod doubt_log;
+mod hold;
 mod keeping;
 mod metrics;
 #[cfg(feature = "fleet")]
@@ -47,6 +48,7 @@ use crate::{
     sasp::Message,
     time::Time,
 };
+use hold::{Hold, Phase};
 use keeping::WaitingAnswers;
 use ports::{Ports, connection};
 
@@ -89,6 +91,8 @@ pub(super) struct CoordinatorControl {
     pub(super) calls: ArrayQueue<AdminCall>,
     /// This machine's addresses, if they have changed.
     pub(super) own_addresses: ArrayQueue<Arc<OwnAddresses>>,
+    /// Whether it may change anything.
+    pub(super) hold: Hold,
     /// Set once: the thread ends.
     pub(super) stop: AtomicBool,
     /// The coordinator's bell.
@@ -117,7 +121,8 @@ impl CoordinatorControl {
     pub(super) fn new() -> CoordinatorControl {
         let (roster, access, own_addresses) = (ArrayQueue::new(1), ArrayQueue::new(1), ArrayQueue::new(1));
         let calls = ArrayQueue::new(limits::ADMIN_CALLS);
-        CoordinatorControl { roster, access, calls, own_addresses, stop: AtomicBool::new(false), bell: Arc::default() }
+        let (hold, stop, bell) = Default::default();
+        CoordinatorControl { roster, access, calls, own_addresses, hold, stop, bell }
     }
 }
 
@@ -139,6 +144,8 @@ struct CoordinatorThread {
     own_at: Time,
     /// Answers that wait for the disk and etcd.
     answers: WaitingAnswers,
+    /// It stands still.
+    holds: bool,
 }
 
 /// Wakes a thread that is parked.
@@ -175,17 +182,25 @@ pub(super) fn run(
     ready();
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     while !thread.control.stop.load(Ordering::Acquire) {
-        if !thread.turn() {
-            thread.wait(&waker, spin);
+        match thread.control.hold.phase() {
+            Phase::Runs => {
+                thread.holds = false;
+                if !thread.turn() {
+                    thread.wait(&waker, spin);
+                }
+            }
+            phase => thread.hold(phase),
         }
     }
-    // What is not due yet, too.
-    thread.judged_at = Time::default();
-    #[cfg(feature = "fleet")]
-    {
-        thread.own_at = Time::default();
+    if thread.control.hold.phase() != Phase::Over {
+        // What is not due yet, too.
+        thread.judged_at = Time::default();
+        #[cfg(feature = "fleet")]
+        {
+            thread.own_at = Time::default();
+        }
+        thread.keep();
     }
-    thread.keep();
     thread.metrics.publish(&thread.coordinator);
 }
 
@@ -210,6 +225,7 @@ impl CoordinatorThread {
             #[cfg(feature = "fleet")]
             own_at: Time::default(),
             answers: WaitingAnswers::default(),
+            holds: false,
         }
     }
 
@@ -304,7 +320,8 @@ impl CoordinatorThread {
             self.publish_at = now + PUBLISH_INTERVAL;
             self.metrics.publish(&self.coordinator);
             if let Some(keeping) = &self.ports.keeping {
-                self.metrics.publish_keeping(self.ports.waiting_replies(), keeping.is_in_trouble());
+                let (waiting, trouble) = (self.ports.waiting_replies(), keeping.is_in_trouble());
+                self.metrics.publish_keeping(waiting, trouble, keeping.starts());
                 #[cfg(feature = "fleet")]
                 if let Some(fleet) = keeping.fleet() {
                     self.metrics.publish_fleet(fleet, self.coordinator.share());
@@ -431,7 +448,8 @@ impl CoordinatorThread {
                 || self.ports.has_kept_replies()
                 || !roster.is_empty()
                 || !access.is_empty()
-                || !own_addresses.is_empty();
+                || !own_addresses.is_empty()
+                || self.control.hold.phase() != Phase::Runs;
             self.ports.list.iter().any(Port::has_work) || news || self.control.stop.load(Ordering::Acquire)
         };
         let waits = self.coordinator.waits_for_delivery();

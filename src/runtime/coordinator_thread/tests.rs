@@ -144,6 +144,55 @@ fn a_full_journal_takes_no_request_that_changes_something() {
 }
 
 #[test]
+fn while_the_state_changes_hands_requests_wait_and_what_was_done_is_kept_and_told() {
+    let (mut thread, mut up, mut down) = coordinator_thread(4);
+    let journal = Arc::new(crate::runtime::journal_thread::Journal::new(Arc::default()));
+    thread.ports.keeping = Some(Keeping::new(Some(journal.clone()), true, Duration::from_secs(60)));
+    let control = thread.control.clone();
+    up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
+    request(&mut up, 1);
+    up.flush();
+    thread.turn();
+    control.hold.begin();
+    request(&mut up, 2);
+    up.flush();
+    thread.hold(Phase::Holds);
+    assert!(!control.hold.wait(Instant::now()), "a change is not on the disk, and its reply waits");
+    let (entries, _) = journal.next(Duration::ZERO);
+    journal.note_kept(&entries);
+    thread.hold(Phase::Holds);
+    assert!(control.hold.wait(Instant::now()));
+    let batch = down.receive().expect("the reply");
+    assert_eq!(reply_ids(&batch), [1]);
+    down.give_back(batch);
+    thread.hold(Phase::Holds);
+    assert!(down.receive().is_none() && journal.waiting() == 0, "the second request waits");
+
+    // The takeover fails.
+    control.hold.end();
+    assert!(control.hold.phase() == Phase::Runs);
+    thread.turn();
+    let (entries, _) = journal.next(Duration::ZERO);
+    journal.note_kept(&entries);
+    thread.turn();
+    let batch = down.receive().expect("the reply");
+    assert_eq!(reply_ids(&batch), [2]);
+    down.give_back(batch);
+
+    // Another one does not: nothing is answered or changed, and the shards get their batches back.
+    control.hold.begin();
+    assert!(!control.hold.wait(Instant::now()), "it is asked anew");
+    control.hold.over();
+    request(&mut up, 3);
+    up.flush();
+    while let Some(batch) = up.reclaim() {
+        up.recycle(batch);
+    }
+    thread.hold(Phase::Over);
+    assert!(up.has_returned() && down.receive().is_none() && journal.waiting() == 0);
+}
+
+#[test]
 fn a_close_is_never_lost() {
     let (mut thread, _up, mut down) = coordinator_thread(1);
     let start = thread.ports.buffer(0).len();

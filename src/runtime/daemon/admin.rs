@@ -1,26 +1,52 @@
 //! What the main thread does for the admin side: binds its listeners, tells what is configured.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, SystemTime},
+};
 
-use super::listen::retried;
+use super::listen::{Offer, retried, taken};
 use crate::{
     admin::{Calendar, pages::Setting},
     config::{AdminAddress, Config, Source},
-    runtime::{Error, shard::Shared},
+    runtime::{Error, shard::Shared, takeover::Taking},
+    takeover::Listener,
     web::sockets::{self, Bound},
 };
 
-/// Binds the listeners of the admin side.
-pub(super) fn bind(config: &Config) -> Result<(Vec<AdminAddress>, Vec<Bound>), Error> {
-    let bind = |address: &AdminAddress| {
-        let bound = match address {
-            AdminAddress::Tcp(_) => retried(address, || sockets::bind(address)),
-            AdminAddress::Socket(_) => sockets::bind(address),
+/// The listeners of the admin side.
+pub(super) struct Admin {
+    pub(super) addresses: Vec<AdminAddress>,
+    pub(super) bound: Vec<Bound>,
+    /// Files of UNIX sockets; true: the file stays at the end.
+    pub(super) files: Vec<Arc<AtomicBool>>,
+}
+
+/// Takes the listeners of the admin side over, and binds those that are not there.
+pub(super) fn bind(config: &Config, taking: &mut Option<&mut Taking>, offer: &mut Offer) -> Result<Admin, Error> {
+    let mut bind_one = |address: &AdminAddress| {
+        let (bound, socket) = match (taken(taking, name(address)).pop(), address) {
+            (Some(socket), _) => Bound::taken(address, socket)?,
+            (None, AdminAddress::Tcp(_)) => retried(address, || sockets::bind(address))?,
+            (None, AdminAddress::Socket(_)) => sockets::bind(address)?,
         };
-        bound.map_err(|error| Error::BindAdmin { address: address.clone(), error })
+        offer.add(&name(&bound), socket.share()?)?;
+        Ok::<_, std::io::Error>((bound, socket))
+    };
+    let bind = |address: &AdminAddress| {
+        bind_one(address).map_err(|error| Error::BindAdmin { address: address.clone(), error })
     };
     let bound: Result<Vec<_>, Error> = config.admin.listen.iter().map(bind).collect();
-    Ok(bound?.into_iter().unzip())
+    let (addresses, bound): (_, Vec<Bound>) = bound?.into_iter().unzip();
+    let files = bound.iter().filter_map(Bound::stays).collect();
+    Ok(Admin { addresses, bound, files })
+}
+
+fn name(address: &AdminAddress) -> Listener {
+    match address {
+        AdminAddress::Tcp(address) => Listener::Admin(*address),
+        AdminAddress::Socket(path) => Listener::AdminSocket(path.to_string_lossy().into_owned().into()),
+    }
 }
 
 /// The time of day at time zero, and what outlives the process.

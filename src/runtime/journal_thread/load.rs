@@ -30,7 +30,7 @@ pub(in crate::runtime) fn load(
     let disk = |error: io::Error| failed(StoreError::Disk(error.to_string()));
     directory::prepare(&state.directory).map_err(disk)?;
     let (start, alone) = (Instant::now(), each.is_none());
-    let (store, coordinator, restored) = match open(&path, clock, &empty, alone) {
+    let (store, coordinator, restored) = match open(&path, clock, &empty) {
         Err(error @ (StoreError::Version(_) | StoreError::Damaged(_))) if state.reset => {
             let aside = move_aside(&path).map_err(disk)?;
             tracing::warn!(
@@ -39,24 +39,45 @@ pub(in crate::runtime) fn load(
                 aside.display()
             );
             directory::prepare(&state.directory).map_err(disk)?;
-            open(&path, clock, &empty, alone)
+            open(&path, clock, &empty)
         }
         opened => opened,
     }
     .map_err(failed)?;
+    let mut kept = tell((store, restored), &path, start);
+    kept.begin(alone).map_err(failed)?;
     if let Some(each) = each {
-        let ahead = store.is_ahead();
-        let told = store.each_row(Epoch::new(clock.now(), today()), |row| {
+        let ahead = kept.store.is_ahead();
+        let told = kept.store.each_row(Epoch::new(clock.now(), today()), |row| {
             each(&row, ahead);
             Ok(())
         });
         told.map_err(failed)?;
     }
-    let Restored { load_balancers, groups, memberships, words, verdicts, .. } = restored;
+    Ok((kept, coordinator))
+}
+
+/// As [`load`], of a state that another process may still want: nothing of it is changed before [`Kept::begin`], and it is
+/// not moved aside.
+pub(in crate::runtime) fn load_taken(
+    state: &State,
+    clock: Clock,
+    empty: impl Fn() -> Coordinator,
+) -> Result<(Kept, Coordinator), Error> {
+    let path = directory::file(&state.directory);
+    let start = Instant::now();
+    let opened = open(&path, clock, &empty).map_err(|error| Error::State { path: path.clone(), error });
+    let (store, coordinator, restored) = opened?;
+    Ok((tell((store, restored), &path, start), coordinator))
+}
+
+/// Says what was loaded.
+fn tell((store, restored): (Store, Restored), path: &Path, start: Instant) -> Kept {
+    let Restored { load_balancers, groups, memberships, words, verdicts, useless } = restored;
     let took_ms = start.elapsed().as_millis() as u64;
     tracing::info!(load_balancers, groups, memberships, words, verdicts, took_ms, "state on disk: {}", path.display());
-    let name = path.display().to_string();
-    Ok((Kept { store, name, reopen: Box::new(move || open_again(&path)) }, coordinator))
+    let (name, path) = (path.display().to_string(), path.to_owned());
+    Kept { store, name, reopen: Box::new(move || open_again(&path)), useless }
 }
 
 /// Looks whether a start can use the state, and changes nothing; gives a note for the operator.
@@ -79,18 +100,11 @@ fn open(
     path: &Path,
     clock: Clock,
     empty: &impl Fn() -> Coordinator,
-    alone: bool,
 ) -> Result<(Store, Coordinator, Restored), StoreError> {
-    let mut store = Store::open(path)?;
+    let store = Store::open(path)?;
     let mut coordinator = empty();
     let now = clock.now();
-    let mut restored = journal::restore(&store, &mut coordinator, now, Epoch::new(now, today()))?;
-    let useless = std::mem::take(&mut restored.useless);
-    if !useless.is_empty() {
-        // The date stays: a start is no sign of life of what was checked.
-        store.apply(&useless, Epoch::default(), store.alive_at())?;
-    }
-    store.start(alone)?;
+    let restored = journal::restore(&store, &mut coordinator, now, Epoch::new(now, today()))?;
     Ok((store, coordinator, restored))
 }
 

@@ -22,8 +22,8 @@ use crate::{
     metrics::Histogram,
 };
 
-pub(super) use load::load;
 pub use load::look;
+pub(super) use load::{load, load_taken};
 
 /// How often the date is written though nothing changes: after a crash it tells how old everything is.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -34,6 +34,12 @@ pub(super) const BACKGROUND_WINDOW: Duration = Duration::from_millis(100);
 /// The pause after which a disk that refused a write is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How long a file that another process has open is tried again, before that is called trouble.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// The pause between two such tries.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
 /// A write that takes longer than this is worth a word.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -41,8 +47,12 @@ const SLOW: Duration = Duration::from_secs(2);
 pub(super) struct Journal {
     state: Mutex<State>,
     work: Condvar,
+    /// The file is closed.
+    closed: Condvar,
     /// How many of the entries that were given are on the disk.
     kept: AtomicU64,
+    /// How often a daemon has started with this file.
+    starts: AtomicU64,
     /// Bytes of the entries that are not.
     waiting: AtomicUsize,
     /// The coordinator's bell.
@@ -59,6 +69,9 @@ struct State {
     failure: Option<String>,
     /// The coordinator has dropped changes.
     gave_up: bool,
+    /// The file is to be closed, for another process.
+    close: bool,
+    is_closed: bool,
     stop: bool,
 }
 
@@ -71,8 +84,8 @@ impl State {
 
 impl Journal {
     pub(super) fn new(bell: Arc<Bell>) -> Journal {
-        let (state, work, kept, waiting, transactions) = Default::default();
-        Journal { state, work, kept, waiting, bell, transactions }
+        let (state, work, closed, kept, starts, waiting, transactions) = Default::default();
+        Journal { state, work, closed, kept, starts, waiting, bell, transactions }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -94,6 +107,11 @@ impl Journal {
     /// How many of the entries that were given are on the disk.
     pub(super) fn kept(&self) -> u64 {
         self.kept.load(Ordering::Acquire)
+    }
+
+    /// How often a daemon has started with this file.
+    pub(super) fn starts(&self) -> u64 {
+        self.starts.load(Ordering::Relaxed)
     }
 
     /// So much waits for the disk that no more may come.
@@ -126,6 +144,35 @@ impl Journal {
         self.lock().gave_up = true;
     }
 
+    /// Lets the thread write what it has, and close the file; `false` if the file is not closed by then. Until
+    /// [`Journal::open`] nothing is written.
+    pub(super) fn close(&self, deadline: Instant) -> bool {
+        let mut state = self.lock();
+        state.close = true;
+        self.work.notify_one();
+        let longest = deadline.saturating_duration_since(Instant::now());
+        let waited = self.closed.wait_timeout_while(state, longest, |state| !state.is_closed);
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_closed
+    }
+
+    /// Lets the thread open the file again.
+    pub(super) fn open(&self) {
+        self.lock().close = false;
+        self.work.notify_one();
+    }
+
+    /// The file is closed: waits until it may be opened again; `false` if the thread has to end.
+    fn stay_closed(&self) -> bool {
+        let mut state = self.lock();
+        state.is_closed = true;
+        self.closed.notify_all();
+        let waited = self.work.wait_while(state, |state| state.close && !state.stop);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        state.is_closed = false;
+        // A file that belongs to another process is not opened, also not for what has come since.
+        !state.close
+    }
+
     /// Lets the thread write what it has, and end.
     pub(super) fn stop(&self) {
         self.lock().stop = true;
@@ -134,15 +181,21 @@ impl Journal {
 
     /// The next entries to write, perhaps none; and whether the thread has to end then.
     pub(super) fn next(&self, window: Duration) -> (Vec<Entry>, bool) {
-        let is_idle = |state: &mut State| state.entries.is_empty() && !state.stop;
+        let is_idle = |state: &mut State| state.entries.is_empty() && !state.stop && !state.close;
         let waited = self.work.wait_timeout_while(self.lock(), ALIVE_INTERVAL, is_idle);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
         if !window.is_zero() && !state.entries.is_empty() {
-            let waited = self.work.wait_timeout_while(state, window, |state| !state.stop);
+            let waited = self.work.wait_timeout_while(state, window, |state| !state.stop && !state.close);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.writing_since = Some(Instant::now());
         (std::mem::take(&mut state.entries), state.stop)
+    }
+
+    /// Whether the file is to be closed now.
+    fn is_to_close(&self) -> bool {
+        let state = self.lock();
+        state.close && state.entries.is_empty()
     }
 
     /// Waits; whether the thread has to end.
@@ -177,6 +230,20 @@ pub(super) struct Kept {
     pub(super) name: String,
     /// Opens it again after a failure.
     pub(super) reopen: Box<dyn Fn() -> Result<Store, StoreError> + Send>,
+    /// Entries that remove what is of no use any more.
+    useless: Vec<Entry>,
+}
+
+impl Kept {
+    /// Notes that a daemon begins to work with the state. Until then the file is as it was. `alone`: it belongs to no fleet.
+    pub(super) fn begin(&mut self, alone: bool) -> Result<(), StoreError> {
+        let useless = std::mem::take(&mut self.useless);
+        if !useless.is_empty() {
+            // The date stays: a start is no sign of life of what was checked.
+            self.store.apply(&useless, Epoch::default(), self.store.alive_at())?;
+        }
+        self.store.start(alone).map(drop)
+    }
 }
 
 /// The thread.
@@ -194,13 +261,14 @@ struct JournalThread {
 
 /// Starts the thread; `ended` is dropped at its end. `window` is how long changes collect.
 pub(super) fn start(
-    Kept { store, name, reopen }: Kept,
+    Kept { store, name, reopen, .. }: Kept,
     journal: Arc<Journal>,
     clock: Clock,
     window: Duration,
     ended: impl Send + 'static,
 ) -> std::io::Result<JoinHandle<Result<(), Error>>> {
     let applied = store.applied();
+    journal.starts.store(store.starts(), Ordering::Relaxed);
     let mut thread = JournalThread { name, reopen, store: Some(store), applied, journal, clock, window };
     thread::Builder::new().name("journal".into()).spawn(move || {
         let _ended = ended;
@@ -226,6 +294,26 @@ impl JournalThread {
             self.journal.note_kept(&entries);
             if stop && entries.is_empty() {
                 return;
+            }
+            if self.journal.is_to_close() {
+                self.store = None;
+                if !self.journal.stay_closed() {
+                    return;
+                }
+                self.open_again();
+            }
+        }
+    }
+
+    /// Opens a file that another process had, which may take a moment to end. Other trouble is that of the next write.
+    fn open_again(&mut self) {
+        let start = Instant::now();
+        while start.elapsed() < BUSY && self.store.is_none() {
+            match (self.reopen)() {
+                Err(StoreError::Busy) => thread::sleep(BUSY_PAUSE),
+                // Another process has written: the next write finds that out.
+                Ok(store) if store.applied() != self.applied => return,
+                opened => self.store = opened.ok(),
             }
         }
     }

@@ -76,7 +76,12 @@ fn begin(disk: &Disk) -> (Arc<Journal>, JoinHandle<Result<(), Error>>) {
         move || Store::open_on(disk.clone())
     };
     let journal = Arc::new(Journal::new(Arc::default()));
-    let kept = Kept { store: open().expect("the disk works"), name: "a disk".into(), reopen: Box::new(open) };
+    let kept = Kept {
+        store: open().expect("the disk works"),
+        name: "a disk".into(),
+        reopen: Box::new(open),
+        useless: Vec::new(),
+    };
     let handle = start(kept, journal.clone(), Clock::new(), Duration::ZERO, ()).expect("a thread");
     (journal, handle)
 }
@@ -154,6 +159,47 @@ fn a_disk_that_refuses_does_not_keep_the_daemon_from_stopping() {
     end(&journal, handle);
     disk.behave(WORKS);
     assert_eq!(uids(&disk), [""; 0]);
+}
+
+/// Far enough in the future.
+fn later() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+#[test]
+fn a_file_that_is_closed_is_not_written_until_it_is_opened() {
+    let disk = Disk::default();
+    let (journal, handle) = begin(&disk);
+    journal.give(&mut vec![bound(1)]);
+    assert!(journal.close(later()));
+    assert_eq!((journal.kept(), uids(&disk)), (1, vec!["LB1".into()]));
+    journal.give(&mut vec![bound(2)]);
+    assert!(journal.close(later()), "it is closed already");
+    assert_eq!(uids(&disk), ["LB1"]);
+    journal.open();
+    until("it is kept", || journal.kept() == 2);
+    assert_eq!(uids(&disk), ["LB1", "LB2"]);
+
+    // Another process has it: not even the stop writes.
+    assert!(journal.close(later()));
+    journal.give(&mut vec![bound(3)]);
+    end(&journal, handle);
+    assert_eq!(uids(&disk), ["LB1", "LB2"]);
+}
+
+#[test]
+fn a_file_is_not_closed_before_the_disk_has_taken_what_there_is() {
+    let disk = Disk::default();
+    let (journal, handle) = begin(&disk);
+    disk.behave(REFUSES);
+    journal.give(&mut vec![bound(1)]);
+    assert!(!journal.close(Instant::now() + Duration::from_millis(20)));
+    journal.open();
+    disk.behave(WORKS);
+    until("it is kept", || journal.kept() == 1);
+    assert!(journal.close(later()));
+    end(&journal, handle);
+    assert_eq!(uids(&disk), ["LB1"]);
 }
 
 #[test]

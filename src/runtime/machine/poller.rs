@@ -88,6 +88,12 @@ impl Poller {
         epoll::add(&self.set, descriptor, EventData::new_u64(token), interest)
     }
 
+    /// Watches a descriptor no more. Only needed if the file behind the descriptor stays open.
+    pub(crate) fn remove(&self, descriptor: impl AsFd) {
+        // It fails only if the set does not watch the descriptor.
+        let _ = epoll::delete(&self.set, descriptor);
+    }
+
     /// Gives the events of now, at most [`EVENTS`], with their tokens; whether there may be more.
     pub(crate) fn collect(&self, give: impl FnMut(u64, EventFlags)) -> bool {
         self.wait(Duration::ZERO, give)

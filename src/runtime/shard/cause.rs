@@ -44,6 +44,8 @@ pub(crate) enum Cause {
     Tls,
     /// The server stops.
     Draining,
+    /// Another process has taken over.
+    HandedOver,
     /// A fault of the server itself.
     Panicked,
 }
@@ -74,6 +76,7 @@ impl Cause {
         Cause::HandshakeTurn,
         Cause::Tls,
         Cause::Draining,
+        Cause::HandedOver,
         Cause::Panicked,
     ];
 
@@ -100,6 +103,7 @@ impl Cause {
             Cause::HandshakeTurn => "the TLS handshake was slow, and others waited: --max-handshakes are under way",
             Cause::Tls => "the TLS session broke",
             Cause::Draining => "the server stops",
+            Cause::HandedOver => "another process has taken over (--takeover)",
             Cause::Panicked => "a fault of gwm itself: please report it",
         }
     }

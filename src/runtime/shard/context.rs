@@ -41,6 +41,8 @@ const SLOWED_DOWN: &str = "it asks more often than --max-requests-per-second";
 pub(super) struct Context {
     /// The shard's number, from 0.
     pub(super) index: u16,
+    /// The number of shards.
+    pub(super) shards: u16,
     pub(super) limits: Connections,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<ShardMetrics>,
@@ -86,6 +88,7 @@ impl Context {
         let handshakes = Handshakes::new(limits.max_handshakes.div_ceil(shards.into()) as usize);
         Context {
             index,
+            shards,
             request_rate: Rate::per_second(limits.max_requests_per_second),
             limits,
             shared,
@@ -260,12 +263,22 @@ impl Context {
 
     /// Whether the server stops and this shard has not begun to.
     pub(super) fn stop_is_news(&self) -> bool {
-        !self.is_stopping() && self.shared.draining.load(Ordering::Relaxed)
+        !self.is_stopping() && (self.shared.draining.load(Ordering::Relaxed) || self.is_over())
     }
 
-    /// Begins this shard's stop.
-    pub(super) fn begin_stop(&self) {
-        self.stop_by.set(Some(self.now() + DRAIN_TIMEOUT));
+    /// Whether another process has taken over.
+    pub(super) fn is_over(&self) -> bool {
+        self.shared.over.load(Ordering::Acquire)
+    }
+
+    /// Whether new connections wait in the kernel for now.
+    pub(super) fn holds(&self) -> bool {
+        self.shared.holds.load(Ordering::Relaxed)
+    }
+
+    /// Begins this shard's stop, in which the last connection begins to end after `spread`.
+    pub(super) fn begin_stop(&self, spread: Duration) {
+        self.stop_by.set(Some(self.now() + spread + DRAIN_TIMEOUT));
         self.ended.ring();
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, epoll::EventFlags, poll},
     io::Errno,
-    net::{SocketFlags, acceptfrom_with},
+    net::{SocketFlags, acceptfrom_with, listen},
 };
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
@@ -60,6 +60,26 @@ pub(crate) fn bind(address: SocketAddr, shards: usize, limits: &Connections) -> 
     Ok((bound, sockets.into_iter().map(OwnedFd::from).collect()))
 }
 
+/// Adds to sockets that another process has bound, all to one address, so many that each shard has one. They get this
+/// process's options. The new ones do not listen yet: what waits at a socket is lost if this process does not serve.
+pub(crate) fn complete(
+    taken: Vec<OwnedFd>,
+    shards: usize,
+    limits: &Connections,
+) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    let mut sockets: Vec<Socket> = taken.into_iter().map(Socket::from).collect();
+    let first = sockets.first().ok_or(io::ErrorKind::InvalidInput)?;
+    let bound = first.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+    sockets.iter().try_for_each(|socket| set_options(socket, limits))?;
+    while sockets.len() < shards {
+        let other = socket(bound, limits)?;
+        other.set_reuse_port(true)?;
+        other.bind(&bound.into())?;
+        sockets.push(other);
+    }
+    Ok((bound, sockets.into_iter().map(OwnedFd::from).collect()))
+}
+
 /// Accepted connections inherit all of these options, which saves a few system calls for each.
 fn socket(address: SocketAddr, limits: &Connections) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -67,19 +87,25 @@ fn socket(address: SocketAddr, limits: &Connections) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
+    set_options(&socket, limits)?;
+    Ok(socket)
+}
+
+/// The options that a flag may change from one process to the next, too.
+fn set_options(socket: &Socket, limits: &Connections) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
     // A peer whose machine is gone acknowledges nothing. While the socket buffers all our bytes only the kernel sees
     // this, and ends the connection after this time. The time also limits keepalive, which must get its three probes.
     let mut unacknowledged = limits.stall_timeout;
+    socket.set_keepalive(limits.keepalive.is_some())?;
     if let Some(idle) = limits.keepalive {
         let interval = (idle / 3).max(Duration::from_secs(1));
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(3))?;
         unacknowledged = unacknowledged.max(idle + interval * 3);
     }
-    socket.set_tcp_user_timeout(Some(unacknowledged))?;
-    Ok(socket)
+    socket.set_tcp_user_timeout(Some(unacknowledged))
 }
 
 /// A listening socket of a shard.
@@ -101,6 +127,16 @@ impl Listener {
     /// Has the epoll set tell of this listener, the shard's `index`th; see [`Listener::index`].
     pub(crate) fn watch(&self, index: usize, poller: &Poller) -> io::Result<()> {
         Ok(poller.add(&self.socket, LAST_TOKEN - index as u64, EventFlags::IN | EventFlags::ET)?)
+    }
+
+    /// Begins to listen, if the socket does not.
+    pub(super) fn listen(&self) -> io::Result<()> {
+        Ok(listen(&self.socket, BACKLOG)?)
+    }
+
+    /// Closes this process's descriptor of the socket. Another process may have one, so the epoll set is told.
+    pub(super) fn close(self, poller: &Poller) {
+        poller.remove(&self.socket);
     }
 
     /// Which listener an event is of, if it is of one. Connections have lower tokens.
@@ -184,6 +220,25 @@ mod tests {
     fn limits(stall_timeout: u64, keepalive: Option<u64>) -> Connections {
         let keepalive = keepalive.map(Duration::from_secs);
         Connections { stall_timeout: Duration::from_secs(stall_timeout), keepalive, ..LIMITS }
+    }
+
+    #[test]
+    fn sockets_of_another_process_become_so_many_as_there_are_shards() {
+        let loopback = "127.0.0.1:0".parse().expect("an address");
+        let (address, taken) = bind(loopback, 2, &limits(30, Some(60))).expect("loopback can be bound");
+        let (bound, sockets) = complete(taken, 4, &limits(7, None)).expect("it can be bound again");
+        assert_eq!((bound, sockets.len()), (address, 4));
+        let sockets: Vec<Socket> = sockets.into_iter().map(Socket::from).collect();
+        let listens: Vec<bool> = sockets.iter().map(|socket| socket.is_listener().expect("a socket")).collect();
+        assert_eq!(listens, [true, true, false, false]);
+        for socket in &sockets {
+            assert!(!socket.keepalive().expect("a TCP socket"));
+            assert_eq!(socket.tcp_user_timeout().expect("a TCP socket"), Some(Duration::from_secs(7)));
+        }
+        let taken = sockets.into_iter().map(OwnedFd::from).collect();
+        let (_, sockets) = complete(taken, 1, &limits(30, Some(60))).expect("nothing is bound");
+        assert_eq!(sockets.len(), 4, "none is closed");
+        assert!(Socket::from(sockets.into_iter().next().expect("the first")).keepalive().expect("a TCP socket"));
     }
 
     #[test]

@@ -23,7 +23,8 @@
 //! | `monitoring` | running the checks | `context`, `metric_names`, `shard_metrics` |
 //! | `connection` | one connection, with its handshake | `cause`, `backlog`, `wire`, `context`, `shard_metrics` |
 //! | `table` | all connections | `cause`, `wire`, `context`, `connection` |
-//! | `shard` | this file: start, tasks, end | `cause`, `shared`, `shard_metrics`, `context`, `listener`, `patience`, `timeouts`, `monitoring`, `connection`, `table` |
+//! | `leaving` | the end of a shard whose work another process has taken over | `context`, `table` |
+//! | `shard` | this file: start, tasks, end | `cause`, `shared`, `shard_metrics`, `context`, `listener`, `patience`, `timeouts`, `monitoring`, `connection`, `table`, `leaving` |
 
 mod backlog;
 mod bodies;
@@ -31,6 +32,7 @@ mod cause;
 mod connection;
 mod context;
 mod handshakes;
+mod leaving;
 pub(super) mod listener;
 mod metric_names;
 mod monitoring;
@@ -72,6 +74,7 @@ use crate::{
 };
 use connection::{Connection, Outgoing};
 use context::Context;
+use leaving::Leaving;
 use listener::{Arrival, Listener};
 use monitoring::Monitoring;
 use patience::Patience;
@@ -80,6 +83,7 @@ use table::{Table, token};
 use timeouts::watch_timeouts;
 
 use cause::Cause;
+pub(super) use leaving::LONGEST as LEAVING;
 #[cfg(feature = "admin")]
 pub(super) use monitoring::TableQuestion;
 pub(super) use monitoring::{BacklogQuestion, MonitoringControl, MonitoringSetup};
@@ -132,11 +136,13 @@ struct Shard {
     listeners: Vec<Listener>,
     /// The time and the next row of the look for overdue connections, while there is one.
     sweep: Option<(Time, usize)>,
+    /// Another process has taken over.
+    leaving: Option<Leaving>,
 }
 
 impl Shard {
     fn new(context: Rc<Context>, poller: Poller, listeners: Vec<Listener>, monitoring: Rc<Monitoring>) -> Shard {
-        Shard { context, table: Table::default(), poller, listeners, monitoring, sweep: None }
+        Shard { context, table: Table::default(), poller, listeners, monitoring, sweep: None, leaving: None }
     }
 }
 
@@ -150,6 +156,11 @@ pub(super) async fn run(setup: ShardSetup, ready: impl FnOnce()) {
     let shard = Shard::new(context.clone(), setup.poller, setup.listeners, monitoring.clone());
     if let Err(error) = shard.poller.add(&prober, CHECKS, EventFlags::IN | EventFlags::ET) {
         tracing::warn!(shard = setup.index, "checks may be {TURN_MAX:?} late: {error}");
+    }
+    for listener in &shard.listeners {
+        if let Err(error) = listener.listen() {
+            tracing::error!(shard = setup.index, "a listening socket does not listen: {error}");
+        }
     }
     let serve = glommio::spawn_local(serve(shard, setup.down, setup.spin, setup.apart));
     let checks = glommio::spawn_local(monitoring::run(context.clone(), monitoring, prober));
@@ -181,6 +192,7 @@ async fn serve(mut shard: Shard, mut down: Receiver<Down>, spin: Duration, apart
         busy |= shard.step_some();
         busy |= shard.step_handshakes();
         busy |= shard.sweep_some();
+        busy |= shard.leave_some();
         shard.answer_one();
         shard.turn_uplink();
         if let Some((mut batch, mut done)) = open.take().or_else(|| down.receive().map(|batch| (batch, 0))) {
@@ -261,6 +273,9 @@ fn hear(context: &Context, table: &mut Table, listeners: &mut [Listener], token:
 impl Shard {
     /// Accepts some connections; whether more can be accepted now.
     fn accept_some(&mut self) -> bool {
+        if self.context.holds() {
+            return false;
+        }
         for at in 0..self.listeners.len() {
             // A flood of new connections must not hold up the open ones, some of which want to end.
             for _ in 0..WORK_PER_LOOK {
@@ -346,7 +361,9 @@ impl Shard {
 
     /// When a connection, a handshake or a listener that waits for a time may go on.
     fn next_time(&self) -> Option<Time> {
-        self.listeners.iter().filter_map(Listener::next_time).chain(self.context.next_time()).min()
+        let listeners = self.listeners.iter().filter(|_| !self.context.holds()).filter_map(Listener::next_time);
+        let leaving = self.leaving.as_ref().and_then(Leaving::next_time);
+        listeners.chain(leaving).chain(self.context.next_time()).min()
     }
 
     /// Sleeps until there is news of sockets, or the bell rings, or for so long.
@@ -466,11 +483,25 @@ impl Shard {
         }
     }
 
-    /// Begins the stop: no listener accepts any more, and connections end as soon as they owe nothing.
+    /// Begins the stop: no listener accepts any more, and connections end as soon as they owe nothing, or one after
+    /// another if their load balancers find another process at once.
     fn stop(&mut self) {
-        self.listeners.clear();
-        self.context.begin_stop();
+        for listener in self.listeners.drain(..) {
+            listener.close(&self.poller);
+        }
         self.monitoring.stop();
-        self.table.stop(&self.context);
+        if self.context.is_over() {
+            let leaving = Leaving::new(&self.context, &self.table);
+            self.context.begin_stop(leaving.spread());
+            self.leaving = Some(leaving);
+        } else {
+            self.context.begin_stop(Duration::ZERO);
+            self.table.stop(&self.context);
+        }
+    }
+
+    /// Lets some connections end whose turn has come; whether there are more.
+    fn leave_some(&mut self) -> bool {
+        self.leaving.as_mut().is_some_and(|leaving| leaving.some(&self.context, &mut self.table))
     }
 }

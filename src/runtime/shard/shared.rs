@@ -33,6 +33,10 @@ pub(crate) struct Shared {
     pub(crate) unsent: Budget,
     /// Set once, when the server stops: listeners close, and connections end after the replies to their requests.
     pub(crate) draining: AtomicBool,
+    /// New connections wait in the kernel, because the state changes hands.
+    pub(crate) holds: AtomicBool,
+    /// Set once, when another process has taken over: listeners close, and connections end one after another.
+    pub(crate) over: AtomicBool,
     /// The configuration for new TLS sessions. Locked for a moment when a handshake begins.
     tls: Mutex<Option<Arc<ServerConfig>>>,
 }
@@ -50,6 +54,8 @@ impl Shared {
             buffered: Budget::new(limits.max_buffered_bytes),
             unsent: Budget::new(limits.max_unsent_bytes),
             draining: AtomicBool::new(false),
+            holds: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             tls: Mutex::new(tls),
         }
     }

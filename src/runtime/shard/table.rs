@@ -4,6 +4,7 @@
 //! Only this file calls connections. They get the shard's [`Context`], which does not lead back to the table.
 
 use std::{
+    ops::Range,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -125,6 +126,18 @@ impl Table {
         }
     }
 
+    /// How many rows there are, with those that are free.
+    pub(super) fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Lets the connections of some rows end, because another process has taken over.
+    pub(super) fn hand_over(&mut self, context: &Context, rows: Range<usize>) {
+        for connection in self.rows.get_mut(rows).into_iter().flatten().filter_map(|row| row.connection.as_mut()) {
+            connection.close(Cause::HandedOver, context);
+        }
+    }
+
     /// Writes a message of the coordinator; false if an acknowledgement of this message follows.
     pub(super) fn write(&mut self, context: &Context, slot: Slot, kind: Kind, message: Outgoing<'_>) -> bool {
         let Some(row) = self.row(slot) else { return true };
@@ -181,7 +194,7 @@ impl Table {
         context.metrics.values.subtract(Id::ConnectionsOpen);
         context.count_end(cause);
         match cause {
-            Cause::PeerClosed | Cause::Failed | Cause::Draining => {
+            Cause::PeerClosed | Cause::Failed | Cause::Draining | Cause::HandedOver => {
                 tracing::debug!(peer = %connection.peer, shard = context.index, "disconnected: {}", cause.text());
             }
             // Logged when they were found.

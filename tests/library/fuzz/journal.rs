@@ -1,4 +1,4 @@
-//! The entry points of the state on disk and of its export.
+//! The entry points of the state on disk, of its export, and of the talk about it between two processes.
 
 use gwm::fuzz;
 
@@ -42,4 +42,31 @@ fn journal_row() {
         let small = rng.bool();
         (0..length).map(|_| if small && rng.u8(..8) > 0 { rng.u8(..3) } else { rng.u8(..) }).collect()
     });
+}
+
+#[test]
+fn takeover_packet() {
+    const PIECES: [&str; 20] = [
+        r#"{"kind":"hello","protocol":"#,
+        r#","gwm":"0.1.0""#,
+        r#"{"kind":"listeners","listeners":["#,
+        r#"{"sasp":"127.0.0.1:3860"}"#,
+        r#"{"agent_checks":"[::1]:8080"}"#,
+        r#"{"admin":"[fe80::1%3]:1"}"#,
+        r#"{"admin_socket":"/run/gwm/admin.sock"}"#,
+        r#"],"more":true"#,
+        r#"],"more":false"#,
+        r#"{"kind":"ready"}"#,
+        r#"{"kind":"state"}"#,
+        r#"{"kind":"refused","why":"\u0000"}"#,
+        r#""why":"x","#,
+        ",",
+        "}",
+        "1",
+        "65536",
+        "-1",
+        "[",
+        " ",
+    ];
+    run(20_000, fuzz::takeover_packet, |rng| pieces(rng, &PIECES, 10));
 }

@@ -1,6 +1,7 @@
 //! State on disk: a restart and a crash forget nothing that was acknowledged, and a state that can not be used is refused.
 
 mod kills;
+mod takeover;
 
 use std::{
     fs,

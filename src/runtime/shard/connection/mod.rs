@@ -264,7 +264,7 @@ impl Connection {
     pub(super) fn close(&mut self, cause: Cause, context: &Context) {
         self.close_requested.get_or_insert(cause);
         // No reply comes, so nothing is waited for.
-        self.request_pending &= cause != Cause::NotKept;
+        self.request_pending &= !matches!(cause, Cause::NotKept | Cause::HandedOver);
         if self.unwritten.len() > limits::READ_BYTES && self.stage == Stage::Open {
             self.drop_unwritten(context);
             self.stage = Stage::Flushing(cause);
