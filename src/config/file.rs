@@ -30,7 +30,7 @@ use crate::files::{self, Fault, FileError, Mistake, fault};
 const FILE_BYTES: u64 = 256 << 10;
 
 /// Flags that concern one call, and so have no key.
-pub const WITHOUT_KEY: [&str; 3] = ["config", "print-config", "check"];
+pub const WITHOUT_KEY: [&str; 4] = ["config", "print-config", "check", "takeover"];
 
 /// What a file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
