@@ -392,13 +392,9 @@ fn stop(
             control.bell.ring();
         }
         if running == behind {
-            if let Some(journal) = journal {
-                journal.stop();
-            }
+            journal.iter().for_each(|journal| journal.stop());
             #[cfg(feature = "fleet")]
-            if let Some(member) = &threads.member {
-                member.fleet.stop();
-            }
+            threads.member.iter().for_each(|member| member.fleet.stop());
         }
     }
     threads.into_handles().try_for_each(joined)?;

@@ -37,14 +37,24 @@ const VALUES: [(&str, &str); 27] = [
 ];
 
 /// The same, for those that are not in a row with them.
-const MORE_VALUES: [(&str, &str); 2] = [("agent-listen", r#"["127.0.0.1:3862"]"#), ("agent-lb", r#""LB1""#)];
+const MORE_VALUES: [(&str, &str); 8] = [
+    ("agent-listen", r#"["127.0.0.1:3862"]"#),
+    ("agent-lb", r#""LB1""#),
+    ("fleet", r#""etcd://10.0.0.11:2379,10.0.0.12:2379,10.0.0.13:2379""#),
+    ("node", r#""a""#),
+    ("fleet-credentials", r#""etcd-user""#),
+    ("fleet-tls-ca", r#""etcd-ca.pem""#),
+    ("fleet-tls-cert", r#""etcd-chain.pem""#),
+    ("fleet-tls-key", r#""etcd-key.pem""#),
+];
 
 /// The flags that begin a part of the example.
-const PARTS: [(&str, &str); 12] = [
+const PARTS: [(&str, &str); 13] = [
     ("listen", "Where load balancers and members connect"),
     ("lb-identity", "Who may speak for whom"),
     ("shards", "This machine"),
     ("hold-time", "What is kept, and where"),
+    ("fleet", "Several GWMs over etcd"),
     ("poll-interval", "What load balancers hear, and when"),
     ("stall-timeout", "Limits of connections"),
     ("max-load-balancers", "Limits of tables"),
