@@ -374,11 +374,11 @@ fn stop(
     }
     // The shards need the coordinator, and the coordinator the journal and the fleet.
     let journal = threads.keeper.as_ref().map(|keeper| &keeper.journal);
-    let mut behind = usize::from(journal.is_some());
     #[cfg(feature = "fleet")]
-    {
-        behind += usize::from(threads.member.is_some());
-    }
+    let member = usize::from(threads.member.is_some());
+    #[cfg(not(feature = "fleet"))]
+    let member = 0;
+    let behind = usize::from(journal.is_some()) + member;
     let last = 1 + behind;
     running += behind;
     while running > 0 {
