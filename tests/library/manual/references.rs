@@ -25,6 +25,7 @@ const PROGRAMS: &[&str] = &[
     "curl",
     "dig",
     "docker",
+    "etcd",
     "haproxy",
     "ip",
     "ipvsadm",
