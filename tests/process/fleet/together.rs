@@ -92,9 +92,10 @@ fn what_one_node_is_told_the_other_shows() {
     assert_eq!(second.get_weights("LB1", &["web"]), expected);
     assert_eq!(second.register(LB, "LB1", "new", &[A]), OK);
     while lb.try_receive().expect("the first connection ends").is_some() {}
-    let fleet = read(&a, "/api/v1/fleet");
-    let nodes = fleet["fleet"]["nodes"].as_array().expect("nodes");
-    assert_eq!(nodes.len(), 2, "{fleet}");
+    until("a knows both nodes", || {
+        let fleet = read(&a, "/api/v1/fleet");
+        fleet["fleet"]["nodes"].as_array().expect("nodes").len() == 2
+    });
     let shown = finish(
         command(&["status", "--admin", a.admin()[0].trim_start_matches("http://").trim_end_matches('/'), "fleet"])
             .spawn()
