@@ -107,7 +107,12 @@ impl LoadBalancer {
         }
     }
 
-    /// Whether changes are pushed: the LB asked for that and is connected.
+    /// Whether the LB has a connection, to this GWM or to another one of the fleet.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.is_some() || self.elsewhere.is_some()
+    }
+
+    /// Whether changes are pushed: the LB asked for that and is connected to this GWM.
     pub(super) fn pushing(&self) -> bool {
         self.connection.is_some() && self.flags.contains(LbFlags::PUSH)
     }

@@ -95,7 +95,7 @@ impl Coordinator {
             }
             Act::Forget(lb_uid) => {
                 let lb = self.tables.find_lb(&lb_uid).ok_or(ActRefused::UnknownLb)?;
-                if self.tables.lbs[lb].connection.is_some() || self.tables.lbs[lb].elsewhere.is_some() {
+                if self.tables.lbs[lb].is_connected() {
                     return Err(ActRefused::Connected);
                 }
                 self.apply(now, Change::Forget { lb_uid: &lb_uid }, Found::default(), out);

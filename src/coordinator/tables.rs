@@ -72,10 +72,10 @@ impl Tables {
         }
     }
 
-    /// How many load balancers are connected, and the most groups and members that one has.
+    /// How many load balancers are connected, to any GWM of the fleet, and the most groups and members that one has.
     pub(super) fn of_lbs(&self) -> (usize, usize, usize) {
         self.lbs.iter().fold((0, 0, 0), |(connected, groups, members), (_, lb)| {
-            let more = usize::from(lb.connection.is_some());
+            let more = usize::from(lb.is_connected());
             (connected + more, groups.max(lb.groups.len()), members.max(lb.held as usize))
         })
     }

@@ -326,8 +326,8 @@ impl Coordinator {
         let mut rows = Vec::new();
         let mut next = None;
         if let Some(lb) = self.named_lb(filter)? {
-            let row = self.lb_row(lb);
-            rows.extend(filter.connected.is_none_or(|wanted| wanted == row.connection.is_some()).then_some(row));
+            let connected = self.tables.lbs[lb].is_connected();
+            rows.extend(filter.connected.is_none_or(|wanted| wanted == connected).then(|| self.lb_row(lb)));
             return Some(Rows { rows, next });
         }
         let mut work = Work::new(page);
@@ -341,7 +341,7 @@ impl Coordinator {
             let lb = LbId::at(at);
             at += 1;
             let Some(known) = self.tables.lbs.get(lb) else { continue };
-            if filter.connected.is_none_or(|wanted| wanted == known.connection.is_some()) {
+            if filter.connected.is_none_or(|wanted| wanted == known.is_connected()) {
                 rows.push(self.lb_row(lb));
                 work.row();
             }

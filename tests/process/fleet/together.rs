@@ -73,6 +73,9 @@ fn what_one_node_is_told_the_other_shows() {
     assert_eq!(lb.set_lb("LB1", LbFlags::TRUST | LbFlags::PUSH), OK);
     assert_eq!(lb.register(LB, "LB1", "web", &[A, B]), OK);
     until("b shows the members", || members(&b).len() == 2);
+    assert_eq!(read(&b, "/api/v1/totals")["load_balancers_connected"], 1);
+    let connected = read(&b, "/api/v1/load-balancers?state=connected");
+    assert_eq!(connected["load_balancers"].as_array().expect("rows").len(), 1, "{connected}");
     // Of a load balancer that has its session at the other node, a member may speak here.
     let mut member = b.connect();
     assert_eq!(member.register(MEMBER, "LB1", "web", &["10.0.0.3:80"]), OK);
