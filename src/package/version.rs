@@ -1,7 +1,8 @@
-//! What `gwm --version` says beside the number: the commit, the features and the target. Cargo runs this before it builds.
+//! What `gwm --version` says beside the number: the commit, the features and the target. Cargo runs this before the
+//! build.
 //!
-//! The commit is that of `GWM_COMMIT`, or of the published crate, or of git. Builds without any of them say so, and so do
-//! debug builds: to ask git in each would build gwm anew after each commit.
+//! The commit is that of `GWM_COMMIT`, or of the published crate, or of git. Builds without any of them say so, and so
+//! do debug builds: to ask git in each would build gwm anew after each commit.
 
 use std::{env, fs, path::Path, process::Command};
 

@@ -1,7 +1,7 @@
 //! The commands that README.md and the manual tell people to type, typed: each does what stands below it.
 //!
 //! The blocks of a page run one after the other in one shell, in a folder, a network and processes of their own, with the
-//! programs of Debian that the page names. Blocks whose first line says `console package` are for the test of the packages.
+//! programs of Debian that the page names. The commands of gwm-package(7) are for tests/package/trial.
 
 use std::{
     env, fs,
