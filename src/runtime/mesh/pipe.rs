@@ -88,7 +88,7 @@ pub struct Sender<E> {
     track: Arc<Track<E>>,
     receiver: Arc<Bell>,
     open: Option<Batch<E>>,
-    /// Bytes of the bodies of all messages in the open batch.
+    /// Bytes of the bodies in the open batch.
     body_bytes: usize,
     spare: Vec<Batch<E>>,
 }
@@ -128,13 +128,12 @@ impl<E> Sender<E> {
     /// # Panics
     /// If there is no room.
     pub fn body(&mut self, body: &Bytes) -> u16 {
-        self.body_bytes += body.len();
-        let bodies = &mut self.open().bodies;
         let is_last = |last: &Bytes| last.as_ptr() == body.as_ptr() && last.len() == body.len();
-        if !bodies.last().is_some_and(is_last) {
-            bodies.push(body.clone());
+        if !self.open().bodies.last().is_some_and(is_last) {
+            self.open().bodies.push(body.clone());
+            self.body_bytes += body.len();
         }
-        (bodies.len() - 1) as u16 // a batch has no more bodies than entries
+        (self.open().bodies.len() - 1) as u16 // a batch has no more bodies than entries
     }
 
     /// Appends a message's entry, and sends the batch if it is full then.
