@@ -50,9 +50,14 @@ const VERSION: &str = concat!(
     env!("GWM_BUILD_TARGET"),
 );
 
+/// The text below the commands in `--help`.
+const BEGIN: &str = "\
+To begin: `gwm demo` shows all of it on this machine. `gwm serve` is the daemon, and needs no flag. The manual pages gwm(7) \
+and gwm-tour(7) explain the words and the first five minutes.";
+
 /// Group Workload Manager: tells load balancers how much work each server can take (SASP, RFC 4678).
 #[derive(Parser)]
-#[command(name = "gwm", version, long_version = VERSION, disable_help_subcommand = true)]
+#[command(name = "gwm", version, long_version = VERSION, disable_help_subcommand = true, after_help = BEGIN)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

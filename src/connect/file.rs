@@ -219,7 +219,13 @@ fn group_view(pool: &Wanted, max_weight: u32) -> GroupView {
 
 /// The error with its causes, in one line.
 fn explain(error: &minijinja::Error) -> String {
-    let mut text = format!("template: {error}");
+    let mut text = match error.line() {
+        Some(line) => format!("template, line {line}: {}", error.kind()),
+        None => format!("template: {}", error.kind()),
+    };
+    if let Some(detail) = error.detail() {
+        text += &format!(": {detail}");
+    }
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         text += &format!(": {error}");

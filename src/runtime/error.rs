@@ -181,7 +181,11 @@ impl fmt::Display for Error {
                 write!(f, " with {}", if *carries == Carries::Tls { "--tls-listen" } else { "--listen" })
             }
             Error::BindAdmin { address, error } => {
-                write!(f, "--admin-listen: can not listen on {address} ({error}): choose another address")
+                let remedy = match error.kind() {
+                    io::ErrorKind::NotFound => "make its directory, or choose another address",
+                    _ => "choose another address",
+                };
+                write!(f, "--admin-listen: can not listen on {address} ({error}): {remedy}")
             }
             Error::BindAgent { address, error } => {
                 write!(f, "--agent-listen: can not listen on {address} ({error}): choose another address")

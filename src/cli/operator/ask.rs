@@ -131,7 +131,11 @@ impl Daemon {
     }
 
     fn failed(&self, error: &dyn std::fmt::Display) -> String {
-        format!("no answer from {}: {error}; does a daemon run with this --admin-listen address?", self.address)
+        format!(
+            "no answer from {}: {error}; start the daemon with --admin-listen ADDR, and give the same ADDR here with --admin \
+             (or GWM_ADMIN)",
+            self.address
+        )
     }
 
     fn request(&self, method: Method, path: &str, header: Option<(HeaderName, String)>) -> request::Builder {
