@@ -150,6 +150,7 @@ impl Bed {
                 watch: self.watches[&endpoint(number)],
                 verdicts: [verdict; 4],
                 answers: true,
+                ramp_until: None,
                 turn: None,
             })
             .collect()

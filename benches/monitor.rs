@@ -25,7 +25,7 @@ fn table(endpoints: u32) -> Table {
     let settings = MonitorSettings { tuning: Tuning::default(), checks_under_way: 1000, icmp: false };
     let mut table = Table::new(Arc::new(Roster::new(member, Policy::Auto)), settings, 7);
     for index in 0..endpoints {
-        table.watch(Time(0), WatchId { index, generation: 1 }, endpoint(index));
+        table.watch(Time(0), WatchId { index, generation: 1 }, endpoint(index), None);
     }
     table
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::sasp::EntryFlags;
+use crate::{sasp::EntryFlags, time::Time};
 
 /// The id of one watch of one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,8 +126,36 @@ pub struct Judgement {
     pub verdicts: [Verdict; Policy::ALL.len()],
     /// The endpoint is up, or answered one of its last checks, however badly.
     pub answers: bool,
+    /// The end of the endpoint's slow start, if it is in one.
+    pub ramp_until: Option<Time>,
     /// The change of the standing, if there is one.
     pub turn: Option<Box<StandingChange>>,
+}
+
+/// What a later process needs of the last judgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Last {
+    /// The verdicts of all policies, by `Policy as usize`.
+    pub verdicts: Verdicts,
+    /// The end of the endpoint's slow start, if it was in one.
+    pub ramp_until: Option<Time>,
+}
+
+/// How an earlier process, or an earlier watch, left an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    /// It was down.
+    pub down: bool,
+    /// The end of its slow start, if it was in one.
+    pub ramp_until: Option<Time>,
+}
+
+impl Last {
+    /// What monitoring goes on from. An endpoint is down if no policy shows contact.
+    pub fn earlier(&self) -> Earlier {
+        let down = self.verdicts.iter().all(|verdict| !verdict.flags.contains(EntryFlags::CONTACT));
+        Earlier { down, ramp_until: self.ramp_until }
+    }
 }
 
 /// Turns the rates of one group into weights: the top is the rate that gets `--weight-max`, and a member without a rate

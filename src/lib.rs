@@ -13,7 +13,7 @@
 //! | [`network`] | address prefixes |  | yes |
 //! | [`pattern`] | patterns of names | `sasp` | yes |
 //! | [`session`] | the rules of one connection: which frame is a request, which is refused, which ends the connection | `sasp` | yes |
-//! | [`judgement`] | what monitoring concludes about an endpoint | `sasp` | yes |
+//! | [`judgement`] | what monitoring concludes about an endpoint | `time`, `sasp` | yes |
 //! | [`roster`] | what the operator says about members | `sasp`, `network`, `pattern`, `judgement` | yes |
 //! | [`access`] | who a peer is, and what the peer may do | `sasp`, `network`, `pattern` | yes |
 //! | [`monitor`] | results of checks → weights | `time`, `sasp`, `judgement`, `roster` | yes |

@@ -1,7 +1,7 @@
 //! What systemd hears of a unit with `Type=notify`: sd_notify(3). Without systemd nothing is sent.
 
 use std::{
-    env,
+    env, io,
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram},
@@ -46,10 +46,15 @@ impl Notifier {
     }
 
     fn send(&self, text: &str) {
-        if let Some((socket, address)) = &self.socket
-            && let Err(error) = socket.send_to_addr(text.as_bytes(), address)
-        {
+        if let Err(error) = self.try_to_send(text) {
             tracing::debug!("systemd does not hear: {error}");
+        }
+    }
+
+    fn try_to_send(&self, text: &str) -> io::Result<()> {
+        match &self.socket {
+            Some((socket, address)) => socket.send_to_addr(text.as_bytes(), address).map(drop),
+            None => Ok(()),
         }
     }
 
@@ -68,6 +73,11 @@ impl Notifier {
     /// The unit stops, which may take so long.
     pub fn stopping(&self, at_most: Duration) {
         self.send(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", at_most.as_micros()));
+    }
+
+    /// Another process is the unit's main one from now on. Only the main process may say so.
+    pub fn main_process(&self, id: u32) -> io::Result<()> {
+        self.try_to_send(&format!("MAINPID={id}"))
     }
 
     /// The process lives.
@@ -100,6 +110,7 @@ mod tests {
         notifier.reloading();
         notifier.alive();
         notifier.stopping(Duration::from_secs(2));
+        notifier.main_process(7).unwrap();
         let heard = || {
             let mut bytes = [0; 256];
             let length = systemd.recv(&mut bytes).unwrap();
@@ -109,8 +120,10 @@ mod tests {
         assert!(heard().starts_with("RELOADING=1\nMONOTONIC_USEC="));
         assert_eq!(heard(), "WATCHDOG=1");
         assert_eq!(heard(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=2000000");
+        assert_eq!(heard(), "MAINPID=7");
         let without = Notifier::new(None, Some(3_000_000));
         without.ready();
+        without.main_process(7).unwrap();
         assert_eq!(without.watchdog, None);
     }
 }

@@ -219,7 +219,10 @@ fn allocations_of_a_tick(flags: LbFlags, farms: u8, changed: u8, share: impl Fn(
         for number in 0..u16::from(changed) * u16::from(farms) {
             let watch =
                 watches[&member_of((number % u16::from(farms)) as u8, (number / u16::from(farms)) as u8).endpoint];
-            coordinator.judge(now, &[Judgement { watch, verdicts: [verdict; 4], answers: true, turn: None }]);
+            coordinator.judge(
+                now,
+                &[Judgement { watch, verdicts: [verdict; 4], answers: true, ramp_until: None, turn: None }],
+            );
         }
         now = now + Duration::from_secs(1);
         (out.pushes, out.bytes) = (0, Vec::with_capacity(1 << 20));

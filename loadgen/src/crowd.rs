@@ -102,9 +102,7 @@ impl Crowd {
 
     /// Registers all groups.
     pub(crate) async fn register<T>(&self, lb: &Lb<T>, push: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let mut request = Vec::new();
-        self.shape.registration(lb.number, lb.actor.id(), &mut request);
-        lb.actor.ask(&request, push).await
+        register(&lb.actor, &self.shape, lb.number, push).await
     }
 
     /// Sets the load balancer's state.
@@ -114,9 +112,7 @@ impl Crowd {
         flags: LbFlags,
         push: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let mut request = Vec::new();
-        lb_state(lb.number, lb.actor.id(), flags, &mut request);
-        lb.actor.ask(&request, push).await
+        bind(&lb.actor, lb.number, flags, push).await
     }
 
     /// Takes pushes until the run ends.
@@ -188,6 +184,30 @@ impl Crowd {
         }
         Ok(())
     }
+}
+
+/// Registers all groups of a load balancer.
+pub(crate) async fn register(
+    actor: &Actor,
+    shape: &Shape,
+    number: u32,
+    push: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut request = Vec::new();
+    shape.registration(number, actor.id(), &mut request);
+    actor.ask(&request, push).await
+}
+
+/// Sets a load balancer's state, which binds the connection.
+pub(crate) async fn bind(
+    actor: &Actor,
+    number: u32,
+    flags: LbFlags,
+    push: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut request = Vec::new();
+    lb_state(number, actor.id(), flags, &mut request);
+    actor.ask(&request, push).await
 }
 
 /// A request that removes everything of the load balancer.

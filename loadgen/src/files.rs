@@ -1,4 +1,5 @@
-//! Files for the processes that a run starts. They are in memory, so that nothing is left behind however a run ends.
+//! Files for the processes that a run starts. They are in memory, so that nothing is left behind however a run ends; only a
+//! state on disk is in a folder.
 
 use std::{
     ffi::OsString,
@@ -6,7 +7,10 @@ use std::{
     io::{self, Write},
     os::fd::{AsRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use rustix::{
@@ -15,6 +19,29 @@ use rustix::{
 };
 
 use crate::Result;
+
+/// A folder on disk that goes with this value; it is made by whoever needs it.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// A name that no other folder of this process has.
+    pub(crate) fn new() -> Folder {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Folder(std::env::temp_dir().join(format!("gwm-loadgen-{}-{number}", std::process::id())))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
 
 /// A file in memory: other processes of this user open it by its path for as long as this process has it.
 #[derive(Debug)]

@@ -109,6 +109,20 @@ impl Subject {
         Ok(Subject { operator_file: self.operator_file.clone(), line: Some(line.clone()), ..start(child, &line)? })
     }
 
+    /// Kills the started server, and starts it again at its address; it serves when this returns.
+    pub(crate) fn crash(&mut self) -> Result<()> {
+        let (Some(child), Some(line)) = (self.child.take(), self.line.take()) else {
+            return Err("only a server that is started is killed".into());
+        };
+        child.stop(Some(Signal::KILL))?;
+        let line = line.replace("--listen '127.0.0.1:0'", &format!("--listen '{}'", self.address));
+        let mut child = Command::new("sh");
+        child.arg("-c").arg(&line).stdin(Stdio::null());
+        let operator_file = self.operator_file.take();
+        *self = Subject { operator_file, line: Some(line.clone()), ..start(child, &line)? };
+        Ok(())
+    }
+
     /// Waits for the end of a server that ends by itself, in peace.
     pub(crate) fn end(mut self) -> Result<()> {
         let Some(child) = self.child.take() else { return Ok(()) };

@@ -21,17 +21,18 @@ use std::{
     sync::Arc,
 };
 
+use glommio::task::JoinHandle;
 use gwm::sasp::{ComponentType, ReturnCode, writer};
 use serde_json::Value;
 
 use crate::{
     Result,
     actor::{Actor, Incoming, sort},
-    crowd::Crowd,
+    crowd::{Crowd, register},
     floor,
-    model::{Ticks, difference, get_weights},
+    model::{Change, Ticks, difference, get_weights},
     options::{Common, Load, Shape},
-    player::Received,
+    player::{Received, Stage},
     report::{ADMIN, AGENT_CHECKS, FLOOR, Report, SERVER, Sample, TLS},
     subject::Subject,
     tls::Tls,
@@ -182,6 +183,14 @@ pub(crate) fn open_watching(
     Ok((subject, crowd))
 }
 
+/// Weights by the operator's file alone: how they are made, and the file if the server has one of our making.
+pub(crate) fn by_operator(common: &Common, shape: Shape) -> Result<(Change, Option<String>)> {
+    let listed = common.server.lists_members();
+    let change = Change { share: 1.0, weight_max: fanout::WEIGHT_MAX, seed: common.seed, listed };
+    let file = listed.then(|| Ticks::new(shape, change, false).operator_file(0)).transpose()?;
+    Ok((change, file))
+}
+
 /// Flags that give a server room for these load balancers.
 fn room_for(shape: &Shape, common: &Common) -> Vec<(&'static str, String)> {
     vec![
@@ -205,6 +214,29 @@ pub(crate) fn success(id: u32, kind: ComponentType) -> Vec<u8> {
 /// For those who are sent what they ask for and nothing else.
 pub(crate) fn unwanted(_: &[u8]) -> Result<()> {
     Err("a push that nobody wanted".into())
+}
+
+/// Runs a part of a load balancer's life; an error before the end of the run ends it.
+pub(crate) fn spawn(
+    stage: &Arc<Stage>,
+    number: u32,
+    life: impl Future<Output = Result<()>> + 'static,
+) -> JoinHandle<()> {
+    let stage = stage.clone();
+    glommio::spawn_local(async move {
+        if let Err(error) = life.await
+            && !stage.ended()
+        {
+            stage.fail(format!("LB {number}: {error}"));
+        }
+    })
+    .detach()
+}
+
+/// Registers all groups of a load balancer, and asks for their weights.
+pub(crate) async fn register_and_ask(actor: &Actor, shape: &Shape, lb: u32, ticks: &RefCell<Ticks>) -> Result<()> {
+    register(actor, shape, lb, unwanted).await?;
+    ask_weights(actor, lb, ticks).await
 }
 
 /// Asks for all weights of a load balancer and checks every byte of the reply, which is due as before the first tick.

@@ -227,6 +227,14 @@ fn register_beside_the_floor_and_the_histogram_log() {
 }
 
 #[test]
+fn a_server_that_is_killed_has_what_it_acknowledged() {
+    let report = run("churn --lbs 20 --groups 3 --members 6 --duration 1s --kills 3 --threads 2");
+    let seen = metrics(&report, "server");
+    assert_eq!((seen["kills"], seen["LBs that found what was acknowledged"]), (3.0, 60.0), "{seen:?}");
+    assert_eq!(seen["LBs with right tables in the end"], 20.0, "{seen:?}");
+}
+
+#[test]
 fn churn_ends_with_right_tables() {
     for flags in ["--push-window 0s", "--push-window 5ms", "--push-window 5ms --no-change"] {
         let line = "churn --lbs 20 --groups 3 --members 6 --duration 1s --lb-crashes 20 --member-crashes 20";

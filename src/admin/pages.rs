@@ -216,7 +216,7 @@ pub fn answer(answer: &Answer, beside: &Beside, calendar: &Calendar) -> Response
             let text = "the member is in too many groups to look for one of this name: say which load balancer";
             Problem { field: Some("load_balancer"), ..Problem::new(409, "too_many", text) }.response()
         }
-        Answer::Totals(_) | Answer::Events { .. } | Answer::Acted(_) => Problem::busy().response(),
+        Answer::Totals(_) | Answer::Events { .. } | Answer::Acted(_) | Answer::NotKept => Problem::busy().response(),
     }
 }
 
@@ -306,6 +306,9 @@ pub fn refused(refused: ActRefused) -> Problem {
         ActRefused::UnknownLb => not_found(),
         ActRefused::NotConnected => {
             conflict("not_connected", "the load balancer is not connected: forget it, or wait".into())
+        }
+        ActRefused::Disk => {
+            Problem::new(503, "disk", "the disk takes no changes, so nothing is changed: /readyz has more")
         }
         ActRefused::Connected => conflict("connected", "the load balancer is connected: drop it first".into()),
         ActRefused::Word(WordRefused::TooMany) => {

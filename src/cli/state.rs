@@ -30,7 +30,7 @@ enum Command {
     /// Read what `gwm state export` wrote from stdin, into a directory without a state
     #[command(after_help = HELP)]
     Import(Directory),
-    /// Compare all checksums and read all rows
+    /// Compare all checksums and read all rows. A file that a crash left unfinished is mended, as at a start
     #[command(after_help = HELP)]
     Check(Directory),
 }
@@ -61,7 +61,11 @@ pub fn run(args: Args) -> ExitCode {
 /// Opens a state that must be there.
 fn open(directory: &Path) -> Result<Store, String> {
     let file = directory::file(directory);
-    fs::metadata(&file).map_err(|error| format!("no state: {error}"))?;
+    let length = fs::metadata(&file).map_err(|error| format!("no state: {error}"))?.len();
+    if length == 0 {
+        // To open it would make an empty state of it.
+        return Err("no state: the file is empty".into());
+    }
     Store::open(&file).map_err(told)
 }
 

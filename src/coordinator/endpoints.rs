@@ -22,7 +22,7 @@ use super::{
     worlds::{Evidence, Sight, Turn, World, Worlds},
 };
 use crate::{
-    judgement::{Judgement, StandingChange, Verdicts as AllVerdicts, WatchId},
+    judgement::{Judgement, Last, StandingChange, Verdicts as AllVerdicts, WatchId},
     network::OwnAddresses,
     roster::{Member, Roster},
     sasp::{Endpoint, EntryFlags},
@@ -335,6 +335,7 @@ impl Endpoints {
         let id = self.watches.find(judgement.watch)?;
         let Record { endpoint, world, .. } = self.records[id];
         let contact = has_contact(&judgement.verdicts);
+        self.remembered.ramps(id, judgement.ramp_until);
         if let Some(turn) = &judgement.turn {
             self.turns.set(id, Some(Box::new((now, (**turn).clone()))));
         }
@@ -371,13 +372,13 @@ impl Endpoints {
         &mut self,
         now: Time,
         endpoint: &Endpoint,
-        verdicts: &AllVerdicts,
+        last: &Last,
         age: Duration,
     ) -> Option<(EndpointId, VerdictDelta)> {
         let id = self.find(endpoint).filter(|&id| self.watches.is_wanted(id) && !self.verdicts.is_judged(id))?;
         let left = self.roster.find(endpoint).times.fall_window().saturating_sub(age);
-        self.remembered.restored(id, now + left);
-        Some((id, self.verdicts.restore(id, verdicts)))
+        self.remembered.restored(id, now + left, last.earlier());
+        Some((id, self.verdicts.restore(id, &last.verdicts)))
     }
 
     /// Verdicts of an earlier process are too old to count.
@@ -489,11 +490,11 @@ impl Endpoints {
 
     /// Takes the next endpoint's watch orders, for `shards` shards.
     pub(super) fn take_orders(&mut self, shards: u16) -> [Option<WatchOrder>; 2] {
-        let Endpoints { hasher, records, watches, .. } = self;
+        let Endpoints { hasher, records, watches, remembered, .. } = self;
         watches.take(|id| {
             let endpoint = records[id].endpoint;
             let shard = hasher.hash_one(endpoint) % u64::from(shards);
-            (shard as u16, endpoint)
+            (shard as u16, endpoint, remembered.earlier(id))
         })
     }
 }

@@ -60,6 +60,11 @@ impl Slot {
         self.end as usize - VALUE_BYTES..self.end as usize
     }
 
+    /// Whether the load balancer registered the member.
+    pub(super) fn is_by_lb(&self) -> bool {
+        self.bits & BY_LB != 0
+    }
+
     /// Whether the member is quiesced by SASP.
     pub(super) fn is_quiesced(&self) -> bool {
         self.bits & QUIESCED != 0

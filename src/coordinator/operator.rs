@@ -52,6 +52,8 @@ pub enum ActRefused {
     NotConnected,
     /// The load balancer is connected, perhaps to another node of the fleet: it is dropped first, there.
     Connected,
+    /// The disk takes no changes, so nothing is changed.
+    Disk,
 }
 
 impl Coordinator {

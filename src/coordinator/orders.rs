@@ -262,6 +262,11 @@ impl Coordinator {
         true
     }
 
+    /// A load balancer as it is now; `None` if nobody knows it.
+    pub fn known_lb(&self, uid: &[u8]) -> Option<LbState> {
+        self.tables.find_lb(uid).map(|lb| self.lb_as_data(lb))
+    }
+
     fn lb_as_data(&self, lb: LbId) -> LbState {
         let known = &self.tables.lbs[lb];
         let place = match (&known.elsewhere, known.connection) {

@@ -17,7 +17,7 @@ use super::{
     words::Word,
 };
 use crate::{
-    judgement::{Policy, Verdict},
+    judgement::Last,
     limits,
     sasp::{Endpoint, GroupData, Health, LbFlags, MemberData},
 };
@@ -36,13 +36,41 @@ pub struct Held<'a> {
 }
 
 impl Coordinator {
+    /// What [`Coordinator::restore_group`] of a later process needs of each group of a load balancer, in their order.
+    pub fn known_groups<'c>(&'c self, uid: &[u8], mut take: impl FnMut(&'c [u8], Vec<Held<'c>>)) {
+        let Some(lb) = self.tables.find_lb(uid) else { return };
+        for &group in &self.tables.lbs[lb].groups {
+            let listing = self.tables.listing(group);
+            let held = listing.live().map(|(at, slot)| Held {
+                member: MemberData {
+                    endpoint: self.tables.endpoints.endpoint(slot.endpoint),
+                    label: listing.label(at),
+                },
+                by_lb: slot.is_by_lb(),
+                state: slot.state,
+                quiesced: slot.is_quiesced(),
+            });
+            take(self.tables.groups[group].name(), held.collect());
+        }
+    }
+
+    /// The operator's words that are in force.
+    pub fn words(&self) -> impl Iterator<Item = &Word> {
+        self.tables.endpoints.words.list().iter().map(|word| &**word)
+    }
+
+    /// How long load balancers are held.
+    pub fn hold_time(&self) -> Duration {
+        self.settings.hold_time
+    }
+
     /// Notes from now on what [`Coordinator::take_judged`] gives.
     pub fn keep_judgements(&mut self) {
         self.tables.endpoints.remembered.turn_on();
     }
 
     /// Passes at most so many endpoints on: with new verdicts, or without any if the endpoint is forgotten.
-    pub fn take_judged(&mut self, most: usize, mut take: impl FnMut(Endpoint, Option<[Verdict; Policy::ALL.len()]>)) {
+    pub fn take_judged(&mut self, most: usize, mut take: impl FnMut(Endpoint, Option<Last>)) {
         let endpoints = &mut self.tables.endpoints;
         for _ in 0..most {
             if let Some(gone) = endpoints.remembered.next_gone() {
@@ -53,7 +81,8 @@ impl Coordinator {
             if let Some(endpoint) = endpoints.get(id).copied()
                 && let Some(verdicts) = endpoints.verdicts().judged(id)
             {
-                take(endpoint, Some(verdicts));
+                let ramp_until = endpoints.remembered.ramp_until(id);
+                take(endpoint, Some(Last { verdicts, ramp_until }));
             }
         }
     }
@@ -61,14 +90,8 @@ impl Coordinator {
     /// Gives a member the verdicts that an earlier process had of it, so long ago. They count until they are older than the
     /// member's fall window; then the member has contact and its last weight, not confident, until it is judged. `false`, and
     /// nothing is done, if nothing watches the endpoint.
-    pub fn restore_verdicts(
-        &mut self,
-        now: Time,
-        endpoint: &Endpoint,
-        verdicts: &[Verdict; Policy::ALL.len()],
-        age: Duration,
-    ) -> bool {
-        let Some((id, delta)) = self.tables.endpoints.restore(now, endpoint, verdicts, age) else { return false };
+    pub fn restore_verdicts(&mut self, now: Time, endpoint: &Endpoint, last: &Last, age: Duration) -> bool {
+        let Some((id, delta)) = self.tables.endpoints.restore(now, endpoint, last, age) else { return false };
         self.spread(now, id, delta);
         true
     }

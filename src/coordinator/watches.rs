@@ -6,7 +6,10 @@ use super::{
     ids::{Column, EndpointId, Id},
     worlds::Evidence,
 };
-use crate::{judgement::WatchId, sasp::Endpoint};
+use crate::{
+    judgement::{Earlier, WatchId},
+    sasp::Endpoint,
+};
 
 /// An order to a shard to begin or end a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub struct WatchOrder {
     pub watch: WatchId,
     /// The endpoint to watch; `None` ends the watch.
     pub endpoint: Option<Endpoint>,
+    /// How an earlier process or watch left the endpoint, if there is something to go on from.
+    pub earlier: Option<Earlier>,
 }
 
 /// The watch of one endpoint. 12 bytes.
@@ -202,7 +207,10 @@ impl Watches {
     }
 
     /// Takes the next endpoint's orders: the end of the watch that a shard knows, the begin of another one, or both.
-    pub(super) fn take(&mut self, whom: impl FnOnce(EndpointId) -> (u16, Endpoint)) -> [Option<WatchOrder>; 2] {
+    pub(super) fn take(
+        &mut self,
+        whom: impl FnOnce(EndpointId) -> (u16, Endpoint, Option<Earlier>),
+    ) -> [Option<WatchOrder>; 2] {
         let Some(id) = self.queue.pop_front() else { return [None, None] };
         let watch = &mut self.list[id];
         watch.bits &= !QUEUED;
@@ -211,14 +219,14 @@ impl Watches {
         if watch.bits & TOLD != 0 && (!wanted || watch.told != watch.generation) {
             watch.bits &= !TOLD;
             let told = WatchId { index: id.number(), generation: watch.told };
-            orders[0] = Some(WatchOrder { shard: watch.shard, watch: told, endpoint: None });
+            orders[0] = Some(WatchOrder { shard: watch.shard, watch: told, endpoint: None, earlier: None });
         }
         if wanted && watch.bits & TOLD == 0 {
-            let (shard, endpoint) = whom(id);
+            let (shard, endpoint, earlier) = whom(id);
             watch.bits |= TOLD;
             (watch.told, watch.shard) = (watch.generation, shard);
             let new = WatchId { index: id.number(), generation: watch.generation };
-            orders[1] = Some(WatchOrder { shard, watch: new, endpoint: Some(endpoint) });
+            orders[1] = Some(WatchOrder { shard, watch: new, endpoint: Some(endpoint), earlier });
         }
         orders
     }

@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use crate::{
     coordinator::{Membership, Pattern, Saying, Word, endpoint_hash},
     journal::{
-        Date, Epoch, Fault, Fields, put_endpoint, put_short, read_verdicts, read_word, write_verdicts, write_word,
+        self, Date, Epoch, Fault, Fields, put_endpoint, put_short, read_verdicts, read_word, write_verdicts, write_word,
     },
     judgement::Verdicts,
     limits,
@@ -26,7 +26,7 @@ use crate::{
 const VERSION: u8 = 1;
 
 /// Bytes of verdicts on one endpoint.
-const VERDICT_BYTES: usize = 19 + 16;
+const VERDICT_BYTES: usize = 19 + journal::VERDICT_BYTES;
 
 /// Verdicts of a node are in so many values at most.
 pub(super) const BUCKETS: u16 = 4096;
@@ -379,7 +379,7 @@ pub(super) fn read_bucket(value: &[u8]) -> Result<Vec<(Endpoint, Verdicts)>> {
     let mut fields = Fields(&bytes);
     let mut list = Vec::with_capacity(bytes.len() / VERDICT_BYTES);
     while !fields.0.is_empty() {
-        list.push((fields.endpoint()?, read_verdicts(fields.take(16, "verdicts")?)?));
+        list.push((fields.endpoint()?, read_verdicts(fields.take(journal::VERDICT_BYTES, "verdicts")?)?));
     }
     Ok(list)
 }

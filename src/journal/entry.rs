@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use super::rows::Member;
 use crate::{
-    coordinator::{Change, Word},
-    judgement::{Policy, Verdict},
+    coordinator::{Change, Coordinator, Held, LbState, Word},
+    judgement::Last,
     sasp::{
-        self, EncodeError, Endpoint, Groups, Writer,
+        self, EncodeError, Endpoint, Groups, Message, Writer,
         message::{DeregistrationRequest, RegistrationRequest, SetLbStateRequest, SetMemberStateRequest},
         writer,
     },
@@ -34,11 +35,56 @@ pub enum Entry {
     /// A word of the operator has ended.
     Unsaid(u64),
     /// The monitor has judged an endpoint.
-    Judged(Endpoint, [Verdict; Policy::ALL.len()]),
+    Judged(Endpoint, Last),
     /// No group lists the endpoint any more.
     Gone(Endpoint),
     /// Whether etcd, which the nodes of a fleet share, lacks some of what the state on disk has.
     Ahead(bool),
+    /// All that is known of a load balancer, in place of what was written of it before; `None` if nobody knows it.
+    Whole(Box<[u8]>, Option<Box<Whole>>),
+    /// All words that are in force, in place of those before.
+    Words(Vec<Word>),
+}
+
+/// All that is known of a load balancer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Whole {
+    /// The load balancer itself.
+    pub lb: LbState,
+    /// Its groups with their members, in the order of their registration.
+    pub groups: Vec<(Box<[u8]>, Vec<Member>)>,
+}
+
+impl Whole {
+    /// All that the coordinator knows of a load balancer.
+    pub fn of(coordinator: &Coordinator, uid: &[u8]) -> Option<Whole> {
+        let lb = coordinator.known_lb(uid)?;
+        let mut groups = Vec::new();
+        coordinator.known_groups(uid, |name, held| {
+            let members = held.into_iter().map(|Held { member, by_lb, state, quiesced }| Member {
+                endpoint: member.endpoint,
+                by_lb,
+                label: member.label.into(),
+                state,
+                quiesced,
+            });
+            groups.push((name.into(), members.collect()));
+        });
+        Some(Whole { lb, groups })
+    }
+
+    /// The number of members in all groups.
+    pub fn members(&self) -> usize {
+        self.groups.iter().map(|(_, members)| members.len()).sum()
+    }
+
+    /// About how many bytes of memory this takes.
+    fn size(&self) -> usize {
+        let members = |members: &[Member]| -> usize {
+            members.iter().map(|member| size_of::<Member>() + member.label.len()).sum()
+        };
+        self.groups.iter().map(|(name, list)| name.len() + members(list)).sum()
+    }
 }
 
 impl Entry {
@@ -62,6 +108,31 @@ impl Entry {
         }
     }
 
+    /// The load balancers that the entry is about.
+    pub fn load_balancers(&self) -> Vec<&[u8]> {
+        match self {
+            Entry::Bound(uid) | Entry::Unbound { lb_uid: uid, .. } | Entry::Forgotten(uid) | Entry::Whole(uid, _) => {
+                vec![uid]
+            }
+            Entry::Request(bytes) => {
+                let (_, message) = Message::decode_trusted(bytes).expect("an entry is a well-formed request");
+                match message {
+                    Message::RegistrationRequest(request) => named(request.groups),
+                    Message::DeregistrationRequest(request) => named(request.groups),
+                    Message::SetMemberStateRequest(request) => named(request.groups),
+                    Message::SetLbStateRequest(request) => vec![request.lb_uid],
+                    _ => Vec::new(), // no other request changes anything
+                }
+            }
+            Entry::Said(_)
+            | Entry::Unsaid(_)
+            | Entry::Judged(..)
+            | Entry::Gone(_)
+            | Entry::Ahead(_)
+            | Entry::Words(_) => Vec::new(),
+        }
+    }
+
     fn request(write: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>) -> Entry {
         let mut bytes = Vec::new();
         write(&mut bytes).expect("it was a message before");
@@ -75,11 +146,23 @@ impl Entry {
             | Entry::Unbound { lb_uid: bytes, .. }
             | Entry::Forgotten(bytes)
             | Entry::Request(bytes) => bytes.len(),
-            Entry::Said(word) => size_of::<Word>() + word.reason.len() + word.by.len() + word.from.len(),
+            Entry::Said(word) => word_size(word),
+            Entry::Whole(uid, whole) => uid.len() + whole.as_ref().map_or(0, |whole| whole.size()),
+            Entry::Words(words) => words.iter().map(word_size).sum(),
             Entry::Unsaid(_) | Entry::Judged(..) | Entry::Gone(_) | Entry::Ahead(_) => 0,
         };
         size_of::<Entry>() + more
     }
+}
+
+/// About how many bytes of memory a word takes.
+fn word_size(word: &Word) -> usize {
+    size_of::<Word>() + word.reason.len() + word.by.len() + word.from.len()
+}
+
+/// The load balancers that these groups are of.
+fn named<'a, T: sasp::Entry<'a>>(groups: Groups<'a, T>) -> Vec<&'a [u8]> {
+    groups.into_iter().map(|group| group.data.lb_uid).collect()
 }
 
 fn register(bytes: &mut Vec<u8>, request: &RegistrationRequest<'_>) -> Result<(), EncodeError> {

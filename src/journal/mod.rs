@@ -25,13 +25,13 @@ mod tables;
 pub mod text;
 
 pub use date::{Date, Epoch};
-pub use entry::Entry;
+pub use entry::{Entry, Whole};
 pub use redb::StorageBackend;
 pub use restore::{Restored, restore};
 pub use rows::{Fault, Member, Row};
 pub use store::{Store, StoreError};
 
 pub(crate) use rows::{
-    Fields, put_endpoint, put_short, read_any, read_verdicts, read_word, write_verdicts, write_word,
+    Fields, VERDICT_BYTES, put_endpoint, put_short, read_any, read_verdicts, read_word, write_verdicts, write_word,
 };
 pub(crate) use text::read_any_line;

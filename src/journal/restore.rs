@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     coordinator::{CloseReason, ConnectionId, Coordinator, Held, Kind, Outbox},
+    judgement::Last,
     limits,
     sasp::{GroupData, MemberData},
     time::Time,
@@ -30,8 +31,9 @@ pub struct Restored {
     pub words: usize,
     /// Verdicts on endpoints that are watched.
     pub verdicts: usize,
-    /// Entries that remove what is of no use any more.
-    pub useless: Vec<Entry>,
+    /// Entries to write first: they remove what is of no use any more, and bound the hold time of load balancers that do not
+    /// come back, so that no further restart gives them another one.
+    pub first: Vec<Entry>,
 }
 
 /// Nobody is connected while tables are restored: nothing is sent.
@@ -66,6 +68,11 @@ pub fn restore(store: &Store, coordinator: &mut Coordinator, now: Time, epoch: E
             }
             Row::LoadBalancer { uid, health, flags, held_until } => {
                 restored.load_balancers += 1;
+                if held_until.is_none() {
+                    restored
+                        .first
+                        .push(Entry::Unbound { lb_uid: uid.clone(), held_until: now + coordinator.hold_time() });
+                }
                 let until = held_until.map(|date| epoch.time(date));
                 coordinator.restore_load_balancer(now, &uid, health, flags, until)
             }
@@ -81,10 +88,11 @@ pub fn restore(store: &Store, coordinator: &mut Coordinator, now: Time, epoch: E
                 });
                 coordinator.restore_group(now, data, held)
             }
-            Row::Verdicts { endpoint, verdicts } => {
-                match coordinator.restore_verdicts(now, &endpoint, &verdicts, age) {
+            Row::Verdicts { endpoint, verdicts, ramp_until } => {
+                let ramp_until = ramp_until.map(|date| epoch.time(date)).filter(|until| *until > now);
+                match coordinator.restore_verdicts(now, &endpoint, &Last { verdicts, ramp_until }, age) {
                     true => restored.verdicts += 1,
-                    false => restored.useless.push(Entry::Gone(endpoint)),
+                    false => restored.first.push(Entry::Gone(endpoint)),
                 }
                 true
             }

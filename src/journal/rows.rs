@@ -12,7 +12,10 @@ use crate::{
 };
 
 /// The version of the rows. Another version is another file.
-pub(super) const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
+
+/// The oldest version of rows that this gwm reads. Version 2 has no slow starts.
+pub(super) const VERSION_OLDEST: u64 = 2;
 
 /// Numbers of words; a program that reads JSON keeps them.
 pub(super) const WORD_NUMBERS: std::ops::RangeInclusive<u64> = 1..=1 << 53;
@@ -61,6 +64,8 @@ pub enum Row {
         endpoint: Endpoint,
         /// The verdicts.
         verdicts: [Verdict; Policy::ALL.len()],
+        /// The end of the endpoint's slow start, if it is in one.
+        ramp_until: Option<Date>,
     },
 }
 
@@ -291,8 +296,11 @@ pub(super) fn read_endpoint_key(key: &[u8]) -> Result<Endpoint> {
 /// The flags that a verdict has.
 pub(super) const VERDICT_FLAGS: EntryFlags = EntryFlags(EntryFlags::CONTACT.0 | EntryFlags::CONFIDENT.0);
 
+/// Bytes of the verdicts of all policies.
+pub(crate) const VERDICT_BYTES: usize = 4 * Policy::ALL.len();
+
 pub(crate) fn write_verdicts(verdicts: &[Verdict; Policy::ALL.len()]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(16);
+    let mut out = Vec::with_capacity(VERDICT_BYTES + 8); // a slow start may follow
     for Verdict { flags, share } in verdicts {
         let (is_rate, value) = match share {
             Share::Weight(weight) => (false, *weight),
@@ -318,6 +326,24 @@ pub(crate) fn read_verdicts(value: &[u8]) -> Result<[Verdict; Policy::ALL.len()]
     }
     fields.end("the end of verdicts")?;
     Ok(verdicts)
+}
+
+/// The value of the last judgement: verdicts, and the end of a slow start if there is one.
+pub(super) fn write_last(verdicts: &[Verdict; Policy::ALL.len()], ramp_until: Option<Date>) -> Vec<u8> {
+    let mut out = write_verdicts(verdicts);
+    out.extend(ramp_until.iter().flat_map(|date| date.0.to_be_bytes()));
+    out
+}
+
+pub(super) fn read_last(value: &[u8]) -> Result<([Verdict; Policy::ALL.len()], Option<Date>)> {
+    let mut fields = Fields(value);
+    let verdicts = read_verdicts(fields.take(VERDICT_BYTES, "verdicts")?)?;
+    let ramp_until = match fields.0 {
+        [] => None,
+        _ => Some(Date(fields.u64("the end of a slow start")?)),
+    };
+    fields.end("the end of a judgement")?;
+    Ok((verdicts, ramp_until))
 }
 
 const QUIESCE: u8 = 0;
@@ -421,8 +447,8 @@ pub(crate) fn read_any(bytes: &[u8]) {
     if let Ok(endpoint) = read_endpoint_key(bytes) {
         assert_eq!(endpoint_key(&endpoint), bytes);
     }
-    if let Ok(verdicts) = read_verdicts(bytes) {
-        assert_eq!(write_verdicts(&verdicts), bytes);
+    if let Ok((verdicts, ramp_until)) = read_last(bytes) {
+        assert_eq!(write_last(&verdicts, ramp_until), bytes);
     }
     if let Ok((state, quiesced)) = read_state(bytes) {
         assert_eq!([state, quiesced.into()], bytes);

@@ -1,13 +1,13 @@
 //! The file: opening, transactions, reading.
 
-use std::{fmt, io, panic, path::Path};
+use std::{fmt, io, mem, panic, path::Path};
 
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition, TableError};
 
 use super::{
     date::{Date, Epoch},
     entry::Entry,
-    rows::{Fault, Row, VERSION},
+    rows::{Fault, Row, VERSION, VERSION_OLDEST},
     tables::{Source, Tables},
 };
 
@@ -147,7 +147,8 @@ fn numbers(transaction: &ReadTransaction) -> Result<Option<Numbers>> {
         value.or(default).ok_or_else(|| StoreError::Damaged(format!("the number \"{name}\" is not there")))
     };
     match read("version")? {
-        VERSION => {}
+        // The next transaction makes it the newest one.
+        VERSION_OLDEST..=VERSION => {}
         other => return Err(StoreError::Version(other)),
     }
     let mut numbers = Numbers::default();
@@ -222,13 +223,20 @@ impl Store {
         Ok(())
     }
 
-    /// Notes the start of a daemon; gives how many there have been. `alone`: the daemon belongs to no fleet.
-    pub fn start(&mut self, alone: bool) -> Result<u64> {
-        self.numbers.starts += 1;
+    /// Notes the start of a daemon, and writes these entries, in one transaction; gives how many starts there have been.
+    /// `alone`: the daemon belongs to no fleet. The date stays: a start is no sign of life of what was checked.
+    pub fn begin<'e>(
+        &mut self,
+        entries: impl IntoIterator<Item = &'e Entry>,
+        epoch: Epoch,
+        alone: bool,
+    ) -> Result<u64> {
+        let mut numbers = self.numbers;
+        numbers.starts += 1;
         if alone {
-            self.numbers.ahead = 1;
+            numbers.ahead = 1;
         }
-        self.write(|_| Ok(()))?;
+        self.apply_with(numbers, entries, epoch)?;
         Ok(self.numbers.starts)
     }
 
@@ -261,17 +269,22 @@ impl Store {
     /// Writes entries in one transaction with the number that follows [`Store::applied`]. `now` is the date of the write.
     /// Without entries it only notes the date.
     pub fn apply<'e>(&mut self, entries: impl IntoIterator<Item = &'e Entry>, epoch: Epoch, now: Date) -> Result<()> {
-        let numbers = self.numbers;
-        (self.numbers.applied, self.numbers.alive_at) = (numbers.applied + 1, now.0);
-        let entries = entries.into_iter();
-        let done = guarded(|| {
-            self.write(|tables| {
-                let mut entries = entries;
-                entries.try_for_each(|entry| tables.apply(entry, epoch))
-            })
-        });
+        let numbers = Numbers { applied: self.numbers.applied + 1, alive_at: now.0, ..self.numbers };
+        self.apply_with(numbers, entries, epoch)
+    }
+
+    /// Writes entries, and these numbers if the transaction succeeds.
+    fn apply_with<'e>(
+        &mut self,
+        numbers: Numbers,
+        entries: impl IntoIterator<Item = &'e Entry>,
+        epoch: Epoch,
+    ) -> Result<()> {
+        let before = mem::replace(&mut self.numbers, numbers);
+        let mut entries = entries.into_iter();
+        let done = guarded(|| self.write(|tables| entries.try_for_each(|entry| tables.apply(entry, epoch))));
         if done.is_err() {
-            self.numbers = numbers;
+            self.numbers = before;
         }
         done
     }
@@ -300,7 +313,7 @@ impl Store {
     pub fn check(&mut self) -> Result<u64> {
         if !guarded(|| Ok(self.database.check_integrity()?))? {
             return Err(StoreError::Damaged(
-                "checksums did not agree, and the last whole transaction was taken".into(),
+                "checksums did not agree; the file is changed, and has the last whole transaction now".into(),
             ));
         }
         let mut rows = 0;

@@ -8,13 +8,13 @@ use redb::{
 
 use super::{
     date::{Date, Epoch},
-    entry::Entry,
+    entry::{Entry, Whole},
     rows::{self, CHUNK_BYTES, LbValue, Member, Row},
     store::{Numbers, Result, StoreError},
 };
 use crate::{
-    coordinator::Word,
-    judgement::{Policy, Verdict},
+    coordinator::{Place, Word},
+    judgement::{Last, Policy, Verdict},
     limits,
     sasp::{
         Endpoint, GroupData, Health, LbFlags, MemberFlags, Message, SenderFlags,
@@ -105,8 +105,19 @@ impl<'t> Tables<'t> {
                 self.numbers.ahead = u64::from(*ahead);
                 Ok(())
             }
-            Entry::Judged(endpoint, verdicts) => self.judge(endpoint, verdicts),
+            Entry::Judged(endpoint, Last { verdicts, ramp_until }) => {
+                self.judge(endpoint, verdicts, ramp_until.map(|until| epoch.date(until)))
+            }
             Entry::Gone(endpoint) => Ok(self.verdicts.remove(&rows::endpoint_key(endpoint)[..]).map(drop)?),
+            Entry::Whole(uid, whole) => {
+                self.remove_groups(uid)?;
+                self.lbs.remove(&**uid)?;
+                whole.as_ref().map_or(Ok(()), |whole| self.put_whole(uid, whole, epoch))
+            }
+            Entry::Words(words) => {
+                self.words.retain(|_, _| false)?;
+                words.iter().try_for_each(|word| self.say(word, epoch))
+            }
             Entry::Request(bytes) => {
                 let (_, message) = Message::decode_trusted(bytes).expect("an entry is a well-formed request");
                 match message {
@@ -147,8 +158,14 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    fn judge(&mut self, endpoint: &Endpoint, verdicts: &[Verdict; Policy::ALL.len()]) -> Result<()> {
-        self.verdicts.insert(&rows::endpoint_key(endpoint)[..], &rows::write_verdicts(verdicts)[..])?;
+    fn judge(
+        &mut self,
+        endpoint: &Endpoint,
+        verdicts: &[Verdict; Policy::ALL.len()],
+        ramp_until: Option<Date>,
+    ) -> Result<()> {
+        let value = rows::write_last(verdicts, ramp_until);
+        self.verdicts.insert(&rows::endpoint_key(endpoint)[..], &value[..])?;
         Ok(())
     }
 
@@ -283,6 +300,18 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
+    /// Writes a load balancer that is not there, with its groups.
+    fn put_whole(&mut self, uid: &[u8], Whole { lb, groups }: &Whole, epoch: Epoch) -> Result<()> {
+        let held_until = match lb.place {
+            Place::Held(until) => Some(Date(epoch.date(until).0.max(1))),
+            Place::Here | Place::Elsewhere(_) => None,
+        };
+        self.put(&Row::LoadBalancer { uid: uid.into(), health: lb.health, flags: lb.flags, held_until }, epoch)?;
+        groups.iter().try_for_each(|(name, members)| {
+            self.put(&Row::Group { lb_uid: uid.into(), name: name.clone(), members: members.clone() }, epoch)
+        })
+    }
+
     /// Writes a row that is not there.
     pub(super) fn put(&mut self, row: &Row, epoch: Epoch) -> Result<()> {
         let double = |what: &str| StoreError::Damaged(format!("{what} is there twice"));
@@ -293,7 +322,7 @@ impl<'t> Tables<'t> {
                 }
                 self.say(word, epoch)
             }
-            Row::Verdicts { endpoint, verdicts } => self.judge(endpoint, verdicts),
+            Row::Verdicts { endpoint, verdicts, ramp_until } => self.judge(endpoint, verdicts, *ramp_until),
             Row::LoadBalancer { uid, health, flags, held_until } => {
                 if self.lbs.get(&**uid)?.is_some() {
                     return Err(double("a load balancer"));
@@ -379,8 +408,9 @@ impl Source {
         }
         for verdicts in self.verdicts.iter()? {
             let (key, value) = verdicts?;
-            let (endpoint, verdicts) = (rows::read_endpoint_key(key.value())?, rows::read_verdicts(value.value())?);
-            take(Row::Verdicts { endpoint, verdicts })?;
+            let endpoint = rows::read_endpoint_key(key.value())?;
+            let (verdicts, ramp_until) = rows::read_last(value.value())?;
+            take(Row::Verdicts { endpoint, verdicts, ramp_until })?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     date::{Date, Epoch},
-    rows::{Member, Row, VERSION, WORD_NUMBERS},
+    rows::{Member, Row, VERSION, VERSION_OLDEST, WORD_NUMBERS},
 };
 use crate::{
     coordinator::{Pattern, Saying, Word},
@@ -67,6 +67,8 @@ enum Line {
         protocol: u8,
         port: u16,
         by_policy: [VerdictText; Policy::ALL.len()],
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slow_start_until_ms: Option<u64>,
     },
 }
 
@@ -125,7 +127,7 @@ pub fn first_line() -> String {
 /// Reads the first line.
 pub fn read_first_line(line: &str) -> Result<(), String> {
     match serde_json::from_str(line) {
-        Ok(Line::GwmState { version: VERSION }) => Ok(()),
+        Ok(Line::GwmState { version: VERSION_OLDEST..=VERSION }) => Ok(()),
         Ok(Line::GwmState { version }) => Err(format!("version {version}: this gwm reads version {VERSION}")),
         Ok(_) => Err("the first line of an export is missing".into()),
         Err(error) => Err(format!("not an export: {error}")),
@@ -165,7 +167,7 @@ pub fn line(row: &Row) -> String {
             flags: flags.0,
             held_until_ms: held_until.map(|date| date.0),
         },
-        Row::Verdicts { endpoint, verdicts } => Line::Verdicts {
+        Row::Verdicts { endpoint, verdicts, ramp_until } => Line::Verdicts {
             address: endpoint.ip(),
             protocol: endpoint.protocol,
             port: endpoint.port,
@@ -175,6 +177,7 @@ pub fn line(row: &Row) -> String {
                 weight: if let Share::Weight(weight) = share { Some(weight) } else { None },
                 level: if let Share::Rate(level) = share { Some(level.0) } else { None },
             }),
+            slow_start_until_ms: ramp_until.map(|date| date.0),
         },
         Row::Group { lb_uid, name, members } => {
             let member = |member: &Member| MemberText {
@@ -260,7 +263,7 @@ pub fn read_line(line: &str) -> Result<Row, String> {
             flags: LbFlags(flags),
             held_until: held_until_ms.map(|date| Date(date.max(1))),
         }),
-        Line::Verdicts { address, protocol, port, by_policy } => {
+        Line::Verdicts { address, protocol, port, by_policy, slow_start_until_ms } => {
             let mut verdicts = [Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) }; Policy::ALL.len()];
             for (verdict, text) in verdicts.iter_mut().zip(by_policy) {
                 let contact = EntryFlags::NONE.with(EntryFlags::CONTACT, text.contact);
@@ -271,7 +274,8 @@ pub fn read_line(line: &str) -> Result<Row, String> {
                     _ => return Err("a verdict has a weight or a level".into()),
                 };
             }
-            Ok(Row::Verdicts { endpoint: Endpoint::new(address, protocol, port), verdicts })
+            let (endpoint, ramp_until) = (Endpoint::new(address, protocol, port), slow_start_until_ms.map(Date));
+            Ok(Row::Verdicts { endpoint, verdicts, ramp_until })
         }
         Line::Group { load_balancer, name: text, members } => {
             if members.len() > limits::MEMBERS_PER_GROUP as usize {

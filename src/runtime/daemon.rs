@@ -178,9 +178,8 @@ fn run(mut config: Config, Inbox { events, inbox }: Inbox, taking: &mut Option<T
         under_way.finish()?;
         let id = under_way.id();
         *taking = None;
-        if let Err(error) = kept.begin(true) {
-            tracing::error!("the state on disk: {error}; the next change tries again");
-        }
+        // There is no way back. If the disk refuses, the journal's thread tries again, and says so.
+        let _ = kept.begin(shared.clock);
         loaded = Some((kept, coordinator));
         let took_ms = start.elapsed().as_millis() as u64;
         takeovers.taken.store(1, Ordering::Relaxed);
@@ -397,9 +396,9 @@ fn stop(
             threads.member.iter().for_each(|member| member.fleet.stop());
         }
     }
-    threads.into_handles().try_for_each(joined)?;
+    let ended = threads.into_handles().map(joined).fold(Ok(()), Result::and);
     metrics.read().log();
-    Ok(())
+    ended
 }
 
 /// The metrics of all threads.

@@ -90,6 +90,13 @@ pub enum Error {
         /// The reason.
         why: String,
     },
+    /// The disk did not take the last changes before the stop.
+    StateBehind {
+        /// The file.
+        name: String,
+        /// How many changes.
+        changes: usize,
+    },
     /// A thread has panicked.
     Panicked {
         /// The thread's name.
@@ -210,6 +217,11 @@ impl fmt::Display for Error {
             ),
             Error::Start { what, error } => write!(f, "can not {what}: {error}"),
             Error::Takeover { why } => write!(f, "--takeover: the running gwm serves on: {why}"),
+            Error::StateBehind { name, changes } => write!(
+                f,
+                "the state on disk, {name}, is behind: the disk did not take the last changes, {changes} of them, before the \
+                 stop"
+            ),
             Error::Panicked { thread, text } => {
                 write!(f, "{thread} failed, which is a fault of gwm itself (please report it): {text}")
             }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    ffi::OsStr,
     fs,
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
@@ -27,6 +28,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many daemons may run at a time: each pins memory, and the kernel limits pinned memory per user.
 pub(crate) const DAEMONS: u32 = 3;
+
+/// The program.
+pub(crate) const GWM: &str = env!("CARGO_BIN_EXE_gwm");
 
 /// The sender is a load balancer.
 pub(crate) const LB: SenderFlags = SenderFlags::LOAD_BALANCER;
@@ -67,7 +71,12 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// `gwm` with these arguments, without `GWM_…` variables of the environment.
 pub(crate) fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gwm"));
+    command_of(Path::new(GWM), arguments)
+}
+
+/// As [`command`], of another file of the program.
+fn command_of(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GWM_")) {
         command.env_remove(name);
     }
@@ -175,16 +184,36 @@ impl Daemon {
     /// As [`Daemon::start`]; nobody reads the daemon's stderr before [`Daemon::read_log`].
     pub(crate) fn start_unread(flags: &[&str]) -> Daemon {
         let (gate, opened) = mpsc::channel();
-        let mut daemon = Daemon::spawn_gated(flags, 1, opened);
+        let mut daemon = Daemon::spawn_gated(&mut |arguments| command(arguments), flags, 1, opened);
         daemon.unread = Some(gate);
         daemon
     }
 
-    fn spawn(flags: &[&str], permits: u32) -> Daemon {
-        Daemon::spawn_gated(flags, permits, mpsc::channel().1)
+    /// As [`Daemon::start`], with further variables in its environment.
+    pub(crate) fn start_with(flags: &[&str], environment: &[(&str, &OsStr)]) -> Daemon {
+        let mut program = |arguments: &[&str]| {
+            let mut command = command(arguments);
+            command.envs(environment.iter().copied());
+            command
+        };
+        Daemon::spawn_gated(&mut program, flags, 1, mpsc::channel().1)
     }
 
-    fn spawn_gated(flags: &[&str], permits: u32, opened: mpsc::Receiver<()>) -> Daemon {
+    /// As [`Daemon::start`], from another file of the program.
+    pub(crate) fn start_from(program: &Path, flags: &[&str]) -> Daemon {
+        Daemon::spawn_gated(&mut |arguments| command_of(program, arguments), flags, 1, mpsc::channel().1)
+    }
+
+    fn spawn(flags: &[&str], permits: u32) -> Daemon {
+        Daemon::spawn_gated(&mut |arguments| command(arguments), flags, permits, mpsc::channel().1)
+    }
+
+    fn spawn_gated(
+        program: &mut dyn FnMut(&[&str]) -> Command,
+        flags: &[&str],
+        permits: u32,
+        opened: mpsc::Receiver<()>,
+    ) -> Daemon {
         let permit = Permit::take(permits);
         let mut arguments = vec!["serve"];
         if !flags.contains(&"--log-level") {
@@ -216,7 +245,7 @@ impl Daemon {
         names.sort_unstable();
         names.dedup();
         let listeners = free + names.len();
-        let mut child = command(&arguments).spawn().expect("the binary starts");
+        let mut child = program(&arguments).spawn().expect("the binary starts");
         let stdout = child.stdout.take().expect("stdout is piped");
         let mut stderr = child.stderr.take().expect("stderr is piped");
         let log = Arc::new(Mutex::new(Vec::new()));

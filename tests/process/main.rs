@@ -18,6 +18,7 @@ mod client_tls;
 #[cfg(feature = "admin")]
 mod completions;
 mod connect;
+mod container;
 mod daemon;
 mod decode;
 mod demo;

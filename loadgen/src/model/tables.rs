@@ -239,6 +239,23 @@ impl Tables {
         if fitting { Ok(()) } else { Err(format!("the tables: {}", difference(frame, &expected))) }
     }
 
+    /// The server was killed and is back, and nothing was told since: checks a reply to a Get Weights for everything, which
+    /// has every byte of the tables now, or of those that were acknowledged last. The tables are what the reply says from
+    /// now on. Whether the last change is there.
+    pub(crate) fn find(&mut self, acknowledged: &Rc<Groups>, id: u32, interval: u16, frame: &[u8]) -> Result<bool> {
+        let mut expected = Vec::new();
+        for (tables, is_last) in [(self.now(), true), (acknowledged.clone(), false)] {
+            expected.clear();
+            self.write(Writer::get_weights_reply(&mut expected, id, ReturnCode::SUCCESSFUL, interval), &tables);
+            if frame == expected {
+                (self.versions, self.by_lb) = (VecDeque::from([tables]), VecDeque::from([false]));
+                self.told = false;
+                return Ok(is_last);
+            }
+        }
+        Err(format!("what was acknowledged: {}", difference(frame, &expected)))
+    }
+
     /// The groups of version `at` that differ from the last told version, or whose members changed on the way.
     fn touched(&self, told: &Groups, at: usize) -> Vec<Group> {
         let members = |groups: &Groups, number: u32| {

@@ -1,32 +1,29 @@
 //! `churn`: members and load balancers come, go and crash, and every load balancer must hold the right weights all the
-//! time and in the end.
+//! time and in the end. With kills, the server crashes, too: it must have all that it has acknowledged when it is back.
+
+mod kills;
+mod life;
 
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
 use clap::Args;
-use gwm::sasp::{GroupData, Header, LbFlags, MemberData, MemberFlags, MemberState, Reason, SenderFlags, Writer};
 use serde_json::{Value, json};
 
-use super::{INTERVAL, Progress, Side, Workload, fanout::WEIGHT_MAX, open};
+use self::kills::Kills;
+use super::{INTERVAL, Progress, Side, Workload, open_watching};
 use crate::{
     Result,
-    actor::{Actor, Incoming, expect_success, sort},
-    model::{Groups, Membership, Tables, get_weights, group_name, lb_state, uid},
+    files::Folder,
     options::{Common, Shape},
-    player::{Gate, Order, Received, Seat, sleep},
+    player::{Gate, Order, Seat},
     report::{Sample, Unit},
     run::{OVER, Run},
 };
-
-/// How often a waiting task looks for a reply or a push without a call.
-const LOOK: Duration = Duration::from_millis(1);
-
-/// How often a load balancer looks whether the run is over.
-const GLANCE: Duration = Duration::from_millis(250);
 
 /// Flags of `churn`. Rates are of all load balancers together.
 #[derive(Args, Clone, Debug)]
@@ -69,7 +66,12 @@ pub(crate) struct Churn {
     #[arg(long, help_heading = "Load balancers")]
     no_change: bool,
 
-    /// How long all this goes on
+    /// The server is killed so often, and started again on its state on disk (--state); after each start every load balancer
+    /// must find what was acknowledged, byte for byte
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100_000), help_heading = "Events")]
+    kills: u32,
+
+    /// How long all this goes on, beside the time that starts of a killed server take
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, help_heading = "Events")]
     pub(crate) duration: Duration,
 }
@@ -125,6 +127,7 @@ struct Plan {
     stays: bool,
     /// The Interval of Get Weights replies, if the server was started for this run.
     interval: Option<u16>,
+    kills: Arc<Kills>,
 }
 
 /// A seat's counts.
@@ -133,6 +136,9 @@ struct Counted {
     events: [u64; EVENTS.len()],
     pushes: u64,
     replies: u64,
+    /// Load balancers that found their tables after a kill; and those where the change that was under way was lost.
+    found: u64,
+    lost: u64,
 }
 
 impl Workload for Churn {
@@ -153,8 +159,8 @@ impl Workload for Churn {
             EVENTS.iter().zip(self.rates()).map(|((_, name), rate)| (name.to_string(), json!(rate))).collect();
         json!({
             "lbs": lbs, "groups": groups, "members": members, "farms": farms, "rates": rates, "no_change": self.no_change,
-            "duration_seconds": self.duration.as_secs_f64(), "seed": self.common.seed, "threads": self.common.threads,
-            "push_window": self.common.server.push_window,
+            "kills": self.kills, "duration_seconds": self.duration.as_secs_f64(), "seed": self.common.seed,
+            "threads": self.common.threads, "push_window": self.common.server.push_window,
         })
     }
 
@@ -167,8 +173,15 @@ impl Workload for Churn {
         if self.rates().iter().sum::<f64>() <= 0.0 {
             return Err("all rates are 0: nothing is to happen".into());
         }
-        let (subject, crowd) = open(common, side, shape, None)?;
         let stays = common.server.connect.is_some();
+        if self.kills > 0 && (stays || self.no_change || common.server.tls.speaks.is_some()) {
+            return Err("--kills needs a server of its own, without --tls and --no-change".into());
+        }
+        let state = (self.kills > 0).then(Folder::new);
+        let flags = state.iter().map(|folder| ("--state", folder.path().display().to_string()));
+        let flags = [("--probe", "off".into())].into_iter().chain(flags).collect();
+        let (mut subject, crowd) = open_watching(common, side, shape, None, flags)?;
+        let kills = Arc::new(Kills::default());
         let plan = Plan {
             to: crowd.to,
             shape,
@@ -177,15 +190,21 @@ impl Workload for Churn {
             no_change: self.no_change,
             stays,
             interval: (!stays).then_some(INTERVAL),
+            kills: kills.clone(),
         };
         let lbs = u64::from(shape.lbs);
         let main = move |seat| play(seat, plan.clone());
-        let mut run = Run::start(common, progress, subject.pid(), OVER, main)?;
+        // A process that is killed has no use of the machine to tell of.
+        let pid = subject.pid().filter(|_| self.kills == 0);
+        let mut run = Run::start(common, progress, pid, OVER, main)?;
         run.show(0, lbs, "LBs set up")?;
         let memory_before = subject.memory()?;
         run.warm_up(Duration::ZERO)?;
-        let metered = run.measure(self.duration)?;
-        run.show(lbs, lbs, "LBs with right tables in the end")?;
+        let (metered, longest_start) = match self.kills {
+            0 => (run.measure(self.duration)?, Duration::ZERO),
+            count => kills.measure(&run, &mut subject, (count, self.duration), lbs)?,
+        };
+        run.show(lbs * (1 + u64::from(self.kills)), lbs, "LBs with right tables in the end")?;
         let (counted, memory) = run.finish()?;
         subject.stop()?;
 
@@ -200,6 +219,17 @@ impl Workload for Churn {
         sample.add("pushes checked", counted.iter().map(|seat| seat.pushes).sum::<u64>() as f64, Unit::Count);
         sample.add("replies checked", counted.iter().map(|seat| seat.replies).sum::<u64>() as f64, Unit::Count);
         sample.add("LBs with right tables in the end", lbs as f64, Unit::Count);
+        if self.kills > 0 {
+            sample.add("kills", f64::from(self.kills), Unit::Count);
+            let found: u64 = counted.iter().map(|seat| seat.found).sum();
+            sample.add("LBs that found what was acknowledged", found as f64, Unit::Count);
+            sample.add(
+                "changes under way that were lost",
+                counted.iter().map(|seat| seat.lost).sum::<u64>() as f64,
+                Unit::Count,
+            );
+            sample.add("longest start", longest_start.as_nanos() as f64, Unit::Nanoseconds);
+        }
         metered.add_to(&mut sample, "event", events);
         if let (Some(before), Some(after)) = (memory_before, memory) {
             sample.add("anonymous memory grown", after.anonymous as f64 - before.anonymous as f64, Unit::Bytes);
@@ -217,29 +247,6 @@ struct Local {
     counted: RefCell<Counted>,
 }
 
-/// A load balancer's connection, and the task that reads it.
-struct Line {
-    actor: Actor,
-    /// The id of the request in progress, and the check of its reply.
-    waiting: Cell<Option<u32>>,
-    verdict: RefCell<Option<Result<()>>>,
-    /// Its end is nothing to be surprised at.
-    may_end: Cell<bool>,
-    ended: Cell<bool>,
-}
-
-/// A load balancer's life in this run.
-struct Life {
-    local: Rc<Local>,
-    lb: u32,
-    tables: Rc<RefCell<Tables>>,
-    line: Option<Rc<Line>>,
-    /// The connection that speaks for members, while there is one: it is opened when there is something to say.
-    member: Option<Actor>,
-    random: fastrand::Rng,
-    next_connection: u32,
-}
-
 async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
     let local = Rc::new(Local { plan, seat, begun: Cell::new(false), counted: RefCell::default() });
     let gate = Rc::new(Gate::new(crate::crowd::JOINING));
@@ -251,7 +258,7 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
         tasks.push(
             glommio::spawn_local(async move {
                 let stage = local.seat.stage.clone();
-                if let Err(error) = live(local, lb, &gate).await {
+                if let Err(error) = life::live(local, lb, &gate).await {
                     stage.fail(format!("LB {lb}: {error}"));
                 }
             })
@@ -269,338 +276,4 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
         task.await;
     }
     Ok(local.counted.take())
-}
-
-/// A load balancer's life: joins, has its events, is checked, leaves.
-async fn live(local: Rc<Local>, lb: u32, gate: &Gate) -> Result<()> {
-    let shape = local.plan.shape;
-    let stage = local.seat.stage.clone();
-    let random = fastrand::Rng::with_seed(local.plan.seed ^ (u64::from(lb) << 20));
-    let tables = Rc::new(RefCell::new(Tables::new(lb, shape, WEIGHT_MAX, local.plan.no_change)));
-    let mut life = Life { local: local.clone(), lb, tables, line: None, member: None, random, next_connection: lb };
-    life.connect().await?;
-    life.register_anew().await?;
-    gate.leave();
-    stage.did(1);
-    while !local.begun.get() && !stage.ended() {
-        sleep(GLANCE).await;
-    }
-    // Each load balancer has its part of the events, at random times.
-    let rate = local.plan.rates.iter().sum::<f64>() / f64::from(shape.lbs);
-    let mut due = stage.now();
-    loop {
-        due += (-(1.0 - life.random.f64()).ln() / rate * 1e9) as u64;
-        // The clock is read once a turn, so several events may be due at one reading.
-        loop {
-            let early = due.saturating_sub(stage.now());
-            if early == 0 || stage.tick() == OVER {
-                break;
-            }
-            sleep(Duration::from_nanos(early).min(GLANCE)).await;
-        }
-        if stage.tick() == OVER || stage.ended() {
-            break;
-        }
-        let event = life.draw();
-        life.have(event).await.map_err(|error| format!("{event:?}: {error}"))?;
-    }
-    life.settle().await.map_err(|error| format!("in the end: {error}"))?;
-    stage.did(1);
-    while !stage.ended() {
-        sleep(GLANCE).await;
-    }
-    if local.plan.stays {
-        life.change_all(Vec::new(), Reason::PURPOSEFUL).await?;
-        life.set_flags(LbFlags::NONE).await?;
-    }
-    life.hang_up().await;
-    if let Some(member) = life.member {
-        member.connection.hang_up();
-    }
-    Ok(())
-}
-
-impl Life {
-    fn draw(&mut self) -> Event {
-        let rates = self.local.plan.rates;
-        let mut left = self.random.f64() * rates.iter().sum::<f64>();
-        for ((event, _), rate) in EVENTS.iter().zip(rates) {
-            left -= rate;
-            if left < 0.0 {
-                return *event;
-            }
-        }
-        Event::State
-    }
-
-    async fn have(&mut self, event: Event) -> Result<()> {
-        match event {
-            Event::MemberComesOrGoes => self.come_or_go(false).await?,
-            Event::LbChangesMember => self.come_or_go(true).await?,
-            Event::State => self.set_state().await?,
-            Event::MemberCrash => {
-                if let Some(member) = self.member.take() {
-                    member.connection.crash()?;
-                }
-            }
-            Event::LbCrash => {
-                let line = self.line.take().ok_or("not connected")?;
-                line.may_end.set(true);
-                line.actor.connection.crash()?;
-                // Members go on meanwhile.
-                for _ in 0..self.random.u32(..4) {
-                    self.come_or_go(false).await?;
-                }
-                self.connect().await?;
-            }
-            Event::LbRestart => {
-                self.change_all(Vec::new(), Reason::PURPOSEFUL).await?;
-                self.hang_up().await;
-                self.connect().await?;
-                self.register_anew().await?;
-            }
-            Event::Takeover => {
-                let old = self.line.take().ok_or("not connected")?;
-                old.may_end.set(true);
-                self.connect().await?;
-                // The server closes the old one.
-                self.until(|| old.ended.get(), "the older connection's end").await?;
-            }
-        }
-        let at = EVENTS.iter().position(|(of, _)| *of == event).expect("every event is listed");
-        self.local.counted.borrow_mut().events[at] += 1;
-        Ok(())
-    }
-
-    fn open(&mut self) -> Result<Actor> {
-        self.next_connection = self.next_connection.wrapping_add(self.local.plan.shape.lbs);
-        // The number only chooses the source address: spread over those that all load balancers use.
-        let number = self.next_connection % (4 * self.local.plan.shape.lbs).max(1);
-        Actor::open(self.local.plan.to, number, &self.local.seat.medium)
-    }
-
-    /// The connection that speaks for members.
-    fn member(&mut self) -> Result<&Actor> {
-        if self.member.is_none() {
-            self.member = Some(self.open()?);
-        }
-        self.member.as_ref().ok_or_else(|| "not connected".into())
-    }
-
-    /// A new connection, bound by Set LB State, and read from now on.
-    async fn connect(&mut self) -> Result<()> {
-        let line = Rc::new(Line {
-            actor: self.open()?,
-            waiting: Cell::new(None),
-            verdict: RefCell::default(),
-            may_end: Cell::new(false),
-            ended: Cell::new(false),
-        });
-        self.tables.borrow_mut().reconnect();
-        let (local, tables, reader, lb) = (self.local.clone(), self.tables.clone(), line.clone(), self.lb);
-        glommio::spawn_local(async move {
-            let result = reader.read(&local, &tables).await;
-            reader.ended.set(true);
-            if let Err(error) = result
-                && !reader.may_end.get()
-                && !local.seat.stage.ended()
-            {
-                local.seat.stage.fail(format!("LB {lb}: {error}"));
-            }
-        })
-        .detach();
-        self.line = Some(line);
-        let no_change = self.local.plan.no_change;
-        self.set_flags((LbFlags::PUSH | LbFlags::TRUST).with(LbFlags::NO_CHANGE_NO_SEND, no_change)).await
-    }
-
-    async fn set_flags(&self, flags: LbFlags) -> Result<()> {
-        let (mut request, id) = (Vec::new(), self.id());
-        lb_state(self.lb, id, flags, &mut request);
-        self.ask_as_lb(&request).await
-    }
-
-    fn id(&self) -> u32 {
-        self.line.as_ref().map_or(1, |line| line.actor.id())
-    }
-
-    /// Registers new groups with some of their possible members.
-    async fn register_anew(&mut self) -> Result<()> {
-        let shape = self.local.plan.shape;
-        let mut groups: Groups = Vec::new();
-        for group in 0..shape.groups {
-            let members = (group * shape.members..(group + 1) * shape.members).filter(|_| self.random.bool());
-            let new = |member| Membership { member, state: 0, quiesced: false, by_lb: true };
-            groups.push((group, members.map(new).collect()));
-        }
-        let (mut request, uid) = (Vec::new(), uid(self.lb));
-        let mut writer = Writer::registration_request(&mut request, self.id(), SenderFlags::LOAD_BALANCER);
-        for (group, members) in &groups {
-            writer.group(GroupData { lb_uid: &uid, name: group_name(*group).as_bytes() });
-            for membership in members {
-                writer.entry(&self.member_data(membership.member));
-            }
-        }
-        writer.finish().expect("the flags' ranges fit the wire");
-        self.tables.borrow_mut().change(groups, true);
-        self.ask_as_lb(&request).await
-    }
-
-    fn member_data(&self, member: u32) -> MemberData<'static> {
-        let shape = &self.local.plan.shape;
-        MemberData { endpoint: shape.endpoint(shape.farm(self.lb), member), label: b"" }
-    }
-
-    /// A member registers or, if it is in its group, deregisters.
-    async fn come_or_go(&mut self, by_lb: bool) -> Result<()> {
-        let shape = self.local.plan.shape;
-        let member = self.random.u32(..shape.farm_members());
-        let number = member / shape.members;
-        let mut groups = Groups::clone(&self.tables.borrow().now());
-        let Some((_, members)) = groups.iter_mut().find(|(group, _)| *group == number) else { return Ok(()) };
-        let flags = SenderFlags::NONE.with(SenderFlags::LOAD_BALANCER, by_lb);
-        let id = if by_lb { self.id() } else { self.member()?.id() };
-        let mut request = Vec::new();
-        let there = members.iter().position(|membership| membership.member == member);
-        let mut writer = match there {
-            Some(_) => Writer::deregistration_request(&mut request, id, flags, Reason::PURPOSEFUL),
-            None => Writer::registration_request(&mut request, id, flags),
-        };
-        writer.group(GroupData { lb_uid: &uid(self.lb), name: group_name(number).as_bytes() });
-        writer.entry(&self.member_data(member));
-        writer.finish().expect("one group and one member fit");
-        match there {
-            Some(at) => {
-                members.remove(at);
-            }
-            None => members.push(Membership { member, state: 0, quiesced: false, by_lb }),
-        }
-        self.tables.borrow_mut().change(groups, by_lb);
-        self.ask(&request, by_lb).await
-    }
-
-    /// A member's state and quiesce change, by itself or by its load balancer.
-    async fn set_state(&mut self) -> Result<()> {
-        let by_lb = self.random.bool();
-        let mut groups = Groups::clone(&self.tables.borrow().now());
-        let mut all: Vec<(u32, &mut Membership)> =
-            groups.iter_mut().flat_map(|(group, members)| members.iter_mut().map(|member| (*group, member))).collect();
-        if all.is_empty() {
-            return Ok(());
-        }
-        let chosen = self.random.usize(..all.len());
-        let (group, membership) = &mut all[chosen];
-        membership.state = self.random.u8(..);
-        membership.quiesced = self.random.u8(..8) == 0;
-        let flags = SenderFlags::NONE.with(SenderFlags::LOAD_BALANCER, by_lb);
-        let id = if by_lb { self.id() } else { self.member()?.id() };
-        let mut request = Vec::new();
-        let mut writer = Writer::set_member_state_request(&mut request, id, flags);
-        writer.group(GroupData { lb_uid: &uid(self.lb), name: group_name(*group).as_bytes() });
-        let flags = MemberFlags::NONE.with(MemberFlags::QUIESCE, membership.quiesced);
-        writer.entry(&MemberState { member: self.member_data(membership.member), state: membership.state, flags });
-        writer.finish().expect("one group and one member fit");
-        self.tables.borrow_mut().change(groups, by_lb);
-        self.ask(&request, by_lb).await
-    }
-
-    /// Removes all groups.
-    async fn change_all(&mut self, groups: Groups, reason: Reason) -> Result<()> {
-        let mut request = Vec::new();
-        let mut writer = Writer::deregistration_request(&mut request, self.id(), SenderFlags::LOAD_BALANCER, reason);
-        writer.group(GroupData { lb_uid: &uid(self.lb), name: b"" });
-        writer.finish().expect("a UID of 9 bytes fits");
-        self.tables.borrow_mut().change(groups, true);
-        self.ask_as_lb(&request).await
-    }
-
-    async fn ask(&mut self, request: &[u8], by_lb: bool) -> Result<()> {
-        if by_lb {
-            return self.ask_as_lb(request).await;
-        }
-        self.local.counted.borrow_mut().replies += 1;
-        self.member()?.ask(request, |_| Err("a push to a member".into())).await
-    }
-
-    /// Sends a request of the load balancer's; the task that reads its connection sees the reply.
-    async fn ask_as_lb(&self, request: &[u8]) -> Result<()> {
-        let line = self.line.clone().ok_or("not connected")?;
-        let (header, _) = Header::read(request).map_err(|error| error.to_string())?;
-        line.waiting.set(Some(header.id));
-        line.actor.connection.send(request).await?;
-        self.until(|| line.verdict.borrow().is_some(), "a reply").await?;
-        self.local.counted.borrow_mut().replies += 1;
-        line.verdict.take().unwrap_or(Ok(()))
-    }
-
-    /// Checks that every push has come and that Get Weights agrees with the model.
-    async fn settle(&mut self) -> Result<()> {
-        let tables = self.tables.clone();
-        self.until(|| tables.borrow().complete(), "the last push").await?;
-        self.get_weights().await?;
-        if tables.borrow().no_change() {
-            // That listed nothing: once more, with everything.
-            tables.borrow_mut().end_no_change();
-            self.set_flags(LbFlags::PUSH | LbFlags::TRUST).await?;
-            self.get_weights().await?;
-        }
-        Ok(())
-    }
-
-    async fn get_weights(&self) -> Result<()> {
-        let (mut request, id) = (Vec::new(), self.id());
-        get_weights(self.lb, id, &mut request);
-        self.ask_as_lb(&request).await
-    }
-
-    async fn hang_up(&mut self) {
-        if let Some(line) = self.line.take() {
-            line.may_end.set(true);
-            line.actor.connection.hang_up();
-        }
-    }
-
-    /// Waits for what another task sees; the conductor's patience ends it.
-    async fn until(&self, condition: impl Fn() -> bool, what: &str) -> Result<()> {
-        while !condition() {
-            if self.local.seat.stage.ended() && !self.local.plan.stays {
-                return Err(format!("{what} is missing"));
-            }
-            sleep(LOOK).await;
-        }
-        Ok(())
-    }
-}
-
-impl Line {
-    /// Reads until the end; every push is checked, and every reply.
-    async fn read(&self, local: &Local, tables: &RefCell<Tables>) -> Result<()> {
-        loop {
-            let received = self.actor.connection.receive(|frame| match sort(frame)? {
-                // A message on a given-up connection may be older than the messages on its successor.
-                Incoming::Push(_) if self.may_end.get() => Ok(()),
-                Incoming::Push(frame) => {
-                    local.counted.borrow_mut().pushes += 1;
-                    tables.borrow_mut().push(frame)
-                }
-                Incoming::Reply(id, kind, frame) => {
-                    if self.waiting.take() != Some(id) {
-                        return Err(format!("{kind} {id}, which nobody asked for"));
-                    }
-                    let verdict = match kind {
-                        gwm::sasp::ComponentType::GET_WEIGHTS_REPLY => {
-                            let said = frame.get(18..20).map_or(0, |said| u16::from_be_bytes([said[0], said[1]]));
-                            tables.borrow().reply(id, local.plan.interval.unwrap_or(said), frame)
-                        }
-                        _ => expect_success(id, kind, frame),
-                    };
-                    *self.verdict.borrow_mut() = Some(verdict);
-                    Ok(())
-                }
-            });
-            if received.await? == Received::Closed {
-                return Err("closed by the server".into());
-            }
-        }
-    }
 }

@@ -14,13 +14,13 @@ use gwm::sasp::LbFlags;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::{Progress, Side, Workload, ask_weights, fanout::positive, open, unwanted};
+use super::{Progress, Side, Workload, ask_weights, by_operator, fanout::positive, open, unwanted};
 use crate::{
     Result,
     actor::Actor,
-    crowd::{Crowd, JOINING, Lb},
+    crowd::{Crowd, JOINING, Lb, bind},
     flood::{Flood, Kind, Plan as FloodPlan},
-    model::{Change, Ticks, lb_state},
+    model::{Change, Ticks},
     options::{Common, Shape},
     player::{Gate, Order, Seat, Stage, sleep},
     report::{Sample, Unit, latencies, record, sum},
@@ -124,9 +124,7 @@ impl Workload for Handshakes {
             local: false,
             own: false,
         };
-        let listed = common.server.lists_members();
-        let change = Change { share: 1.0, weight_max: super::fanout::WEIGHT_MAX, seed: common.seed, listed };
-        let file = listed.then(|| Ticks::new(shape, change, false).operator_file(0)).transpose()?;
+        let (change, file) = by_operator(common, shape)?;
         let (subject, crowd) = open(common, side, shape, file)?;
         let plan = Plan {
             crowd,
@@ -294,9 +292,7 @@ impl Local {
     async fn newcomer(&self, seat: &Seat) -> Result<()> {
         let number = self.plan.crowd.shape.lbs + seat.index as u32;
         let actor = Actor::open(self.plan.crowd.to, number, &seat.medium)?;
-        let mut request = Vec::new();
-        lb_state(number, actor.id(), LbFlags::NONE, &mut request);
-        actor.ask(&request, unwanted).await?;
+        bind(&actor, number, LbFlags::NONE, unwanted).await?;
         actor.connection.hang_up();
         Ok(())
     }

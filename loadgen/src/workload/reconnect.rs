@@ -7,12 +7,12 @@ use gwm::sasp::LbFlags;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::{Progress, Side, Workload, ask_weights, open, unwanted};
+use super::{Progress, Side, Workload, ask_weights, by_operator, open, register_and_ask, spawn, unwanted};
 use crate::{
     Result,
     actor::Actor,
-    crowd::{Crowd, JOINING},
-    model::{Change, Ticks, lb_state},
+    crowd::{Crowd, JOINING, bind},
+    model::{Change, Ticks},
     options::{Common, Shape},
     player::{Gate, Medium, Order, Seat, Stage},
     report::{Sample, Unit, latencies, record, sum},
@@ -71,9 +71,7 @@ impl Workload for Reconnect {
         }
         let shape = self.shape;
         shape.check()?;
-        let listed = common.server.lists_members();
-        let change = Change { share: 1.0, weight_max: super::fanout::WEIGHT_MAX, seed: common.seed, listed };
-        let file = listed.then(|| Ticks::new(shape, change, false).operator_file(0)).transpose()?;
+        let (change, file) = by_operator(common, shape)?;
         let (subject, crowd) = open(common, side, shape, file)?;
         let plan = Plan { crowd, change, resume: !self.anew };
         let lbs = u64::from(shape.lbs);
@@ -160,25 +158,11 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
     Ok(local.counted.into_inner())
 }
 
-/// Runs a part of a load balancer's life; an error ends the run.
-fn spawn(stage: &Arc<Stage>, number: u32, life: impl Future<Output = Result<()>> + 'static) {
-    let stage = stage.clone();
-    glommio::spawn_local(async move {
-        if let Err(error) = life.await {
-            stage.fail(format!("LB {number}: {error}"));
-        }
-    })
-    .detach();
-}
-
 impl Local {
     /// Registers all groups and asks for their weights.
     async fn join(&self, lb: &Lb) -> Result<()> {
         let actor = lb.actor.borrow().clone();
-        let mut request = Vec::new();
-        self.plan.crowd.shape.registration(lb.number, actor.id(), &mut request);
-        actor.ask(&request, unwanted).await?;
-        ask_weights(&actor, lb.number, &self.ticks).await?;
+        register_and_ask(&actor, &self.plan.crowd.shape, lb.number, &self.ticks).await?;
         self.stage.did(1);
         Ok(())
     }
@@ -186,9 +170,7 @@ impl Local {
     /// Registers again, and checks that the server still has the tables.
     async fn come_back(&self, lb: &Lb) -> Result<()> {
         let actor = lb.actor.borrow().clone();
-        let mut request = Vec::new();
-        lb_state(lb.number, actor.id(), LbFlags::NONE, &mut request);
-        actor.ask(&request, unwanted).await?;
+        bind(&actor, lb.number, LbFlags::NONE, unwanted).await?;
         record(&mut self.counted.borrow_mut().bound, self.since_cut());
         ask_weights(&actor, lb.number, &self.ticks).await?;
         let mut counted = self.counted.borrow_mut();

@@ -4,7 +4,6 @@ use std::{
     cell::RefCell,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
     rc::Rc,
     sync::{
         Arc,
@@ -19,12 +18,13 @@ use gwm::sasp::LbFlags;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::{Progress, Side, Workload, ask_weights, open_watching, unwanted};
+use super::{Progress, Side, Workload, ask_weights, by_operator, open_watching, register_and_ask, spawn, unwanted};
 use crate::{
     Result,
     actor::Actor,
-    crowd::{Crowd, JOINING},
-    model::{Change, Ticks, lb_state},
+    crowd::{Crowd, JOINING, bind},
+    files::Folder,
+    model::{Change, Ticks},
     options::{Common, Shape},
     player::{Gate, Order, Received, Seat, Stage},
     report::{Sample, Unit, latencies, record, sum},
@@ -50,15 +50,6 @@ struct Plan {
     change: Change,
 }
 
-/// A directory for the state, which goes with this value.
-struct Directory(PathBuf);
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 impl Workload for Takeover {
     const NAME: &'static str = "takeover";
 
@@ -81,11 +72,10 @@ impl Workload for Takeover {
         }
         let shape = self.shape;
         shape.check()?;
-        let change = Change { share: 1.0, weight_max: super::fanout::WEIGHT_MAX, seed: common.seed, listed: true };
-        let file = Ticks::new(shape, change, false).operator_file(0)?;
-        let directory = Directory(std::env::temp_dir().join(format!("gwm-loadgen-{}", std::process::id())));
-        let flags = vec![("--probe", "off".into()), ("--state", directory.0.display().to_string())];
-        let (subject, crowd) = open_watching(common, side, shape, Some(file), flags)?;
+        let (change, file) = by_operator(common, shape)?;
+        let state = Folder::new();
+        let flags = vec![("--probe", "off".into()), ("--state", state.path().display().to_string())];
+        let (subject, crowd) = open_watching(common, side, shape, file, flags)?;
         let plan = Plan { crowd, change };
         let lbs = u64::from(shape.lbs);
         let mut run = Run::start(common, progress, None, OVER, move |seat| play(seat, plan.clone()))?;
@@ -101,7 +91,7 @@ impl Workload for Takeover {
         let seen = stranger.stop()?;
         let (counted, _) = run.finish()?;
         new.stop()?;
-        drop(directory);
+        drop(state);
 
         let mut sample = Sample::default();
         let served = sum(counted.iter().map(|seat| &seat.served));
@@ -199,54 +189,43 @@ async fn play(seat: Seat, plan: Plan) -> Result<Counted> {
     });
     let Crowd { to, shape, .. } = local.plan.crowd;
     let gate = Rc::new(Gate::new(JOINING / seat.count));
+    let (mut actors, mut tasks) = (Vec::new(), Vec::new());
     for number in seat.share(shape.lbs) {
         gate.enter().await;
-        let actor = Actor::open(to, number, &seat.medium)?;
+        let actor = Rc::new(RefCell::new(Rc::new(Actor::open(to, number, &seat.medium)?)));
+        actors.push(actor.clone());
         let (local, gate, medium) = (local.clone(), gate.clone(), seat.medium.clone());
-        glommio::spawn_local(async move {
-            let life = async {
-                local.join(number, &actor).await?;
-                gate.leave();
-                // The server ends the connection when another process has taken over.
-                while actor.connection.receive(unwanted).await? != Received::Closed {}
-                let ended = local.stage.now();
-                drop(actor);
-                let actor = Actor::open(to, number, &medium)?;
-                local.come_back(number, &actor, ended).await?;
-                // Stays until the run ends.
-                while actor.connection.receive(unwanted).await? != Received::Closed {}
-                Ok(())
-            };
-            let life: Result<()> = life.await;
-            if let Err(error) = life
-                && !local.stage.ended()
-            {
-                local.stage.fail(format!("LB {number}: {error}"));
-            }
-        })
-        .detach();
+        tasks.push(spawn(&seat.stage, number, async move {
+            let first = actor.borrow().clone();
+            register_and_ask(&first, &local.plan.crowd.shape, number, &local.ticks).await?;
+            local.stage.did(1);
+            gate.leave();
+            // The server ends the connection when another process has taken over.
+            while first.connection.receive(unwanted).await? != Received::Closed {}
+            let ended = local.stage.now();
+            let next = Rc::new(Actor::open(to, number, &medium)?);
+            *actor.borrow_mut() = next.clone();
+            drop(first);
+            local.come_back(number, &next, ended).await?;
+            // Stays until the run ends.
+            while next.connection.receive(unwanted).await? != Received::Closed {}
+            Ok(())
+        }));
     }
     while seat.order().await == Order::Go {}
+    // Else the connections of this run would be open in the next one.
+    actors.iter().for_each(|actor| actor.borrow().connection.hang_up());
+    for task in tasks {
+        task.await;
+    }
     let counted = local.counted.replace(Counted { served: latencies(), without: latencies() });
     Ok(counted)
 }
 
 impl Local {
-    /// Registers all groups and asks for their weights.
-    async fn join(&self, number: u32, actor: &Actor) -> Result<()> {
-        let mut request = Vec::new();
-        self.plan.crowd.shape.registration(number, actor.id(), &mut request);
-        actor.ask(&request, unwanted).await?;
-        ask_weights(actor, number, &self.ticks).await?;
-        self.stage.did(1);
-        Ok(())
-    }
-
     /// Comes back, and checks that the new process has the tables, byte for byte.
     async fn come_back(&self, number: u32, actor: &Actor, ended: u64) -> Result<()> {
-        let mut request = Vec::new();
-        lb_state(number, actor.id(), LbFlags::NONE, &mut request);
-        actor.ask(&request, unwanted).await?;
+        bind(actor, number, LbFlags::NONE, unwanted).await?;
         ask_weights(actor, number, &self.ticks).await?;
         let now = self.stage.now();
         let mut counted = self.counted.borrow_mut();

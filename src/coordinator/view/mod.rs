@@ -188,6 +188,8 @@ pub enum Answer {
     },
     /// What an act did.
     Acted(Result<Acted, ActRefused>),
+    /// An act is done, and the disk has not taken it yet.
+    NotKept,
     /// Nothing has this name.
     NotFound,
     /// The member is in too many groups to look for one by its name alone.

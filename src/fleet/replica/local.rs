@@ -126,7 +126,8 @@ impl Replica {
                 self.row(&key).mine = None;
                 self.touch(&key);
             }
-            Entry::Judged(..) | Entry::Gone(_) | Entry::Ahead(_) => {} // each node keeps its own
+            // Each node keeps its own.
+            Entry::Judged(..) | Entry::Gone(_) | Entry::Ahead(_) | Entry::Whole(..) | Entry::Words(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, time::Duration};
 use super::{
     super::{health::CheckHealth, policy::Tuning},
     Table,
-    watched::Watched,
+    watched::{Watched, ramp},
 };
 use crate::{
     judgement::WatchId,
@@ -108,7 +108,7 @@ impl Watched {
     fn factors(&self, now: Time, tuning: &Tuning) -> Factors {
         let lifetime = self.member.reports.lifetime;
         let reports = self.reports.as_deref();
-        let ramp = self.ramp_from.map(|from| now.since(from).as_secs_f32() / tuning.slow_start.as_secs_f32());
+        let ramp = self.ramp_until.map(|until| ramp(now, until, tuning.slow_start));
         let made = self.found.made();
         Factors {
             capacity: self.member.capacity,

@@ -29,7 +29,7 @@ use super::{
     schedule::{Class, Owner, Schedule},
 };
 use crate::{
-    judgement::{Judgement, Policy, Share, Stand, Verdict, WatchId},
+    judgement::{Earlier, Judgement, Policy, Share, Stand, Verdict, WatchId},
     roster::{Check, ProxyProtocol, Roster},
     sasp::{Endpoint, EntryFlags},
     time::Time,
@@ -125,8 +125,11 @@ impl Table {
     /// Begins to watch an endpoint. Until [`Table::changes`] says otherwise, its verdict is that of an endpoint without
     /// checks: its capacity as weight, contact on, and confident only if the operator fixed the weight.
     ///
+    /// With what an earlier process found, the watch goes on from there: a slow start goes on, and an endpoint that was down
+    /// is down until its checks find it up, and begins a slow start then. The first result of a check is told in any case.
+    ///
     /// Replaces a watch of the same index, unless the generation is the same, too.
-    pub fn watch(&mut self, now: Time, watch: WatchId, endpoint: Endpoint) {
+    pub fn watch(&mut self, now: Time, watch: WatchId, endpoint: Endpoint, earlier: Option<Earlier>) {
         if let Some(&id) = self.by_index.get(&watch.index) {
             let before = self.watched[id as usize].watch;
             if before == watch {
@@ -148,7 +151,7 @@ impl Table {
             standing: Standing { up: true, known: false },
             silent: u8::MAX,
             queued: false,
-            ramp_from: None,
+            ramp_until: None,
             review_at: None,
             said_answers: false,
             said_stand: Stand::Unknown,
@@ -158,8 +161,9 @@ impl Table {
             said: [Verdict { flags: EntryFlags::NONE, share: Share::Weight(0) }; Policy::ALL.len()],
         });
         let interval = watched.member.times.interval;
+        let inherited = watched.inherit(now, earlier, &self.settings.tuning);
         let owners = (0..watched.checks.len() as u8).map(|which| Owner { index: id, which, class: Class::Other });
-        let add = |owner| Watching { id: self.schedule.add(now, interval, owner), health: CheckHealth::NEW };
+        let add = |owner| Watching { id: self.schedule.add(now, interval, owner), health: inherited };
         watched.watching = owners.map(add).collect();
         watched.said = watched.verdicts(now, &self.settings.tuning).0;
         self.by_index.insert(watch.index, id);
@@ -303,6 +307,7 @@ impl Table {
                     watch,
                     verdicts: watched.said,
                     answers: watched.said_answers,
+                    ramp_until: watched.ramp_until,
                     turn: watched.turn.take(),
                 });
                 said += 1;
@@ -326,12 +331,16 @@ impl Table {
         }
         if watched.standing.up != was_up {
             let ramps = !was_up && !self.settings.tuning.slow_start.is_zero();
-            watched.ramp_from = ramps.then_some(now);
+            watched.ramp_until = ramps.then(|| now + self.settings.tuning.slow_start);
         }
         let (verdicts, review) = watched.verdicts(now, &self.settings.tuning);
         let answers = watched.answers();
         let turned = watched.note_turn(event);
-        if turned || verdicts != watched.said || answers != watched.said_answers {
+        let found = matches!(event, Event::Result(_, outcome) if !matches!(outcome, Outcome::Inconclusive(_)));
+        let first = found && watched.found.confirm();
+        let told = turned || first || verdicts != watched.said || answers != watched.said_answers;
+        // Until a check finds something, what an earlier process found stays.
+        if told && !watched.found.is_inherited() {
             (watched.said, watched.said_answers) = (verdicts, answers);
             if !std::mem::replace(&mut watched.queued, true) {
                 self.changes.push_back(watched.watch);

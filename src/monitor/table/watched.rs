@@ -11,7 +11,7 @@ use super::super::{
 };
 use super::insight;
 use crate::{
-    judgement::{Policy, Stand, StandingChange, Verdict, WatchId},
+    judgement::{Earlier, Policy, Stand, StandingChange, Verdict, WatchId},
     roster::{Check, Member},
     sasp::Endpoint,
     time::Time,
@@ -59,23 +59,30 @@ struct Rate {
     at: Time,
 }
 
-/// Two facts in one byte, because there are many endpoints: how many checks the history has, up to [`HISTORY`], and whether
-/// the checks found the endpoint up at some time.
+/// How far a slow start is that ends then, from 0 to 1.
+pub(super) fn ramp(now: Time, until: Time, slow_start: Duration) -> f32 {
+    let left = until.since(now).min(slow_start);
+    (slow_start - left).as_secs_f32() / slow_start.as_secs_f32()
+}
+
+/// Three facts in one byte, because there are many endpoints: how many checks the history has, up to [`HISTORY`], whether
+/// the checks found the endpoint up at some time, and whether the verdicts are those of an earlier process.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Found(u8);
 
 impl Found {
     const SEEN: u8 = 0x80;
+    const INHERITED: u8 = 0x40;
 
     /// The history has one more check.
     pub(super) fn note_check(&mut self) {
         let made = (self.made() + 1).min(HISTORY);
-        self.0 = self.0 & Found::SEEN | made as u8;
+        self.0 = self.0 & (Found::SEEN | Found::INHERITED) | made as u8;
     }
 
     /// How many checks the history has; those before them count as good.
     pub(super) fn made(self) -> u32 {
-        u32::from(self.0 & !Found::SEEN)
+        u32::from(self.0 & !(Found::SEEN | Found::INHERITED))
     }
 
     /// The checks find the endpoint up.
@@ -85,6 +92,23 @@ impl Found {
 
     pub(super) fn is_seen(self) -> bool {
         self.0 & Found::SEEN != 0
+    }
+
+    /// The verdicts are those of an earlier process.
+    pub(super) fn inherit(&mut self) {
+        self.0 |= Found::INHERITED;
+    }
+
+    /// Whether the verdicts are those of an earlier process.
+    pub(super) fn is_inherited(self) -> bool {
+        self.0 & Found::INHERITED != 0
+    }
+
+    /// The checks have found something: whether the verdicts were those of an earlier process until now.
+    pub(super) fn confirm(&mut self) -> bool {
+        let inherited = self.is_inherited();
+        self.0 &= !Found::INHERITED;
+        inherited
     }
 }
 
@@ -103,8 +127,8 @@ pub(super) struct Watched {
     pub(super) silent: u8,
     /// The endpoint is in the queue of changes.
     pub(super) queued: bool,
-    /// When the endpoint came up; `None` after its slow start.
-    pub(super) ramp_from: Option<Time>,
+    /// The end of the endpoint's slow start; `None` after it.
+    pub(super) ramp_until: Option<Time>,
     /// When the verdicts may change without a new result.
     pub(super) review_at: Option<Time>,
     /// The last word on whether the endpoint answers.
@@ -152,6 +176,21 @@ impl Reports {
 }
 
 impl Watched {
+    /// Goes on from what an earlier process found; gives the health of the checks, which are yet to be made.
+    pub(super) fn inherit(&mut self, now: Time, earlier: Option<Earlier>, tuning: &Tuning) -> CheckHealth {
+        let Some(Earlier { down, ramp_until }) = earlier else { return CheckHealth::NEW };
+        self.found.inherit();
+        let longest = now + tuning.slow_start;
+        self.ramp_until = ramp_until.map(|until| until.min(longest)).filter(|until| *until > now);
+        // Without another check, an agent's next word decides.
+        if !down || self.checks.iter().all(|check| matches!(check, Check::Agent(_))) {
+            return CheckHealth::NEW;
+        }
+        self.standing = Standing { up: false, known: true };
+        self.said_stand = Stand::Down;
+        CheckHealth::inherited(self.standing)
+    }
+
     /// The class of the endpoint's checks. An endpoint that was up keeps [`Class::Up`] until its checks take it down.
     pub(super) fn class(&self) -> Class {
         if self.standing.up && self.found.is_seen() { Class::Up } else { Class::Other }
@@ -206,13 +245,13 @@ impl Watched {
             steady: false,
             dead_band: f32::from(self.member.reports.dead_band_percent) / 100.0,
         };
-        if let Some(from) = self.ramp_from {
+        if let Some(until) = self.ramp_until {
             let slow_start = tuning.slow_start;
-            if ahead(from + slow_start) {
+            if ahead(until) {
                 ahead(now + (slow_start / RAMP_STEPS).max(Duration::from_millis(100)));
-                facts.ramp = now.since(from).as_secs_f32() / slow_start.as_secs_f32();
+                facts.ramp = ramp(now, until, slow_start);
             } else {
-                self.ramp_from = None;
+                self.ramp_until = None;
             }
         }
         if let Some(reports) = &self.reports {
@@ -302,12 +341,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_byte_keeps_two_facts() {
+    fn one_byte_keeps_three_facts() {
         let mut found = Found::default();
         found.note_check();
         assert_eq!((found.made(), found.is_seen()), (1, false));
         found.see();
+        found.inherit();
         (0..40).for_each(|_| found.note_check());
+        assert_eq!((found.made(), found.is_seen()), (HISTORY, true));
+        assert_eq!([found.confirm(), found.confirm()], [true, false]);
         assert_eq!((found.made(), found.is_seen()), (HISTORY, true));
     }
 

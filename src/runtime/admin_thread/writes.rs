@@ -102,7 +102,7 @@ async fn order(daemon: &Daemon, act: Act, audit: &mut Audit, tell: oneshot::Send
         Ok(answer) => answer,
         Err(_) => {
             audit.log(&Outcome::NotKnown("the coordinator is busy; another line follows".into()));
-            let text = "the daemon has not done it yet, and may still do it: the log will tell";
+            let text = "the daemon has not said yet whether it is done: the log will tell";
             tell.take().map(|tell| tell.send(Err(Problem::new(503, "not_known", text))));
             asked.await
         }
@@ -122,6 +122,11 @@ async fn order(daemon: &Daemon, act: Act, audit: &mut Audit, tell: oneshot::Send
             let problem = pages::refused(refused);
             audit.outcome = Outcome::Refused(problem.message.clone());
             Err(problem)
+        }
+        Ok(Answer::NotKept) => {
+            let text = "in memory; the disk has not taken it, and a crash would undo it";
+            audit.outcome = Outcome::Done(format!("{}, {text}", past(&audit.write.order)));
+            Err(Problem::new(503, "not_kept", format!("it is done {text}: /readyz has more")))
         }
         _ => {
             audit.outcome = Outcome::NotKnown("the coordinator has ended".into());
@@ -360,6 +365,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_done_in_memory_only_is_told_so() {
+        let (daemon, control, _inbox) = daemon(HOUR);
+        let lines = logged(async {
+            let coordinator = async {
+                let (_, answer) = asked(&control).await;
+                answer(Answer::NotKept);
+            };
+            let write = async { carry_out(&daemon, quiesce(), "there".into()).await };
+            let (response, ()) = futures_lite::future::zip(write, coordinator).await;
+            let problem = response.expect_err("a crash would undo it");
+            assert_eq!((problem.status, problem.code), (503, "not_kept"));
+            until_over(&daemon).await;
+        });
+        assert!(lines.len() == 1 && lines[0].contains("quiesced, in memory; the disk has not taken it"), "{lines:?}");
+    }
+
+    #[test]
     fn an_act_that_the_coordinator_never_sees_is_not_done() {
         let (daemon, control, _inbox) = daemon(SOON);
         let lines = logged(async {
@@ -377,7 +399,8 @@ mod tests {
     fn a_refusal_is_told_and_so_is_an_end_without_an_answer() {
         let (daemon, control, inbox) = daemon(HOUR);
         let lines = logged(async {
-            for outcome in [Some(Err(ActRefused::Word(WordRefused::Nothing))), None] {
+            let refusals = [ActRefused::Word(WordRefused::Nothing), ActRefused::Disk].map(|refused| Some(Err(refused)));
+            for outcome in refusals.into_iter().chain([None]) {
                 let write = async { carry_out(&daemon, quiesce(), "there".into()).await };
                 let coordinator = async {
                     let (_, answer) = asked(&control).await;
@@ -394,10 +417,11 @@ mod tests {
             assert!(carry_out(&daemon, reload, "there".into()).await.is_err(), "nobody reads files any more");
             until_over(&daemon).await;
         });
-        assert!(lines.len() == 4 && lines[0].contains("quiesce all members: refused: "), "{lines:?}");
-        assert!(lines[1].contains("quiesce all members: not known whether it is done: "), "{lines:?}");
+        assert!(lines.len() == 5 && lines[0].contains("quiesce all members: refused: "), "{lines:?}");
+        assert!(lines[1].contains("quiesce all members: refused: the disk takes no changes"), "{lines:?}");
+        assert!(lines[2].contains("quiesce all members: not known whether it is done: "), "{lines:?}");
         assert!(
-            lines[2].contains("reload: the files are read again") && lines[3].contains("reload: not done"),
+            lines[3].contains("reload: the files are read again") && lines[4].contains("reload: not done"),
             "{lines:?}"
         );
     }

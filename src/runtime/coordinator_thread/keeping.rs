@@ -8,10 +8,11 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use super::dropped::Dropped;
 use crate::{
-    coordinator::{Change, CloseReason, Kind},
+    coordinator::{Change, CloseReason, Coordinator, Kind},
     journal::Entry,
-    judgement::{Policy, Verdict},
+    judgement::Last,
     limits,
     runtime::{
         journal_thread::Journal,
@@ -46,8 +47,8 @@ struct ToDisk {
     journal: Arc<Journal>,
     /// The changes of this turn.
     entries: Vec<Entry>,
-    /// The disk has been behind for so long that changes were dropped: nothing is kept until the next start.
-    gave_up: bool,
+    /// What changes that were dropped are about, because the disk has been behind for too long. They are not in `given`.
+    dropped: Option<Dropped>,
     /// The journal has the mark that etcd lacks something, and how many changes had been given then.
     #[cfg(feature = "fleet")]
     ahead: (bool, u64),
@@ -74,6 +75,8 @@ pub(crate) struct Keeping {
     hold_time: Duration,
     /// How many changes there ever were.
     given: Mark,
+    /// How many there were with the last change of a table: replies do not wait for verdicts that came after.
+    changed: Mark,
 }
 
 impl Keeping {
@@ -81,7 +84,7 @@ impl Keeping {
         let disk = journal.map(|journal| ToDisk {
             journal,
             entries: Vec::new(),
-            gave_up: false,
+            dropped: None,
             #[cfg(feature = "fleet")]
             ahead: (true, 0),
         });
@@ -92,6 +95,7 @@ impl Keeping {
             replies_wait,
             hold_time,
             given: Mark::default(),
+            changed: Mark::default(),
         }
     }
 
@@ -128,18 +132,21 @@ impl Keeping {
             fleet.happened.push(Happened::Changed(entry()));
         }
         if let Some(disk) = &mut self.disk {
-            self.given.journal += 1; // a reply after a dropped change waits in vain
-            if !disk.gave_up {
-                disk.entries.push(entry());
+            let entry = entry();
+            // No reply waits for a change that is dropped: no request comes as far as this meanwhile.
+            if disk.dropped.as_mut().is_none_or(|dropped| !dropped.takes(&entry)) {
+                self.given.journal += 1;
+                disk.entries.push(entry);
             }
         }
+        self.changed = self.given;
     }
 
     /// Notes new verdicts on an endpoint; `None`: the endpoint is forgotten.
-    pub(super) fn note_judged(&mut self, endpoint: Endpoint, verdicts: Option<[Verdict; Policy::ALL.len()]>) {
-        if let Some(disk) = self.disk.as_mut().filter(|disk| !disk.gave_up) {
+    pub(super) fn note_judged(&mut self, endpoint: Endpoint, last: Option<Last>) {
+        if let Some(disk) = &mut self.disk {
             self.given.journal += 1;
-            disk.entries.push(verdicts.map_or(Entry::Gone(endpoint), |verdicts| Entry::Judged(endpoint, verdicts)));
+            disk.entries.push(last.map_or(Entry::Gone(endpoint), |last| Entry::Judged(endpoint, last)));
         }
     }
 
@@ -153,15 +160,46 @@ impl Keeping {
         }
         // Even without requests the coordinator changes something: connections end, words end.
         if disk.journal.waiting() >= 2 * limits::JOURNAL_BYTES {
-            tracing::error!(
-                "the disk has taken no state for too long: requests that change something end their connections until the \
-                 next start"
-            );
-            disk.gave_up = true;
-            disk.journal.give_up();
-            return disk.entries.clear();
+            if disk.dropped.is_none() {
+                tracing::error!(
+                    "the disk has taken no state for too long: requests that change something end their connections until \
+                     it has taken all of the state again"
+                );
+            }
+            disk.journal.give_up(true);
+            let dropped = disk.dropped.get_or_insert_default();
+            dropped.begin_anew();
+            let before = disk.entries.len();
+            disk.entries.retain(|entry| !dropped.takes(entry));
+            self.given.journal -= (before - disk.entries.len()) as u64;
+            self.changed = self.given;
+            dropped.wait_for(self.given.journal);
+            #[cfg(feature = "fleet")]
+            {
+                disk.ahead.1 = disk.ahead.1.min(self.given.journal);
+            }
         }
         disk.journal.give(&mut disk.entries);
+    }
+
+    /// If changes were dropped and the disk has taken what came before them: gives a part of what the dropped changes are
+    /// about, one after another. When all parts are on the disk, all is well.
+    pub(super) fn rewrite(&mut self, coordinator: &Coordinator) {
+        let Some(disk) = &mut self.disk else { return };
+        let Some(dropped) = &mut disk.dropped else { return };
+        if dropped.is_waiting(disk.journal.kept()) {
+            return;
+        }
+        let given = dropped.next_part(coordinator, &mut disk.entries);
+        if given == 0 {
+            tracing::info!("the disk has taken all of the state again");
+            disk.dropped = None;
+            disk.journal.give_up(false);
+            return;
+        }
+        self.given.journal += given;
+        self.changed = self.given;
+        dropped.wait_for(self.given.journal);
     }
 
     #[cfg(feature = "fleet")]
@@ -172,7 +210,7 @@ impl Keeping {
         }
         // After the changes, so that the mark goes only when etcd has them.
         let ahead = fleet.fleet.is_ahead();
-        if let Some(disk) = self.disk.as_mut().filter(|disk| disk.ahead.0 != ahead && !disk.gave_up) {
+        if let Some(disk) = self.disk.as_mut().filter(|disk| disk.ahead.0 != ahead) {
             self.given.journal += 1;
             disk.ahead = (ahead, self.given.journal);
             disk.entries.push(Entry::Ahead(ahead));
@@ -181,7 +219,7 @@ impl Keeping {
 
     /// The changes that a reply now has to wait for; `None`: it need not wait.
     pub(super) fn to_wait_for(&self) -> Option<Mark> {
-        (self.replies_wait && !self.given.is_within(self.kept())).then_some(self.given)
+        (self.replies_wait && !self.changed.is_within(self.kept())).then_some(self.changed)
     }
 
     /// No request may change anything for now.
@@ -190,7 +228,7 @@ impl Keeping {
         if self.fleet.as_ref().is_some_and(|fleet| fleet.fleet.is_full()) {
             return true;
         }
-        self.disk.as_ref().is_some_and(|disk| disk.gave_up || disk.journal.is_full())
+        self.disk.as_ref().is_some_and(|disk| disk.dropped.is_some() || disk.journal.is_full())
     }
 
     /// How many changes are on the disk, and in etcd.
@@ -208,7 +246,8 @@ impl Keeping {
 
     /// Whether every change is kept.
     pub(super) fn has_kept_all(&self) -> bool {
-        self.given.is_within(self.kept())
+        let dropped = self.disk.as_ref().is_some_and(|disk| disk.dropped.is_some());
+        !dropped && self.given.is_within(self.kept())
     }
 
     /// How often a daemon has started with the state on disk.
@@ -258,8 +297,8 @@ impl Keeping {
     }
 }
 
-/// Gives an answer. If it is dropped instead, the admin side hears that the daemon is busy.
-type Give = Box<dyn FnOnce() + Send>;
+/// Gives an answer: that of an act whose changes are on the disk, or that they are not.
+type Give = Box<dyn FnOnce(bool) + Send>;
 
 /// Answers to the operator's acts that wait, oldest first: since when, and for which changes.
 #[derive(Default)]
@@ -267,17 +306,20 @@ pub(super) struct WaitingAnswers(VecDeque<(Time, Mark, Give)>);
 
 impl WaitingAnswers {
     pub(super) fn push(&mut self, now: Time, changes: Mark, give: Give) {
-        if self.0.len() < limits::ADMIN_CALLS {
-            self.0.push_back((now, changes, give));
+        match self.0.len() < limits::ADMIN_CALLS {
+            true => self.0.push_back((now, changes, give)),
+            false => give(false),
         }
     }
 
-    /// Gives the answers whose changes are kept, and drops those that have waited too long.
+    /// Gives the answers whose changes are kept, and those that have waited too long.
     pub(super) fn give(&mut self, now: Time, kept: Mark) {
         while let Some((_, _, give)) = self.0.pop_front_if(|(_, changes, _)| changes.is_within(kept)) {
-            give();
+            give(true);
         }
-        while self.0.pop_front_if(|(since, _, _)| *since + PATIENCE <= now).is_some() {}
+        while let Some((_, _, give)) = self.0.pop_front_if(|(since, _, _)| *since + PATIENCE <= now) {
+            give(false);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

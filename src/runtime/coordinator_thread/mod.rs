@@ -8,6 +8,7 @@
 //! futex. An executor in its place took several times as long to fall asleep and to wake (PERF.md).
 
 mod doubt_log;
+mod dropped;
 mod hold;
 mod keeping;
 mod metrics;
@@ -40,7 +41,7 @@ use super::{
 };
 use crate::{
     access::Access,
-    coordinator::{Answer, Ask, CloseReason, Coordinator, Outbox},
+    coordinator::{ActRefused, Answer, Ask, CloseReason, Coordinator, Outbox},
     judgement::Judgement,
     limits,
     network::OwnAddresses,
@@ -276,10 +277,11 @@ impl CoordinatorThread {
     /// Gives what has changed to the journal, and new verdicts from time to time.
     fn keep(&mut self) {
         let Some(keeping) = &mut self.ports.keeping else { return };
+        keeping.rewrite(&self.coordinator);
         let now = self.clock.now();
         if now >= self.judged_at && !keeping.is_full() && keeping.has_disk() {
             self.judged_at = now + JUDGED_INTERVAL;
-            self.coordinator.take_judged(JUDGED, |endpoint, verdicts| keeping.note_judged(endpoint, verdicts));
+            self.coordinator.take_judged(JUDGED, |endpoint, last| keeping.note_judged(endpoint, last));
         }
         #[cfg(feature = "fleet")]
         if keeping.fleet().is_some() && now >= self.own_at {
@@ -302,11 +304,14 @@ impl CoordinatorThread {
         let Some(AdminCall { ask, answer }) = self.control.calls.pop() else { return };
         let acts = matches!(ask, Ask::Act(_));
         if acts && self.ports.keeping.as_ref().is_some_and(Keeping::is_full) {
-            return; // the admin side hears that the daemon is busy
+            return answer(Answer::Acted(Err(ActRefused::Disk)));
         }
         let given = self.coordinator.answer(now, ask, &mut self.ports);
         match self.ports.keeping.as_ref().and_then(Keeping::to_wait_for).filter(|_| acts) {
-            Some(changes) => self.answers.push(now, changes, Box::new(move || answer(given))),
+            Some(changes) => {
+                let give = move |kept| answer(if kept { given } else { Answer::NotKept });
+                self.answers.push(now, changes, Box::new(give));
+            }
             None => answer(given),
         }
         let after = self.clock.now();

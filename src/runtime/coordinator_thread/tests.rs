@@ -193,6 +193,62 @@ fn while_the_state_changes_hands_requests_wait_and_what_was_done_is_kept_and_tol
 }
 
 #[test]
+fn what_was_dropped_is_written_anew_when_the_disk_takes_something_again() {
+    use crate::{
+        coordinator::Place,
+        journal::{Entry, Whole},
+    };
+    let (mut thread, mut up, mut down) = coordinator_thread(4);
+    let journal = Arc::new(crate::runtime::journal_thread::Journal::new(Arc::default()));
+    thread.ports.keeping = Some(Keeping::new(Some(journal.clone()), true, Duration::from_secs(60)));
+    up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
+    request(&mut up, 1);
+    up.flush();
+    thread.turn();
+    // The disk takes nothing, and the connection ends: even so much can be too much.
+    journal.give(&mut vec![Entry::Request(vec![0; 2 * crate::limits::JOURNAL_BYTES].into())]);
+    up.push((SLOT, Up::Closed));
+    up.flush();
+    thread.turn();
+    let keeping = |thread: &CoordinatorThread| thread.ports.keeping.as_ref().is_some_and(Keeping::is_full);
+    assert!(keeping(&thread) && journal.trouble().is_some());
+    let take = || {
+        let (entries, _) = journal.next(Duration::ZERO);
+        journal.note_kept(&entries);
+        entries
+    };
+    assert_eq!(take().len(), 3, "of the first request two, and the large one");
+    thread.turn();
+    let entries = take();
+    let Entry::Whole(uid, Some(whole)) = &entries[0] else { panic!("{entries:?}") };
+    let Whole { lb, groups } = &**whole;
+    assert_eq!((entries.len(), &**uid, matches!(lb.place, Place::Held(_)), groups.len()), (1, &b"LB1"[..], true, 0));
+    assert!(keeping(&thread), "until that is on the disk");
+    thread.turn();
+    assert!(!keeping(&thread) && journal.trouble().is_none());
+    while let Some(batch) = down.receive() {
+        down.give_back(batch);
+    }
+
+    // The next request is taken, and answered when it is kept.
+    while let Some(batch) = up.reclaim() {
+        up.recycle(batch);
+    }
+    let slot = Slot { index: 9, generation: 0 };
+    up.push((slot, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
+    let start = up.bytes().len();
+    writer::set_lb_state_request(up.bytes(), 5, b"LB1", Health::BEST, LbFlags::NONE).expect("a short UID");
+    let range = start..up.bytes().len();
+    up.push((slot, Up::Request(range)));
+    up.flush();
+    thread.turn();
+    assert!(down.receive().is_none());
+    assert!(!take().is_empty());
+    thread.turn();
+    assert_eq!(reply_ids(&down.receive().expect("the reply")), [5]);
+}
+
+#[test]
 fn a_close_is_never_lost() {
     let (mut thread, _up, mut down) = coordinator_thread(1);
     let start = thread.ports.buffer(0).len();
@@ -242,7 +298,7 @@ fn watch_orders_wait_for_room_and_judgements_come_back() {
     let back = up.reclaim().expect("all of it was taken");
     up.recycle(back);
     let verdict = Verdict { flags: EntryFlags::CONFIDENT, share: Share::Weight(0) };
-    let judgement = Judgement { watch, verdicts: [verdict; 4], answers: true, turn: None };
+    let judgement = Judgement { watch, verdicts: [verdict; 4], answers: true, ramp_until: None, turn: None };
     up.push((Slot { index: 0, generation: 0 }, Up::Judged([judgement].into())));
     up.flush();
     thread.turn();

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Kept, today};
+use super::{First, Kept, today};
 use crate::{
     config::State,
     coordinator::Coordinator,
@@ -28,6 +28,10 @@ pub(in crate::runtime) fn load(
     let path = directory::file(&state.directory);
     let failed = |error| Error::State { path: path.clone(), error };
     let disk = |error: io::Error| failed(StoreError::Disk(error.to_string()));
+    if fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
+        // A crash in the first moment of the first start leaves this. So may somebody, or a file system, that has emptied it.
+        tracing::warn!("the state on disk, {}, is an empty file: the state begins empty", path.display());
+    }
     directory::prepare(&state.directory).map_err(disk)?;
     let (start, alone) = (Instant::now(), each.is_none());
     let (store, coordinator, restored) = match open(&path, clock, &empty) {
@@ -44,8 +48,7 @@ pub(in crate::runtime) fn load(
         opened => opened,
     }
     .map_err(failed)?;
-    let mut kept = tell((store, restored), &path, start);
-    kept.begin(alone).map_err(failed)?;
+    let mut kept = tell((store, restored), &path, start, alone);
     if let Some(each) = each {
         let ahead = kept.store.is_ahead();
         let told = kept.store.each_row(Epoch::new(clock.now(), today()), |row| {
@@ -53,6 +56,11 @@ pub(in crate::runtime) fn load(
             Ok(())
         });
         told.map_err(failed)?;
+    }
+    match kept.begin(clock) {
+        // A full disk keeps nobody from serving what it has: the thread tries again, and says so.
+        Ok(()) | Err(StoreError::Disk(_)) => {}
+        Err(error) => return Err(failed(error)),
     }
     Ok((kept, coordinator))
 }
@@ -68,16 +76,17 @@ pub(in crate::runtime) fn load_taken(
     let start = Instant::now();
     let opened = open(&path, clock, &empty).map_err(|error| Error::State { path: path.clone(), error });
     let (store, coordinator, restored) = opened?;
-    Ok((tell((store, restored), &path, start), coordinator))
+    Ok((tell((store, restored), &path, start, true), coordinator)) // a GWM of a fleet does not take over
 }
 
 /// Says what was loaded.
-fn tell((store, restored): (Store, Restored), path: &Path, start: Instant) -> Kept {
-    let Restored { load_balancers, groups, memberships, words, verdicts, useless } = restored;
+fn tell((store, restored): (Store, Restored), path: &Path, start: Instant, alone: bool) -> Kept {
+    let Restored { load_balancers, groups, memberships, words, verdicts, first } = restored;
     let took_ms = start.elapsed().as_millis() as u64;
     tracing::info!(load_balancers, groups, memberships, words, verdicts, took_ms, "state on disk: {}", path.display());
     let (name, path) = (path.display().to_string(), path.to_owned());
-    Kept { store, name, reopen: Box::new(move || open_again(&path)), useless }
+    let first = Some(First { entries: first, alone });
+    Kept { store, name, reopen: Box::new(move || open_again(&path)), first }
 }
 
 /// Looks whether a start can use the state, and changes nothing; gives a note for the operator.

@@ -128,7 +128,8 @@ impl Journal {
     pub(super) fn trouble(&self) -> Option<String> {
         let state = self.lock();
         let gave_up = || {
-            state.gave_up.then(|| "requests that change something end their connections until the next start".into())
+            let text = "requests that change something end their connections until the disk has taken all of the state";
+            state.gave_up.then(|| text.into())
         };
         gave_up().or_else(|| state.failure.clone()).or_else(|| state.slow())
     }
@@ -139,9 +140,9 @@ impl Journal {
         if state.failure.is_some() { None } else { state.slow() }
     }
 
-    /// The coordinator has dropped changes: what comes later would not fit.
-    pub(super) fn give_up(&self) {
-        self.lock().gave_up = true;
+    /// Whether the coordinator has dropped changes that are not replaced yet.
+    pub(super) fn give_up(&self, gave_up: bool) {
+        self.lock().gave_up = gave_up;
     }
 
     /// Lets the thread write what it has, and close the file; `false` if the file is not closed by then. Until
@@ -192,6 +193,11 @@ impl Journal {
         (std::mem::take(&mut state.entries), state.stop)
     }
 
+    /// How many entries are not taken yet.
+    fn left(&self) -> usize {
+        self.lock().entries.len()
+    }
+
     /// Whether the file is to be closed now.
     fn is_to_close(&self) -> bool {
         let state = self.lock();
@@ -230,19 +236,32 @@ pub(super) struct Kept {
     pub(super) name: String,
     /// Opens it again after a failure.
     pub(super) reopen: Box<dyn Fn() -> Result<Store, StoreError> + Send>,
-    /// Entries that remove what is of no use any more.
-    useless: Vec<Entry>,
+    /// What the start writes, until that is done.
+    first: Option<First>,
+}
+
+/// What a daemon writes before all changes.
+struct First {
+    entries: Vec<Entry>,
+    /// The daemon belongs to no fleet.
+    alone: bool,
+}
+
+impl First {
+    fn write(&self, store: &mut Store, clock: Clock) -> Result<(), StoreError> {
+        store.begin(&self.entries, Epoch::new(clock.now(), today()), self.alone).map(drop)
+    }
 }
 
 impl Kept {
-    /// Notes that a daemon begins to work with the state. Until then the file is as it was. `alone`: it belongs to no fleet.
-    pub(super) fn begin(&mut self, alone: bool) -> Result<(), StoreError> {
-        let useless = std::mem::take(&mut self.useless);
-        if !useless.is_empty() {
-            // The date stays: a start is no sign of life of what was checked.
-            self.store.apply(&useless, Epoch::default(), self.store.alive_at())?;
+    /// Notes that a daemon begins to work with the state. Until then the file is as it was. After an error the thread tries
+    /// again, and says so.
+    pub(super) fn begin(&mut self, clock: Clock) -> Result<(), StoreError> {
+        if let Some(first) = &self.first {
+            first.write(&mut self.store, clock)?;
+            self.first = None;
         }
-        self.store.start(alone).map(drop)
+        Ok(())
     }
 }
 
@@ -252,6 +271,8 @@ struct JournalThread {
     reopen: Box<dyn Fn() -> Result<Store, StoreError> + Send>,
     /// `None` after a failure.
     store: Option<Store>,
+    /// What the start could not write.
+    first: Option<First>,
     /// The number of the last transaction.
     applied: u64,
     journal: Arc<Journal>,
@@ -261,7 +282,7 @@ struct JournalThread {
 
 /// Starts the thread; `ended` is dropped at its end. `window` is how long changes collect.
 pub(super) fn start(
-    Kept { store, name, reopen, .. }: Kept,
+    Kept { store, name, reopen, first }: Kept,
     journal: Arc<Journal>,
     clock: Clock,
     window: Duration,
@@ -269,36 +290,35 @@ pub(super) fn start(
 ) -> std::io::Result<JoinHandle<Result<(), Error>>> {
     let applied = store.applied();
     journal.starts.store(store.starts(), Ordering::Relaxed);
-    let mut thread = JournalThread { name, reopen, store: Some(store), applied, journal, clock, window };
+    let store = Some(store).filter(|_| first.is_none());
+    let mut thread = JournalThread { name, reopen, store, first, applied, journal, clock, window };
     thread::Builder::new().name("journal".into()).spawn(move || {
         let _ended = ended;
-        thread.run();
-        Ok(())
+        thread.run()
     })
 }
 
 impl JournalThread {
-    fn run(&mut self) {
+    fn run(&mut self) -> Result<(), Error> {
+        if self.first.is_some() && !self.write(&[]) {
+            return Err(Error::StateBehind { name: self.name.clone(), changes: self.journal.left() });
+        }
         loop {
             let (entries, stop) = self.journal.next(self.window);
             let start = Instant::now();
             if !self.write(&entries) {
-                tracing::error!(
-                    changes = entries.len(),
-                    "the state on disk, {}, is behind at the stop: the disk did not take the last changes",
-                    self.name
-                );
-                return;
+                let changes = entries.len() + self.journal.left();
+                return Err(Error::StateBehind { name: self.name.clone(), changes });
             }
             self.journal.transactions.add(start.elapsed());
             self.journal.note_kept(&entries);
             if stop && entries.is_empty() {
-                return;
+                return Ok(());
             }
             if self.journal.is_to_close() {
                 self.store = None;
                 if !self.journal.stay_closed() {
-                    return;
+                    return Ok(());
                 }
                 self.open_again();
             }
@@ -357,6 +377,11 @@ impl JournalThread {
                 closed.insert(store)
             }
         };
+        if let Some(first) = &self.first {
+            first.write(store, self.clock)?;
+            self.first = None;
+            self.journal.starts.store(store.starts(), Ordering::Relaxed);
+        }
         if store.applied() != next {
             let date = today();
             store.apply(entries, Epoch::new(self.clock.now(), date), date)?;

@@ -69,19 +69,18 @@ impl StorageBackend for Disk {
     }
 }
 
-/// A thread that writes to this disk.
-fn begin(disk: &Disk) -> (Arc<Journal>, JoinHandle<Result<(), Error>>) {
+/// A state on this disk.
+fn kept(disk: &Disk, first: Option<First>) -> Kept {
     let open = {
         let disk = disk.clone();
         move || Store::open_on(disk.clone())
     };
+    Kept { store: open().expect("the disk works"), name: "a disk".into(), reopen: Box::new(open), first }
+}
+
+/// A thread that writes to it.
+fn begin(kept: Kept) -> (Arc<Journal>, JoinHandle<Result<(), Error>>) {
     let journal = Arc::new(Journal::new(Arc::default()));
-    let kept = Kept {
-        store: open().expect("the disk works"),
-        name: "a disk".into(),
-        reopen: Box::new(open),
-        useless: Vec::new(),
-    };
     let handle = start(kept, journal.clone(), Clock::new(), Duration::ZERO, ()).expect("a thread");
     (journal, handle)
 }
@@ -121,7 +120,7 @@ fn end(journal: &Journal, handle: JoinHandle<Result<(), Error>>) {
 #[test]
 fn what_is_given_is_kept_at_the_stop_too() {
     let disk = Disk::default();
-    let (journal, handle) = begin(&disk);
+    let (journal, handle) = begin(kept(&disk, None));
     journal.give(&mut vec![bound(1), bound(2)]);
     until("they are kept", || journal.kept() == 2);
     assert_eq!(journal.waiting(), 0);
@@ -134,7 +133,7 @@ fn what_is_given_is_kept_at_the_stop_too() {
 #[test]
 fn changes_wait_for_a_disk_that_refuses() {
     let disk = Disk::default();
-    let (journal, handle) = begin(&disk);
+    let (journal, handle) = begin(kept(&disk, None));
     for (round, how) in [(0, REFUSES), (1, LIES)] {
         disk.behave(how);
         journal.give(&mut vec![bound(2 * round)]);
@@ -152,13 +151,32 @@ fn changes_wait_for_a_disk_that_refuses() {
 #[test]
 fn a_disk_that_refuses_does_not_keep_the_daemon_from_stopping() {
     let disk = Disk::default();
-    let (journal, handle) = begin(&disk);
+    let (journal, handle) = begin(kept(&disk, None));
     disk.behave(REFUSES);
     journal.give(&mut vec![bound(1)]);
     until("the trouble is told", || journal.trouble().is_some());
-    end(&journal, handle);
+    journal.give(&mut vec![bound(2), bound(3)]);
+    journal.stop();
+    let end = handle.join().expect("no panic");
+    assert!(matches!(end, Err(Error::StateBehind { changes: 3, .. })), "{end:?}");
     disk.behave(WORKS);
     assert_eq!(uids(&disk), [""; 0]);
+}
+
+#[test]
+fn what_the_start_could_not_write_is_written_when_the_disk_takes_something() {
+    let disk = Disk::default();
+    let mut kept = kept(&disk, Some(First { entries: vec![bound(1)], alone: true }));
+    disk.behave(REFUSES);
+    assert!(kept.begin(Clock::new()).is_err());
+    let (journal, handle) = begin(kept);
+    until("the trouble is told", || journal.trouble().is_some());
+    journal.give(&mut vec![bound(2)]);
+    disk.behave(WORKS);
+    until("the change is kept", || journal.kept() == 1);
+    assert_eq!((journal.trouble(), journal.starts()), (None, 1));
+    end(&journal, handle);
+    assert_eq!(uids(&disk), ["LB1", "LB2"]);
 }
 
 /// Far enough in the future.
@@ -169,7 +187,7 @@ fn later() -> Instant {
 #[test]
 fn a_file_that_is_closed_is_not_written_until_it_is_opened() {
     let disk = Disk::default();
-    let (journal, handle) = begin(&disk);
+    let (journal, handle) = begin(kept(&disk, None));
     journal.give(&mut vec![bound(1)]);
     assert!(journal.close(later()));
     assert_eq!((journal.kept(), uids(&disk)), (1, vec!["LB1".into()]));
@@ -190,7 +208,7 @@ fn a_file_that_is_closed_is_not_written_until_it_is_opened() {
 #[test]
 fn a_file_is_not_closed_before_the_disk_has_taken_what_there_is() {
     let disk = Disk::default();
-    let (journal, handle) = begin(&disk);
+    let (journal, handle) = begin(kept(&disk, None));
     disk.behave(REFUSES);
     journal.give(&mut vec![bound(1)]);
     assert!(!journal.close(Instant::now() + Duration::from_millis(20)));

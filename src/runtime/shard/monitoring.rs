@@ -143,7 +143,7 @@ impl Monitoring {
     pub(super) fn order(&self, now: Time, order: &WatchOrder) {
         let mut table = self.table.borrow_mut();
         match order.endpoint {
-            Some(endpoint) => table.watch(now, order.watch, endpoint),
+            Some(endpoint) => table.watch(now, order.watch, endpoint, order.earlier),
             None => table.unwatch(order.watch),
         }
         if !self.news.replace(true) {

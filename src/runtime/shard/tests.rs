@@ -2,12 +2,14 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
 };
 
 use bytes::Bytes;
 
-use super::*;
+use super::{cause::Cause, connection::Outgoing, listener::Arrival, *};
 use crate::{
+    config::Carries,
     coordinator::Kind,
     judgement::Policy,
     monitor::{MonitorSettings, Tuning},

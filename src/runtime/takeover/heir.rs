@@ -3,16 +3,10 @@
 use std::{
     env,
     ffi::OsString,
-    io,
-    os::{
-        linux::net::SocketAddrExt,
-        unix::{
-            net::{SocketAddr, UnixDatagram},
-            process::CommandExt,
-        },
-    },
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
-    process::{Child, Command},
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,16 +14,27 @@ use std::{
     thread,
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::{Errno, retry_on_intr},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
 use super::giving::Giving;
+use crate::notify::Notifier;
 
 /// The flag of a process that takes over.
 const FLAG: &str = "--takeover";
+
+/// Starts the program in the background, and says its process. The shell ends at once, and the new process is systemd's
+/// child, not that of this process: only for a child systemd waits when the unit stops, and others it kills. The shell's
+/// input is what the program's output is to be.
+const IN_THE_BACKGROUND: &str = r#"exec 3>&0 </dev/null; "$@" >&3 3>&- & echo $!"#;
 
 /// How this process was started.
 pub(in crate::runtime) struct Heirs {
     /// The program's file at the start of this process: a newer version may be there now.
     program: io::Result<PathBuf>,
-    name: OsString,
     arguments: Vec<OsString>,
     /// A new process is under way.
     is_under_way: Arc<AtomicBool>,
@@ -37,13 +42,11 @@ pub(in crate::runtime) struct Heirs {
 
 impl Heirs {
     pub(in crate::runtime) fn new() -> Heirs {
-        let mut arguments = env::args_os();
-        let name = arguments.next().unwrap_or_default();
-        let mut arguments: Vec<OsString> = arguments.collect();
+        let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
         if arguments.iter().all(|argument| argument != FLAG) {
             arguments.push(FLAG.into());
         }
-        Heirs { program: env::current_exe(), name, arguments, is_under_way: Arc::default() }
+        Heirs { program: env::current_exe(), arguments, is_under_way: Arc::default() }
     }
 
     /// Starts the program that is there now, with the arguments and the environment of this process, to take over, if this
@@ -66,39 +69,37 @@ impl Heirs {
         }
     }
 
-    fn spawn(&self) -> io::Result<u32> {
+    fn spawn(&self) -> io::Result<i32> {
         let program = self.program.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
-        let mut command = Command::new(program);
-        command.arg0(&self.name).args(&self.arguments);
+        fs::metadata(program)?; // else the shell would say that it is not there
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", IN_THE_BACKGROUND, "sh"]).arg(program).args(&self.arguments);
+        shell.stdin(io::stdout().as_fd().try_clone_to_owned()?).stderr(Stdio::inherit());
         // The new process is the one that systemd's watchdog looks at then.
-        command.env_remove("WATCHDOG_PID");
-        let child = command.spawn()?;
-        let (id, is_under_way) = (child.id(), self.is_under_way.clone());
+        shell.env_remove("WATCHDOG_PID");
+        let said = shell.output()?.stdout;
+        let id = std::str::from_utf8(&said).ok().and_then(|text| text.trim().parse().ok());
+        let process = id.and_then(Pid::from_raw).ok_or_else(|| io::Error::other("/bin/sh does not say which it is"))?;
+        let (file, is_under_way) = (pidfd_open(process, PidfdFlags::empty()), self.is_under_way.clone());
         // If the thread can not be started, the new process is not waited for, and no other one is started.
-        thread::Builder::new().name("heir".into()).spawn(move || wait(child, &is_under_way))?;
-        Ok(id)
+        thread::Builder::new().name("heir".into()).spawn(move || wait(process, file, &is_under_way))?;
+        Ok(process.as_raw_nonzero().get())
     }
 }
 
-/// Tells systemd which process the unit's main one is from now on. Only the main process is heard.
+/// Tells systemd which process the unit's main one is from now on.
 pub(in crate::runtime) fn tell_systemd(id: u32) {
-    let Some(address) = env::var("NOTIFY_SOCKET").ok() else { return };
-    let address = match address.strip_prefix('@') {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(address),
-    };
-    let told =
-        address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(format!("MAINPID={id}").as_bytes(), &address));
-    if let Err(error) = told {
+    if let Err(error) = Notifier::from_environment().main_process(id) {
         tracing::warn!("systemd does not hear that process {id} serves now: {error}");
     }
 }
 
 /// Waits for a process that was to take over. If that succeeds, this process ends first.
-fn wait(mut child: Child, is_under_way: &AtomicBool) {
-    match child.wait() {
-        Ok(status) => tracing::warn!("process {}, which was to take over, has ended: {status}", child.id()),
-        Err(error) => tracing::warn!("process {}, which was to take over, can not be waited for: {error}", child.id()),
+fn wait(process: Pid, file: rustix::io::Result<OwnedFd>, is_under_way: &AtomicBool) {
+    let id = process.as_raw_nonzero();
+    match file.and_then(|file| retry_on_intr(|| poll(&mut [PollFd::new(&file, PollFlags::IN)], None))) {
+        Ok(_) | Err(Errno::SRCH) => tracing::warn!("process {id}, which was to take over, has ended"),
+        Err(error) => tracing::warn!("process {id}, which was to take over, can not be waited for: {error}"),
     }
     is_under_way.store(false, Ordering::Release);
 }

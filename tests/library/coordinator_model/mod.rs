@@ -330,7 +330,7 @@ impl Run {
             }
             let verdicts = generator::verdicts(&mut self.rng, bad, self.model.settings.weight_max);
             let answers = generator::answers(&mut self.rng, &verdicts);
-            judgements.push(Judgement { watch: watch.id, verdicts, answers, turn: None });
+            judgements.push(Judgement { watch: watch.id, verdicts, answers, ramp_until: None, turn: None });
             let current = self.model.watched.get(&watch.endpoint).is_some_and(|watched| watched.life == watch.life);
             if current {
                 expected.push((watch.endpoint, (verdicts, answers)));
@@ -339,7 +339,7 @@ impl Run {
         }
         if let Some(&watch) = self.ended.last() {
             let verdicts = generator::verdicts(&mut self.rng, bad, self.model.settings.weight_max);
-            judgements.push(Judgement { watch, verdicts, answers: true, turn: None });
+            judgements.push(Judgement { watch, verdicts, answers: true, ramp_until: None, turn: None });
         }
         self.log(format!("{judgements:?}"));
         self.real.judge(Time(self.now), &judgements);

@@ -57,7 +57,13 @@ pub(crate) fn settings() -> Settings {
 
 fn judgement(watch: WatchId, verdicts: [Verdict; 4]) -> Judgement {
     let up = EntryFlags::CONTACT | EntryFlags::CONFIDENT;
-    Judgement { watch, verdicts, answers: verdicts.iter().any(|verdict| verdict.flags.contains(up)), turn: None }
+    Judgement {
+        watch,
+        verdicts,
+        answers: verdicts.iter().any(|verdict| verdict.flags.contains(up)),
+        ramp_until: None,
+        turn: None,
+    }
 }
 
 /// A roster with fixed weights for these endpoints (short names); the others are unknown.

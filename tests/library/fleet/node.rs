@@ -255,7 +255,7 @@ impl Node {
         let epoch = Epoch::new(Time::default(), self.date(now));
         let at = Moment { now: Time::default(), epoch };
         if let Some((store, ahead)) = &mut self.disk {
-            store.start(false).expect("memory is a disk");
+            store.begin(&[], Epoch::default(), false).expect("memory is a disk");
             journal::restore(store, &mut coordinator, at.now, epoch).expect("it was written by an entry");
             store
                 .each_row(epoch, |row| {
@@ -511,7 +511,7 @@ impl Life {
             if check.told != Some(up) && (up || check.failed >= 3) {
                 check.told = Some(up);
                 let watch = check.watch;
-                judgements.push(Judgement { watch, verdicts: verdicts(up), answers: up, turn: None });
+                judgements.push(Judgement { watch, verdicts: verdicts(up), answers: up, ramp_until: None, turn: None });
             }
         }
         self.coordinator.judge(self.time(now), &judgements);

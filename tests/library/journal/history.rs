@@ -6,7 +6,7 @@ use fastrand::Rng;
 use gwm::{
     coordinator::{Pattern, Saying, Time, Word},
     journal::Entry,
-    judgement::{Level, Share, Verdict},
+    judgement::{Last, Level, Share, Verdict},
     sasp::{
         Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, MemberFlags, MemberState, Reason, SenderFlags,
         Writer, writer,
@@ -71,7 +71,9 @@ impl History {
                 flags: [EntryFlags::NONE, EntryFlags::CONTACT, EntryFlags::CONFIDENT][rng.usize(..3)],
                 share: if rng.bool() { Share::Weight(rng.u16(..)) } else { Share::Rate(Level(rng.u16(..))) },
             });
-            return Some(if rng.u8(..4) == 0 { Entry::Gone(endpoint) } else { Entry::Judged(endpoint, verdicts) });
+            let end = Time(rng.u64(1..1 << 40) * 1_000_000);
+            let last = Last { verdicts, ramp_until: rng.bool().then_some(end) };
+            return Some(if rng.u8(..4) == 0 { Entry::Gone(endpoint) } else { Entry::Judged(endpoint, last) });
         }
         let kind = rng.u8(..100);
         if kind < 8 {

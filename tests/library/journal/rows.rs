@@ -4,9 +4,10 @@ use fastrand::Rng;
 use gwm::{
     coordinator::Time,
     journal::{Date, Entry, Epoch, Member, Row, Store, StoreError, text},
-    sasp::{Endpoint, Health, LbFlags},
+    judgement::{Last, Share, Verdict},
+    sasp::{Endpoint, EntryFlags, Health, LbFlags},
 };
-use redb::{Database, TableDefinition, backends::InMemoryBackend};
+use redb::{Database, ReadableTable, TableDefinition, backends::InMemoryBackend};
 
 use super::{
     disk::Disk,
@@ -120,6 +121,29 @@ fn a_file_of_another_version_is_refused() {
 }
 
 #[test]
+fn a_file_of_the_version_before_is_read() {
+    let disk = Disk::default();
+    let mut store = Store::open_on(disk.clone()).expect("an empty disk");
+    let verdicts = [Verdict { flags: EntryFlags::CONTACT, share: Share::Weight(7) }; 4];
+    let endpoint = Endpoint::new([10, 0, 0, 1].into(), 6, 80);
+    let judged = Entry::Judged(endpoint, Last { verdicts, ramp_until: None });
+    store.apply([&judged], Epoch::default(), Date(1)).expect("the disk works");
+    drop(store);
+    let version = TableDefinition::<&str, u64>::new("numbers");
+    tamper(&disk, |transaction| {
+        transaction.open_table(version).expect("the table").insert("version", 2).expect("the row");
+    });
+    let mut store = Store::open_on(disk.clone()).expect("the version before");
+    assert_eq!(rows(&store, Epoch::default()), [Row::Verdicts { endpoint, verdicts, ramp_until: None }]);
+    store.apply([&judged], Epoch::default(), Date(2)).expect("the disk works");
+    drop(store);
+    tamper(&disk, |transaction| {
+        let table = transaction.open_table(version).expect("the table");
+        assert_eq!(table.get("version").expect("the row").map(|version| version.value()), Some(3));
+    });
+}
+
+#[test]
 fn a_file_of_another_program_is_refused() {
     let disk = Disk::default();
     tamper(&disk, |transaction| {
@@ -184,10 +208,10 @@ fn the_mark_that_etcd_lacks_something_is_kept() {
     drop(store);
     let mut store = open();
     assert!(!store.is_ahead());
-    store.start(false).expect("the disk works");
+    store.begin(&[], Epoch::default(), false).expect("the disk works");
     assert!(!store.is_ahead());
     // Without a fleet, nobody tells etcd.
-    store.start(true).expect("the disk works");
+    store.begin(&[], Epoch::default(), true).expect("the disk works");
     drop(store);
     assert!(open().is_ahead());
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use gwm::{
-    judgement::{Judgement, Policy, Share, WatchId},
+    judgement::{Earlier, Judgement, Policy, Share, WatchId},
     monitor::{
         Outcome, Reason,
         outcome::Report,
@@ -84,11 +84,16 @@ impl Rig {
     }
 
     pub(crate) fn watch(&mut self, index: u32) {
+        self.watch_after(index, None);
+    }
+
+    /// Watches an endpoint that an earlier process has left so.
+    pub(crate) fn watch_after(&mut self, index: u32, earlier: Option<Earlier>) {
         self.generation += 1;
         let watch = WatchId { index, generation: self.generation };
         self.watches.insert(index, watch);
         self.said.remove(&index);
-        self.table.watch(self.now, watch, endpoint(index));
+        self.table.watch(self.now, watch, endpoint(index), earlier);
     }
 
     pub(crate) fn unwatch(&mut self, index: u32) {

@@ -3,7 +3,7 @@
 use std::{cell::Cell, sync::Arc, time::Duration};
 
 use gwm::{
-    judgement::{Level, Policy, Share},
+    judgement::{Earlier, Level, Policy, Share},
     monitor::{
         Outcome, Reason,
         outcome::{Administration, AgentWeight, Load, Report},
@@ -268,6 +268,52 @@ fn old_reports_are_forgotten_where_other_checks_go_on() {
     let half = Report { weight: Some(AgentWeight::Percent(50)), ..Report::default() };
     assert_eq!(step(Some(half), 3), ((true, true, Weight(50)), (true, true, Weight(50))));
     assert_eq!(step(None, 185), ((true, false, Weight(100)), (true, true, Weight(100))));
+}
+
+/// Slow starts that an earlier process has begun, and members that it left down.
+#[test]
+fn a_slow_start_of_an_earlier_process_goes_on() {
+    let tuning = Tuning { slow_start: SECOND * 10, ..Tuning::default() };
+    let begin = |earlier| {
+        let mut rig = Rig::new(roster(Monitor::auto()), MonitorSettings { tuning, ..settings() }, 1);
+        rig.watch_after(0, Some(earlier));
+        rig
+    };
+    let weight = |rig: &Rig| match rig.auto() {
+        Some((true, true, Weight(weight))) => weight,
+        other => panic!("{other:?}"),
+    };
+    // 4 s are left of 10 s.
+    let now = begin(Earlier { down: false, ramp_until: None }).now;
+    let mut rig = begin(Earlier { down: false, ramp_until: Some(now + SECOND * 4) });
+    rig.run(SECOND + SLACK, |_, _| pass());
+    assert!((60..=72).contains(&weight(&rig)), "{}", weight(&rig));
+    assert_eq!(rig.said[&0].ramp_until, Some(now + SECOND * 4));
+    rig.run(SECOND * 4, |_, _| pass());
+    assert_eq!((weight(&rig), rig.said[&0].ramp_until), (100, None));
+
+    // This process's slow start is shorter than what is left.
+    let mut rig = begin(Earlier { down: false, ramp_until: Some(now + SECOND * 3600) });
+    rig.run(SECOND + SLACK, |_, _| pass());
+    assert!((1..=12).contains(&weight(&rig)), "{}", weight(&rig));
+    rig.run(SECOND * 10, |_, _| pass());
+    assert_eq!(weight(&rig), 100);
+
+    // A member that was down is down, without three failures in a row.
+    let mut rig = begin(Earlier { down: true, ramp_until: None });
+    rig.run(SECOND + SLACK, |_, _| refuse());
+    assert_eq!(rig.auto(), DOWN, "said by this process");
+    assert!(rig.said[&0].turn.is_none(), "it is no news");
+    // It comes up after two checks, and begins slowly.
+    rig.run(SECOND * 3, |_, _| pass());
+    assert!((1..=31).contains(&weight(&rig)), "{}", weight(&rig));
+    assert!(rig.said[&0].ramp_until.is_some());
+
+    // Without an earlier process, there is no slow start.
+    let mut rig = Rig::new(roster(Monitor::auto()), MonitorSettings { tuning, ..settings() }, 1);
+    rig.watch(0);
+    rig.run(SECOND + SLACK, |_, _| pass());
+    assert_eq!(rig.auto(), UP);
 }
 
 fn http() -> Roster {

@@ -99,7 +99,7 @@ fn run(case: &Case, panic_time: Duration, seed: u64) -> Vec<Told> {
         }
         while coordinator.has_watch_orders() {
             for order in coordinator.take_watch_orders() {
-                table.watch(now, order.watch, order.endpoint.expect("nothing is deregistered"));
+                table.watch(now, order.watch, order.endpoint.expect("nothing is deregistered"), None);
             }
         }
         table.poll(now);

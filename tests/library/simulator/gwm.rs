@@ -126,7 +126,7 @@ impl Gwm {
         while self.coordinator.has_watch_orders() {
             for order in self.coordinator.take_watch_orders() {
                 match order.endpoint {
-                    Some(endpoint) => self.table.watch(now, order.watch, endpoint),
+                    Some(endpoint) => self.table.watch(now, order.watch, endpoint, order.earlier),
                     None => self.table.unwatch(order.watch),
                 }
             }

@@ -1,61 +1,12 @@
 //! A real systemd as process 1 of a container: `systemctl restart web` and `stop web` lose no request, with the units of
 //! gwm-agent(8): an agent for each service, or one for all.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::path::Path;
 
 use crate::{
     connect::real::installed,
-    harness::{command, until},
+    container::{self, GWM, unit, write},
 };
-
-/// Makes a root of its own over the machine's, and becomes systemd. Arguments: the test's folder, the binary's folder.
-const CONTAINER: &str = r#"
-set -e
-mount --make-rprivate /
-mount -t tmpfs tmpfs /mnt
-mkdir /mnt/upper /mnt/work /mnt/root
-mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
-cd /mnt/root
-mount -t proc proc proc
-mount -t sysfs sysfs sys
-mount -t cgroup2 cgroup2 sys/fs/cgroup
-mount -t tmpfs tmpfs run
-mount --rbind /dev dev
-mkdir run/shared run/gwm run/old
-mount --bind "$1" run/shared
-mount --bind "$2" run/gwm
-cp -r run/shared/units/. etc/systemd/system/
-ip link set lo up
-pivot_root . run/old
-cd /
-umount -l /run/old
-exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=gwm-test /lib/systemd/systemd --unit=gwm-test.target --log-target=null
-"#;
-
-/// A control group for the container, then its namespaces. Arguments: as above, and the script.
-const OUTER: &str = r#"
-set -e
-mount --make-rprivate /
-mount -t tmpfs tmpfs /mnt
-mkdir /mnt/cgroup
-mount -t cgroup2 cgroup2 /mnt/cgroup
-group=/mnt/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/gwm-systemd-$$
-mkdir -p "$group"
-clean() {
-    for try in 1 2 3 4 5 6 7 8 9 10; do
-        find "$group" -depth -type d -exec rmdir {} + 2>/dev/null && break
-        sleep 0.2
-    done
-}
-trap clean EXIT
-sh -c 'echo $$ > "$1/cgroup.procs" && exec unshare --cgroup --pid --net --ipc --uts --mount --fork --kill-child sh -c "$2" sh "$3" "$4"' \
-    sh "$group" "$3" "$1" "$2"
-"#;
 
 /// Restarts and stops services under load, and writes what came of it. Arguments: of each service, the unit of its agent
 /// and its name there.
@@ -134,29 +85,6 @@ backend web
  server s2 127.0.0.1:9002
 ";
 
-/// The test's folder; removed when this value is dropped.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn write(folder: &Path, name: &str, text: &str) {
-    let path = folder.join(name);
-    fs::create_dir_all(path.parent().expect("a folder")).expect("a new folder");
-    fs::write(path, text).expect("a new file");
-}
-
-fn unit(folder: &Path, name: &str, unit: &str, service: &str) {
-    let text = format!("[Unit]\nDefaultDependencies=no\n{unit}\n[Service]\n{service}\n");
-    write(folder, &format!("units/{name}.service"), &text);
-}
-
-/// The binary, in the container.
-const GWM: &str = "/run/gwm/gwm";
-
 #[test]
 fn systemctl_restart_and_stop_lose_no_request() {
     let units = |path: &Path| {
@@ -196,72 +124,31 @@ fn with_one_agent_for_all_services_systemctl_restart_and_stop_lose_no_request() 
 
 /// Runs the driver with these units of agents and these arguments; `None` where that is not possible. No request fails.
 fn in_systemd(agents: impl FnOnce(&Path), services: &str) -> Option<serde_json::Value> {
-    let systemd = Path::new("/lib/systemd/systemd");
-    if !installed("haproxy", "haproxy") || !systemd.exists() {
-        eprintln!("left out: systemd or HAProxy is missing");
+    if !installed("haproxy", "haproxy") {
         return None;
     }
-    let namespaces = Command::new("unshare").args(["--mount", "--pid", "--cgroup", "--fork", "true"]).status();
-    if !namespaces.is_ok_and(|status| status.success()) {
-        eprintln!("left out: this needs namespaces of its own (root)");
-        return None;
-    }
-    let python = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().expect("python3");
-    let python = String::from_utf8_lossy(&python.stdout).trim().to_owned();
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let name = format!("systemd-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let folder = Folder(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
-    let path = &folder.0;
-    write(path, "server.py", SERVER);
-    write(path, "driver.py", DRIVER);
-    write(path, "haproxy.cfg", HAPROXY);
-    let checks = "--probe tcp --probe-interval 100ms --probe-timeout 2s --slow-start 0s --push-window 10ms";
-    unit(path, "gwm", "", &format!("LimitMEMLOCK=infinity\nExecStart={GWM} serve --shards 1 {checks}"));
-    unit(path, "haproxy", "", "ExecStart=/usr/sbin/haproxy -W -db -f /run/shared/haproxy.cfg");
-    unit(
-        path,
-        "connector",
-        "After=gwm.service",
-        &format!(
-            "Restart=always\nExecStart={GWM} connect --uid LB1 --trust --retry 1s haproxy --socket /run/haproxy.sock"
-        ),
-    );
-    unit(path, "web@", "", &format!("ExecStart={python} /run/shared/server.py 900%i"));
-    agents(path);
-    unit(path, "driver", "", &format!("ExecStart={python} /run/shared/driver.py {services}"));
     let wants = "gwm.service haproxy.service connector.service web@1.service web@2.service driver.service";
-    write(path, "units/gwm-test.target", &format!("[Unit]\nDefaultDependencies=no\nWants={wants}\n"));
-    let binary = command(&[]);
-    let binary = Path::new(binary.get_program()).parent().expect("a folder");
-    let mut container = Command::new("unshare")
-        .args(["--mount", "sh", "-c", OUTER, "sh"])
-        .args([path, binary])
-        .arg(CONTAINER)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("unshare is there");
-    let result = path.join("result");
-    until("the driver has a result", || result.exists() || container.try_wait().is_ok_and(|status| status.is_some()));
-    // Its children end with `unshare`, which is the shell's child.
-    let id = container.id();
-    let text = fs::read_to_string(&result);
-    end(id);
-    let output = container.wait_with_output().expect("it ends");
-    let text = text.unwrap_or_else(|_| panic!("no result: {}", String::from_utf8_lossy(&output.stderr)));
-    let result: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let result = container::run(wants, |path| {
+        let python = container::python();
+        write(path, "server.py", SERVER);
+        write(path, "driver.py", DRIVER);
+        write(path, "haproxy.cfg", HAPROXY);
+        let checks = "--probe tcp --probe-interval 100ms --probe-timeout 2s --slow-start 0s --push-window 10ms";
+        unit(path, "gwm", "", &format!("LimitMEMLOCK=infinity\nExecStart={GWM} serve --shards 1 {checks}"));
+        unit(path, "haproxy", "", "ExecStart=/usr/sbin/haproxy -W -db -f /run/shared/haproxy.cfg");
+        unit(
+            path,
+            "connector",
+            "After=gwm.service",
+            &format!(
+                "Restart=always\nExecStart={GWM} connect --uid LB1 --trust --retry 1s haproxy --socket /run/haproxy.sock"
+            ),
+        );
+        unit(path, "web@", "", &format!("ExecStart={python} /run/shared/server.py 900%i"));
+        agents(path);
+        unit(path, "driver", "", &format!("ExecStart={python} /run/shared/driver.py {services}"));
+    })?;
     assert_eq!(result["failed"], serde_json::json!([]), "{result}");
     assert!(result["asked"].as_u64().is_some_and(|asked| asked > 100), "{result}");
     Some(result)
-}
-
-/// Kills the child of the shell: `unshare`, with the whole container.
-fn end(shell: u32) {
-    let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap_or_default();
-    for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
-        if let Some(child) = rustix::process::Pid::from_raw(child) {
-            let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
-        }
-    }
 }

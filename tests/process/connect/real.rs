@@ -38,6 +38,11 @@ impl Running {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Running(child.unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
 }
 
 impl Drop for Running {
@@ -64,7 +69,7 @@ impl Namespace {
 
     /// The process that holds it.
     pub(crate) fn id(&self) -> u32 {
-        self.0.0.id()
+        self.0.id()
     }
 
     /// Runs `ip` in it.

@@ -1,6 +1,11 @@
 //! State on disk: a restart and a crash forget nothing that was acknowledged, and a state that can not be used is refused.
 
+#[cfg(feature = "admin")]
+mod filesystem;
+mod heirs;
 mod kills;
+mod stall;
+mod systemd;
 mod takeover;
 
 use std::{
@@ -102,6 +107,21 @@ fn the_hold_time_goes_on_after_a_restart() {
 }
 
 #[test]
+fn a_load_balancer_that_does_not_come_back_is_forgotten_though_the_daemon_restarts() {
+    let directory = Directory::new();
+    let daemon = directory.start(&[]);
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, "LB1", "web", &[A]), ReturnCode::SUCCESSFUL);
+    kill(daemon);
+    // From the first start on the hold time is a date; the next start does not give another one.
+    kill(directory.start(&["--hold-time", "1ms"]));
+    let daemon = directory.start(&["--hold-time", "1h"]);
+    until("the load balancer is forgotten", || {
+        daemon.connect().register(MEMBER, "LB1", "web", &[B]) == ReturnCode::LB_NOT_CONTACTED
+    });
+}
+
+#[test]
 fn a_second_daemon_on_a_directory_is_refused() {
     let directory = Directory::new();
     let daemon = directory.start(&[]);
@@ -174,6 +194,46 @@ fn what_checks_found_counts_until_the_first_checks_of_the_new_process() {
     let daemon = directory.start(&[&checked[..], &["1h"]].concat());
     assert_eq!(daemon.connect().get_weights("LB1", &["web"]), expected);
     daemon.wait_for_log(&["state on disk", "verdicts=2"]);
+}
+
+#[test]
+fn a_slow_start_is_neither_skipped_nor_begun_anew() {
+    use std::net::{SocketAddr, TcpListener};
+    let directory = Directory::new();
+    let listen = |address: SocketAddr| {
+        let listener = TcpListener::bind(address).expect("the port is free");
+        listener.set_nonblocking(true).expect("a socket option");
+        listener
+    };
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (a, b) = (listen(loopback), listen(loopback));
+    let [a_at, b_at] = [&a, &b].map(|listener| listener.local_addr().expect("an address"));
+    let flags = ["--probe", "tcp", "--probe-interval", "20ms", "--slow-start", "1h", "--panic-percent", "100"];
+    let daemon = directory.start(&flags);
+    let mut lb = daemon.connect();
+    let [a_name, b_name] = [a_at, b_at].map(|address| address.to_string());
+    assert_eq!(lb.register(LB, "LB1", "web", &[&a_name, &b_name]), ReturnCode::SUCCESSFUL);
+    let shown = |a: &str, b: &str| format!("LB1/web [{a_name} 00/{a}, {b_name} 00/{b}]");
+    until("both are up", || lb.get_weights("LB1", &["web"]) == shown("0D/100", "0D/100"));
+    drop((a, b));
+    until("both are down", || lb.get_weights("LB1", &["web"]) == shown("0C/0", "0C/0"));
+    let a = listen(a_at);
+    until("one has come up", || lb.get_weights("LB1", &["web"]) == shown("0D/1", "0C/0"));
+    daemon.stop();
+    while a.accept().is_ok() {}
+
+    // The other one comes up while no daemon looks: its slow start begins when one sees that.
+    let b = listen(b_at);
+    let daemon = directory.start(&flags);
+    let mut lb = daemon.connect();
+    let mut checks = [0, 0];
+    until("both are checked again and again", || {
+        for (count, listener) in checks.iter_mut().zip([&a, &b]) {
+            *count += std::iter::from_fn(|| listener.accept().ok()).count();
+        }
+        checks.iter().all(|count| *count >= 10)
+    });
+    assert_eq!(lb.get_weights("LB1", &["web"]), shown("0D/1", "0D/1"));
 }
 
 #[cfg(feature = "admin")]
@@ -251,7 +311,7 @@ fn a_state_is_exported_imported_and_checked() {
     let lines = text(&exported.stdout);
     let lines: Vec<&str> = lines.lines().collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
-    assert_eq!(lines[0], r#"{"kind":"gwm_state","version":2}"#);
+    assert_eq!(lines[0], r#"{"kind":"gwm_state","version":3}"#);
     assert!(lines[1].starts_with(r#"{"kind":"load_balancer","uid":"LB1","health":127,"flags":2"#), "{}", lines[1]);
     assert_eq!(
         lines[2],
@@ -284,4 +344,13 @@ fn a_state_is_exported_imported_and_checked() {
     }
     let nowhere = Directory::new();
     assert_eq!(state("check", &nowhere, b"").status.code(), Some(1));
+    // An empty file stays one.
+    fs::create_dir(nowhere.path()).expect("a new directory");
+    fs::write(nowhere.file(), "").expect("a new file");
+    for command in ["check", "export"] {
+        let output = state(command, &nowhere, b"");
+        assert!(text(&output.stderr).contains("no state: the file is empty"), "{}", text(&output.stderr));
+    }
+    assert_eq!(fs::metadata(nowhere.file()).expect("the file").len(), 0);
+    nowhere.start(&[]).wait_for_log(&["WARN", "is an empty file: the state begins empty"]);
 }

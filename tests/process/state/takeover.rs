@@ -114,10 +114,10 @@ fn ask_once(address: SocketAddr, lb: &str, seen: &Seen) {
 }
 
 /// A process that is nobody's child any more; killed at the end.
-struct Orphan(Pid);
+pub(super) struct Orphan(Pid);
 
 impl Orphan {
-    fn new(id: i32) -> Orphan {
+    pub(super) fn new(id: i32) -> Orphan {
         Orphan(Pid::from_raw(id).expect("a process"))
     }
 
@@ -132,8 +132,16 @@ impl Drop for Orphan {
     }
 }
 
+/// The process that a line of the log says is to take over: the nth such line.
+pub(super) fn new_id(log: &str, nth: usize) -> i32 {
+    let mut lines = log.lines().filter(|line| line.contains("is to take over"));
+    let line = lines.nth(nth).expect("such a line");
+    let id = line.split("SIGUSR2: process ").nth(1).and_then(|rest| rest.split(' ').next());
+    id.and_then(|id| id.parse().ok()).expect("a process id")
+}
+
 /// The reply to Get Weights, byte for byte.
-fn weights(address: SocketAddr, lb: &str) -> Vec<u8> {
+pub(super) fn weights(address: SocketAddr, lb: &str) -> Vec<u8> {
     Peer::connect(address).ask(&wire::get_weights(7, &[(lb, "")]))
 }
 
@@ -203,12 +211,6 @@ fn sigusr2_starts_a_process_that_takes_over() {
     first.wait_for_log(&["SIGUSR2: process ", " is to take over"]);
     assert!(first.wait().success());
     // The second process writes its log to the same pipe.
-    let new_id = |log: &str, nth: usize| -> i32 {
-        let mut lines = log.lines().filter(|line| line.contains("is to take over"));
-        let line = lines.nth(nth).expect("such a line");
-        let id = line.split("SIGUSR2: process ").nth(1).and_then(|rest| rest.split(' ').next());
-        id.and_then(|id| id.parse().ok()).expect("a process id")
-    };
     let second = Orphan::new(new_id(&first.log(), 0));
     assert_eq!(weights(address, "LB1"), before);
     kill_process(second.0, Signal::USR2).expect("the second process lives");
