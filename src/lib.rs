@@ -24,14 +24,15 @@
 //! | [`agent_checks`] | what agent-checks of load balancers ask; weights → answers | `sasp` | yes |
 //! | [`metrics`] | one table of all metrics; counters that other threads read |  | no |
 //! | [`notify`] | what systemd hears |  | no |
+//! | [`netlink`] | questions to the kernel by netlink |  | no |
 //! | [`files`] | TOML files that a person writes: reading, and the line of a mistake |  | no |
 //! | [`tls`] | certificates and keys from files; TLS settings for the server, for checks and for clients | `roster`, `access` | no |
 //! | [`client`] | a blocking SASP client for load balancers and members; groups as text | `limits`, `sasp`, `files` | no |
 //! | [`config`] | flags and files → validated settings | `limits`, `sasp`, `network`, `pattern`, `judgement`, `roster`, `access`, `coordinator`, `files`, `tls` | no |
 //! | [`web`] | HTTP for admin sides: listeners, who may ask, TLS, answers, metrics as text | `limits`, `sasp`, `access`, `metrics`, `config` | no |
 //! | [`admin`] | requests of operators → questions; answers → JSON, metrics, events | `limits`, `time`, `sasp`, `judgement`, `monitor`, `coordinator`, `web` | no |
-//! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `time`, `throttle`, `sasp`, `pattern`, `files`, `client`, `metrics`, `web` | no |
-//! | [`agent`] | the member's side: services of a host stay registered, and leave without a lost request | `limits`, `time`, `sasp`, `metrics`, `notify`, `files`, `client`, `web` | no |
+//! | [`connect`] | connectors: real load balancers that use the weights | `limits`, `time`, `throttle`, `sasp`, `pattern`, `netlink`, `files`, `client`, `metrics`, `web` | no |
+//! | [`agent`] | the member's side: services of a host stay registered, and leave without a lost request | `limits`, `time`, `sasp`, `metrics`, `notify`, `netlink`, `files`, `client`, `web` | no |
 //! | [`runtime`] | sockets, cores, clocks; only this module names glommio | `limits`, `time`, `throttle`, `sasp`, `session`, `network`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `takeover`, `journal`, `fleet`, `agent_checks`, `tls`, `metrics`, `notify`, `config`, `web`, `admin` | no |
 //! | [`cli`] | one file a command | `limits`, `sasp`, `pattern`, `journal`, `tls`, `client`, `config`, `web`, `connect`, `agent`, `runtime` | no |
 //! | [`fuzz`] | entry points for fuzzers; the test suite runs them too | `limits`, `time`, `sasp`, `session`, `judgement`, `roster`, `access`, `monitor`, `coordinator`, `takeover`, `journal`, `fleet`, `agent_checks`, `client`, `config`, `admin`, `connect`, `agent`, `cli` | no |
@@ -71,6 +72,8 @@ pub mod limits;
 pub mod metrics;
 #[cfg(feature = "daemon")]
 pub mod monitor;
+#[cfg(feature = "daemon")]
+pub mod netlink;
 pub mod network;
 #[cfg(feature = "daemon")]
 pub mod notify;

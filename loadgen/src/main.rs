@@ -66,6 +66,8 @@ enum Command {
     Stalled(workload::stalled::Stalled),
     /// Load balancers only stay: memory of connections and memberships
     Idle(workload::idle::Idle),
+    /// An agent keeps one service registered, and nothing happens: memory and CPU of the agent
+    Agent(workload::agent::Agent),
     /// A connector follows the GWM and commands a played load balancer: from a change of weights to their use
     Connect(workload::connect::Connect),
     /// The machine's limit alone: a workload's bytes from bare loops
@@ -112,6 +114,7 @@ fn main() -> ExitCode {
         Command::Watch(watch) => workload::run(&watch, &watch.common, Side::Server),
         Command::Stalled(stalled) => workload::run(&stalled, &stalled.common, Side::Server),
         Command::Idle(idle) => workload::run(&idle, &idle.common, Side::Server),
+        Command::Agent(agent) => workload::run(&agent, &agent.common, Side::Server),
         Command::Connect(connect) => workload::run(&connect, &connect.common, Side::Server),
         Command::Floor(Floor::Fanout(fanout)) => workload::run(&fanout, &fanout.common, Side::Floor),
         Command::Floor(Floor::Propagate(propagate)) => workload::run(&propagate, &propagate.common, Side::Floor),

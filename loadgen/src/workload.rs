@@ -1,5 +1,6 @@
 //! The workloads, one file each, and how each is run: a server's run, the floor's run, and so on in turn.
 
+pub(crate) mod agent;
 mod agents;
 pub(crate) mod churn;
 pub(crate) mod connect;

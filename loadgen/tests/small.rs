@@ -274,6 +274,15 @@ fn idle_tells_memory() {
     assert!(metrics.contains_key("anonymous memory per membership"));
 }
 
+#[test]
+fn agent_tells_memory_and_cpu() {
+    for asked in ["", "--asked"] {
+        let metrics = metrics(&run(&format!("agent {asked} --settle 10ms --duration 300ms")), "server");
+        assert!(metrics["memory, resident"] > metrics["memory, anonymous"]);
+        assert!(metrics.contains_key("CPU in a second, gwm-check-1"), "{metrics:?}");
+    }
+}
+
 /// Each pair is a run under the load, and the same without an admin side.
 #[test]
 fn fanout_under_load_of_the_admin_side() {

@@ -103,7 +103,7 @@ impl MemberGiven {
 
 /// Several values, or one.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "a text or a list of texts")]
+#[serde(untagged, expecting = "write a text or a list of texts")]
 enum Several {
     One(String),
     Many(Vec<String>),
@@ -111,7 +111,7 @@ enum Several {
 
 /// A member may be a port alone.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "a member (\"10.0.0.1:80\"), a port, or a list of them")]
+#[serde(untagged, expecting = "write a member (\"10.0.0.1:80\"), a port from 1 to 65535, or a list of them")]
 enum SeveralMembers {
     Port(u16),
     One(String),
@@ -119,7 +119,7 @@ enum SeveralMembers {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "a member (\"10.0.0.1:80\") or a port")]
+#[serde(untagged, expecting = "write a member (\"10.0.0.1:80\") or a port from 1 to 65535")]
 enum OneMember {
     Port(u16),
     Text(String),
@@ -127,7 +127,7 @@ enum OneMember {
 
 /// A number, or one of the forms with a name.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "a number from 0 to 255, \"file:PATH\", \"exec:COMMAND\" or \"pressure\"")]
+#[serde(untagged, expecting = "write a number from 0 to 255, \"file:PATH\", \"exec:COMMAND\" or \"pressure\"")]
 enum FileOpaque {
     Number(u8),
     Text(String),

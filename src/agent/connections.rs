@@ -15,24 +15,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    io::Errno,
-    net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect,
-        netlink::{SOCK_DIAG, SocketAddrNetlink},
-        recv, send, socket_with,
-        sockopt::{Timeout, set_socket_timeout},
-    },
-};
+use rustix::net::{AddressFamily, netlink::SOCK_DIAG};
 
-/// How long the kernel may take for one datagram.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The longest datagram: the kernel sends at most 32 KiB at a time.
-const DATAGRAM_BYTES: usize = 32 << 10;
-
-/// The most datagrams of one answer: some millions of sockets.
-const DATAGRAMS: usize = 1 << 16;
+use crate::netlink::Socket;
 
 /// The most bytes of `/proc/net/tcp`: over a million sockets.
 const PROC_BYTES: u64 = 256 << 20;
@@ -144,31 +129,13 @@ pub fn count(wanted: &[Wanted]) -> io::Result<Vec<Open>> {
 }
 
 fn by_netlink(wanted: &[Wanted]) -> io::Result<Vec<Open>> {
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(SOCK_DIAG))?;
-    connect(&socket, &SocketAddrNetlink::new(0, 0))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(TIMEOUT))?;
-    let mut buffer = vec![0; DATAGRAM_BYTES];
+    let mut socket = Socket::open(SOCK_DIAG)?;
     let mut count = Count::new(wanted);
     // The kernel can leave out all ports but one.
     let port = count.ports.keys().next().copied().filter(|_| count.ports.len() == 1);
     let info = wanted.iter().any(|one| !one.idle_after.is_zero());
     for family in [AddressFamily::INET, AddressFamily::INET6] {
-        send(&socket, &question(family, port, info), SendFlags::empty())?;
-        let mut datagrams = 0;
-        loop {
-            let length = match recv(&socket, &mut buffer[..], RecvFlags::empty()) {
-                Ok((_, length)) => length.min(DATAGRAM_BYTES),
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            datagrams += 1;
-            if read_answer(buffer.get(..length).unwrap_or_default(), &mut count)? {
-                break;
-            }
-            if datagrams > DATAGRAMS {
-                return Err(io::Error::other("the answer has too many parts"));
-            }
-        }
+        socket.ask(&question(family, port, info), |datagram| read_answer(datagram, &mut count))?;
     }
     Ok(count.found)
 }
@@ -306,6 +273,7 @@ mod tests {
     use std::{
         io::Write,
         net::{TcpListener, TcpStream},
+        time::Instant,
     };
 
     use super::*;
@@ -328,10 +296,20 @@ mod tests {
                 let wanted = wanted(places, Duration::ZERO);
                 (by_netlink(&wanted).unwrap()[0].all, by_proc(&wanted).unwrap()[0].all)
             };
-            assert_eq!(both(&[place]), (0, 0), "{listen}");
+            // On a busy machine a client is connected a moment before the service's side is: until then the kernel moves
+            // the connection from one list to another, and a look at both finds it never or twice.
+            let settles = |expected: u64| {
+                let begin = Instant::now();
+                let mut found = both(&[place]);
+                while found != (expected, expected) {
+                    assert!(begin.elapsed() < Duration::from_secs(60), "{listen}: {found:?} instead of {expected}");
+                    found = both(&[place]);
+                }
+            };
+            settles(0);
             let (one, two) = (TcpStream::connect(place).unwrap(), TcpStream::connect(place).unwrap());
             let accepted = listener.accept().unwrap().0;
-            assert_eq!(both(&[place]), (2, 2), "one is accepted, one waits");
+            settles(2); // one is accepted, one waits
             assert_eq!(both(&[everywhere, place]), (2, 2));
             let other: SocketAddr = "127.0.0.2:1".parse().unwrap();
             assert_eq!(both(&[other]), (0, 0));
@@ -341,7 +319,7 @@ mod tests {
             drop(one);
             assert_eq!(both(&[place]), (2, 2), "this side has not closed");
             drop((two, accepted, listener));
-            assert_eq!(both(&[place]), (0, 0));
+            settles(0);
         }
     }
 
@@ -355,7 +333,7 @@ mod tests {
         let count = |idle_after| count(&wanted(&[place], idle_after)).unwrap()[0];
         let (moment, day) = (Duration::from_millis(1), Duration::from_secs(86_400));
         let idles = || {
-            let begin = std::time::Instant::now();
+            let begin = Instant::now();
             while count(moment).idle == 0 {
                 assert!(begin.elapsed() < Duration::from_secs(60), "it is never idle");
                 std::thread::sleep(moment);

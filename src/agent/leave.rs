@@ -26,10 +26,19 @@ pub(super) struct Departure {
     began: Instant,
     /// When the last service began to deregister.
     gone_at: Instant,
-    /// Nobody waits for connections any more.
-    hurried: bool,
+    /// Why nobody waits for connections any more.
+    hurry: Option<Hurry>,
     /// The services end with this agent, whoever else keeps them registered.
     all: bool,
+}
+
+/// Why connections are not waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hurry {
+    /// Someone wants the agent to end now.
+    Asked,
+    /// The service has ended, and its connections with it.
+    Ended,
 }
 
 struct Leaver {
@@ -57,12 +66,12 @@ impl Departure {
         };
         let services = services.iter().map(leaver).collect();
         let now = Instant::now();
-        Departure { services, began: now, gone_at: now, hurried: false, all }
+        Departure { services, began: now, gone_at: now, hurry: None, all }
     }
 
     /// Deregisters all services without a wait for their connections.
-    pub(super) fn hurry(&mut self) {
-        self.hurried = true;
+    pub(super) fn hurry(&mut self, why: Hurry) {
+        self.hurry.get_or_insert(why);
     }
 
     /// Looks at each service; whether all have left.
@@ -82,12 +91,13 @@ impl Departure {
             // A service that is registered nowhere gets no work through this agent. One that has not answered yet may be
             // registered: an earlier life of this agent did so.
             let idle = told && !registered;
-            if !(self.hurried || idle || drained.is_some()) {
+            if self.hurry.is_none() && !idle && drained.is_none() {
                 continue;
             }
             let seconds = (drain.lasts(now).as_secs_f64() * 10.0).round() / 10.0;
             let name = &service.settings.name;
             match (drained, open) {
+                _ if self.hurry == Some(Hurry::Ended) => {} // that it has ended was logged
                 _ if idle => tracing::info!(service = name, "it is registered nowhere"),
                 (Some(Drained::Empty), Some(Open { idle: idle @ 1.., .. })) => {
                     tracing::info!(service = name, seconds, idle, "its connections are gone or idle");

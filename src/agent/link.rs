@@ -20,6 +20,7 @@ use super::{
     claims::{self, Claims},
     machine::{Machine, Step},
     membership::{Membership, News, Request, Timing, Wish, Words},
+    pulse::{Pulse, Pulses},
     service::{AtGwm, Bell, Checked, Leaving, Service, State},
     services::{self, Key, List, Services},
     settings::ServiceSettings,
@@ -35,6 +36,10 @@ const MOMENT: Duration = Duration::from_millis(1);
 
 /// The longest sleep; anything else wakes the thread earlier.
 const SLEEP: Duration = Duration::from_secs(3600);
+
+/// How long the system may take to find the address of a GWM's name: resolv.conf(5) has five seconds for a try, and some
+/// tries.
+const NAME_TIME: Duration = Duration::from_secs(60);
 
 /// Where a membership is.
 struct Place {
@@ -92,6 +97,7 @@ struct Link {
     wake: Arc<OwnedFd>,
     /// The bell has rung since the services were looked at last.
     rung: Arc<AtomicBool>,
+    pulse: Pulse,
     began: Instant,
 }
 
@@ -103,7 +109,9 @@ pub(super) fn start(
     claims: &Arc<Claims>,
     timing: Timing,
     bell: &Bell,
+    pulses: &Pulses,
 ) -> io::Result<()> {
+    let name = format!("gwm-link-{at}");
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let rung = Arc::new(AtomicBool::new(true));
     let (ring, heard) = (Arc::clone(&wake), Arc::clone(&rung));
@@ -128,9 +136,10 @@ pub(super) fn start(
         told: None,
         wake,
         rung,
+        pulse: pulses.add(&name),
         began: Instant::now(),
     };
-    thread::Builder::new().name(format!("gwm-link-{at}")).stack_size(STACK_BYTES).spawn(move || link.run())?;
+    thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || link.run())?;
     Ok(())
 }
 
@@ -239,7 +248,9 @@ impl Link {
     }
 
     fn connect(&mut self) {
-        match self.targets.get(self.at).connect() {
+        let target = self.targets.get(self.at);
+        self.pulse.works(NAME_TIME + target.timeout);
+        match target.connect() {
             Ok(client) => {
                 self.client = Some(client);
                 self.machine.connected();
@@ -253,16 +264,20 @@ impl Link {
         let now = self.now();
         self.machine.lost(now, random());
         let text = error.to_string();
+        let retry_seconds = (self.machine.connects_in(now).as_secs_f64() * 10.0).round() / 10.0;
         if self.told.as_ref() != Some(&text) {
-            let retry_seconds = (self.machine.connects_in(now).as_secs_f64() * 10.0).round() / 10.0;
             tracing::warn!(retry_seconds, "{text}");
             self.told = Some(text);
+        } else {
+            tracing::debug!(retry_seconds, "{text}");
         }
         self.publish();
     }
 
     fn ask(&mut self, at: usize, request: Request) {
         let (Some(client), Some(place)) = (&mut self.client, self.places.get(at)) else { return };
+        // To send, and to get the answer.
+        self.pulse.works(2 * self.targets.get(self.at).timeout);
         let label = &self.services[place.service].settings.label;
         match exchange(client, place, label, request) {
             Ok(code) => {
@@ -277,7 +292,9 @@ impl Link {
                 match news {
                     Some(news) => self.tell(at, news),
                     None => {
-                        tracing::debug!(member = %self.places[at].member, ?request, code = code.0, "the GWM confirms")
+                        let is_refused = !matches!(code, ReturnCode::SUCCESSFUL | ReturnCode::ALREADY_REGISTERED);
+                        let what = if is_refused { "the GWM refuses again" } else { "the GWM confirms" };
+                        tracing::debug!(member = %self.places[at].member, ?request, code = code.0, "{what}");
                     }
                 }
             }
@@ -328,7 +345,7 @@ impl Link {
 
     /// Waits for the time, a change of a service, or a byte or the end of the session.
     fn wait(&mut self, until: Option<Time>) {
-        let left = until.map_or(SLEEP, |until| until.since(self.now()).min(SLEEP));
+        let left = self.pulse.sleeps(until.map_or(SLEEP, |until| until.since(self.now()).min(SLEEP)));
         if self.client.as_ref().is_some_and(|client| client.socket().is_none()) {
             return self.listen(left); // no transport of `Target` is so
         }

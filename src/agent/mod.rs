@@ -21,6 +21,8 @@
 //! | `link` | the thread that speaks with one GWM |
 //! | `connections` | how many connections a service has |
 //! | `drain`, `leave` | when a service that leaves may be deregistered |
+//! | `pulse` | whether the threads go on |
+//! | `pages` | pages of the binary that only the start has used |
 //! | `control` | the socket for `gwm agent status`, `quiesce`, `resume` |
 //! | [`load`] | how each service is: CPU, memory, pressure, requests |
 //! | [`answers`] | what is told to those who ask |
@@ -41,6 +43,8 @@ pub mod load;
 pub mod machine;
 pub mod membership;
 pub mod opaque;
+pub mod pages;
+pub mod pulse;
 pub mod quiesced;
 pub mod service;
 pub mod services;

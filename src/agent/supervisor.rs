@@ -13,7 +13,7 @@ use std::{
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
@@ -27,9 +27,11 @@ use super::{
     children::{Children, shell_status},
     claims::Claims,
     control,
-    leave::{self, Departure},
+    leave::{self, Departure, Hurry},
     link::{self, Targets},
     membership::Timing,
+    pages::Pages,
+    pulse::Pulses,
     quiesced::Store,
     service::{Bell, Checked, Leaving, Service, State},
     services::{Plan, Services},
@@ -70,6 +72,9 @@ const LOCKS_EVERY: Duration = Duration::from_millis(100);
 /// Sleeps of the main thread when nothing is to be done.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// From something that happened to the return of the pages that only this has used.
+const PAGES_AFTER: Duration = Duration::from_secs(10);
+
 enum Event {
     Signal(i32),
     /// Something about a service has changed.
@@ -91,6 +96,10 @@ struct Agent {
     events: Receiver<Event>,
     changed: Arc<AtomicBool>,
     notifier: Notifier,
+    pulses: Arc<Pulses>,
+    pages: Pages,
+    /// When pages are given back next.
+    pages_at: Option<Instant>,
     is_ready: bool,
     /// The service that was started, while it lives.
     child: Option<Pid>,
@@ -108,6 +117,10 @@ struct Agent {
 
 /// Runs the agent to its end; gives the exit status.
 pub fn run(settings: Settings) -> io::Result<u8> {
+    // No thread of the agent has begun.
+    let pages = Pages::find();
+    let notifier = Notifier::from_environment();
+    let pulses = Arc::new(Pulses::new(notifier.watchdog));
     let (sender, events) = mpsc::channel();
     // First of all: a signal before this would end the process at once.
     start_signals(sender.clone())?;
@@ -130,14 +143,17 @@ pub fn run(settings: Settings) -> io::Result<u8> {
             "--run-dir {directory}: {error}: `gwm agent status`, `quiesce` and `resume` do not find this agent"
         );
     });
-    let answers = Answers::start(&services.all(), &settings.http_listen, settings.load_interval)?;
+    let answers = Answers::start(&services.all(), &settings.http_listen, settings.load_interval, &pulses)?;
     let children = Arc::new(Children::default());
     let targets = Arc::new(Targets::new(settings.gwms));
     for at in 0..gwms {
-        link::start(&targets, at, &services, &claims, settings.timing, &bell)?;
+        link::start(&targets, at, &services, &claims, settings.timing, &bell, &pulses)?;
     }
     let mut agent = Agent {
-        notifier: Notifier::from_environment(),
+        notifier,
+        pulses,
+        pages,
+        pages_at: Some(Instant::now() + PAGES_AFTER),
         is_ready: false,
         child: None,
         departures: Vec::new(),
@@ -240,13 +256,29 @@ impl Agent {
                 true if self.claims.waits() => LOCKS_EVERY,
                 true => IDLE,
             };
-            let wait = self.notifier.watchdog.map_or(look, |watchdog| watchdog.min(look));
+            let look = self.notifier.watchdog.map_or(look, |watchdog| watchdog.min(look));
+            let now = Instant::now();
+            let wait = self.pages_at.map_or(look, |at| at.saturating_duration_since(now).min(look));
+            let mut happened = true;
             match self.events.recv_timeout(wait) {
                 Ok(Event::Signal(signal)) => self.signal(signal),
                 Ok(Event::Changed) => self.changed.store(false, Ordering::Release),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => happened = false,
                 Err(RecvTimeoutError::Disconnected) => return 1, // the threads that send do not end
             }
+            self.give_pages_back(happened);
+        }
+    }
+
+    /// Gives pages back that only the start, or something that happened, has used; a while after that, once.
+    fn give_pages_back(&mut self, happened: bool) {
+        let now = Instant::now();
+        if happened {
+            self.pages_at.get_or_insert(now + PAGES_AFTER);
+        }
+        if self.pages_at.is_some_and(|at| at <= now) {
+            self.pages_at = None;
+            self.pages.give_back();
         }
     }
 
@@ -274,7 +306,7 @@ impl Agent {
 
     fn watch(&mut self, service: &Arc<Service>) -> io::Result<()> {
         self.watchers += 1;
-        watch::start(Arc::clone(service), Arc::clone(&self.children), self.watchers)
+        watch::start(Arc::clone(service), Arc::clone(&self.children), &self.pulses, self.watchers)
     }
 
     fn signal(&mut self, signal: i32) {
@@ -365,7 +397,7 @@ impl Agent {
             self.stop_child();
         } else if self.leaves {
             tracing::info!("{name} again: connections are not waited for");
-            self.departures.iter_mut().for_each(Departure::hurry);
+            self.departures.iter_mut().for_each(|departure| departure.hurry(Hurry::Asked));
         } else {
             tracing::info!("{name}: the services leave");
             self.stop = Some(signal);
@@ -407,13 +439,22 @@ impl Agent {
         if !self.leaves {
             self.depart();
         }
-        self.departures.iter_mut().for_each(Departure::hurry);
+        self.departures.iter_mut().for_each(|departure| departure.hurry(Hurry::Ended));
+    }
+
+    /// Systemd hears that the agent lives while all of its threads go on.
+    fn tell_watchdog(&self) {
+        if self.notifier.watchdog.is_none() {
+            return;
+        }
+        match self.pulses.late() {
+            None => self.notifier.alive(),
+            Some(thread) => tracing::error!("{thread} hangs: systemd is not told that the agent lives"),
+        }
     }
 
     fn tell_systemd(&mut self) {
-        if self.notifier.watchdog.is_some() {
-            self.notifier.alive();
-        }
+        self.tell_watchdog();
         let has_answered = |state: &State| state.checked != Checked::Starting;
         // A service that this agent started has started when it answers, and never if it ended before.
         let services = self.services.all();

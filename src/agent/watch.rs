@@ -12,6 +12,7 @@ use super::{
     children::Children,
     load::kernel::{Identity, Place},
     opaque::Opaque,
+    pulse::{Pulse, Pulses},
     service::{Checked, Leaving, Service},
 };
 
@@ -22,13 +23,15 @@ const OPAQUE_EVERY: Duration = Duration::from_secs(5);
 const STACK_BYTES: usize = 256 << 10;
 
 /// Starts the thread. It ends when the service leaves.
-pub(super) fn start(service: Arc<Service>, children: Arc<Children>, number: usize) -> io::Result<()> {
-    let thread = thread::Builder::new().name(format!("gwm-check-{number}")).stack_size(STACK_BYTES);
-    thread.spawn(move || run(&service, &children))?;
+pub(super) fn start(service: Arc<Service>, children: Arc<Children>, pulses: &Pulses, number: usize) -> io::Result<()> {
+    let name = format!("gwm-check-{number}");
+    let pulse = pulses.add(&name);
+    let thread = thread::Builder::new().name(name).stack_size(STACK_BYTES);
+    thread.spawn(move || run(&service, &children, &pulse))?;
     Ok(())
 }
 
-fn run(service: &Service, children: &Children) {
+fn run(service: &Service, children: &Children, pulse: &Pulse) {
     let check = &service.settings.check;
     let places = service.settings.places();
     let mut streak = Streak::new(service.with(|state| state.checked == Checked::Up));
@@ -37,6 +40,8 @@ fn run(service: &Service, children: &Children) {
     service.set_watcher(thread::current());
     // A service that leaves is not checked: the connections of its checks would be counted.
     while service.with(|state| state.leaving == Leaving::No) {
+        // Two commands, each of which may have to be killed.
+        pulse.works(4 * check.timeout);
         if Instant::now() >= opaque_due {
             read_opaque(service, children, &mut told_opaque);
             opaque_due = Instant::now() + OPAQUE_EVERY;
@@ -55,7 +60,9 @@ fn run(service: &Service, children: &Children) {
         take(service, &mut streak, result);
         // A service that starts is awaited.
         let starting = service.with(|state| state.checked == Checked::Starting || state.resumes);
-        thread::park_timeout(if starting { check.interval / 4 } else { check.interval });
+        let pause = if starting { check.interval / 4 } else { check.interval };
+        pulse.works(pause);
+        thread::park_timeout(pause);
     }
 }
 

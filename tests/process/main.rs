@@ -25,6 +25,7 @@ mod demo;
 mod fake_gwm;
 #[cfg(feature = "fleet")]
 mod fleet;
+mod hang;
 mod haproxy;
 mod harness;
 mod manual;

@@ -46,6 +46,7 @@ use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 use self::server::{Listener, Role, Server, Site, Told};
 use super::{
     load::sampler::{self, Board, Watched},
+    pulse::Pulses,
     service::Service,
 };
 
@@ -54,6 +55,7 @@ pub struct Answers {
     http: Vec<SocketAddr>,
     /// From one reading to the next.
     interval: Duration,
+    pulses: Arc<Pulses>,
     /// `None` if nobody can ask.
     running: Option<Running>,
 }
@@ -73,8 +75,13 @@ type Sockets = Vec<(Key, Listener)>;
 
 impl Answers {
     /// Starts the threads, if anyone can ask. Readings are taken so far apart.
-    pub fn start(services: &[Arc<Service>], http: &[SocketAddr], interval: Duration) -> io::Result<Answers> {
-        let mut answers = Answers { http: http.to_vec(), interval, running: None };
+    pub fn start(
+        services: &[Arc<Service>],
+        http: &[SocketAddr],
+        interval: Duration,
+        pulses: &Arc<Pulses>,
+    ) -> io::Result<Answers> {
+        let mut answers = Answers { http: http.to_vec(), interval, pulses: Arc::clone(pulses), running: None };
         answers.change(services)?;
         Ok(answers)
     }
@@ -102,7 +109,8 @@ impl Answers {
                 process: Box::new(move || of.process()),
             }
         };
-        let (site, load) = (Arc::new(site), sampler::start(services.iter().map(watched).collect(), &board)?);
+        let site = Arc::new(site);
+        let load = sampler::start(services.iter().map(watched).collect(), &board, self.pulses.add("load"))?;
         self.running = Some(match self.running.take() {
             Some(before) => {
                 // Its thread ends by itself; a page that it reads may take a second.
@@ -111,7 +119,7 @@ impl Answers {
                 Running { sockets, site, load, server: before.server }
             }
             None => {
-                let server = Server::start(listeners, Arc::clone(&site))?;
+                let server = Server::start(listeners, Arc::clone(&site), self.pulses.add("answers"))?;
                 Running { sockets, site, load, server }
             }
         });
@@ -130,7 +138,13 @@ impl Answers {
             let key = (role == Role::Http, address, name.filter(|_| address.port() == 0).cloned());
             let known = self.running.iter().flat_map(|running| &running.sockets).find(|(known, _)| *known == key);
             let flag = if role == Role::Http { "--http-listen" } else { "--agent-listen" };
-            let failed = |error: io::Error| io::Error::new(error.kind(), format!("{flag} {address}: {error}"));
+            let failed = |error: io::Error| {
+                // Only ports take a right.
+                let right = "a port under 1024 takes the capability CAP_NET_BIND_SERVICE";
+                let hint =
+                    if error.kind() == io::ErrorKind::PermissionDenied { format!(": {right}") } else { String::new() };
+                io::Error::new(error.kind(), format!("{flag} {address}: {error}{hint}"))
+            };
             let socket = match known {
                 Some((_, socket)) => socket.again(role).map_err(failed)?,
                 None => {

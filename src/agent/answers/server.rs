@@ -23,7 +23,7 @@ use super::{
     words::{self, Form, Report},
 };
 use crate::{
-    agent::{load::sampler::Board, service::Service},
+    agent::{load::sampler::Board, pulse::Pulse, service::Service},
     limits,
 };
 
@@ -39,6 +39,9 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// The pause after an error of `accept`, as when there is no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest sleep; anything else wakes the thread earlier.
+const SLEEP: Duration = Duration::from_secs(3600);
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -270,7 +273,7 @@ enum Order {
 
 impl Server {
     /// Starts the thread.
-    pub fn start(listeners: Vec<Listener>, site: Arc<Site>) -> io::Result<Server> {
+    pub fn start(listeners: Vec<Listener>, site: Arc<Site>, pulse: Pulse) -> io::Result<Server> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let order = Arc::default();
         let (woken, orders): (_, Arc<Mutex<Option<Order>>>) = (Arc::clone(&wake), Arc::clone(&order));
@@ -278,7 +281,7 @@ impl Server {
         let handle = std::thread::Builder::new()
             .name("answers".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || while answering.turn(&woken, &orders) {})?;
+            .spawn(move || while answering.turn(&woken, &orders, &pulse) {})?;
         Ok(Server { handle, wake, order })
     }
 
@@ -328,19 +331,17 @@ struct Loop {
 
 impl Loop {
     /// Waits for news and does what they ask for; false at the end.
-    fn turn(&mut self, wake: &OwnedFd, order: &Mutex<Option<Order>>) -> bool {
+    fn turn(&mut self, wake: &OwnedFd, order: &Mutex<Option<Order>>, pulse: &Pulse) -> bool {
         let now = Instant::now();
         self.paused_until = self.paused_until.filter(|until| *until > now);
         let next = self.connections.iter().map(|connection| connection.ends_at).chain(self.paused_until).min();
-        let timeout = next.map(|at| {
-            let wait = at.saturating_duration_since(now);
-            Timespec::try_from(wait).expect("a wait is some seconds long")
-        });
+        let wait = pulse.sleeps(next.map_or(SLEEP, |at| at.saturating_duration_since(now).min(SLEEP)));
+        let timeout = Timespec::try_from(wait).expect("a wait is an hour at most");
         let listens = if self.paused_until.is_some() { PollFlags::empty() } else { PollFlags::IN };
         let mut polled = vec![PollFd::new(wake, PollFlags::IN)];
         polled.extend(self.listeners.iter().map(|one| PollFd::from_borrowed_fd(one.listener.as_fd(), listens)));
         polled.extend(self.connections.iter().map(|one| PollFd::from_borrowed_fd(one.stream.as_fd(), one.waits_for())));
-        match poll(&mut polled, timeout.as_ref()) {
+        match poll(&mut polled, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             // The kernel has no memory, for example.
             Err(_) => std::thread::sleep(ACCEPT_PAUSE),

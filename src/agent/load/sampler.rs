@@ -18,6 +18,7 @@ use super::{
     page::{self, Wanted},
     requests::{Counts, Requests},
 };
+use crate::agent::pulse::Pulse;
 
 /// The stack of the thread.
 const STACK_BYTES: usize = 256 << 10;
@@ -238,16 +239,21 @@ pub struct Watched {
 }
 
 /// Starts the thread, which takes readings until [`Board::stop`]. `board` has a row for each of `services`.
-pub fn start(services: Vec<Watched>, board: &Arc<Board>) -> io::Result<JoinHandle<()>> {
+pub fn start(services: Vec<Watched>, board: &Arc<Board>, pulse: Pulse) -> io::Result<JoinHandle<()>> {
     let board = Arc::clone(board);
-    std::thread::Builder::new().name("load".into()).stack_size(STACK_BYTES).spawn(move || run(services, &board))
+    std::thread::Builder::new().name("load".into()).stack_size(STACK_BYTES).spawn(move || run(services, &board, &pulse))
 }
 
-fn run(services: Vec<Watched>, board: &Board) {
+fn run(services: Vec<Watched>, board: &Board, pulse: &Pulse) {
     let mut samplers: Vec<Sampler> = services.iter().map(|service| Sampler::new(service.settings.clone())).collect();
     let mut wait = Duration::ZERO;
     let mut is_first = true;
-    while board.sleep(wait) {
+    loop {
+        // A round after the sleep.
+        pulse.works(wait + board.interval.max(PAGE_TIMEOUT));
+        if !board.sleep(wait) {
+            return;
+        }
         let begin = Instant::now();
         for (at, (service, sampler)) in services.iter().zip(&mut samplers).enumerate() {
             if board.ends() {
@@ -291,6 +297,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::agent::pulse::Pulses;
 
     #[test]
     fn a_page_gives_rates_and_its_absence_a_reason() {
@@ -347,7 +354,7 @@ mod tests {
             settings: Settings::default(),
             process: Box::new(|| Some(std::process::id())),
         };
-        let thread = start(vec![watched], &board).unwrap();
+        let thread = start(vec![watched], &board, Pulses::new(None).add("load")).unwrap();
         let begin = Instant::now();
         while board.figures(0).is_none_or(|figures| figures.cpu.is_none()) {
             assert!(begin.elapsed() < Duration::from_secs(60), "no figures");

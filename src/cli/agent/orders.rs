@@ -91,7 +91,7 @@ pub(super) fn status(args: StatusArgs) -> Result<(), Failure> {
             write!(out, " ({})", service.reason)?;
         }
         if let Some(connections) = service.connections {
-            write!(out, ", {connections} connections")?;
+            write!(out, ", {connections} connection{}", if connections == 1 { "" } else { "s" })?;
         }
         if let Some(idle @ 1..) = service.idle_connections {
             write!(out, " ({idle} idle)")?;

@@ -92,7 +92,7 @@ fn a_started_service_is_drained_before_it_gets_the_signal_and_its_status_is_the_
         let address = server.address;
         move || get(address, "/1.5")
     });
-    until("the request is there", || directory.tell(&["status"]).is_ok_and(|text| text.contains("1 connections")));
+    until("the request is there", || directory.tell(&["status"]).is_ok_and(|text| text.contains("1 connection")));
     agent.signal(Signal::TERM);
     until_listed(&mut lb, &format!("LB1/web [{member} 00/03/0]"));
     assert!(!server.said().contains("signal"));

@@ -2,6 +2,7 @@
 //! own; how evenly they come back is tested in simulated time, beside the machine.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -39,7 +40,7 @@ struct Agent {
 impl Agent {
     fn new(number: usize) -> Agent {
         let second = Duration::from_secs(1);
-        let timing = Timing { first_wait: second / 2, retry: second * 3, refresh: second * 30 };
+        let timing = Timing { first_wait: second / 2, retry: second * 3, refresh: second * 3600 };
         let [_, _, high, low] = (number as u32).to_be_bytes();
         Agent {
             machine: Machine::new(timing, [false]),
@@ -48,12 +49,13 @@ impl Agent {
         }
     }
 
-    /// Does what is to be done now.
-    fn step(&mut self, now: Time, gwm: &str) {
+    /// Does what is to be done now; the number of its requests.
+    fn step(&mut self, now: Time, gwm: &str) -> usize {
+        let mut requests = 0;
         self.machine.wish(now, 0, Wish::Stay(Words::default()));
         loop {
             match self.machine.next(now) {
-                Step::Wait(_) => return,
+                Step::Wait(_) => return requests,
                 Step::Connect => match Client::connect(gwm, PATIENCE) {
                     Ok(client) => {
                         self.client = Some(client);
@@ -63,6 +65,7 @@ impl Agent {
                 },
                 Step::Ask(_, request) => {
                     assert_eq!(request, Request::Register);
+                    requests += 1;
                     let group = GroupData { lb_uid: b"LB1", name: b"web" };
                     let member = MemberData { endpoint: self.member, label: b"" };
                     let client = self.client.as_mut().expect("it is connected");
@@ -105,9 +108,12 @@ fn two_thousand_agents_are_registered_again_after_a_restart_of_the_gwm() {
     let now = || Time::default() + began.elapsed();
     let (stop, restarts) = (AtomicBool::new(false), AtomicUsize::new(0));
     let registered = Mutex::new(0);
+    // Requests in each second after the kill: for people, as a busy machine shifts them.
+    let (asked, killed_at) = (Mutex::new(BTreeMap::new()), Mutex::new(began));
     thread::scope(|scope| {
         for share in 0..THREADS {
             let (stop, restarts, listen, registered) = (&stop, &restarts, &listen, &registered);
+            let (asked, killed_at) = (&asked, &killed_at);
             scope.spawn(move || {
                 let mut agents: Vec<_> = (share..AGENTS).step_by(THREADS).map(Agent::new).collect();
                 let mut seen = 0;
@@ -116,7 +122,11 @@ fn two_thousand_agents_are_registered_again_after_a_restart_of_the_gwm() {
                         seen += 1;
                         agents.iter_mut().for_each(|agent| agent.lose(now()));
                     }
-                    agents.iter_mut().for_each(|agent| agent.step(now(), listen));
+                    let requests: usize = agents.iter_mut().map(|agent| agent.step(now(), listen)).sum();
+                    if seen > 0 && requests > 0 {
+                        let second = killed_at.lock().unwrap().elapsed().as_secs();
+                        *asked.lock().unwrap().entry(second).or_insert(0) += requests;
+                    }
                     thread::sleep(Duration::from_millis(5)); // between two looks at all agents
                 }
                 let known = agents.iter().filter(|agent| agent.machine.memberships()[0].is_registered()).count();
@@ -128,10 +138,15 @@ fn two_thousand_agents_are_registered_again_after_a_restart_of_the_gwm() {
             daemon.signal(Signal::KILL);
             daemon.wait();
         }
+        *killed_at.lock().unwrap() = Instant::now();
         restarts.store(1, Ordering::Relaxed);
         listed(daemon.insert(start()));
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(*registered.lock().unwrap(), AGENTS);
+    let asked = asked.into_inner().unwrap();
+    eprintln!("requests in each second after the kill: {asked:?}");
+    // Each agent comes back by one request, or by two if it comes before the load balancer: nobody asks again and again.
+    assert!((AGENTS..=2 * AGENTS).contains(&asked.values().sum()), "{asked:?}");
     daemon.expect("it was started again").stop();
 }

@@ -63,7 +63,7 @@ fn a_service_is_registered_when_it_answers_and_leaves_when_its_connections_are_g
     agent.signal(Signal::TERM);
     until_listed(&mut lb, &labelled("2A/03/0"));
     until("a connection is counted", || {
-        directory.tell(&["status"]).is_ok_and(|text| text.starts_with("web: drain, 1 connections"))
+        directory.tell(&["status"]).is_ok_and(|text| text.starts_with("web: drain, 1 connection"))
     });
     drop(client);
     assert!(agent.wait().success());
@@ -158,7 +158,7 @@ fn an_agent_that_was_started_again_drains_what_has_not_answered_it_yet() {
     agent.signal(Signal::TERM);
     until_listed(&mut lb, &entry(place, "00/03/0"));
     until("a connection is counted", || {
-        directory.tell(&["status"]).is_ok_and(|text| text.starts_with("web: drain, 1 connections"))
+        directory.tell(&["status"]).is_ok_and(|text| text.starts_with("web: drain, 1 connection"))
     });
     drop(client);
     assert!(agent.wait().success());

@@ -6,17 +6,21 @@ mod farm;
 mod fleet;
 mod hand;
 mod idle;
+mod kills;
 mod life;
+mod memory;
 mod overload;
 mod reload;
 mod systemd;
+mod unprivileged;
+mod watchdog;
 
 use std::{
     env, fs,
     io::{self, Read},
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    process::{Child, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
@@ -57,6 +61,20 @@ impl Drop for RunDirectory {
     }
 }
 
+/// The arguments of an agent for the group `web` of `LB1`, with short waits and these flags.
+fn arguments<'a>(directory: &'a RunDirectory, flags: &[&'a str]) -> Vec<&'a str> {
+    let short = ["--retry", "1s", "--refresh", "1s", "--quiesce-time", "300ms", "--check-interval", "100ms"];
+    let mut arguments = vec!["agent", "--run-dir", directory.path(), "--log-level", "debug"];
+    for pair in short.chunks(2).filter(|pair| !flags.contains(&pair[0])) {
+        arguments.extend(pair);
+    }
+    if !flags.contains(&"--config") {
+        arguments.extend(["--lb", "LB1", "--group", "web"]);
+    }
+    arguments.extend(flags);
+    arguments
+}
+
 /// `gwm agent`, killed when this value is dropped.
 pub(crate) struct Agent {
     child: Child,
@@ -66,16 +84,18 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts `gwm agent` for the group `web` of `LB1`, with short waits and these flags.
     pub(crate) fn start(directory: &RunDirectory, flags: &[&str]) -> Agent {
-        let short = ["--retry", "1s", "--refresh", "1s", "--quiesce-time", "300ms", "--check-interval", "100ms"];
-        let mut arguments = vec!["agent", "--run-dir", directory.path(), "--log-level", "debug"];
-        for pair in short.chunks(2).filter(|pair| !flags.contains(&pair[0])) {
-            arguments.extend(pair);
-        }
-        if !flags.contains(&"--config") {
-            arguments.extend(["--lb", "LB1", "--group", "web"]);
-        }
-        arguments.extend(flags);
-        let mut child = command(&arguments).stdout(Stdio::null()).spawn().expect("the binary starts");
+        Agent::start_in(directory, flags, &[])
+    }
+
+    /// As [`Agent::start`], with these variables.
+    fn start_in(directory: &RunDirectory, flags: &[&str], environment: &[(&str, String)]) -> Agent {
+        let mut agent = command(&arguments(directory, flags));
+        agent.envs(environment.iter().map(|(name, value)| (name, value)));
+        Agent::spawn(agent)
+    }
+
+    fn spawn(mut agent: Command) -> Agent {
+        let mut child = agent.stdout(Stdio::null()).spawn().expect("the binary starts");
         let mut stderr = child.stderr.take().expect("stderr is piped");
         let log = Arc::new(Mutex::new(String::new()));
         let shared = Arc::clone(&log);
@@ -88,11 +108,21 @@ impl Agent {
         Agent { child, log }
     }
 
+    /// Its process.
+    fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The memory of its own, in KiB: not the pages of its binary, which all processes of this binary share.
     pub(crate) fn own_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
-        let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("a process has memory");
-        line.split_whitespace().nth(1).and_then(|figure| figure.parse().ok()).expect("a figure in KiB")
+        self.kib("RssAnon")
+    }
+
+    /// A figure of `/proc/PID/status`, in KiB.
+    fn kib(&self, figure: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(figure)?.strip_prefix(':')).expect("such a figure");
+        line.split_whitespace().next().and_then(|figure| figure.parse().ok()).expect("a figure in KiB")
     }
 
     /// Its log so far.

@@ -56,7 +56,7 @@ fn services_come_and_change_and_leave_well() {
     agent.signal(Signal::HUP);
     agent.wait_for_log(&["SIGHUP: the files are read again", "services=2 new=2 leave=1"]);
     until("the connection is waited for", || {
-        directory.tell(&["status"]).is_ok_and(|text| text.contains("api: drain, 1 connections"))
+        directory.tell(&["status"]).is_ok_and(|text| text.contains("api: drain, 1 connection"))
     });
     until("the new one is registered", || listed(&mut lb).contains(&format!("LB1/dns [{dns} 00/01/100]")));
     let shown = listed(&mut lb);

@@ -1,31 +1,22 @@
 //! What systemd hears of the daemon, and that a thread that hangs is not kept from it.
 
 use std::{
-    fs,
     io::{BufRead, BufReader},
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram},
     },
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{PATIENCE, Permit, command, until};
-
-/// Stops one thread of a process for as long as its own stdin is open.
-const STOP_THREAD: &str = r#"
-import ctypes, sys
-SEIZE, INTERRUPT = 0x4206, 0x4207
-ptrace = ctypes.CDLL(None).ptrace
-thread = int(sys.argv[1])
-if ptrace(SEIZE, thread, None, None) == 0 and ptrace(INTERRUPT, thread, None, None) == 0:
-    print("stopped", flush=True)
-    sys.stdin.read()
-"#;
+use crate::{
+    hang::Stopped,
+    harness::{PATIENCE, Permit, command, until},
+};
 
 /// A daemon whose unit wants to hear at least every 4 s that it lives, so that it looks each second.
 struct Unit {
@@ -93,15 +84,6 @@ impl Unit {
         kill_process(id, signal).expect("the daemon runs");
     }
 
-    /// The thread with this name.
-    fn thread(&self, name: &str) -> String {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the daemon runs");
-        let mut tasks = tasks.map(|task| task.expect("an entry").path());
-        let named = |task: &std::path::PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|is| is.trim() == name);
-        let task = tasks.find(named).expect("a thread of this name");
-        task.file_name().expect("a number").to_string_lossy().into_owned()
-    }
-
     fn complaints(&self, of: &str) -> usize {
         let log = self.log.lock().expect("no panic under the lock");
         log.lines().filter(|line| line.contains(of) && line.contains("systemd is not told that gwm lives")).count()
@@ -129,25 +111,13 @@ fn a_thread_that_hangs_silences_the_daemon() {
     for (thread, named) in [("coordinator", "the coordinator"), ("shard-0", "shard 0")] {
         let unit = Unit::start(thread);
         unit.hear_until("WATCHDOG=1");
-        let mut stopper = Command::new("python3")
-            .args(["-c", STOP_THREAD, &unit.thread(thread)])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 is there");
-        let mut told = BufReader::new(stopper.stdout.take().expect("stdout is piped"));
-        if told.read_line(&mut String::new()).is_ok_and(|length| length == 0) {
-            eprintln!("left out: this needs the right to trace a process");
-            let _ = stopper.wait();
-            return;
-        }
+        let Some(stopped) = Stopped::new(unit.child.id(), thread) else { return };
         until("the daemon says what hangs", || unit.complaints(named) > 0);
         unit.heard();
         let before = unit.complaints(named);
         until("it says so at each look", || unit.complaints(named) >= before + 4);
         assert_eq!(unit.heard(), [""; 0], "nothing is said for as long as systemd waits");
-        drop(stopper.stdin.take());
-        stopper.wait().expect("the thread goes on");
+        drop(stopped);
         unit.hear_until("WATCHDOG=1");
     }
 }
