@@ -422,10 +422,12 @@ fn all(
     Ok(found)
 }
 
-/// The address of the interface that leads to a GWM: what the kernel would send from.
-pub fn own_address(gwm: &str) -> io::Result<IpAddr> {
+/// The address of the interface that leads to a GWM: what the kernel would send from. The error is why there is none, in one
+/// line.
+pub fn own_address(gwm: &str) -> Result<IpAddr, String> {
+    let unresolved = |error: io::Error| format!("the name of the GWM {gwm} does not resolve: {error}");
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for to in gwm.to_socket_addrs()? {
+    for to in gwm.to_socket_addrs().map_err(unresolved)? {
         let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         // Nothing is sent.
         let found = UdpSocket::bind((any, 0)).and_then(|socket| {
@@ -437,7 +439,7 @@ pub fn own_address(gwm: &str) -> io::Result<IpAddr> {
             Err(error) => last = error,
         }
     }
-    Err(last)
+    Err(format!("no interface leads to the GWM {gwm}: {last}"))
 }
 
 #[cfg(test)]

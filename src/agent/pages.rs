@@ -1,6 +1,6 @@
 //! Gives pages of the binary and its libraries back to the kernel that only the agent's start has used: reading flags and
-//! files takes most of the binary, and the work afterwards a small part of it. Measured on x86-64: 10.8 MB resident after
-//! the start, 8.7 of them pages of files; see "The agent" in PERF.md for what is left. A page that is used again comes from
+//! files takes most of the binary, and the work afterwards a small part of it. Measured on x86-64: 11.1 MB resident after
+//! the start, 9.0 of them pages of files; see "The agent" in PERF.md for what is left. A page that is used again comes from
 //! the kernel's cache of files.
 #![allow(unsafe_code)]
 

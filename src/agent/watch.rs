@@ -37,6 +37,8 @@ fn run(service: &Service, children: &Children, pulse: &Pulse) {
     let mut streak = Streak::new(service.with(|state| state.checked == Checked::Up));
     let mut opaque_due = Instant::now();
     let mut told_opaque = None;
+    // Failed checks of a service that has not answered yet.
+    let mut failed = 0_u32;
     service.set_watcher(thread::current());
     // A service that leaves is not checked: the connections of its checks would be counted.
     while service.with(|state| state.leaving == Leaving::No) {
@@ -56,6 +58,17 @@ fn run(service: &Service, children: &Children, pulse: &Pulse) {
         }
         if resumes && result.is_ok() {
             service.order(|state| state.resumes = false);
+        }
+        if result.is_err() && service.with(|state| state.checked == Checked::Starting) {
+            failed = failed.saturating_add(1);
+        }
+        if failed == check.fall
+            && let Err(fault) = &result
+        {
+            // Once; a service that is started now needs a moment.
+            failed = failed.saturating_add(1);
+            let name = &service.settings.name;
+            tracing::warn!(service = name, "it does not answer yet: {fault}: it is registered when it answers");
         }
         take(service, &mut streak, result);
         // A service that starts is awaited.

@@ -275,16 +275,14 @@ fn own_address(gwms: &[String], once: bool) -> Result<IpAddr, String> {
         for gwm in gwms {
             match config::own_address(gwm) {
                 Ok(address) => return Ok(address),
-                Err(error) => {
-                    last = format!("no interface leads to the GWM {gwm}: {error}; or give --member ADDRESS:PORT")
-                }
+                Err(why) => last = format!("{why}: correct --gwm, or give --member ADDRESS:PORT"),
             }
         }
         if once {
             return Err(last);
         }
         if !std::mem::replace(&mut told, true) {
-            tracing::warn!("{last}; the agent waits for one");
+            tracing::warn!("{last}; the agent tries again");
         }
         thread::sleep(RETRY);
     }

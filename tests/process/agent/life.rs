@@ -34,6 +34,7 @@ fn a_service_is_registered_when_it_answers_and_leaves_when_its_connections_are_g
     let agent =
         Agent::start(&directory, &["--gwm", &gwm, "--member", &place, "--label", "w1", "--opaque-state", "0x2A"]);
     until("the agent is asked", || directory.tell(&["status"]).is_ok_and(|text| text.contains("starting (tcp")));
+    agent.wait_for_log(&["it does not answer yet: tcp: ", "connection refused: it is registered when it answers"]);
     assert_eq!(listed(&mut lb), "");
     serve(TcpListener::bind(member).unwrap());
     let labelled = |words: &str| entry(member, &format!("w1 {words}"));
