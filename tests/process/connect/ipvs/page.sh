@@ -17,4 +17,6 @@ echo '= printed: '
 cat /printed
 echo '= the end: of the page'
 cat /errors serve.log connect.log
+# What was written to the console is lost at once with the power. The test ends the machine earlier.
+sleep 100
 poweroff -f
