@@ -42,7 +42,7 @@ pub use pen::pen_answer;
 pub use session::session;
 pub use takeover::takeover_packet;
 #[cfg(feature = "xds")]
-pub use xds::{xds_poll, xds_stream};
+pub use xds::{xds_poll, xds_report, xds_stream};
 
 use crate::{
     access::Identity,

@@ -53,7 +53,10 @@ static CHANGED: Metric = Metric {
     unit: Some("seconds"),
     ..gauge("gwm_connect_last_change_timestamp_seconds", "When the load balancer took a step last, in Unix time.")
 };
-static OBSERVED: Metric = gauge("gwm_connect_observed", "1 if the load balancer told of its members just now.");
+static OBSERVED: Metric = gauge(
+    "gwm_connect_observed",
+    "1 if the load balancer told of its members, or of itself, just now; absent if there is nothing to observe.",
+);
 static CONNECTIONS: Metric =
     gauge("gwm_connect_member_connections", "Open connections of a member, as the load balancer tells.").each("member");
 static INACTIVE: Metric = gauge(
@@ -251,9 +254,11 @@ fn reading(told: &Told, observed: Option<&Observed>) -> Reading {
         (&APPLIES_FAILED, told.applies_failed),
         (&LOOKS, told.looks),
         (&LOOKS_FAILED, told.looks_failed),
-        (&OBSERVED, observed.is_some().into()),
     ] {
         add(metric, Vec::new(), Value::Number(value));
+    }
+    if observed.is_none_or(|observed| observed.nothing.is_none()) {
+        add(&OBSERVED, Vec::new(), Value::Number(observed.is_some().into()));
     }
     if let Some(since) = told.changed_at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()) {
         add(&CHANGED, Vec::new(), Value::Real(since.as_secs_f64()));
@@ -293,6 +298,8 @@ struct Document {
     look_fault: Option<String>,
     apply_fault: Option<String>,
     observe_fault: Option<String>,
+    /// Why there is nothing to observe, if so.
+    nothing_to_observe: Option<&'static str>,
     /// The steps that the load balancer refused last.
     refused: Vec<String>,
     changed_at: Option<String>,
@@ -398,6 +405,7 @@ fn document(told: &Told, observed: &Result<Observed, String>) -> Document {
         look_fault: told.look_fault.clone(),
         apply_fault: told.apply_fault.clone(),
         observe_fault: observed.as_ref().err().cloned(),
+        nothing_to_observe: observed.as_ref().ok().and_then(|observed| observed.nothing),
         refused: told.refused.clone(),
         changed_at: told.changed_at.map(|at| humantime::format_rfc3339_millis(at).to_string()),
         pools: told.pools.iter().map(pool).collect(),

@@ -65,5 +65,9 @@ pub static XDS_REFUSALS: Metric =
     counter("gwm_connect_xds_refusals_total", "Responses that clients refused (NACK), by the kind of resource.")
         .each("kind");
 
+/// Load reports.
+pub static XDS_REPORTS: Metric = counter("gwm_connect_xds_reports_total", "Load reports of clients.");
+
 /// All of them.
-pub static ALL: [&Metric; 6] = [&DNS_QUERIES, &DNS_OTHERS, &DNS_DROPPED, &XDS_STREAMS, &XDS_BEHIND, &XDS_REFUSALS];
+pub static ALL: [&Metric; 7] =
+    [&DNS_QUERIES, &DNS_OTHERS, &DNS_DROPPED, &XDS_STREAMS, &XDS_BEHIND, &XDS_REFUSALS, &XDS_REPORTS];

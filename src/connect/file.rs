@@ -135,6 +135,8 @@ impl FileConnector {
 impl Connector for FileConnector {
     type Step = Step;
 
+    const NOTHING_TO_OBSERVE: Option<&'static str> = Some("a file does not tell what its reader does with the members");
+
     fn look(&mut self) -> Result<Vec<Pool>, Fault> {
         self.present = match read(&self.settings.output) {
             Ok(text) => text,

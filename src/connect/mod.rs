@@ -57,6 +57,9 @@ pub trait Connector {
     /// One change of the real LB; its text is for a person: `web/s1: weight 256 -> 64`.
     type Step: fmt::Display;
 
+    /// Why the real LB can tell nothing of its members and of itself; `None`: [`Connector::observe`] asks it.
+    const NOTHING_TO_OBSERVE: Option<&'static str> = None;
+
     /// Looks at the real LB: what it balances now.
     fn look(&mut self) -> Result<Vec<Pool>, Fault>;
 
@@ -76,10 +79,9 @@ pub trait Connector {
         Ok(())
     }
 
-    /// What the real LB tells of its members, and of itself; empty if it can tell nothing. Called when someone asks the
-    /// admin side.
+    /// What the real LB tells of its members, and of itself. Called when someone asks the admin side.
     fn observe(&mut self) -> Result<Observed, Fault> {
-        Ok(Observed::default())
+        Ok(Observed { nothing: Self::NOTHING_TO_OBSERVE, ..Observed::default() })
     }
 }
 
@@ -131,6 +133,8 @@ pub struct WantedMember {
 /// What the real LB tells: shown, not used for weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
+    /// Why there is nothing to observe, if so.
+    pub nothing: Option<&'static str>,
     /// Of its members.
     pub members: Vec<Observation>,
     /// Of itself.

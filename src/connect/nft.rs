@@ -2,19 +2,28 @@
 //!
 //! All rules are in a table of their own, and are replaced in one transaction. Connections that exist keep their member:
 //! the kernel remembers where each of them goes. The kernel's rules themselves are compared with the wanted ones, so a
-//! change by others heals.
+//! change by others heals. Elements of sets count which member each connection got; the sets stay when rules change.
 
 mod command;
+mod counts;
 pub mod rules;
 mod slots;
 
-use std::{collections::HashSet, fmt, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use serde_json::Value;
 
-use self::command::Nft;
-use self::rules::{Present, Target, read};
-use super::{Applied, Connector, Fault, Pool, Wanted, WantedMember, scale::share};
+use self::{
+    command::Nft,
+    counts::Pair,
+    rules::{Present, Target, read},
+};
+use super::{Applied, Connector, Fault, Observation, Observed, Pool, Wanted, WantedMember, scale::share};
 use crate::{
     client::spec,
     sasp::{
@@ -81,6 +90,19 @@ impl Service {
         let (ip, port) = (member.ip(), if member.port == 0 { self.port } else { member.port });
         (ip.is_ipv4() == self.ip.is_ipv4() && [0, self.protocol].contains(&member.protocol)).then_some((ip, port))
     }
+
+    /// Connections of this service to this member.
+    fn pair(&self, member: Target) -> Pair {
+        Pair { protocol: self.protocol, service: (self.ip, self.port), member }
+    }
+
+    /// The members whose connections of this service are counted, with their numbers.
+    fn counts(&self, present: &Present) -> Vec<(Target, u64)> {
+        let least = self.pair((if self.ip.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0));
+        let of_service = present.counts.range(least..);
+        let same = |pair: &Pair| (pair.protocol, pair.service) == (least.protocol, least.service);
+        of_service.take_while(|(pair, _)| same(pair)).map(|(pair, count)| (pair.member, *count)).collect()
+    }
 }
 
 impl fmt::Display for Service {
@@ -95,6 +117,8 @@ impl fmt::Display for Service {
 pub struct Step {
     service: usize,
     rule: Value,
+    /// All members that the service can lead to, those without a slot too: their connections are counted.
+    members: BTreeSet<Target>,
     text: String,
 }
 
@@ -152,13 +176,19 @@ impl NftConnector {
                 Some(wanted) => {
                     let step = self.step(at, present, &wanted.members);
                     rules.push(step.rule.clone());
-                    steps.push((present != Some(&step.rule), step));
+                    let counted = service.counts(&self.present);
+                    let counts = counted.iter().map(|(member, _)| member).eq(&step.members);
+                    steps.push((present != Some(&step.rule) || !counts, step));
                 }
                 None => rules.extend(present.cloned()),
             }
         }
         let differ = steps.iter().any(|(differs, _)| *differs);
-        let all = !self.present.whole || !differ && rules != self.present.rules;
+        let own = self.settings.services.iter().map(|service| (service.protocol, (service.ip, service.port)));
+        let own: HashSet<(u8, Target)> = own.collect();
+        let is_own = |pair: &Pair| own.contains(&(pair.protocol, pair.service));
+        let strange = rules != self.present.rules || !self.present.counts.keys().all(is_own);
+        let all = !self.present.whole || !differ && strange;
         steps.into_iter().filter(|(differs, _)| all || *differs).map(|(_, step)| step).collect()
     }
 
@@ -196,7 +226,52 @@ impl NftConnector {
             true => format!("{service}: no member serves, so connections are rejected"),
             false => format!("{service}: {}", shares.join(", ")),
         };
-        Step { service: at, rule: rules::rule(service, self.settings.choose, &list), text }
+        let rule = rules::rule(service, self.settings.choose, &list);
+        Step { service: at, rule, members: targets.into_iter().collect(), text }
+    }
+
+    fn list(&self) -> Result<Present, Fault> {
+        let table = &self.settings.table;
+        match self.nft.run(&["-j", "list", "table", "inet", table], "")? {
+            Ok(listing) => read(&listing, table).map_err(|error| {
+                Fault::Answer(format!(
+                    "the listing of `{}` is not understood: {error}",
+                    self.settings.program.display()
+                ))
+            }),
+            // There is no such table yet.
+            Err(error) if error.contains("No such file or directory") => Ok(Present::default()),
+            Err(error) => Err(self.refused(&error)),
+        }
+    }
+
+    /// What the table tells of a pool's members: connections of all its services, and slots.
+    fn of_pool(&self, present: &Present, pool: &Pool) -> Vec<Observation> {
+        let mut observed: Vec<Observation> = Vec::new();
+        let mut places: HashMap<Endpoint, usize> = HashMap::new();
+        for service in self.settings.services.iter().filter(|service| service.group == pool.name) {
+            let mut endpoints: HashMap<Target, Endpoint> = HashMap::new();
+            for member in &pool.members {
+                if let Some(target) = service.target(member.endpoint) {
+                    endpoints.entry(target).or_insert(member.endpoint);
+                }
+            }
+            let mut slots: HashMap<Target, u64> = HashMap::new();
+            let rule = rules::of_service(&present.rules, service);
+            rule.map(rules::slots).into_iter().flatten().for_each(|target| *slots.entry(target).or_default() += 1);
+            for (target, count) in service.counts(present) {
+                let own = || Endpoint::new(target.0, service.protocol, target.1); // it registered itself
+                let endpoint = endpoints.get(&target).copied().unwrap_or_else(own);
+                let at = *places.entry(endpoint).or_insert(observed.len());
+                if at == observed.len() {
+                    observed.push(Observation::new(&pool.name, endpoint));
+                }
+                let (one, slots) = (&mut observed[at], slots.get(&target).copied().unwrap_or(0));
+                one.connections = Some(one.connections.unwrap_or(0).saturating_add(count));
+                one.weight = one.weight.max(Some(slots));
+            }
+        }
+        observed
     }
 }
 
@@ -204,18 +279,7 @@ impl Connector for NftConnector {
     type Step = Step;
 
     fn look(&mut self) -> Result<Vec<Pool>, Fault> {
-        let table = &self.settings.table;
-        self.present = match self.nft.run(&["-j", "list", "table", "inet", table], "")? {
-            Ok(listing) => read(&listing, table).map_err(|error| {
-                Fault::Answer(format!(
-                    "the listing of `{}` is not understood: {error}",
-                    self.settings.program.display()
-                ))
-            })?,
-            // There is no such table yet.
-            Err(error) if error.contains("No such file or directory") => Present::default(),
-            Err(error) => return Err(self.refused(&error)),
-        };
+        self.present = self.list()?;
         Ok(self.settings.pools.clone())
     }
 
@@ -229,18 +293,35 @@ impl Connector for NftConnector {
     }
 
     fn apply(&mut self, steps: Vec<Step>, applied: &mut Applied) -> Result<(), Fault> {
-        let rule = |(at, service): (usize, &Service)| {
-            let step = steps.iter().find(|step| step.service == at);
-            step.map(|step| &step.rule).or_else(|| rules::of_service(&self.present.rules, service)).cloned()
-        };
-        let rules: Vec<Value> = self.settings.services.iter().enumerate().filter_map(rule).collect();
-        match self.nft.run(&["-j", "-f", "-"], &rules::replace(&self.settings.table, &rules))? {
+        let present = &self.present;
+        let (mut rules, mut counted) = (Vec::new(), BTreeSet::new());
+        for (at, service) in self.settings.services.iter().enumerate() {
+            match steps.iter().find(|step| step.service == at) {
+                Some(step) => {
+                    rules.push(step.rule.clone());
+                    counted.extend(step.members.iter().map(|member| service.pair(*member)));
+                }
+                None => {
+                    rules.extend(rules::of_service(&present.rules, service).cloned());
+                    counted.extend(service.counts(present).into_iter().map(|(member, _)| service.pair(member)));
+                }
+            }
+        }
+        let gone = present.counts.keys().filter(|pair| !counted.contains(pair));
+        let commands = rules::replace(&self.settings.table, &rules, gone, counted.iter());
+        match self.nft.run(&["-j", "-f", "-"], &commands)? {
             Ok(_) => {
                 applied.done += steps.len();
                 Ok(())
             }
             Err(error) => Err(self.refused(&error)),
         }
+    }
+
+    fn observe(&mut self) -> Result<Observed, Fault> {
+        let present = self.list()?;
+        let members = self.settings.pools.iter().flat_map(|pool| self.of_pool(&present, pool)).collect();
+        Ok(Observed { members, ..Observed::default() })
     }
 }
 
@@ -301,8 +382,45 @@ mod tests {
     }
 
     fn after(mut connector: NftConnector, steps: &[Step]) -> NftConnector {
-        connector.present = Present { whole: true, rules: steps.iter().map(|step| step.rule.clone()).collect() };
+        let pairs = |step: &Step| {
+            let service = connector.settings.services[step.service].clone();
+            step.members.iter().map(move |member| (service.pair(*member), 0)).collect::<Vec<_>>()
+        };
+        let counts = steps.iter().flat_map(pairs).collect();
+        connector.present =
+            Present { whole: true, rules: steps.iter().map(|step| step.rule.clone()).collect(), counts };
         connector
+    }
+
+    #[test]
+    fn connections_are_counted_by_pool_and_member() {
+        use Standing::{Down, Serving};
+        let services = ["10.9.0.1:80=web", "10.9.0.1:443=web", "10.9.0.1:53=dns"];
+        let fresh = connector(&services, &["web=10.0.0.1,10.0.0.2:80", "dns=10.0.0.2:80"], Choose::Turn).unwrap();
+        let members = [("10.0.0.1", Serving(3)), ("10.0.0.2:80", Down), ("10.0.0.3:80", Serving(1))];
+        let wanted = [wanted("web", &members), wanted("dns", &[("10.0.0.2:80", Serving(1))])];
+        let steps = fresh.plan(&wanted);
+        let mut connector = after(fresh, &steps);
+        assert!(connector.plan(&wanted).is_empty());
+        (1..).zip(connector.present.counts.values_mut()).for_each(|(number, count)| *count = number);
+        let of = |pool: usize| -> Vec<_> {
+            let pool = &connector.settings.pools[pool];
+            let observed = connector.of_pool(&connector.present, pool).into_iter();
+            observed.map(|one| (one.endpoint.to_string(), one.connections, one.weight)).collect()
+        };
+        // By service and member: 53 to 2; 80 to 1, 2 and 3; 443 to 1, 2 and 3.
+        let one = ("10.0.0.1".to_owned(), Some(2 + 5), Some(3));
+        let two = ("10.0.0.2:80".to_owned(), Some(3 + 6), Some(0));
+        let three = ("10.0.0.3:80".to_owned(), Some(4 + 7), Some(1));
+        assert_eq!(of(0), [one, two, three]);
+        assert_eq!(of(1), [("10.0.0.2:80".to_owned(), Some(1), Some(1))]);
+        // A member that is not counted, and one of a service that is not asked for.
+        let first = *connector.present.counts.keys().next().unwrap();
+        let count = connector.present.counts.remove(&first).unwrap();
+        assert_eq!(texts(&connector.plan(&wanted)), ["10.9.0.1:53 (dns): 10.0.0.2:80 1/1"]);
+        connector.present.counts.insert(first, count);
+        connector.present.counts.insert(Pair { service: (first.service.0, 9), ..first }, 0);
+        assert_eq!(connector.plan(&wanted).len(), 3);
     }
 
     #[test]
@@ -330,7 +448,8 @@ mod tests {
             ]
         );
         let connector = after(connector, &steps);
-        let same = [("10.0.0.1:80", Serving(60)), ("10.0.0.2", Serving(20))];
+        let idle = [("10.0.0.3:80", Down), ("10.0.0.4:80", Down), ("10.0.0.5:80", Down)];
+        let same = [&[("10.0.0.1:80", Serving(60)), ("10.0.0.2", Serving(20))][..], &idle].concat();
         assert!(connector.plan(&[wanted("web", &same)]).is_empty(), "the same shares");
         let none = connector.plan(&[wanted("web", &[("10.0.0.1:80", Down), ("10.0.0.2", Down)])]);
         assert_eq!(none[0].to_string(), "10.9.0.1:80 (web): no member serves, so connections are rejected");

@@ -251,25 +251,25 @@ impl Connector for Pen {
     }
 
     fn observe(&mut self) -> Result<Observed, Fault> {
-        // Connections and weights of all servers of an endpoint, in the order of the first ones.
-        let mut all: Vec<(Endpoint, u64, u64)> = Vec::new();
+        // The sums of all servers of an endpoint, in the order of the first ones.
+        let mut all: Vec<Observation> = Vec::new();
         let mut places: HashMap<Endpoint, usize> = HashMap::new();
+        let add = |to: &mut Option<u64>, more: Option<u64>| {
+            *to = to.map_or(more, |to| Some(to.saturating_add(more.unwrap_or(0))));
+        };
         for server in self.list()? {
             let Some(endpoint) = server.endpoint else { continue };
             let at = *places.entry(endpoint).or_insert(all.len());
             if at == all.len() {
-                all.push((endpoint, 0, 0));
+                all.push(Observation::new(&self.group, endpoint));
             }
-            let (_, connections, weight) = &mut all[at];
-            *connections = connections.saturating_add(server.connections);
-            *weight = weight.saturating_add(server.weight.try_into().unwrap_or(0));
+            let one = &mut all[at];
+            add(&mut one.open_connections, Some(server.connections));
+            add(&mut one.weight, Some(server.weight.try_into().unwrap_or(0)));
+            add(&mut one.bytes.0, server.bytes.0);
+            add(&mut one.bytes.1, server.bytes.1);
         }
-        let observation = |(endpoint, connections, weight)| Observation {
-            open_connections: Some(connections),
-            weight: Some(weight),
-            ..Observation::new(&self.group, endpoint)
-        };
-        Ok(Observed { members: all.into_iter().map(observation).collect(), ..Observed::default() })
+        Ok(Observed { members: all, ..Observed::default() })
     }
 }
 
@@ -283,7 +283,10 @@ mod tests {
     #[test]
     fn an_endpoint_that_pen_has_twice_gets_its_share_once() {
         let endpoint = |port| Endpoint::new([10, 0, 0, 1].into(), 6, port);
-        let server = |index, port, weight| Server { index, endpoint: Some(endpoint(port)), connections: 0, weight };
+        let server = |index, port, weight| {
+            let (connections, bytes) = (0, (None, None));
+            Server { index, endpoint: Some(endpoint(port)), connections, bytes, weight }
+        };
         let mut pen = Pen::new(Address::parse("/run/pen.ctl").unwrap(), (*b"web").into(), 6);
         pen.servers = vec![server(0, 80, 3), server(1, 81, 6), server(2, 80, 4)];
         pen.own = pen.servers.iter().map(|s| ((s.index, s.endpoint.unwrap()), s.weight)).collect();

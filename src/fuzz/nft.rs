@@ -11,6 +11,7 @@ pub fn nft_listing(listing: &[u8]) {
     let service = Service::parse("10.0.0.1:80=web").expect("it is a service");
     if let Ok(present) = read(&text, "gwm") {
         of_service(&present.rules, &service);
+        assert!(present.counts.len() <= text.matches("concat").count());
         for rule in &present.rules {
             assert!(slots(rule).len() <= text.matches("concat").count());
         }

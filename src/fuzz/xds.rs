@@ -6,7 +6,8 @@ use prost::Message;
 
 use crate::connect::xds::{
     json,
-    messages::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
+    loads::Loads,
+    messages::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, LoadStatsRequest},
     snapshot::{Group, KINDS, Kind, Snapshot, Target},
     stream::{Stream, Wrong},
 };
@@ -71,6 +72,18 @@ fn put(stream: &mut Stream, delta: bool, request: &[u8]) -> Result<bool, Wrong> 
         assert!(reason.chars().all(|c| !c.is_control()), "{reason:?}");
     }
     Ok(true)
+}
+
+/// Any report is read or refused, and only endpoints that were published have sums.
+pub fn xds_report(report: &[u8]) {
+    let Ok(report) = LoadStatsRequest::decode(report) else { return };
+    let loads = Loads::default();
+    let mut reporter = loads.enter();
+    reporter.report(&report, &snapshots()[0]);
+    let seen = |group| loads.of(b"pool", group);
+    assert!(seen("web").len() <= 3 && seen("late").is_empty());
+    drop(reporter);
+    assert!(["web", "other"].into_iter().flat_map(seen).all(|one| one.open_connections == Some(0)));
 }
 
 /// Any body of a poll gets an answer that can be read, or an error in one line.

@@ -194,6 +194,11 @@ impl fmt::Display for Error {
                 };
                 write!(f, "--admin-listen: can not listen on {address} ({error}): {remedy}")
             }
+            Error::BindAgent { address, error } if error.kind() == io::ErrorKind::PermissionDenied => write!(
+                f,
+                "--agent-listen: can not listen on {address} ({error}): a port under 1024 takes the capability \
+                 CAP_NET_BIND_SERVICE: give it, or choose another"
+            ),
             Error::BindAgent { address, error } => {
                 write!(f, "--agent-listen: can not listen on {address} ({error}): choose another address")
             }

@@ -37,7 +37,12 @@ fn haproxy_page() {
 
 #[test]
 fn file_page() {
-    check("src/manual/gwm-connect-file.8.md", &[]);
+    check("src/manual/gwm-connect-file.8.md", &["nginx", "python3", "curl"]);
+}
+
+#[test]
+fn agent_checks_page() {
+    check("src/manual/gwm-agent-checks.7.md", &["haproxy", "python3", "curl"]);
 }
 
 #[test]
@@ -69,6 +74,48 @@ fn xds_page() {
 struct Step {
     command: String,
     output: Vec<String>,
+}
+
+/// The commands of a page.
+pub(crate) struct Page {
+    name: String,
+    text: String,
+    steps: Vec<Step>,
+}
+
+impl Page {
+    pub(crate) fn read(name: &str) -> Page {
+        let text = fs::read_to_string(Path::new(ROOT).join(name)).expect("the page is there");
+        let steps = steps(&text)
+            .into_iter()
+            // README's two commands are tests/run's own; the others install programs.
+            .filter(|step| {
+                !["cargo ", "bash tests/run", "apt-get "].iter().any(|begin| step.command.starts_with(begin))
+            })
+            .collect();
+        Page { name: name.into(), text, steps }
+    }
+
+    /// All commands, as one script.
+    pub(crate) fn script(&self) -> String {
+        self.steps.iter().map(|step| format!("echo '{MARK}'\n{}\n", step.command)).collect()
+    }
+
+    /// Compares what the script has printed with the page. `said` helps a person if they differ.
+    pub(crate) fn judge(&self, printed: &str, said: &str) {
+        let (page, mark) = (&self.name, format!("{MARK}\n"));
+        let mut parts = printed.split(&mark);
+        parts.next();
+        for step in &self.steps {
+            let part =
+                parts.next().unwrap_or_else(|| panic!("{page}: the time was over before: {}\n{said}", step.command));
+            // A block of commands without outputs may print what the page does not show.
+            if !step.output.is_empty() {
+                let same = same(part, &step.output);
+                assert!(same, "{page}: {}\nprints\n{part}\nand not\n{}\n{said}", step.command, step.output.join("\n"));
+            }
+        }
+    }
 }
 
 fn steps(text: &str) -> Vec<Step> {
@@ -135,23 +182,17 @@ fn check(page: &str, programs: &[&str]) {
         return;
     }
     let _permit = Permit::take(1);
-    let text = fs::read_to_string(Path::new(ROOT).join(page)).expect("the page is there");
-    let steps: Vec<Step> = steps(&text)
-        .into_iter()
-        // README's two commands are tests/run's own; the others install programs.
-        .filter(|step| !["cargo ", "bash tests/run", "apt-get "].iter().any(|begin| step.command.starts_with(begin)))
-        .collect();
+    let typed = Page::read(page);
     let name = page.replace('/', "-");
     let folder = Folder(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id())));
     let path = &folder.0;
     fs::create_dir_all(path).expect("a new folder");
-    if text.contains("env/bin/envoy") {
+    if typed.text.contains("env/bin/envoy") {
         let bin = python("envoy").parent().and_then(Path::parent).expect("a virtual environment").to_owned();
         symlink(bin, path.join("env")).expect("a new link");
     }
-    let commands = steps.iter().map(|step| format!("echo '{MARK}'\n{}\n", step.command));
     // Envoys find each other by files in /dev/shm.
-    let script = format!("ip link set lo up\nmount -t tmpfs none /dev/shm\n{}", commands.collect::<String>());
+    let script = format!("ip link set lo up\nmount -t tmpfs none /dev/shm\n{}", typed.script());
     fs::write(path.join("typed.sh"), script).expect("a new file");
     let gwm = command(&[]);
     let folder_of_gwm = Path::new(gwm.get_program()).parent().expect("a folder").to_owned();
@@ -167,17 +208,7 @@ fn check(page: &str, programs: &[&str]) {
     let logs = ["serve.log", "connect.log", "haproxy.log"]
         .map(|log| fs::read_to_string(path.join(log)).map(|text| format!("{log}:\n{text}")).unwrap_or_default());
     let said = format!("{printed}\n{}\n{}", String::from_utf8_lossy(&output.stderr), logs.join("\n"));
-    let mark = format!("{MARK}\n");
-    let mut parts = printed.split(&mark);
-    parts.next();
-    for step in &steps {
-        let part = parts.next().unwrap_or_else(|| panic!("{page}: the time was over before: {}\n{said}", step.command));
-        // A block of commands without outputs may print what the page does not show.
-        if !step.output.is_empty() {
-            let same = same(part, &step.output);
-            assert!(same, "{page}: {}\nprints\n{part}\nand not\n{}\n{said}", step.command, step.output.join("\n"));
-        }
-    }
+    typed.judge(&printed, &said);
 }
 
 /// Whether the lines are those of the page, in any order; counts of requests may differ by a few. What daemons in the

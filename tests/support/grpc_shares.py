@@ -1,8 +1,9 @@
 """gRPC servers, each of which answers with its number, and a client that counts their answers.
 
 Arguments: number of servers, port of the xDS server, and optionally a CA, certificate and key file. Prints the servers'
-ports in one line. Then, for each line `NAME COUNT` on stdin: makes COUNT calls to `xds:///NAME` and prints how many of
-them each server answered, or one line that begins with `error`.
+ports in one line. Then, for each line `NAME COUNT` on stdin: makes COUNT calls to `xds:///NAME`, four at a time, and prints
+how many of them each server answered, or one line that begins with `error`. `stop NUMBER` ends a server, and `forget 0`
+closes all channels; both print `done`.
 """
 
 import json
@@ -38,14 +39,26 @@ def start(number):
 servers = [start(number) for number in range(int(count))]
 print(*(port for _, port in servers), flush=True)
 channels = {}
+callers = futures.ThreadPoolExecutor(4)
 for line in sys.stdin:
     name, calls = line.split()
+    if name == "stop":
+        servers[int(calls)][0].stop(0).wait()
+        print("done", flush=True)
+        continue
+    if name == "forget":
+        for channel in channels.values():
+            channel.close()
+        channels.clear()
+        print("done", flush=True)
+        continue
     if name not in channels:
-        channels[name] = grpc.insecure_channel(f"xds:///{name}").unary_unary("/test.Who/Am")
+        channels[name] = grpc.insecure_channel(f"xds:///{name}")
+    call = channels[name].unary_unary("/test.Who/Am")
     counts = [0] * len(servers)
     try:
-        for _ in range(int(calls)):
-            counts[int(channels[name](b"", timeout=30))] += 1
+        for answer in callers.map(lambda _: call(b"", timeout=30), range(int(calls))):
+            counts[int(answer)] += 1
         print(*counts, flush=True)
     except grpc.RpcError as error:
         print("error", error.code().name, error.details().replace("\n", " "), flush=True)

@@ -27,6 +27,9 @@ A host keeps its name for two TTLs after its last member has left.
 Until the weights of a group are known, --listen answers SERVFAIL for its names, and --update changes nothing. If the \
 GWM is lost for longer than --keep, names show the members of the flags in equal parts.
 
+With --listen, queries are counted by name and type, for --admin-listen. With --update there is nothing to observe: a \
+server that takes updates does not tell who asks for the records, or who uses the members.
+
 A port below 1024 needs the capability CAP_NET_BIND_SERVICE. Queries for other zones, and transfers, are refused.
 
 Examples:

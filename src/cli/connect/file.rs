@@ -21,7 +21,9 @@ each), idle, quiesced or down; weight is 0 for the last three. Example, for ngin
   {% endfor %}
 
 The file is replaced by rename, so a reader sees the old or the new one, never a part. If the command fails, it is run \
-again after --min-interval.";
+again after --min-interval.
+
+Nothing to observe: a file does not tell what its reader does with the members.";
 
 /// Flags of `gwm connect file`.
 #[derive(clap::Args)]

@@ -234,7 +234,7 @@ fn start(
 }
 
 /// Prints the pools of the real LB, with their groups.
-fn check(connector: &mut impl Connector, mapping: &Mapping) -> Result<(), Failure> {
+fn check<C: Connector>(connector: &mut C, mapping: &Mapping) -> Result<(), Failure> {
     use std::io::Write;
 
     use crate::sasp::Escaped;
@@ -250,11 +250,17 @@ fn check(connector: &mut impl Connector, mapping: &Mapping) -> Result<(), Failur
             Some(group) => writeln!(out, "pool {}: group {}", Escaped(&pool.name), Escaped(&group))?,
         }
         for member in &pool.members {
-            writeln!(out, "  {} {}", member.endpoint, Escaped(&member.label))?;
+            match member.label.is_empty() {
+                true => writeln!(out, "  {}", member.endpoint)?,
+                false => writeln!(out, "  {} {}", member.endpoint, Escaped(&member.label))?,
+            }
         }
     }
     for why in left_out {
         writeln!(out, "left out: {why}")?;
+    }
+    if let Some(why) = C::NOTHING_TO_OBSERVE {
+        writeln!(out, "nothing to observe: {why}")?;
     }
     if pools.is_empty() {
         return Err(Failure::Failed("the load balancer has no pool that this connector can use".into()));

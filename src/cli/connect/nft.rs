@@ -15,7 +15,8 @@ New connections to a service get a member by destination NAT, in proportion to t
 their member. Without a member that serves, connections are rejected. The answers of members must come back by this \
 machine: it is their router. Connections from other machines need forwarding (sysctl net.ipv4.ip_forward=1).
 
-All rules are in the table `inet gwm`, which is replaced in one transaction; other tables stay as they are. Two connectors \
+All rules are in the table `inet gwm`, which is replaced in one transaction; other tables stay as they are. Sets in it \
+count the connections that each member got, for --admin-listen. Two connectors \
 on one machine need two tables. It needs root, or CAP_NET_ADMIN. After the end the rules stay: `nft delete table inet gwm` \
 removes them. `--on-exit restore` gives all members the same share.";
 

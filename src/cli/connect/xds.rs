@@ -10,12 +10,15 @@ use crate::{
 };
 
 pub(super) const HELP: &str = "\
-One port serves ADS, EDS, CDS, LDS and RDS over gRPC (state of the world and delta), and EDS by REST with JSON. A group is \
+One port serves ADS, EDS, CDS, LDS and RDS over gRPC (state of the world and delta), EDS by REST with JSON, and LRS, by \
+which clients report their load for --admin-listen. A group is \
 a cluster of the same name. gRPC clients open `xds:///GROUP`. Each endpoint has a locality of its own, and both have its \
 weight; members that may get no work are left out.
 
 Envoy's static cluster needs `type: EDS` and `common_lb_config: {healthy_panic_threshold: {value: 0}, \
 locality_weighted_lb_config: {}}`.
+
+A port below 1024 needs the capability CAP_NET_BIND_SERVICE.
 
 Clients wait until the first weights have come. When the connector ends, they keep what they have. A response that a \
 client refuses is logged with the client's reason.";
@@ -94,8 +97,13 @@ fn connector(args: Args, silent: bool) -> Result<(XdsConnector, Option<InForce>)
     let mut connector = XdsConnector::new(pools, files).map_err(Failure::Usage)?;
     if !silent {
         let address = connector.serve(args.listen, tls.as_ref().map(|(_, settings)| settings.clone()));
-        let address =
-            address.map_err(|error| Failure::Failed(format!("can not listen on {}: {error}", args.listen)))?;
+        let address = address.map_err(|error| {
+            let help = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
+                _ => "",
+            };
+            Failure::Failed(format!("can not listen on {} for xDS: {error}{help}", args.listen))
+        })?;
         let mut out = std::io::stdout().lock();
         writeln!(out, "gwm: xDS on {address}")?;
         out.flush()?;

@@ -44,7 +44,7 @@ fn observed() -> Observed {
         acknowledged: Some("7".into()),
         refused: Some("no".into()),
     };
-    Observed { members: vec![member], figures: vec![queries], clients: vec![client] }
+    Observed { nothing: None, members: vec![member], figures: vec![queries], clients: vec![client] }
 }
 
 #[test]
@@ -73,6 +73,9 @@ fn metrics_have_what_the_load_balancer_tells() {
     let nothing = exposition::expose(table(), reading(&Told::default(), None), false);
     assert!(nothing.contains("gwm_connect_observed 0"));
     assert!(!nothing.lines().any(|line| line.starts_with("gwm_connect_last_change")), "there was none: {nothing}");
+    let blind = Observed { nothing: Some("a file does not answer"), ..Observed::default() };
+    let blind = exposition::expose(table(), reading(&Told::default(), Some(&blind)), false);
+    assert!(!blind.lines().any(|line| line.starts_with("gwm_connect_observed")), "{blind}");
 }
 
 #[test]
@@ -98,6 +101,11 @@ fn pools_are_shown_with_what_their_members_may_get() {
     assert_eq!(shown["changed_at"], "1970-01-01T00:00:01.500Z");
     let silent = serde_json::to_value(document(&told(), &Err("gone".into()))).unwrap();
     assert_eq!(silent["observe_fault"], "gone");
+    let blind = Ok(Observed { nothing: Some("a file does not answer"), ..Observed::default() });
+    assert_eq!(
+        serde_json::to_value(document(&told(), &blind)).unwrap()["nothing_to_observe"],
+        "a file does not answer"
+    );
 }
 
 #[test]

@@ -241,6 +241,9 @@ impl Updates {
 impl Connector for Updates {
     type Step = Step;
 
+    const NOTHING_TO_OBSERVE: Option<&'static str> =
+        Some("a DNS server that takes updates does not tell who asks for the records, or who uses the members");
+
     fn look(&mut self) -> Result<Vec<Pool>, Fault> {
         // A server that does not answer may come back with other records and the same serial.
         let before = self.seen.take();

@@ -1,26 +1,31 @@
 //! Rules of nftables as JSON (`man libnftables-json`): those that `gwm` writes are listed by `nft` in the same words.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde_json::{Value, json};
 
-use super::{Choose, Service};
+use super::{
+    Choose, Service,
+    counts::{self, Pair},
+};
 use crate::sasp::component::TCP;
 
-/// The table's chain of services; the others only jump to it.
+/// The table's chain of services.
 const SERVICES: &str = "services";
 
-/// Hooks of the others: connections from other machines, and from this one.
-const HOOKS: [&str; 2] = ["prerouting", "output"];
+/// The table's chain that counts.
+const COUNTS: &str = "counts";
 
-/// The priority of destination NAT.
-const DSTNAT: i32 = -100;
+/// The other chains, named as their hooks: each only jumps. Connections from other machines, and from this one, get a
+/// destination; then they are counted, before others (100) translate the source's address.
+const HOOKS: [(&str, &str, i32); 4] =
+    [("prerouting", SERVICES, -100), ("output", SERVICES, -100), ("input", COUNTS, 90), ("postrouting", COUNTS, 90)];
 
 /// Where a connection goes.
 pub type Target = (IpAddr, u16);
 
 /// The family of the table: both versions of IP.
-const FAMILY: &str = "inet";
+pub(super) const FAMILY: &str = "inet";
 
 /// The seed of the hash of addresses: a fixed one, so that a client has the same slot in each new rule.
 const SEED: u32 = 1;
@@ -28,34 +33,47 @@ const SEED: u32 = 1;
 /// The table, as `gwm` uses it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Present {
-    /// Whether the table and all chains are as [`replace`] makes them, apart from the rules for services.
+    /// Whether the table and all chains and sets are as [`replace`] makes them, apart from rules for services and elements.
     pub whole: bool,
     /// The rules for services, in order.
     pub rules: Vec<Value>,
+    /// How many connections each pair has had.
+    pub counts: BTreeMap<Pair, u64>,
 }
 
 fn chains(table: &str) -> Vec<Value> {
-    let hook = |hook: &&str| {
-        json!({"family": FAMILY, "table": table, "name": hook, "type": "nat", "hook": hook, "prio": DSTNAT,
+    let hook = |(hook, _, priority): &(&str, &str, i32)| {
+        json!({"family": FAMILY, "table": table, "name": hook, "type": "nat", "hook": hook, "prio": priority,
                "policy": "accept"})
     };
-    let services = json!({"family": FAMILY, "table": table, "name": SERVICES});
-    std::iter::once(services).chain(HOOKS.iter().map(hook)).collect()
+    let plain = [SERVICES, COUNTS].map(|name| json!({"family": FAMILY, "table": table, "name": name}));
+    plain.into_iter().chain(HOOKS.iter().map(hook)).collect()
 }
 
-fn jump() -> Value {
-    json!([{"jump": {"target": SERVICES}}])
+fn jump(target: &str) -> Value {
+    json!([{"jump": {"target": target}}])
 }
 
-/// The commands that make the table have these rules for services, and nothing else in its three chains: one transaction.
-pub fn replace(table: &str, rules: &[Value]) -> String {
+/// The commands that make the table have these rules for services, and nothing else in its chains: one transaction. Pairs
+/// of `gone` are not counted any more, and those of `counted` are.
+pub fn replace<'p>(
+    table: &str,
+    rules: &[Value],
+    gone: impl Iterator<Item = &'p Pair>,
+    counted: impl Iterator<Item = &'p Pair>,
+) -> String {
     let mut commands = vec![json!({"add": {"table": {"family": FAMILY, "name": table}}})];
-    let chain = |name: &str| json!({"family": FAMILY, "table": table, "name": name});
-    let rule = |chain: &str, expressions: &Value| json!({"add": {"rule": {"family": FAMILY, "table": table, "chain": chain, "expr": expressions}}});
-    commands.extend(chains(table).into_iter().map(|chain| json!({"add": {"chain": chain}})));
-    commands.extend(HOOKS.iter().chain([&SERVICES]).map(|name| json!({"flush": {"chain": chain(name)}})));
-    commands.extend(rules.iter().map(|expressions| rule(SERVICES, expressions)));
-    commands.extend(HOOKS.iter().map(|hook| rule(hook, &jump())));
+    let add_rule = |chain: &str, expressions: &Value| json!({"add": {"rule": {"family": FAMILY, "table": table, "chain": chain, "expr": expressions}}});
+    commands.extend(counts::sets(table).map(|set| json!({"add": {"set": set}})));
+    let chains = chains(table);
+    commands.extend(chains.iter().map(|chain| json!({"add": {"chain": chain}})));
+    let name = |chain: &Value| json!({"family": FAMILY, "table": table, "name": chain["name"]});
+    commands.extend(chains.iter().map(|chain| json!({"flush": {"chain": name(chain)}})));
+    commands.extend(counts::elements(table, "delete", gone));
+    commands.extend(counts::elements(table, "add", counted));
+    commands.extend(rules.iter().map(|expressions| add_rule(SERVICES, expressions)));
+    commands.extend(counts::rules().map(|expressions| add_rule(COUNTS, &expressions)));
+    commands.extend(HOOKS.iter().map(|(hook, target, _)| add_rule(hook, &jump(target))));
     json!({ "nftables": commands }).to_string()
 }
 
@@ -68,7 +86,7 @@ pub fn read(listing: &str, table: &str) -> Result<Present, String> {
         found.iter_mut().filter_map(Value::as_object_mut).for_each(|object| drop(object.remove("handle")));
         found
     };
-    let (tables, listed, rules) = (all("table"), all("chain"), all("rule"));
+    let (tables, listed, rules, sets) = (all("table"), all("chain"), all("rule"), all("set"));
     let rules_of = |chain: &str| -> Vec<Value> {
         let of_chain = rules.iter().filter(|rule| rule["chain"] == chain);
         of_chain.map(|rule| rule["expr"].clone()).collect()
@@ -76,8 +94,10 @@ pub fn read(listing: &str, table: &str) -> Result<Present, String> {
     // A table that is asleep (`dormant`) has flags.
     let whole = tables == [json!({"family": FAMILY, "name": table})]
         && chains(table).iter().all(|chain| listed.contains(chain))
-        && HOOKS.iter().all(|hook| rules_of(hook) == [jump()]);
-    Ok(Present { whole, rules: rules_of(SERVICES) })
+        && HOOKS.iter().all(|(hook, target, _)| rules_of(hook) == [jump(target)])
+        && counts::are_whole(&sets)
+        && counts::are_rules(&rules_of(COUNTS));
+    Ok(Present { whole, rules: rules_of(SERVICES), counts: counts::read(&sets) })
 }
 
 fn ip_name(ip: IpAddr) -> &'static str {
@@ -167,42 +187,36 @@ mod tests {
         assert_eq!(of_service(&[other], &service()), None);
     }
 
-    /// A listing of nftables 1.0.6, apart from its rules for services.
-    fn listing(flags: &str, jump: &str) -> String {
-        let hook = |name: &str, handle: u32| {
-            format!(
-                "{{\"chain\": {{\"family\": \"inet\", \"table\": \"gwm\", \"name\": \"{name}\", \"handle\": {handle}, \
-                 \"type\": \"nat\", \"hook\": \"{name}\", \"prio\": -100, \"policy\": \"accept\"}}}}"
-            )
-        };
-        let rule = |chain: &str, expressions: &str| {
-            format!(
-                "{{\"rule\": {{\"family\": \"inet\", \"table\": \"gwm\", \"chain\": \"{chain}\", \"handle\": 4, \
-                 \"expr\": [{expressions}]}}}}"
-            )
-        };
-        format!(
-            "{{\"nftables\": [{{\"metainfo\": {{\"version\": \"1.0.6\", \"json_schema_version\": 1}}}}, \
-             {{\"table\": {{\"family\": \"inet\", \"name\": \"gwm\", \"handle\": 1{flags}}}}}, \
-             {{\"chain\": {{\"family\": \"inet\", \"table\": \"gwm\", \"name\": \"services\", \"handle\": 3}}}}, \
-             {}, {}, {}, {}, {}]}}",
-            hook("prerouting", 1),
-            hook("output", 2),
-            rule("services", "{\"accept\": null}"),
-            rule("prerouting", jump),
-            rule("output", "{\"jump\": {\"target\": \"services\"}}"),
-        )
+    /// What nftables lists of a table that [`replace`] has made, with one rule for services.
+    fn listing(change: impl Fn(&mut Vec<Value>)) -> String {
+        let commands: Value =
+            serde_json::from_str(&replace("gwm", &[json!([{"accept": null}])], [].iter(), [].iter())).unwrap();
+        let added = commands["nftables"].as_array().unwrap().iter().filter_map(|command| command.get("add"));
+        let mut objects: Vec<Value> = added.cloned().collect();
+        objects.insert(0, json!({"metainfo": {"version": "1.0.6", "json_schema_version": 1}}));
+        for (handle, object) in objects.iter_mut().enumerate().skip(1) {
+            let object = object.as_object_mut().unwrap().values_mut().next().unwrap();
+            object["handle"] = json!(handle);
+        }
+        change(&mut objects);
+        json!({ "nftables": objects }).to_string()
     }
 
     #[test]
     fn a_listing_is_compared_with_what_is_written() {
-        let jump = "{\"jump\": {\"target\": \"services\"}}";
-        let read_listing = |flags, jump| read(&listing(flags, jump), "gwm").unwrap();
-        let present = read_listing("", jump);
-        assert_eq!(present, Present { whole: true, rules: vec![json!([{"accept": null}])] });
-        assert!(!read_listing(", \"flags\": \"dormant\"", jump).whole);
-        assert!(!read_listing("", "{\"accept\": null}").whole);
-        assert!(!read(&listing("", jump), "other").unwrap().whole);
+        let present = read(&listing(|_| {}), "gwm").unwrap();
+        let expected = Present { whole: true, rules: vec![json!([{"accept": null}])], counts: BTreeMap::new() };
+        assert_eq!(present, expected);
+        let whole = |change: fn(&mut Vec<Value>)| read(&listing(change), "gwm").unwrap().whole;
+        assert!(!whole(|objects| objects[1]["table"]["flags"] = json!("dormant")));
+        for kind in ["chain", "set", "rule"] {
+            let without_last = listing(|objects| {
+                let last = objects.iter().rposition(|object| object.get(kind).is_some()).unwrap();
+                objects.remove(last);
+            });
+            assert!(!read(&without_last, "gwm").unwrap().whole, "{kind}");
+        }
+        assert!(!read(&listing(|_| {}), "other").unwrap().whole);
         for bad in ["", "{}", "[]", "{\"nftables\": 1}"] {
             assert!(read(bad, "gwm").is_err(), "{bad}");
         }

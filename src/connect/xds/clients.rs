@@ -66,7 +66,8 @@ impl Clients {
                 refused: told.refused.clone(),
             })
         });
-        Observed { members: Vec::new(), figures, clients: clients.take(limits::OBSERVED_MEMBERS).collect() }
+        let clients = clients.take(limits::OBSERVED_MEMBERS).collect();
+        Observed { figures, clients, ..Observed::default() }
     }
 }
 

@@ -137,6 +137,54 @@ pub struct LocalityLbEndpoints {
     pub load_balancing_weight: Option<UInt32Value>,
 }
 
+/// LRS: what a client has seen of clusters since its last report; the first one has only the node.
+#[derive(Clone, PartialEq, Message)]
+pub struct LoadStatsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub node: Option<Node>,
+    #[prost(message, repeated, tag = "2")]
+    pub cluster_stats: Vec<ClusterStats>,
+}
+
+/// What a client has seen of one cluster.
+#[derive(Clone, PartialEq, Message)]
+pub struct ClusterStats {
+    #[prost(string, tag = "1")]
+    pub cluster_name: String,
+    #[prost(message, repeated, tag = "2")]
+    pub upstream_locality_stats: Vec<UpstreamLocalityStats>,
+}
+
+/// What a client has seen of one locality.
+#[derive(Clone, PartialEq, Message)]
+pub struct UpstreamLocalityStats {
+    #[prost(message, optional, tag = "1")]
+    pub locality: Option<Locality>,
+    /// Now.
+    #[prost(uint64, tag = "3")]
+    pub total_requests_in_progress: u64,
+    #[prost(uint64, tag = "4")]
+    pub total_error_requests: u64,
+    #[prost(uint64, tag = "8")]
+    pub total_issued_requests: u64,
+}
+
+/// LRS: what a client shall report.
+#[derive(Clone, PartialEq, Message)]
+pub struct LoadStatsResponse {
+    #[prost(message, optional, tag = "2")]
+    pub load_reporting_interval: Option<Interval>,
+    #[prost(bool, tag = "4")]
+    pub send_all_clusters: bool,
+}
+
+/// `google.protobuf.Duration`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Interval {
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+}
+
 /// Where endpoints are; here, a name for one endpoint.
 #[derive(Clone, PartialEq, Message)]
 pub struct Locality {
@@ -190,6 +238,9 @@ pub struct Cluster {
     pub eds_cluster_config: Option<EdsClusterConfig>,
     #[prost(message, optional, tag = "27")]
     pub common_lb_config: Option<CommonLbConfig>,
+    /// Where a gRPC client reports its load.
+    #[prost(message, optional, tag = "42")]
+    pub lrs_server: Option<ConfigSource>,
 }
 
 /// Where the endpoints of a cluster come from.
@@ -199,11 +250,14 @@ pub struct EdsClusterConfig {
     pub eds_config: Option<ConfigSource>,
 }
 
-/// `envoy.config.core.v3.ConfigSource`: the stream that asks.
+/// `envoy.config.core.v3.ConfigSource`: the stream that asks, or its server.
 #[derive(Clone, PartialEq, Message)]
 pub struct ConfigSource {
     #[prost(message, optional, tag = "3")]
     pub ads: Option<Empty>,
+    /// `self`.
+    #[prost(message, optional, tag = "5")]
+    pub same_server: Option<Empty>,
     /// 2 is v3.
     #[prost(int32, tag = "6")]
     pub resource_api_version: i32,

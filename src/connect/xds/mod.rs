@@ -6,6 +6,7 @@ mod clients;
 mod codec;
 pub mod json;
 mod lines;
+pub mod loads;
 pub mod messages;
 pub mod server;
 pub mod snapshot;
@@ -24,9 +25,15 @@ use std::{
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, watch};
 
-use super::{Applied, Connector, Fault, Observed, Pool, Wanted, file, scale::share};
+use super::{
+    Applied, Connector, Fault, Observed, Pool, Wanted,
+    figures::{Figure, XDS_REPORTS},
+    file,
+    scale::share,
+};
 use crate::sasp::{Endpoint, Escaped, component::UDP};
 use clients::Clients;
+use loads::Loads;
 use snapshot::{Group, Snapshot, Target};
 
 /// A control plane.
@@ -37,6 +44,7 @@ pub struct XdsConnector {
     publish: watch::Sender<Option<Arc<Snapshot>>>,
     server: Option<Server>,
     clients: Clients,
+    loads: Loads,
 }
 
 /// The thread that serves. It ends when `stop` is dropped.
@@ -140,6 +148,7 @@ impl XdsConnector {
             publish: watch::Sender::new(None),
             server: None,
             clients: Clients::default(),
+            loads: Loads::default(),
         })
     }
 
@@ -150,8 +159,8 @@ impl XdsConnector {
         let (stop, stopped) = mpsc::channel(1);
         let tls = tls.map(|TlsSettings(settings)| settings);
         let latest = self.publish.subscribe();
-        let clients = self.clients.clone();
-        let serve = move || server::serve(listener, tls, latest, clients, stopped);
+        let told = (self.clients.clone(), self.loads.clone());
+        let serve = move || server::serve(listener, tls, latest, told, stopped);
         self.server = Some(Server { stop, thread: thread::Builder::new().name("xds".into()).spawn(serve)? });
         Ok(address)
     }
@@ -230,7 +239,11 @@ impl Connector for XdsConnector {
     }
 
     fn observe(&mut self) -> Result<Observed, Fault> {
-        Ok(self.clients.observed())
+        let of_pool = |pool: &Pool| self.loads.of(&pool.name, &Escaped(&pool.name).to_string());
+        let members = self.pools.iter().flat_map(of_pool).collect();
+        let mut observed = Observed { members, ..self.clients.observed() };
+        observed.figures.push(Figure::new(&XDS_REPORTS, self.loads.reports()));
+        Ok(observed)
     }
 }
 

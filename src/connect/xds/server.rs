@@ -1,5 +1,7 @@
 //! The HTTP side, on a thread of its own: gRPC streams and REST on one port.
 
+mod reports;
+
 use std::{
     collections::VecDeque,
     convert::Infallible,
@@ -44,7 +46,8 @@ use super::{
     codec::{Encoded, REQUEST_BYTES},
     json,
     lines::{Cause, Lines},
-    messages::{DeltaDiscoveryRequest, DiscoveryRequest, Node},
+    loads::Loads,
+    messages::{DeltaDiscoveryRequest, DiscoveryRequest, LoadStatsRequest, Node},
     snapshot::{Kind, Snapshot},
     stream::{Stream, Taken, Wrong},
 };
@@ -59,7 +62,7 @@ pub type Tls = Option<Arc<Mutex<Arc<ServerConfig>>>>;
 const WINDOWS: (u32, u32) = (64 << 10, 256 << 10);
 /// The most HTTP/2 streams of a connection.
 const STREAMS: u32 = 256;
-/// The most connections, and gRPC streams, of all clients.
+/// The most connections, gRPC streams, and streams of reports, of all clients.
 const PLACES: usize = 4096;
 /// The most connections without a request. Each further one ends the oldest.
 const SILENT: usize = 1024;
@@ -81,6 +84,9 @@ struct Shared {
     stopping: watch::Receiver<bool>,
     lines: Arc<Lines>,
     clients: Clients,
+    loads: Loads,
+    /// Places for streams of reports.
+    reports: Arc<Semaphore>,
     /// Of a request: its connection is not idle.
     _busy: Option<Arc<Busy>>,
 }
@@ -90,7 +96,7 @@ pub fn serve(
     listener: TcpListener,
     tls: Tls,
     latest: Latest,
-    clients: Clients,
+    (clients, loads): (Clients, Loads),
     mut stop: mpsc::Receiver<Infallible>,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
@@ -98,8 +104,9 @@ pub fn serve(
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (end, stopping) = watch::channel(false);
-        let (streams, lines) = (Arc::new(Semaphore::new(PLACES)), Arc::new(Lines::new()));
-        let shared = Shared { latest, streams, stopping, lines, clients, _busy: None };
+        let [streams, reports] = [(); 2].map(|()| Arc::new(Semaphore::new(PLACES)));
+        let lines = Arc::new(Lines::new());
+        let shared = Shared { latest, streams, stopping, lines, clients, loads, reports, _busy: None };
         let places = Arc::new(Semaphore::new(PLACES));
         // Connections that had no request when they were looked at last, the oldest first.
         let mut silent: VecDeque<(Arc<AtomicBool>, AbortHandle)> = VecDeque::new();
@@ -261,6 +268,10 @@ async fn handle(shared: Shared, request: Request<Body>) -> Response {
             }
         };
     }
+    if path == reports::PATH {
+        let mut grpc = Grpc::new(Encoded::<LoadStatsRequest>::default()).max_decoding_message_size(REQUEST_BYTES);
+        return grpc.streaming(reports::Reports(shared), request).await.map(Body::new);
+    }
     if path == "/v3/discovery:endpoints" {
         // One connection of HTTP/2 could send the bodies of many polls at a time.
         if request.version() == Version::HTTP_2 {
@@ -359,6 +370,23 @@ impl<A: Ask> StreamingService<A> for Discovery {
     }
 }
 
+/// What a stream ends with: the server stops, or the first request does not come in time.
+async fn end(stopping: &mut watch::Receiver<bool>, first_by: Option<Instant>) -> Status {
+    let stopped = async {
+        // An error means that the server has ended.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        Status::unavailable("the control plane ends")
+    };
+    let late = async {
+        match first_by {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+        Status::deadline_exceeded("the stream has no request")
+    };
+    futures_lite::future::or(stopped, late).await
+}
+
 /// One stream with its peer.
 struct Talk<A> {
     requests: Streaming<A>,
@@ -391,19 +419,9 @@ impl<A: Ask> Talk<A> {
             let snapshot = async { Event::Snapshot(latest.changed().await.is_ok()) };
             let request = async { Event::Request(self.requests.next().await) };
             let first_by = self.first_by;
-            let end = async {
-                let _ = stopping.wait_for(|stopping| *stopping).await;
-                Event::End(Status::unavailable("the control plane ends"))
-            };
-            let late = async {
-                match first_by {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-                Event::End(Status::deadline_exceeded("the stream has no request"))
-            };
+            let end = async { Event::End(end(stopping, first_by).await) };
             let news = futures_lite::future::or(request, snapshot);
-            match futures_lite::future::or(news, futures_lite::future::or(end, late)).await {
+            match futures_lite::future::or(news, end).await {
                 Event::End(status) => return Some(Err(status)),
                 Event::Request(Some(Ok(request))) => {
                     self.first_by = None;
@@ -441,32 +459,4 @@ impl<A: Ask> Talk<A> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn polls_come_by_http_1() {
-        let snapshot = Arc::new(Snapshot::after(None, 7, Vec::new()));
-        let (publish, latest) = watch::channel(Some(snapshot));
-        let stopping = watch::channel(false).1;
-        let (streams, lines) = (Arc::new(Semaphore::new(1)), Arc::new(Lines::new()));
-        let shared = Shared { latest, streams, stopping, lines, clients: Clients::default(), _busy: None };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let status = |version| {
-            let request = Request::post("/v3/discovery:endpoints").version(version).body(Body::from("{}")).unwrap();
-            runtime.block_on(handle(shared.clone(), request)).status()
-        };
-        assert_eq!(status(Version::HTTP_11), StatusCode::OK);
-        assert_eq!(status(Version::HTTP_2), StatusCode::HTTP_VERSION_NOT_SUPPORTED);
-        drop(publish);
-    }
-
-    #[test]
-    fn each_method_has_its_kind() {
-        let service = "/envoy.service.endpoint.v3.EndpointDiscoveryService/";
-        assert_eq!(method(&format!("{service}DeltaEndpoints")), Some((Method::Delta, Some(Kind::Endpoints))));
-        assert_eq!(method(&format!("{service}StreamClusters")), None);
-        let all = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
-        assert_eq!(method(all), Some((Method::StateOfTheWorld, None)));
-    }
-}
+mod tests;

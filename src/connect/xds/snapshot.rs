@@ -245,7 +245,7 @@ fn resource(kind: Kind, group: &Group) -> Any {
 
 /// The stream that the client has already.
 fn same_stream() -> Option<ConfigSource> {
-    Some(ConfigSource { ads: Some(Empty {}), resource_api_version: 2 })
+    Some(ConfigSource { ads: Some(Empty {}), same_server: None, resource_api_version: 2 })
 }
 
 fn listener(name: &str) -> Listener {
@@ -276,6 +276,7 @@ fn cluster(name: &str) -> Cluster {
             healthy_panic_threshold: Some(Percent { value: 0.0 }),
             locality_weighted_lb_config: Some(Empty {}),
         }),
+        lrs_server: Some(ConfigSource { ads: None, same_server: Some(Empty {}), resource_api_version: 2 }),
     }
 }
 

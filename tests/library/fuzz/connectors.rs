@@ -164,3 +164,30 @@ fn xds_poll() {
     ];
     run(20_000, fuzz::xds_poll, |rng| pieces(rng, &TOKENS, 9));
 }
+
+#[cfg(feature = "xds")]
+#[test]
+fn xds_report() {
+    /// A field of protobuf: a text or a message.
+    fn field(number: u8, value: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, u8::try_from(value.len()).expect("a short value")], value].concat()
+    }
+
+    run(20_000, fuzz::xds_report, |rng| {
+        let mut cluster = field(1, rng.choice(["web", "other", "late", ""]).expect("a list").as_bytes());
+        for _ in 0..rng.usize(..4) {
+            let name = rng.choice(["10.0.0.1:80", "10.0.0.2:80", "10.0.0.9:80", ""]).expect("a list");
+            let mut stats = field(1, &field(3, name.as_bytes()));
+            for number in [3, 4, 8] {
+                stats.extend([number << 3, rng.u8(..128)]);
+            }
+            cluster.extend(field(2, &stats));
+        }
+        let mut report = field(2, &cluster);
+        if rng.bool() {
+            let at = rng.usize(..report.len());
+            report[at] = rng.u8(..);
+        }
+        report
+    });
+}

@@ -11,7 +11,7 @@ use gwm::monitor::{agent_check, orca, outcome::Load};
 use super::{Agent, RunDirectory, serve, service};
 use crate::{
     connect::{
-        haproxy::{Proxy, backend},
+        proxy::{Proxy, backend},
         real::{free_address, installed},
     },
     harness::{PATIENCE, TempFile, run, until},

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 
 use super::{Agent, EMPTY, RunDirectory, listed, until_listed};
 use crate::{
-    connect::{haproxy::request, real::free_address},
+    connect::{proxy::request, real::free_address},
     harness::{Daemon, Peer, TempFile, command, finish, until},
 };
 

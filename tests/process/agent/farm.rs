@@ -17,7 +17,7 @@ use super::{Agent, RunDirectory, child::Server};
 use crate::{
     connect::{
         Connector,
-        haproxy::{Proxy, backend, request},
+        proxy::{Proxy, backend, request},
         real::{free_address, installed},
     },
     harness::{Daemon, until},

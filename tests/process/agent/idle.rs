@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use super::{Agent, EMPTY, RunDirectory, listed, until_listed};
 use crate::{
     connect::{
-        haproxy::{Proxy, backend, request},
+        proxy::{Proxy, backend, request},
         real::installed,
     },
     harness::{Daemon, PATIENCE, until},

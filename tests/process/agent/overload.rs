@@ -18,7 +18,7 @@ use super::{Agent, RunDirectory};
 use crate::{
     connect::{
         Connector,
-        haproxy::{Proxy, backend, request},
+        proxy::{Proxy, backend, request},
         real::{Running, free_address, installed},
     },
     harness::{Daemon, PATIENCE, TempFile, until},

@@ -17,24 +17,30 @@ use rustix::process::Signal;
 
 use super::{
     Gwm, Member,
-    haproxy::{Proxy, backend, request},
-    real::installed,
+    proxy::{Proxy, backend, request},
+    real::{free_address, installed, without_right},
+    scenarios::drains,
     weights,
 };
 use crate::harness::{PATIENCE, run, until};
 
 /// Registers a group whose members have the labels s1, s2 and so on.
 fn register(gwm: &Gwm, uid: &str, group: &str, members: &[SocketAddr]) -> Session {
-    let mut group = spec::group(group).unwrap();
-    group.members = members
-        .iter()
-        .enumerate()
-        .map(|(at, member)| spec::MemberSpec {
-            endpoint: spec::endpoint(&member.to_string()).unwrap(),
-            label: format!("s{}", at + 1).into_bytes().into(),
-        })
-        .collect();
-    let wishes = Wishes { uid: uid.as_bytes().into(), groups: vec![group], health: Health::BEST, flags: LbFlags::PUSH };
+    register_all(gwm, uid, &[group], members)
+}
+
+/// The same, with several groups.
+fn register_all(gwm: &Gwm, uid: &str, groups: &[&str], members: &[SocketAddr]) -> Session {
+    let labelled = |(at, member): (usize, &SocketAddr)| spec::MemberSpec {
+        endpoint: spec::endpoint(&member.to_string()).unwrap(),
+        label: format!("s{}", at + 1).into_bytes().into(),
+    };
+    let group = |group: &&str| spec::GroupSpec {
+        members: members.iter().enumerate().map(labelled).collect(),
+        ..spec::group(group).unwrap()
+    };
+    let groups = groups.iter().map(group).collect();
+    let wishes = Wishes { uid: uid.as_bytes().into(), groups, health: Health::BEST, flags: LbFlags::PUSH };
     Session::open(Client::connect(&gwm.address(), PATIENCE).unwrap(), PATIENCE, &wishes).unwrap()
 }
 
@@ -186,4 +192,87 @@ fn haproxy_follows_the_answers() {
     gwm.file.write(unchecked.replace("monitor = \"tcp\"", "monitor = \"none\""));
     gwm.daemon.signal(Signal::HUP);
     until("s2 is ready", || !proxy.servers()["web/s2"].is_in_maintenance());
+}
+
+/// The words of a server that asks there.
+fn asks(agent: SocketAddr, key: &str) -> String {
+    let (ip, port) = (agent.ip(), agent.port());
+    format!("weight 100 agent-check agent-inter 200ms agent-addr {ip} agent-port {port} agent-send \"{key}\\n\"")
+}
+
+#[test]
+fn a_hundred_backends_outlive_the_gwm_and_a_restart() {
+    if !installed("haproxy", "haproxy") {
+        return;
+    }
+    let members = [(); 2].map(|()| Member::start().address);
+    let (agent, nobody) = (free_address(), free_address());
+    let names: Vec<String> = (0..100).map(|at| format!("g{at}")).collect();
+    let of_group = |name: &String| {
+        let [first, second] = ["s1", "s2"].map(|server| asks(agent, &format!("{name}/{server}")));
+        backend(name, "", &[("s1", members[0], &first), ("s2", members[1], &second)])
+    };
+    // One asks where nobody answers, and one what nobody knows: both stay as they are.
+    let (lost, unknown) = (asks(nobody, "web/s1"), asks(agent, "nothing/s1"));
+    let web = backend("web", "", &[("lost", members[0], &lost), ("unknown", members[0], &unknown)]);
+    let mut proxy = Proxy::start(&format!("{web}{}", names.iter().map(of_group).collect::<String>()));
+    let has = |proxy: &Proxy, [first, second]: [u32; 2]| {
+        let servers = proxy.servers();
+        let is = |server: String, weight| servers.get(&server).is_some_and(|server| server.weight == weight);
+        names.iter().all(|name| is(format!("{name}/s1"), first) && is(format!("{name}/s2"), second))
+            && ["lost", "unknown"].iter().all(|name| is(format!("web/{name}"), 100))
+    };
+    let groups: Vec<&str> = names.iter().map(String::as_str).collect();
+    let listen = agent.to_string();
+    let flags = ["--agent-listen", &listen, "--log-level", "info"];
+    let start = |[first, second]: [u16; 2]| {
+        let gwm = Gwm::start_with(&[(members[0], Some(first)), (members[1], Some(second))], &flags);
+        let lb = register_all(&gwm, "LB1", &groups, &members);
+        (gwm, lb)
+    };
+    let mut running = start([40, 20]);
+    until("the first weights", || has(&proxy, [100, 50]));
+    proxy.restart();
+    until("the weights after a restart of HAProxy", || has(&proxy, [100, 50]));
+    let mut last = [100, 50];
+    for (weights, shown) in [([10, 40], [25, 100]), ([40, 30], [100, 75]), ([30, 40], [75, 100])] {
+        drop(running);
+        until("HAProxy asks in vain", || {
+            let table = proxy.ask("show stat");
+            table.lines().any(|line| line.starts_with("g99,s1,") && line.contains(",L4CON,"))
+        });
+        assert!(has(&proxy, last), "{last:?} stay without a GWM");
+        running = start(weights);
+        until(&format!("{shown:?} of a new GWM"), || has(&proxy, shown));
+        last = shown;
+    }
+    // Without a pause, and without groups at first.
+    for weights in [[40, 10], [20, 40]] {
+        drop(running);
+        running = start(weights);
+    }
+    until("the weights of the last GWM", || has(&proxy, [50, 100]));
+}
+
+#[test]
+fn requests_go_on_while_agent_checks_drain_a_member() {
+    if !installed("haproxy", "haproxy") {
+        return;
+    }
+    let members = [(); 3].map(|()| Member::start());
+    let addresses = members.each_ref().map(|member| member.address);
+    let gwm = Gwm::start_with(&addresses.map(|address| (address, Some(20))), &["--agent-listen", "127.0.0.1:0"]);
+    let _lb = register(&gwm, "LB1", "web", &addresses);
+    let words = ["web/s1", "web/s2", "web/s3"].map(|key| asks(gwm.daemon.agent()[0], key));
+    let [first, second, third] = [0, 1, 2].map(|at| (["s1", "s2", "s3"][at], addresses[at], &*words[at]));
+    let proxy = Proxy::start(&backend("web", "", &[first, second, third]));
+    let ask = || request(proxy.listen).then_some(()).ok_or_else(|| "HAProxy has no good answer".to_owned());
+    drains(ask, &gwm, &members);
+}
+
+#[test]
+fn a_port_that_needs_a_right_is_told() {
+    let flags = ["serve", "--listen", "127.0.0.1:0", "--agent-listen", "127.0.0.1:80"];
+    let Some((status, text)) = without_right("net_bind_service", &flags) else { return };
+    assert!(status == Some(1) && text.contains("127.0.0.1:80") && text.contains("CAP_NET_BIND_SERVICE"), "{text}");
 }

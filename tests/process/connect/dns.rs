@@ -11,7 +11,10 @@ use std::{
 use super::{
     Connector, Gwm, Member,
     admin::{admin, metric},
-    real::free_address,
+    proxy::Proxy,
+    real::{free_address, without_right},
+    resolved,
+    scenarios::{Real, Weights, outlives},
 };
 use crate::{
     haproxy::HaProxy,
@@ -187,6 +190,45 @@ fn answers_outlive_the_gwm_and_a_crash_loses_little() {
     drop(gwm);
     dns.shows(&[(one.port(), 65535), (two.port(), 65535)]);
     assert!(dns.connector.stop().success());
+}
+
+/// A HAProxy that asks the connector for its servers.
+struct Asking {
+    proxy: Proxy,
+    members: [SocketAddr; 2],
+    listen: SocketAddr,
+}
+
+impl Real for Asking {
+    fn connect(&self, gwm: &str) -> Connector {
+        let (listen, groups) = (self.listen.to_string(), resolved::groups(self.members));
+        let mut flags = vec!["--rate", "0", "--listen", &listen];
+        groups.iter().for_each(|group| flags.extend(["--group", group]));
+        Dns::start(gwm, &flags).connector
+    }
+
+    fn has(&mut self, weights: Weights) -> bool {
+        resolved::has(&self.proxy, self.members, weights)
+    }
+
+    fn restart(&mut self) {
+        self.proxy.restart();
+    }
+}
+
+#[test]
+fn a_hundred_backends_of_haproxy_outlive_all() {
+    let (members, listen) = ([(); 2].map(|()| Member::start().address), free_address());
+    let proxy = resolved::start(listen, resolved::names());
+    outlives(&mut Asking { proxy, members, listen }, members);
+}
+
+#[test]
+fn a_port_that_needs_a_right_is_told() {
+    let flags =
+        ["connect", "--uid", "LB1", "dns", "--zone", "lb.example", "--listen", "127.0.0.1:53", "--group", "web"];
+    let Some((status, text)) = without_right("net_bind_service", &flags) else { return };
+    assert!(status == Some(1) && text.contains("127.0.0.1:53") && text.contains("CAP_NET_BIND_SERVICE"), "{text}");
 }
 
 #[test]
@@ -403,7 +445,7 @@ fn mistakes_are_told_before_anything_is_done() {
     // A check does not need the port.
     let members = ["--listen", &taken, "--group", "web=10.0.0.1:80"];
     let output = run(&[&["connect", "--uid", "LB1", "--check", "dns", "--zone", "lb.example"][..], &members].concat());
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "pool web: group web\n  10.0.0.1:80 \n", "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "pool web: group web\n  10.0.0.1:80\n", "{output:?}");
     assert!(output.status.success());
 }
 

@@ -10,12 +10,19 @@ use std::{
 
 use super::{
     Connector, Gwm, Member,
+    admin::{admin, get},
     dns::{dig, near, services},
     real::free_address,
+    resolved,
+    scenarios::{Real, Weights, drains, outlives},
 };
-use crate::harness::{TempFile, until};
+use crate::harness::{TempFile, run, until};
 
 const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// What the zone has of its own.
+const ZONE: &str = "@ 60 SOA ns hostmaster 1 3600 600 86400 5\n@ 60 NS ns\nns 60 A 127.0.0.1\n\
+                    mail 60 A 127.0.0.25\n_web._udp 60 SRV 0 1 53 mail\n";
 
 /// knotd with the zone `lb.example`, until it is dropped. Its files stay when it is stopped and started.
 struct Knot {
@@ -32,9 +39,7 @@ impl Knot {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&directory).expect("the target directory can be written to");
         let address: SocketAddr = free_address();
-        let zone = "@ 60 SOA ns hostmaster 1 3600 600 86400 5\n@ 60 NS ns\nns 60 A 127.0.0.1\n\
-                    mail 60 A 127.0.0.25\n_web._udp 60 SRV 0 1 53 mail\n";
-        fs::write(directory.join("lb.example.zone"), zone).expect("the target directory can be written to");
+        fs::write(directory.join("lb.example.zone"), ZONE).expect("the target directory can be written to");
         let at = directory.display();
         let configuration = format!(
             "server:\n    listen: 127.0.0.1@{port}\n    rundir: {at}\ndatabase:\n    storage: {at}\n\
@@ -242,19 +247,80 @@ fn a_server_that_refuses_is_told_and_asked_again() {
     Connector::start(&flags).wait_for_log(&["WARN", "the DNS server", "says NOTAUTH"]);
 }
 
-#[test]
-fn a_hundred_groups_in_another_servers_zone() {
-    let knot = Knot::start("");
-    let daemon = crate::harness::Daemon::start(&[]);
-    let key = key_file();
-    let (gwm, server) = (daemon.address().to_string(), knot.address.to_string());
-    let mut flags = vec!["--gwm", &gwm, "dns", "--zone", "lb.example", "--update", &server, "--tsig-key", key.path()];
-    let groups: Vec<String> = (0..100).map(|at| format!("g{at}=127.0.0.1:{},127.0.{at}.2:80", 20_000 + at)).collect();
-    groups.iter().for_each(|group| flags.extend(["--group", group]));
-    let _connector = Connector::start(&flags);
-    for at in 0..100 {
-        let name = format!("_g{at}._tcp.lb.example");
-        until(&name, || services(&knot.short(&name, "SRV")) == [(80, 65535), (20_000 + at, 65535)]);
+/// Knot with a hundred names.
+struct Updated {
+    knot: Knot,
+    key: TempFile,
+    members: [SocketAddr; 2],
+}
+
+impl Real for Updated {
+    fn connect(&self, gwm: &str) -> Connector {
+        let (server, groups) = (self.knot.address.to_string(), resolved::groups(self.members));
+        let mut flags = vec!["--gwm", gwm, "dns", "--zone", "lb.example", "--update", &server];
+        flags.extend(["--tsig-key", self.key.path()]);
+        groups.iter().for_each(|group| flags.extend(["--group", group]));
+        Connector::start(&flags)
     }
-    assert_eq!(knot.short("ip-127-0-99-2.lb.example", "A"), "127.0.99.2\n");
+
+    fn has(&mut self, (first, second): Weights) -> bool {
+        let names: Vec<String> = resolved::names().map(|name| format!("_{name}._tcp.lb.example")).collect();
+        let queries = names.iter().flat_map(|name| [name, "SRV"]);
+        let shown =
+            services(&dig(self.knot.address, &["+short", "+tcp"].into_iter().chain(queries).collect::<Vec<_>>()));
+        let scaled = |weight: u16| u16::try_from(u32::from(weight) * 65535 / u32::from(first.max(second))).unwrap();
+        let of = |at: usize, weight| (self.members[at].port(), scaled(weight));
+        let mut wanted: Vec<_> = (0..100).flat_map(|_| [of(0, first), of(1, second)]).collect();
+        wanted.sort_unstable();
+        near(&shown, &wanted)
+    }
+
+    /// Its zone is the first one again.
+    fn restart(&mut self) {
+        self.knot.kill();
+        fs::write(self.knot.directory.join("lb.example.zone"), ZONE).expect("it can be written");
+        self.knot.run();
+    }
+}
+
+#[test]
+fn a_hundred_groups_in_another_servers_zone_outlive_all() {
+    let members = [(); 2].map(|()| Member::start().address);
+    outlives(&mut Updated { knot: Knot::start(""), key: key_file(), members }, members);
+}
+
+#[test]
+fn no_request_through_haproxy_fails_while_a_member_drains_and_leaves() {
+    let knot = Knot::start("");
+    let members = [(); 3].map(|()| Member::start());
+    let gwm = Gwm::start(&members.each_ref().map(|member| (member.address, Some(20))));
+    let list = members.each_ref().map(|member| member.address.to_string()).join(",");
+    let key = key_file();
+    let _connector = start(&gwm, &knot, &key, &format!("web={list}"), &["--ttl", "0s"]);
+    let proxy = resolved::start(knot.address, ["web".to_owned()].into_iter());
+    until("HAProxy has its servers", || resolved::ask(&proxy).is_ok());
+    drains(|| resolved::ask(&proxy), &gwm, &members);
+}
+
+#[test]
+fn a_dry_run_changes_no_zone() {
+    let knot = Knot::start("");
+    let one = Member::start().address;
+    let gwm = Gwm::start(&[(one, Some(40))]);
+    let (key, group, serial) = (key_file(), format!("web={one}"), knot.serial());
+    let connector = start(&gwm, &knot, &key, &group, &["--dry-run", "--admin-listen", "127.0.0.1:0"]);
+    until("the step is printed", || connector.output().contains("would do: _web._tcp.lb.example SRV: 1 records"));
+    assert_eq!(knot.serial(), serial);
+    // Such a server tells nothing of members, which is said.
+    let pools = get(&admin(&connector), "/api/v1/pools").json();
+    assert!(pools["nothing_to_observe"].as_str().is_some_and(|why| why.contains("does not tell who asks")), "{pools}");
+    let server = knot.address.to_string();
+    let check =
+        ["connect", "--uid", "L", "--check", "dns", "--zone", "lb.example", "--update", &server, "--group", &group];
+    let output = run(&check);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("\nnothing to observe: a DNS server that takes updates"),
+        "{output:?}"
+    );
 }

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use super::{Connector, Gwm, Member};
+use super::{
+    Connector, Gwm, Member,
+    admin::{admin, get, metric},
+};
 use crate::harness::{TempFile, run, until};
 
 const TEMPLATE: &str = "{% for g in groups %}{{ g.name }}:{% for m in g.members %} {{ m.port }}={{ m.weight }}/{{ m.state }}\
@@ -129,6 +132,37 @@ fn a_command_that_fails_or_hangs_is_told_and_run_again() {
 }
 
 #[test]
+fn the_file_is_written_at_most_once_per_interval() {
+    let (one, two) = (Member::start().address, Member::start().address);
+    let gwm = Gwm::start(&[(one, Some(40)), (two, Some(20))]);
+    let ((template, output), address, group) = (files(), gwm.address(), format!("web={one},{two}"));
+    let file = ["file", "--group", &group, "--template", template.path(), "--output", output.path()];
+    let flags = ["--gwm", &address, "--admin-listen", "127.0.0.1:0"];
+    let start = |interval| Connector::start(&[&flags[..], &file, &["--min-interval", interval]].concat());
+    let connector = start("1h");
+    let at = admin(&connector);
+    // What the members may get is known, and looked at again: the file has what was known first.
+    let looks = || metric(&at, "gwm_connect_looks_total{result=\"succeeded\"}").expect("it is a metric");
+    let known = |weights: [i64; 2]| {
+        until(&format!("{weights:?} are known"), || {
+            let members = get(&at, "/api/v1/pools").json()["pools"][0]["members"].clone();
+            [0, 1].map(|member| members[member]["gwm_weight"].as_i64()) == weights.map(Some)
+        });
+        let before = looks();
+        until("it looks again", || looks() >= before + 2.0);
+    };
+    known([40, 20]);
+    let first = read(&output);
+    assert!(first.starts_with("web: "), "{first}");
+    gwm.set(&[(one, Some(10)), (two, Some(40))]);
+    known([10, 40]);
+    assert_eq!(read(&output), first);
+    drop(connector);
+    let _connector = start("0s");
+    until("without an interval it is written", || read(&output).contains("=25/serving") && read(&output) != first);
+}
+
+#[test]
 fn a_dry_run_prints_and_changes_nothing() {
     let one = Member::start().address;
     let gwm = Gwm::start(&[(one, Some(40))]);
@@ -180,7 +214,8 @@ fn mistakes_are_told_before_anything_is_done() {
     let check = ["--check", "file", "--group", members, "--template", good.path(), "--output", "/tmp/gwm-none"];
     let output = run(&[&["connect", "--uid", "LB1", "--map", "web=FARM"][..], &check].concat());
     let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(text, "pool web: group FARM\n  10.0.0.1:80 \n  10.0.0.2:80 \n", "{output:?}");
+    let nothing = "nothing to observe: a file does not tell what its reader does with the members";
+    assert_eq!(text, format!("pool web: group FARM\n  10.0.0.1:80\n  10.0.0.2:80\n{nothing}\n"), "{output:?}");
     assert!(output.status.success());
     let nowhere = ["--check", "file", "--group", members, "--template", good.path(), "--output", "/nonexistent/x"];
     let output = run(&[&["connect", "--uid", "LB1"][..], &nowhere].concat());

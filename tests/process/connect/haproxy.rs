@@ -1,159 +1,21 @@
 //! `gwm connect haproxy`, with a real HAProxy.
 
 use std::{
-    collections::BTreeMap,
-    env, fs,
-    io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
 };
-
-use gwm::connect::haproxy::{Server, servers};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     Connector, Gwm, Member,
     admin::{admin, get, metric},
+    proxy::{Proxy, backend, request},
     real::{free_address, installed},
+    scenarios::{Real, Weights, outlives},
 };
-use crate::harness::{TempFile, run, until};
-
-/// A master and a worker of HAProxy; it can be reloaded and restarted.
-pub(crate) struct Proxy {
-    configuration: TempFile,
-    sockets: PathBuf,
-    pub(crate) listen: SocketAddr,
-    tcp: SocketAddr,
-    child: Option<Child>,
-}
-
-/// A backend's section: each server with its name, address and more words.
-pub(crate) fn backend(name: &str, words: &str, servers: &[(&str, SocketAddr, &str)]) -> String {
-    let lines = servers.iter().map(|(name, address, words)| format!(" server {name} {address} {words}\n"));
-    format!("backend {name}\n {words}\n{}", lines.collect::<String>())
-}
-
-impl Proxy {
-    /// HAProxy with these backends; its frontend uses the backend `web`.
-    pub(crate) fn start(backends: &str) -> Proxy {
-        // The path of a socket has 108 bytes at most, so it is not in the target directory.
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("gwm-connect-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let sockets = env::temp_dir().join(name);
-        fs::create_dir(&sockets).expect("a new directory");
-        let (listen, tcp) = (free_address(), free_address());
-        let socket = |name: &str| sockets.join(name).display().to_string();
-        let configuration = TempFile::new(
-            "haproxy.cfg",
-            format!(
-                "global\n stats socket {} level admin\n stats socket {} level user\n \
-                 stats socket ipv4@{tcp} level admin\n\
-                 defaults\n mode http\n timeout connect 5s\n timeout client 5s\n timeout server 5s\n\
-                 frontend all\n bind {listen}\n default_backend web\n{backends}\n",
-                socket("admin"),
-                socket("user")
-            ),
-        );
-        let mut proxy = Proxy { configuration, sockets, listen, tcp, child: None };
-        proxy.restart();
-        proxy
-    }
-
-    pub(crate) fn socket(&self, name: &str) -> String {
-        self.sockets.join(name).display().to_string()
-    }
-
-    fn restart(&mut self) {
-        self.end();
-        let child = Command::new("haproxy")
-            .args(["-W", "-db", "-S", &self.socket("master"), "-f", self.configuration.path()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        self.child = Some(child.expect("HAProxy starts"));
-        until("HAProxy listens", || {
-            TcpStream::connect(self.listen).is_ok() && self.try_to_ask("show info").is_ok_and(|info| !info.is_empty())
-        });
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(self.child.as_ref().expect("it runs"))
-    }
-
-    fn worker(&self) -> String {
-        let info = self.try_to_ask("show info").unwrap_or_default();
-        info.lines().find(|line| line.starts_with("Pid: ")).unwrap_or_default().into()
-    }
-
-    /// Lets the master start a new worker with the configuration.
-    pub(crate) fn reload(&self) {
-        let old = self.worker();
-        kill_process(self.pid(), Signal::USR2).expect("the master runs");
-        until("a new worker answers", || !self.worker().is_empty() && self.worker() != old);
-    }
-
-    /// Ends master and worker.
-    fn end(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // The master ends its workers, too.
-            let _ = kill_process(Pid::from_child(&child), Signal::TERM);
-            let _ = child.wait();
-        }
-    }
-
-    fn try_to_ask(&self, command: &str) -> io::Result<String> {
-        let mut answer = String::new();
-        let mut stream = UnixStream::connect(self.sockets.join("admin"))?;
-        stream.write_all(format!("{command}\n").as_bytes())?;
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    }
-
-    pub(crate) fn ask(&self, command: &str) -> String {
-        self.try_to_ask(command).expect("HAProxy answers")
-    }
-
-    pub(crate) fn servers(&self) -> BTreeMap<String, Server> {
-        let answer = self.try_to_ask("show servers state").unwrap_or_default();
-        let servers = servers(answer.trim_end()).unwrap_or_default();
-        servers.into_iter().map(|server| (format!("{}/{}", server.backend, server.name), server)).collect()
-    }
-
-    fn shows(&self, weights: &[(&str, u32)]) -> bool {
-        let servers = self.servers();
-        weights.iter().all(|(name, weight)| servers.get(*name).is_some_and(|server| server.weight == *weight))
-    }
-
-    pub(crate) fn wait_for(&self, weights: &[(&str, u32)]) {
-        until(&format!("{weights:?}"), || self.shows(weights));
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.end();
-        let _ = fs::remove_dir_all(&self.sockets);
-    }
-}
-
-/// One request on a connection of its own; says whether the answer is good.
-pub(crate) fn request(address: SocketAddr) -> bool {
-    let ask = || -> io::Result<String> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
-}
+use crate::harness::{run, until};
 
 /// Starts the connector.
 fn connect(gwm: &str, socket: &str, flags: &[&str]) -> Connector {
@@ -260,51 +122,64 @@ fn a_reload_a_restart_a_crash_and_a_new_gwm_change_nothing_for_long() {
     assert!(proxy.shows(&[("web/s1", 7), ("web/s2", 7)]), "the weights of the configuration");
 }
 
+/// The name of a backend; all of them together have every byte that HAProxy allows.
+fn name(at: usize) -> String {
+    format!("{}-{at}_.:azAZ09", &"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[at % 52..])
+}
+
+/// A hundred backends, and the reload that ends a worker's memory.
+impl Real for Proxy {
+    fn connect(&self, gwm: &str) -> Connector {
+        connect(gwm, &self.socket("master"), &[])
+    }
+
+    fn has(&mut self, (first, second): Weights) -> bool {
+        let servers = self.servers();
+        let of = |at: usize, server: &str| servers.get(&format!("{}/{server}", name(at))).map(|server| server.weight);
+        let scaled = |weight: u16| (f64::from(weight) * 256.0 / f64::from(first.max(second))).round() as u32;
+        let near = |weight: Option<u32>, of: u16| weight.is_some_and(|weight| weight.abs_diff(scaled(of)) <= 1);
+        (0..100).all(|at| near(of(at, "s-_.:1"), first) && near(of(at, "Z9"), second))
+    }
+
+    fn restart(&mut self) {
+        Proxy::restart(self);
+    }
+}
+
 #[test]
-fn a_hundred_backends_are_whole_again_after_a_crash_amid_an_update() {
+fn a_hundred_backends_with_all_bytes_in_their_names_outlive_all() {
     if !installed("haproxy", "haproxy") {
         return;
     }
-    let [one, two] = [(); 2].map(|()| Member::start().address);
-    let gwm = Gwm::start(&[(one, Some(40)), (two, Some(10))]);
-    // Names have every byte that HAProxy allows.
-    let name =
-        |at: usize| format!("{}-{at}_.:azAZ09", &"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[at % 52..]);
+    let members = [(); 2].map(|()| Member::start().address);
+    let [one, two] = members;
     let backends: String = (0..100).map(|at| backend(&name(at), "", &[("s-_.:1", one, ""), ("Z9", two, "")])).collect();
-    let proxy = Proxy::start(&format!("{}{backends}", backend("web", "", &[])));
-    let address = gwm.address();
-    let all = |first: u32, second: u32| {
-        let servers = proxy.servers();
-        let weight =
-            |at: usize, server: &str| servers.get(&format!("{}/{server}", name(at))).map(|server| server.weight);
-        (0..100).all(|at| weight(at, "s-_.:1") == Some(first) && weight(at, "Z9") == Some(second))
-    };
-    let mut connector = connect(&address, &proxy.socket("admin"), &[]);
-    until("all have their weights", || all(256, 64));
-    for round in 0..4 {
-        let (first, second) = if round % 2 == 0 { (10, 40) } else { (40, 10) };
-        gwm.set(&[(one, Some(first)), (two, Some(second))]);
-        let changed = if round % 2 == 0 { 64 } else { 256 };
-        until("the update has begun", || proxy.servers().values().any(|server| server.weight == changed));
-        connector.kill();
-        connector = connect(&address, &proxy.socket("admin"), &[]);
-        let wanted = if round % 2 == 0 { (64, 256) } else { (256, 64) };
-        until("all have their new weights", || all(wanted.0, wanted.1));
-    }
+    let mut proxy = Proxy::start(&format!("{}{backends}", backend("web", "", &[])));
+    outlives(&mut proxy, members);
     // HAProxy is reloaded amid an update.
-    for (first, second, wanted) in [(20, 40, (128, 256)), (40, 20, (256, 128))] {
-        gwm.set(&[(one, Some(first)), (two, Some(second))]);
+    let gwm = Gwm::start(&[(one, Some(10)), (two, Some(40))]);
+    let _connector = Real::connect(&proxy, &gwm.address());
+    until("the first weights", || proxy.has((10, 40)));
+    for weights in [(20, 40), (40, 20)] {
+        gwm.set(&[(one, Some(weights.0)), (two, Some(weights.1))]);
         until("the update has begun", || proxy.servers().values().any(|server| server.weight == 128));
         proxy.reload();
-        until("all have their new weights", || all(wanted.0, wanted.1));
+        until("all have their new weights", || proxy.has(weights));
     }
-    // A GWM that comes and goes.
-    let mut gwm = gwm;
-    for _ in 0..3 {
-        gwm.daemon.stop();
-        gwm = Gwm::start_at(&address, &[(one, Some(40)), (two, Some(40))]);
+}
+
+#[test]
+fn a_dry_run_prints_and_changes_nothing() {
+    if !installed("haproxy", "haproxy") {
+        return;
     }
-    until("the last GWM is followed", || all(256, 256));
+    let one = Member::start().address;
+    let gwm = Gwm::start(&[(one, Some(40))]);
+    let proxy = Proxy::start(&backend("web", "", &[("s1", one, "weight 7")]));
+    let connector = connect(&gwm.address(), &proxy.socket("admin"), &["--dry-run"]);
+    until("the step is printed", || connector.output().contains("would do: web/s1: weight 7 -> 256"));
+    assert!(connector.stop().success());
+    assert!(proxy.shows(&[("web/s1", 7)]));
 }
 
 #[test]

@@ -6,12 +6,18 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
 };
 
 use super::real::installed;
-use crate::harness::{Permit, run, until};
+use crate::{
+    harness::{Permit, run, until},
+    manual::Page,
+};
 
 const MODULES: [&str; 6] = ["libcrc32c", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_conntrack", "ip_vs", "ip_vs_wrr"];
 
@@ -42,14 +48,19 @@ fn shell(line: &str, arguments: &[&str]) -> String {
 }
 
 impl Guest {
-    fn boot(kernel: &Path) -> Guest {
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ipvs-{}", std::process::id()));
+    /// With a script as its first process, and these programs and files besides.
+    fn boot(kernel: &Path, init: &str, programs: &[&str], files: &[(&str, &str)]) -> Guest {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("ipvs-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let root = directory.join("root");
         for name in ["bin", "modules", "dev", "proc", "sys"] {
             fs::create_dir_all(root.join(name)).expect("a new directory");
         }
         let (at, from) = (root.display().to_string(), kernel.display().to_string());
-        fs::write(root.join("init"), include_str!("ipvs/guest.sh")).expect("it is written");
+        for (name, content) in [("init", init)].iter().chain(files) {
+            fs::write(root.join(name), content).expect("it is written");
+        }
         shell("chmod +x $1/init", &[&at]);
         for module in MODULES {
             shell("find $1 -name $3.ko -exec cp {} $2/modules/ ';'", &[&from, &at, module]);
@@ -58,7 +69,7 @@ impl Guest {
         let copy = "PATH=$3; cp -L $(command -v $1) $2/bin/\n\
                     for library in $(ldd $(command -v $1) | grep -o '/[^ ]*'); do\n\
                     mkdir -p $2$(dirname $library); cp -L $library $2$library; done";
-        for program in ["busybox", "ipvsadm", env!("CARGO_BIN_EXE_gwm")] {
+        for program in ["busybox", "ipvsadm", env!("CARGO_BIN_EXE_gwm")].iter().chain(programs) {
             shell(copy, &[program, &at, &path]);
         }
         shell("cd $1; find . | busybox cpio -o -H newc >../initrd", &[&at]);
@@ -116,14 +127,15 @@ fn the_kernel_uses_the_weights() {
     let Some(kernel) = kernel() else { return };
     // The machine is emulated, which keeps a core busy.
     let _permit = Permit::take(1);
-    let guest = Guest::boot(&kernel);
+    let guest = Guest::boot(&kernel, include_str!("ipvs/guest.sh"), &[], &[]);
     let saw = |what: &str, expected: &str| assert_eq!(guest.saw(what), expected, "{what}");
 
     assert!(guest.saw("without the module").contains("is the module ip_vs loaded?"));
     saw("without a service", "pool web: group web");
     assert!(guest.saw("without the right").contains("this needs root, or the capability CAP_NET_ADMIN"));
-    saw("the check", "pool web: group web   10.9.1.3:8080    10.9.1.2:8080    10.9.1.1:8080");
+    saw("the check", "pool web: group web   10.9.1.3:8080   10.9.1.2:8080   10.9.1.1:8080");
 
+    saw("a dry run", "0 1=5 2=6 3=7");
     saw("weights", "1=3 2=1 3=0");
     saw("shares", "1=30 2=10");
     saw("the mark's weights", "1=3 2=1");
@@ -149,6 +161,7 @@ fn the_kernel_uses_the_weights() {
     saw("of a new GWM", "1=0 2=1 3=5");
     saw("of a new connector", "1=0 2=3 3=1");
     saw("all serve", "1=1 2=3 3=1");
+    saw("with a GWM that flaps", "1=1 2=6 3=1");
     // The weights that this connector has found.
     saw("restored", "0 1=0 2=1 3=5");
     saw("before the third joins", "1=1 2=3");
@@ -161,6 +174,20 @@ fn the_kernel_uses_the_weights() {
     for round in 1..=3 {
         saw(&format!("round {round}"), "100");
     }
+}
+
+#[test]
+fn the_page_of_the_manual_holds() {
+    let Some(kernel) = kernel() else { return };
+    let _permit = Permit::take(1);
+    let page = Page::read("src/manual/gwm-connect-ipvs.8.md");
+    let script = page.script();
+    let guest = Guest::boot(&kernel, include_str!("ipvs/page.sh"), &["bash"], &[("typed.sh", &script)]);
+    guest.saw("the end");
+    let console = guest.console().replace('\r', "");
+    let (_, after) = console.split_once("= printed: \n").expect("it was told before the end");
+    let (printed, _) = after.split_once("= the end: ").expect("it was seen");
+    page.judge(printed, &console);
 }
 
 #[test]

@@ -2,17 +2,29 @@
 
 mod admin;
 mod agent;
+mod common;
 #[cfg(feature = "dns")]
 mod dns;
 #[cfg(feature = "dns")]
 mod dns_update;
+#[cfg(feature = "xds")]
+mod envoy;
 mod file;
-pub(crate) mod haproxy;
+#[cfg(feature = "xds")]
+mod grpc;
+mod haproxy;
 mod ipvs;
+#[cfg(all(feature = "dns", feature = "xds"))]
+mod matrix;
 mod nft;
+mod nginx;
 mod pen;
+pub(crate) mod proxy;
 pub(crate) mod real;
 mod registration;
+#[cfg(any(feature = "dns", feature = "xds"))]
+mod resolved;
+mod scenarios;
 #[cfg(feature = "xds")]
 mod xds;
 

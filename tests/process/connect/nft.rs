@@ -13,7 +13,9 @@ use std::{
 
 use super::{
     Connector, Gwm, Member,
+    admin::{admin, get, metric},
     real::{Namespace, installed},
+    scenarios::{Real, Weights, drains, outlives},
 };
 use crate::harness::until;
 
@@ -39,8 +41,14 @@ fn nft(arguments: &str) -> Output {
     Command::new("nft").args(arguments.split(' ')).output().expect("nft is there")
 }
 
+/// A table, without the numbers of its counters.
 fn table(name: &str) -> String {
-    String::from_utf8(nft(&format!("list table inet {name}")).stdout).expect("a listing")
+    String::from_utf8(nft(&format!("-s list table inet {name}")).stdout).expect("a listing")
+}
+
+/// The rules for services.
+fn rules() -> String {
+    String::from_utf8(nft("list chain inet gwm services").stdout).expect("a listing")
 }
 
 fn connect(gwm: &Gwm, flags: &[&str]) -> Connector {
@@ -106,13 +114,23 @@ fn new_connections_follow_the_weights_exactly() {
         let others = table("other");
         let web = group(&members);
         let flags = ["--service", "10.9.0.1:80=web", "--group", &web];
-        let connector = connect(&gwm, &flags);
+        let connector = connect(&gwm, &[&flags[..], &["--admin-listen", "127.0.0.1:0"]].concat());
+        let at = admin(&connector);
         let reach = |expected: [u64; 3]| until(&format!("{expected:?}"), || shares(&members) == expected);
         reach([30, 10, 0]);
         assert_eq!(client.run(|| shares(&members)), [30, 10, 0], "from another machine");
         gwm.set(&weights([Some(5), Some(10), Some(25)]));
         reach([5, 10, 25]);
         assert_eq!(client.run(|| shares(&members)), [5, 10, 25]);
+        // Each connection has one request, and is counted once, over all changes. One past the service is not.
+        drop(TcpStream::connect(members[0].address).expect("the member listens"));
+        for member in &members {
+            let series =
+                |name: &str| format!("gwm_connect_member_{name}{{pool=\"web\",member=\"{}\"}}", member.address);
+            assert_eq!(metric(&at, &series("new_connections_total")), Some(member.served() as f64));
+        }
+        let shown = get(&at, "/api/v1/pools").json()["pools"][0]["members"].clone();
+        assert_eq!([0, 1, 2].map(|member| shown[member]["weight"].as_u64()), [Some(1), Some(2), Some(5)], "slots");
 
         // Nobody serves: connections are refused, not lost.
         gwm.set(&weights([None, None, None]));
@@ -125,6 +143,9 @@ fn new_connections_follow_the_weights_exactly() {
             "delete table inet gwm",
             "flush chain inet gwm services",
             "flush chain inet gwm output",
+            "flush chain inet gwm counts",
+            "flush set inet gwm tcp4",
+            "add element inet gwm tcp4 { 10.9.0.1 . 80 . 10.9.1.9 . 80 }",
             "insert rule inet gwm services counter accept",
             "add table inet gwm { flags dormant ; }",
         ] {
@@ -136,19 +157,6 @@ fn new_connections_follow_the_weights_exactly() {
         }
         assert_eq!(table("other"), others);
 
-        // The GWM comes and goes; the connector dies amid updates.
-        let address = gwm.address();
-        drop(gwm);
-        connector.wait_for_log(&["WARN", "retry_seconds"]);
-        assert_eq!(shares(&members), [20, 20, 0]);
-        let gwm = Gwm::start_at(&address, &weights([Some(20), Some(20), None]));
-        until("registered again", || connector.log().matches("registered with the GWM").count() == 2);
-        let mut connector = connector;
-        for round in 1..5 {
-            gwm.set(&weights([Some(round), Some(40), None]));
-            connector.kill();
-            connector = connect(&gwm, &flags);
-        }
         gwm.set(&weights([Some(10), Some(30), None]));
         reach([10, 30, 0]);
         drop(connector);
@@ -189,7 +197,7 @@ fn requests_go_on_while_a_member_drains_and_leaves() {
             };
             more(50);
             gwm.set(&[(a, None), (b, Some(10))]);
-            until("the member has drained", || !table("gwm").contains("10.9.1.1"));
+            until("the member has drained", || !rules().contains("10.9.1.1"));
             more(50); // those that were under way
             let again: Vec<u16> = kept.iter().map(|stream| request(stream).unwrap()).collect();
             assert_eq!(again, of_kept, "connections that exist keep their member");
@@ -252,30 +260,77 @@ fn a_client_keeps_its_member_and_udp_is_balanced_too() {
     });
 }
 
-#[test]
-fn a_hundred_groups_and_what_can_go_wrong() {
-    let Some(namespace) = balancer() else { return };
-    namespace.run(|| {
-        let members: Vec<Member> = (1..3).map(|host| Member::start_on(&format!("10.9.1.{host}"))).collect();
-        let (a, b) = (members[0].address, members[1].address);
-        let gwm = Gwm::start(&[(a, Some(30)), (b, Some(10))]);
-        let mut flags = Vec::new();
+/// A hundred services, and all tables of the kernel.
+struct Kernel {
+    members: [SocketAddr; 2],
+}
+
+impl Real for Kernel {
+    fn connect(&self, gwm: &str) -> Connector {
+        let [one, two] = self.members;
+        let mut flags = vec!["--gwm".to_owned(), gwm.to_owned(), "nft".to_owned()];
         for number in 0..100 {
             flags.push(format!("--service=10.9.0.1:{}=g{number}", 1000 + number));
-            flags.push(format!("--group=g{number}={a},{b}"));
+            flags.push(format!("--group=g{number}={one},{two}"));
         }
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let connector = connect(&gwm, &flags);
-        until("a hundred rules", || table("gwm").matches("numgen inc mod 4").count() == 100);
-        gwm.set(&[(a, Some(20)), (b, Some(20))]);
-        until("a hundred rules", || table("gwm").matches("numgen inc mod 2").count() == 100);
-        for port in [1000, 1050, 1099] {
+        Connector::start(&flags.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn has(&mut self, (first, second): Weights) -> bool {
+        let divisor = (1..=first).rev().find(|by| first % by == 0 && second % by == 0).expect("1 is one");
+        let slots = (first + second) / divisor;
+        let counts = |port| {
             let to = SocketAddr::from(([10, 9, 0, 1], port));
-            let answers: Vec<u16> =
-                (0..4).map(|_| TcpStream::connect(to).and_then(|stream| request(&stream)).unwrap()).collect();
-            assert_eq!(answers.iter().filter(|port| **port == a.port()).count(), 2, "{answers:?}");
-        }
-        drop(connector);
+            let ask = |_| TcpStream::connect(to).and_then(|stream| request(&stream));
+            let answers: Vec<u16> = (0..slots).filter_map(|at| ask(at).ok()).collect();
+            let of = |member: SocketAddr| answers.iter().filter(|port| **port == member.port()).count();
+            self.members.map(of)
+        };
+        rules().matches(&format!("numgen inc mod {slots} map")).count() == 100
+            && [1000, 1050, 1099]
+                .into_iter()
+                .all(|port| counts(port) == [first, second].map(|weight| usize::from(weight / divisor)))
+    }
+
+    /// As a restart of Debian's nftables.service does.
+    fn restart(&mut self) {
+        assert!(nft("flush ruleset").status.success());
+    }
+}
+
+#[test]
+fn a_hundred_groups_outlive_all() {
+    let Some(namespace) = balancer() else { return };
+    namespace.run(|| {
+        let members = [1, 2].map(|host| Member::start_on(&format!("10.9.1.{host}")).address);
+        outlives(&mut Kernel { members }, members);
+    });
+}
+
+#[test]
+fn no_request_fails_while_a_member_of_others_drains_and_leaves() {
+    let Some(namespace) = balancer() else { return };
+    namespace.run(|| {
+        let members: Vec<Member> = (1..4).map(|host| Member::start_on(&format!("10.9.1.{host}"))).collect();
+        let gwm = Gwm::start(&members.iter().map(|member| (member.address, Some(20))).collect::<Vec<_>>());
+        let flags = ["--service", "10.9.0.1:80=web", "--group", &group(&members), "--choose", "random"];
+        let _connector = connect(&gwm, &flags);
+        until("all three serve", || shares(&members).iter().all(|share| *share > 0));
+        drains(|| open().and_then(|stream| request(&stream)).map(drop).map_err(|e| e.to_string()), &gwm, &members);
+    });
+}
+
+#[test]
+fn what_can_go_wrong_is_told() {
+    let Some(namespace) = balancer() else { return };
+    namespace.run(|| {
+        let member = Member::start_on("10.9.1.1").address;
+        let gwm = Gwm::start(&[(member, Some(30))]);
+        let group = format!("web={member}");
+        let dry = connect(&gwm, &["--dry-run", "--service", "10.9.0.1:80=web", "--group", &group]);
+        until("the step is printed", || dry.output().contains(&format!("would do: 10.9.0.1:80 (web): {member} 1/1")));
+        assert!(dry.stop().success());
+        assert_eq!(table("gwm"), "", "a dry run changes nothing");
         let check = |program: &str, flags: &[&str], code: i32, says: &str| {
             let gwm = env!("CARGO_BIN_EXE_gwm");
             let connect = ["connect", "--uid", "LB1", "--check", "nft", "--service", "10.9.0.1:80=web"];

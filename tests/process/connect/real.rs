@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::fd::AsFd,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
 };
 
@@ -25,9 +26,30 @@ pub(crate) fn installed(program: &str, package: &str) -> bool {
     found
 }
 
-/// An address that was free a moment ago, for a program that can not choose a free port.
+/// An address that was free a moment ago, for a program that can not choose a free port. The system gives this port to no
+/// client (it has 32768 and more for these), so a program that ends and starts again finds it free.
 pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let ports = (0..20_000).map(|_| std::process::id().wrapping_mul(97) + NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], 10_000 + (port % 20_000) as u16)));
+    addresses.find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
+}
+
+/// What `gwm` with these arguments prints as root without this capability (`net_bind_service`), in an empty network, and
+/// its status. `None`: the test can not be made here.
+pub(crate) fn without_right(capability: &str, arguments: &[&str]) -> Option<(Option<i32>, String)> {
+    let root = rustix::process::geteuid().is_root();
+    assert!(root || env::var_os("CI").is_none(), "network namespaces need root");
+    if !root || !installed("setpriv", "util-linux") {
+        eprintln!("left out: this test needs root");
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    let alone = format!("ip link set lo up; exec setpriv --bounding-set=-{capability} \"$@\"");
+    command.args(["--net", "sh", "-c", &alone, "sh", env!("CARGO_BIN_EXE_gwm")]).args(arguments);
+    let output = command.stdin(Stdio::null()).output().expect("unshare runs");
+    let text = [output.stdout, output.stderr].concat();
+    Some((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// A child that is killed when this value is dropped.

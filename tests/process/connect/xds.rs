@@ -2,10 +2,10 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Lines, Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
 };
@@ -15,21 +15,25 @@ use rustix::process::Signal;
 use super::{
     Connector, Gwm, Member,
     admin::{self, admin, metric},
-    real::free_address,
+    envoy::{Envoy, Way, request},
+    proxy::exchange,
+    real::{free_address, without_right},
+    resolved,
+    scenarios::{Real, Weights, outlives},
 };
 use crate::{
     authority::{Authority, Folder},
-    harness::{Daemon, PATIENCE, TempFile, python, run, until},
+    harness::{PATIENCE, python, run, until},
 };
 
 /// A connector that serves xDS.
-struct Xds {
-    connector: Connector,
-    address: SocketAddr,
+pub(super) struct Xds {
+    pub(super) connector: Connector,
+    pub(super) address: SocketAddr,
 }
 
 impl Xds {
-    fn start(gwm: &str, flags: &[&str]) -> Xds {
+    pub(super) fn start(gwm: &str, flags: &[&str]) -> Xds {
         let given = if flags.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
         let connector = Connector::start(&[&["--gwm", gwm, "xds"], given, flags].concat());
         let printed = || {
@@ -44,223 +48,13 @@ impl Xds {
     }
 }
 
-/// How Envoy asks for endpoints.
-#[derive(Clone, Copy)]
-enum Way<'a> {
-    StateOfTheWorld,
-    Delta,
-    Rest,
-    /// A file with the endpoints.
-    File(&'a str),
-    /// ADS over TLS; certificate, key and CA files of the client.
-    Tls(&'a [String; 3]),
-}
-
-/// A real Envoy with a cluster `web`, until it is dropped.
-struct Envoy {
-    child: Child,
-    address: SocketAddr,
-    admin: SocketAddr,
-    _configuration: TempFile,
-}
-
-impl Envoy {
-    fn start(way: Way<'_>, xds: SocketAddr) -> Envoy {
-        let (address, admin) = (free_address(), free_address());
-        let socket = |address: SocketAddr| {
-            format!("{{socket_address: {{address: {}, port_value: {}}}}}", address.ip(), address.port())
-        };
-        let polls = "api_config_source: {api_type: REST, transport_api_version: V3, refresh_delay: 0.2s, \
-                     cluster_names: [xds]}";
-        let source = match way {
-            Way::Rest => polls.to_owned(),
-            Way::File(path) => {
-                let folder = Path::new(path).parent().expect("a folder").display();
-                format!("path_config_source: {{path: \"{path}\", watched_directory: {{path: \"{folder}\"}}}}")
-            }
-            _ => "ads: {}".to_owned(),
-        };
-        let ads = match way {
-            Way::Rest | Way::File(_) => String::new(),
-            _ => {
-                let kind = if matches!(way, Way::Delta) { "DELTA_GRPC" } else { "GRPC" };
-                format!(
-                    "ads_config: {{api_type: {kind}, transport_api_version: V3, \
-                     grpc_services: [{{envoy_grpc: {{cluster_name: xds}}}}]}}"
-                )
-            }
-        };
-        let extensions = "type.googleapis.com/envoy.extensions";
-        let http2 = match way {
-            Way::Rest => String::new(),
-            _ => format!(
-                "typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
-                 {{\"@type\": {extensions}.upstreams.http.v3.HttpProtocolOptions, \
-                 explicit_http_config: {{http2_protocol_options: {{}}}}}}}}"
-            ),
-        };
-        let tls = match way {
-            Way::Tls([certificate, key, ca]) => format!(
-                "transport_socket: {{name: tls, typed_config: {{\
-                 \"@type\": {extensions}.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: {{\
-                 tls_certificates: [{{certificate_chain: {{filename: \"{certificate}\"}}, \
-                 private_key: {{filename: \"{key}\"}}}}], \
-                 validation_context: {{trusted_ca: {{filename: \"{ca}\"}}}}}}}}}}"
-            ),
-            _ => String::new(),
-        };
-        let manager = format!(
-            "{{name: http, typed_config: {{\
-             \"@type\": {extensions}.filters.network.http_connection_manager.v3.HttpConnectionManager, \
-             stat_prefix: web, route_config: {{virtual_hosts: [{{name: all, domains: [\"*\"], \
-             routes: [{{match: {{prefix: \"/\"}}, route: {{cluster: web, retry_policy: {{\
-             retry_on: \"connect-failure,reset\"}}}}}}]}}]}}, http_filters: [{{name: router, typed_config: {{\
-             \"@type\": {extensions}.filters.http.router.v3.Router}}}}]}}}}"
-        );
-        let configuration = format!(
-            "node: {{id: envoy-1, cluster: test}}\nadmin: {{address: {admin_socket}}}\n\
-             dynamic_resources: {{{ads}}}\nstatic_resources:\n  listeners:\n  - address: {listener}\n    \
-             filter_chains: [{{filters: [{manager}]}}]\n  clusters:\n  - name: web\n    type: EDS\n    \
-             connect_timeout: 1s\n    common_lb_config: {{healthy_panic_threshold: {{value: 0}}, \
-             locality_weighted_lb_config: {{}}}}\n    \
-             eds_cluster_config: {{eds_config: {{resource_api_version: V3, {source}}}}}\n  \
-             - name: xds\n    type: STATIC\n    load_assignment: {{cluster_name: xds, endpoints: [{{lb_endpoints: \
-             [{{endpoint: {{address: {server}}}}}]}}]}}\n    {http2}\n    {tls}\n",
-            admin_socket = socket(admin),
-            listener = socket(address),
-            server = socket(xds),
-        );
-        let file = TempFile::new("envoy.yaml", configuration);
-        let child = Command::new(python("envoy"))
-            .args(["-c", file.path(), "--concurrency", "1", "-l", "critical", "--disable-hot-restart"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("envoy: {error}: tests/run installs it"));
-        Envoy { child, address, admin, _configuration: file }
-    }
-
-    /// How many of 120 requests each member answered; `None` if one had no answer of a member.
-    fn shares(&self, members: &[SocketAddr]) -> Option<Vec<usize>> {
-        let mut counts = vec![0; members.len()];
-        for _ in 0..120 {
-            let port = request(self.address).ok()?;
-            counts[members.iter().position(|member| member.port() == port)?] += 1;
-        }
-        Some(counts)
-    }
-
-    /// Waits for these shares, each within two requests of 120.
-    fn balances(&self, members: &[SocketAddr], wanted: &[usize]) {
-        until(&format!("shares of {wanted:?} in 120 requests"), || {
-            self.shares(members).is_some_and(|shares| near(&shares, wanted))
-        });
-    }
-
-    /// One of its counters.
-    fn counter(&self, name: &str) -> u64 {
-        let text = get(self.admin, &format!("/stats?filter={name}")).unwrap_or_default();
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.parse().ok()).unwrap_or(0)
-    }
-}
-
-impl Drop for Envoy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn near(shares: &[usize], wanted: &[usize]) -> bool {
-    shares.iter().zip(wanted).all(|(share, wanted)| share.abs_diff(*wanted) <= 2 && (*share > 0) == (*wanted > 0))
-}
-
-/// The body of an answer 200.
-fn get(server: SocketAddr, path: &str) -> Result<String, String> {
-    let text = exchange(server, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| format!("no end of the head: {text}"))?;
-    if head.starts_with("HTTP/1.1 200 ") { Ok(body.to_owned()) } else { Err(text) }
-}
-
-fn exchange(server: SocketAddr, request: &str) -> Result<String, String> {
-    let words = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect(server).map_err(words)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(words)?;
-    stream.write_all(request.as_bytes()).map_err(words)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(words)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-/// One HTTP request through Envoy; the port of the member that answered.
-fn request(proxy: SocketAddr) -> Result<u16, String> {
-    let body = get(proxy, "/")?;
-    body.parse().map_err(|_| format!("the body {body}"))
-}
-
-/// gRPC servers and a gRPC client, until the value is dropped.
-struct Grpc {
-    child: Child,
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
-    servers: Vec<SocketAddr>,
-}
-
-impl Grpc {
-    fn start(servers: usize, xds: SocketAddr, tls: &[&str]) -> Grpc {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/grpc_shares.py");
-        let mut child = Command::new(python("python"))
-            .args([script, &servers.to_string(), &xds.port().to_string()])
-            .args(tls)
-            .env("GRPC_VERBOSITY", "NONE")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("python: {error}: tests/run makes it"));
-        let input = child.stdin.take().expect("it is piped");
-        let mut output = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let line = output.next().expect("it prints the ports").expect("text");
-        let servers = line.split(' ').map(|port| ([127, 0, 0, 1], port.parse().expect("a port")).into()).collect();
-        Grpc { child, input, output, servers }
-    }
-
-    /// How many of `calls` calls each server answered.
-    fn shares(&mut self, group: &str, calls: usize) -> Result<Vec<usize>, String> {
-        writeln!(self.input, "{group} {calls}").expect("it reads");
-        let line = self.output.next().expect("it answers").expect("text");
-        if line.starts_with("error") {
-            return Err(line);
-        }
-        Ok(line.split(' ').map(|count| count.parse().expect("a count")).collect())
-    }
-
-    /// Waits for these shares of 1,200 calls. gRPC chooses at random: 51 calls are about three standard deviations.
-    fn balances(&mut self, group: &str, wanted: &[usize]) {
-        until(&format!("gRPC shares of {wanted:?} in 1200 calls"), || {
-            self.shares(group, 1200).is_ok_and(|shares| about(&shares, wanted))
-        });
-    }
-}
-
-fn about(shares: &[usize], wanted: &[usize]) -> bool {
-    shares.iter().zip(wanted).all(|(share, wanted)| share.abs_diff(*wanted) <= 51 && (*share > 0) == (*wanted > 0))
-}
-
-impl Drop for Grpc {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// The members as `web=…`.
-fn group(members: &[SocketAddr]) -> String {
+pub(super) fn group(members: &[SocketAddr]) -> String {
     let members: Vec<String> = members.iter().map(SocketAddr::to_string).collect();
     format!("web={}", members.join(","))
 }
 
-fn with(members: &[SocketAddr], weights: &[Option<u16>]) -> Vec<(SocketAddr, Option<u16>)> {
+pub(super) fn with(members: &[SocketAddr], weights: &[Option<u16>]) -> Vec<(SocketAddr, Option<u16>)> {
     members.iter().copied().zip(weights.iter().copied()).collect()
 }
 
@@ -351,52 +145,6 @@ fn envoy_outlives_the_gwm_and_the_connector_and_no_request_fails() {
 }
 
 #[test]
-fn grpc_clients_without_a_proxy_follow_the_weights() {
-    let daemon = Daemon::start(&["--push-window", "10ms"]);
-    // The servers' ports are not known before the xDS server's port, so the servers register themselves.
-    let xds = Xds::start(&daemon.address().to_string(), &["--group", "web", "--group", "other", "--trust"]);
-    let mut grpc = Grpc::start(3, xds.address, &[]);
-    let servers: Vec<String> = grpc.servers.iter().map(SocketAddr::to_string).collect();
-    let servers: Vec<&str> = servers.iter().map(String::as_str).collect();
-    let mut member = daemon.connect();
-    until("the connector has registered the group", || {
-        let code = member.register(crate::harness::MEMBER, "LB1", "web", &servers);
-        code == gwm::sasp::ReturnCode::SUCCESSFUL
-    });
-    grpc.balances("web", &[400, 400, 400]);
-    member.deregister(crate::harness::MEMBER, "LB1", "web", &servers[..1]);
-    grpc.balances("web", &[0, 600, 600]);
-    // The connector is killed: the client keeps what it has. Started again, it serves what the GWM says.
-    let listen = xds.address.to_string();
-    xds.connector.kill();
-    let shares = grpc.shares("web", 1200).expect("calls without the connector");
-    assert!(shares[0] == 0 && shares[1] > 400, "{shares:?}");
-    let code = member.register(crate::harness::MEMBER, "LB1", "web", &servers[..1]);
-    assert_eq!(code, gwm::sasp::ReturnCode::SUCCESSFUL);
-    let _xds = Xds::start(
-        &daemon.address().to_string(),
-        &["--group", "web", "--group", "other", "--trust", "--listen", &listen],
-    );
-    grpc.balances("web", &[400, 400, 400]);
-    let error = grpc.shares("nothing", 1).expect_err("no such group");
-    assert!(error.contains("UNAVAILABLE"), "{error}");
-}
-
-#[test]
-fn grpc_weights_are_exact() {
-    let xds_port = free_address();
-    let mut grpc = Grpc::start(2, xds_port, &[]);
-    let servers = grpc.servers.clone();
-    let gwm = Gwm::start(&with(&servers, &[Some(30), Some(10)]));
-    let _xds = Xds::start(&gwm.address(), &["--group", &group(&servers), "--listen", &xds_port.to_string()]);
-    grpc.balances("web", &[900, 300]);
-    gwm.set(&with(&servers, &[Some(10), Some(20)]));
-    grpc.balances("web", &[400, 800]);
-    gwm.set(&with(&servers, &[None, Some(20)]));
-    grpc.balances("web", &[0, 1200]);
-}
-
-#[test]
 fn only_clients_with_a_certificate_are_served_if_that_is_asked() {
     let (authority, stranger, folder) = (Authority::new("root"), Authority::new("other"), Folder::new());
     let (certificate, key) = folder.identity("server", &authority.server());
@@ -437,6 +185,41 @@ fn streams_hear_that_the_control_plane_ends() {
     assert!(xds.connector.stop().success());
     assert_eq!(lines.next().expect("a line").expect("text"), "UNAVAILABLE the control plane ends");
     client.wait().expect("it ends");
+}
+
+#[test]
+fn what_envoy_reports_of_members_is_shown() {
+    let started: Vec<Member> = (0..3).map(|_| Member::start()).collect();
+    // The last one ends each connection without an answer; then Envoy asks another one.
+    started[2].set_open(false);
+    let members: Vec<SocketAddr> = started.iter().map(|member| member.address).collect();
+    let gwm = Gwm::start(&with(&members, &[Some(10), Some(10), Some(10)]));
+    let xds = Xds::start(&gwm.address(), &["--group", &group(&members), "--admin-listen", "127.0.0.1:0"]);
+    let at = admin(&xds.connector);
+    let envoy = Envoy::start(Way::StateOfTheWorld, xds.address);
+    let reports = || metric(&at, "gwm_connect_xds_reports_total").unwrap_or(0.0);
+    let told = |name: &str, member: &Member| {
+        let series = format!("gwm_connect_member_{name}{{pool=\"web\",member=\"{}\"}}", member.address);
+        metric(&at, &series).unwrap_or(0.0)
+    };
+    let ask = |count| (0..count).for_each(|_| drop(request(envoy.address)));
+    // Envoy counts from its first report on.
+    until("Envoy reports", || {
+        ask(10);
+        started.iter().all(|member| told("new_connections_total", member) > 0.0)
+    });
+    // When nothing is asked, the second report from now on has all.
+    let all_told = || {
+        let before = reports();
+        until("two reports", || reports() >= before + 2.0);
+        [0, 1].map(|at| (started[at].served() as f64, told("new_connections_total", &started[at])))
+    };
+    let before = all_told();
+    ask(40);
+    let after = all_told();
+    let more = before.iter().zip(&after).map(|(before, after)| (after.0 - before.0, after.1 - before.1));
+    assert!(more.clone().all(|(served, told)| served == told && served > 0.0), "{:?}", more.collect::<Vec<_>>());
+    assert!(told("errors_total", &started[2]) > 0.0);
 }
 
 #[test]
@@ -511,20 +294,59 @@ fn polls_get_what_changed_and_hostile_clients_an_error() {
     drop(silent);
 }
 
+/// An Envoy with a hundred clusters.
+struct Proxy {
+    envoy: Envoy,
+    members: [SocketAddr; 2],
+    listen: SocketAddr,
+}
+
+impl Real for Proxy {
+    fn connect(&self, gwm: &str) -> Connector {
+        let (listen, groups) = (self.listen.to_string(), resolved::groups(self.members));
+        let mut flags = vec!["--listen", &*listen];
+        groups.iter().for_each(|group| flags.extend(["--group", group]));
+        Xds::start(gwm, &flags).connector
+    }
+
+    fn has(&mut self, (first, second): Weights) -> bool {
+        let weights = self.envoy.weights();
+        let of = |cluster: &str, at: usize| weights.get(&(cluster.to_owned(), self.members[at].to_string())).copied();
+        resolved::names().all(|cluster| {
+            let both = of(&cluster, 0).zip(of(&cluster, 1));
+            both.is_some_and(|(one, two)| one * u32::from(second) == two * u32::from(first))
+        })
+    }
+
+    fn restart(&mut self) {
+        self.envoy.restart();
+    }
+}
+
 #[test]
-fn a_hundred_groups_are_served() {
-    let member = Member::start().address;
-    let gwm = Gwm::start(&[(member, Some(30))]);
-    let groups: Vec<String> = (0..100).map(|at| format!("g{at}={member}")).collect();
-    let mut flags: Vec<&str> = Vec::new();
-    groups.iter().for_each(|group| flags.extend(["--group", group]));
-    let xds = Xds::start(&gwm.address(), &flags);
-    let poll = || {
-        let head =
-            "POST /v3/discovery:endpoints HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
-        exchange(xds.address, head).unwrap_or_default()
-    };
-    until("all groups", || poll().matches("\"load_balancing_weight\":30").count() == 200);
+fn a_hundred_clusters_of_envoy_outlive_all() {
+    let (members, listen) = ([(); 2].map(|()| Member::start().address), free_address());
+    let envoy = Envoy::start_with(Way::Delta, listen, &resolved::names().collect::<Vec<_>>());
+    outlives(&mut Proxy { envoy, members, listen }, members);
+}
+
+#[test]
+fn a_dry_run_prints_what_clients_would_hear() {
+    let one = Member::start().address;
+    let gwm = Gwm::start(&[(one, Some(40))]);
+    let (group, address, listen) = (format!("web={one}"), gwm.address(), free_address());
+    let at = listen.to_string();
+    let connector = Connector::start(&["--gwm", &address, "--dry-run", "xds", "--listen", &at, "--group", &group]);
+    until("it prints the step", || connector.output().contains("would do: "));
+    assert!(TcpStream::connect(listen).is_err(), "a dry run serves nobody");
+    assert!(connector.stop().success());
+}
+
+#[test]
+fn a_port_that_needs_a_right_is_told() {
+    let flags = ["connect", "--uid", "LB1", "xds", "--listen", "127.0.0.1:80", "--group", "web"];
+    let Some((status, text)) = without_right("net_bind_service", &flags) else { return };
+    assert!(status == Some(1) && text.contains("127.0.0.1:80") && text.contains("CAP_NET_BIND_SERVICE"), "{text}");
 }
 
 #[test]
@@ -552,6 +374,6 @@ fn mistakes_are_told_before_anything_is_done() {
     // A check does not need the port.
     let members = ["--listen", &taken, "--group", "web=10.0.0.1:80"];
     let output = run(&[&["connect", "--uid", "LB1", "--check", "xds"][..], &members].concat());
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "pool web: group web\n  10.0.0.1:80 \n", "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "pool web: group web\n  10.0.0.1:80\n", "{output:?}");
     assert!(output.status.success());
 }

@@ -79,6 +79,12 @@ echo "= the check: $(attempt | tr '\n' ' ')"
 
 members 1=30 2=10 3=quiesced
 serve
+gwm connect --uid LVS --retry 1s --dry-run ipvs --service 'tcp 10.9.0.1:80=web' >/dry 2>>/gwm.log &
+dry=$!
+while ! grep -q 'weight 5 -> 3' /dry; do usleep 50000; done
+kill $dry
+wait $dry
+echo "= a dry run: $? $(tcp)"
 web
 reach '1=3 2=1 3=0' 'weights'
 echo "= shares: $(shares)"
@@ -132,6 +138,13 @@ members 1=quiesced 2=30 3=10
 reach '1=0 2=3 3=1' 'of a new connector'
 members 1=10 2=30 3=10
 reach '1=1 2=3 3=1' 'all serve'
+for weight in 20 40 60; do
+    kill -9 $gwm
+    gwm=
+    members 1=10 2=$weight 3=10
+    serve
+done
+reach '1=1 2=6 3=1' 'with a GWM that flaps'
 kill $connector
 wait $connector
 echo "= restored: $? $(tcp)"
