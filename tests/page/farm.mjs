@@ -24,6 +24,25 @@ export function members(count, weight) {
   return Array.from({ length: count }, (_, at) => ({ address: address(at), weight, label: `web-${at}` }));
 }
 
+/** `gwm demo`: the address of its page, and what ends it. */
+export async function startDemo() {
+  const demo = run(['demo'], ['ignore', 'pipe', 'inherit']);
+  const ended = once(demo, 'exit');
+  const stop = async () => {
+    demo.kill('SIGINT');
+    await ended;
+  };
+  let page = null;
+  for await (const line of createInterface({ input: demo.stdout })) {
+    page = /^A browser shows the same at (\S+)/.exec(line)?.[1] ?? null;
+    if (page) break;
+  }
+  // It goes on printing.
+  demo.stdout.resume();
+  if (page) return { page, stop };
+  throw new Error('the demo ends before it has a page');
+}
+
 export class Farm {
   /** Starts a daemon, and a load balancer LB1 with the members as its group `web`. */
   static async start(listed, flags = []) {

@@ -6,7 +6,7 @@ import { writeFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
-import { Farm, PATIENCE, members } from './farm.mjs';
+import { Farm, PATIENCE, members, startDemo } from './farm.mjs';
 
 // tests/run installs these; where they are is known only then.
 const require = createRequire(join(process.env.GWM_PAGE_MODULES ?? 'target/page', 'package.json'));
@@ -207,6 +207,21 @@ async function hasNothingSerious(page, name) {
   const text = serious.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join('\n')}`).join('\n');
   assert.equal(text, '', `${name}: ${text}`);
 }
+
+test('`gwm demo` has a page, whose picture is in README.md', async () => {
+  const demo = await startDemo();
+  try {
+    const page = await open(demo, '#/', { viewport: { width: 1280, height: 490 } });
+    await page.getByRole('link', { name: 'dns', exact: true }).waitFor();
+    // The story takes some seconds to here.
+    await sees(page, '1 member is quiesced.');
+    await page.getByRole('img', { name: /^Weights of 3 members/ }).waitFor();
+    // GWM_PICTURE=src/admin/page/page.png makes the picture anew.
+    if (process.env.GWM_PICTURE) await page.screenshot({ path: process.env.GWM_PICTURE });
+  } finally {
+    await demo.stop();
+  }
+});
 
 test('the page says that the daemon is gone, and goes on when it is back', async () => {
   const farm = await Farm.start(THREE);
