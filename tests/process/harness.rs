@@ -105,7 +105,7 @@ pub(crate) fn finish(mut child: Child) -> Output {
     Output { status, stdout: stdout.join().expect("no panic"), stderr: stderr.join().expect("no panic") }
 }
 
-fn wait(child: &mut Child, what: &str) -> ExitStatus {
+pub(crate) fn wait(child: &mut Child, what: &str) -> ExitStatus {
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {

@@ -22,6 +22,7 @@ mod container;
 mod daemon;
 mod decode;
 mod demo;
+mod examples;
 mod fake_gwm;
 #[cfg(feature = "fleet")]
 mod fleet;
