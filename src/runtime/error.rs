@@ -187,12 +187,12 @@ impl fmt::Display for Error {
                 }?;
                 write!(f, " with {}", if *carries == Carries::Tls { "--tls-listen" } else { "--listen" })
             }
+            Error::BindAdmin { address, error } if error.kind() == io::ErrorKind::NotFound => write!(
+                f,
+                "--admin-listen: can not listen on {address} ({error}): make its directory, or choose another address"
+            ),
             Error::BindAdmin { address, error } => {
-                let remedy = match error.kind() {
-                    io::ErrorKind::NotFound => "make its directory, or choose another address",
-                    _ => "choose another address",
-                };
-                write!(f, "--admin-listen: can not listen on {address} ({error}): {remedy}")
+                write!(f, "--admin-listen: can not listen on {address} ({error}): choose another address")
             }
             Error::BindAgent { address, error } if error.kind() == io::ErrorKind::PermissionDenied => write!(
                 f,

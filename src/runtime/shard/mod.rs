@@ -68,8 +68,8 @@ use timeouts::watch_timeouts;
 
 pub(super) use leaving::LONGEST as LEAVING;
 #[cfg(feature = "admin")]
-pub(super) use monitoring::TableQuestion;
-pub(super) use monitoring::{BacklogQuestion, MonitoringControl, MonitoringSetup};
+pub(super) use monitoring::{BacklogQuestion, TableQuestion};
+pub(super) use monitoring::{MonitoringControl, MonitoringSetup};
 pub(super) use shard_metrics::{ShardMetrics, stamp};
 #[cfg(all(test, feature = "admin"))]
 pub(super) use shared::LIMITS;

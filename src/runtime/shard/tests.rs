@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{cause::Cause, connection::Outgoing, listener::Arrival, *};
+use super::{cause::Cause, connection::Outgoing, listener::Arrival, monitoring::BacklogQuestion, *};
 use crate::{
     config::Carries,
     coordinator::Kind,

@@ -184,7 +184,7 @@ fn what_is_killed_is_right_again() {
     assert!((0..5).all(|at| farm.serves(at)), "without a GWM the last weights stay");
     farm.daemon = Some(start_gwm(&farm.gwm));
     for agent in &agents {
-        until("it is registered again", || agent.log().matches(" registered").count() >= 2);
+        until("it is registered again", || agent.log().matches(" INFO registered").count() >= 2);
     }
     farm.wait_for(0..5);
     agents.into_iter().for_each(|agent| assert_eq!(agent.stop().code(), Some(3)));

@@ -184,7 +184,7 @@ fn mistakes_are_told_before_anything_is_done() {
     let broken = TempFile::new("t", "one\n{% for %}");
     for (flags, says) in [
         (&["--uid", "LB1", "file", "--group", "web", "--template", bad.path(), "--output", "/tmp/x"][..], "undefined"),
-        (&["--uid", "LB1", "file", "--group", "web", "--template", broken.path(), "--output", "/tmp/x"], ":2"),
+        (&["--uid", "LB1", "file", "--group", "web", "--template", broken.path(), "--output", "/tmp/x"], "line 2"),
         (&["--uid", "LB1", "file", "--template", good.path(), "--output", "/tmp/x"], "no group is given"),
         (&["file", "--group", "web", "--template", good.path(), "--output", "/tmp/x"], "--uid"),
         (

@@ -79,6 +79,14 @@ impl Nginx {
         }
     }
 
+    /// The workers; while nginx is reloaded there are two, which take turns each by itself.
+    fn workers(&self) -> usize {
+        let Some(child) = &self.child else { return 0 };
+        let master = child.id();
+        let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
+        children.split_whitespace().count()
+    }
+
     /// A request to a group; the port of the member that answers.
     fn ask(&self, group: usize) -> Result<u16, String> {
         let body = get(self.listen, &format!("/g{group}"))?;
@@ -114,7 +122,13 @@ impl Real for Nginx {
         // nginx takes turns: 12 requests are whole rounds.
         let parts = usize::from(12 * first / (first + second));
         let of_first = |group: usize| (0..12).filter(|_| self.ask(group) == Ok(self.members[0].port())).count();
-        written && [0, self.groups / 2, self.groups - 1].into_iter().all(|group| of_first(group) == parts)
+        let shares = || [0, self.groups / 2, self.groups - 1].into_iter().all(|group| of_first(group) == parts);
+        // A reload may begin after the first look.
+        written
+            && (0..3).any(|_| {
+                until("one worker serves", || self.workers() == 1);
+                shares()
+            })
     }
 
     fn restart(&mut self) {

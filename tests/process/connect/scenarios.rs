@@ -119,6 +119,9 @@ pub(super) fn drains(request: impl Fn() -> Result<(), String> + Sync, gwm: &Gwm,
         let ends = Ends(&stop);
         let before = leaving.served();
         until("the member serves", || leaving.served() > before + 10);
+        // Before that the others, of which the GWM is not confident yet, would have no share.
+        let passed = || gwm.daemon.log().matches("-> up: a check passed").count();
+        until("every member has passed a check", || passed() >= members.len());
         with(None);
         until("the member gets no request", || {
             let before = leaving.served();
