@@ -15,10 +15,15 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait, waitpid},
+    thread::{disable_transparent_huge_pages, transparent_huge_pages_are_disabled},
 };
 
 /// How often a thread that waits for a process looks itself, in case that nobody heard SIGCHLD.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Settings of the allocator, which takes them from the environment before `main` begins. Tables for 32 MiB of memory
+/// instead of 1 GiB take 0.17 MB less, and free memory goes back at once: 0.16 MB.
+const ALLOCATOR: [(&str, &str); 2] = [("MIMALLOC_ARENA_RESERVE", "32768"), ("MIMALLOC_PURGE_DELAY", "0")];
 
 /// The processes that were started.
 #[derive(Default)]
@@ -55,7 +60,10 @@ impl Children {
     pub fn spawn(&self, command: &mut Command) -> io::Result<(Pid, Option<ChildStdout>)> {
         // Under the lock: nobody else reaps the process before it is known here.
         let mut known = self.lock();
-        // The process inherits this setting, which is the agent's own.
+        // The process inherits these settings, which are the agent's own.
+        for (name, _) in ALLOCATOR.iter().filter(|(name, value)| env::var_os(name).is_some_and(|has| has == *value)) {
+            command.env_remove(name);
+        }
         use_huge_pages(true);
         let child = command.spawn();
         use_huge_pages(false);
@@ -140,21 +148,22 @@ impl Children {
 /// Whether the kernel may back this process's memory with pages of 2 MiB.
 fn use_huge_pages(on: bool) {
     // A kernel without the setting has no such pages.
-    let _ = rustix::thread::disable_transparent_huge_pages(!on);
+    let _ = disable_transparent_huge_pages(!on);
 }
 
-/// Begins this process again, with the same arguments, without pages of 2 MiB: an agent then has 3 MB of its own instead of
-/// 14. The allocator asks for such pages before `main` begins, and takes its settings from the environment alone, which the
-/// service would inherit. Returns if that is so already, or can not be.
+/// Begins this process again, with the same arguments, without pages of 2 MiB and with [`ALLOCATOR`]: an agent then has
+/// 1.5 MB of its own instead of 14. The allocator asks for such pages before `main` begins. Returns if all is so already, or
+/// can not be.
 pub fn begin_again_small() {
-    if rustix::thread::transparent_huge_pages_are_disabled().unwrap_or(true) {
-        return;
-    }
-    use_huge_pages(false);
+    let had_huge_pages = transparent_huge_pages_are_disabled().is_ok_and(|disabled| !disabled);
+    let changed = had_huge_pages && disable_transparent_huge_pages(true).is_ok();
+    let missing: Vec<_> = ALLOCATOR.into_iter().filter(|(name, _)| env::var_os(name).is_none()).collect();
     let mut arguments = env::args_os();
-    if let (Ok(program), Some(name)) = (env::current_exe(), arguments.next()) {
+    if (changed || !missing.is_empty())
+        && let (Ok(program), Some(name)) = (env::current_exe(), arguments.next())
+    {
         // An error, such as a binary that was replaced meanwhile, costs memory only.
-        let _ = Command::new(program).arg0(name).args(arguments).exec();
+        let _ = Command::new(program).arg0(name).args(arguments).envs(missing).exec();
     }
 }
 

@@ -261,7 +261,11 @@ impl Agent {
             let wait = self.pages_at.map_or(look, |at| at.saturating_duration_since(now).min(look));
             let mut happened = true;
             match self.events.recv_timeout(wait) {
-                Ok(Event::Signal(signal)) => self.signal(signal),
+                Ok(Event::Signal(signal)) => {
+                    self.signal(signal);
+                    // Each check by a command ends so.
+                    happened = signal != SIGCHLD;
+                }
                 Ok(Event::Changed) => self.changed.store(false, Ordering::Release),
                 Err(RecvTimeoutError::Timeout) => happened = false,
                 Err(RecvTimeoutError::Disconnected) => return 1, // the threads that send do not end

@@ -44,7 +44,7 @@ pub fn run(args: Args) -> ExitCode {
         return failure(&error);
     }
     let Some(inbox) = inbox else { return check(&config) };
-    let logging = runtime::start_logging(args.log_level, args.log_format);
+    let logging = runtime::start_logging(args.log_level, args.log_format, runtime::LOG_LINES);
     let result = runtime::serve(config, inbox);
     drop(logging);
     match result {

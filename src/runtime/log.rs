@@ -15,8 +15,9 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 
 use crate::config::{LogFormat, LogLevel};
 
-/// Lines in the queue: enough for some seconds at the highest rate of the default level.
-const LINES: usize = 8192;
+/// Lines in the queue of a daemon or a connector: enough for some seconds at the highest rate of the default level. Each
+/// takes 32 bytes from the start on.
+pub const LOG_LINES: usize = 8192;
 
 /// How long the last line of a process may take, which is not queued.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -24,9 +25,10 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Counts the lost lines.
 static LOST: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// Starts logging for the whole process, with panics. Dropping the guard writes the lines in the queue.
-pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LINES).finish(std::io::stderr());
+/// Starts logging for the whole process, with panics, and a queue of so many lines. Dropping the guard writes the lines in
+/// the queue.
+pub fn start(level: LogLevel, format: LogFormat, lines: usize) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(lines).finish(std::io::stderr());
     let lost = writer.error_counter();
     let level = match level {
         LogLevel::Off => LevelFilter::OFF,

@@ -24,7 +24,7 @@ mod takeover;
 pub use daemon::{Inbox, serve, watch_signals};
 pub use error::Error;
 pub use journal_thread::look as look_at_state;
-pub use log::{last_words, start as start_logging};
+pub use log::{LOG_LINES, last_words, start as start_logging};
 pub use machine::{
     environment::{host, prepare},
     executor,

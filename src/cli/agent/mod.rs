@@ -44,6 +44,9 @@ process 1 of a container the agent reaps processes whose parents have ended.
 
 Exit status: that of CMD; without CMD 0 after a signal or a good --check, 1 failed, 2 wrong usage.";
 
+/// Lines in the queue of the log: an agent says little, and has little memory.
+const LOG_LINES: usize = 1024;
+
 /// Flags of `gwm agent`.
 #[derive(clap::Args)]
 // The orders speak with no GWM.
@@ -225,7 +228,7 @@ pub fn run(args: Args) -> ExitCode {
 
 fn start(args: RunArgs) -> Result<u8, Failure> {
     let gwms = targets(&args.gwm, &args.link)?;
-    let logging = (!args.check_only).then(|| runtime::start_logging(args.log_level, args.log_format));
+    let logging = (!args.check_only).then(|| runtime::start_logging(args.log_level, args.log_format, LOG_LINES));
     let mut address = None;
     let find_address = || match address {
         Some(address) => Ok(address),

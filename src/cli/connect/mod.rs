@@ -210,7 +210,7 @@ fn start(
     if common.check {
         return check(&mut connector, &mapping);
     }
-    let logging = runtime::start_logging(common.log_level, common.log_format);
+    let logging = runtime::start_logging(common.log_level, common.log_format, runtime::LOG_LINES);
     let identity = Identity { gwms, uid, health: Health::BEST, trust: common.trust, retry: common.retry };
     let follower = Follower::start(identity)?;
     let status = Arc::new(Status::default());
