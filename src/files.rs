@@ -108,9 +108,37 @@ pub(crate) fn parse<F: DeserializeOwned, T>(
     build: impl FnOnce(F) -> Result<T, Fault>,
 ) -> Result<T, Mistake> {
     let mistake = |fault| Mistake::at(text, fault);
-    let file = toml::from_str(text)
-        .map_err(|error| mistake((error.span().map_or(0, |span| span.start), plain(error.message()))))?;
+    let file = toml::from_str(text).map_err(|error| mistake(explained(text, &error)))?;
     build(file).map_err(mistake)
+}
+
+/// What TOML's parser has to say about a text: where, and what to write instead if that can be told.
+pub(crate) fn explained(text: &str, error: &toml::de::Error) -> Fault {
+    let at = error.span().map_or(0, |span| span.start);
+    let (before, after) = text.split_at_checked(at).unwrap_or(("", text));
+    let begin = before.rfind('\n').map_or(0, |end| end + 1);
+    let line = &text[begin..before.len() + after.find('\n').unwrap_or(after.len())];
+    (at, advice(line, error.message()).unwrap_or_else(|| plain(error.message())))
+}
+
+/// The longest value that is shown with quotes around it.
+const QUOTED_BYTES: usize = 80;
+
+/// What to write instead of this line, if it has one of the two mistakes that people make most: brackets and quotes.
+fn advice(line: &str, message: &str) -> Option<String> {
+    let header = line.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    if let Some((name, _)) = header {
+        let is_name = !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+        let is_list = message.contains("duplicate key") || message.contains("expected a sequence");
+        return (is_name && is_list)
+            .then(|| format!("there can be several [{name}]: write [[{name}]], with two brackets, for each"));
+    }
+    let (key, rest) = line.split_once('=')?;
+    let value = rest.split('#').next()?.trim();
+    let is_word = value.starts_with(|first: char| first.is_alphanumeric() || matches!(first, '/' | ':' | '*' | '.'));
+    let is_toml = || toml::from_str::<toml::Table>(&format!("key = {value}")).is_ok();
+    (is_word && value.len() <= QUOTED_BYTES && !value.contains(['"', '\'']) && !is_toml())
+        .then(|| format!("a text needs quotes: {} = \"{value}\"", key.trim()))
 }
 
 /// A parsed text takes forty times its bytes in memory. So a long text is parsed in pieces of about this size.
@@ -210,6 +238,42 @@ mod tests {
         ] {
             assert_eq!(pieces(whole), [whole]);
         }
+    }
+
+    #[test]
+    fn brackets_and_quotes_that_are_missing_are_named() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "what is read is not looked at")]
+        struct File {
+            #[serde(default)]
+            member: Vec<toml::Table>,
+        }
+        let wrong = |text: &str| parse(text, |file: File| Ok(file)).map_err(|mistake| mistake.to_string()).unwrap_err();
+        let brackets = "there can be several [member]: write [[member]], with two brackets, for each";
+        assert_eq!(wrong("[member]\nport = 80\n"), format!("line 1: {brackets}"));
+        assert_eq!(wrong("[member]\nport = 80\n\n [member] # 2\nport = 81\n"), format!("line 4: {brackets}"));
+        for (line, shown) in [
+            ("address = 127.0.0.1", "address = \"127.0.0.1\""),
+            ("address=::1", "address = \"::1\""),
+            ("  interval = 2s # fast", "interval = \"2s\""),
+            ("protocol = tcp", "protocol = \"tcp\""),
+            ("cidr = 10.0.0.0/8", "cidr = \"10.0.0.0/8\""),
+        ] {
+            assert_eq!(wrong(&format!("[[member]]\n{line}\n")), format!("line 2: a text needs quotes: {shown}"));
+        }
+        // Other mistakes are told as before.
+        for (line, part) in [
+            ("port = 80\nport = 81", "line 3: duplicate key"),
+            ("port =", "line 2: "),
+            ("address = \"127.0.0.1", "line 2: "),
+            ("tls = { verify = fals }", "line 2: "),
+        ] {
+            let told = wrong(&format!("[[member]]\n{line}\n"));
+            assert!(told.starts_with(part) && !told.contains("quotes:"), "{line}: {told}");
+        }
+        let long = format!("[[member]]\naddress = {}\n", "1.".repeat(100));
+        assert!(!wrong(&long).contains("quotes:"), "{}", wrong(&long));
     }
 
     #[test]

@@ -167,8 +167,7 @@ pub fn arguments(text: &str, folder: &Path) -> Result<Vec<OsString>, Mistake> {
 
 fn parse(text: &str, folder: &Path) -> Result<Vec<Entry>, Mistake> {
     let mistake = |fault| Mistake::at(text, fault);
-    let table = DeTable::parse(text)
-        .map_err(|error| mistake((error.span().map_or(0, |span| span.start), files::plain(error.message()))))?;
+    let table = DeTable::parse(text).map_err(|error| mistake(files::explained(text, &error)))?;
     let flags = bare();
     let entries = table.get_ref().iter().map(|(key, value)| {
         let (flag, value) = entry(key, value, &flags, folder).map_err(mistake)?;

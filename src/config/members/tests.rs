@@ -305,7 +305,7 @@ fn errors_name_their_line() {
         (one.replace("10.0.0.1", "10.0.0"), 2, "\"10.0.0\" is not an IP address"),
         (one.replace("40", "-1"), 4, "integer `-1`, expected a number from 0 to 65535"),
         (one.replace("port = 80", "port = 80\nprotocol = [6]"), 4, "a protocol is \"tcp\""),
-        (one.replace("[[member]]", "[member]"), 1, "table, expected a list of them ([[ ]])"),
+        (one.replace("[[member]]", "[member]"), 1, "write [[member]], with two brackets"),
         ("member = [1]".into(), 1, "integer `1`, expected a table"),
         (one.replace("weight = 40", "rise = 300"), 4, "integer `300`, expected a number from 0 to 255"),
         (one.replace("none", "ftp"), 5, "\"ftp\" is not \"none\""),
