@@ -257,7 +257,7 @@ fn reason(state: &EndpointState, quiesced_by: &[&str], doubted: bool) -> String 
     let turn = state.turn.as_ref().map(|(_, turn)| &*turn.reason);
     let found = match (state.watched, turn) {
         (false, _) => "nothing watches it: its capacity is its weight, and it is not confident".into(),
-        (true, None) => "no check has given a result yet: its capacity is its weight, and it is not confident".into(),
+        (true, None) => "its checks have no verdict yet: its capacity is its weight, and it is not confident".into(),
         (true, Some(why)) => format!("{}: {why}", stand(state.stand)),
     };
     format!("{found}{doubt}")

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::{Calendar, rows::Place};
@@ -101,7 +103,7 @@ impl Why {
         let mut why = Why {
             capacity: Factor { value: row.capacity.into(), source: capacity_source(row, full), at: None },
             availability: factors.and_then(|factors| availability(factors, policy, calendar)),
-            health: factors.map(health),
+            health: factors.map(|factors| health(factors, row.state.stand)),
             ramp: factors.map(ramp),
             rate: factors.and_then(|factors| rate(factors, policy, calendar)),
             quiesce: quiesce(&full.quiesces, calendar),
@@ -176,20 +178,20 @@ impl Why {
         policy: Policy,
         factors: Option<&Factors>,
         is_kept: bool,
-    ) -> (Option<String>, &'static str) {
+    ) -> (Option<String>, Cow<'static, str>) {
         let capacity = row.capacity;
         let Some(factors) = factors else {
             return match (row.state.fixed_by, row.state.watched) {
-                (Some(_), _) => (Some(format!("{capacity} (fixed)")), "nothing is checked"),
-                (None, false) => (Some(format!("{capacity} (capacity)")), "nothing watches the endpoint"),
-                (None, true) => (None, SILENT),
+                (Some(_), _) => (Some(format!("{capacity} (fixed)")), "nothing is checked".into()),
+                (None, false) => (Some(format!("{capacity} (capacity)")), "nothing watches the endpoint".into()),
+                (None, true) => (None, SILENT.into()),
             };
         };
         match row.state.stand {
-            Stand::Down if is_kept => return (None, "it is down, and keeps the last weight that it had"),
-            Stand::Down => return (None, "it is down"),
-            Stand::Drained => return (None, "its agent wants no new work for it"),
-            Stand::Unknown => return (Some(format!("{capacity} (capacity)")), "no check has given a result yet"),
+            Stand::Down if is_kept => return (None, "it is down, and keeps the last weight that it had".into()),
+            Stand::Down => return (None, "it is down".into()),
+            Stand::Drained => return (None, "its agent wants no new work for it".into()),
+            Stand::Unknown => return (Some(format!("{capacity} (capacity)")), no_verdict(&factors.checks)),
             Stand::Up => {}
         }
         let value = |factor: &Option<Factor>| factor.as_ref().map_or(1.0, |factor| factor.value);
@@ -202,13 +204,24 @@ impl Why {
             value(&self.ramp)
         );
         match (row.verdicts.get(policy as usize).map(|verdict| verdict.share), &self.rate) {
-            (Some(Share::Rate(_)), Some(rate)) => (Some(format!("{} (rate) x {product}", rate.value)), ""),
-            _ => (Some(product), "it is at least 1, and a change within --dead-band is not told"),
+            (Some(Share::Rate(_)), Some(rate)) => (Some(format!("{} (rate) x {product}", rate.value)), "".into()),
+            _ => (Some(product), "it is at least 1, and a change within --dead-band is not told".into()),
         }
     }
 }
 
 const SILENT: &str = "its shard does not say now what the checks found";
+
+/// What is missing until an endpoint is known to be up or down.
+fn no_verdict(checks: &[CheckRow]) -> Cow<'static, str> {
+    match checks.iter().filter(|check| check.up && check.against > 0).max_by_key(|check| check.against) {
+        Some(CheckRow { against, times, .. }) => {
+            let failed = if *against == 1 { "1 check".to_owned() } else { format!("{against} checks") };
+            format!("no verdict yet: {failed} failed in a row, and {} make it down", times.fall).into()
+        }
+        None => "no verdict yet: no check has given a result".into(),
+    }
+}
 
 fn rounded(value: f32) -> f64 {
     (f64::from(value) * 1e4).round() / 1e4
@@ -250,9 +263,12 @@ fn availability(factors: &Factors, policy: Policy, calendar: &Calendar) -> Optio
     })
 }
 
-fn health(factors: &Factors) -> Factor {
+fn health(factors: &Factors, stand: Stand) -> Factor {
     let Factors { made, good, .. } = *factors;
     let source = match made {
+        1.. if stand == Stand::Unknown => {
+            format!("{good} of {made} checks passed, which does not count without a verdict")
+        }
         0 => "no check was made while it was up".into(),
         HISTORY => format!("{good} of the last {HISTORY} checks while it was up passed"),
         _ => format!(

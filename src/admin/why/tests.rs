@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     coordinator::{By, EndpointState},
     judgement::{StandingChange, Verdict},
+    roster::Times,
     sasp::{Endpoint, WeightEntry},
 };
 
@@ -79,12 +80,38 @@ fn text(row: &EndpointRow, member: Option<&MemberRow>, quiesces: Vec<Quiesce>, f
 
 #[test]
 fn checks_that_were_not_made_are_not_counted_as_made() {
-    let source = |made, good| health(&factors(made, good)).source;
+    let source = |made, good| health(&factors(made, good), Stand::Up).source;
     assert_eq!(source(0, 0), "no check was made while it was up");
     let few = "2 of 3 checks while it was up passed; 29 more, which are not made yet, count as passed";
     assert_eq!(source(3, 2), few);
     assert_eq!(source(32, 31), "31 of the last 32 checks while it was up passed");
-    assert_eq!(health(&factors(3, 2)).value, 0.9688);
+    assert_eq!(health(&factors(3, 2), Stand::Up).value, 0.9688);
+}
+
+#[test]
+fn without_a_verdict_it_is_said_how_many_checks_failed() {
+    let row = row(Stand::Unknown, 100);
+    let mut factors = factors(0, 0);
+    let told = |factors: &Factors| text(&row, None, Vec::new(), Some(factors));
+    let none = "weight = 100 = 100 (capacity); no verdict yet: no check has given a result";
+    assert_eq!(told(&factors), none);
+    let check = |against| CheckRow {
+        endpoint: row.state.endpoint,
+        kind: "tcp",
+        state: "failing",
+        up: true,
+        against,
+        times: Times::default(),
+        last_failure: None,
+    };
+    factors.checks = vec![check(0), check(1)];
+    let one = "weight = 100 = 100 (capacity); no verdict yet: 1 check failed in a row, and 3 make it down";
+    assert_eq!(told(&factors), one);
+    factors.checks = vec![check(2), check(1)];
+    let two = "weight = 100 = 100 (capacity); no verdict yet: 2 checks failed in a row, and 3 make it down";
+    assert_eq!(told(&factors), two);
+    let source = "0 of 2 checks passed, which does not count without a verdict";
+    assert_eq!(health(&Factors { made: 2, good: 0, ..factors }, Stand::Unknown).source, source);
 }
 
 #[test]

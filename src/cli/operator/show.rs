@@ -198,14 +198,29 @@ pub(super) fn overview(value: &Value, width: usize) -> Vec<String> {
     }
     let groups_known = value["groups"]["groups"].as_array().unwrap_or(&nobody);
     let troubled: Vec<Value> = groups_known.iter().filter(|group| is_troubled(group)).cloned().collect();
+    let unconfirmed = groups_known.iter().filter(|group| is_unconfirmed(group)).count();
     lines.push(String::new());
     if troubled.is_empty() {
-        lines.push("No group is in trouble.".into());
+        lines.push(match (groups_known.len(), unconfirmed) {
+            (0, _) => "There are no groups. A load balancer registers them.".into(),
+            (_, 0) => "No group is in trouble.".into(),
+            _ => "No group is known to be in trouble.".into(),
+        });
     } else {
         lines.push(format!("Groups in trouble: {}", troubled.len()));
         lines.extend(table(&troubled[..troubled.len().min(TROUBLED)], &groups(), width));
     }
+    if unconfirmed > 0 {
+        lines.push(format!(
+            "Groups of which no check confirms a member: {unconfirmed}; gwm status members --state unknown says why"
+        ));
+    }
     lines
+}
+
+/// Nothing confirms the weight of any member that could get work: no check has a verdict yet, or nothing watches them.
+fn is_unconfirmed(group: &Value) -> bool {
+    group["up"] == 0 && group["unknown"].as_u64() > Some(0)
 }
 
 /// As the page has it: a member is down, failures are in doubt, or nobody is up though somebody should be.
@@ -440,6 +455,21 @@ mod tests {
         let group =
             |up: u64, unknown: u64| json!({"members": 2, "up": up, "unknown": unknown, "quiesced": 0, "down": 0});
         assert!(!is_troubled(&group(0, 2)) && !is_troubled(&group(1, 0)) && is_troubled(&group(0, 0)));
+    }
+
+    #[test]
+    fn what_no_check_confirms_is_not_said_to_be_well() {
+        let group = |up: u64, unknown: u64, down: u64| json!({"members": 2, "up": up, "unknown": unknown, "quiesced": 0, "down": down, "group": "web"});
+        let end = |groups: Vec<Value>| {
+            let lines = overview(&json!({"groups": {"groups": groups}}), usize::MAX);
+            lines.rsplit(|line| line.is_empty()).next().expect("an end").to_vec()
+        };
+        assert_eq!(end(vec![]), ["There are no groups. A load balancer registers them."]);
+        assert_eq!(end(vec![group(1, 1, 0)]), ["No group is in trouble."]);
+        let note = "Groups of which no check confirms a member: 1; gwm status members --state unknown says why";
+        assert_eq!(end(vec![group(0, 2, 0), group(2, 0, 0)]), ["No group is known to be in trouble.", note]);
+        let both = end(vec![group(0, 1, 1)]);
+        assert_eq!((both[0].as_str(), both.last().map(String::as_str)), ("Groups in trouble: 1", Some(note)));
     }
 
     #[test]
