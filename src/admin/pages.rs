@@ -11,7 +11,7 @@ use super::{
     why::Why,
 };
 use crate::{
-    coordinator::{ActRefused, Acted, Answer, Cursor, Full, TotalsRow, Word, WordRefused},
+    coordinator::{ActRefused, Acted, Answer, Cursor, Full, Saying, TotalsRow, Word, WordRefused},
     judgement::Scale,
     monitor::table::Factors,
     time::Time,
@@ -282,15 +282,21 @@ impl Done {
     pub fn new(what: &str, acted: &Acted, words: &[Arc<Word>], matches_now: Option<bool>, calendar: &Calendar) -> Done {
         let said = words.iter().find(|word| Some(word.number) == acted.said);
         let until = said.and_then(|word| word.expires).map(|at| format!(" until {}", calendar.text(at)));
-        let ends = match (&until, acted.said) {
-            (Some(_), _) => "; it ends with the daemon, if that stops before",
-            (None, Some(_)) => "; it ends with the daemon, unless it is ended before",
+        let ends = match (&until, said.map(|word| word.saying)) {
+            (None, Some(Saying::Quiesce)) => " until it is resumed or the daemon stops",
+            (None, Some(Saying::Weight(_))) => " until it is released or the daemon stops",
+            (None, Some(Saying::Resume)) => "; this ends when the daemon stops",
+            (Some(_), _) => ", or until the daemon stops",
             (None, None) => "",
         };
         let ends = if calendar.words_survive { "" } else { ends };
-        let none = if matches_now == Some(false) { "; nothing matches now" } else { "" };
+        let none = match (matches_now, said) {
+            (Some(false), Some(_)) => "; no member matches now, and those count that come later",
+            (Some(false), None) => "; no member matches now",
+            _ => "",
+        };
         Done {
-            done: format!("{what}{}{none}{ends}", until.unwrap_or_default()),
+            done: format!("{what}{}{ends}{none}", until.unwrap_or_default()),
             word: said.map(|word| WordJson::new(word, calendar)),
             withdrawn: acted.unsaid.clone(),
             matches_now,

@@ -11,6 +11,17 @@ use serde_json::{Value, json};
 use super::{Flags, Place, candidates, place};
 use crate::cli::target::{self, Failure};
 
+/// The text below the flags in `--help`.
+const HELP: &str = "\
+The daemon answers by its admin side (gwm serve --admin-listen). gwm-admin(7) says how what operators say goes with what \
+others say.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 done, but no member matches now: a wrong address, or a member that comes \
+later.";
+
+/// The exit status of what is done, and no member matches it now.
+const NOBODY: u8 = 3;
+
 /// Why, and who.
 #[derive(clap::Args)]
 struct Reason {
@@ -56,6 +67,7 @@ fn lasts(text: &str) -> Result<Duration, String> {
 
 /// Flags of `gwm quiesce`.
 #[derive(clap::Args)]
+#[command(after_help = HELP)]
 pub struct QuiesceArgs {
     #[command(flatten)]
     pattern: Pattern,
@@ -68,6 +80,7 @@ pub struct QuiesceArgs {
 
 /// Flags of `gwm resume`.
 #[derive(clap::Args)]
+#[command(after_help = HELP)]
 pub struct ResumeArgs {
     #[command(flatten)]
     pattern: Pattern,
@@ -77,6 +90,7 @@ pub struct ResumeArgs {
 
 /// Flags of `gwm weight`.
 #[derive(clap::Args)]
+#[command(after_help = HELP)]
 pub struct WeightArgs {
     /// The member: IP:PORT (TCP), `[IPv6]:PORT/udp`, IP:PORT/NUMBER; or IP alone: all at this address
     #[arg(value_name = "MEMBER", value_parser = place, add = candidates::members())]
@@ -96,7 +110,7 @@ pub struct WeightArgs {
 
 /// Runs `gwm quiesce`.
 pub fn quiesce(args: QuiesceArgs) -> ExitCode {
-    target::finish(args.pattern.body().and_then(|mut body| {
+    finish(args.pattern.body().and_then(|mut body| {
         last(&mut body, args.lasts);
         args.reason.say("members/quiesce", body)
     }))
@@ -104,7 +118,7 @@ pub fn quiesce(args: QuiesceArgs) -> ExitCode {
 
 /// Runs `gwm resume`.
 pub fn resume(args: ResumeArgs) -> ExitCode {
-    target::finish(args.pattern.body().and_then(|body| args.reason.say("members/resume", body)))
+    finish(args.pattern.body().and_then(|body| args.reason.say("members/resume", body)))
 }
 
 /// Runs `gwm weight`.
@@ -119,7 +133,15 @@ pub fn weight(args: WeightArgs) -> ExitCode {
         }
         None => "members/release-weight",
     };
-    target::finish(args.reason.say(path, body))
+    finish(args.reason.say(path, body))
+}
+
+/// The exit status of what was said, if a member matches.
+fn finish(said: Result<bool, Failure>) -> ExitCode {
+    match said {
+        Ok(false) => ExitCode::from(NOBODY),
+        done => target::finish(done.map(|_| ())),
+    }
 }
 
 impl Pattern {
@@ -156,19 +178,15 @@ fn last(body: &mut Value, lasts: Option<Duration>) {
 }
 
 impl Reason {
-    /// Says it to the daemon, and prints what the daemon did.
-    fn say(self, path: &str, mut body: Value) -> Result<(), Failure> {
+    /// Says it to the daemon, and prints what the daemon did; false if no member matches now.
+    fn say(self, path: &str, mut body: Value) -> Result<bool, Failure> {
         body["reason"] = self.reason.into();
         if let Some(by) = self.by {
             body["by"] = by.into();
         }
         let done = self.daemon.daemon()?.post(path, &body)?;
-        let mut out = io::stdout().lock();
-        writeln!(out, "{}", done["done"].as_str().unwrap_or_default())?;
-        if done["matches_now"] == false {
-            writeln!(out, "No member matches now.")?;
-        }
-        Ok(())
+        writeln!(io::stdout(), "{}", done["done"].as_str().unwrap_or_default())?;
+        Ok(done["matches_now"] != false)
     }
 }
 

@@ -113,6 +113,12 @@ fn an_operator_quiesces_resumes_and_fixes_a_weight() {
     asked.says(&["weight", "10.0.0.1:80", "--release", "--reason", "tried"]);
     assert_eq!(row()["weight"], 40);
 
+    for wrong in [&["weight", "10.0.0.9:80", "7"][..], &["weight", "10.0.0.9:80", "--release"], &["resume", "10.0.0.9"]]
+    {
+        let nobody = asked.gwm(&[wrong, &["--reason", "typo"]].concat());
+        assert_eq!((nobody.status.code(), nobody.stderr.is_empty()), (Some(3), true), "{wrong:?}: {nobody:?}");
+    }
+
     let refused = asked.gwm(&["weight", "10.0.0.1:80", "60000", "--reason", "too much"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--weight-max"), "{refused:?}");
@@ -157,7 +163,11 @@ fn a_watch_of_the_overview_hears_of_words() {
     let mut lines = BufReader::new(watch.stdout.take().expect("stdout is piped")).lines();
     let mut next = || -> Value { serde_json::from_str(&lines.next().expect("a line").expect("text")).expect("JSON") };
     assert_eq!(next()["words"]["words"].as_array().map(Vec::len), Some(0));
-    asked.says(&["quiesce", "--group", "web", "--reason", "new disk"]);
+    let early = asked.gwm(&["quiesce", "--group", "web", "--reason", "new disk"]);
+    assert_eq!(early.status.code(), Some(3), "no member matches now: {early:?}");
+    assert!(
+        String::from_utf8_lossy(&early.stdout).contains("; no member matches now, and those count that come later\n")
+    );
     let changed = loop {
         let line = next();
         if line["words"]["words"][0]["reason"] == "new disk" {

@@ -38,7 +38,7 @@ fn a_member_that_is_quiesced_here_gets_no_work() {
     let body = r#"{"group":"web","load_balancer":"LB1","address":"10.0.0.1","port":80,"protocol":"tcp","reason":"new disk","by":"ann"}"#;
     let done = write(&daemon, "/api/v1/members/quiesce", body);
     assert_eq!((&done["matches_now"], &done["survives_restart"]), (&json!(true), &json!(false)));
-    assert!(done["done"].as_str().unwrap().contains("ends with the daemon"));
+    assert!(done["done"].as_str().unwrap().ends_with("until it is resumed or the daemon stops"));
     let pushed = lb.push();
     assert!(pushed.contains("10.0.0.1"), "{pushed}");
     let row = read(&daemon, "/api/v1/member?group=web&address=10.0.0.1&port=80");
@@ -108,7 +108,9 @@ fn what_is_left_out_matches_all_now_and_later() {
     write(&daemon, "/api/v1/members/quiesce", r#"{"load_balancer":"LB2","reason":"r"}"#);
     assert_eq!(quiesced(&daemon, "").len(), 3);
     let none = write(&daemon, "/api/v1/members/quiesce", r#"{"address":"10.9.9.9","reason":"typo"}"#);
-    assert_eq!(none["matches_now"], false);
+    let told =
+        "quiesced until it is resumed or the daemon stops; no member matches now, and those count that come later";
+    assert_eq!((&none["matches_now"], &none["done"]), (&json!(false), &json!(told)));
 }
 
 #[test]

@@ -256,7 +256,7 @@ fn the_operators_words_survive() {
     let quiesce = r#"{"group":"web","address":"10.0.0.1","reason":"new disk","by":"ann","expires_in_seconds":86400}"#;
     let done = ask(&daemon, "POST", "/api/v1/members/quiesce", quiesce);
     assert_eq!(done["survives_restart"], true, "{done}");
-    assert!(!done["done"].as_str().expect("a text").contains("ends with the daemon"), "{done}");
+    assert!(!done["done"].as_str().expect("a text").contains("the daemon stops"), "{done}");
     let fix = r#"{"address":"10.0.0.2","weight":7,"reason":"slow","by":"bob"}"#;
     let second = ask(&daemon, "POST", "/api/v1/members/fix-weight", fix);
     kill(daemon);
