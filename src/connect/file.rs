@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use minijinja::{Environment, UndefinedBehavior, context};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use rustix::fs::Access;
 use serde::Serialize;
 
@@ -225,6 +225,9 @@ fn explain(error: &minijinja::Error) -> String {
         Some(line) => format!("template, line {line}: {}", error.kind()),
         None => format!("template: {}", error.kind()),
     };
+    if error.kind() == ErrorKind::UndefinedError {
+        text += ": a group has name and members; a member has address, port, protocol, label, weight and state";
+    }
     if let Some(detail) = error.detail() {
         text += &format!(": {detail}");
     }

@@ -34,6 +34,10 @@ use crate::{
 };
 
 const HELP: &str = "\
+Example, for HAProxy with the line `stats socket /run/haproxy/admin.sock level admin`, and a GWM on this machine:
+
+  gwm connect --uid HAPROXY1 haproxy --socket /run/haproxy/admin.sock
+
 A connector is a load balancer to the GWM: it registers what the real load balancer balances, follows the weights, and \
 makes the real one use them. A connector looks at the real one each 500 ms, so a restarted load balancer has its weights \
 again within a second. What a connector was not asked for stays as it is.
@@ -62,8 +66,8 @@ pub(super) struct Common {
     gwm: Vec<String>,
     #[command(flatten)]
     link: Link,
-    /// The load balancer's UID: 1 to 64 bytes, as `gwm` shows them: `\xFF` is a byte (required). Two connectors with one
-    /// UID end each other's sessions
+    /// The load balancer's UID, a name of your choice, such as HAPROXY1: 1 to 64 bytes, as `gwm` shows them: `\xFF` is a
+    /// byte (required). Two connectors with one UID end each other's sessions
     #[arg(long, env = "GWM_UID", value_name = "UID", value_parser = spec::lb_uid, global = true)]
     uid: Option<Box<[u8]>>,
     /// Members may register, deregister and set state for themselves
@@ -199,10 +203,13 @@ fn start(
 ) -> Result<(), Failure> {
     let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
     let mapping = Mapping::new(&common.map, common.map_file.as_deref()).map_err(|error| usage(&error))?;
-    let uid = common
-        .uid
-        .clone()
-        .ok_or_else(|| Failure::Usage("the load balancer's UID is missing: give --uid UID".into()))?;
+    let uid = common.uid.clone().ok_or_else(|| {
+        Failure::Usage(
+            "the load balancer's UID is missing: give --uid with a name of your choice, another one for each connector, such as \
+             --uid HAPROXY1"
+                .into(),
+        )
+    })?;
     // Checked in any case.
     #[cfg_attr(not(feature = "admin"), allow(unused_variables))]
     let admin = config::Admin::new(&common.admin)?;
