@@ -1,6 +1,6 @@
 //! A request to a daemon's admin side, and its answer. Each request has a connection of its own.
 
-use std::{error::Error, future::poll_fn, pin::Pin, time::Duration};
+use std::{error::Error, future::poll_fn, io, pin::Pin, time::Duration};
 
 use axum::body::{Body, Bytes, to_bytes};
 use hyper::{
@@ -25,6 +25,10 @@ const ANSWER_BYTES: usize = 64 << 20;
 
 /// A stream that says nothing for so long is dead: the daemon sends a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(40);
+
+/// What to do if there is no daemon to ask.
+const START: &str =
+    "start the daemon with --admin-listen ADDR, and give the same ADDR here with --admin (or GWM_ADMIN)";
 
 /// What [`Daemon::follow`] tells once the stream has told all that happened before it began.
 pub(super) const LIVE: &str = "live";
@@ -98,7 +102,7 @@ impl Daemon {
         let mut body = match tokio::time::timeout(self.timeout, opened).await {
             Ok(Ok(Ok(body))) => body,
             Ok(Ok(Err(refused))) => return refused,
-            Ok(Err(error)) => return self.failed(&error),
+            Ok(Err(error)) => return self.broken(&*error),
             Err(_) => return self.failed(&format_args!("nothing came within {:?}", self.timeout)),
         };
         let mut is_live = false;
@@ -131,11 +135,22 @@ impl Daemon {
     }
 
     fn failed(&self, error: &dyn std::fmt::Display) -> String {
-        format!(
-            "no answer from {}: {error}; start the daemon with --admin-listen ADDR, and give the same ADDR here with --admin \
-             (or GWM_ADMIN)",
-            self.address
-        )
+        format!("no answer from {}: {error}; {START}", self.address)
+    }
+
+    /// As [`Daemon::failed`], with what the error lets suppose.
+    fn broken(&self, error: &(dyn Error + 'static)) -> String {
+        let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        let is_no_http =
+            error.downcast_ref::<hyper::Error>().is_some_and(|error| error.is_incomplete_message() || error.is_parse());
+        let advice = match io {
+            Some(io::ErrorKind::PermissionDenied) => {
+                "the socket is for its owner and its group: be one of them, or root"
+            }
+            _ if is_no_http => "is that the port of the daemon's --listen? Give the address of its --admin-listen",
+            _ => return self.failed(&error),
+        };
+        format!("no answer from {}: {error}; {advice}", self.address)
     }
 
     fn request(&self, method: Method, path: &str, header: Option<(HeaderName, String)>) -> request::Builder {
@@ -165,7 +180,7 @@ impl Daemon {
         let answer = runtime.block_on(async { tokio::time::timeout(self.timeout, exchange).await });
         let (status, bytes) = match answer {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(failed(&error)),
+            Ok(Err(error)) => return Err(Failure::Failed(self.broken(&*error))),
             Err(_) => return Err(failed(&format_args!("nothing came within {:?}", self.timeout))),
         };
         if !status.is_success() {

@@ -19,6 +19,8 @@ use crate::cli::{
 
 /// The text below the flags in `--help`.
 const HELP: &str = "\
+Without a command: how much there is, the nearest limit, what operators said, and the groups that are in trouble.
+
 The daemon answers by its admin side (gwm serve --admin-listen); no load balancer's session is touched.
 
 As a table, columns move closer and names are cut on a narrow terminal, and stand in full in a pipe. --json prints one \
