@@ -31,6 +31,7 @@ pub mod connect;
 pub mod decode;
 pub mod demo;
 pub mod lb;
+mod meant;
 pub mod member;
 #[cfg(feature = "admin")]
 pub mod operator;
@@ -66,6 +67,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the Group Workload Manager
+    #[command(after_help = serve::HELP)]
     Serve(Box<serve::Args>),
     /// Act as a load balancer towards a GWM
     Lb(lb::Args),
@@ -129,7 +131,9 @@ pub fn main() -> ExitCode {
             complain(format_args!("gwm: {error}"));
             ExitCode::FAILURE
         }
-        Err(Unread::Words(error, file)) => {
+        Err(Unread::Words(mut error, file)) => {
+            let words: Vec<String> = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+            meant::advise(&mut error, &command(), &words);
             let status = show(&error);
             if error.use_stderr() {
                 // The usage names every flag that is given.
@@ -150,7 +154,7 @@ enum Unread {
 }
 
 fn parse() -> Result<Cli, Unread> {
-    let words: Vec<OsString> = env::args_os().collect();
+    let words = meant::usual(env::args_os().collect());
     let (words, file) = match words.get(1).is_some_and(|word| word == "serve") {
         true => file::with_file(words).map_err(Unread::File)?,
         false => (words, None),

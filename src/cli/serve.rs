@@ -13,6 +13,16 @@ use crate::{
 /// Flags of `gwm serve`.
 pub use crate::config::Flags as Args;
 
+/// The text below the flags in `--help`.
+pub(super) const HELP: &str = "\
+The daemon needs no flag: it listens on 127.0.0.1:3860, checks the members that load balancers register, and tells the \
+load balancers their weights. With a file of members, and open to `gwm status` and to a browser:
+
+  gwm serve --members members.toml --admin-listen 127.0.0.1:9860
+
+SIGTERM and Ctrl-C end it, SIGHUP reads its files again. Exit status: 0 after a signal or a good --check, 1 failed, 2 \
+wrong usage.";
+
 /// Runs `gwm serve`: exit status 2 for flags that do not go together, 1 for a failure, 0 after a stop.
 pub fn run(args: Args) -> ExitCode {
     // Before the first file is read, because that may take seconds. Without serving, a signal ends the process.
