@@ -52,6 +52,9 @@ impl fmt::Display for AdminAddress {
     }
 }
 
+/// The heading of these flags in the help, but for the one that all need.
+pub(super) const HEADING: &str = "Admin side";
+
 /// Flags of the admin side, of the daemon and of connectors.
 #[derive(Args, Clone, Debug, Default)]
 pub struct AdminFlags {
@@ -63,21 +66,21 @@ pub struct AdminFlags {
     pub admin_listen: Vec<AdminAddress>,
 
     /// The certificate chain of --admin-listen addresses that are not loopback (PEM). SIGHUP reads it again
-    #[arg(long, env = "GWM_ADMIN_TLS_CERT", value_name = "FILE", global = true)]
+    #[arg(long, env = "GWM_ADMIN_TLS_CERT", value_name = "FILE", global = true, help_heading = HEADING)]
     pub admin_tls_cert: Option<PathBuf>,
 
     /// The private key of --admin-tls-cert (PEM: PKCS#8, PKCS#1 or SEC1)
-    #[arg(long, env = "GWM_ADMIN_TLS_KEY", value_name = "FILE", global = true)]
+    #[arg(long, env = "GWM_ADMIN_TLS_KEY", value_name = "FILE", global = true, help_heading = HEADING)]
     pub admin_tls_key: Option<PathBuf>,
 
     /// Certificate authorities (PEM) of operators: with this flag every TLS client of --admin-listen must show a
     /// certificate from one of them
-    #[arg(long, env = "GWM_ADMIN_TLS_CLIENT_CA", value_name = "FILE", global = true)]
+    #[arg(long, env = "GWM_ADMIN_TLS_CLIENT_CA", value_name = "FILE", global = true, help_heading = HEADING)]
     pub admin_tls_client_ca: Option<PathBuf>,
 
     /// A file with a token that requests to --admin-listen over TCP must have (Authorization: Bearer TOKEN), but for
     /// /healthz, /readyz and the page itself; 16 or more characters. SIGHUP reads it again
-    #[arg(long, env = "GWM_ADMIN_TOKEN_FILE", value_name = "FILE", global = true)]
+    #[arg(long, env = "GWM_ADMIN_TOKEN_FILE", value_name = "FILE", global = true, help_heading = HEADING)]
     pub admin_token_file: Option<PathBuf>,
 }
 

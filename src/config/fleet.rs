@@ -57,6 +57,7 @@ impl fmt::Debug for Credentials {
 
 /// Flags of the fleet.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Fleet")]
 pub struct FleetFlags {
     /// The etcd of a fleet: etcd://HOST:PORT,HOST:PORT and so on. The GWMs of a fleet, 2 to 7, share all load balancers,
     /// groups, members, states and the operator's words, and each checks a share of the members [default: no fleet]

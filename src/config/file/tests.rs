@@ -48,26 +48,19 @@ const MORE_VALUES: [(&str, &str); 8] = [
     ("fleet-tls-key", r#""etcd-key.pem""#),
 ];
 
-/// The flags that begin a part of the example.
-const PARTS: [(&str, &str); 13] = [
-    ("listen", "Where load balancers and members connect"),
-    ("lb-identity", "Who may speak for whom"),
-    ("shards", "This machine"),
-    ("hold-time", "What is kept, and where"),
-    ("fleet", "Several GWMs over etcd"),
-    ("poll-interval", "What load balancers hear, and when"),
-    ("stall-timeout", "Limits of connections"),
-    ("max-load-balancers", "Limits of tables"),
-    ("weight-max", "Members and their checks"),
-    ("policy", "Weights"),
-    ("admin-listen", "The admin side"),
-    ("agent-listen", "Agent-checks of load balancers"),
-    ("log-level", "The log"),
-];
-
+/// The flags that have a key, under the headings of the help; those without one come first.
 fn flags() -> Vec<Arg> {
     let has_key = |flag: &&Arg| !WITHOUT_KEY.contains(&flag.get_long().unwrap());
-    bare().get_arguments().filter(has_key).cloned().collect()
+    let mut flags: Vec<Arg> = bare().get_arguments().filter(has_key).cloned().collect();
+    let mut headings = vec![None];
+    for heading in flags.iter().map(Arg::get_help_heading) {
+        if !headings.contains(&heading) {
+            headings.push(heading);
+        }
+    }
+    let headings: Vec<Option<String>> = headings.into_iter().map(|heading| heading.map(str::to_owned)).collect();
+    flags.sort_by_key(|flag| headings.iter().position(|heading| heading.as_deref() == flag.get_help_heading()));
+    flags
 }
 
 fn name(flag: &Arg) -> String {
@@ -107,10 +100,13 @@ fn example() -> String {
          # argument counts before the environment, and the environment before this file. What is changed here counts after\n\
          # a restart; `gwm serve --config FILE --check` looks for mistakes first, and --print-config shows what is in force.\n",
     );
+    let mut part = None;
     for flag in flags() {
-        if let Some((_, part)) = PARTS.iter().find(|(first, _)| *first == name(&flag)) {
-            write!(page, "\n\n# ---- {part} ----\n").unwrap();
+        let heading = flag.get_help_heading().map(str::to_owned);
+        if let Some(begins) = heading.as_ref().filter(|_| heading != part) {
+            write!(page, "\n\n# ---- {begins} ----\n").unwrap();
         }
+        part = heading;
         page.push('\n');
         comment(&mut page, &flag.get_help().expect("each flag has a help text").to_string(), "");
         for choice in flag.get_possible_values().iter().filter(|_| flag.get_action().takes_values()) {
