@@ -36,6 +36,11 @@ fn haproxy_page() {
 }
 
 #[test]
+fn admin_page() {
+    check("src/manual/gwm-admin.7.md", &["curl"]);
+}
+
+#[test]
 fn file_page() {
     check("src/manual/gwm-connect-file.8.md", &["nginx", "python3", "curl"]);
 }
