@@ -109,7 +109,7 @@ impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ErrorKind::Io { doing, error } if error.kind() == io::ErrorKind::ConnectionRefused => {
-                write!(f, "can not {doing}: {error}; is `gwm serve` running there?")
+                write!(f, "can not {doing}: {error}; is gwm serve running there?")
             }
             ErrorKind::Io { doing, error } => write!(f, "can not {doing}: {error}"),
             ErrorKind::TimedOut { doing, after } => {

@@ -48,10 +48,15 @@ const MORE_VALUES: [(&str, &str); 8] = [
     ("fleet-tls-key", r#""etcd-key.pem""#),
 ];
 
-/// The flags that have a key, under the headings of the help; those without one come first.
-fn flags() -> Vec<Arg> {
+/// The flags that have a key, as they are defined.
+fn defined() -> Vec<Arg> {
     let has_key = |flag: &&Arg| !WITHOUT_KEY.contains(&flag.get_long().unwrap());
-    let mut flags: Vec<Arg> = bare().get_arguments().filter(has_key).cloned().collect();
+    bare().get_arguments().filter(has_key).cloned().collect()
+}
+
+/// The same under the headings of the help; those without one come first.
+fn flags() -> Vec<Arg> {
+    let mut flags = defined();
     let mut headings = vec![None];
     for heading in flags.iter().map(Arg::get_help_heading) {
         if !headings.contains(&heading) {
@@ -185,7 +190,7 @@ fn what_is_printed_is_a_file_that_says_the_same() {
         let values =
             |text: &str| settings(text).into_iter().map(|(flag, (value, _))| (flag, value)).collect::<Vec<_>>();
         assert_eq!(values(&printed), values(&text), "{printed}");
-        for (line, flag) in printed.lines().skip(1).zip(flags()) {
+        for (line, flag) in printed.lines().skip(1).zip(defined()) {
             assert!(line.trim_start_matches(['#', ' ']).starts_with(&name(&flag)), "{line}");
         }
     }
