@@ -207,7 +207,7 @@ impl fmt::Display for Error {
                 f.write_str(match error {
                     StoreError::Busy => "stop the other gwm, or give each its own directory with --state",
                     StoreError::Version(_) => {
-                        "export it with the gwm that wrote it (gwm state export), or move it aside with --state-reset, and load balancers register again"
+                        "run the gwm that wrote it, or move it aside with --state-reset, and load balancers register again"
                     }
                     StoreError::Damaged(_) => {
                         "put a backup in its place, or move it aside with --state-reset, and load balancers register again"

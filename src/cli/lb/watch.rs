@@ -43,8 +43,9 @@ with Get Weights. Groups that the GWM still has are kept; missing groups and mem
 deregistered.
 
 The watch begins with a takeover: the GWM ends the session that a live LB with this UID has. If the GWM closes the \
-connection of the watch and still serves, another connection has become this LB, or an operator has dropped its session: \
-then the watch says so and ends (exit status 1). The watch takes the session back if --take-over is given.";
+connection of the watch and still serves, another connection has become this LB, an operator has dropped its session, or \
+a new process serves for the GWM. The protocol does not tell which: the watch says so and ends \
+(exit status 1). The watch takes the session back if --take-over is given.";
 
 /// Flags of `gwm lb watch`.
 #[derive(clap::Args)]
@@ -142,9 +143,9 @@ pub(super) fn run(gwms: &[Target], uid: Box<[u8]>, args: Args, take_over: bool) 
         if had_session && closed && !take_over && target.serves() {
             view.lost(&error, None)?;
             return Err(Failure::Failed(format!(
-                "{error} and still serves: another connection has become {uid}, an operator has dropped the session of {uid}, or \
-                 the GWM's rules do not let this one be {uid} any more; this watch does not fight for the session (with \
-                 --take-over it does)",
+                "{error} and still serves: another connection has become {uid}, an operator has dropped the session of {uid}, \
+                 the GWM's rules do not let this one be {uid} any more, or a new process serves for the GWM (a \
+                 takeover); this watch does not fight for the session (with --take-over it does)",
                 uid = view.uid
             )));
         }
