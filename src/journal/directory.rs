@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, Advice, AtFlags, CWD, accessat, fadvise};
 
 /// The file.
 const FILE: &str = "gwm.redb";
@@ -64,6 +64,16 @@ pub fn prepare(directory: &Path) -> io::Result<()> {
         File::open(directory)?.sync_all()?;
     }
     Ok(())
+}
+
+/// Lets reads of a file see what the disk has. After a write that failed, the system has pages in memory that the disk has
+/// not taken, calls them written, and says no more about them. With these pages a transaction looks whole, replies are
+/// sent, and after the next loss of power all of the file is damaged.
+pub fn look_at_disk(file: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).open(file)?;
+    // Only pages that wait for nothing can be dropped. What the disk refuses now does not wait any more.
+    let _ = file.sync_data();
+    Ok(fadvise(&file, 0, None, Advice::DontNeed)?)
 }
 
 /// The directory that has the name of this one.

@@ -33,6 +33,8 @@ pub(in crate::runtime) fn load(
         tracing::warn!("the state on disk, {}, is an empty file: the state begins empty", path.display());
     }
     directory::prepare(&state.directory).map_err(disk)?;
+    // The process before may have ended while the disk refused its writes.
+    directory::look_at_disk(&path).map_err(disk)?;
     let (start, alone) = (Instant::now(), each.is_none());
     let (store, coordinator, restored) = match open(&path, clock, &empty) {
         Err(error @ (StoreError::Version(_) | StoreError::Damaged(_))) if state.reset => {
@@ -117,12 +119,10 @@ fn open(
     Ok((store, coordinator, restored))
 }
 
-/// Opens a file that must be there.
+/// Opens a file that must be there, and that a write may have failed for.
 fn open_again(path: &Path) -> Result<Store, StoreError> {
-    match fs::metadata(path) {
-        Ok(_) => Store::open(path),
-        Err(error) => Err(StoreError::Disk(error.to_string())),
-    }
+    directory::look_at_disk(path).map_err(|error| StoreError::Disk(error.to_string()))?;
+    Store::open(path)
 }
 
 /// Gives the file a name that no file has.

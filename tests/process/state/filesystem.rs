@@ -240,3 +240,40 @@ fn a_file_system_that_has_become_read_only_keeps_nobody_from_serving() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("Read-only file system") && stderr.contains("let gwm read and write"), "{stderr}");
 }
+
+/// The disk refuses what the system has taken for it, as a broken one does. What the system has in memory is not what the
+/// disk has then, and is lost with the power: here with the mount.
+#[test]
+fn what_a_broken_disk_has_refused_is_never_acknowledged() {
+    let Some(mounts) = Mounts::new() else { return };
+    if !installed("mkfs.ext4", "e2fsprogs") {
+        return;
+    }
+    // The disk is a file on a file system that fills up. Only where the inner file system has its own tables there is always
+    // room; it believes that it has room everywhere.
+    let mount = format!("mount -o loop,errors=continue {PLACE}/image {PLACE}/disk");
+    mounts.run(&format!(
+        "mount -t tmpfs -o size=24m tmpfs {PLACE}; cd {PLACE}; mkdir disk; truncate -s 64M image; \
+         mkfs.ext4 -q -m 0 -O ^has_journal -E lazy_itable_init=0 -F image; fallocate -l 8M image; {mount}"
+    ));
+    let directory = Directory(mounts.path().join("disk").join("state"));
+    let daemon = directory.start(&FLAGS);
+    let mut watcher = begin(&daemon);
+    mounts.fill();
+    let first = register_until_it_fails(&daemon, 0);
+    serves_on(&daemon, &mut watcher, "error", 0x55);
+    kill(daemon);
+    mounts.run(&format!("umount {PLACE}/disk; {mount}"));
+    let daemon = directory.start(&FLAGS);
+    has_groups(&daemon, first);
+    let second = register_until_it_fails(&daemon, first + 1);
+    mounts.make_room();
+    recovers(&daemon, second);
+    kill(daemon);
+    mounts.run(&format!("umount {PLACE}/disk; {mount}"));
+    let daemon = directory.start(&FLAGS);
+    has_groups(&daemon, first);
+    assert_eq!(register(&mut daemon.connect(), second), Some(ReturnCode::ALREADY_REGISTERED));
+    daemon.stop();
+    mounts.run(&format!("umount {PLACE}/disk"));
+}
