@@ -9,7 +9,7 @@ use std::{
 
 use clap::Subcommand;
 
-use crate::journal::{Date, Epoch, Row, Store, StoreError, directory, text};
+use crate::journal::{Epoch, Row, Store, StoreError, directory, text};
 
 const HELP: &str = "\
 No daemon may run on the directory meanwhile. Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
@@ -27,10 +27,10 @@ enum Command {
     /// Write everything that is kept to stdout, one JSON object a line
     #[command(after_help = HELP)]
     Export(Directory),
-    /// Read what `gwm state export` wrote from stdin, into a directory without a state
+    /// Read what `gwm state export` wrote from stdin, into a directory whose state has no rows
     #[command(after_help = HELP)]
     Import(Directory),
-    /// Compare all checksums and read all rows. A file that a crash left unfinished is mended, as at a start
+    /// Compare all checksums and read all rows; changes nothing
     #[command(after_help = HELP)]
     Check(Directory),
 }
@@ -58,7 +58,7 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-/// Opens a state that must be there.
+/// Opens a state that must be there, to read it.
 fn open(directory: &Path) -> Result<Store, String> {
     let file = directory::file(directory);
     let length = fs::metadata(&file).map_err(|error| format!("no state: {error}"))?.len();
@@ -66,7 +66,7 @@ fn open(directory: &Path) -> Result<Store, String> {
         // To open it would make an empty state of it.
         return Err("no state: the file is empty".into());
     }
-    Store::open(&file).map_err(told)
+    Store::open_unchanged(&file).map_err(told)
 }
 
 fn told(error: StoreError) -> String {
@@ -80,7 +80,7 @@ fn export(directory: &Path) -> Result<(), String> {
     let store = open(directory)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let failed = |error: io::Error| StoreError::Disk(format!("stdout: {error}"));
-    let written = writeln!(out, "{}", text::first_line())
+    let written = writeln!(out, "{}", text::first_line(store.past()))
         .map_err(failed)
         .and_then(|()| store.each_row(Epoch::default(), |row| writeln!(out, "{}", text::line(&row)).map_err(failed)));
     written.and_then(|()| out.flush().map_err(failed)).map_err(told)
@@ -130,14 +130,13 @@ impl<R: BufRead> Iterator for Lines<R> {
 fn import(directory: &Path) -> Result<(), String> {
     let mut lines = Lines { input: BufReader::new(io::stdin().lock()), number: 0 };
     let first = lines.line()?.unwrap_or_default();
-    text::read_first_line(&first).map_err(|error| lines.wrong(error))?;
+    let past = text::read_first_line(&first).map_err(|error| lines.wrong(error))?;
     directory::prepare(directory).map_err(|error| error.to_string())?;
     let mut store = Store::open(&directory::file(directory)).map_err(told)?;
     if !store.is_empty().map_err(told)? {
         return Err("there is a state: import into another directory, or move the file away".into());
     }
-    // Nobody knows how old an export is: its verdicts are too old to be certain of.
-    let filled = store.fill(lines.by_ref(), Epoch::default(), Date::default());
+    let filled = store.fill(past, lines.by_ref(), Epoch::default());
     filled.map_err(|error| match error {
         StoreError::Damaged(what) => lines.wrong(what),
         error => told(error),
@@ -145,7 +144,13 @@ fn import(directory: &Path) -> Result<(), String> {
 }
 
 fn check(directory: &Path) -> Result<(), String> {
-    let rows = open(directory)?.check().map_err(told)?;
-    writeln!(io::stdout(), "gwm: the state is whole: {rows} rows (words, load balancers, groups, verdicts)")
-        .map_err(|e| e.to_string())
+    let store = open(directory)?;
+    let rows = store.check().map_err(told)?;
+    let starts = store.past().starts;
+    let closed = match Store::is_closed(&directory::file(directory)).map_err(told)? {
+        true => "",
+        false => "; the last daemon has not closed it, and the next start mends that",
+    };
+    let text = format!("{rows} rows (words, load balancers, groups, verdicts), starts of daemons: {starts}{closed}");
+    writeln!(io::stdout(), "gwm: the state is whole: {text}").map_err(|error| error.to_string())
 }

@@ -23,13 +23,14 @@ mod rows;
 mod store;
 mod tables;
 pub mod text;
+mod unchanged;
 
 pub use date::{Date, Epoch};
 pub use entry::{Entry, Whole};
 pub use redb::StorageBackend;
 pub use restore::{Restored, restore};
 pub use rows::{Fault, Member, Row};
-pub use store::{Store, StoreError};
+pub use store::{Past, Store, StoreError};
 
 pub(crate) use rows::{
     Fields, VERDICT_BYTES, put_endpoint, put_short, read_any, read_verdicts, read_word, write_verdicts, write_word,

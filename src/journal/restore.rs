@@ -59,7 +59,7 @@ impl Outbox for Nowhere {
 pub fn restore(store: &Store, coordinator: &mut Coordinator, now: Time, epoch: Epoch) -> Result<Restored> {
     let mut restored = Restored::default();
     let mut out = Nowhere::default();
-    let age = Duration::from_millis(epoch.date(now).0.saturating_sub(store.alive_at().0));
+    let age = Duration::from_millis(epoch.date(now).0.saturating_sub(store.past().alive_at.0));
     store.each_row(epoch, |row| {
         let fits = match row {
             Row::Word(word) => {
@@ -99,6 +99,6 @@ pub fn restore(store: &Store, coordinator: &mut Coordinator, now: Time, epoch: E
         };
         if fits { Ok(()) } else { Err(StoreError::Damaged("a row contradicts another row".into())) }
     })?;
-    coordinator.restore_word_number(store.last_word());
+    coordinator.restore_word_number(store.past().last_word);
     Ok(restored)
 }

@@ -9,6 +9,7 @@ use super::{
     entry::Entry,
     rows::{Fault, Row, VERSION, VERSION_OLDEST},
     tables::{Source, Tables},
+    unchanged::Unchanged,
 };
 
 /// Numbers of the whole file.
@@ -117,7 +118,18 @@ impl Numbers {
 }
 
 /// No number of a file gets near this.
-const NUMBER_MAX: u64 = 1 << 60;
+pub(super) const NUMBER_MAX: u64 = 1 << 60;
+
+/// What a file knows beside its rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// How often a daemon has started.
+    pub starts: u64,
+    /// The number of the operator's newest word, which may have ended.
+    pub last_word: u64,
+    /// When a daemon wrote last.
+    pub alive_at: Date,
+}
 
 /// Bytes of pages that the engine keeps in memory. The system's own cache has all others.
 const CACHE_BYTES: usize = 32 << 20;
@@ -125,6 +137,8 @@ const CACHE_BYTES: usize = 32 << 20;
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
+    // Else the engine takes a file that was closed for whole, and rows that the disk has changed since for right.
+    builder.set_check_integrity_on_open(true);
     builder
 }
 
@@ -191,18 +205,19 @@ impl Store {
         Ok(store)
     }
 
-    /// Looks whether [`Store::open`] can use a file, and changes nothing; gives what could not be looked at.
-    pub fn look(path: &Path) -> Result<Option<&'static str>> {
-        guarded(|| {
-            let database = match builder().open_read_only(path) {
-                Ok(database) => database,
-                Err(DatabaseError::DatabaseAlreadyOpen) => return Ok(Some("a daemon has it open")),
-                Err(DatabaseError::RepairAborted) => {
-                    return Ok(Some("a daemon ended without closing it; the next start looks at all of it"));
-                }
-                Err(error) => return Err(error.into()),
-            };
-            numbers(&database.begin_read()?).map(|_| None)
+    /// Opens a file to read it, and does not change the file: what is written is nowhere.
+    pub fn open_unchanged(path: &Path) -> Result<Store> {
+        guarded(|| Store::prepare(builder().create_with_backend(Unchanged::open(path)?)?))
+    }
+
+    /// Whether a daemon has closed the file. The next one mends a file that none has closed.
+    pub fn is_closed(path: &Path) -> Result<bool> {
+        let mut builder = builder();
+        builder.set_check_integrity_on_open(false).set_repair_callback(|repair| repair.abort());
+        guarded(|| match builder.create_with_backend(Unchanged::open(path)?) {
+            Ok(_) => Ok(true),
+            Err(DatabaseError::RepairAborted) => Ok(false),
+            Err(error) => Err(error.into()),
         })
     }
 
@@ -240,9 +255,10 @@ impl Store {
         Ok(self.numbers.starts)
     }
 
-    /// How often a daemon has started.
-    pub fn starts(&self) -> u64 {
-        self.numbers.starts
+    /// What the file knows beside its rows.
+    pub fn past(&self) -> Past {
+        let Numbers { starts, last_word, alive_at, .. } = self.numbers;
+        Past { starts, last_word, alive_at: Date(alive_at) }
     }
 
     /// The number of the last transaction of entries. After a transaction has failed it may be on the disk or not: this
@@ -251,19 +267,9 @@ impl Store {
         self.numbers.applied
     }
 
-    /// When a daemon wrote last.
-    pub fn alive_at(&self) -> Date {
-        Date(self.numbers.alive_at)
-    }
-
     /// Whether the file may have what etcd, which the nodes of a fleet share, lacks.
     pub fn is_ahead(&self) -> bool {
         self.numbers.ahead != 0
-    }
-
-    /// The number of the operator's newest word, which may have ended.
-    pub fn last_word(&self) -> u64 {
-        self.numbers.last_word
     }
 
     /// Writes entries in one transaction with the number that follows [`Store::applied`]. `now` is the date of the write.
@@ -280,19 +286,31 @@ impl Store {
         entries: impl IntoIterator<Item = &'e Entry>,
         epoch: Epoch,
     ) -> Result<()> {
-        let before = mem::replace(&mut self.numbers, numbers);
         let mut entries = entries.into_iter();
-        let done = guarded(|| self.write(|tables| entries.try_for_each(|entry| tables.apply(entry, epoch))));
+        self.write_with(numbers, |tables| entries.try_for_each(|entry| tables.apply(entry, epoch)))
+    }
+
+    /// Changes rows in one transaction, and the numbers if it succeeds.
+    fn write_with(&mut self, numbers: Numbers, act: impl FnOnce(&mut Tables<'_>) -> Result<()>) -> Result<()> {
+        let before = mem::replace(&mut self.numbers, numbers);
+        let done = guarded(|| self.write(act));
         if done.is_err() {
             self.numbers = before;
         }
         done
     }
 
-    /// Writes whole rows in one transaction, into an empty file. A group follows its load balancer.
-    pub fn fill(&mut self, rows: impl IntoIterator<Item = Result<Row>>, epoch: Epoch, now: Date) -> Result<()> {
-        self.numbers.alive_at = now.0;
-        self.write(|tables| rows.into_iter().try_for_each(|row| tables.put(&row?, epoch)))
+    /// Writes whole rows and their past in one transaction, into an empty file. A group follows its load balancer.
+    pub fn fill(&mut self, past: Past, rows: impl IntoIterator<Item = Result<Row>>, epoch: Epoch) -> Result<()> {
+        let before = self.numbers;
+        // Daemons may have started with this file, too.
+        let numbers = Numbers {
+            starts: past.starts.max(before.starts),
+            last_word: past.last_word.max(before.last_word),
+            alive_at: past.alive_at.0,
+            ..before
+        };
+        self.write_with(numbers, |tables| rows.into_iter().try_for_each(|row| tables.put(&row?, epoch)))
     }
 
     /// Whether there is no row.
@@ -309,13 +327,8 @@ impl Store {
         })
     }
 
-    /// Reads every page, compares all checksums, and reads every row; gives how many rows there are.
-    pub fn check(&mut self) -> Result<u64> {
-        if !guarded(|| Ok(self.database.check_integrity()?))? {
-            return Err(StoreError::Damaged(
-                "checksums did not agree; the file is changed, and has the last whole transaction now".into(),
-            ));
-        }
+    /// Reads every row; gives how many there are. To open the file was to compare all checksums.
+    pub fn check(&self) -> Result<u64> {
         let mut rows = 0;
         self.each_row(Epoch::default(), |_| {
             rows += 1;

@@ -367,9 +367,11 @@ impl Source {
         open!(Source, transaction)
     }
 
-    /// Whether there is neither a load balancer nor a word; no other row lasts without them.
+    /// Whether there is no row in any table.
     pub(super) fn is_empty(&self) -> Result<bool> {
-        Ok(self.lbs.is_empty()? && self.words.is_empty()?)
+        let Source { lbs, groups, chunks, states, words, verdicts } = self;
+        let members = groups.is_empty()? && chunks.is_empty()? && states.is_empty()?;
+        Ok(members && lbs.is_empty()? && words.is_empty()? && verdicts.is_empty()?)
     }
 
     /// No group has a number above `newest`.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     date::{Date, Epoch},
     rows::{Member, Row, VERSION, VERSION_OLDEST, WORD_NUMBERS},
+    store::{NUMBER_MAX, Past},
 };
 use crate::{
     coordinator::{Pattern, Saying, Word},
@@ -24,9 +25,15 @@ pub const LINE_BYTES: usize = limits::MEMBERS_PER_GROUP as usize * (160 + 5 * li
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 enum Line {
-    /// The first line.
+    /// The first line. Older ones have the version alone.
     GwmState {
         version: u64,
+        #[serde(default)]
+        starts: u64,
+        #[serde(default)]
+        last_word: u64,
+        #[serde(default)]
+        alive_at_ms: u64,
     },
     Word {
         number: u64,
@@ -120,15 +127,22 @@ fn write(line: &Line) -> String {
 }
 
 /// The first line.
-pub fn first_line() -> String {
-    write(&Line::GwmState { version: VERSION })
+pub fn first_line(Past { starts, last_word, alive_at }: Past) -> String {
+    write(&Line::GwmState { version: VERSION, starts, last_word, alive_at_ms: alive_at.0 })
 }
 
 /// Reads the first line.
-pub fn read_first_line(line: &str) -> Result<(), String> {
+pub fn read_first_line(line: &str) -> Result<Past, String> {
     match serde_json::from_str(line) {
-        Ok(Line::GwmState { version: VERSION_OLDEST..=VERSION }) => Ok(()),
-        Ok(Line::GwmState { version }) => Err(format!("version {version}: this gwm reads version {VERSION}")),
+        Ok(Line::GwmState { version: VERSION_OLDEST..=VERSION, starts, last_word, alive_at_ms }) => {
+            if starts > NUMBER_MAX || last_word > *WORD_NUMBERS.end() || alive_at_ms > NUMBER_MAX {
+                return Err("a number of the first line is too large".into());
+            }
+            Ok(Past { starts, last_word, alive_at: Date(alive_at_ms) })
+        }
+        Ok(Line::GwmState { version, .. }) => {
+            Err(format!("version {version}: this gwm reads versions {VERSION_OLDEST} to {VERSION}"))
+        }
         Ok(_) => Err("the first line of an export is missing".into()),
         Err(error) => Err(format!("not an export: {error}")),
     }
@@ -302,7 +316,9 @@ pub fn read_line(line: &str) -> Result<Row, String> {
 
 /// Reads any text as a line, for fuzzers. What can be read is the same after it is written.
 pub(crate) fn read_any_line(text: &str) {
-    let _ = read_first_line(text);
+    if let Ok(past) = read_first_line(text) {
+        assert_eq!(read_first_line(&first_line(past)), Ok(past));
+    }
     if let Ok(row) = read_line(text) {
         assert_eq!(read_line(&line(&row)).as_ref(), Ok(&row));
     }

@@ -98,8 +98,11 @@ pub fn look(state: &State) -> Result<Option<String>, Error> {
     if !directory::look(&state.directory).map_err(|error| told(StoreError::Disk(error.to_string())))? {
         return Ok(None);
     }
-    match Store::look(&path) {
-        Ok(unseen) => Ok(unseen.map(|why| format!("--state: {} was not looked at: {why}", path.display()))),
+    match Store::open_unchanged(&path).and_then(|store| store.check()) {
+        Ok(_) => Ok(None),
+        Err(StoreError::Busy) => {
+            Ok(Some(format!("--state: {} was not looked at: a daemon has it open", path.display())))
+        }
         Err(error @ (StoreError::Version(_) | StoreError::Damaged(_))) if state.reset => {
             Ok(Some(format!("--state-reset: the start moves {} aside: {error}", path.display())))
         }

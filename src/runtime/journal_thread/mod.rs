@@ -289,7 +289,7 @@ pub(super) fn start(
     ended: impl Send + 'static,
 ) -> std::io::Result<JoinHandle<Result<(), Error>>> {
     let applied = store.applied();
-    journal.starts.store(store.starts(), Ordering::Relaxed);
+    journal.starts.store(store.past().starts, Ordering::Relaxed);
     let store = Some(store).filter(|_| first.is_none());
     let mut thread = JournalThread { name, reopen, store, first, applied, journal, clock, window };
     thread::Builder::new().name("journal".into()).spawn(move || {
@@ -380,7 +380,7 @@ impl JournalThread {
         if let Some(first) = &self.first {
             first.write(store, self.clock)?;
             self.first = None;
-            self.journal.starts.store(store.starts(), Ordering::Relaxed);
+            self.journal.starts.store(store.past().starts, Ordering::Relaxed);
         }
         if store.applied() != next {
             let date = today();

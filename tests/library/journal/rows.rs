@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use gwm::{
     coordinator::Time,
-    journal::{Date, Entry, Epoch, Member, Row, Store, StoreError, text},
+    journal::{Date, Entry, Epoch, Member, Past, Row, Store, StoreError, text},
     judgement::{Last, Share, Verdict},
     sasp::{Endpoint, EntryFlags, Health, LbFlags},
 };
@@ -38,7 +38,7 @@ fn words_are_kept_with_reason_and_expiry() {
     store.apply(&entries, Epoch::default(), Date::default()).expect("memory is a disk");
     assert_eq!(rows(&store, Epoch::default()), words.into_iter().map(Row::Word).collect::<Vec<_>>());
     store.apply(&[Entry::Unsaid(300)], Epoch::default(), Date::default()).expect("memory is a disk");
-    assert_eq!(store.last_word(), 300, "the number is not used again");
+    assert_eq!(store.past().last_word, 300, "the number is not used again");
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_hold_time_is_a_time_of_day() {
     assert_eq!(rows(&store, first), [row(Some(Date(1_700_000_060_000)))]);
     store.apply(&[Entry::Bound(uid.clone())], first, Date(2)).expect("memory is a disk");
     assert_eq!(rows(&store, first), [row(None)]);
-    assert_eq!(store.alive_at(), Date(2));
+    assert_eq!(store.past().alive_at, Date(2));
 }
 
 #[test]
@@ -64,17 +64,20 @@ fn whole_rows_fill_an_empty_file() {
         let entries: Vec<_> = (0..100).map(|_| history.entry(&mut rng)).collect();
         one.apply(&entries, Epoch::default(), Date::default()).expect("memory is a disk");
         let before = rows(&one, Epoch::default());
+        let past = Past { starts: seed, last_word: 1000 + seed, alive_at: Date(7 * seed) };
+        assert_eq!(text::read_first_line(&text::first_line(past)), Ok(past));
         let mut other = memory();
         assert!(other.is_empty().expect("memory is a disk"));
-        other.fill(before.iter().cloned().map(Ok), Epoch::default(), Date::default()).expect("the rows fit");
-        assert_eq!(rows(&other, Epoch::default()), before);
+        other.fill(past, before.iter().cloned().map(Ok), Epoch::default()).expect("the rows fit");
+        assert_eq!((rows(&other, Epoch::default()), other.past()), (before.clone(), past));
         for row in &before {
             assert_eq!(text::read_line(&text::line(row)).as_ref(), Ok(row), "as text");
         }
         assert_eq!(other.check().expect("nothing is damaged"), before.len() as u64);
-        let again = other.fill(before.iter().cloned().map(Ok), Epoch::default(), Date::default());
+        let again = other.fill(past, before.iter().cloned().map(Ok), Epoch::default());
         let has_rows = |row: &Row| !matches!(row, Row::Verdicts { .. });
         assert!(!before.iter().any(has_rows) || matches!(again, Err(StoreError::Damaged(_))), "{again:?}");
+        assert_eq!(other.past(), past, "an error changes nothing");
     }
 }
 
@@ -95,7 +98,7 @@ fn rows_that_contradict_each_other_are_refused() {
         (vec![lb.clone(), group(&[]), group(&[])], false),
         (vec![lb.clone(), lb.clone()], false),
     ] {
-        let filled = memory().fill(rows.iter().cloned().map(Ok), Epoch::default(), Date::default());
+        let filled = memory().fill(Past::default(), rows.iter().cloned().map(Ok), Epoch::default());
         assert_eq!(filled.is_ok(), fits, "{rows:?}: {filled:?}");
     }
 }
@@ -169,6 +172,79 @@ fn rows_of_no_group_are_found() {
 }
 
 #[test]
+fn a_file_is_empty_if_no_table_has_a_row() {
+    let endpoint = Endpoint::new([10, 0, 0, 1].into(), 6, 80);
+    let verdicts = [Verdict { flags: EntryFlags::CONTACT, share: Share::Weight(7) }; 4];
+    let mut store = memory();
+    store.begin(&[], Epoch::default(), true).expect("memory is a disk");
+    assert!(store.is_empty().expect("memory is a disk"), "a daemon has started, and knew nothing");
+    let judged = Entry::Judged(endpoint, Last { verdicts, ramp_until: None });
+    store.apply([&judged], Epoch::default(), Date(1)).expect("memory is a disk");
+    assert!(!store.is_empty().expect("memory is a disk"));
+    store.apply([&Entry::Gone(endpoint)], Epoch::default(), Date(1)).expect("memory is a disk");
+    assert!(store.is_empty().expect("memory is a disk"));
+    // The date is that of what is filled in, and starts count on.
+    store.fill(Past::default(), [], Epoch::default()).expect("memory is a disk");
+    assert_eq!(store.past(), Past { starts: 1, ..Past::default() });
+
+    let key = [&7_u64.to_be_bytes()[..], &[6, 0, 80], &[0; 16]].concat();
+    let rows: [&dyn Fn(&redb::WriteTransaction); 3] = [
+        &|transaction| {
+            let table = TableDefinition::<&[u8], u64>::new("groups");
+            transaction.open_table(table).expect("the table").insert(&b"\x01LG"[..], 7).expect("the row");
+        },
+        &|transaction| {
+            let table = TableDefinition::<(u64, u32), &[u8]>::new("members");
+            transaction.open_table(table).expect("the table").insert((7, 0), &[0; 21][..]).expect("the row");
+        },
+        &|transaction| {
+            let table = TableDefinition::<&[u8], &[u8]>::new("states");
+            transaction.open_table(table).expect("the table").insert(&key[..], &[9, 0][..]).expect("the row");
+        },
+    ];
+    for put in rows {
+        let disk = Disk::default();
+        drop(Store::open_on(disk.clone()).expect("an empty disk"));
+        tamper(&disk, put);
+        assert!(!Store::open_on(disk).expect("the numbers are right").is_empty().expect("memory is a disk"));
+    }
+}
+
+/// A disk that changes bytes of a file that is closed: each row is right, or the file is refused.
+#[test]
+fn no_changed_byte_of_a_closed_file_is_believed() {
+    let mut rng = Rng::with_seed(4);
+    let mut history = History::default();
+    let disk = Disk::default();
+    let mut store = Store::open_on(disk.clone()).expect("an empty disk");
+    let entries: Vec<_> = (0..200).map(|_| history.entry(&mut rng)).collect();
+    store.apply(&entries, Epoch::default(), Date::default()).expect("the disk works");
+    let before = rows(&store, Epoch::default());
+    drop(store);
+    let bytes = disk.bytes();
+    let mut refused = 0;
+    for _ in 0..1000 {
+        let mut changed = bytes.clone();
+        // Most of the file is free.
+        let at = loop {
+            let at = rng.usize(..changed.len());
+            if changed[at] != 0 {
+                break at;
+            }
+        };
+        changed[at] ^= 1 << rng.u8(..8);
+        match Store::open_on(Disk::of(changed)) {
+            Ok(store) => assert_eq!(rows(&store, Epoch::default()), before, "byte {at}"),
+            Err(error) => {
+                assert!(matches!(error, StoreError::Damaged(_)), "byte {at}: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 300, "{refused}");
+}
+
+#[test]
 fn changed_bytes_are_found_by_the_check() {
     let mut rng = Rng::with_seed(3);
     let mut history = History::default();
@@ -186,7 +262,7 @@ fn changed_bytes_are_found_by_the_check() {
             let at = rng.usize(..changed.len());
             changed[at] ^= 1 << rng.u8(..8);
         }
-        let Ok(mut store) = Store::open_on(Disk::of(changed)) else {
+        let Ok(store) = Store::open_on(Disk::of(changed)) else {
             found += 1;
             continue;
         };

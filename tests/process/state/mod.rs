@@ -1,5 +1,6 @@
 //! State on disk: a restart and a crash forget nothing that was acknowledged, and a state that can not be used is refused.
 
+mod command;
 #[cfg(feature = "admin")]
 mod filesystem;
 mod heirs;
@@ -278,79 +279,4 @@ fn the_operators_words_survive() {
     assert_eq!(third["word"]["number"].as_u64(), second["word"]["number"].as_u64().map(|number| number + 1));
     let ready = ask(&daemon, "GET", "/readyz", "");
     assert_eq!(ready["ready"], true, "{ready}");
-}
-
-/// Runs `gwm state` with this input.
-fn state(command: &str, directory: &Directory, input: &[u8]) -> std::process::Output {
-    use std::{io::Write, process::Stdio};
-    let mut child = crate::harness::command(&["state", command, "--state", directory.path()]);
-    let mut child = child.stdin(Stdio::piped()).spawn().expect("the binary starts");
-    // A command that refuses its input does not read all of it.
-    let _ = child.stdin.take().expect("stdin is piped").write_all(input);
-    crate::harness::finish(child)
-}
-
-#[test]
-fn a_state_is_exported_imported_and_checked() {
-    let directory = Directory::new();
-    let daemon = directory.start(&[]);
-    let mut lb = daemon.connect();
-    assert_eq!(lb.set_lb("LB1", LbFlags::TRUST), ReturnCode::SUCCESSFUL);
-    assert_eq!(lb.register(LB, "LB1", "web", &["10.0.0.1:80 first", "[2001:db8::1]:53/udp"]), ReturnCode::SUCCESSFUL);
-    assert_eq!(lb.set_member(LB, ("LB1", "web", A), 9, true), ReturnCode::SUCCESSFUL);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-
-    let output = state("export", &directory, b"");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("another process has it open: stop the daemon first"));
-    daemon.stop();
-
-    let output = state("check", &directory, b"");
-    assert_eq!(text(&output.stdout), "gwm: the state is whole: 2 rows (words, load balancers, groups, verdicts)\n");
-    let exported = state("export", &directory, b"");
-    let lines = text(&exported.stdout);
-    let lines: Vec<&str> = lines.lines().collect();
-    assert_eq!(lines.len(), 3, "{lines:?}");
-    assert_eq!(lines[0], r#"{"kind":"gwm_state","version":3}"#);
-    assert!(lines[1].starts_with(r#"{"kind":"load_balancer","uid":"LB1","health":127,"flags":2"#), "{}", lines[1]);
-    assert_eq!(
-        lines[2],
-        r#"{"kind":"group","load_balancer":"LB1","name":"web","members":[{"address":"10.0.0.1","protocol":6,"port":80,"label":"first","by_lb":true,"state":9,"quiesced":true},{"address":"2001:db8::1","protocol":17,"port":53,"by_lb":true}]}"#
-    );
-
-    let other = Directory::new();
-    let output = state("import", &other, &exported.stdout);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let output = state("import", &other, &exported.stdout);
-    assert!(text(&output.stderr).contains("there is a state"), "{}", text(&output.stderr));
-    let daemon = other.start(&[]);
-    let expected = "LB1/web [10.0.0.1:80 first 09/07/0, [2001:db8::1]:53/udp 00/05/100]";
-    assert_eq!(daemon.connect().get_weights("LB1", &[""]), expected);
-    daemon.stop();
-
-    for (input, why) in [
-        ("", "line 0: not an export"),
-        ("{\"kind\":\"gwm_state\",\"version\":99}\n", "line 1: version 99"),
-        ("{\"kind\":\"gwm_state\",\"version\":2}\nx\n", "line 2: "),
-        (&format!("{}\n{}\n", lines[0], lines[2]), "line 2: the load balancer of a group is not there"),
-        (&format!("{}\n{}\n{}\n", lines[0], lines[1], lines[1]), "line 3: a load balancer is there twice"),
-    ] {
-        let fresh = Directory::new();
-        let output = state("import", &fresh, input.as_bytes());
-        assert_eq!(output.status.code(), Some(1), "{input}");
-        assert!(text(&output.stderr).contains(why), "{input}: {}", text(&output.stderr));
-        // Nothing is left of an import that is refused.
-        assert!(state("import", &fresh, &exported.stdout).status.success());
-    }
-    let nowhere = Directory::new();
-    assert_eq!(state("check", &nowhere, b"").status.code(), Some(1));
-    // An empty file stays one.
-    fs::create_dir(nowhere.path()).expect("a new directory");
-    fs::write(nowhere.file(), "").expect("a new file");
-    for command in ["check", "export"] {
-        let output = state(command, &nowhere, b"");
-        assert!(text(&output.stderr).contains("no state: the file is empty"), "{}", text(&output.stderr));
-    }
-    assert_eq!(fs::metadata(nowhere.file()).expect("the file").len(), 0);
-    nowhere.start(&[]).wait_for_log(&["WARN", "is an empty file: the state begins empty"]);
 }
