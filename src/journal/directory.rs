@@ -5,12 +5,18 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    process,
 };
 
 use rustix::fs::{Access, Advice, AtFlags, CWD, accessat, fadvise};
 
+use super::store::Store;
+
 /// The file.
 const FILE: &str = "gwm.redb";
+
+/// What the name of a file begins with that is not whole yet; the id of its process follows.
+const UNFINISHED: &str = "gwm.redb.new-";
 
 /// The file of a state in this directory.
 pub fn file(directory: &Path) -> PathBuf {
@@ -48,8 +54,8 @@ pub fn look(directory: &Path) -> io::Result<bool> {
     }
 }
 
-/// Makes the directory and an empty file, if they are not there. Nobody else may read them: labels and reasons may be
-/// private.
+/// Makes the directory and the file of a state without rows, if they are not there. Nobody else may read them: labels and
+/// reasons may be private.
 pub fn prepare(directory: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(directory) {
         // Else a loss of power could take the new directory away.
@@ -57,13 +63,33 @@ pub fn prepare(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    let file = file(directory);
-    if fs::metadata(&file).is_err() {
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&file)?;
-        // Else a loss of power could leave a directory without the file.
-        File::open(directory)?.sync_all()?;
+    match fs::metadata(file(directory)) {
+        Ok(_) => Ok(()),
+        Err(_) => make(directory),
     }
-    Ok(())
+}
+
+/// Makes the file. It has its name when it is whole: what a crash leaves of the engine's first steps would be refused.
+fn make(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(UNFINISHED)) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    let (file, new) = (file(directory), directory.join(format!("{UNFINISHED}{}", process::id())));
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let made = Store::open(&new).map(drop).map_err(|error| io::Error::other(error.to_string()));
+    // Not renamed: another process may have made the file meanwhile, and use it. Some file systems have no second names.
+    let named = made.and_then(|()| match fs::hard_link(&new, &file) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(_) if fs::symlink_metadata(&file).is_err() => fs::rename(&new, &file),
+        named => named,
+    });
+    let _ = fs::remove_file(&new);
+    named?;
+    // Else a loss of power could leave a directory without the file.
+    File::open(directory)?.sync_all()
 }
 
 /// Lets reads of a file see what the disk has. After a write that failed, the system has pages in memory that the disk has
@@ -87,6 +113,25 @@ fn parent(directory: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_has_its_name_when_it_is_whole() {
+        let directory = std::env::temp_dir().join(format!("gwm-directory-{}", process::id()));
+        fs::create_dir(&directory).expect("a new directory");
+        // A crash has left this.
+        let left = directory.join(format!("{UNFINISHED}1"));
+        fs::write(&left, [0; 5000]).expect("a new file");
+        prepare(&directory).expect("it can be made");
+        assert!(!left.exists() && Store::is_closed(&file(&directory)).expect("a whole file"));
+        assert_eq!(fs::read_dir(&directory).expect("the directory").count(), 1);
+        // A file that is there stays.
+        let before = fs::read(file(&directory)).expect("the file");
+        make(&directory).expect("nothing to do");
+        prepare(&directory).expect("nothing to do");
+        assert!(fs::read(file(&directory)).expect("the file") == before);
+        assert_eq!(fs::read_dir(&directory).expect("the directory").count(), 1);
+        fs::remove_dir_all(&directory).expect("the own directory");
+    }
 
     #[test]
     fn a_relative_name_has_a_parent_too() {

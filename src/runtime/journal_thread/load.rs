@@ -29,7 +29,7 @@ pub(in crate::runtime) fn load(
     let failed = |error| Error::State { path: path.clone(), error };
     let disk = |error: io::Error| failed(StoreError::Disk(error.to_string()));
     if fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
-        // A crash in the first moment of the first start leaves this. So may somebody, or a file system, that has emptied it.
+        // Somebody, or a file system, has emptied it.
         tracing::warn!("the state on disk, {}, is an empty file: the state begins empty", path.display());
     }
     directory::prepare(&state.directory).map_err(disk)?;
