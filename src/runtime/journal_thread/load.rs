@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -86,9 +87,10 @@ fn tell((store, restored): (Store, Restored), path: &Path, start: Instant, alone
     let Restored { load_balancers, groups, memberships, words, verdicts, first } = restored;
     let took_ms = start.elapsed().as_millis() as u64;
     tracing::info!(load_balancers, groups, memberships, words, verdicts, took_ms, "state on disk: {}", path.display());
-    let (name, path) = (path.display().to_string(), path.to_owned());
+    let (name, path, again) = (path.display().to_string(), path.to_owned(), path.to_owned());
     let first = Some(First { entries: first, alone });
-    Kept { store, name, reopen: Box::new(move || open_again(&path)), first }
+    let named = Box::new(move || fs::metadata(&path).ok().map(|file| (file.dev(), file.ino())));
+    Kept { store, name, reopen: Box::new(move || open_again(&again)), named, first }
 }
 
 /// Looks whether a start can use the state, and changes nothing; gives a note for the operator.

@@ -229,6 +229,9 @@ pub(super) fn today() -> Date {
     Date(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// A file whatever its name is: its file system, and its number there.
+pub(super) type FileId = (u64, u64);
+
 /// The state on disk, opened.
 pub(super) struct Kept {
     pub(super) store: Store,
@@ -236,6 +239,8 @@ pub(super) struct Kept {
     pub(super) name: String,
     /// Opens it again after a failure.
     pub(super) reopen: Box<dyn Fn() -> Result<Store, StoreError> + Send>,
+    /// Which file has the name now.
+    pub(super) named: Box<dyn Fn() -> Option<FileId> + Send>,
     /// What the start writes, until that is done.
     first: Option<First>,
 }
@@ -269,6 +274,9 @@ impl Kept {
 struct JournalThread {
     name: String,
     reopen: Box<dyn Fn() -> Result<Store, StoreError> + Send>,
+    named: Box<dyn Fn() -> Option<FileId> + Send>,
+    /// Which file is open.
+    file: Option<FileId>,
     /// `None` after a failure.
     store: Option<Store>,
     /// What the start could not write.
@@ -282,7 +290,7 @@ struct JournalThread {
 
 /// Starts the thread; `ended` is dropped at its end. `window` is how long changes collect.
 pub(super) fn start(
-    Kept { store, name, reopen, first }: Kept,
+    Kept { store, name, reopen, named, first }: Kept,
     journal: Arc<Journal>,
     clock: Clock,
     window: Duration,
@@ -291,7 +299,8 @@ pub(super) fn start(
     let applied = store.applied();
     journal.starts.store(store.past().starts, Ordering::Relaxed);
     let store = Some(store).filter(|_| first.is_none());
-    let mut thread = JournalThread { name, reopen, store, first, applied, journal, clock, window };
+    let file = named();
+    let mut thread = JournalThread { name, reopen, named, file, store, first, applied, journal, clock, window };
     thread::Builder::new().name("journal".into()).spawn(move || {
         let _ended = ended;
         thread.run()
@@ -329,7 +338,7 @@ impl JournalThread {
     fn open_again(&mut self) {
         let start = Instant::now();
         while start.elapsed() < BUSY && self.store.is_none() {
-            match (self.reopen)() {
+            match self.reopen() {
                 Err(StoreError::Busy) => thread::sleep(BUSY_PAUSE),
                 // Another process has written: the next write finds that out.
                 Ok(store) if store.applied() != self.applied => return,
@@ -364,19 +373,33 @@ impl JournalThread {
         true
     }
 
+    fn reopen(&mut self) -> Result<Store, StoreError> {
+        let store = (self.reopen)()?;
+        self.file = (self.named)();
+        Ok(store)
+    }
+
     fn try_write(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        self.try_apply(entries)?;
+        // The next start would not find what is in a file that has lost its name.
+        if self.file.is_none() || (self.named)() != self.file {
+            return Err(StoreError::Disk("somebody has moved, removed or replaced the file: put it back".into()));
+        }
+        self.applied += 1;
+        Ok(())
+    }
+
+    fn try_apply(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
         let next = self.applied + 1;
-        let store = match &mut self.store {
-            Some(store) => store,
-            closed => {
-                let store = (self.reopen)()?;
-                // The transaction that failed may be on the disk.
-                if store.applied() != self.applied && store.applied() != next {
-                    return Err(StoreError::Damaged("it is not the file of before".into()));
-                }
-                closed.insert(store)
+        if self.store.is_none() {
+            let store = self.reopen()?;
+            // The transaction that failed may be on the disk.
+            if store.applied() != self.applied && store.applied() != next {
+                return Err(StoreError::Damaged("it is not the file of before".into()));
             }
-        };
+            self.store = Some(store);
+        }
+        let store = self.store.as_mut().expect("it is open");
         if let Some(first) = &self.first {
             first.write(store, self.clock)?;
             self.first = None;
@@ -386,7 +409,6 @@ impl JournalThread {
             let date = today();
             store.apply(entries, Epoch::new(self.clock.now(), date), date)?;
         }
-        self.applied = next;
         Ok(())
     }
 }

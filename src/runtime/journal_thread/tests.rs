@@ -1,6 +1,6 @@
 use std::{
     fmt, io,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
 use super::*;
@@ -75,7 +75,8 @@ fn kept(disk: &Disk, first: Option<First>) -> Kept {
         let disk = disk.clone();
         move || Store::open_on(disk.clone())
     };
-    Kept { store: open().expect("the disk works"), name: "a disk".into(), reopen: Box::new(open), first }
+    let (store, named) = (open().expect("the disk works"), Box::new(|| Some((1, 1))));
+    Kept { store, name: "a disk".into(), reopen: Box::new(open), named, first }
 }
 
 /// A thread that writes to it.
@@ -175,6 +176,28 @@ fn what_the_start_could_not_write_is_written_when_the_disk_takes_something() {
     disk.behave(WORKS);
     until("the change is kept", || journal.kept() == 1);
     assert_eq!((journal.trouble(), journal.starts()), (None, 1));
+    end(&journal, handle);
+    assert_eq!(uids(&disk), ["LB1", "LB2"]);
+}
+
+#[test]
+fn what_is_written_into_a_file_without_its_name_is_not_kept() {
+    let disk = Disk::default();
+    let moves = Arc::new((AtomicBool::new(false), AtomicU64::new(0)));
+    let named = Box::new({
+        let moves = moves.clone();
+        move || Some((1, if moves.0.load(Ordering::SeqCst) { moves.1.fetch_add(1, Ordering::SeqCst) } else { 1000 }))
+    });
+    let (journal, handle) = begin(Kept { named, ..kept(&disk, None) });
+    journal.give(&mut vec![bound(1)]);
+    until("it is kept", || journal.kept() == 1);
+    moves.0.store(true, Ordering::SeqCst);
+    journal.give(&mut vec![bound(2)]);
+    until("the trouble is told", || journal.trouble().is_some_and(|text| text.contains("moved, removed or replaced")));
+    assert_eq!(journal.kept(), 1);
+    moves.0.store(false, Ordering::SeqCst);
+    until("it is kept", || journal.kept() == 2);
+    until("the trouble is over", || journal.trouble().is_none());
     end(&journal, handle);
     assert_eq!(uids(&disk), ["LB1", "LB2"]);
 }

@@ -163,6 +163,26 @@ fn a_damaged_state_is_refused_and_moved_aside_if_wanted() {
 }
 
 #[test]
+fn a_file_that_loses_its_name_acknowledges_nothing() {
+    let directory = Directory::new();
+    let daemon = directory.start(&[]);
+    let mut lb = daemon.connect();
+    assert_eq!(lb.register(LB, "LB1", "web", &[A]), ReturnCode::SUCCESSFUL);
+    let elsewhere = directory.0.join("elsewhere");
+    fs::rename(directory.file(), &elsewhere).expect("a new name");
+    let id = lb.next_id();
+    lb.send(&crate::wire::registration(id, LB, &[("LB1", "web", &[B])]));
+    lb.expect_end();
+    daemon.wait_for_log(&["ERROR", "somebody has moved, removed or replaced the file: put it back"]);
+    fs::rename(&elsewhere, directory.file()).expect("the old name");
+    daemon.wait_for_log(&["INFO", "is whole again"]);
+    assert_eq!(daemon.connect().register(LB, "LB1", "web", &[B]), ReturnCode::ALREADY_REGISTERED);
+    kill(daemon);
+    let daemon = directory.start(&[]);
+    assert_eq!(daemon.connect().register(LB, "LB1", "web", &[A, B]), ReturnCode::ALREADY_REGISTERED);
+}
+
+#[test]
 fn with_background_durability_a_stop_loses_nothing() {
     let directory = Directory::new();
     let daemon = directory.start(&["--durability", "background"]);
