@@ -151,9 +151,9 @@ fn use_huge_pages(on: bool) {
     let _ = disable_transparent_huge_pages(!on);
 }
 
-/// Begins this process again, with the same arguments, without pages of 2 MiB and with [`ALLOCATOR`]: an agent then has
-/// 1.5 MB of its own instead of 14. The allocator asks for such pages before `main` begins. Returns if all is so already, or
-/// can not be.
+/// Begins this process again, with the same arguments, without pages of 2 MiB and with settings of the allocator for little
+/// memory: an agent then has 1.5 MB of its own instead of 14. The allocator asks for such pages, and reads its settings, before
+/// `main` begins. Returns if all is so already, or can not be.
 pub fn begin_again_small() {
     let had_huge_pages = transparent_huge_pages_are_disabled().is_ok_and(|disabled| !disabled);
     let changed = had_huge_pages && disable_transparent_huge_pages(true).is_ok();
