@@ -219,7 +219,8 @@ fn a_file_system_that_has_become_read_only_keeps_nobody_from_serving() {
     assert_eq!(register(&mut daemon.connect(), 0), Some(ReturnCode::SUCCESSFUL));
     mounts.run(&format!("mount -o remount,abort {PLACE}"));
     assert_eq!(register_until_it_fails(&daemon, 1), 1);
-    serves_on(&daemon, &mut watcher, "Read-only file system", 0x55);
+    // What is under way then has an input/output error, what comes later a read-only file system.
+    serves_on(&daemon, &mut watcher, "(os error ", 0x55);
     let again = TempFile::new("repaired", "");
     let [broken, repaired] = [&image, &again].map(TempFile::path);
     mounts.run(&format!(
