@@ -37,7 +37,7 @@ fn haproxy_page() {
 
 #[test]
 fn admin_page() {
-    check("src/manual/gwm-admin.7.md", &["curl"]);
+    check("src/manual/gwm-admin.7.md", &["curl", "python3"]);
 }
 
 #[test]
