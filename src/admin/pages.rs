@@ -285,18 +285,22 @@ impl Done {
         let ends = match (&until, said.map(|word| word.saying)) {
             (None, Some(Saying::Quiesce)) => " until it is resumed or the daemon stops",
             (None, Some(Saying::Weight(_))) => " until it is released or the daemon stops",
-            (None, Some(Saying::Resume)) => "; this ends when the daemon stops",
             (Some(_), _) => ", or until the daemon stops",
-            (None, None) => "",
+            (None, Some(Saying::Resume) | None) => "",
         };
         let ends = if calendar.words_survive { "" } else { ends };
+        // A resume is a word of its own only beside a quiesce that is about more.
+        let exception = match said.map(|word| word.saying) {
+            Some(Saying::Resume) => "; a wider quiesce stays in force, and this is an exception that ends with it",
+            _ => "",
+        };
         let none = match (matches_now, said) {
             (Some(false), Some(_)) => "; no member matches now, and those count that come later",
             (Some(false), None) => "; no member matches now",
             _ => "",
         };
         Done {
-            done: format!("{what}{}{ends}{none}", until.unwrap_or_default()),
+            done: format!("{what}{}{ends}{exception}{none}", until.unwrap_or_default()),
             word: said.map(|word| WordJson::new(word, calendar)),
             withdrawn: acted.unsaid.clone(),
             matches_now,

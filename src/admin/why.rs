@@ -270,6 +270,10 @@ fn health(factors: &Factors, stand: Stand) -> Factor {
             format!("{good} of {made} checks passed, which does not count without a verdict")
         }
         0 => "no check was made while it was up".into(),
+        // The checks count until the verdict, also of a member that never was up.
+        _ if stand == Stand::Down => {
+            format!("{good} of the last {made} checks before it was down passed, which counts when it is up")
+        }
         HISTORY => format!("{good} of the last {HISTORY} checks while it was up passed"),
         _ => format!(
             "{good} of {made} checks while it was up passed; {} more, which are not made yet, count as passed",

@@ -54,7 +54,8 @@ const VERSION: &str = concat!(
 /// The text below the commands in `--help`.
 const BEGIN: &str = "\
 To begin: `gwm demo` shows all of it on this machine. `gwm serve` is the daemon, and needs no flag. The manual pages gwm(7) \
-and gwm-tour(7) explain the words and the first five minutes.";
+and gwm-tour(7) explain the words and the first five minutes. Without the package, the pages are the files of src/manual in \
+the source.";
 
 /// Group Workload Manager: tells load balancers how much work each server can take (SASP, RFC 4678).
 #[derive(Parser)]

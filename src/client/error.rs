@@ -132,7 +132,10 @@ impl fmt::Display for ErrorKind {
             ErrorKind::Unexpected { message, id } => write!(f, "sent an unexpected {message} with id {id}"),
             ErrorKind::Backlog { max_bytes } => write!(f, "sent over {max_bytes} bytes of pushes before its reply"),
             ErrorKind::Encode(error) => write!(f, "can not send the request: {error}"),
-            ErrorKind::Refused { request, code } => write!(f, "refused the {request}: {code} (0x{:02X})", code.0),
+            ErrorKind::Refused { request, code } => {
+                let look_at = if *code == ReturnCode::LB_NOT_CONTACTED { "; look at --lb" } else { "" };
+                write!(f, "refused the {request}: {code} (0x{:02X}){look_at}", code.0)
+            }
         }
     }
 }

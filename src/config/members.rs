@@ -11,7 +11,12 @@
 mod checks;
 mod idle;
 
-use std::{collections::HashSet, net::IpAddr, path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -319,7 +324,12 @@ fn subject(entry: &Entry, at: usize) -> Result<Subject, Fault> {
     match (&entry.address, &entry.cidr) {
         (Some(text), None) => {
             let Ok(address) = text.get_ref().parse::<IpAddr>() else {
-                return fault(text.span().start, format!("\"{}\" is not an IP address", text.get_ref()));
+                let what = format!("\"{}\" is not an IP address", text.get_ref());
+                let port = text.get_ref().parse::<SocketAddr>().map(|address| {
+                    let (ip, port) = (address.ip(), address.port());
+                    format!(": write address = \"{ip}\" and port = {port}")
+                });
+                return fault(text.span().start, what + &port.unwrap_or_default());
             };
             let (protocol, port) = match (protocol, entry.port) {
                 (None | Some(0), None) => (0, 0),

@@ -26,9 +26,11 @@ pub enum Address {
 }
 
 impl Address {
-    /// A text with a `/` is a path, any other is `HOST:PORT`.
+    /// `unix:PATH`, `unix@PATH` (as HAProxy has it) and a text with a `/` are paths, any other is `HOST:PORT`.
     pub fn parse(text: &str) -> Result<Address, String> {
+        let path = text.strip_prefix("unix:").or_else(|| text.strip_prefix("unix@"));
         match text.rsplit_once(':') {
+            _ if path.is_some_and(|path| !path.is_empty()) => Ok(Address::Unix(path.unwrap_or_default().into())),
             _ if text.contains('/') => Ok(Address::Unix(text.into())),
             Some((host, port)) if !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0) => {
                 Ok(Address::Tcp(text.into()))
@@ -68,6 +70,16 @@ impl Address {
             }
         }
         Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// The error of an exchange; if it says that nothing listens there, with the cause.
+    pub(super) fn explain(error: io::Error, cause: &str) -> io::Error {
+        match error.kind() {
+            kind @ (io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                io::Error::new(kind, format!("{error}; {cause}"))
+            }
+            _ => error,
+        }
     }
 
     fn connect(&self) -> io::Result<Socket> {
@@ -122,7 +134,10 @@ mod tests {
         for good in ["lb:8888", "[::1]:99", "/run/pen.ctl", "./pen.ctl"] {
             assert_eq!(Address::parse(good).unwrap().to_string(), good);
         }
-        for bad in ["8888", ":8888", "lb", "lb:0", "lb:70000", "admin.sock", ""] {
+        for (good, path) in [("unix:/run/pen.ctl", "/run/pen.ctl"), ("unix@admin.sock", "admin.sock")] {
+            assert_eq!(Address::parse(good), Ok(Address::Unix(path.into())));
+        }
+        for bad in ["8888", ":8888", "lb", "lb:0", "lb:70000", "admin.sock", "", "unix:", "unix@"] {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
     }

@@ -10,7 +10,7 @@ mod stats;
 mod step;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -28,6 +28,10 @@ use crate::{
 
 /// The heaviest server of a backend has this weight: HAProxy's limit.
 const HEAVIEST: u32 = 256;
+
+/// The most names of backends in a line for a person, and the most characters of each.
+const NAMES: usize = 10;
+const NAME_CHARACTERS: usize = 64;
 
 /// What to do with HAProxy.
 #[derive(Clone, Debug, Default)]
@@ -59,17 +63,36 @@ pub struct HaProxy {
     servers: Vec<Server>,
     /// Backends that take 0 % and 100 % only, as HAProxy has said.
     static_backends: HashSet<String>,
+    /// The patterns of `--backend` that no backend has fitted at the last look.
+    unfitted: Vec<Pattern>,
 }
 
 impl HaProxy {
     /// A HAProxy with this socket.
     pub fn new(socket: Socket, settings: Settings) -> HaProxy {
-        HaProxy { socket, settings, process: None, servers: Vec::new(), static_backends: HashSet::new() }
+        HaProxy {
+            socket,
+            settings,
+            process: None,
+            servers: Vec::new(),
+            static_backends: HashSet::new(),
+            unfitted: Vec::new(),
+        }
     }
 
     fn is_used(&self, backend: &str) -> bool {
         let backends = &self.settings.backends;
         backends.is_empty() || backends.iter().any(|pattern| pattern.fits(backend.as_bytes()))
+    }
+
+    /// Notes which patterns of `--backend` no backend fits, and logs those that were not among them before.
+    fn note_unfitted(&mut self, backends: &BTreeSet<&str>) {
+        let is_unfitted = |pattern: &&Pattern| !backends.iter().any(|backend| pattern.fits(backend.as_bytes()));
+        let unfitted: Vec<Pattern> = self.settings.backends.iter().filter(is_unfitted).cloned().collect();
+        for pattern in unfitted.iter().filter(|pattern| !self.unfitted.contains(pattern)) {
+            tracing::warn!("no backend fits --backend {pattern}; HAProxy has: {}", listed(backends));
+        }
+        self.unfitted = unfitted;
     }
 
     /// Whether a connector has added this server.
@@ -216,6 +239,8 @@ impl Connector for HaProxy {
             self.static_backends.clear();
             self.process = Some(process);
         }
+        let empty: Vec<&str> = answers.get(2).map(|names| backends(names).collect()).unwrap_or_default();
+        self.note_unfitted(&servers.iter().map(|server| &*server.backend).chain(empty.iter().copied()).collect());
         let has_endpoint = |server: &Server| server.endpoint.is_some();
         self.servers =
             servers.into_iter().filter(|server| has_endpoint(server) && self.is_used(&server.backend)).collect();
@@ -233,12 +258,10 @@ impl Connector for HaProxy {
                 pool.members.push(MemberSpec { endpoint, label: server.name.as_bytes().into() });
             }
         }
-        if let Some(names) = answers.get(2) {
-            let with_servers: HashSet<Box<[u8]>> = pools.iter().map(|pool| pool.name.clone()).collect();
-            let empty = backends(names).filter(|name| self.is_used(name)).map(|name| Box::from(name.as_bytes()));
-            let empty = empty.filter(|name| !with_servers.contains(name));
-            pools.extend(empty.map(|name| Pool { name, members: Vec::new() }));
-        }
+        let with_servers: HashSet<Box<[u8]>> = pools.iter().map(|pool| pool.name.clone()).collect();
+        let empty = empty.into_iter().filter(|name| self.is_used(name)).map(|name| Box::from(name.as_bytes()));
+        let empty = empty.filter(|name| !with_servers.contains(name));
+        pools.extend(empty.map(|name| Pool { name, members: Vec::new() }));
         Ok(pools)
     }
 
@@ -274,6 +297,10 @@ impl Connector for HaProxy {
     }
 
     fn check(&mut self) -> Result<(), Fault> {
+        if let Some(pattern) = self.unfitted.first() {
+            let what = format!("HAProxy at {} has no backend that fits --backend {pattern}", self.socket);
+            return Err(Fault::Answer(what));
+        }
         let answers = self.socket.ask(&["show cli level".into()])?;
         if answers[0].trim() == "admin" { Ok(()) } else { Err(self.no_right()) }
     }
@@ -316,6 +343,17 @@ impl HaProxy {
             self.judge(step, &lines, applied)?;
         }
         Ok(())
+    }
+}
+
+/// Names of backends, for a person.
+fn listed(backends: &BTreeSet<&str>) -> String {
+    let name = |name: &&str| name.chars().take(NAME_CHARACTERS).collect::<String>();
+    let names: Vec<String> = backends.iter().take(NAMES).map(name).collect();
+    match backends.len().saturating_sub(NAMES) {
+        0 if names.is_empty() => "none".into(),
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
     }
 }
 

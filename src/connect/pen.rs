@@ -84,7 +84,10 @@ impl Pen {
     /// Sends one command, which needs a connection of its own, and reads the answer.
     fn ask(&self, command: &str) -> Result<String, Fault> {
         let what = || format!("`{command}` at pen's control port {}", self.control);
-        self.control.exchange(&format!("{command}\n"), false).map_err(|error| Fault::Io { what: what(), error })
+        self.control.exchange(&format!("{command}\n"), false).map_err(|error| {
+            let cause = format!("pen is not running, or not with -C {}", self.control);
+            Fault::Io { what: what(), error: Address::explain(error, &cause) }
+        })
     }
 
     fn list(&self) -> Result<Vec<Server>, Fault> {

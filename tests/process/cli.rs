@@ -170,7 +170,7 @@ fn a_refusal_is_told_by_name_with_status_1() {
     peer.end();
     let peer = FakeGwm::once(|mut peer| peer.answer(SET_MEMBER_STATE, ReturnCode::LB_NOT_CONTACTED));
     let stderr = format!(
-        "error: GWM {}: refused the Set Member State Request: LB has not contacted this GWM (0x61)\n",
+        "error: GWM {}: refused the Set Member State Request: LB has not contacted this GWM (0x61); look at --lb\n",
         peer.address
     );
     let who = ["--lb=LB1", "--group=web", "--member=10.0.0.1"];

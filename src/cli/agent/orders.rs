@@ -68,8 +68,12 @@ fn order(directory: &Path, question: &Question, service: Option<&str>) -> Result
     match service {
         _ if !services.is_empty() => Ok(services),
         Some(name) => Err(Failure::Failed(format!("no agent in {} has a service {name}", directory.display()))),
-        None => Err(Failure::Failed(format!("no agent listens in {}", directory.display()))),
+        None => Err(no_agent(directory)),
     }
+}
+
+fn no_agent(directory: &Path) -> Failure {
+    Failure::Failed(format!("no agent listens in {}: start one, or give the --run-dir of one", directory.display()))
 }
 
 /// Runs `gwm agent status`.
@@ -83,7 +87,7 @@ pub(super) fn status(args: StatusArgs) -> Result<(), Failure> {
         return Ok(());
     }
     if answers.is_empty() {
-        return Err(Failure::Failed(format!("no agent listens in {}", directory.display())));
+        return Err(no_agent(&directory));
     }
     for service in answers.iter().flat_map(|answer| &answer.services) {
         write!(out, "{}: {}", service.service, service.state)?;

@@ -24,7 +24,7 @@ An `agent-check` of HAProxy sets weights, too, and the last one counts: use one 
 /// Flags of `gwm connect haproxy`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The path of a UNIX socket, or HOST:PORT
+    /// The path of a UNIX socket, also as unix:PATH or unix@PATH; or HOST:PORT
     #[arg(long, env = "GWM_SOCKET", value_name = "ADDR", value_parser = Socket::parse)]
     socket: Socket,
     /// The backends to use: `*` stands for any bytes, `?` for one byte; repeatable [default: all]

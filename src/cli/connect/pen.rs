@@ -22,7 +22,7 @@ that pen had when the connector first saw it are its own ones; a pen that was re
 /// Flags of `gwm connect pen`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Pen's control port: HOST:PORT, or the path of a UNIX socket
+    /// Pen's control port: HOST:PORT, or the path of a UNIX socket, also as unix:PATH or unix@PATH
     #[arg(long, env = "GWM_CONTROL", value_name = "ADDR", value_parser = Address::parse)]
     control: Address,
     /// The name of the group that pen's servers make up

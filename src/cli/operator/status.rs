@@ -116,12 +116,31 @@ fn status(args: Args) -> Result<(), Failure> {
     let rows = args.rows as usize;
     if !args.watch {
         let value = look(&daemon, args.what.as_ref(), rows)?;
-        let text = if args.json { value.to_string() } else { lines(&value, width()).join("\n") };
+        let text = match args.what.as_ref().and_then(|what| nothing(what, &value)) {
+            _ if args.json => value.to_string(),
+            Some(nothing) => nothing.into(),
+            None => lines(&value, width()).join("\n"),
+        };
         return Ok(writeln!(io::stdout(), "{text}")?);
     }
     let live = !args.json && io::stdout().is_terminal();
     table::end_on_signal(live)?;
     watch::run(daemon, args.what, rows, live)
+}
+
+/// Why a list that nothing narrows has no rows.
+fn nothing(what: &What, value: &Value) -> Option<&'static str> {
+    let is_empty = |field: &str| value[field].as_array().is_some_and(Vec::is_empty);
+    match what {
+        What::Lbs if is_empty("load_balancers") => Some("none: no load balancer has registered"),
+        What::Groups(which) if is_empty("groups") && which.query().is_empty() => {
+            Some("none: no load balancer has registered a group")
+        }
+        What::Members { which, state: None } if is_empty("members") && which.query().is_empty() => {
+            Some("none: no load balancer has registered a group with members")
+        }
+        _ => None,
+    }
 }
 
 /// The columns of the terminal; as many as are needed, if there is none.
@@ -185,9 +204,29 @@ fn member_in_full(daemon: &Daemon, member: &Place, which: &Which) -> Result<Valu
         found.extend(daemon.look("member", &query)?.ok()); // it may have left since it was listed
     }
     if found.is_empty() {
-        return Err(Failure::Failed("no group lists this member".into()));
+        let (others, _) = daemon.list("members", "members", &[("address", &*member.address)], MEMBERSHIPS)?;
+        return Err(Failure::Failed(not_listed(member, &others)));
     }
     Ok(json!({ "memberships": found, "more": more }))
+}
+
+/// The most other members that [`not_listed`] names.
+const OTHERS: usize = 5;
+
+/// That no group lists a member; `others` are the rows of all members at its address.
+fn not_listed(member: &Place, others: &[Value]) -> String {
+    let mut text = "no group lists this member".to_owned();
+    let mut names: Vec<String> = others.iter().map(show::endpoint).collect();
+    names.sort();
+    names.dedup();
+    names.truncate(OTHERS);
+    if names.is_empty() {
+        return text;
+    }
+    if member.service.is_none() {
+        text.push_str("; without a port this is the whole system");
+    }
+    text + "; listed at this address: " + &names.join(", ")
 }
 
 /// The answer as lines for people.
@@ -202,4 +241,42 @@ pub(super) fn lines(value: &Value, width: usize) -> Vec<String> {
         lines.push("There are more rows; --rows shows more of them.".into());
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_is_not_listed_is_told_with_its_neighbours() {
+        let row = |port: u16| json!({"address": "10.0.0.1", "port": port, "protocol": "tcp"});
+        let told = |text: &str, others: &[Value]| not_listed(&place(text).expect("it is a place"), others);
+        assert_eq!(told("10.0.0.1:80", &[]), "no group lists this member");
+        assert_eq!(told("10.0.0.1", &[]), "no group lists this member");
+        assert_eq!(
+            told("10.0.0.1", &[row(80), row(80)]),
+            "no group lists this member; without a port this is the whole system; listed at this address: 10.0.0.1:80"
+        );
+        let others: Vec<Value> = (11..=20).map(row).collect();
+        assert_eq!(
+            told("10.0.0.1:80", &others),
+            "no group lists this member; listed at this address: 10.0.0.1:11, 10.0.0.1:12, 10.0.0.1:13, 10.0.0.1:14, \
+             10.0.0.1:15"
+        );
+    }
+
+    #[test]
+    fn an_empty_list_says_why() {
+        let members = |state: Option<&str>, group: Option<&str>| What::Members {
+            which: Which { group: group.map(str::to_owned), lb: None },
+            state: state.map(str::to_owned),
+        };
+        let value = json!({"members": [], "more": false});
+        let none = Some("none: no load balancer has registered a group with members");
+        assert_eq!(nothing(&members(None, None), &value), none);
+        assert_eq!(nothing(&members(Some("up"), None), &value), None);
+        assert_eq!(nothing(&members(None, Some("web")), &value), None);
+        assert_eq!(nothing(&members(None, None), &json!({"members": [1]})), None);
+        assert_eq!(nothing(&What::Lbs, &json!({"load_balancers": []})), Some("none: no load balancer has registered"));
+    }
 }

@@ -303,6 +303,7 @@ fn errors_name_their_line() {
         (one.replace("40", "65536"), 4, "65536"),
         (one.replace("40", "\"x\""), 4, "invalid type"),
         (one.replace("10.0.0.1", "10.0.0"), 2, "\"10.0.0\" is not an IP address"),
+        (one.replace("10.0.0.1", "10.0.0.1:80"), 2, "not an IP address: write address = \"10.0.0.1\" and port = 80"),
         (one.replace("40", "-1"), 4, "integer `-1`, expected a number from 0 to 65535"),
         (one.replace("port = 80", "port = 80\nprotocol = [6]"), 4, "a protocol is \"tcp\""),
         (one.replace("[[member]]", "[member]"), 1, "write [[member]], with two brackets"),

@@ -18,7 +18,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// A text with a `/` is a path, any other is `HOST:PORT`.
+    /// A path or `HOST:PORT`, as [`Address::parse`] reads it.
     pub fn parse(text: &str) -> Result<Socket, String> {
         Ok(Socket { address: Address::parse(text)?, is_master: None })
     }
@@ -49,8 +49,11 @@ impl Socket {
             if answers.len() != now.len() {
                 // A worker that is just ending, or another program.
                 self.is_master = None;
-                let answer = excerpt(answers.first().map_or("", |answer| answer));
-                return Err(self.fault(&format!("has {} parts for {} commands: {answer}", answers.len(), now.len())));
+                let answer = match excerpt(answers.first().map_or("", |answer| answer)) {
+                    nothing if nothing.is_empty() => nothing,
+                    answer => format!(": {answer}"),
+                };
+                return Err(Fault::Answer(format!("what listens at {self} does not answer as HAProxy{answer}")));
             }
             all.extend(answers);
             rest = later;
@@ -80,7 +83,14 @@ impl Socket {
         let line: Vec<String> = commands.iter().map(|command| format!("{prefix}{command}")).collect();
         // A master closes the connection only after the end of the commands.
         let text = self.address.exchange(&format!("{}\n", line.join(";")), true);
-        text.map_err(|error| Fault::Io { what: format!("HAProxy's socket {self}"), error })
+        text.map_err(|error| {
+            let path = match self.address {
+                Address::Unix(_) => "path",
+                Address::Tcp(_) => "address",
+            };
+            let cause = format!("HAProxy is not running, or this is not the {path} of its `stats socket`");
+            Fault::Io { what: format!("HAProxy's socket {self}"), error: Address::explain(error, &cause) }
+        })
     }
 }
 

@@ -50,6 +50,19 @@ fn weights_rise_before_others_fall_and_unknown_servers_stay() {
 }
 
 #[test]
+fn few_names_of_backends_are_listed() {
+    assert_eq!(listed(&BTreeSet::new()), "none");
+    assert_eq!(listed(&BTreeSet::from(["web", "db"])), "db, web");
+    let long = "x".repeat(NAME_CHARACTERS + 1);
+    assert_eq!(listed(&BTreeSet::from([&*long])), long[1..]);
+    let names: Vec<String> = (10..=10 + NAMES).map(|number| number.to_string()).collect();
+    assert_eq!(
+        listed(&names.iter().map(String::as_str).collect()),
+        "10, 11, 12, 13, 14, 15, 16, 17, 18, 19 and 1 more"
+    );
+}
+
+#[test]
 fn a_state_that_an_operator_set_stays() {
     const MAINTENANCE: u32 = 1;
     const DRAIN: u32 = 8;

@@ -83,6 +83,9 @@ fn status_shows_what_the_daemon_knows_and_ends_no_session() {
     assert_eq!(asked.json(&["status"])["totals"]["memberships"], 2);
     let nobody = asked.gwm(&["status", "member", "10.9.9.9:80"]);
     assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+    let whole = asked.gwm(&["status", "member", "10.0.0.1"]);
+    let said = "without a port this is the whole system; listed at this address: 10.0.0.1:80\n";
+    assert!(String::from_utf8_lossy(&whole.stderr).ends_with(said), "{whole:?}");
     // The session of the load balancer lives: it still gets pushes.
     asked.says(&["quiesce", "10.0.0.1:80", "--reason", "new disk"]);
     assert!(lb.push().contains("10.0.0.1"));

@@ -270,18 +270,41 @@ fn a_wrong_socket_and_a_missing_right_are_told_once() {
     assert!(output.status.code() == Some(1) && text.contains("`level admin`"), "{output:?}");
     let missing = proxy.socket("missing");
     let connector = connect(&address, &missing, &[]);
-    connector.wait_for_log(&["WARN", &missing, "No such file or directory"]);
+    let cause = "HAProxy is not running, or this is not the path of its `stats socket`; gwm tries again each 500ms";
+    connector.wait_for_log(&["WARN", &missing, "No such file or directory", cause]);
     fs::hard_link(Path::new(&proxy.socket("admin")), &missing).expect("a second name of the socket");
     proxy.wait_for(&[("web/s1", 256)]);
     assert_eq!(connector.log().matches("No such file or directory").count(), 1, "{}", connector.log());
     let output = run(&["connect", "--uid", "L", "--check", "haproxy", "--socket", &missing]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), format!("pool web: group web\n  {one} s1\n"), "{output:?}");
+    let as_haproxy_has_it = format!("unix@{missing}");
+    let output = run(&["connect", "--uid", "L", "--check", "haproxy", "--socket", &as_haproxy_has_it]);
+    assert!(output.status.success(), "{output:?}");
     // A web server is no HAProxy socket.
     let connector = connect(&address, &one.to_string(), &[]);
     connector.wait_for_log(&["WARN", &one.to_string()]);
     let output = run(&["connect", "--uid", "L", "haproxy", "--socket", "nonsense"]);
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && text.contains("./nonsense"), "{output:?}");
+}
+
+#[test]
+fn a_backend_that_is_not_there_is_told_once() {
+    if !installed("haproxy", "haproxy") {
+        return;
+    }
+    let one = Member::start().address;
+    let gwm = Gwm::start(&[(one, Some(40))]);
+    let proxy = Proxy::start(&backend("web", "", &[("s1", one, "")]));
+    let socket = proxy.socket("admin");
+    let connector = connect(&gwm.address(), &socket, &["--backend", "wbe", "--backend", "we?"]);
+    connector.wait_for_log(&["WARN", "no backend fits --backend wbe; HAProxy has: web"]);
+    // The weight takes more looks.
+    proxy.wait_for(&[("web/s1", 256)]);
+    assert_eq!(connector.log().matches("no backend fits").count(), 1, "{}", connector.log());
+    let output = run(&["connect", "--uid", "L", "--check", "haproxy", "--socket", &socket, "--backend", "wbe"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("no backend that fits --backend wbe"), "{output:?}");
 }
 
 #[test]

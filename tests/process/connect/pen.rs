@@ -295,8 +295,9 @@ fn a_pen_that_can_not_be_used_is_told_with_the_reason() {
     pen.ask("control_acl 1");
     refused(&control, "pen");
     drop(pen);
-    refused(&control, "Connection refused");
+    refused(&control, &format!("pen is not running, or not with -C {control}"));
     refused("/nonexistent/pen.ctl", "pen's control port /nonexistent/pen.ctl: No such file");
+    refused("unix:/nonexistent/pen.ctl", "pen's control port /nonexistent/pen.ctl: No such file");
     // Others that listen there.
     for answer in ["HTTP/1.1 400 Bad Request\r\n\r\n", "\u{1b}[2J\n", ""] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
