@@ -136,9 +136,11 @@ impl Coordinator {
             let mut steps = std::mem::take(&mut self.steps);
             steps.clear();
             let words = !self.tables.endpoints.words.is_empty();
+            let (any_lost, mut has_lost) = (self.tables.endpoints.lost() > 0, false);
             for member in group.entries() {
                 self.unmatched.has_endpoint(&member.endpoint, &self.settings.roster);
                 let endpoint = self.tables.endpoints.intern(now, member.endpoint);
+                has_lost |= any_lost && self.tables.endpoints.is_lost_lately(now, endpoint);
                 self.tables.groups[id].adds(&member.endpoint);
                 let quiesced = words && {
                     let GroupData { lb_uid, name } = group.data;
@@ -147,6 +149,9 @@ impl Coordinator {
                 steps.add(endpoint, member, by_lb, quiesced);
             }
             self.tables.change_members(id, &steps);
+            if has_lost {
+                self.tables.doubts.suspect(id);
+            }
             self.steps = steps;
             self.mark(now, id);
         }

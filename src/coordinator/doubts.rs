@@ -5,6 +5,8 @@
 //! [blind](super::worlds).) While the doubt lasts, no member of the group is confident, and members that lost contact
 //! lately are shown with contact and the weight that they had: the LB uses its own means.
 //!
+//! A member that was lost lately, and is registered in a group now, counts for that group, too.
+//!
 //! A doubt ends when no more than that percentage of the members is lost, or after `--panic-time`: then members without
 //! contact are shown as down, all of them if need be, because a failover to another site depends on that. Losses before
 //! the end of a doubt are never a reason for another doubt about the group.

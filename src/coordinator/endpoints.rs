@@ -416,6 +416,12 @@ impl Endpoints {
         }
     }
 
+    /// Whether the endpoint was up, and has lost contact so lately that there may be doubt about a group which lists it now.
+    pub(super) fn is_lost_lately(&self, now: Time, id: EndpointId) -> bool {
+        let Standing::Lost(loss, _) = self.standing(id) else { return false };
+        loss.at + self.worlds.lately(self.records[id].world) > now
+    }
+
     /// Applies the rule of blindness to a world; whether entries of any group may be shown in another way now.
     pub(super) fn decide(&mut self, now: Time, world: World) -> bool {
         let Some(turn) = self.worlds.decide(now, world) else { return false };

@@ -69,6 +69,22 @@ fn a_doubt_about_one_farm_does_not_blind_the_others_nor_last_for_ever() {
 }
 
 #[test]
+fn a_member_that_is_lost_when_it_is_registered_counts_if_it_was_lost_lately() {
+    let (mut rig, lb, _) = two_farms("a b c d");
+    rig.ok(lb, "lb register LB1/J a");
+    rig.judge(&[("a", DOWN), ("b", DOWN)]);
+    rig.after(WINDOW);
+    assert_eq!(rig.doubts(), [""; 0], "one member may have died");
+    rig.ok(lb, "lb register LB1/J b");
+    assert_eq!(rig.ask(lb, "get LB1/J"), "00 LB1/J[a 00/05/50 b 00/05/50]");
+    rig.after(FALL_WINDOW + PANIC_TIME);
+    assert_eq!(rig.doubts(), ["LB1/J Began 2/2", "LB1/J TimeOver 2/2"]);
+    rig.ok(lb, "lb register LB1/K a b");
+    assert_eq!(rig.ask(lb, "get LB1/K"), "00 LB1/K[a 00/0C/0 b 00/0C/0]");
+    assert_eq!(rig.doubts(), [""; 0], "that is old news");
+}
+
+#[test]
 fn a_doubt_ends_when_enough_members_are_back() {
     let (mut rig, _, _) = two_farms("a b c d");
     rig.judge(&[("a", DOWN), ("b", DOWN), ("c", DOWN)]);

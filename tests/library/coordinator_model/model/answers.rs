@@ -208,7 +208,10 @@ impl Model {
     fn apply(&mut self, now: u64, request: &Request) -> Vec<Weights> {
         let from_lb = request.sender_is_lb();
         match request {
-            Request::Register { groups, .. } => register(&mut self.lbs, groups, from_lb, &mut self.last_id),
+            Request::Register { groups, .. } => {
+                register(&mut self.lbs, groups, from_lb, &mut self.last_id);
+                self.suspect_lost(now, groups);
+            }
             Request::Deregister { groups, .. } => {
                 for named in groups {
                     let roster = &self.settings.roster;

@@ -81,6 +81,22 @@ impl Model {
         }
     }
 
+    /// These members were registered: groups with members that were lost lately have to be looked at.
+    pub(super) fn suspect_lost(&mut self, now: u64, groups: &[Named]) {
+        let is_lost = |endpoint: &Endpoint| {
+            let Some(watched) = self.watched.get(endpoint) else { return false };
+            let world = &self.worlds[world(&self.settings, endpoint)];
+            let lately = world.fall_window + nanoseconds(self.settings.panic_time);
+            let unsure = watched.pending || world.is_blind();
+            watched.been_up && !watched.contact && !unsure && watched.loss.0 + lately > now
+        };
+        for named in groups.iter().filter(|named| named.items.iter().any(|item| is_lost(&item.endpoint))) {
+            let lb = self.lbs.get_mut(&named.uid).expect("it is known");
+            let group = lb.groups.iter_mut().find(|group| group.name == named.name).expect("just registered");
+            group.doubt.suspect |= self.settings.panic_percent < 100;
+        }
+    }
+
     /// Applies the rule of blindness to both worlds.
     pub(super) fn decide(&mut self, now: u64) {
         for number in 0..2 {
