@@ -4,9 +4,9 @@
 //! `GWM_CRASH_SEEDS` sets the number of histories; `GWM_CRASH_SEED` replays one (a failure prints its seed).
 
 use fastrand::Rng;
-use gwm::journal::{Date, Epoch, Row, Store};
+use gwm::journal::{Date, Epoch, Store};
 
-use super::{disk::Disk, history::History};
+use super::{disk::Disk, history::History, rows::rows};
 use crate::coordinator_model::number;
 
 /// Histories in the tests of each change; more by the variable. Most have one crash or more.
@@ -14,17 +14,6 @@ const SEEDS: u64 = 10_000;
 
 /// Transactions of the longest history.
 const BATCHES: u64 = 8;
-
-fn rows(store: &Store) -> Vec<Row> {
-    let mut rows = Vec::new();
-    store
-        .each_row(Epoch::default(), |row| {
-            rows.push(row);
-            Ok(())
-        })
-        .expect("the rows can be read");
-    rows
-}
 
 /// Plays one history with crashes; gives their number.
 fn play(seed: u64) -> u64 {
@@ -39,7 +28,7 @@ fn play(seed: u64) -> u64 {
     let mut images = disk.take_images();
     for (_, image) in images.drain(..) {
         if let Ok(store) = Store::open_on(Disk::of(image)) {
-            assert_eq!(rows(&store), []);
+            assert_eq!(rows(&store, Epoch::default()), []);
         }
     }
     let mut states = vec![Vec::new()];
@@ -49,7 +38,7 @@ fn play(seed: u64) -> u64 {
         let entries: Vec<_> = (0..rng.usize(1..8)).map(|_| history.entry(&mut rng)).collect();
         store.apply(&entries, Epoch::default(), Date(batch)).expect("the disk works");
         assert_eq!(store.applied(), batch + 1);
-        states.push(rows(&store));
+        states.push(rows(&store, Epoch::default()));
         batches.push(entries);
         // A crash after the transaction was acknowledged leaves this transaction.
         images.extend(disk.take_images());
@@ -64,13 +53,13 @@ fn play(seed: u64) -> u64 {
         let mut store = Store::open_on(Disk::of(image)).expect("a crash damages nothing");
         let applied = store.applied();
         assert!((acknowledged..=acknowledged + 1).contains(&applied), "{applied} after {acknowledged}");
-        assert_eq!(rows(&store), states[applied as usize]);
+        assert_eq!(rows(&store, Epoch::default()), states[applied as usize]);
         // And it goes on from there.
         if let Some(next) = batches.get(applied as usize)
             && rng.u8(..4) == 0
         {
             store.apply(next, Epoch::default(), Date::default()).expect("the disk works");
-            assert_eq!(rows(&store), states[applied as usize + 1]);
+            assert_eq!(rows(&store, Epoch::default()), states[applied as usize + 1]);
         }
     }
     crashes

@@ -18,7 +18,8 @@ fn memory() -> Store {
     Store::open_on(InMemoryBackend::new()).expect("memory is a disk")
 }
 
-fn rows(store: &Store, epoch: Epoch) -> Vec<Row> {
+/// All rows of a file.
+pub(super) fn rows(store: &Store, epoch: Epoch) -> Vec<Row> {
     let mut rows = Vec::new();
     store
         .each_row(epoch, |row| {
@@ -210,18 +211,23 @@ fn a_file_is_empty_if_no_table_has_a_row() {
     }
 }
 
+/// The bytes of a file that was closed, and its rows.
+fn closed_file(rng: &mut Rng) -> (Vec<u8>, Vec<Row>) {
+    let mut history = History::default();
+    let disk = Disk::default();
+    let mut store = Store::open_on(disk.clone()).expect("an empty disk");
+    let entries: Vec<_> = (0..200).map(|_| history.entry(rng)).collect();
+    store.apply(&entries, Epoch::default(), Date::default()).expect("the disk works");
+    let rows = rows(&store, Epoch::default());
+    drop(store);
+    (disk.bytes(), rows)
+}
+
 /// A disk that changes bytes of a file that is closed: each row is right, or the file is refused.
 #[test]
 fn no_changed_byte_of_a_closed_file_is_believed() {
     let mut rng = Rng::with_seed(4);
-    let mut history = History::default();
-    let disk = Disk::default();
-    let mut store = Store::open_on(disk.clone()).expect("an empty disk");
-    let entries: Vec<_> = (0..200).map(|_| history.entry(&mut rng)).collect();
-    store.apply(&entries, Epoch::default(), Date::default()).expect("the disk works");
-    let before = rows(&store, Epoch::default());
-    drop(store);
-    let bytes = disk.bytes();
+    let (bytes, before) = closed_file(&mut rng);
     let mut refused = 0;
     for _ in 0..1000 {
         let mut changed = bytes.clone();
@@ -247,14 +253,7 @@ fn no_changed_byte_of_a_closed_file_is_believed() {
 #[test]
 fn changed_bytes_are_found_by_the_check() {
     let mut rng = Rng::with_seed(3);
-    let mut history = History::default();
-    let disk = Disk::default();
-    let mut store = Store::open_on(disk.clone()).expect("an empty disk");
-    let entries: Vec<_> = (0..200).map(|_| history.entry(&mut rng)).collect();
-    store.apply(&entries, Epoch::default(), Date::default()).expect("the disk works");
-    let before = rows(&store, Epoch::default());
-    drop(store);
-    let bytes = disk.bytes();
+    let (bytes, before) = closed_file(&mut rng);
     let mut found = 0;
     for _ in 0..100 {
         let mut changed = bytes.clone();
