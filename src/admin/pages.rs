@@ -291,7 +291,7 @@ impl Done {
         let ends = if calendar.words_survive { "" } else { ends };
         // A resume is a word of its own only beside a quiesce that is about more.
         let exception = match said.map(|word| word.saying) {
-            Some(Saying::Resume) => "; a wider quiesce stays in force, and this is an exception that ends with it",
+            Some(Saying::Resume) => "; a wider quiesce stays in force, and this exception ends with that quiesce",
             _ => "",
         };
         let none = match (matches_now, said) {

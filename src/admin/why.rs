@@ -272,7 +272,9 @@ fn health(factors: &Factors, stand: Stand) -> Factor {
         0 => "no check was made while it was up".into(),
         // The checks count until the verdict, also of a member that never was up.
         _ if stand == Stand::Down => {
-            format!("{good} of the last {made} checks before it was down passed, which counts when it is up")
+            format!(
+                "{good} of the last {made} checks before the member was down passed; the health counts again when the member is up"
+            )
         }
         HISTORY => format!("{good} of the last {HISTORY} checks while it was up passed"),
         _ => format!(

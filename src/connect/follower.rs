@@ -200,7 +200,8 @@ fn follow(shared: &Shared, identity: &Identity) {
         let is_soon = began.is_some_and(|began: Instant| began.elapsed() < SOON);
         if is_soon && matches!(error.kind, ErrorKind::Closed { .. }) {
             let uid = Escaped(&identity.uid);
-            text += &format!(": it ended, or another connector runs with --uid {uid} (give each a UID of its own)");
+            text +=
+                &format!(": the GWM ended, or another connector runs with --uid {uid} (give each a UID of its own)");
         }
         if told.as_ref() != Some(&text) {
             let retry_seconds = (wait.as_secs_f64() * 10.0).round() / 10.0;

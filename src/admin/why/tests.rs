@@ -86,7 +86,8 @@ fn checks_that_were_not_made_are_not_counted_as_made() {
     assert_eq!(source(3, 2), few);
     assert_eq!(source(32, 31), "31 of the last 32 checks while it was up passed");
     assert_eq!(health(&factors(3, 2), Stand::Up).value, 0.9688);
-    let down = "0 of the last 3 checks before it was down passed, which counts when it is up";
+    let down =
+        "0 of the last 3 checks before the member was down passed; the health counts again when the member is up";
     assert_eq!(health(&factors(3, 0), Stand::Down).source, down);
 }
 

@@ -92,7 +92,7 @@ fn what_is_left_out_matches_all_now_and_later() {
         "/api/v1/members/resume",
         r#"{"group":"web","load_balancer":"LB2","address":"10.0.0.2","reason":"r"}"#,
     );
-    assert_eq!(done["done"], "resumed; a wider quiesce stays in force, and this is an exception that ends with it");
+    assert_eq!(done["done"], "resumed; a wider quiesce stays in force, and this exception ends with that quiesce");
     assert_eq!(quiesced(&daemon, "&load_balancer=LB2"), ["LB2 web 10.0.0.1"]);
     write(&daemon, "/api/v1/members/resume", r#"{"reason":"all"}"#);
     assert!(quiesced(&daemon, "").is_empty());

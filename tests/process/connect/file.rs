@@ -231,7 +231,8 @@ fn a_second_connector_with_the_same_uid_is_told_of() {
     let flags =
         ["--gwm", &address, "file", "--group", &group, "--template", template.path(), "--output", output.path()];
     let connectors = [(); 2].map(|()| Connector::start(&flags));
-    let line = "closed the connection: it ended, or another connector runs with --uid LB1 (give each a UID of its own)";
+    let line =
+        "closed the connection: the GWM ended, or another connector runs with --uid LB1 (give each a UID of its own)";
     until("one of them says so", || connectors.iter().any(|connector| connector.log().contains(line)));
 }
 
