@@ -29,9 +29,8 @@ use crate::{
 /// The heaviest server of a backend has this weight: HAProxy's limit.
 const HEAVIEST: u32 = 256;
 
-/// The most names of backends in a line for a person, and the most characters of each.
+/// The most names of backends in a line for a person.
 const NAMES: usize = 10;
-const NAME_CHARACTERS: usize = 64;
 
 /// What to do with HAProxy.
 #[derive(Clone, Debug, Default)]
@@ -348,8 +347,7 @@ impl HaProxy {
 
 /// Names of backends, for a person.
 fn listed(backends: &BTreeSet<&str>) -> String {
-    let name = |name: &&str| name.chars().take(NAME_CHARACTERS).collect::<String>();
-    let names: Vec<String> = backends.iter().take(NAMES).map(name).collect();
+    let names: Vec<String> = backends.iter().take(NAMES).map(|name| answers::excerpt(name)).collect();
     match backends.len().saturating_sub(NAMES) {
         0 if names.is_empty() => "none".into(),
         0 => names.join(", "),

@@ -53,8 +53,9 @@ fn weights_rise_before_others_fall_and_unknown_servers_stay() {
 fn few_names_of_backends_are_listed() {
     assert_eq!(listed(&BTreeSet::new()), "none");
     assert_eq!(listed(&BTreeSet::from(["web", "db"])), "db, web");
-    let long = "x".repeat(NAME_CHARACTERS + 1);
+    let long = "x".repeat(101);
     assert_eq!(listed(&BTreeSet::from([&*long])), long[1..]);
+    assert_eq!(listed(&BTreeSet::from(["\x1b[31m"])), "\\u{1b}[31m");
     let names: Vec<String> = (10..=10 + NAMES).map(|number| number.to_string()).collect();
     assert_eq!(
         listed(&names.iter().map(String::as_str).collect()),
