@@ -116,7 +116,7 @@ impl Who {
                     members: vec![MemberSpec { endpoint, label: label.unwrap_or_default() }],
                 }]
             }
-            _ => return Err(Failure::Usage("who? give --group and --member, or --file".into())),
+            _ => return Err(Failure::Usage("no member is named: give --group and --member, or --file".into())),
         };
         if let Some(empty) = groups.iter().find(|group| group.members.is_empty()) {
             return Err(Failure::Usage(format!("group {} has no [[group.member]]", Escaped(&empty.name))));

@@ -211,7 +211,7 @@ fn wrong_usage_has_status_2_and_says_why() {
         (&["lb", "--uid=LB1", "--take-over", "state", "--health=128"], "not between 0 and 127"),
         (&["lb", "--uid=LB1", "watch", "--retry=10ms"], "must be between 1s and 1h"),
         (&["lb", "--uid=LB1", "--take-over", "weights", "--gwm=1:2:3"], "is not a port"),
-        (&["member", "register", "--lb=LB1", "--group=web"], "who?"),
+        (&["member", "register", "--lb=LB1", "--group=web"], "no member is named"),
         (&["member", "register", "--group=web", "--member=10.0.0.1"], "whose group is it?"),
     ];
     for (arguments, why) in cases {
