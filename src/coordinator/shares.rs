@@ -166,6 +166,11 @@ impl Shares {
         }
     }
 
+    /// Whether this node's own check has found anything.
+    pub(super) fn has_own(&self, id: EndpointId) -> bool {
+        self.own.contains_key(&id)
+    }
+
     /// This node does not check the endpoint any more.
     pub(super) fn end_own(&mut self, id: EndpointId, endpoint: Endpoint) {
         if self.own.remove(&id).is_some() {

@@ -158,9 +158,19 @@ impl Watches {
         }
     }
 
-    /// This node begins or ends to check a watched endpoint. What the fleet knows to be up counts as an answer until this
-    /// node has one: a node that is cut off from all at once knows by that that it is the node that is cut off.
-    pub(super) fn set_here(&mut self, id: EndpointId, here: bool) {
+    /// Another node found up what this node checks. So the endpoint has answered, whatever this node finds: a node to which
+    /// nothing answers of all that has answered to others is cut off itself.
+    pub(super) fn answered_elsewhere(&mut self, id: EndpointId) {
+        let watch = &mut self.list[id];
+        if watch.is_here() {
+            watch.bits |= HAS_ANSWERED;
+        }
+    }
+
+    /// This node begins or ends to check a watched endpoint. What the fleet knows to be up has answered; and, unless this
+    /// node is `blind`, answers until this node has a result of its own: a node that is cut off from all at once knows by
+    /// that that it is the node that is cut off.
+    pub(super) fn set_here(&mut self, id: EndpointId, here: bool, blind: bool) {
         let watch = &mut self.list[id];
         if watch.is_here() == here {
             return;
@@ -171,7 +181,12 @@ impl Watches {
             self.here += 1;
             watch.generation = watch.generation.wrapping_add(1);
             let is_up = watch.bits & (BEEN_UP | DOWN) == BEEN_UP;
-            watch.bits |= HERE | if is_up { ANSWERS | HAS_ANSWERED } else { 0 };
+            watch.bits |= HERE
+                | match (is_up, blind) {
+                    (true, false) => ANSWERS | HAS_ANSWERED,
+                    (true, true) => HAS_ANSWERED,
+                    (false, _) => 0,
+                };
         }
         self.queue(id);
     }

@@ -8,7 +8,7 @@ use super::{
         verdicts::VerdictDelta,
         worlds::{Sight, World},
     },
-    Endpoints, Judged, Record,
+    Endpoints, Judged, Record, is_up,
 };
 use crate::{judgement::Verdicts, sasp::Endpoint, time::Time};
 
@@ -31,7 +31,7 @@ impl Endpoints {
             return;
         }
         let before = self.watches.evidence(id);
-        self.watches.set_here(id, here);
+        self.watches.set_here(id, here, self.worlds.sight(world) == Sight::Blind);
         self.worlds.note(world, self.address(id), before, self.watches.evidence(id));
         if let Some(shares) = self.shares.as_mut().filter(|_| !here) {
             shares.end_own(id, endpoint);
@@ -44,6 +44,12 @@ impl Endpoints {
         let shares = self.shares.as_ref().filter(|_| self.watches.is_wanted(id))?;
         match shares.together(id, &endpoint, self.worlds.sight(world) != Sight::Clear) {
             Together::Found(verdicts) => {
+                // Before this node has a result of its own, what others found says nothing about this node.
+                if is_up(&verdicts) && shares.has_own(id) {
+                    let before = self.watches.evidence(id);
+                    self.watches.answered_elsewhere(id);
+                    self.worlds.note(world, self.address(id), before, self.watches.evidence(id));
+                }
                 let mut judged = self.take_verdicts(now, id, &verdicts);
                 judged.delta = judged.delta | self.verdicts.set_unsure(id, false);
                 Some(judged)
