@@ -37,8 +37,8 @@ pub(super) enum Unchanged {
 }
 
 impl Tables {
-    /// Puts all groups of the LB into `listing`, in the order of their registration. With `ghosts` also groups that
-    /// members removed, if the LB has yet to hear of that.
+    /// Puts all groups of the LB into `listing`, in their order. With `ghosts` also groups that members removed, if the LB
+    /// has yet to hear of that.
     pub(super) fn list_all(&self, lb: LbId, ghosts: bool, listing: &mut Vec<GroupId>) {
         let known = &self.lbs[lb];
         listing.clear();
@@ -49,9 +49,13 @@ impl Tables {
         }
     }
 
-    /// Puts groups into the order of their registration.
+    /// Puts groups into their order: that of their registration, in a fleet that of their names.
     pub(super) fn sort(&self, listing: &mut [GroupId]) {
-        listing.sort_unstable_by_key(|&group| self.groups[group].order);
+        if self.endpoints.shares.is_some() {
+            listing.sort_unstable_by(|&one, &other| self.groups[one].name().cmp(self.groups[other].name()));
+        } else {
+            listing.sort_unstable_by_key(|&group| self.groups[group].order);
+        }
     }
 
     /// The Interval of a reply about these groups, in seconds: short while a member of them waits for its first verdict.

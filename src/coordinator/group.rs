@@ -33,7 +33,7 @@ struct Farewells {
 pub(super) struct Group {
     pub(super) lb: LbId,
     pub(super) listing: ListingId,
-    /// Messages list groups in this order; each new group has a higher number.
+    /// Messages list groups in this order, but in a fleet; each new group has a higher number.
     pub(super) order: u64,
     /// The group is in its LB's list of changed groups.
     pub(super) queued: bool,

@@ -66,7 +66,7 @@ pub(super) struct LoadBalancer {
     /// Shown to people only.
     pub(super) health: Health,
     pub(super) flags: LbFlags,
-    /// In the order of registration.
+    /// In the order of registration; in a fleet, in that of their names.
     pub(super) groups: Vec<GroupId>,
     /// Groups that members removed and the LB has yet to hear of.
     pub(super) ghosts: Vec<GroupId>,

@@ -127,8 +127,10 @@ pub enum GroupChange {
 
 impl Coordinator {
     /// Joins a fleet as the node of this name; so many nodes check each endpoint. The node is alone until an order names
-    /// others. Words are numbered by date from now on: `zero` is the date of time zero, in milliseconds since 1970.
+    /// others. Words are numbered by date from now on: `zero` is the date of time zero, in milliseconds since 1970. A
+    /// coordinator joins before anything else.
     pub fn join_fleet(&mut self, name: &str, redundancy: u8, zero: u64) {
+        debug_assert!(self.tables.lbs.len() == 0, "groups are in the order of a fleet from the first one on");
         let shares = Shares::new(name, redundancy, self.tables.hasher());
         self.tables.endpoints.shares = Some(Box::new(shares));
         self.tables.endpoints.words.zero = Some(zero);

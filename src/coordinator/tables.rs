@@ -151,7 +151,8 @@ impl Tables {
         found.copied()
     }
 
-    /// Creates a group that the LB does not have; it becomes the LB's last group.
+    /// Creates a group that the LB does not have; it becomes the LB's last group. In a fleet, nodes hear of groups in
+    /// different orders: there the groups of an LB stand in the order of their names.
     pub(super) fn create_group(&mut self, lb: LbId, data: GroupData<'_>, policy: Policy) -> GroupId {
         self.last_order += 1;
         let group = match self.find_name(lb, data.name) {
@@ -178,7 +179,12 @@ impl Tables {
         };
         self.settle_doubt(group);
         let known = &mut self.lbs[lb];
-        known.groups.push(group);
+        let place = if self.endpoints.shares.is_some() {
+            known.groups.partition_point(|&other| self.groups[other].name() < data.name)
+        } else {
+            known.groups.len()
+        };
+        known.groups.insert(place, group);
         let must_note = known.pushing() && !known.all;
         self.set_policy(group, policy);
         if must_note {

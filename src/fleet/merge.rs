@@ -116,9 +116,8 @@ pub(super) fn merge_group(
     if one_sided && members.is_empty() && (base.is_some() || mine.or(theirs).is_none()) {
         return (None, dropped);
     }
-    let order = theirs.or(mine).map_or(0, |group| group.order);
     let session = session(mine).max(session(theirs));
-    (Some(Group { born: born.clone(), session, order, members }), dropped)
+    (Some(Group { born: born.clone(), session, members }), dropped)
 }
 
 /// A member that both sides have.
@@ -239,7 +238,7 @@ mod tests {
             Member { id: word[1..].parse().expect("a number"), membership }
         };
         let members = text.split_whitespace().map(member).collect();
-        Group { born: stamp(1), session: stamp(2), order: 1, members }
+        Group { born: stamp(1), session: stamp(2), members }
     }
 
     fn show(group: Option<&Group>) -> String {

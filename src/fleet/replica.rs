@@ -144,8 +144,8 @@ impl Row {
 pub struct Replica {
     settings: Settings,
     rows: BTreeMap<RowKey, Row>,
-    /// Rows to merge that nothing else waits for; groups by their order.
-    pending: BTreeSet<(u64, RowKey)>,
+    /// Rows to merge that nothing else waits for.
+    pending: BTreeSet<RowKey>,
     /// Rows that may be written, if they differ from the store's.
     dirty: BTreeSet<RowKey>,
     /// Changes that the store has not, by the rows that they changed.
@@ -176,8 +176,6 @@ pub struct Replica {
     last_stamp: Date,
     /// How many registrations there were.
     registrations: u32,
-    /// The highest order of a group.
-    last_order: u64,
     conflicts: Vec<Conflict>,
 }
 
@@ -206,7 +204,6 @@ impl Replica {
             revision: 0,
             last_stamp: Date::default(),
             registrations: 0,
-            last_order: 0,
             conflicts: Vec::new(),
         }
     }
@@ -269,10 +266,8 @@ impl Replica {
 
     /// The row has something to merge.
     fn merge_later(&mut self, key: &RowKey) {
-        let row = self.row(key);
-        row.pending = true;
-        let order = [&row.etcd, &row.mine].into_iter().find_map(group).map_or(0, |group| group.order);
-        self.pending.insert((order, key.clone()));
+        self.row(key).pending = true;
+        self.pending.insert(key.clone());
         self.dirty.remove(key);
     }
 

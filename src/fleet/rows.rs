@@ -76,8 +76,6 @@ pub(super) struct Group {
     pub(super) born: Stamp,
     /// The session in which the load balancer changed the group last.
     pub(super) session: Stamp,
-    /// Groups of a load balancer are listed in this order.
-    pub(super) order: u64,
     /// In the order of their registration.
     pub(super) members: Vec<Member>,
 }
@@ -279,9 +277,8 @@ impl Content {
             }
             RowKey::Group(..) => {
                 let (born, session) = (read_stamp(&mut fields)?, read_stamp(&mut fields)?);
-                let order = fields.u64("the order of a group")?;
                 let bytes = unpack(fields, MEMBERS_BYTES, "the members of a group")?;
-                Ok(Content::Group(Group { born, session, order, members: read_members(&bytes)? }))
+                Ok(Content::Group(Group { born, session, members: read_members(&bytes)? }))
             }
             RowKey::Word(number) => {
                 let Fields(bytes) = fields;
@@ -301,10 +298,9 @@ impl Content {
                 out.extend_from_slice(&held_until.map_or(0, |date| date.0.max(1)).to_be_bytes());
                 out.extend_from_slice(&[health.0, flags.0]);
             }
-            Content::Group(Group { born, session, order, members }) => {
+            Content::Group(Group { born, session, members }) => {
                 put_stamp(&mut out, born);
                 put_stamp(&mut out, session);
-                out.extend_from_slice(&order.to_be_bytes());
                 let mut bytes = Vec::with_capacity(32 * members.len());
                 for Member { id, membership: Membership { endpoint, by_lb, label, state, quiesced } } in members {
                     put_endpoint(&mut bytes, endpoint);

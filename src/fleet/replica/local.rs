@@ -42,7 +42,6 @@ impl Replica {
                 let group = Group {
                     born: Stamp::default(),
                     session: Stamp::default(),
-                    order: self.next_order_of_group(),
                     members: members.collect(),
                 };
                 (RowKey::Group(lb_uid.clone(), name.clone()), Content::Group(group))
@@ -194,19 +193,13 @@ impl Replica {
         self.settings.first_id().wrapping_add(before.into())
     }
 
-    fn next_order_of_group(&mut self) -> u64 {
-        self.last_order = self.last_order.saturating_add(1);
-        self.last_order
-    }
-
     /// Changes a group, which may be new.
     fn change_group(&mut self, data: GroupData<'_>, by_lb: bool, change: impl FnOnce(&mut Group)) {
         let key = group_key(data);
         let Some(Lb { born, session, .. }) = self.my_lb(data.lb_uid) else { return };
         let (born, session) = (born.clone(), session.clone());
         if self.rows.get(&key).is_none_or(|row| row.mine.is_none()) {
-            let order = self.next_order_of_group();
-            let group = Group { born, session: session.clone(), order, members: Vec::new() };
+            let group = Group { born, session: session.clone(), members: Vec::new() };
             self.row(&key).mine = Some(Arc::new(Content::Group(group)));
         }
         if let Some(content) = &mut self.row(&key).mine

@@ -33,7 +33,7 @@ impl Replica {
         if let Some((node, list)) = self.checks.next_news() {
             return Some((self.number(), Order::Verdicts { node, list }));
         }
-        while let Some((_, key)) = self.pending.pop_first() {
+        while let Some(key) = self.pending.pop_first() {
             if let Some(order) = self.settle(&key, at) {
                 return Some(order);
             }

@@ -62,9 +62,6 @@ impl Replica {
         match key {
             Key::Row(key) => match Content::read(&key, value, at.epoch) {
                 Ok(content) => {
-                    if let Content::Group(group) = &content {
-                        self.last_order = self.last_order.max(group.order);
-                    }
                     self.row(&key).is_unknown = false;
                     self.see(&key, Some(Arc::new(content)), revision);
                 }
