@@ -54,6 +54,10 @@ enum Command {
     Reconnect(workload::reconnect::Reconnect),
     /// A new process takes over from the server; every load balancer is told to go, and comes back
     Takeover(workload::takeover::Takeover),
+    /// Load balancers have a list of GWMs, and go to another one when theirs is gone; nothing acknowledged may be lost
+    Failover(workload::failover::Failover),
+    /// A GWM joins a fleet that knows very many memberships: from its start to all of them
+    Sync(workload::sync::Sync),
     /// A stranger floods the server with connections while load balancers ask and are answered, and newcomers come
     Handshakes(workload::handshakes::Handshakes),
     /// Members and load balancers come, go and crash; every load balancer holds the right weights all the time
@@ -108,6 +112,8 @@ fn main() -> ExitCode {
         Command::Register(register) => workload::run(&register, &register.common, Side::Server),
         Command::Reconnect(reconnect) => workload::run(&reconnect, &reconnect.common, Side::Server),
         Command::Takeover(takeover) => workload::run(&takeover, &takeover.common, Side::Server),
+        Command::Failover(failover) => workload::run(&failover, &failover.common, Side::Server),
+        Command::Sync(sync) => workload::run(&sync, &sync.common, Side::Server),
         Command::Handshakes(handshakes) => workload::run(&handshakes, &handshakes.common, Side::Server),
         Command::Churn(churn) => workload::run(&churn, &churn.common, Side::Server),
         Command::Mixed(mixed) => workload::run(&mixed, &mixed.common, Side::Server),

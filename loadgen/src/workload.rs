@@ -4,6 +4,7 @@ pub(crate) mod agent;
 mod agents;
 pub(crate) mod churn;
 pub(crate) mod connect;
+pub(crate) mod failover;
 pub(crate) mod fanout;
 pub(crate) mod handshakes;
 pub(crate) mod idle;
@@ -13,6 +14,7 @@ pub(crate) mod propagate;
 pub(crate) mod reconnect;
 pub(crate) mod register;
 pub(crate) mod stalled;
+pub(crate) mod sync;
 pub(crate) mod takeover;
 pub(crate) mod watch;
 

@@ -254,6 +254,63 @@ fn churn_ends_with_right_tables() {
 }
 
 #[test]
+fn failover_finds_what_was_acknowledged() {
+    // Two names of one server: load balancers go from one to the other.
+    let server = Running::start(&[]);
+    let gwm = format!("{},{}", server.address, server.address.replace("127.0.0.1", "localhost"));
+    let line = format!("failover --gwm {gwm} --lbs 4 --changes 200 --moves 20 --duration 1s");
+    let metrics = metrics(&run(&line), "server");
+    assert_eq!(metrics["LBs with all that was acknowledged in the end"], 4.0);
+    assert!(metrics["changes acknowledged"] > 4.0 && metrics["moves"] > 0.0, "{metrics:?}");
+    // It starts one itself, too.
+    run("failover --lbs 2 --duration 100ms");
+}
+
+#[test]
+fn a_gwm_joins_a_fleet() {
+    if !installed("etcd") {
+        eprintln!("left out: etcd is not there (Debian package etcd-server)");
+        return;
+    }
+    let (client, peer) = (free(), free());
+    let directory = temporary("etcd");
+    let url = |address: &str| format!("http://{address}");
+    let mut etcd = Command::new("etcd");
+    etcd.args(["--name", "e", "--log-level", "error", "--unsafe-no-fsync"]).arg("--data-dir").arg(&directory);
+    etcd.args(["--listen-client-urls", &url(&client), "--advertise-client-urls", &url(&client)]);
+    etcd.args(["--listen-peer-urls", &url(&peer), "--initial-advertise-peer-urls", &url(&peer)]);
+    etcd.args(["--initial-cluster", &format!("e=http://{peer}")]);
+    let mut etcd = Other(etcd.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("etcd is there"));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while std::net::TcpStream::connect(&client).is_err() {
+        assert!(Instant::now() < deadline && etcd.0.try_wait().unwrap().is_none(), "etcd takes connections");
+        std::thread::yield_now();
+    }
+    let report = run(&format!("sync --fleet etcd://{client} --lbs 20 --groups 2 --members 5 --farms 20"));
+    let metrics = metrics(&report, "server");
+    assert_eq!(metrics["memberships"], 200.0);
+    assert!(metrics["start to all weights"] >= metrics["start to listening"], "{metrics:?}");
+    drop(etcd);
+    let _ = fs::remove_dir_all(directory);
+}
+
+/// A free address.
+fn free() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it is bound").to_string()
+}
+
+/// Another process, killed when dropped.
+struct Other(Child);
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
 fn all_at_the_same_time() {
     let metrics = metrics(&run("mixed --lbs 10 --members 5 --duration 1s"), "server");
     for what in ["fanout by the operator: messages", "poll: requests", "propagate: changes", "churn: pushes checked"] {

@@ -76,7 +76,7 @@ pub(crate) struct Churn {
     pub(crate) duration: Duration,
 }
 
-fn rate(text: &str) -> std::result::Result<f64, String> {
+pub(super) fn rate(text: &str) -> std::result::Result<f64, String> {
     text.parse().ok().filter(|rate: &f64| *rate >= 0.0 && rate.is_finite()).ok_or_else(|| "not 0 or above".into())
 }
 
