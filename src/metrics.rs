@@ -249,8 +249,6 @@ table! {
         FleetNodes: gauge("gwm_fleet_nodes", "GWMs of the fleet that are alive, as this one knows.").of_coordinator();
         FleetRows: gauge("gwm_fleet_rows", "Load balancers, groups and words in etcd.").of_coordinator();
         FleetRowsAhead: gauge("gwm_fleet_rows_ahead", "Rows that this GWM has yet to write to etcd.").of_coordinator();
-        FleetRowsTooLarge: gauge("gwm_fleet_rows_too_large", "Groups that are too large for etcd: no other GWM has them.")
-            .of_coordinator();
         FleetChangesWaiting: gauge("gwm_fleet_changes_waiting", "Changes here that etcd does not have yet.")
             .of_coordinator();
         FleetOrdersWaiting: gauge("gwm_fleet_orders_waiting", "Changes of others that are not done here yet.")

@@ -46,8 +46,6 @@ pub struct Fleet {
     pub rows: usize,
     /// Rows that this daemon has yet to write.
     pub rows_ahead: usize,
-    /// Groups that are too large for etcd: only this daemon has them.
-    pub rows_too_large: usize,
     /// Rows of etcd that this version does not understand.
     pub rows_unknown: usize,
     /// Changes here that etcd does not have yet.

@@ -68,17 +68,26 @@ fn merge_sessions(
     }
 }
 
-/// The group that becomes of three versions, and how many members are too many for it. `born` is the present life of the
-/// load balancer: a version in the store of another life is void.
-pub(super) fn merge_group(
-    born: &Stamp,
-    base: Option<&Group>,
-    mine: Option<&Group>,
-    theirs: Option<&Group>,
-) -> (Option<Group>, usize) {
+/// What becomes of three versions of a group.
+#[derive(Debug, PartialEq)]
+pub(super) struct Merged {
+    pub(super) group: Option<Group>,
+    /// How many members are too many for it.
+    pub(super) dropped: usize,
+    /// How many members both sides changed, of which the change of one side did not stay.
+    pub(super) overruled: usize,
+}
+
+/// The group that becomes of three versions. `born` is the present life of the load balancer: a version in the store of
+/// another life is void.
+pub(super) fn merge_group(born: &Stamp, base: Option<&Group>, mine: Option<&Group>, theirs: Option<&Group>) -> Merged {
     let theirs = theirs.filter(|theirs| theirs.born == *born);
     let base = base.filter(|base| base.born == *mine.map_or(born, |mine| &mine.born));
-    let settled = |group: Option<&Group>| (group.map(|group| Group { born: born.clone(), ..group.clone() }), 0);
+    let settled = |group: Option<&Group>| Merged {
+        group: group.map(|group| Group { born: born.clone(), ..group.clone() }),
+        dropped: 0,
+        overruled: 0,
+    };
     if mine == base {
         return settled(theirs);
     }
@@ -96,10 +105,19 @@ pub(super) fn merge_group(
     // A side lacks a member: it has removed this registration of the member, or never heard of it.
     let is_removed =
         |member: &Member| in_base.get(&member.membership.endpoint).is_some_and(|base| base.id == member.id);
-    let mut members = Vec::new();
+    let (mut members, mut overruled) = (Vec::new(), 0);
     for theirs in theirs.iter().flat_map(|theirs| &theirs.members) {
         match in_mine.get(&theirs.membership.endpoint) {
-            Some(mine) => members.push(merge_member(in_base.get(&theirs.membership.endpoint), mine, theirs, last)),
+            Some(mine) => {
+                let base = in_base.get(&theirs.membership.endpoint);
+                let merged = merge_member(base, mine, theirs, last);
+                let is_lost = |side: &Member| {
+                    let changed = base.is_none_or(|base| base.membership != side.membership);
+                    changed && merged.membership != side.membership
+                };
+                overruled += usize::from(is_lost(mine) || is_lost(theirs));
+                members.push(merged);
+            }
             None if is_removed(theirs) => {}
             None => members.push(theirs.clone()),
         }
@@ -114,10 +132,10 @@ pub(super) fn merge_group(
     // A group that one side ended lives on if the other side has put somebody into it, or has begun it.
     let one_sided = mine.is_none() || theirs.is_none();
     if one_sided && members.is_empty() && (base.is_some() || mine.or(theirs).is_none()) {
-        return (None, dropped);
+        return Merged { group: None, dropped, overruled };
     }
     let session = session(mine).max(session(theirs));
-    (Some(Group { born: born.clone(), session, members }), dropped)
+    Merged { group: Some(Group { born: born.clone(), session, members }), dropped, overruled }
 }
 
 /// A member that both sides have.
@@ -274,8 +292,20 @@ mod tests {
             ("a1", "", "a1", ""),
         ] {
             let (base, mine, theirs) = (version(base), version(mine), version(theirs));
-            let (found, dropped) = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref());
-            assert_eq!((show(found.as_ref()), dropped), (merged.into(), 0), "{base:?} {mine:?} {theirs:?}");
+            let found = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref());
+            let found = (show(found.group.as_ref()), found.dropped, found.overruled);
+            assert_eq!(found, (merged.into(), 0, 0), "{base:?} {mine:?} {theirs:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_that_does_not_stay_is_counted() {
+        for (base, mine, theirs, overruled) in
+            [("a1 b2", "a1q b2", "a1 b2q", 0), ("a1 b2", "a1q b2", "a1q", 0), ("-", "a1q b2q", "a1 b2q", 1)]
+        {
+            let (base, mine, theirs) = (version(base), version(mine), version(theirs));
+            let found = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref());
+            assert_eq!(found.overruled, overruled, "{base:?} {mine:?} {theirs:?} {found:?}");
         }
     }
 
@@ -285,11 +315,11 @@ mod tests {
         let born = stamp(5);
         let mine = Group { born: born.clone(), ..group("a2") };
         let found = merge_group(&born, Some(&old), Some(&mine), Some(&old));
-        assert_eq!(found.0, Some(mine));
-        assert_eq!(merge_group(&born, Some(&old), None, Some(&old)).0, None);
+        assert_eq!(found.group, Some(mine));
+        assert_eq!(merge_group(&born, Some(&old), None, Some(&old)).group, None);
         // Of a life that others have ended, what this node alone heard stays.
         let mine = group("a1 b2");
-        let found = merge_group(&born, Some(&old), Some(&mine), None).0.expect("somebody is in it");
+        let found = merge_group(&born, Some(&old), Some(&mine), None).group.expect("somebody is in it");
         assert_eq!((show(Some(&found)), found.born), ("b2".into(), born));
     }
 

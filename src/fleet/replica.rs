@@ -1,15 +1,16 @@
 //! The replica: this node's rows beside the store's.
 //!
-//! `store.rs` takes what comes from the store and makes transactions, `local.rs` takes what comes from the coordinator,
-//! `settle.rs` merges rows and makes orders.
+//! `store.rs` takes what comes from the store and makes transactions, `parts.rs` cuts large values for that, `local.rs`
+//! takes what comes from the coordinator, `settle.rs` merges rows and makes orders.
 
 mod local;
+mod parts;
 mod settle;
 mod status;
 mod store;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -19,10 +20,10 @@ pub use store::{Batch, Op};
 
 use super::{
     checks::Checks,
-    rows::{Content, Group, Key, Lb, NodeRow, RowKey, Stamp},
+    rows::{Content, Group, Key, Lb, NodeRow, Parts, RowKey, Stamp},
 };
 use crate::{
-    journal::{Date, Epoch},
+    journal::{Date, Epoch, Known},
     time::Time,
 };
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub version: Box<str>,
     /// How long a load balancer is kept after its connection ends.
     pub hold_time: Duration,
+    /// The most bytes of one value: [`VALUE_BYTES`](super::VALUE_BYTES). Larger ones go to the store in parts.
+    pub value_bytes: usize,
 }
 
 impl Settings {
@@ -103,8 +106,9 @@ struct Row {
     mine: Version,
     base: Version,
     etcd: Version,
-    /// The revision of the store's version.
+    /// The revision of the store's version, and its parts, if it is in parts.
     revision: i64,
+    parts: Option<Parts>,
     /// There is something to merge.
     pending: bool,
     ordered: Option<Ordered>,
@@ -119,16 +123,9 @@ struct Row {
     is_reborn: bool,
     /// The store's value is not understood: it stays as it is.
     is_unknown: bool,
-    /// The value is too large for the store.
-    is_oversize: bool,
 }
 
 impl Row {
-    /// The row stays out of the store.
-    fn is_left_alone(&self) -> bool {
-        self.is_unknown || self.is_oversize
-    }
-
     /// The row may be written as it is.
     fn is_free(&self) -> bool {
         !self.pending && self.ordered.is_none() && !self.in_flight
@@ -136,7 +133,7 @@ impl Row {
 
     /// Nothing is to be done about the row.
     fn is_settled(&self) -> bool {
-        self.is_free() && (self.mine == self.etcd || self.is_left_alone())
+        self.is_free() && (self.mine == self.etcd || self.is_unknown)
     }
 }
 
@@ -165,12 +162,25 @@ pub struct Replica {
     blind: bool,
     checks: Checks,
     connected: bool,
+    /// Rows that were not settled when the store came back.
+    reconciling: BTreeSet<RowKey>,
     /// A batch is in flight.
     in_flight: bool,
     listing: Option<Vec<(Key, Vec<u8>, i64)>>,
+    /// There was a listing.
+    has_listed: bool,
     /// The store's id, and whether the store was another one before this listing.
     store: Option<u64>,
     is_another: bool,
+    /// Tells the store from others, also if their ids are equal: what its own key says.
+    identity: Option<u64>,
+    /// What the state on disk, which is ahead of the store, knew of the store.
+    restored: Option<Known>,
+    /// Parts of values.
+    parts: parts::Waiting,
+    sending: Option<parts::Sending>,
+    /// Parts in the store that nobody needs.
+    rubbish: VecDeque<Key>,
     /// The newest revision that was seen.
     revision: i64,
     last_stamp: Date,
@@ -197,10 +207,17 @@ impl Replica {
             blind: false,
             checks: Checks::default(),
             connected: false,
+            reconciling: BTreeSet::new(),
             in_flight: false,
             listing: None,
+            has_listed: false,
             store: None,
             is_another: false,
+            identity: None,
+            restored: None,
+            parts: parts::Waiting::default(),
+            sending: None,
+            rubbish: VecDeque::new(),
             revision: 0,
             last_stamp: Date::default(),
             registrations: 0,
@@ -213,14 +230,31 @@ impl Replica {
         self.waiting.first().map_or(self.given, |(number, _)| number - 1)
     }
 
+    /// How many entries were given.
+    pub fn given(&self) -> u64 {
+        self.given
+    }
+
     /// Whether this node has changes that the store has not.
     pub fn is_ahead(&self) -> bool {
         !self.waiting.is_empty() || !self.dirty.is_empty()
     }
 
+    /// Whether something of the time without the store has not been merged and written yet.
+    pub fn is_reconciling(&self) -> bool {
+        !self.reconciling.is_empty()
+    }
+
     /// Whether nothing is to be merged, and the coordinator has done all orders.
     pub fn is_settled(&self) -> bool {
         self.pending.is_empty() && self.open_orders.is_empty()
+    }
+
+    /// What is known of the store, if the coordinator has all of it.
+    pub fn known(&self) -> Option<Known> {
+        let waits = !self.is_settled() || self.listing.is_some() || self.in_flight || self.sending.is_some();
+        let store = self.identity.filter(|_| !waits)?;
+        Some(Known { store, revision: self.revision.unsigned_abs() })
     }
 
     /// Conflicts since the last call.
@@ -280,6 +314,7 @@ impl Replica {
             let is_past = row.sent.is_empty() && row.revision <= self.revision;
             let gone = row.mine.is_none() && row.etcd.is_none() && !row.is_unknown && is_past;
             self.dirty.remove(key);
+            self.reconciling.remove(key);
             if let Some(number) = waited {
                 self.waiting.remove(&(number, key.clone()));
             }

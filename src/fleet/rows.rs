@@ -5,6 +5,8 @@
 //! | `lb/UID` | a load balancer: [`Lb`] |
 //! | `group/UID/NAME` | a group with its members: [`Group`] |
 //! | `word/NUMBER` | a word of the operator |
+//! | `part/NAME/SERIAL/INDEX` | a part of a group that is too large for one value: [`Parts`] |
+//! | `store` | tells the store from another one: whoever came first wrote it |
 //! | `node/NAME` | a node that is alive: [`NodeRow`]; ends with the node's lease |
 //! | `verdict/NAME/BUCKET` | what a node's checks found; ends with the node's lease |
 //!
@@ -24,6 +26,14 @@ use crate::{
 
 /// The version of the values.
 const VERSION: u8 = 1;
+
+/// The version of a group's value that is in parts.
+const IN_PARTS: u8 = 2;
+
+/// The most parts of a value: with parts of [`VALUE_BYTES`](super::VALUE_BYTES), any group fits.
+pub(super) const PARTS: u16 = 64;
+
+const _: () = assert!(MEMBERS_BYTES + MEMBERS_BYTES / 64 < super::VALUE_BYTES * (PARTS as usize - 1));
 
 /// Bytes of verdicts on one endpoint.
 const VERDICT_BYTES: usize = 19 + journal::VERDICT_BYTES;
@@ -149,6 +159,52 @@ pub(super) enum Key {
     Row(RowKey),
     Node(Box<str>),
     Verdicts(Box<str>, u16),
+    Part(Box<str>, u64, u16),
+    Store,
+}
+
+/// Where a value is that is too large for one key: in parts, which are there before the group's own key names them, and
+/// which nobody changes. So a group changes at once, however many transactions its parts take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// Who wrote them.
+    pub(super) node: Box<str>,
+    /// The writer's number for this value.
+    pub(super) serial: u64,
+    /// How many there are.
+    pub(super) count: u16,
+}
+
+impl Parts {
+    /// Reads a group's value; `None`: it is not in parts.
+    pub(super) fn read(value: &[u8]) -> Result<Option<Parts>> {
+        let mut fields = Fields(value);
+        if fields.u8("the version of a value")? != IN_PARTS {
+            return Ok(None);
+        }
+        let node = read_text(&mut fields, "the node of parts")?;
+        let serial = fields.u64("the number of parts")?;
+        let count = u16::from(fields.u8("the count of parts")?);
+        fields.end("the end of parts")?;
+        if is_node_name(&node) && (1..=PARTS).contains(&count) {
+            Ok(Some(Parts { node, serial, count }))
+        } else {
+            Err(Fault("the count of parts"))
+        }
+    }
+
+    pub(super) fn write(&self) -> Vec<u8> {
+        let mut out = vec![IN_PARTS];
+        put_text(&mut out, &self.node);
+        out.extend_from_slice(&self.serial.to_be_bytes());
+        out.push(self.count as u8); // at most `PARTS`
+        out
+    }
+
+    /// Their keys, in the order of the value.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        (0..self.count).map(|index| Key::Part(self.node.clone(), self.serial, index))
+    }
 }
 
 /// Whether nodes may have this name.
@@ -196,6 +252,14 @@ impl Key {
                 let bucket = <[u8; 2]>::try_from(&*bytes).map(u16::from_be_bytes).map_err(|_| fault)?;
                 if bucket < BUCKETS { Ok(Key::Verdicts(name.into(), bucket)) } else { Err(fault) }
             }
+            ["part", name, serial, index] if is_node_name(name) => {
+                let serial = unhex(serial, 8, "the number of a part's key")?;
+                let index = unhex(index, 2, "the index of a part's key")?;
+                let serial = <[u8; 8]>::try_from(&*serial).map(u64::from_be_bytes).map_err(|_| fault)?;
+                let index = <[u8; 2]>::try_from(&*index).map(u16::from_be_bytes).map_err(|_| fault)?;
+                if index < PARTS { Ok(Key::Part(name.into(), serial, index)) } else { Err(fault) }
+            }
+            ["store"] => Ok(Key::Store),
             _ => Err(fault),
         }
     }
@@ -207,9 +271,27 @@ impl Key {
             Key::Row(RowKey::Word(number)) => format!("word/{number:016}"),
             Key::Node(name) => format!("node/{name}"),
             Key::Verdicts(name, bucket) => format!("verdict/{name}/{bucket:04x}"),
+            Key::Part(name, serial, index) => format!("part/{name}/{serial:016x}/{index:04x}"),
+            Key::Store => "store".into(),
         };
         text.into_bytes()
     }
+}
+
+/// The value of the key that tells a store from others.
+pub(super) fn write_store(node: &str, incarnation: u64) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    put_text(&mut out, node);
+    out.extend_from_slice(&incarnation.to_be_bytes());
+    out
+}
+
+/// A number for that value, whatever it is: not 0, and below 2^60.
+pub(super) fn store_number(value: &[u8]) -> u64 {
+    let hash = value
+        .iter()
+        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3));
+    hash >> 4 | 1
 }
 
 /// The bucket of an endpoint.
@@ -391,6 +473,9 @@ pub(crate) fn read_any(bytes: &[u8]) {
             let again = content.write();
             assert_eq!(Content::read(&key, &again, Epoch::default()), Ok(content));
         }
+    }
+    if let Ok(Some(parts)) = Parts::read(bytes) {
+        assert_eq!(parts.write(), bytes);
     }
     if let Ok(node) = NodeRow::read(bytes) {
         assert_eq!(NodeRow::read(&node.write()), Ok(node));

@@ -102,10 +102,13 @@ pub(super) struct Numbers {
     pub(super) last_word: u64,
     /// 0 if etcd has all of this; only the rows of a fleet's node get there. A file that does not say is ahead.
     pub(super) ahead: u64,
+    /// See [`Known`].
+    pub(super) known_store: u64,
+    pub(super) known_revision: u64,
 }
 
 impl Numbers {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 6] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 8] {
         [
             ("ahead", &mut self.ahead),
             ("applied", &mut self.applied),
@@ -113,6 +116,8 @@ impl Numbers {
             ("alive_at", &mut self.alive_at),
             ("newest", &mut self.newest),
             ("last_word", &mut self.last_word),
+            ("known_store", &mut self.known_store),
+            ("known_revision", &mut self.known_revision),
         ]
     }
 }
@@ -157,7 +162,12 @@ fn numbers(transaction: &ReadTransaction) -> Result<Option<Numbers>> {
     };
     let read = |name| -> Result<u64> {
         let value = table.get(name)?.map(|value| value.value());
-        let default = (name == "ahead").then_some(1); // files are older than fleets
+        // Files are older than fleets.
+        let default = match name {
+            "ahead" => Some(1),
+            "known_store" | "known_revision" => Some(0),
+            _ => None,
+        };
         value.or(default).ok_or_else(|| StoreError::Damaged(format!("the number \"{name}\" is not there")))
     };
     match read("version")? {

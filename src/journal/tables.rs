@@ -101,8 +101,9 @@ impl<'t> Tables<'t> {
             }
             Entry::Said(word) => self.say(word, epoch),
             Entry::Unsaid(number) => self.words.remove(number)?.map(drop).ok_or_else(|| misfit("a word")),
-            Entry::Ahead(ahead) => {
+            Entry::Fleet { ahead, known } => {
                 self.numbers.ahead = u64::from(*ahead);
+                (self.numbers.known_store, self.numbers.known_revision) = (known.store, known.revision);
                 Ok(())
             }
             Entry::Judged(endpoint, Last { verdicts, ramp_until }) => {

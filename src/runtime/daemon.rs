@@ -141,6 +141,12 @@ fn run(mut config: Config, Inbox { events, inbox }: Inbox, taking: &mut Option<T
     });
     let mut loaded = loaded.transpose()?;
     #[cfg(feature = "fleet")]
+    if let (Some(replica), Some((kept, _))) = (&mut replica, &loaded)
+        && kept.store.is_ahead()
+    {
+        replica.knew(kept.store.known());
+    }
+    #[cfg(feature = "fleet")]
     let member = match config.fleet.as_ref().zip(replica) {
         None => None,
         Some((settings, replica)) => {
@@ -195,7 +201,8 @@ fn run(mut config: Config, Inbox { events, inbox }: Inbox, taking: &mut Option<T
     let keeping = match &member {
         Some(member) => {
             let ahead = kept.as_ref().is_none_or(|kept| kept.store.is_ahead());
-            keeping.with_fleet(member.fleet.clone(), ahead)
+            let known = kept.as_ref().map(|kept| kept.store.known()).unwrap_or_default();
+            keeping.with_fleet(member.fleet.clone(), ahead, known)
         }
         None => keeping,
     };

@@ -131,12 +131,8 @@ pub(super) fn fleet(fleet: &Value, width: usize) -> Vec<String> {
         format!("waiting         {} changes for etcd, {} from etcd", field("changes_waiting"), field("orders_waiting")),
         format!("checks          {} nodes check each member", field("redundancy")),
     ];
-    for (name, what) in
-        [("rows_too_large", "groups are too large for etcd"), ("rows_unknown", "rows of etcd are not understood")]
-    {
-        if fleet[name].as_u64().is_some_and(|rows| rows > 0) {
-            lines.push(format!("                {} {what}", field(name)));
-        }
+    if fleet["rows_unknown"].as_u64().is_some_and(|rows| rows > 0) {
+        lines.push(format!("                {} rows of etcd are not understood", field("rows_unknown")));
     }
     lines.push(String::new());
     let rows = fleet["nodes"].as_array().cloned().unwrap_or_default();
@@ -376,7 +372,7 @@ mod tests {
         let node = json!({"name": "a", "is_self": true, "address": "10.0.0.1:3860", "version": "0.1.0",
             "started_at": "2026-01-01T00:00:00Z", "blind": false, "checks": 20, "load_balancers": 2});
         let value = json!({"name": "main", "node": "a", "connected": true, "etcd": "10.0.0.9:2379", "trouble": null,
-            "lease": "1f", "revision": 7, "rows": 3, "rows_ahead": 0, "rows_too_large": 1, "rows_unknown": 0,
+            "lease": "1f", "revision": 7, "rows": 3, "rows_ahead": 0, "rows_unknown": 1,
             "changes_waiting": 0, "orders_waiting": 0, "redundancy": 2, "nodes": [node]});
         let expected = [
             "fleet           main, this node is a",
@@ -384,7 +380,7 @@ mod tests {
             "rows            3, not yet written 0",
             "waiting         0 changes for etcd, 0 from etcd",
             "checks          2 nodes check each member",
-            "                1 groups are too large for etcd",
+            "                1 rows of etcd are not understood",
             "",
             "NODE  ADDRESS        VERSION  STARTED               LBS  CHECKS  BLIND",
             "a     10.0.0.1:3860  0.1.0    2026-01-01T00:00:00Z    2      20  no",

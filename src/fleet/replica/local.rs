@@ -11,12 +11,18 @@ use super::{
 };
 use crate::{
     coordinator::Membership,
-    journal::{self, Date, Entry},
+    journal::{self, Date, Entry, Known},
     judgement::Verdicts,
     sasp::{Endpoint, GroupData, Health, LbFlags, MemberFlags, Message, SenderFlags, message::SetLbStateRequest},
 };
 
 impl Replica {
+    /// The state on disk, which is ahead of the store, has all that was known of the store then, or something newer. Of what
+    /// nobody has changed in the store since, its removals hold, too; of the rest, whatever is on one side stays.
+    pub fn knew(&mut self, known: Known) {
+        self.restored = Some(known);
+    }
+
     /// A row of the state on disk, as the coordinator got it, before everything else. `ahead`: the state on disk has
     /// changes that the store has not.
     pub fn restore(&mut self, row: &journal::Row, ahead: bool, at: Moment) {
@@ -34,16 +40,15 @@ impl Replica {
                 (RowKey::LoadBalancer(uid.clone()), Content::LoadBalancer(lb))
             }
             journal::Row::Group { lb_uid, name, members } => {
+                // The disk does not know the ids, and a member may have left and come back without the store.
+                let mut id = if ahead { self.next_ids(members.len() as u16) } else { 0 };
                 let members = members.iter().map(|member| {
                     let journal::Member { endpoint, by_lb, state, quiesced, .. } = *member;
                     let label = member.label.clone();
-                    Member { id: 0, membership: Membership { endpoint, by_lb, label, state, quiesced } }
+                    id += u64::from(ahead);
+                    Member { id, membership: Membership { endpoint, by_lb, label, state, quiesced } }
                 });
-                let group = Group {
-                    born: Stamp::default(),
-                    session: Stamp::default(),
-                    members: members.collect(),
-                };
+                let group = Group { born: Stamp::default(), session: Stamp::default(), members: members.collect() };
                 (RowKey::Group(lb_uid.clone(), name.clone()), Content::Group(group))
             }
         };
@@ -145,7 +150,6 @@ impl Replica {
     fn touch(&mut self, key: &RowKey) {
         let number = self.given;
         let row = self.row(key);
-        row.is_oversize = false; // it may be smaller now
         let is_free = row.is_free();
         if row.since.is_none() {
             row.since = Some(number);
@@ -187,7 +191,7 @@ impl Replica {
     }
 
     /// After this id, so many are free: other lives and other nodes have others.
-    fn next_ids(&mut self, count: u16) -> u64 {
+    pub(super) fn next_ids(&mut self, count: u16) -> u64 {
         let before = self.registrations;
         self.registrations = before.wrapping_add(count.into());
         self.settings.first_id().wrapping_add(before.into())

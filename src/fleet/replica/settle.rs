@@ -75,7 +75,22 @@ impl Replica {
         let settings = &self.settings;
         let mut want = merge::merge_lb(base, mine, etcd, |lb| is_here(settings, lb));
         let is_mine = mine.is_some_and(|mine| is_here(settings, mine));
+        let said = |lb: &Lb| (lb.health, lb.flags);
+        let changed =
+            |side: Option<&Lb>| side.filter(|side| base.is_none_or(|base| said(base) != said(side))).map(said);
+        let is_overruled = match (changed(mine), changed(etcd)) {
+            (Some(mine), Some(etcd)) => mine != etcd && want.is_some(),
+            _ => false,
+        };
         let (mine, revived) = (mine.cloned(), etcd.is_none() && base.is_some());
+        if is_overruled {
+            self.conflict(|| {
+                format!(
+                    "load balancer \"{}\": two nodes heard different health or flags of it; those of the later session stay",
+                    Escaped(uid)
+                )
+            });
+        }
         if let Some(want) = &mut want {
             if revived {
                 // Others have forgotten it, and all of its groups: it begins anew, with the groups that this node has.
@@ -169,15 +184,20 @@ impl Replica {
             return None;
         };
         let (base, mine, etcd) = (group(&row.base), group(&row.mine), group(&row.etcd));
-        let (want, dropped) = merge::merge_group(&born, base, mine, etcd);
+        let merge::Merged { group: want, dropped, overruled } = merge::merge_group(&born, base, mine, etcd);
         let (change, from) = (merge::difference(mine, want.as_ref()), row.mine.clone());
+        let of_group = || format!("group \"{}\" of load balancer \"{}\"", Escaped(name), Escaped(uid));
         if dropped > 0 {
-            let (uid, name) = (Escaped(uid).to_string(), Escaped(name).to_string());
             self.conflict(|| {
                 format!(
-                    "group \"{name}\" of load balancer \"{uid}\": nodes registered {dropped} members more than a group \
-                     can have; these are not registered any more"
+                    "{}: nodes registered {dropped} members more than a group can have; these are not registered any more",
+                    of_group()
                 )
+            });
+        }
+        if overruled > 0 {
+            self.conflict(|| {
+                format!("{}: two nodes changed {overruled} members at once; of each, one change stays", of_group())
             });
         }
         let want = want.map(|group| Arc::new(Content::Group(group)));
@@ -193,6 +213,10 @@ impl Replica {
 
     fn settle_word(&mut self, key: &RowKey, number: u64) -> Option<(u64, Order)> {
         let words = self.rows.iter().filter(|(key, row)| matches!(key, RowKey::Word(_)) && row.mine.is_some()).count();
+        let is_superseded = self.is_superseded(number);
+        if is_superseded && self.rows.get(key)?.etcd.is_some() {
+            self.conflict(|| format!("word {number} of the operator has ended: a later one is about the same"));
+        }
         let row = self.rows.get(key)?;
         let (mine, etcd) = (&row.mine, &row.etcd);
         if mine.is_none() && etcd.is_some() && words >= limits::OPERATOR_WORDS {
@@ -202,7 +226,7 @@ impl Replica {
             self.conflict(|| format!("word {number} of the operator is one too many for this node"));
             return None;
         }
-        let want = if self.is_superseded(number) {
+        let want = if is_superseded {
             None
         } else if mine == &row.base || mine == etcd {
             etcd.clone()

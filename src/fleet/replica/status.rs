@@ -32,8 +32,6 @@ pub struct Status {
     pub rows: usize,
     /// Rows that this node has yet to write.
     pub dirty: usize,
-    /// Rows that are too large for the store.
-    pub oversize: usize,
     /// Rows of the store that this node does not understand.
     pub unknown: usize,
     /// Orders that the coordinator has yet to do.
@@ -68,7 +66,6 @@ impl Replica {
             nodes: nodes.collect(),
             rows: self.rows.len(),
             dirty: self.dirty.len(),
-            oversize: self.rows.values().filter(|row| row.is_oversize).count(),
             unknown: self.rows.values().filter(|row| row.is_unknown).count(),
             orders: self.open_orders.len(),
             revision: self.revision,

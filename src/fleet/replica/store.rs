@@ -3,19 +3,19 @@
 use std::{collections::BTreeSet, mem, ops::Bound, sync::Arc};
 
 use super::{
-    super::rows::{self, Content, Key, NodeRow, RowKey},
-    Moment, Replica, SENT, Version, lb,
+    super::{
+        VALUE_BYTES,
+        rows::{self, Content, Key, NodeRow, Parts, RowKey, Stamp},
+    },
+    Moment, Replica, SENT, Version, group, lb, parts,
 };
-use crate::sasp::Escaped;
+use crate::journal::{Epoch, Fault};
 
 /// Most nodes that are known; more are not believed.
 const NODES: usize = 64;
 
 /// The most operations of a transaction; etcd takes 128.
 const OPS: usize = 100;
-
-/// Bytes of values after which a transaction is full, and bytes of the largest value: etcd takes requests of 1.5 MiB.
-const BATCH_BYTES: usize = 1 << 20;
 
 /// One part of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,15 +60,15 @@ impl Replica {
 
     fn put_now(&mut self, key: Key, value: &[u8], revision: i64, at: Moment) {
         match key {
-            Key::Row(key) => match Content::read(&key, value, at.epoch) {
-                Ok(content) => {
+            Key::Row(key) => match self.read(&key, value, at.epoch) {
+                Ok((content, parts)) => {
                     self.row(&key).is_unknown = false;
-                    self.see(&key, Some(Arc::new(content)), revision);
+                    self.see(&key, Some(Arc::new(content)), parts, revision);
                 }
                 Err(fault) => {
                     let row = self.row(&key);
                     if revision > row.revision {
-                        (row.revision, row.is_unknown, row.pending) = (revision, true, false);
+                        (row.revision, row.is_unknown, row.pending, row.parts) = (revision, true, false, None);
                         self.conflict(|| format!("{key:?} is left as it is in the store: {fault} is not understood"));
                         self.look(&key);
                     }
@@ -87,6 +87,20 @@ impl Replica {
                 self.checks.put(&node, number, list);
             }
             Key::Verdicts(..) => {}
+            Key::Part(node, serial, index) => self.parts.put(node, serial, index, value),
+            Key::Store => self.identity = Some(rows::store_number(value)),
+        }
+    }
+
+    /// The content of a row's value, and the value's parts, if it is in parts.
+    fn read(&mut self, key: &RowKey, value: &[u8], epoch: Epoch) -> Result<(Content, Option<Parts>), Fault> {
+        let parts = if matches!(key, RowKey::Group(..)) { Parts::read(value)? } else { None };
+        match &parts {
+            None => Ok((Content::read(key, value, epoch)?, None)),
+            Some(named) => {
+                let whole = self.parts.take(named).ok_or(Fault("a value whose parts are not there"))?;
+                Ok((Content::read(key, &whole, epoch)?, parts))
+            }
         }
     }
 
@@ -96,7 +110,7 @@ impl Replica {
         match Key::read(key) {
             Ok(Key::Row(key)) if self.rows.contains_key(&key) => {
                 self.row(&key).is_unknown = false;
-                self.see(&key, None, revision);
+                self.see(&key, None, None, revision);
             }
             Ok(Key::Node(name)) => {
                 self.nodes.remove(&name);
@@ -104,17 +118,19 @@ impl Replica {
             }
             Ok(Key::Verdicts(node, number)) if node != self.settings.node => self.checks.put(&node, number, Vec::new()),
             Ok(Key::Verdicts(_, number)) => self.checks.lost_one(number),
+            Ok(Key::Part(node, serial, index)) => self.parts.delete(&node, serial, index),
+            Ok(Key::Store) => self.identity = None,
             Ok(Key::Row(_)) | Err(_) => {}
         }
     }
 
     /// The store has this version of a row.
-    fn see(&mut self, key: &RowKey, version: Version, revision: i64) {
+    fn see(&mut self, key: &RowKey, version: Version, parts: Option<Parts>, revision: i64) {
         let row = self.row(key);
         if revision <= row.revision {
             return self.look(key); // this node wrote it, or something newer
         }
-        (row.etcd, row.revision) = (version, revision);
+        (row.etcd, row.revision, row.parts) = (version, revision, parts);
         if let Some(at) = row.sent.iter().position(|sent| *sent == row.etcd) {
             // This node wrote it: there is nothing to merge.
             row.base = row.etcd.clone();
@@ -161,14 +177,26 @@ impl Replica {
 
     /// The listing is complete; it is as of this revision. What it does not have is not there.
     pub fn end_listing(&mut self, revision: i64, at: Moment) {
-        let listing = self.listing.take().unwrap_or_default();
+        let mut listing = self.listing.take().unwrap_or_default();
+        listing.sort_by_key(|(key, ..)| !matches!(key, Key::Part(..))); // before those that name them
+        self.parts.clear();
         let is_empty = !listing.iter().any(|(key, ..)| matches!(key, Key::Row(_)));
-        let is_another = mem::take(&mut self.is_another) || revision < self.revision || is_empty;
-        self.revision = revision;
+        let identity =
+            listing.iter().find(|(key, ..)| *key == Key::Store).map(|(_, value, _)| rows::store_number(value));
+        let is_another = mem::take(&mut self.is_another)
+            || revision < self.revision
+            || self.identity.is_some() && self.identity != identity
+            || is_empty;
+        (self.revision, self.identity) = (revision, identity);
+        if !self.in_flight
+            && let Some(key) = self.abandon_sending()
+        {
+            self.release(&key);
+        }
         if is_another {
             // Nobody has removed what a new store, or an old backup, does not have.
             for (key, row) in &mut self.rows {
-                (row.base, row.etcd, row.revision) = (None, None, 0);
+                (row.base, row.etcd, row.revision, row.parts) = (None, None, 0, None);
                 row.sent.clear();
                 self.dirty.insert(key.clone());
             }
@@ -191,11 +219,41 @@ impl Replica {
         let gone = self.rows.iter().filter(|(key, row)| (row.etcd.is_some() || row.base.is_some()) && had(key));
         let gone: Vec<RowKey> = gone.map(|(key, _)| key.clone()).collect();
         for key in gone {
-            self.see(&key, None, revision);
+            self.see(&key, None, None, revision);
         }
+        let known = self.restored.take().filter(|known| identity == Some(known.store)).map(|known| known.revision);
         for (key, value, revision) in listing {
+            let is_old = known.is_some_and(|known| revision.unsigned_abs() <= known);
+            let row = if let Key::Row(row) = &key { Some(row.clone()).filter(|_| is_old) } else { None };
             self.put_now(key, &value, revision, at);
+            if let Some(row) = row {
+                self.descend(&row);
+            }
         }
+        if !mem::replace(&mut self.has_listed, true) {
+            // What an earlier life of this node has begun to write.
+            self.rubbish.extend(self.parts.of(&self.settings.node));
+        }
+    }
+
+    /// Nobody has changed the row in the store since the state on disk had it: what the disk lacks of it, this node has
+    /// removed. Not so a load balancer: which session counts, both sides say, and not to forget it is the safe side. Members
+    /// keep their new ids: one may have left and come back without the store, and who removed it before that, too, does not
+    /// mean the registration that is there now.
+    fn descend(&mut self, key: &RowKey) {
+        let is_of_disk = match key {
+            RowKey::LoadBalancer(_) => false,
+            RowKey::Group(uid, _) => self.my_lb(uid).is_some(),
+            RowKey::Word(_) => true,
+        };
+        let Some(row) = self.rows.get_mut(key).filter(|row| is_of_disk && !row.is_unknown) else { return };
+        row.base = row.etcd.clone();
+        let Some(theirs) = group(&row.etcd).cloned() else { return };
+        let Some(mine) = row.my_group() else { return };
+        if mine.born == Stamp::default() {
+            mine.born = theirs.born;
+        }
+        mine.session = mine.session.clone().max(theirs.session);
     }
 
     /// The node's lease is held, and the listing and the watch are up to date; or one of this has been lost for as long as
@@ -204,6 +262,8 @@ impl Replica {
         self.connected = connected;
         self.nodes_changed = true;
         if connected {
+            let unsettled = self.rows.iter().filter(|(_, row)| !row.is_settled());
+            self.reconciling = unsettled.map(|(key, _)| key.clone()).collect();
             self.node_dirty = true;
             self.checks.lost();
             self.look_for_dead_owners();
@@ -227,8 +287,18 @@ impl Replica {
         }
         // What this node owns counts only while the store has the node.
         let mut ops = if verdicts || self.node_dirty { self.leased_ops() } else { Vec::new() };
+        if ops.is_empty() && self.identity.is_none() {
+            let value = Some(rows::write_store(&self.settings.node, self.settings.incarnation));
+            ops.push(Op { key: Key::Store.write(), expected: Some(0), value, leased: false });
+        }
+        if ops.is_empty() {
+            ops = self.sending_ops().unwrap_or_default();
+        }
         if ops.is_empty() {
             ops = self.row_ops();
+        }
+        if ops.is_empty() {
+            ops = self.rubbish_ops(OPS);
         }
         self.in_flight = !ops.is_empty();
         self.in_flight.then_some(Batch { ops })
@@ -242,7 +312,7 @@ impl Replica {
         }
         let mut bytes = 0;
         while ops.len() < OPS
-            && bytes < BATCH_BYTES / 2
+            && bytes < VALUE_BYTES / 2
             && let Some((number, value)) = self.checks.next_dirty()
         {
             bytes += value.as_ref().map_or(0, Vec::len);
@@ -277,13 +347,10 @@ impl Replica {
             }
             let value = row.mine.as_ref().map(|content| content.write());
             let size = value.as_ref().map_or(0, Vec::len);
-            if size > BATCH_BYTES {
-                self.row(&key).is_oversize = true;
-                self.conflict(|| format!("{} is too large for the store, and stays with this node", name(&key)));
-                self.look(&key);
-                continue;
-            }
-            if !ops.is_empty() && bytes + size > BATCH_BYTES {
+            let before = row.parts.clone();
+            let count = 1 + before.as_ref().map_or(0, |parts| usize::from(parts.count));
+            let is_large = size > self.settings.value_bytes && matches!(key, RowKey::Group(..));
+            if !ops.is_empty() && (is_large || bytes + size > VALUE_BYTES || ops.len() + count > OPS) {
                 break;
             }
             bytes += size;
@@ -299,7 +366,12 @@ impl Replica {
             row.sent.push(row.mine.clone());
             row.sent_since = row.since.take();
             self.dirty.remove(&key);
+            if let Some(value) = value.as_ref().filter(|_| is_large) {
+                self.send_in_parts(key, value);
+                return self.sending_ops().unwrap_or_default();
+            }
             ops.push(Op { key: Key::Row(key).write(), expected, value, leased: false });
+            ops.extend(before.iter().flat_map(Parts::keys).map(parts::deletion));
         }
         ops
     }
@@ -307,14 +379,23 @@ impl Replica {
     /// The store has the batch, as of this revision.
     pub fn committed(&mut self, batch: &Batch, revision: i64) {
         self.in_flight = false;
-        for key in batch.ops.iter().filter_map(|op| row_key(&op.key)) {
+        for op in &batch.ops {
+            let key = match Key::read(&op.key) {
+                Ok(Key::Row(key)) => key,
+                Ok(Key::Store) => {
+                    self.identity = op.value.as_deref().map(rows::store_number);
+                    continue;
+                }
+                _ => continue,
+            };
+            let parts = self.sent(&key);
             let row = self.row(&key);
             row.in_flight = false;
             let written = row.sent.pop().flatten();
             row.sent.clear();
             row.base = written.clone();
             if revision > row.revision {
-                (row.etcd, row.revision) = (written, revision);
+                (row.etcd, row.revision, row.parts) = (written, revision, parts);
             }
             if let Some(number) = row.sent_since.take() {
                 self.waiting.remove(&(number, key.clone()));
@@ -323,26 +404,41 @@ impl Replica {
         }
     }
 
-    /// The store has refused the batch, or nobody knows. Try again after the next event of the watch, or a short pause.
+    /// The store has refused the batch. Try again after the next event of the watch, or a short pause.
     pub fn refused(&mut self, batch: &Batch) {
+        self.failed(batch, true);
+    }
+
+    /// Nobody knows what the store did with the batch: the listing or the watch will tell.
+    pub fn lost(&mut self, batch: &Batch) {
+        self.failed(batch, false);
+    }
+
+    fn failed(&mut self, batch: &Batch, certain: bool) {
         self.in_flight = false;
+        if let Some(key) = self.not_sent(batch, certain) {
+            self.release(&key);
+        }
         for op in &batch.ops {
             match Key::read(&op.key) {
-                Ok(Key::Row(key)) => {
-                    let row = self.row(&key);
-                    row.in_flight = false;
-                    if let Some(number) = row.sent_since.take()
-                        && let Some(later) = row.since.replace(number)
-                    {
-                        self.waiting.remove(&(later, key.clone()));
-                    }
-                    self.resume(&key);
-                }
+                Ok(Key::Row(key)) => self.release(&key),
                 Ok(Key::Node(_)) => self.node_dirty = true,
                 Ok(Key::Verdicts(_, number)) => self.checks.again(number),
-                Err(_) => {}
+                Ok(Key::Part(..) | Key::Store) | Err(_) => {}
             }
         }
+    }
+
+    /// The row was to be written, and has to be again.
+    fn release(&mut self, key: &RowKey) {
+        let row = self.row(key);
+        row.in_flight = false;
+        if let Some(number) = row.sent_since.take()
+            && let Some(later) = row.since.replace(number)
+        {
+            self.waiting.remove(&(later, key.clone()));
+        }
+        self.resume(key);
     }
 
     /// The row is not in flight any more.
@@ -351,21 +447,5 @@ impl Replica {
             self.merge_later(key);
         }
         self.look(key);
-    }
-}
-
-fn row_key(key: &[u8]) -> Option<RowKey> {
-    match Key::read(key) {
-        Ok(Key::Row(key)) => Some(key),
-        _ => None,
-    }
-}
-
-/// A row, for people.
-fn name(key: &RowKey) -> String {
-    match key {
-        RowKey::LoadBalancer(uid) => format!("load balancer \"{}\"", Escaped(uid)),
-        RowKey::Group(uid, name) => format!("group \"{}\" of load balancer \"{}\"", Escaped(name), Escaped(uid)),
-        RowKey::Word(number) => format!("word {number} of the operator"),
     }
 }

@@ -37,7 +37,6 @@ pub(super) fn shown(daemon: &Daemon) -> Option<Fleet> {
         revision: shown.revision,
         rows: status.rows,
         rows_ahead: status.dirty,
-        rows_too_large: status.oversize,
         rows_unknown: status.unknown,
         changes_waiting: status.given.saturating_sub(status.kept),
         orders_waiting: status.orders,

@@ -23,7 +23,10 @@ use crate::{
 };
 
 #[cfg(feature = "fleet")]
-use crate::runtime::fleet_thread::{Fleet, Happened, Judged};
+use crate::{
+    journal::Known,
+    runtime::fleet_thread::{Fleet, Happened, Judged},
+};
 
 /// How long a reply waits for the disk and etcd.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,6 +55,9 @@ struct ToDisk {
     /// The journal has the mark that etcd lacks something, and how many changes had been given then.
     #[cfg(feature = "fleet")]
     ahead: (bool, u64),
+    /// What the disk says that was known of etcd.
+    #[cfg(feature = "fleet")]
+    known: Known,
 }
 
 /// What the coordinator gives to the fleet.
@@ -87,6 +93,8 @@ impl Keeping {
             dropped: None,
             #[cfg(feature = "fleet")]
             ahead: (true, 0),
+            #[cfg(feature = "fleet")]
+            known: Known::default(),
         });
         Keeping {
             disk,
@@ -99,11 +107,11 @@ impl Keeping {
         }
     }
 
-    /// Gives everything to a fleet, too. `ahead`: the mark that the state on disk has.
+    /// Gives everything to a fleet, too. `ahead`: the mark that the state on disk has; `known`: what it says of etcd.
     #[cfg(feature = "fleet")]
-    pub(crate) fn with_fleet(mut self, fleet: Arc<Fleet>, ahead: bool) -> Keeping {
+    pub(crate) fn with_fleet(mut self, fleet: Arc<Fleet>, ahead: bool, known: Known) -> Keeping {
         if let Some(disk) = &mut self.disk {
-            disk.ahead = (ahead, 0);
+            (disk.ahead, disk.known) = ((ahead, 0), known);
         }
         let (happened, judged) = Default::default();
         self.fleet = Some(ToFleet { fleet, happened, judged, obeying: false });
@@ -212,8 +220,11 @@ impl Keeping {
         let ahead = fleet.fleet.is_ahead();
         if let Some(disk) = self.disk.as_mut().filter(|disk| disk.ahead.0 != ahead) {
             self.given.journal += 1;
-            disk.ahead = (ahead, self.given.journal);
-            disk.entries.push(Entry::Ahead(ahead));
+            if turns {
+                disk.ahead = (ahead, self.given.journal);
+            }
+            disk.known = known;
+            disk.entries.push(Entry::Fleet { ahead, known });
         }
     }
 

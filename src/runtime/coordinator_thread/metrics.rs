@@ -73,7 +73,6 @@ impl CoordinatorMetrics {
             (Id::FleetNodes, status.nodes.len() as u64),
             (Id::FleetRows, status.rows as u64),
             (Id::FleetRowsAhead, status.dirty as u64),
-            (Id::FleetRowsTooLarge, status.oversize as u64),
             (Id::FleetChangesWaiting, status.given.saturating_sub(status.kept)),
             (Id::FleetOrdersWaiting, status.orders as u64),
             (Id::FleetChecks, checks as u64),

@@ -13,7 +13,7 @@ use super::{EndNotice, Event};
 use crate::{
     config::{self, Config},
     coordinator::Coordinator,
-    fleet::{Moment, Replica, Settings},
+    fleet::{Moment, Replica, Settings, VALUE_BYTES},
     journal::{Date, Epoch, Row},
     runtime::{
         Error,
@@ -71,6 +71,7 @@ pub(super) fn replica(settings: &config::Fleet, config: &Config) -> Replica {
         address: address.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         hold_time: config.settings.hold_time,
+        value_bytes: VALUE_BYTES,
     })
 }
 

@@ -28,7 +28,7 @@ use super::mesh::Bell;
 use crate::{
     coordinator::Order,
     fleet::Status,
-    journal::Entry,
+    journal::{Entry, Known},
     judgement::{Policy, Verdict},
     limits,
     metrics::Histogram,
@@ -67,6 +67,8 @@ pub(super) struct Fleet {
     started: AtomicBool,
     /// The coordinator has done all that is known of etcd.
     settled: AtomicBool,
+    /// What was known of etcd when the coordinator had done all of it last; nothing in the beginning.
+    known: Mutex<Known>,
     /// The coordinator's bell.
     bell: Arc<Bell>,
     shown: Mutex<Arc<Shown>>,
@@ -113,6 +115,7 @@ impl Fleet {
             ahead: AtomicBool::new(true),
             started: AtomicBool::new(false),
             settled: AtomicBool::new(false),
+            known: Mutex::default(),
             bell,
             shown: Mutex::default(),
             transactions: Histogram::default(),
@@ -176,6 +179,12 @@ impl Fleet {
     /// The coordinator has done all that is known of etcd.
     pub(super) fn is_settled(&self) -> bool {
         self.settled.load(Ordering::Acquire)
+    }
+
+    /// What was known of etcd when the coordinator had done all of it last; `None`: nothing yet.
+    pub(super) fn known(&self) -> Option<Known> {
+        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        (known != Known::default()).then_some(known)
     }
 
     /// There are orders for the coordinator.

@@ -92,6 +92,8 @@ struct FleetThread {
     following: bool,
     /// A listing is under way, and tells keys.
     listing: bool,
+    /// Further changes of the newest revision are to come.
+    within_revision: bool,
     under_way: Option<UnderWay>,
     /// After a refusal: when the next transaction begins, unless etcd tells a change before.
     write_at: Instant,
@@ -109,6 +111,8 @@ struct FleetThread {
     /// The end of a stop.
     stop_at: Option<Instant>,
     kept: u64,
+    /// Changes up to this one may have been acknowledged without etcd, since etcd is back.
+    ahead_until: Option<u64>,
 }
 
 /// What wakes the thread.
@@ -145,6 +149,7 @@ impl FleetThread {
             client: None,
             following: false,
             listing: false,
+            within_revision: false,
             under_way: None,
             write_at: now,
             verdicts_at: now,
@@ -156,6 +161,7 @@ impl FleetThread {
             trouble: None,
             stop_at: None,
             kept: 0,
+            ahead_until: None,
         }
     }
 
@@ -277,7 +283,7 @@ impl FleetThread {
             }
             News::Page(keys) => keys.into_iter().for_each(|key| self.put(&key)),
             News::Listed(revision) => {
-                self.listing = false;
+                (self.listing, self.within_revision) = (false, false);
                 let at = self.moment();
                 self.replica.end_listing(revision, at);
                 self.plan.revision = Some(revision);
@@ -297,6 +303,7 @@ impl FleetThread {
             }
             News::Changed(events, upto) => {
                 events.into_iter().for_each(|event| self.change(event));
+                self.within_revision = upto.is_none();
                 self.plan.revision = upto.or(self.plan.revision);
                 self.write_at = Instant::now();
             }
@@ -362,7 +369,7 @@ impl FleetThread {
             }
             Err(error) => {
                 // Whether it was done shows when the changes are followed again.
-                self.replica.refused(&batch);
+                self.replica.lost(&batch);
                 return self.lose(Failure::Etcd(error));
             }
         }
@@ -376,7 +383,7 @@ impl FleetThread {
         self.client = None;
         self.following = false;
         if let Some(UnderWay { batch, .. }) = self.under_way.take() {
-            self.replica.refused(&batch);
+            self.replica.lost(&batch);
         }
         if std::mem::take(&mut self.listing) {
             self.plan.revision = None;
@@ -462,14 +469,20 @@ impl FleetThread {
     }
 
     fn tell_kept(&mut self) {
-        let away = self.fleet.is_away();
-        let ahead = away || (self.fleet.is_ahead() && self.replica.is_ahead());
+        let (away, kept) = (self.fleet.is_away(), self.replica.kept());
+        let until = *self.ahead_until.get_or_insert(self.replica.given());
+        if away {
+            self.ahead_until = None;
+        }
+        let ahead = away || (self.fleet.is_ahead() && (kept < until || self.replica.is_reconciling()));
         if self.fleet.ahead.swap(ahead, Ordering::AcqRel) != ahead {
             self.fleet.bell.ring();
         }
         let settled = self.replica.is_settled() && !self.fleet.has_orders();
         self.fleet.settled.store(settled, Ordering::Release);
-        let kept = self.replica.kept();
+        if let Some(known) = self.replica.known().filter(|_| !self.within_revision) {
+            *self.fleet.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = known;
+        }
         if kept != self.kept {
             self.kept = kept;
             self.fleet.kept.store(kept, Ordering::Release);

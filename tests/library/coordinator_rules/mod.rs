@@ -5,6 +5,7 @@ mod authors;
 mod codes;
 mod delta;
 mod doubt;
+mod fleet;
 mod flows;
 mod monitoring;
 mod operator;

@@ -10,7 +10,9 @@ use std::{
 
 use gwm::{
     access::{self, Access},
-    coordinator::{Answer, Ask, CloseReason, ConnectionId, Coordinator, Kind, Refusal, Settings, Time, Totals, World},
+    coordinator::{
+        Answer, Ask, CloseReason, ConnectionId, Coordinator, Kind, Order, Refusal, Settings, Time, Totals, World,
+    },
     judgement::{Judgement, Policy, Verdict, WatchId},
     network::OwnAddresses,
     roster::{Member, Roster},
@@ -112,6 +114,16 @@ impl Rig {
             last_id: 0,
             watches: BTreeMap::new(),
         }
+    }
+
+    /// Makes it a node of a fleet, before all else.
+    pub(crate) fn join_fleet(&mut self, name: &str) {
+        self.coordinator.join_fleet(name, 2, 0);
+    }
+
+    /// Does what the fleet wants, which fits.
+    pub(crate) fn obey(&mut self, order: &Order) {
+        assert!(self.coordinator.obey(Time(self.now), order, &mut self.outbox), "{order:?}");
     }
 
     /// A new connection, on the next shard in turn.

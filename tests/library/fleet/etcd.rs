@@ -12,13 +12,14 @@ pub(super) struct Event {
     pub(super) value: Option<Vec<u8>>,
 }
 
+#[derive(Clone)]
 struct Stored {
     value: Vec<u8>,
     revision: i64,
     lease: Option<u64>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Etcd {
     pub(super) revision: i64,
     keys: BTreeMap<Vec<u8>, Stored>,

@@ -1,5 +1,5 @@
 //! One GWM: a coordinator, its replica, the queues between them, its state on disk, its checks, and its connection to the
-//! store.
+//! store (`link.rs`).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,16 +14,15 @@ use gwm::{
         Answer, Ask, Change, CloseReason, ConnectionId, Coordinator, Cursor, Filter, Kind, LbRow, MemberRow, Order,
         Outbox, Page, Settings,
     },
-    fleet::{self, Batch, Moment, Replica},
-    journal::{self, Date, Entry, Epoch, Store},
+    fleet::{self, Moment, Replica},
+    journal::{self, Date, Entry, Epoch, Known},
     judgement::{Judgement, Policy, Share, Verdict, Verdicts, WatchId},
     roster::{Member, Monitor, Roster, Times},
     sasp::{Endpoint, EntryFlags, Message},
     time::Time,
 };
-use redb::backends::InMemoryBackend;
 
-use super::etcd::{Etcd, Event};
+use super::{disk::Disk, etcd::Etcd, link::Link};
 use crate::coordinator_rules::rig;
 
 /// How long a lease lasts, in milliseconds.
@@ -82,50 +81,6 @@ impl Outbox for Out {
     }
 }
 
-/// A request on its way to the store.
-enum Up {
-    /// Opens a session: the revision that is known, of this life of the store.
-    Open(Option<(i64, u64)>),
-    KeepAlive,
-    Transact(Batch, u64),
-}
-
-/// An answer, or news.
-enum Down {
-    /// The lease, the revision, and all keys or the events since the known revision.
-    Opened {
-        lease: u64,
-        revision: i64,
-        life: u64,
-        all: bool,
-        events: Vec<Event>,
-    },
-    Alive(bool),
-    Done(Option<i64>),
-    Events(Vec<Event>),
-}
-
-/// The connection to the store.
-#[derive(Default)]
-struct Link {
-    /// Grows with each connection.
-    number: u64,
-    /// A connection is open or being opened.
-    is_open: bool,
-    lease: Option<u64>,
-    /// The lease as the store's side of the connection knows it.
-    served: Option<u64>,
-    up: VecDeque<(u64, u64, Up)>,
-    down: VecDeque<(u64, u64, Down)>,
-    /// What the store has sent.
-    cursor: Option<i64>,
-    heard_at: u64,
-    asked_at: u64,
-    in_flight: Option<Batch>,
-    /// What is known of which life of the store.
-    known: Option<(i64, u64)>,
-}
-
 /// A reply that waits.
 struct Waiting {
     changes: u64,
@@ -161,8 +116,11 @@ struct Life {
     waiting: VecDeque<Waiting>,
     was_blind: bool,
     link: Link,
-    window_at: u64,
     connections: u32,
+    /// Changes up to this one may have been acknowledged without the store, since the store is back.
+    ahead_until: Option<u64>,
+    /// What was known of the store when the coordinator had all of it last.
+    known: Option<Known>,
 }
 
 pub(super) struct Node {
@@ -170,10 +128,10 @@ pub(super) struct Node {
     life: Option<Life>,
     incarnation: u64,
     /// How much its clock is ahead, in milliseconds.
-    pub(super) skew: u64,
+    pub(super) skew: i64,
     hold_time: u64,
-    /// The state on disk, and whether it is ahead of the store.
-    disk: Option<(Store, bool)>,
+    value_bytes: usize,
+    disk: Option<Disk>,
     pub(super) up_cut: bool,
     pub(super) down_cut: bool,
     pub(super) members_cut: bool,
@@ -207,15 +165,15 @@ fn verdicts(up: bool) -> Verdicts {
 }
 
 impl Node {
-    pub(super) fn new(name: &'static str, skew: u64, hold_time: u64, has_disk: bool) -> Node {
-        let open = || Store::open_on(InMemoryBackend::new()).expect("memory is a disk");
+    pub(super) fn new(name: &'static str, skew: i64, hold_time: u64, value_bytes: usize, has_disk: bool) -> Node {
         Node {
             name,
             life: None,
             incarnation: 0,
             skew,
             hold_time,
-            disk: has_disk.then(|| (open(), false)),
+            value_bytes,
+            disk: has_disk.then(Disk::default),
             up_cut: false,
             down_cut: false,
             members_cut: false,
@@ -233,13 +191,13 @@ impl Node {
         self.disk.is_some()
     }
 
-    /// The state on disk has changes that the store has not.
-    pub(super) fn is_ahead(&self) -> bool {
-        self.disk.as_ref().is_some_and(|(_, ahead)| *ahead)
+    /// Since when the state on disk has changes that the store has not, if it has.
+    pub(super) fn ahead(&self) -> Option<u64> {
+        self.disk.as_ref()?.ahead
     }
 
     fn date(&self, now: u64) -> Date {
-        Date(BEGIN + now + self.skew)
+        Date((BEGIN + now).saturating_add_signed(self.skew))
     }
 
     pub(super) fn start(&mut self, now: u64) {
@@ -251,6 +209,7 @@ impl Node {
             address: "".into(),
             version: "".into(),
             hold_time: Duration::from_millis(self.hold_time),
+            value_bytes: self.value_bytes,
         });
         let epoch = Epoch::new(Time::default(), self.date(now));
         let at = Moment { now: Time::default(), epoch };
@@ -265,6 +224,21 @@ impl Node {
                 .expect("it was read before");
         }
         coordinator.join_fleet(self.name, 2, epoch.date(Time::default()).0);
+        if let Some(disk) = &mut self.disk {
+            let (ahead, known) = (disk.ahead.is_some(), disk.known);
+            if let Some(store) = disk.read() {
+                store.start(false).expect("memory is a disk");
+                journal::restore(store, &mut coordinator, at.now, epoch).expect("it was written by an entry");
+                let restored = store.each_row(epoch, |row| {
+                    replica.restore(&row, ahead, at);
+                    Ok(())
+                });
+                restored.expect("it was read before");
+            }
+            if ahead {
+                replica.knew(known);
+            }
+        }
         let out = Out { hold_time: Duration::from_millis(self.hold_time), ..Out::default() };
         self.life = Some(Life {
             coordinator,
@@ -278,8 +252,9 @@ impl Node {
             waiting: VecDeque::new(),
             was_blind: false,
             link: Link::default(),
-            window_at: 0,
             connections: 0,
+            ahead_until: None,
+            known: None,
         });
     }
 
@@ -327,10 +302,9 @@ impl Node {
         let date = self.date(now);
         let Some(life) = self.life.as_mut() else { return };
         let entries = std::mem::take(&mut life.out.entries);
-        if let Some((store, ahead)) = self.disk.as_mut().filter(|_| !entries.is_empty()) {
-            let epoch = Epoch::new(life.time(now), date);
-            *ahead |= !by_order;
-            store.apply(&entries, epoch, date).expect("memory is a disk");
+        if let Some(disk) = self.disk.as_mut().filter(|_| !entries.is_empty()) {
+            disk.write(&entries, Epoch::new(life.time(now), date), date);
+            disk.known = life.known.unwrap_or(disk.known);
         }
         if !by_order {
             life.given += entries.len() as u64;
@@ -358,16 +332,27 @@ impl Node {
             life.step_fleet(now, at, rng);
         }
         self.conflicts += life.replica.take_conflicts().len();
+        let (kept, is_connected) = (life.replica.kept(), life.link.has_lease());
+        if let Some(disk) = &mut self.disk {
+            let was_ahead = disk.ahead;
+            disk.ahead = life.is_ahead(was_ahead.is_some()).then(|| was_ahead.unwrap_or(now));
+            if was_ahead != disk.ahead {
+                disk.known = life.known.unwrap_or(disk.known);
+            }
+        }
         // Replies.
-        let (kept, is_connected) = (life.replica.kept(), life.link.lease.is_some());
         while let Some(waiting) =
             life.waiting.pop_front_if(|waiting| !is_connected || waiting.changes <= kept && life.to_fleet.is_empty())
         {
             let Waiting { connection, code, .. } = waiting;
             self.replies.push(Replied { connection, code, is_safe: is_connected });
         }
-        if let Some((_, ahead)) = &mut self.disk {
-            *ahead = life.replica.is_ahead() || !life.to_fleet.is_empty();
+    }
+
+    /// The store's side of the connection, and the way to it.
+    pub(super) fn step_link(&mut self, now: u64, etcd: &mut Etcd, rng: &mut Rng) {
+        if let Some(life) = &mut self.life {
+            life.link.serve(now, [self.up_cut, self.down_cut], etcd, rng);
         }
     }
 
@@ -401,43 +386,6 @@ impl Node {
         }
     }
 
-    /// The store's side of the connection, and the way to it.
-    pub(super) fn step_link(&mut self, now: u64, etcd: &mut Etcd, rng: &mut Rng) {
-        let (up_cut, down_cut) = (self.up_cut, self.down_cut);
-        let Some(life) = &mut self.life else { return };
-        let link = &mut life.link;
-        while !up_cut && let Some((_, number, up)) = link.up.pop_front_if(|(at, ..)| *at <= now) {
-            let is_present = number == link.number;
-            let delay = now + rng.u64(1..30);
-            let down = match up {
-                Up::Open(known) => {
-                    let lease = etcd.grant(now, LEASE);
-                    let known = known.filter(|(_, life)| *life == etcd.life).map(|(revision, _)| revision);
-                    let events = known.map_or_else(|| etcd.list(), |revision| etcd.since(revision));
-                    if is_present {
-                        link.cursor = Some(etcd.revision);
-                        link.served = Some(lease);
-                    }
-                    let (revision, life) = (etcd.revision, etcd.life);
-                    Down::Opened { lease, revision, life, all: known.is_none(), events }
-                }
-                Up::KeepAlive => Down::Alive(link.served.is_some_and(|lease| etcd.keep_alive(lease, now, LEASE))),
-                Up::Transact(batch, lease) => Down::Done(etcd.transact(&batch, lease)),
-            };
-            if is_present {
-                link.down.push_back((delay, number, down));
-            }
-        }
-        if let Some(cursor) = link.cursor.filter(|cursor| *cursor < etcd.revision) {
-            link.down.push_back((now + rng.u64(1..30), link.number, Down::Events(etcd.since(cursor))));
-            link.cursor = Some(etcd.revision);
-        }
-        if down_cut {
-            // What is under way comes later, or with the connection's end never.
-            link.down.iter_mut().for_each(|(at, ..)| *at = (*at).max(now + 1));
-        }
-    }
-
     pub(super) fn lbs(&mut self, now: u64) -> Vec<LbRow> {
         let Some(life) = self.life.as_mut() else { return Vec::new() };
         let page = Page { after: Cursor::default(), limit: 1000 };
@@ -448,11 +396,13 @@ impl Node {
         }
     }
 
-    pub(super) fn members(&mut self, now: u64) -> Vec<MemberRow> {
+    /// The members of a load balancer, group by group.
+    pub(super) fn members(&mut self, now: u64, lb_uid: &str) -> Vec<MemberRow> {
         let Some(life) = self.life.as_mut() else { return Vec::new() };
         let page = Page { after: Cursor::default(), limit: 1000 };
         let time = life.time(now);
-        match life.coordinator.answer(time, Ask::Members(Filter::default(), page), &mut life.out) {
+        let filter = Filter { lb_uid: Some(lb_uid.as_bytes().into()), ..Filter::default() };
+        match life.coordinator.answer(time, Ask::Members(filter, page), &mut life.out) {
             Answer::Members(rows) => rows.rows,
             _ => Vec::new(),
         }
@@ -478,6 +428,13 @@ impl Node {
 
     pub(super) fn share(&self) -> usize {
         self.life.as_ref().map_or(0, |life| life.coordinator.share())
+    }
+
+    /// Whether there is nothing to do, as one of so many nodes.
+    pub(super) fn is_quiet(&self, nodes: usize) -> bool {
+        let Some(Life { replica, .. }) = &self.life else { return false };
+        let all_kept = !replica.is_ahead() && replica.is_settled() && replica.kept() == replica.given();
+        all_kept && self.status().is_some_and(|status| status.connected && status.nodes.len() == nodes)
     }
 
     pub(super) fn status(&self) -> Option<fleet::Status> {
@@ -529,94 +486,24 @@ impl Life {
                 Told::Blind(blind) => self.replica.set_blind(blind),
             }
         }
-        self.step_session(now, at, rng);
+        self.link.attend(&mut self.replica, now, at, rng);
         while self.to_coordinator.len() < ORDERS
             && let Some(order) = self.replica.next_order(at)
         {
             self.to_coordinator.push_back(order);
         }
-        let link = &mut self.link;
-        if let (Some(lease), None) = (link.lease, &link.in_flight) {
-            let is_window = now >= self.window_at;
-            if is_window {
-                self.window_at = now + 100;
-            }
-            if let Some(batch) = self.replica.next_batch(is_window) {
-                link.up.push_back((now + rng.u64(1..30), link.number, Up::Transact(batch.clone(), lease)));
-                link.in_flight = Some(batch);
-            }
-        }
+        self.link.write(&mut self.replica, now, rng);
+        self.known = self.replica.known().or(self.known);
     }
 
-    fn step_session(&mut self, now: u64, at: Moment, rng: &mut Rng) {
-        while let Some((_, number, down)) = self.link.down.pop_front_if(|(due, ..)| *due <= now) {
-            if number != self.link.number {
-                continue;
-            }
-            self.link.heard_at = now;
-            match down {
-                Down::Opened { lease, revision, life, all, events } => {
-                    self.link.lease = Some(lease);
-                    if all {
-                        self.replica.begin_listing(life);
-                    }
-                    events.into_iter().for_each(|event| self.see(event, at));
-                    if all {
-                        self.replica.end_listing(revision, at);
-                    }
-                    self.link.known = Some((revision, life));
-                    self.replica.set_connected(true);
-                }
-                Down::Alive(true) => {}
-                Down::Alive(false) => return self.lose(rng),
-                Down::Done(revision) => {
-                    if let Some(batch) = self.link.in_flight.take() {
-                        match revision {
-                            Some(revision) => self.replica.committed(&batch, revision),
-                            None => self.replica.refused(&batch),
-                        }
-                    }
-                }
-                Down::Events(events) => {
-                    for event in events {
-                        if let Some((known, _)) = &mut self.link.known {
-                            *known = event.revision;
-                        }
-                        self.see(event, at);
-                    }
-                }
-            }
+    /// Whether the state on disk has what the store has not; `was`: whether it had.
+    fn is_ahead(&mut self, was: bool) -> bool {
+        let away = !self.link.has_lease();
+        // What waits for the replica may have been acknowledged without the store, too.
+        let until = *self.ahead_until.get_or_insert(self.given);
+        if away {
+            self.ahead_until = None;
         }
-        let link = &mut self.link;
-        if !link.is_open {
-            let known = link.known.filter(|_| rng.bool());
-            (link.is_open, link.number) = (true, link.number + 1);
-            (link.heard_at, link.asked_at, link.cursor) = (now, now, None);
-            link.up.push_back((now + rng.u64(1..30), link.number, Up::Open(known)));
-        } else if now > link.heard_at + LEASE {
-            self.lose(rng);
-        } else if now > link.asked_at + LEASE / 4 {
-            link.asked_at = now;
-            link.up.push_back((now + rng.u64(1..30), link.number, Up::KeepAlive));
-        }
-    }
-
-    fn see(&mut self, event: Event, at: Moment) {
-        match event.value {
-            Some(value) => self.replica.put(&event.key, &value, event.revision, at),
-            None => self.replica.delete(&event.key, event.revision),
-        }
-    }
-
-    /// The connection to the store is lost. Requests that are under way may still come there.
-    fn lose(&mut self, rng: &mut Rng) {
-        let link = &mut self.link;
-        (link.is_open, link.lease, link.served, link.cursor) = (false, None, None, None);
-        link.up.retain(|(_, _, up)| matches!(up, Up::Transact(..)) && rng.bool());
-        link.down.clear();
-        self.replica.set_connected(false);
-        if let Some(batch) = link.in_flight.take() {
-            self.replica.refused(&batch);
-        }
+        away || was && (self.replica.kept() < until || self.replica.is_reconciling())
     }
 }

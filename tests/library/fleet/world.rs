@@ -1,12 +1,14 @@
 //! Three nodes, a store, load balancers and members, and faults between them; what clients were promised is kept.
 
+mod faults;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use gwm::{
-    coordinator::{Act, ConnectionId, Pattern, Saying, Word},
-    sasp::{Endpoint, EntryFlags},
-    time::Time,
+    coordinator::{ConnectionId, MemberRow},
+    fleet::VALUE_BYTES,
+    sasp::{Endpoint, EntryFlags, Health, LbFlags, WeightEntry},
 };
 
 use super::{
@@ -36,10 +38,19 @@ pub(super) struct Plan {
     pub(super) seed: u64,
     /// Milliseconds with faults.
     pub(super) length: u64,
+    /// What happens is noted.
+    pub(super) is_told: bool,
 }
 
 /// A membership as somebody was promised it.
 type Membership = (&'static str, &'static str, &'static str);
+
+/// A load balancer's group.
+type Group = (&'static str, &'static str);
+
+/// How long before a node knows that it has lost the store it may have missed what others did, and not know what became of
+/// its own transactions.
+const UNSEEN: u64 = LEASE + 500;
 
 #[derive(Clone, Copy, Default, Debug)]
 struct Promise {
@@ -80,19 +91,25 @@ pub(super) struct World {
     /// Some change of these was done by a node without the store, or perhaps, or by nodes that had not heard of each other:
     /// a registration stays if the node that removed the member had not seen it.
     unsure: BTreeSet<Membership>,
-    /// A node died while its state on disk was ahead of the store: what it has stays, also if it was removed meanwhile.
-    is_union: bool,
-    /// Load balancers are never forgotten, nothing is restored from the disk as a union, and the store is not lost.
+    /// When somebody last asked a node to change a group.
+    touched: BTreeMap<(Group, usize), u64>,
+    /// Groups that others changed while a node was dead whose state on disk was ahead of the store, or shortly before: what
+    /// is on either side stays, also if it was removed.
+    unions: BTreeSet<Group>,
+    /// The nodes that died so and have not been one with the store since.
+    died_ahead: BTreeSet<usize>,
+    /// Since when each node is ahead of the store.
+    ahead: [Option<u64>; NAMES.len()],
+    /// Load balancers are never forgotten, and the store is not lost.
     is_strict: bool,
     hold_time: u64,
+    value_bytes: usize,
     heal_at: u64,
     faults: bool,
-    last_skew: u64,
+    last_skew: i64,
+    deaths_ahead: usize,
+    is_told: bool,
     pub(super) events: Vec<String>,
-}
-
-fn member_letter(endpoint: &Endpoint) -> String {
-    wire::endpoint_name(endpoint)
 }
 
 impl World {
@@ -100,7 +117,10 @@ impl World {
         let mut rng = Rng::with_seed(plan.seed);
         let hold_time = if rng.u8(..4) == 0 { 1500 } else { 600_000 };
         let has_disk = rng.bool();
-        let nodes: Vec<Node> = NAMES.iter().map(|name| Node::new(name, rng.u64(..300), hold_time, has_disk)).collect();
+        // Small values: every group is in parts.
+        let value_bytes = if rng.u8(..4) == 0 { 48 } else { VALUE_BYTES };
+        let node = |name| Node::new(name, rng.i64(0..300), hold_time, value_bytes, has_disk);
+        let nodes: Vec<Node> = NAMES.into_iter().map(node).collect();
         let mut clients: Vec<Client> = LBS.iter().map(|lb| client(Some(lb))).collect();
         clients.push(client(None));
         clients.push(client(None));
@@ -112,19 +132,27 @@ impl World {
             clients,
             promises: BTreeMap::new(),
             unsure: BTreeSet::new(),
-            is_union: false,
+            touched: BTreeMap::new(),
+            unions: BTreeSet::new(),
+            died_ahead: BTreeSet::new(),
+            ahead: [None; NAMES.len()],
             is_strict: hold_time > 100_000,
             hold_time,
+            value_bytes,
             heal_at: plan.length,
             faults: true,
             last_skew: 0,
+            deaths_ahead: 0,
+            is_told: plan.is_told,
             events: Vec::new(),
         }
     }
 
     fn note(&mut self, text: impl FnOnce() -> String) {
-        let line = format!("{:>6} {}", self.now, text());
-        self.events.push(line);
+        if self.is_told {
+            let line = format!("{:>6} {}", self.now, text());
+            self.events.push(line);
+        }
     }
 
     /// Runs the schedule and checks what must hold; the error is what does not.
@@ -175,101 +203,11 @@ impl World {
             self.nodes[at].step_link(self.now, &mut self.etcd, &mut self.rng);
             self.nodes[at].step(self.now, &mut self.rng);
         }
+        self.note_reconciled();
         for at in 0..self.clients.len() {
             self.step_client(at);
         }
         if self.now.is_multiple_of(50) { self.check_farms() } else { Ok(()) }
-    }
-
-    fn fault(&mut self) {
-        if self.now == STEP {
-            for at in 0..self.nodes.len() {
-                self.start(at);
-            }
-        }
-        if self.rng.u32(..40) > 0 {
-            return;
-        }
-        let at = self.rng.usize(..self.nodes.len());
-        match self.rng.u8(..16) {
-            0 | 1 => {
-                let cut = self.rng.bool();
-                self.nodes[at].up_cut = cut;
-                self.note(|| format!("{} to the store: cut {cut}", NAMES[at]));
-            }
-            2 | 3 => {
-                let cut = self.rng.bool();
-                self.nodes[at].down_cut = cut;
-                self.note(|| format!("the store to {}: cut {cut}", NAMES[at]));
-            }
-            4 | 5 => {
-                let cut = self.rng.u8(..3) > 0;
-                (self.nodes[at].up_cut, self.nodes[at].down_cut) = (cut, cut);
-                self.note(|| format!("{} and the store: cut {cut}", NAMES[at]));
-            }
-            6 => {
-                // The other nodes see the members, and this one has seen more than one.
-                let sees = self.nodes.iter().all(|node| !node.members_cut) && self.sees_members(at);
-                let cut = self.rng.bool() && sees;
-                self.nodes[at].members_cut = cut;
-                self.note(|| format!("{} and the members: cut {cut}", NAMES[at]));
-            }
-            7 if self.nodes[at].is_alive() => self.kill(at),
-            8 | 9 if !self.nodes[at].is_alive() => self.start(at),
-            10 => {
-                let until = self.now + self.rng.u64(..2000);
-                let client = self.rng.usize(..self.clients.len());
-                self.leave(client);
-                self.clients[client].pause = until;
-            }
-            11 => self.say(at),
-            12 if self.rng.u8(..20) == 0 => {
-                self.note(|| "the store is lost".into());
-                self.etcd.reset();
-                self.is_strict = false;
-            }
-            13 if self.rng.u8(..4) == 0 => {
-                // A clock jumps ahead.
-                self.last_skew += 200;
-                self.nodes[at].skew += self.last_skew;
-            }
-            _ => {}
-        }
-    }
-
-    /// The node knows that the members that never leave are up.
-    fn sees_members(&mut self, at: usize) -> bool {
-        let up = EntryFlags::CONTACT | EntryFlags::CONFIDENT;
-        let rows = self.nodes[at].members(self.now);
-        rows.iter().filter(|row| *row.group == *b"S" && row.entry.flags.contains(up)).count() >= 3
-    }
-
-    fn kill(&mut self, at: usize) {
-        self.note(|| format!("{} is killed", NAMES[at]));
-        let has_disk = self.nodes[at].has_disk();
-        self.is_union |= self.nodes[at].is_ahead();
-        self.nodes[at].kill();
-        for client in 0..self.clients.len() {
-            if self.clients[client].at.is_some_and(|(node, _)| node == at) {
-                self.lose(client);
-            }
-        }
-        for promise in self.promises.values_mut() {
-            let only_here = promise.node == at && !promise.is_safe;
-            if only_here && !has_disk {
-                promise.is_there = None;
-            }
-        }
-    }
-
-    fn say(&mut self, at: usize) {
-        let address = Some([10, 0, 0, self.rng.u8(1..5)].into());
-        let pattern = Pattern { address, ..Pattern::default() };
-        let saying = if self.rng.bool() { Saying::Quiesce } else { Saying::Resume };
-        let (reason, by, from) = ("r".into(), NAMES[at].into(), "f".into());
-        let word = Word { number: 0, saying, pattern, reason, by, from, at: Time::default(), expires: None };
-        self.note(|| format!("{} hears: {word}", NAMES[at]));
-        self.nodes[at].act(self.now, Act::Say(word));
     }
 
     /// A client's connection ends, from whichever side.
@@ -323,6 +261,16 @@ impl World {
             let pick = |list: &[&'static str], name: &str| list.iter().copied().find(|known| *known == name);
             Some((pick(&LBS, of)?, pick(&GROUPS, group)?, pick(&MEMBERS, member)?))
         });
+        let group = text.rsplit_once(' ').and_then(|(head, _)| head.rsplit_once(' ')?.1.split_once('/'));
+        if let Some((of, name)) = group
+            && let Some(lb) = LBS.into_iter().find(|lb| *lb == of)
+            && let Some(group) = GROUPS.into_iter().find(|group| *group == name)
+        {
+            self.touched.insert(((lb, group), node), self.now);
+            if self.died_ahead.iter().any(|dead| *dead != node) {
+                self.unions.insert((lb, group));
+            }
+        }
         let registers = !text.contains("deregister");
         let asked = |client: &Client| client.asked.as_ref().and_then(|asked| asked.membership);
         if membership.is_some() && self.clients.iter().any(|client| asked(client) == membership) {
@@ -389,51 +337,42 @@ impl World {
     /// No farm is shown as down as a whole: all members answer.
     fn check_farms(&mut self) -> Result<(), String> {
         let at = self.rng.usize(..self.nodes.len());
-        let mut farms: BTreeMap<[Box<[u8]>; 2], (u32, u32)> = BTreeMap::new();
-        for row in self.nodes[at].members(self.now) {
-            let farm = farms.entry([row.lb_uid, row.group]).or_default();
-            farm.0 += 1;
-            farm.1 += u32::from(!row.entry.flags.contains(EntryFlags::CONTACT));
-        }
-        match farms.into_iter().find(|(_, (members, down))| *members >= 3 && members == down) {
-            None => Ok(()),
-            Some(([lb, group], _)) => {
-                let names = (lb.escape_ascii().to_string(), group.escape_ascii().to_string());
-                Err(format!("{} shows all of {names:?} down", NAMES[at]))
+        for lb in LBS {
+            let rows = self.nodes[at].members(self.now, lb);
+            let is_down = |farm: &&[MemberRow]| {
+                farm.len() >= 3 && !farm.iter().any(|row| row.entry.flags.contains(EntryFlags::CONTACT))
+            };
+            if let Some(farm) = rows.chunk_by(|one, other| one.group == other.group).find(is_down) {
+                return Err(format!("{} shows all of {lb}/{} down", NAMES[at], farm[0].group.escape_ascii()));
             }
         }
+        Ok(())
     }
 
-    /// What one node shows: load balancers with their place, memberships, and the operator's words.
-    fn shown(&mut self, at: usize) -> (BTreeMap<String, String>, Vec<String>, Vec<String>) {
+    /// What one node shows.
+    fn shown(&mut self, at: usize) -> Shown {
         let now = self.now;
         let node = &mut self.nodes[at];
         let lbs = node.lbs(now).into_iter().map(|row| {
             let place = match (row.connection, row.elsewhere) {
-                (Some(_), _) => format!("at {}", NAMES[at]),
-                (None, Some(node)) => format!("at {node}"),
-                (None, None) => "held".into(),
+                (Some(_), _) => Some(NAMES[at].into()),
+                (None, elsewhere) => elsewhere,
             };
-            (row.uid.escape_ascii().to_string(), format!("{:?} {:?} {place}", row.health, row.flags))
+            (row.uid, (row.health, row.flags, place))
         });
         let lbs = lbs.collect();
-        let mut members: Vec<String> = node
-            .members(now)
-            .into_iter()
-            .map(|row| {
-                let (lb, group) = (row.lb_uid.escape_ascii().to_string(), row.group.escape_ascii().to_string());
-                let member = member_letter(&row.state.endpoint);
-                let entry = row.entry;
-                format!("{lb}/{group} {member} {:02X} {:02X} {}", entry.state, entry.flags.0, entry.weight)
-            })
-            .collect();
-        // Groups that were begun at the same time may have another order.
-        members.sort_by(|one, other| one.split(' ').next().cmp(&other.split(' ').next()));
-        (lbs, members, node.words(now))
+        let members = LBS.iter().flat_map(|lb| node.members(now, lb));
+        let members = members.map(|row| (row.lb_uid, row.group, row.state.endpoint, row.entry)).collect();
+        Shown { lbs, members, words: node.words(now) }
     }
 
     /// Two nodes that show something different, if there are such.
     fn difference(&mut self) -> Option<String> {
+        for node in &self.nodes {
+            if !node.is_quiet(NAMES.len()) {
+                return Some(format!("{}: {:?}", node.name, node.status()));
+            }
+        }
         let first = self.shown(0);
         for (at, name) in NAMES.iter().enumerate().skip(1) {
             let other = self.shown(at);
@@ -441,25 +380,15 @@ impl World {
                 return Some(format!("{}\n{first:#?}\n{name}\n{other:#?}", NAMES[0]));
             }
         }
-        for node in &self.nodes {
-            let status = node.status()?;
-            if status.dirty + status.orders > 0
-                || status.kept < status.given
-                || !status.connected
-                || status.nodes.len() != NAMES.len()
-            {
-                return Some(format!("{}: {status:?}", node.name));
-            }
-        }
         None
     }
 
     fn check_promises(&mut self) -> Result<(), String> {
-        let (lbs, members, _) = self.shown(0);
+        let Shown { lbs, members, .. } = self.shown(0);
         for lb in LBS {
             let here = self.clients.iter().find(|client| client.lb == Some(lb)).and_then(|client| client.at);
             if let Some((node, _)) = here
-                && !lbs.get(lb).is_some_and(|row| row.ends_with(&format!("at {}", NAMES[node])))
+                && lbs.get(lb.as_bytes()).is_none_or(|(.., place)| place.as_deref() != Some(NAMES[node]))
             {
                 return Err(format!("{lb} is connected to {}, and the nodes show {lbs:?}", NAMES[node]));
             }
@@ -468,11 +397,14 @@ impl World {
             return Ok(());
         }
         for (membership, promise) in &self.promises {
-            if promise.is_there == Some(false) && (self.is_union || self.unsure.contains(membership)) {
+            let (lb, group, member) = membership;
+            let may_stay = self.unsure.contains(membership) || self.unions.contains(&(*lb, *group));
+            if promise.is_there == Some(false) && may_stay {
                 continue;
             }
-            let (lb, group, member) = membership;
-            let shown = members.iter().any(|row| row.starts_with(&format!("{lb}/{group} {member} ")));
+            let shown = members.iter().any(|(of, name, endpoint, _)| {
+                **of == *lb.as_bytes() && **name == *group.as_bytes() && *wire::endpoint_name(endpoint) == **member
+            });
             if promise.is_there.is_some_and(|is_there| is_there != shown) {
                 return Err(format!("{lb}/{group} {member}: {promise:?}, shown: {shown}\n{members:#?}"));
             }
@@ -489,6 +421,12 @@ impl World {
             shares: self.nodes.iter().map(Node::share).sum(),
             strict: usize::from(self.is_strict),
             short_holds: usize::from(self.hold_time < 100_000),
+            parts: if self.value_bytes < 100 {
+                self.etcd.keys().iter().filter(|key| key.starts_with("part/")).count()
+            } else {
+                0
+            },
+            ahead: self.deaths_ahead,
         }
     }
 }
@@ -502,6 +440,25 @@ pub(super) struct Counts {
     pub(super) shares: usize,
     pub(super) strict: usize,
     pub(super) short_holds: usize,
+    /// Parts of groups in the store.
+    pub(super) parts: usize,
+    /// Nodes that died while their state on disk was ahead of the store.
+    pub(super) ahead: usize,
+}
+
+/// A load balancer's health and flags, and the node that has its connection.
+type LbShown = (Health, LbFlags, Option<Box<str>>);
+
+/// A membership: load balancer, group, member, and what a message says of it.
+type MemberShown = (Box<[u8]>, Box<[u8]>, Endpoint, WeightEntry);
+
+/// What a node shows, and nothing that differs between nodes that are one.
+#[derive(PartialEq, Debug)]
+struct Shown {
+    lbs: BTreeMap<Box<[u8]>, LbShown>,
+    /// Load balancer by load balancer, in the order in which each finds its groups and members.
+    members: Vec<MemberShown>,
+    words: Vec<String>,
 }
 
 fn client(lb: Option<&'static str>) -> Client {

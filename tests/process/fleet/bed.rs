@@ -4,7 +4,7 @@
 use std::{
     fs,
     net::TcpListener,
-    os::unix::net::UnixStream,
+    os::unix::{fs::FileExt, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -157,6 +157,8 @@ pub(super) struct Bed {
     directory: Directory,
     etcds: Vec<Option<EtcdProcess>>,
     gwms: Vec<Option<Daemon>>,
+    /// What sets the clocks of the GWMs.
+    clock: PathBuf,
     members: Vec<Member>,
     permit: Permit,
 }
@@ -165,7 +167,7 @@ pub(super) struct Bed {
 pub(super) fn is_possible() -> bool {
     let root = rustix::process::geteuid().is_root();
     assert!(root || std::env::var_os("CI").is_none(), "network namespaces need root");
-    let tools = [("etcd", "etcd-server"), ("nft", "nftables"), ("ip", "iproute2"), ("tc", "iproute2")];
+    let tools = [("etcd", "etcd-server"), ("nft", "nftables"), ("ip", "iproute2"), ("tc", "iproute2"), ("cc", "gcc")];
     let there = tools.into_iter().all(|(program, package)| installed(program, package));
     if !root {
         eprintln!("left out: this test needs root");
@@ -200,10 +202,15 @@ impl Bed {
             });
             machines.push((machine, namespace));
         }
+        let directory = Directory::new();
+        let clock = directory.path().join("clock.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/process/fleet/clock.c");
+        run("cc", &format!("-shared -fPIC -O1 -o {} {}", clock.display(), source.display()));
         let mut bed = Bed {
             machines,
             _switch: switch,
-            directory: Directory::new(),
+            directory,
+            clock,
             etcds: (0..EACH).map(|_| None).collect(),
             gwms: (0..EACH).map(|_| None).collect(),
             members: Vec::new(),
@@ -213,6 +220,7 @@ impl Bed {
             let open = Arc::new(AtomicBool::new(true));
             bed.members.push(Member { open, listener: None, port });
         }
+        (0..EACH).for_each(|number| bed.set_clock(number, 0));
         (0..PORTS.len()).for_each(|member| bed.open_member(member));
         (0..EACH).for_each(|number| bed.start_etcd(number));
         (0..EACH).for_each(|number| bed.start_gwm(number));
@@ -285,8 +293,22 @@ impl Bed {
             "--slow-start",
             "0s",
         ];
-        let gwm = self.on(Gwm(number), || Daemon::start_permitted(&flags, &self.permit));
+        let date = self.date(number);
+        let variables = [("LD_PRELOAD", &*self.clock), ("TEST_CLOCK_FILE", &*date)];
+        let gwm = self.on(Gwm(number), || Daemon::start_with(&flags, &self.permit, &variables));
         self.gwms[number] = Some(gwm);
+    }
+
+    /// The file that says how far ahead a GWM's clock is.
+    fn date(&self, number: usize) -> PathBuf {
+        self.directory.0.join(format!("g{number}.date"))
+    }
+
+    /// Sets a GWM's clock ahead by so many seconds, or back.
+    pub(super) fn set_clock(&self, number: usize, ahead: i64) {
+        let file = fs::File::options().create(true).truncate(false).write(true).open(self.date(number));
+        let written = file.and_then(|file| file.write_all_at(&ahead.to_ne_bytes(), 0));
+        written.expect("the target directory can be written to");
     }
 
     /// Ends a GWM as a crash does.
@@ -322,8 +344,9 @@ impl Bed {
     /// All rows of a list.
     pub(super) fn list(&self, number: usize, path: &str, field: &str) -> Option<Vec<Value>> {
         let (mut rows, mut after) = (Vec::new(), String::new());
+        let mark = if path.contains('?') { '&' } else { '?' };
         loop {
-            let page = self.ask(number, &format!("{path}?limit=1000{after}"))?;
+            let page = self.ask(number, &format!("{path}{mark}limit=1000{after}"))?;
             rows.extend(page[field].as_array()?.iter().cloned());
             match page["next"].as_str() {
                 Some(next) => after = format!("&after={next}"),

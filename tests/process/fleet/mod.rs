@@ -2,5 +2,8 @@
 
 mod balancers;
 mod bed;
+mod large;
+mod load;
 mod schedules;
+mod store;
 mod together;

@@ -1,10 +1,10 @@
-//! Schedules of faults, each from its seed: machines die, networks are cut in one direction or both, links are slow, while
-//! load balancers and members go on. After each, all is healed, and all promises must have been kept.
+//! Schedules of faults, each from its seed: machines die, networks are cut in one direction or both, links are slow, clocks
+//! jump, while load balancers and members go on, and beside them those of `gwm-loadgen failover`. After each, all is healed,
+//! and all promises must have been kept. Where the kernel has no netem, links are slow by a bucket (tbf).
 //!
 //! `GWM_FLEET_SCHEDULES` is how many (50), `GWM_FLEET_SEED` the first one's seed (1).
 
 use std::{
-    collections::BTreeMap,
     env,
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use super::{
         Machine::{self, Etcd, Gwm, LoadBalancers, Members},
         PORTS,
     },
+    load::Load,
 };
 use crate::harness::PATIENCE;
 
@@ -45,6 +46,8 @@ enum Fault {
     Slow(Machine),
     /// The last member ends.
     EndMember,
+    /// The date of a GWM is ahead by so many seconds from now on, or behind.
+    SetClock(usize, i64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +60,7 @@ enum Ways {
 fn fault(rng: &mut Rng) -> Fault {
     let one = |rng: &mut Rng| rng.usize(..EACH);
     let gwm = one(rng);
-    match rng.u8(..12) {
+    match rng.u8(..13) {
         0 | 1 => Fault::KillGwm(gwm),
         2 => Fault::KillEtcd(one(rng)),
         3 => Fault::KillMostEtcds(one(rng)),
@@ -67,6 +70,7 @@ fn fault(rng: &mut Rng) -> Fault {
         8 => Fault::Cut(Gwm(gwm), Members, rng.bool()),
         9 => Fault::Cut(Members, Gwm(gwm), rng.bool()),
         10 => Fault::Slow(if rng.bool() { Gwm(gwm) } else { Etcd(gwm) }),
+        11 => Fault::SetClock(gwm, rng.i64(-60..=60)),
         _ => Fault::EndMember,
     }
 }
@@ -96,6 +100,7 @@ fn inject(bed: &mut Bed, fault: Fault) {
         }
         Fault::Slow(machine) => bed.slow(machine),
         Fault::EndMember => bed.close_member(PORTS.len() - 1),
+        Fault::SetClock(gwm, ahead) => bed.set_clock(gwm, ahead),
     }
 }
 
@@ -105,6 +110,7 @@ struct World {
     balancers: Vec<Balancer>,
     /// Words of the operator that a GWM took, by their reason.
     words: Vec<String>,
+    load: Option<Load>,
 }
 
 impl World {
@@ -153,7 +159,7 @@ impl World {
                 let rows = self.bed.list(*gwm, "/api/v1/members", "members").unwrap_or_default();
                 rows.iter().any(|row| row["port"] == PORTS[PORTS.len() - 1] && row["contact"] == false)
             }),
-            Fault::KillEtcd(_) | Fault::Cut(..) | Fault::Slow(_) => true,
+            Fault::KillEtcd(_) | Fault::Cut(..) | Fault::Slow(_) | Fault::SetClock(..) => true,
         }
     }
 
@@ -232,9 +238,16 @@ impl World {
     }
 
     fn table(&self, gwm: usize) -> Option<Table> {
-        let mut members: BTreeMap<(String, String), Vec<Value>> = BTreeMap::new();
-        for mut row in self.bed.list(gwm, "/api/v1/members", "members")? {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let lbs = self.bed.list(gwm, "/api/v1/load-balancers", "load_balancers")?;
+        let mut uids: Vec<String> = lbs.iter().map(|row| text(&row["uid"])).collect();
+        uids.sort();
+        let mut rows = Vec::new();
+        for uid in &uids {
+            rows.extend(self.bed.list(gwm, &format!("/api/v1/members?load_balancer={uid}"), "members")?);
+        }
+        let mut members: Vec<((String, String), Vec<Value>)> = Vec::new();
+        for mut row in rows {
             let key = (text(&row["load_balancer"]["uid"]), text(&row["group"]));
             if let Some(row) = row.as_object_mut() {
                 let shared = [
@@ -250,27 +263,38 @@ impl World {
                 ];
                 row.retain(|field, _| shared.contains(&field.as_str()));
             }
-            members.entry(key).or_default().push(row);
+            match members.last_mut().filter(|(last, _)| *last == key) {
+                Some((_, rows)) => rows.push(row),
+                None => members.push((key, vec![row])),
+            }
         }
         let words = self.bed.ask(gwm, "/api/v1/words")?;
         let words = words["words"].as_array()?.iter().filter_map(|word| Some(word["reason"].as_str()?.to_owned()));
         let mut words: Vec<String> = words.collect();
         words.sort();
-        Some(Table { members: members.into_iter().collect(), words })
+        Some(Table { members, words })
     }
 
     /// Waits until nothing is wrong.
     fn recover(&mut self, seed: u64) -> Duration {
         let start = Instant::now();
+        self.load.iter().for_each(|load| load.pause(true));
         loop {
             self.serve();
-            let Some(wrong) = self.wrong() else { return start.elapsed() };
+            let Some(wrong) = self.wrong() else { break };
             assert!(start.elapsed() < PATIENCE, "seed {seed}: it stays wrong: {wrong}");
         }
+        let took = start.elapsed();
+        if let Some(load) = &mut self.load {
+            load.pause(false);
+            load.look();
+        }
+        took
     }
 }
 
-/// What one GWM shows: the members of each group in their order, and the words of the operator.
+/// What one GWM shows: each load balancer's groups in their order, with their members in theirs, and the words of the
+/// operator.
 #[derive(PartialEq)]
 struct Table {
     members: Vec<((String, String), Vec<Value>)>,
@@ -316,9 +340,10 @@ fn nothing_promised_is_lost_whatever_dies_or_is_cut() {
     let bed = Bed::new();
     let load_balancers = bed.entrance(LoadBalancers);
     let balancers = (0..BALANCERS).map(Balancer::new).collect();
-    let mut world = World { bed, balancers, words: Vec::new() };
+    let mut world = World { bed, balancers, words: Vec::new(), load: None };
     load_balancers.run(|| {
         world.recover(0);
+        world.load = Load::start();
         let mut took = Vec::new();
         for seed in first..first + count {
             let mut rng = Rng::with_seed(seed);
@@ -338,5 +363,8 @@ fn nothing_promised_is_lost_whatever_dies_or_is_cut() {
         took.sort();
         let (median, longest) = (took[took.len() / 2], took[took.len() - 1]);
         eprintln!("{count} schedules; all one again after {median:?} (median), {longest:?} (longest)");
+        if let Some(load) = world.load.take() {
+            eprintln!("gwm-loadgen: {}", load.end());
+        }
     });
 }

@@ -1,69 +1,20 @@
 //! GWMs of a fleet on one machine, with one etcd, when nothing fails.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
-use gwm::sasp::{LbFlags, ReturnCode};
+use gwm::sasp::LbFlags;
 use serde_json::Value;
 
-use super::bed::{Directory, EtcdProcess};
+use super::{
+    bed::Directory,
+    store::{A, B, CHEAP, OK, ROOT, Store, members},
+};
 use crate::{
     admin::{self, read},
     authority::{Authority, Folder},
-    connect::real::{free_address, installed},
-    harness::{DAEMONS, Daemon, LB, MEMBER, Permit, TempFile, command, finish, until},
+    connect::real::free_address,
+    harness::{LB, MEMBER, TempFile, command, finish, until},
 };
-
-const OK: ReturnCode = ReturnCode::SUCCESSFUL;
-const A: &str = "10.0.0.1:80";
-const B: &str = "10.0.0.2:80";
-
-/// One etcd.
-struct Store {
-    _process: EtcdProcess,
-    _directory: Directory,
-    address: SocketAddr,
-    permit: Permit,
-}
-
-impl Store {
-    /// `None` where there is no etcd.
-    fn start() -> Option<Store> {
-        Store::start_with("http", &[])
-    }
-
-    fn start_with(scheme: &str, flags: &[&str]) -> Option<Store> {
-        if !installed("etcd", "etcd-server") {
-            return None;
-        }
-        let (directory, address, peer) = (Directory::new(), free_address(), free_address());
-        let members = [("e".to_owned(), peer.to_string())];
-        let client = format!("{scheme}://{address}");
-        let process = EtcdProcess::start_with(directory.path(), "e", &client, &members, flags);
-        until("etcd takes connections", || std::net::TcpStream::connect(address).is_ok());
-        Some(Store { _process: process, _directory: directory, address, permit: Permit::take(DAEMONS) })
-    }
-
-    fn url(&self) -> String {
-        format!("etcd://{}", self.address)
-    }
-
-    fn node(&self, name: &str, flags: &[&str]) -> Daemon {
-        let url = self.url();
-        let fleet = ["--fleet", &url, "--node", name, "--fleet-lease", "2s", "--admin-listen", "127.0.0.1:0"];
-        self.daemon(&[&fleet[..], flags].concat())
-    }
-
-    fn daemon(&self, flags: &[&str]) -> Daemon {
-        Daemon::start_permitted(flags, &self.permit)
-    }
-}
-
-fn members(daemon: &Daemon) -> Vec<(String, String, bool)> {
-    let page = read(daemon, "/api/v1/members");
-    let rows = page["members"].as_array().expect("rows").iter();
-    let text = |value: &Value| value.as_str().expect("a text").to_owned();
-    rows.map(|row| (text(&row["group"]), text(&row["address"]), row["quiesced"] == true)).collect()
-}
 
 #[test]
 fn what_one_node_is_told_the_other_shows() {
@@ -132,7 +83,7 @@ fn etcd_is_reached_by_tls_with_certificates() {
     let Some(store) = Store::start_with("https", &flags) else { return };
     let with = ["--fleet-tls-ca", &ca, "--fleet-tls-cert", &client.0, "--fleet-tls-key", &client.1];
     let a = store.node("a", &with);
-    let localhost = format!("etcd://localhost:{}", store.address.port());
+    let localhost = format!("etcd://localhost:{}", store.address().port());
     let b =
         store.daemon(&[&["--fleet", &localhost, "--node", "b", "--admin-listen", "127.0.0.1:0"][..], &with].concat());
     assert_eq!(a.connect().register(LB, "LB1", "web", &[A]), OK);
@@ -148,16 +99,8 @@ fn etcd_is_reached_by_tls_with_certificates() {
 
 #[test]
 fn etcd_may_ask_for_name_and_password() {
-    let Some(store) = Store::start() else { return };
-    let ask = |path: &str, body: &str| {
-        let stream = std::net::TcpStream::connect(store.address).expect("etcd accepts");
-        let answer = admin::exchange(stream, admin::request("POST", path, "", body).as_bytes());
-        assert_eq!(answer.status, 200, "{path}: {answer:?}");
-    };
-    ask("/v3/auth/user/add", r#"{"name":"root","password":"secret"}"#);
-    ask("/v3/auth/role/add", r#"{"name":"root"}"#);
-    ask("/v3/auth/user/grant", r#"{"user":"root","role":"root"}"#);
-    ask("/v3/auth/enable", "{}");
+    let Some(store) = Store::start_with("http", &CHEAP) else { return };
+    store.ask_for_password();
     let right = TempFile::new("right", "root:secret\n");
     let a = store.node("a", &["--fleet-credentials", right.path()]);
     assert_eq!(read(&a, "/api/v1/fleet")["fleet"]["connected"], true);
@@ -167,6 +110,32 @@ fn etcd_may_ask_for_name_and_password() {
     let wrong = trouble(&store, &["--fleet-credentials", wrong.path()]);
     assert!(wrong.contains("name or password of --fleet-credentials is wrong"), "{wrong}");
     assert!(trouble(&store, &[]).contains("user name is empty"), "without credentials");
+}
+
+#[test]
+fn a_token_that_has_ended_is_replaced() {
+    let key = TempFile::new("jwt", "a secret of the tests");
+    let tokens = format!("jwt,priv-key={},sign-method=HS256,ttl=1s", key.path());
+    let Some(store) = Store::start_with("http", &[&CHEAP[..], &["--auth-token", &tokens]].concat()) else { return };
+    store.ask_for_password();
+    let credentials = TempFile::new("right", "root:secret\n");
+    let (a, b) = (
+        store.node("a", &["--fleet-credentials", credentials.path()]),
+        store.node("b", &["--fleet-credentials", credentials.path()]),
+    );
+    let mut lb = a.connect();
+    assert_eq!(lb.register(LB, "LB1", "web", &[A]), OK);
+    // A token that is younger than those of the nodes.
+    let token = store.ask("/v3/auth/authenticate", "", ROOT).json();
+    let authorization = format!("Authorization: {}\r\n", token["token"].as_str().expect("a token"));
+    let read = || store.ask("/v3/kv/range", &authorization, r#"{"key":"eA=="}"#).status;
+    assert_eq!(read(), 200);
+    until("the token has ended", || read() != 200);
+    assert_eq!(lb.register(LB, "LB1", "web", &[B]), OK);
+    until("b shows it", || members(&b).len() == 2);
+    for node in [&a, &b] {
+        assert!(!node.log().contains("the token has ended"), "{}", node.log());
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
+    sync::{Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -50,7 +51,7 @@ pub(super) struct Connection {
     send: SendRequest<Body>,
     origin: Uri,
     /// What etcd gave for name and password.
-    pub(super) token: Option<MetadataValue<Ascii>>,
+    token: Mutex<Option<MetadataValue<Ascii>>>,
     task: JoinHandle<()>,
 }
 
@@ -99,13 +100,18 @@ impl Connection {
         });
         let origin = Uri::builder().scheme(scheme).authority(endpoint.to_string()).path_and_query("/").build();
         let origin = origin.map_err(|error| EtcdError::Refused(error.to_string()))?;
-        Ok(Connection { send, origin, token: None, task })
+        Ok(Connection { send, origin, token: Mutex::default(), task })
+    }
+
+    /// Shows this with each request from now on.
+    pub(super) fn set_token(&self, token: Option<MetadataValue<Ascii>>) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
     /// A request of gRPC, with what etcd wants to know beside it.
     fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
-        if let Some(token) = &self.token {
+        if let Some(token) = &*self.token.lock().unwrap_or_else(PoisonError::into_inner) {
             request.metadata_mut().insert("token", token.clone());
         }
         // An etcd that is cut off from the others refuses, and ends what it serves, instead of telling nothing new.

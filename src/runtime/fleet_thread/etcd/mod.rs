@@ -12,6 +12,7 @@ use std::{fmt, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_lite::StreamExt;
+use prost::Message;
 use rustls::ClientConfig;
 use tokio::time;
 use tonic::{Code, Status, Streaming, metadata::MetadataValue};
@@ -53,6 +54,8 @@ pub(super) enum EtcdError {
     Refused(String),
     /// Name or password is wrong, or the user may not do it. To try again does not help.
     NotPermitted(String),
+    /// Etcd does not know any more who this is: its tokens end, and all of them when users or roles change.
+    TokenEnded,
     /// The revision is compacted away: everything is to be read again.
     Compacted,
 }
@@ -63,6 +66,7 @@ impl fmt::Display for EtcdError {
             EtcdError::Connect(error) => write!(f, "{error}"),
             EtcdError::Late => write!(f, "no answer in time"),
             EtcdError::Refused(text) | EtcdError::NotPermitted(text) => f.write_str(text),
+            EtcdError::TokenEnded => write!(f, "the token has ended"),
             EtcdError::Compacted => write!(f, "the changes since the last one are compacted away"),
         }
     }
@@ -71,6 +75,9 @@ impl fmt::Display for EtcdError {
 impl From<Status> for EtcdError {
     fn from(status: Status) -> EtcdError {
         let text = status.message().chars().take(200).collect::<String>().escape_debug().to_string();
+        if text.contains("invalid auth token") || text.contains("revision of auth store is old") {
+            return EtcdError::TokenEnded;
+        }
         match status.code() {
             Code::PermissionDenied | Code::Unauthenticated => EtcdError::NotPermitted(text),
             Code::OutOfRange => EtcdError::Compacted,
@@ -92,37 +99,63 @@ pub(super) struct Operation {
 }
 
 /// A connection with one etcd.
-pub(super) struct Client(Connection);
+pub(super) struct Client {
+    connection: Connection,
+    credentials: Option<Credentials>,
+}
 
 impl Client {
     /// Connects, and says who is there.
     pub(super) async fn open(endpoint: &Endpoint, security: &Security) -> Result<Client, EtcdError> {
         let opened = time::timeout(PATIENCE, Connection::open(endpoint, security)).await;
-        let mut connection = opened.map_err(|_| EtcdError::Late)??;
-        if let Some(Credentials { user, password }) = &security.credentials {
-            let question = AuthenticateRequest { name: user.clone(), password: password.clone() };
-            let answer: AuthenticateResponse =
-                match connection.ask("/etcdserverpb.Auth/Authenticate", question, PATIENCE).await {
-                    Err(EtcdError::Refused(text)) if text.contains("authentication is not enabled") => {
-                        return Err(EtcdError::NotPermitted(
-                            "it asks for no name and password: leave --fleet-credentials out".into(),
-                        ));
-                    }
-                    Err(EtcdError::Refused(text)) if text.contains("authentication failed") => {
-                        return Err(EtcdError::NotPermitted("name or password of --fleet-credentials is wrong".into()));
-                    }
-                    answer => answer?,
-                };
-            let token = MetadataValue::try_from(answer.token);
-            connection.token = Some(token.map_err(|error| EtcdError::Refused(error.to_string()))?);
+        let connection = opened.map_err(|_| EtcdError::Late)??;
+        let client = Client { connection, credentials: security.credentials.clone() };
+        client.authenticate().await?;
+        Ok(client)
+    }
+
+    /// Says who is there, if etcd wants to know.
+    async fn authenticate(&self) -> Result<(), EtcdError> {
+        let Some(Credentials { user, password }) = &self.credentials else { return Ok(()) };
+        self.connection.set_token(None);
+        let question = AuthenticateRequest { name: user.clone(), password: password.clone() };
+        let answer: AuthenticateResponse =
+            match self.connection.ask("/etcdserverpb.Auth/Authenticate", question, PATIENCE).await {
+                Err(EtcdError::Refused(text)) if text.contains("authentication is not enabled") => {
+                    return Err(EtcdError::NotPermitted(
+                        "it asks for no name and password: leave --fleet-credentials out".into(),
+                    ));
+                }
+                Err(EtcdError::Refused(text)) if text.contains("authentication failed") => {
+                    return Err(EtcdError::NotPermitted("name or password of --fleet-credentials is wrong".into()));
+                }
+                answer => answer?,
+            };
+        let token = MetadataValue::try_from(answer.token);
+        self.connection.set_token(Some(token.map_err(|error| EtcdError::Refused(error.to_string()))?));
+        Ok(())
+    }
+
+    /// One request, one answer. If etcd does not know any more who this is, says so, and asks again.
+    async fn ask<Q: Message + Clone + 'static, A: Message + Default + 'static>(
+        &self,
+        path: &'static str,
+        question: Q,
+        patience: Duration,
+    ) -> Result<A, EtcdError> {
+        match self.connection.ask(path, question.clone(), patience).await {
+            Err(EtcdError::TokenEnded) if self.credentials.is_some() => {
+                self.authenticate().await?;
+                self.connection.ask(path, question, patience).await
+            }
+            answer => answer,
         }
-        Ok(Client(connection))
     }
 
     /// One key; and the head of the answer.
     pub(super) async fn get(&self, key: Bytes) -> Result<(Option<KeyValue>, Header), EtcdError> {
         let question = RangeRequest { key, ..RangeRequest::default() };
-        let answer: RangeResponse = self.0.ask("/etcdserverpb.KV/Range", question, PATIENCE).await?;
+        let answer: RangeResponse = self.ask("/etcdserverpb.KV/Range", question, PATIENCE).await?;
         Ok((answer.kvs.into_iter().next(), answer.header.unwrap_or_default()))
     }
 
@@ -135,7 +168,7 @@ impl Client {
         revision: i64,
     ) -> Result<(Vec<KeyValue>, i64, bool), EtcdError> {
         let question = RangeRequest { key: from, range_end: end, limit: PAGE, revision };
-        let answer: RangeResponse = self.0.ask("/etcdserverpb.KV/Range", question, PAGE_PATIENCE).await?;
+        let answer: RangeResponse = self.ask("/etcdserverpb.KV/Range", question, PAGE_PATIENCE).await?;
         let at = if revision == 0 { answer.header.map_or(0, |header| header.revision) } else { revision };
         Ok((answer.kvs, at, answer.more))
     }
@@ -155,14 +188,14 @@ impl Client {
             RequestOp { request: Some(request) }
         };
         let question = TxnRequest { compare: compare.collect(), success: operations.iter().map(change).collect() };
-        let answer: TxnResponse = self.0.ask("/etcdserverpb.KV/Txn", question, PATIENCE).await?;
+        let answer: TxnResponse = self.ask("/etcdserverpb.KV/Txn", question, PATIENCE).await?;
         Ok(answer.succeeded.then(|| answer.header.map_or(0, |header| header.revision)))
     }
 
     /// A lease of so many seconds.
     pub(super) async fn grant(&self, seconds: i64) -> Result<i64, EtcdError> {
         let question = LeaseGrantRequest { ttl: seconds };
-        let answer: LeaseGrantResponse = self.0.ask("/etcdserverpb.Lease/LeaseGrant", question, PATIENCE).await?;
+        let answer: LeaseGrantResponse = self.ask("/etcdserverpb.Lease/LeaseGrant", question, PATIENCE).await?;
         match (answer.id, answer.error) {
             (id, error) if id != 0 && error.is_empty() => Ok(id),
             (_, error) => Err(EtcdError::Refused(format!("no lease: {}", error.escape_debug()))),
@@ -172,15 +205,25 @@ impl Client {
     /// Ends a lease; its keys go.
     pub(super) async fn revoke(&self, lease: i64) -> Result<(), EtcdError> {
         let question = LeaseRequest { id: lease };
-        self.0.ask("/etcdserverpb.Lease/LeaseRevoke", question, PATIENCE).await.map(|_: Done| ())
+        self.ask("/etcdserverpb.Lease/LeaseRevoke", question, PATIENCE).await.map(|_: Done| ())
     }
 
     /// Renews a lease; whether the lease still was there.
     pub(super) async fn renew(&self, lease: i64) -> Result<bool, EtcdError> {
+        match self.renew_known(lease).await {
+            Err(EtcdError::TokenEnded) if self.credentials.is_some() => {
+                self.authenticate().await?;
+                self.renew_known(lease).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn renew_known(&self, lease: i64) -> Result<bool, EtcdError> {
         let renewed = async {
             let question = LeaseRequest { id: lease };
             let mut answers: Streaming<LeaseKeepAliveResponse> =
-                self.0.follow("/etcdserverpb.Lease/LeaseKeepAlive", question, false, PATIENCE).await?;
+                self.connection.follow("/etcdserverpb.Lease/LeaseKeepAlive", question, false, PATIENCE).await?;
             match answers.next().await {
                 Some(answer) => Ok(answer?.ttl > 0),
                 None => Err(EtcdError::Refused("no answer".into())),
@@ -193,7 +236,8 @@ impl Client {
     pub(super) async fn watch(&self, from: Bytes, end: Bytes, revision: i64) -> Result<Watch, EtcdError> {
         let create = WatchCreateRequest { key: from, range_end: end, start_revision: revision, fragment: true };
         let question = WatchRequest { create: Some(create) };
-        Ok(Watch(self.0.follow("/etcdserverpb.Watch/Watch", question, true, PATIENCE).await?))
+        // Whether the token is good, the listing before has found out.
+        Ok(Watch(self.connection.follow("/etcdserverpb.Watch/Watch", question, true, PATIENCE).await?))
     }
 }
 

@@ -158,6 +158,6 @@ impl Client {
     async fn compact(&self, revision: i64) {
         // A CompactionRequest has its revision where a LeaseRequest has its id.
         let question = LeaseRequest { id: revision };
-        let _: Done = self.0.ask("/etcdserverpb.KV/Compact", question, PATIENCE).await.unwrap();
+        let _: Done = self.ask("/etcdserverpb.KV/Compact", question, PATIENCE).await.unwrap();
     }
 }

@@ -1,0 +1,73 @@
+//! A node of a fleet: the order of groups, and what it shows when it is cut off.
+
+use gwm::{
+    coordinator::{Node, Order},
+    judgement::Verdict,
+};
+
+use super::{
+    rig::{PANIC_TIME, Rig, WINDOW},
+    watched::{DOWN, FALL_WINDOW, roster, weight, with},
+};
+use crate::wire;
+
+fn nodes(names: &[&str]) -> Order {
+    Order::Nodes(names.iter().map(|name| Node { name: (*name).into(), blind: false }).collect())
+}
+
+fn found(node: &str, verdicts: &[(&str, Verdict)]) -> Order {
+    let list = verdicts.iter().map(|(name, verdict)| (wire::endpoint(name), Some([*verdict; 4]))).collect();
+    Order::Verdicts { node: node.into(), list }
+}
+
+#[test]
+fn groups_stand_in_the_order_of_their_names() {
+    let mut rig = Rig::new();
+    rig.join_fleet("a");
+    let lb = rig.lb("LB1", "");
+    rig.ok(lb, "lb register LB1/H a");
+    rig.ok(lb, "lb register LB1/G a + LB1/I a");
+    let shown = rig.ask(lb, "get LB1/");
+    let places = ["LB1/G", "LB1/H", "LB1/I"].map(|group| shown.find(group).expect("it is listed"));
+    assert!(places.is_sorted(), "{shown}");
+}
+
+/// Two nodes check all members; this one sees `x`, then nothing any more, and at last the fleet is gone, too.
+fn cut_off(others: &[(&str, Verdict)]) -> (Rig, usize) {
+    let mut rig = Rig::with(with(roster(&[])));
+    rig.join_fleet("a");
+    rig.obey(&nodes(&["a", "b"]));
+    let lb = rig.lb("LB1", "");
+    rig.ok(lb, "lb register LB1/G x y z");
+    rig.take_orders();
+    rig.obey(&found("b", others));
+    rig.judge(&[("x", weight(50))]);
+    rig.judge(&[("y", DOWN), ("z", DOWN)]);
+    rig.after(WINDOW);
+    rig.judge(&[("x", DOWN)]);
+    rig.after(WINDOW);
+    (rig, lb)
+}
+
+#[test]
+fn a_node_to_which_nothing_answers_of_what_answers_to_others_is_blind() {
+    let (mut rig, lb) = cut_off(&[("x", weight(50)), ("y", weight(50)), ("z", weight(50))]);
+    assert_eq!(rig.blind(), (false, true));
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0D/50 y 00/0D/50 z 00/0D/50]", "the other node sees them");
+    rig.obey(&nodes(&["a"]));
+    for _ in 0..3 {
+        rig.after(FALL_WINDOW + PANIC_TIME);
+        assert_eq!(rig.blind(), (false, true));
+        assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/05/50 y 00/05/50 z 00/05/50]", "nobody is drained");
+    }
+    // Something answers.
+    rig.judge(&[("y", weight(50))]);
+    assert_eq!(rig.blind(), (false, false));
+}
+
+#[test]
+fn what_answers_to_nobody_says_nothing_about_a_node() {
+    let (mut rig, lb) = cut_off(&[("x", weight(50)), ("y", DOWN), ("z", DOWN)]);
+    assert_eq!(rig.blind(), (false, false), "one server has died");
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0D/50 y 00/0C/0 z 00/0C/0]");
+}

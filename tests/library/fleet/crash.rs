@@ -1,0 +1,184 @@
+//! A node that dies while its state on disk is ahead of the store, and comes back.
+
+use std::time::Duration;
+
+use gwm::{
+    coordinator::{GroupChange, Order},
+    fleet::{Batch, Moment, Replica, Settings, VALUE_BYTES},
+    journal::{Entry, Known, Member, Row},
+    sasp::{Health, LbFlags},
+};
+
+use super::etcd::Etcd;
+use crate::wire;
+
+fn replica(node: &str, incarnation: u64, value_bytes: usize) -> Replica {
+    Replica::new(Settings {
+        node: node.into(),
+        incarnation,
+        address: "".into(),
+        version: "".into(),
+        hold_time: Duration::from_secs(600),
+        value_bytes,
+    })
+}
+
+fn list(replica: &mut Replica, etcd: &Etcd) {
+    replica.begin_listing(1);
+    for event in etcd.list() {
+        replica.put(&event.key, &event.value.expect("it is there"), event.revision, Moment::default());
+    }
+    replica.end_listing(etcd.revision, Moment::default());
+    replica.set_connected(true);
+}
+
+/// Does all that there is to do; gives the orders.
+fn settle(replica: &mut Replica, etcd: &mut Etcd, lease: u64) -> Vec<Order> {
+    let mut orders = Vec::new();
+    loop {
+        let before = etcd.revision;
+        while let Some((number, order)) = replica.next_order(Moment::default()) {
+            replica.done(number, true);
+            orders.push(order);
+        }
+        let batch: Option<Batch> = replica.next_batch(true);
+        if let Some(batch) = &batch {
+            match etcd.transact(batch, lease) {
+                Some(revision) => replica.committed(batch, revision),
+                None => replica.refused(batch),
+            }
+        }
+        for event in etcd.since(before) {
+            match event.value {
+                Some(value) => replica.put(&event.key, &value, event.revision, Moment::default()),
+                None => replica.delete(&event.key, event.revision),
+            }
+        }
+        if batch.is_none() && replica.is_settled() {
+            return orders;
+        }
+    }
+}
+
+fn told(replica: &mut Replica, text: &str) {
+    let request = Entry::Request(wire::parse(text).bytes(0).into());
+    replica.local(&request, Moment::default());
+}
+
+/// What a node finds that comes now.
+fn groups(etcd: &mut Etcd) -> Vec<String> {
+    let mut reader = replica("reader", 1, VALUE_BYTES);
+    list(&mut reader, etcd);
+    let lease = etcd.grant(0, u64::MAX / 2);
+    let orders = settle(&mut reader, etcd, lease);
+    let mut groups: Vec<String> = orders
+        .into_iter()
+        .filter_map(|order| match order {
+            Order::Group { name, change: GroupChange::Begun(members), .. } => {
+                let members: Vec<String> = members.iter().map(|member| wire::endpoint_name(&member.endpoint)).collect();
+                Some(format!("{} {}", name.escape_ascii(), members.join(" ")))
+            }
+            _ => None,
+        })
+        .collect();
+    groups.sort();
+    groups
+}
+
+/// A store in which a node has a load balancer with two groups, and what the node knew of the store.
+fn begin(value_bytes: usize) -> (Etcd, Known) {
+    let mut etcd = Etcd::default();
+    let mut first = replica("a", 1, value_bytes);
+    first.local(&Entry::Bound(b"LB1"[..].into()), Moment::default());
+    told(&mut first, "lb register LB1/G a b");
+    told(&mut first, "lb register LB1/H a");
+    list(&mut first, &etcd);
+    let lease = etcd.grant(0, u64::MAX / 2);
+    settle(&mut first, &mut etcd, lease);
+    let known = first.known().expect("all is settled");
+    assert_eq!(groups(&mut etcd), ["G a b", "H a"]);
+    (etcd, known)
+}
+
+fn row(name: &str, members: &str) -> Row {
+    let member = |name: &str| Member {
+        endpoint: wire::endpoint(name),
+        by_lb: true,
+        state: 0,
+        quiesced: false,
+        label: Box::default(),
+    };
+    let members = members.split(' ').map(member).collect();
+    Row::Group { lb_uid: b"LB1"[..].into(), name: name.as_bytes().into(), members }
+}
+
+/// The node's next life. Without the store, `b` has left G, H has ended, and N has begun.
+fn come_back(etcd: &mut Etcd, known: Option<Known>, value_bytes: usize) {
+    let mut second = replica("a", 3, value_bytes);
+    let lb =
+        Row::LoadBalancer { uid: b"LB1"[..].into(), health: Health(0x7F), flags: LbFlags::TRUST, held_until: None };
+    for row in [lb, row("G", "a"), row("N", "b")] {
+        second.restore(&row, true, Moment::default());
+    }
+    known.into_iter().for_each(|known| second.knew(known));
+    list(&mut second, etcd);
+    let lease = etcd.grant(0, u64::MAX / 2);
+    settle(&mut second, etcd, lease);
+    assert!(!second.is_ahead() && !second.is_reconciling());
+}
+
+#[test]
+fn what_it_removed_stays_removed_and_what_it_added_stays() {
+    for value_bytes in [VALUE_BYTES, 20] {
+        let (mut etcd, known) = begin(value_bytes);
+        come_back(&mut etcd, Some(known), value_bytes);
+        assert_eq!(groups(&mut etcd), ["G a", "N b"]);
+    }
+}
+
+#[test]
+fn of_what_others_changed_meanwhile_nothing_is_removed() {
+    let (mut etcd, known) = begin(VALUE_BYTES);
+    let mut other = replica("b", 1, VALUE_BYTES);
+    list(&mut other, &etcd);
+    let lease = etcd.grant(0, u64::MAX / 2);
+    settle(&mut other, &mut etcd, lease);
+    told(&mut other, "member register LB1/G c");
+    settle(&mut other, &mut etcd, lease);
+    come_back(&mut etcd, Some(known), VALUE_BYTES);
+    assert_eq!(groups(&mut etcd), ["G a b c", "N b"]);
+}
+
+#[test]
+fn what_another_store_has_is_not_removed() {
+    let (mut etcd, known) = begin(VALUE_BYTES);
+    for known in [None, Some(Known { store: known.store + 2, ..known })] {
+        let mut copy = etcd.clone();
+        come_back(&mut copy, known, VALUE_BYTES);
+        assert_eq!(groups(&mut copy), ["G a b", "H a", "N b"]);
+    }
+    assert_eq!(groups(&mut etcd), ["G a b", "H a"]);
+}
+
+#[test]
+fn parts_that_nobody_needs_are_deleted() {
+    let parts = |etcd: &Etcd| etcd.keys().iter().filter(|key| key.starts_with("part/")).count();
+    let (mut etcd, known) = begin(20);
+    let whole = parts(&etcd);
+    assert!(whole >= 4, "{:?}", etcd.keys());
+    // A life that dies before it names what it has written.
+    let mut second = replica("a", 2, 20);
+    list(&mut second, &etcd);
+    let lease = etcd.grant(0, u64::MAX / 2);
+    settle(&mut second, &mut etcd, lease);
+    told(&mut second, "member register LB1/G c");
+    let batch = second.next_batch(false).expect("a part");
+    etcd.transact(&batch, lease).expect("nothing is in its way");
+    assert_eq!(parts(&etcd), whole + 1);
+    come_back(&mut etcd, Some(known), 20);
+    assert_eq!(groups(&mut etcd), ["G a", "N b"]);
+    // A value in parts ends with their count.
+    let values = etcd.list().into_iter().filter(|event| event.key.starts_with(b"group/"));
+    let named: usize = values.map(|event| usize::from(*event.value.expect("it is there").last().expect("bytes"))).sum();
+    assert_eq!((parts(&etcd), named >= 4), (named, true), "{:?}", etcd.keys());
+}

@@ -1,0 +1,39 @@
+//! A node's state on disk.
+
+use gwm::journal::{Date, Entry, Epoch, Known, Store};
+use redb::backends::InMemoryBackend;
+
+/// The state on disk. What is written becomes rows only when somebody reads it: at the next start.
+#[derive(Default)]
+pub(super) struct Disk {
+    store: Option<Store>,
+    written: Vec<(Vec<Entry>, Epoch, Date)>,
+    /// Since when the state is ahead of the store.
+    pub(super) ahead: Option<u64>,
+    /// What it says of the store.
+    pub(super) known: Known,
+}
+
+impl Disk {
+    pub(super) fn write(&mut self, entries: &[Entry], epoch: Epoch, date: Date) {
+        match self.written.last_mut() {
+            Some((earlier, of, last)) if *of == epoch => {
+                earlier.extend_from_slice(entries);
+                *last = date;
+            }
+            _ => self.written.push((entries.to_vec(), epoch, date)),
+        }
+    }
+
+    /// `None`: nothing was ever written.
+    pub(super) fn read(&mut self) -> Option<&mut Store> {
+        if self.store.is_none() && !self.written.is_empty() {
+            self.store = Some(Store::open_on(InMemoryBackend::new()).expect("memory is a disk"));
+        }
+        let store = self.store.as_mut()?;
+        for (entries, epoch, date) in self.written.drain(..) {
+            store.apply(&entries, epoch, date).expect("memory is a disk");
+        }
+        Some(store)
+    }
+}

@@ -1,0 +1,128 @@
+//! What goes wrong: cuts, deaths, pauses, clocks that jump, a store that is lost; and what may come of it.
+
+use gwm::{
+    coordinator::{Act, Pattern, Saying, Word},
+    sasp::EntryFlags,
+    time::Time,
+};
+
+use super::{LBS, NAMES, STEP, UNSEEN, World};
+
+impl World {
+    pub(super) fn fault(&mut self) {
+        if self.now == STEP {
+            for at in 0..self.nodes.len() {
+                self.start(at);
+            }
+        }
+        if self.rng.u32(..40) > 0 {
+            return;
+        }
+        let at = self.rng.usize(..self.nodes.len());
+        match self.rng.u8(..16) {
+            0 | 1 => {
+                let cut = self.rng.bool();
+                self.nodes[at].up_cut = cut;
+                self.note(|| format!("{} to the store: cut {cut}", NAMES[at]));
+            }
+            2 | 3 => {
+                let cut = self.rng.bool();
+                self.nodes[at].down_cut = cut;
+                self.note(|| format!("the store to {}: cut {cut}", NAMES[at]));
+            }
+            4 | 5 => {
+                let cut = self.rng.u8(..3) > 0;
+                (self.nodes[at].up_cut, self.nodes[at].down_cut) = (cut, cut);
+                self.note(|| format!("{} and the store: cut {cut}", NAMES[at]));
+            }
+            6 => {
+                // The other nodes see the members, and this one has seen more than one.
+                let sees = self.nodes.iter().all(|node| !node.members_cut) && self.sees_members(at);
+                let cut = self.rng.bool() && sees;
+                self.nodes[at].members_cut = cut;
+                self.note(|| format!("{} and the members: cut {cut}", NAMES[at]));
+            }
+            7 if self.nodes[at].is_alive() => self.kill(at),
+            8 | 9 if !self.nodes[at].is_alive() => self.start(at),
+            10 => {
+                let until = self.now + self.rng.u64(..2000);
+                let client = self.rng.usize(..self.clients.len());
+                self.leave(client);
+                self.clients[client].pause = until;
+            }
+            11 => self.say(at),
+            12 if self.rng.u8(..20) == 0 => {
+                self.note(|| "the store is lost".into());
+                self.etcd.reset();
+                self.is_strict = false;
+            }
+            13 if self.rng.u8(..4) == 0 => {
+                // A clock jumps, ahead or back.
+                self.last_skew += 200;
+                let jump = if self.rng.bool() { self.last_skew } else { -self.last_skew };
+                self.nodes[at].skew += jump;
+                self.note(|| format!("the clock of {} jumps by {jump} ms", NAMES[at]));
+            }
+            _ => {}
+        }
+    }
+
+    /// The node knows that the members that never leave are up.
+    fn sees_members(&mut self, at: usize) -> bool {
+        let up = EntryFlags::CONTACT | EntryFlags::CONFIDENT;
+        let rows = LBS.iter().flat_map(|lb| self.nodes[at].members(self.now, lb)).collect::<Vec<_>>();
+        rows.iter().filter(|row| *row.group == *b"S" && row.entry.flags.contains(up)).count() >= 3
+    }
+
+    fn kill(&mut self, at: usize) {
+        self.note(|| format!("{} is killed", NAMES[at]));
+        let has_disk = self.nodes[at].has_disk();
+        if let Some(since) = self.nodes[at].ahead() {
+            let late = self.touched.iter().filter(|((_, node), when)| {
+                let unseen = since.saturating_sub(UNSEEN)..=since;
+                unseen.contains(*when) || *node != at && **when >= since
+            });
+            self.unions.extend(late.map(|((group, _), _)| *group));
+            self.died_ahead.insert(at);
+            self.deaths_ahead += 1;
+        }
+        self.nodes[at].kill();
+        for client in 0..self.clients.len() {
+            if self.clients[client].at.is_some_and(|(node, _)| node == at) {
+                self.lose(client);
+            }
+        }
+        for promise in self.promises.values_mut() {
+            let only_here = promise.node == at && !promise.is_safe;
+            if only_here && !has_disk {
+                promise.is_there = None;
+            }
+        }
+    }
+
+    fn say(&mut self, at: usize) {
+        let address = Some([10, 0, 0, self.rng.u8(1..5)].into());
+        let pattern = Pattern { address, ..Pattern::default() };
+        let saying = if self.rng.bool() { Saying::Quiesce } else { Saying::Resume };
+        let (reason, by, from) = ("r".into(), NAMES[at].into(), "f".into());
+        let word = Word { number: 0, saying, pattern, reason, by, from, at: Time::default(), expires: None };
+        self.note(|| format!("{} hears: {word}", NAMES[at]));
+        self.nodes[at].act(self.now, Act::Say(word));
+    }
+
+    /// Notes which nodes are one with the store again. What others told such a node while it was not, the store has from now
+    /// on.
+    pub(super) fn note_reconciled(&mut self) {
+        for (at, was) in self.ahead.iter_mut().enumerate() {
+            let is = self.nodes[at].ahead();
+            if let (Some(since), None) = (std::mem::replace(was, is), is) {
+                for ((_, node), when) in &mut self.touched {
+                    if *node == at && *when >= since.saturating_sub(UNSEEN) {
+                        *when = self.now;
+                    }
+                }
+            }
+        }
+        self.died_ahead.retain(|at| !self.nodes[*at].is_alive() || self.nodes[*at].ahead().is_some());
+    }
+}
