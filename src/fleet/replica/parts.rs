@@ -64,6 +64,9 @@ pub(super) struct Sending {
     parts: Parts,
     /// The parts that are not there yet, with their index.
     left: VecDeque<(u16, Vec<u8>)>,
+    /// The revision of the first part: if the store does not have it any more when the key names the parts, it is another
+    /// store, or the part was deleted.
+    first: i64,
     /// What the row's key must be when it names the parts.
     expected: i64,
     /// The key's parts before.
@@ -80,18 +83,26 @@ impl Replica {
         let row = self.row(&key);
         let expected = if row.etcd.is_some() { row.revision } else { 0 };
         let before = row.parts.clone();
-        self.sending = Some(Sending { key, parts, left, expected, before });
+        self.sending = Some(Sending { key, parts, left, first: 0, expected, before });
     }
 
     /// The next part of the row that is being sent, or the key that names them all.
     pub(super) fn sending_ops(&mut self) -> Option<Vec<Op>> {
-        let Sending { key, parts, left, expected, before } = self.sending.as_mut()?;
+        let Sending { key, parts, left, first, expected, before } = self.sending.as_mut()?;
         if let Some((index, value)) = left.pop_front() {
             let key = Key::Part(parts.node.clone(), parts.serial, index).write();
-            return Some(vec![Op { key, expected: None, value: Some(value), leased: false }]);
+            return Some(vec![Op { key, expected: None, value: Some(value), leased: false, check_only: false }]);
         }
         let value = Some(parts.write());
-        let mut ops = vec![Op { key: Key::Row(key.clone()).write(), expected: Some(*expected), value, leased: false }];
+        let mut ops = vec![Op {
+            key: Key::Row(key.clone()).write(),
+            expected: Some(*expected),
+            value,
+            leased: false,
+            check_only: false,
+        }];
+        let check = parts.keys().next().map(|key| Op { expected: Some(*first), check_only: true, ..deletion(key) });
+        ops.extend(check);
         ops.extend(before.iter().flat_map(Parts::keys).map(deletion));
         Some(ops)
     }
@@ -104,6 +115,13 @@ impl Replica {
             Ok(Key::Row(row)) => row == *key,
             _ => false,
         })
+    }
+
+    /// The store has a part, as of this revision.
+    pub(super) fn part_is_there(&mut self, serial: u64, index: u16, revision: i64) {
+        if let Some(sending) = self.sending.as_mut().filter(|sending| sending.parts.serial == serial && index == 0) {
+            sending.first = revision;
+        }
     }
 
     /// The store has a batch: if the key that names the parts was in it, the row is sent. Gives the row's parts then.
@@ -138,5 +156,5 @@ impl Replica {
 }
 
 pub(super) fn deletion(key: Key) -> Op {
-    Op { key: key.write(), expected: None, value: None, leased: false }
+    Op { key: key.write(), expected: None, value: None, leased: false, check_only: false }
 }

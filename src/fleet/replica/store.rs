@@ -28,6 +28,8 @@ pub struct Op {
     pub value: Option<Vec<u8>>,
     /// The key ends with the node's lease.
     pub leased: bool,
+    /// The key is only compared.
+    pub check_only: bool,
 }
 
 /// One transaction: all of it or nothing.
@@ -289,7 +291,7 @@ impl Replica {
         let mut ops = if verdicts || self.node_dirty { self.leased_ops() } else { Vec::new() };
         if ops.is_empty() && self.identity.is_none() {
             let value = Some(rows::write_store(&self.settings.node, self.settings.incarnation));
-            ops.push(Op { key: Key::Store.write(), expected: Some(0), value, leased: false });
+            ops.push(Op { key: Key::Store.write(), expected: Some(0), value, leased: false, check_only: false });
         }
         if ops.is_empty() {
             ops = self.sending_ops().unwrap_or_default();
@@ -306,7 +308,7 @@ impl Replica {
 
     fn leased_ops(&mut self) -> Vec<Op> {
         let mut ops = Vec::new();
-        let op = |key: Key, value| Op { key: key.write(), expected: None, value, leased: true };
+        let op = |key: Key, value| Op { key: key.write(), expected: None, value, leased: true, check_only: false };
         if mem::take(&mut self.node_dirty) {
             ops.push(op(Key::Node(self.settings.node.clone()), Some(self.my_node_row().write())));
         }
@@ -370,7 +372,7 @@ impl Replica {
                 self.send_in_parts(key, value);
                 return self.sending_ops().unwrap_or_default();
             }
-            ops.push(Op { key: Key::Row(key).write(), expected, value, leased: false });
+            ops.push(Op { key: Key::Row(key).write(), expected, value, leased: false, check_only: false });
             ops.extend(before.iter().flat_map(Parts::keys).map(parts::deletion));
         }
         ops
@@ -384,6 +386,10 @@ impl Replica {
                 Ok(Key::Row(key)) => key,
                 Ok(Key::Store) => {
                     self.identity = op.value.as_deref().map(rows::store_number);
+                    continue;
+                }
+                Ok(Key::Part(_, serial, index)) if op.value.is_some() => {
+                    self.part_is_there(serial, index, revision);
                     continue;
                 }
                 _ => continue,

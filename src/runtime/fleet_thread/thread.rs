@@ -350,6 +350,7 @@ impl FleetThread {
             expected: op.expected,
             value: op.value.as_deref().map(Bytes::copy_from_slice),
             lease: if op.leased { lease } else { 0 },
+            check_only: op.check_only,
         });
         link.commit(client, operations.collect());
         self.under_way = Some(UnderWay { batch, since: now });

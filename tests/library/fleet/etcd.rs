@@ -81,7 +81,7 @@ impl Etcd {
             return None;
         }
         self.revision += 1;
-        for op in &batch.ops {
+        for op in batch.ops.iter().filter(|op| !op.check_only) {
             self.set(op.key.clone(), op.value.clone(), op.leased.then_some(lease));
         }
         Some(self.revision)

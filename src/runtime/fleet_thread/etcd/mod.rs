@@ -96,6 +96,8 @@ pub(super) struct Operation {
     pub(super) value: Option<Bytes>,
     /// The key goes with this lease; 0: it stays.
     pub(super) lease: i64,
+    /// The key is only compared.
+    pub(super) check_only: bool,
 }
 
 /// A connection with one etcd.
@@ -187,7 +189,8 @@ impl Client {
             };
             RequestOp { request: Some(request) }
         };
-        let question = TxnRequest { compare: compare.collect(), success: operations.iter().map(change).collect() };
+        let changes = operations.iter().filter(|operation| !operation.check_only);
+        let question = TxnRequest { compare: compare.collect(), success: changes.map(change).collect() };
         let answer: TxnResponse = self.ask("/etcdserverpb.KV/Txn", question, PATIENCE).await?;
         Ok(answer.succeeded.then(|| answer.header.map_or(0, |header| header.revision)))
     }

@@ -73,7 +73,7 @@ fn run(test: impl AsyncFnOnce(&Endpoint, Client)) {
 }
 
 fn put(key: &'static str, expected: Option<i64>, value: &'static str) -> Operation {
-    Operation { key: key.into(), expected, value: Some(value.into()), lease: 0 }
+    Operation { key: key.into(), expected, value: Some(value.into()), lease: 0, check_only: false }
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn transactions_compare_and_watches_tell() {
         let (page, at, more) = client.page("/a/".into(), "/a0".into(), 0).await.unwrap();
         assert_eq!((page.len(), at, more), (2, first, false));
         let mut watch = client.watch("/a/".into(), "/a0".into(), first).await.unwrap();
-        let delete = Operation { key: "/a/2".into(), expected: Some(first), value: None, lease: 0 };
+        let delete = Operation { key: "/a/2".into(), expected: Some(first), value: None, lease: 0, check_only: false };
         let second = client.commit(&[delete]).await.unwrap().unwrap();
         assert_eq!(client.commit(&[put("/a/1", Some(first), "never"), put("/b", Some(7), "")]).await.unwrap(), None);
         let (mut told, mut upto) = (Vec::new(), None);
@@ -127,7 +127,11 @@ fn a_long_listing_has_pages_and_a_compacted_one_begins_again() {
         for number in 0..150 {
             let key = format!("/k/{number:03}").into();
             let value = Some(value.clone());
-            client.commit(&[Operation { key, expected: None, value, lease: 0 }]).await.unwrap().unwrap();
+            client
+                .commit(&[Operation { key, expected: None, value, lease: 0, check_only: false }])
+                .await
+                .unwrap()
+                .unwrap();
         }
         let (mut from, mut at, mut keys) = (Bytes::from_static(b"/k/"), 0, 0);
         loop {
