@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::rows;
+use super::buckets;
 use crate::{judgement::Verdicts, sasp::Endpoint};
 
 /// News of other nodes that go to the coordinator together, at most.
@@ -28,7 +28,7 @@ pub(super) struct Checks {
 impl Checks {
     /// This node's own checks found this; `None`: the node does not check the endpoint any more.
     pub(super) fn judged(&mut self, endpoint: Endpoint, verdicts: Option<Verdicts>) {
-        let number = rows::bucket(&endpoint);
+        let number = buckets::of(&endpoint);
         let bucket = self.own.entry(number).or_default();
         let before = match verdicts {
             Some(verdicts) => bucket.insert(endpoint, verdicts),
@@ -62,7 +62,7 @@ impl Checks {
     /// The next bucket to write; without a value it is to be deleted.
     pub(super) fn next_dirty(&mut self) -> Option<(u16, Option<Vec<u8>>)> {
         let number = self.dirty.pop_first()?;
-        Some((number, self.own.get(&number).map(|bucket| rows::write_bucket(bucket.iter()))))
+        Some((number, self.own.get(&number).map(|bucket| buckets::write(bucket.iter()))))
     }
 
     /// The store has this bucket of another node.

@@ -2,7 +2,8 @@
 //!
 //! Of a load balancer, the later session counts, and a connection that this node has is a fact. Of a group, what either
 //! side added stays, and what either removed is gone: a load balancer that moved to a node that was behind finds what it
-//! told the node before. If both sides changed the state of a member, the side counts in whose session the load balancer
+//! told the node before. But what a load balancer has deregistered in a later session is gone, though the other side has it
+//! from an earlier session, which the side that removed it did not know of. If both sides changed the state of a member, the side counts in whose session the load balancer
 //! spoke last, else the store's.
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use super::rows::{Group, Lb, Member, Stamp};
+use super::rows::{GONE, Gone, Group, Lb, Member, Stamp};
 use crate::{
     coordinator::{GroupChange, Membership},
     limits,
@@ -105,6 +106,11 @@ pub(super) fn merge_group(born: &Stamp, base: Option<&Group>, mine: Option<&Grou
     // A side lacks a member: it has removed this registration of the member, or never heard of it.
     let is_removed =
         |member: &Member| in_base.get(&member.membership.endpoint).is_some_and(|base| base.id == member.id);
+    // A side lacks a member that the load balancer registered on the other side before it deregistered the member here.
+    let (gone_in_mine, gone_in_theirs) = (later_gone(mine, theirs), later_gone(theirs, mine));
+    let is_gone = |member: &Member, gone: &BTreeSet<Endpoint>| {
+        member.membership.by_lb && gone.contains(&member.membership.endpoint)
+    };
     let (mut members, mut overruled) = (Vec::new(), 0);
     for theirs in theirs.iter().flat_map(|theirs| &theirs.members) {
         match in_mine.get(&theirs.membership.endpoint) {
@@ -119,12 +125,17 @@ pub(super) fn merge_group(born: &Stamp, base: Option<&Group>, mine: Option<&Grou
                 members.push(merged);
             }
             None if is_removed(theirs) => {}
+            None if is_gone(theirs, &gone_in_mine) => overruled += 1,
             None => members.push(theirs.clone()),
         }
     }
     for mine in mine.iter().flat_map(|mine| &mine.members) {
         if !in_theirs.contains_key(&mine.membership.endpoint) && !is_removed(mine) {
-            members.push(mine.clone());
+            if is_gone(mine, &gone_in_theirs) {
+                overruled += 1;
+            } else {
+                members.push(mine.clone());
+            }
         }
     }
     let dropped = members.len().saturating_sub(limits::MEMBERS_PER_GROUP as usize);
@@ -135,7 +146,50 @@ pub(super) fn merge_group(born: &Stamp, base: Option<&Group>, mine: Option<&Grou
         return Merged { group: None, dropped, overruled };
     }
     let session = session(mine).max(session(theirs));
-    Merged { group: Some(Group { born: born.clone(), session, members }), dropped, overruled }
+    let gone = |group: Option<&Group>| group.map(|group| group.gone.clone()).unwrap_or_default();
+    let gone = both_gone(&gone(mine), &gone(theirs));
+    let mut group = Group { born: born.clone(), session, members, gone };
+    forget_gone(&mut group);
+    Merged { group: Some(group), dropped, overruled }
+}
+
+/// What the load balancer has deregistered on the first side after its last word on the other side. Of a row of the state on
+/// disk nobody knows the session: nothing is later then.
+fn later_gone(one: Option<&Group>, other: Option<&Group>) -> BTreeSet<Endpoint> {
+    let (Some(one), Some(other)) = (one, other) else { return BTreeSet::new() };
+    let last = Some(&other.session).filter(|session| **session != Stamp::default());
+    let later = one.gone.iter().filter(|gone| last.is_some_and(|last| gone.session > *last));
+    later.map(|gone| gone.endpoint).collect()
+}
+
+/// The load balancer has deregistered members of the group, in the session that the group has.
+pub(super) fn note_gone(group: &mut Group, leaving: impl Iterator<Item = Endpoint>) {
+    let now = leaving.map(|endpoint| Gone { session: group.session.clone(), endpoint });
+    group.gone = both_gone(&group.gone, &now.collect::<Vec<_>>());
+}
+
+/// What is gone by two lists: of each member the later one counts, and of all the last ones.
+pub(super) fn both_gone(one: &[Gone], other: &[Gone]) -> Vec<Gone> {
+    let mut last: BTreeMap<Endpoint, &Gone> = BTreeMap::new();
+    for gone in one.iter().chain(other) {
+        let known = last.entry(gone.endpoint).or_insert(gone);
+        if gone > *known {
+            *known = gone;
+        }
+    }
+    let mut gone: Vec<Gone> = last.into_values().cloned().collect();
+    gone.sort_unstable();
+    gone.drain(..gone.len().saturating_sub(GONE));
+    gone
+}
+
+/// What the load balancer has registered again is not gone.
+pub(super) fn forget_gone(group: &mut Group) {
+    if !group.gone.is_empty() {
+        let by_lb = group.members.iter().filter(|member| member.membership.by_lb);
+        let there: BTreeSet<Endpoint> = by_lb.map(|member| member.membership.endpoint).collect();
+        group.gone.retain(|gone| !there.contains(&gone.endpoint));
+    }
 }
 
 /// A member that both sides have.
@@ -144,6 +198,10 @@ fn merge_member(base: Option<&Member>, mine: &Member, theirs: &Member, last: Ord
     let base = base.filter(|base| base.id == mine.id || base.id == theirs.id);
     let mine_counts = last == Ordering::Greater && mine.membership.by_lb;
     let mut merged = if mine_counts { mine.clone() } else { theirs.clone() };
+    if mine.id != theirs.id {
+        // Who registered itself, too, does not leave when the load balancer takes its own registration back elsewhere.
+        merged.membership.by_lb = mine.membership.by_lb && theirs.membership.by_lb;
+    }
     let of = |member: &Member| (member.membership.state, member.membership.quiesced);
     let unchanged = |member| base.is_some_and(|base| of(base) == of(member));
     let chosen = match (unchanged(mine), unchanged(theirs)) {
@@ -237,7 +295,10 @@ pub(super) fn set_states(members: &mut [Member], states: impl Iterator<Item = (E
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::rows::{Content, RowKey},
+        *,
+    };
     use crate::{
         journal::Date,
         sasp::{Health, LbFlags},
@@ -256,7 +317,7 @@ mod tests {
             Member { id: word[1..].parse().expect("a number"), membership }
         };
         let members = text.split_whitespace().map(member).collect();
-        Group { born: stamp(1), session: stamp(2), members }
+        Group { born: stamp(1), session: stamp(2), members, gone: Vec::new() }
     }
 
     fn show(group: Option<&Group>) -> String {
@@ -307,6 +368,61 @@ mod tests {
             let found = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref());
             assert_eq!(found.overruled, overruled, "{base:?} {mine:?} {theirs:?} {found:?}");
         }
+    }
+
+    /// As [`group`], of members that the load balancer registered; last in this session.
+    fn group_by_lb(text: &str, session: u64) -> Group {
+        let mut group = group(text);
+        group.members.iter_mut().for_each(|member| member.membership.by_lb = true);
+        group.session = stamp(session);
+        group
+    }
+
+    #[test]
+    fn what_the_load_balancer_removed_in_a_later_session_is_gone() {
+        let base = group_by_lb("a1", 2);
+        let earlier = group_by_lb("a1 x2", 2);
+        let mut later = group_by_lb("a1 x3", 3);
+        let x = later.members.pop().expect("two members");
+        note_gone(&mut later, [x.membership.endpoint].into_iter());
+        for (mine, theirs) in [(&earlier, &later), (&later, &earlier)] {
+            let found = merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs));
+            assert_eq!((show(found.group.as_ref()), found.overruled), ("a1".into(), 1));
+            assert_eq!(found.group.expect("a stays").gone, later.gone, "others may have it, too");
+        }
+        // Not if the load balancer spoke there later, if a member registered itself, or if nobody knows the session.
+        let latest = group_by_lb("a1 x2", 4);
+        let by_member = Group { session: stamp(2), ..group("a1 x2") };
+        let of_disk = Group { session: Stamp::default(), ..earlier.clone() };
+        for other in [&latest, &by_member, &of_disk] {
+            let found = merge_group(&stamp(1), Some(&base), Some(other), Some(&later));
+            assert!(show(found.group.as_ref()).contains("x2"), "{other:?}");
+        }
+        // Nor if a member has registered itself, too.
+        let (one, other) = (group_by_lb("a1 x2", 2), group("a1 x4"));
+        for (mine, theirs) in [(&one, &other), (&other, &one)] {
+            let both = merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs)).group;
+            let found = merge_group(&stamp(1), Some(&base), Some(&later), both.as_ref());
+            assert!(show(found.group.as_ref()).contains('x'), "{both:?}");
+        }
+        // What is registered again is not gone.
+        later.members.push(x);
+        forget_gone(&mut later);
+        assert_eq!(later.gone, []);
+    }
+
+    #[test]
+    fn only_so_many_are_known_to_be_gone_and_they_are_read_as_they_were_written() {
+        let mut group = group_by_lb("a1", 2);
+        for (session, ports) in [(2, 0..200), (3, 100..400)] {
+            group.session = stamp(session);
+            note_gone(&mut group, ports.map(|port| Endpoint::new([10, 0, 0, 1].into(), 6, port)));
+        }
+        assert_eq!(group.gone.len(), GONE);
+        assert!(group.gone.iter().all(|gone| gone.session == stamp(3)), "the last ones");
+        let content = Content::Group(group);
+        let key = RowKey::Group([1].into(), [1].into());
+        assert_eq!(Content::read(&key, &content.write(), crate::journal::Epoch::default()), Ok(content));
     }
 
     #[test]

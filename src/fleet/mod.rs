@@ -16,10 +16,12 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | `rows` | keys and values ↔ bytes |
+//! | `buckets` | what the nodes' checks found ↔ bytes |
 //! | `merge` | three versions of a row → one |
 //! | `checks` | what the nodes' checks found |
 //! | `replica` | the state machine |
 
+mod buckets;
 mod checks;
 mod merge;
 mod replica;

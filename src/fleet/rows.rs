@@ -14,12 +14,10 @@
 
 use std::fmt::Write as _;
 
+use super::buckets::{self, BUCKETS};
 use crate::{
-    coordinator::{Membership, Pattern, Saying, Word, endpoint_hash},
-    journal::{
-        self, Date, Epoch, Fault, Fields, put_endpoint, put_short, read_verdicts, read_word, write_verdicts, write_word,
-    },
-    judgement::Verdicts,
+    coordinator::{Membership, Pattern, Saying, Word},
+    journal::{Date, Epoch, Fault, Fields, put_endpoint, put_short, read_word, write_word},
     limits,
     sasp::{Endpoint, Health, LbFlags},
 };
@@ -30,21 +28,24 @@ const VERSION: u8 = 1;
 /// The version of a group's value that is in parts.
 const IN_PARTS: u8 = 2;
 
+/// The version of a group's value that tells which members are gone.
+const WITH_GONE: u8 = 3;
+
+/// The most members of a group that are known to be gone, the last ones: about 8 KiB in each value of such a group.
+pub(super) const GONE: usize = 256;
+
 /// The most parts of a value: with parts of [`VALUE_BYTES`](super::VALUE_BYTES), any group fits.
 pub(super) const PARTS: u16 = 64;
 
-const _: () = assert!(MEMBERS_BYTES + MEMBERS_BYTES / 64 < super::VALUE_BYTES * (PARTS as usize - 1));
-
-/// Bytes of verdicts on one endpoint.
-const VERDICT_BYTES: usize = 19 + journal::VERDICT_BYTES;
-
-/// Verdicts of a node are in so many values at most.
-pub(super) const BUCKETS: u16 = 4096;
+const _: () = assert!(GROUP_BYTES + GROUP_BYTES / 64 < super::VALUE_BYTES * (PARTS as usize - 1));
 
 /// Bytes of the longest list of members: the limits of a group, with the longest labels.
 const MEMBERS_BYTES: usize = limits::MEMBERS_PER_GROUP as usize * (19 + 8 + 2 + 1 + limits::LABEL_BYTES);
 
-type Result<T> = std::result::Result<T, Fault>;
+/// Bytes of the longest group, with the longest stamps.
+const GROUP_BYTES: usize = MEMBERS_BYTES + 2 + GONE * (19 + 8 + 1 + u8::MAX as usize);
+
+pub(super) type Result<T> = std::result::Result<T, Fault>;
 
 /// When something was done, and where: of two, the later one counts. The default is before all others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +80,15 @@ pub(super) struct Member {
     pub(super) membership: Membership,
 }
 
+/// A member that the load balancer has deregistered. A node that was cut off may have it from an earlier session of the
+/// load balancer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Gone {
+    /// The session in which the load balancer deregistered the member.
+    pub(super) session: Stamp,
+    pub(super) endpoint: Endpoint,
+}
+
 /// A group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Group {
@@ -88,6 +98,8 @@ pub(super) struct Group {
     pub(super) session: Stamp,
     /// In the order of their registration.
     pub(super) members: Vec<Member>,
+    /// Members that the load balancer has deregistered last, [`GONE`] at most. What it has registered again is not here.
+    pub(super) gone: Vec<Gone>,
 }
 
 /// A word of the operator.
@@ -294,11 +306,6 @@ pub(super) fn store_number(value: &[u8]) -> u64 {
     hash >> 4 | 1
 }
 
-/// The bucket of an endpoint.
-pub(super) fn bucket(endpoint: &Endpoint) -> u16 {
-    (endpoint_hash(endpoint) >> 52) as u16 // 12 bits: below `BUCKETS`
-}
-
 fn put_text(out: &mut Vec<u8>, text: &str) {
     put_short(out, &text.as_bytes()[..text.floor_char_boundary(u8::MAX.into())]);
 }
@@ -317,7 +324,12 @@ fn read_stamp(fields: &mut Fields<'_>) -> Result<Stamp> {
     Ok(Stamp { date, node: read_text(fields, "the node of a stamp")? })
 }
 
-fn begin(value: &[u8]) -> Result<Fields<'_>> {
+/// The begin of a value.
+pub(super) fn new_value() -> Vec<u8> {
+    vec![VERSION]
+}
+
+pub(super) fn begin(value: &[u8]) -> Result<Fields<'_>> {
     let mut fields = Fields(value);
     match fields.u8("the version of a value")? {
         VERSION => Ok(fields),
@@ -326,13 +338,13 @@ fn begin(value: &[u8]) -> Result<Fields<'_>> {
 }
 
 /// Appends the length of some bytes, and the bytes, compressed.
-fn put_packed(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes()); // lists are shorter than `MEMBERS_BYTES`
+pub(super) fn put_packed(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes()); // lists are shorter than `GROUP_BYTES`
     out.extend_from_slice(&lz4_flex::block::compress(bytes));
 }
 
 /// The rest of a value, of which no more than `most` bytes may come.
-fn unpack(fields: Fields<'_>, most: usize, what: &'static str) -> Result<Vec<u8>> {
+pub(super) fn unpack(fields: Fields<'_>, most: usize, what: &'static str) -> Result<Vec<u8>> {
     let Fields(value) = fields;
     let (length, packed) = value.split_first_chunk().ok_or(Fault(what))?;
     let length = u32::from_be_bytes(*length) as usize;
@@ -346,7 +358,8 @@ fn unpack(fields: Fields<'_>, most: usize, what: &'static str) -> Result<Vec<u8>
 
 impl Content {
     pub(super) fn read(key: &RowKey, value: &[u8], epoch: Epoch) -> Result<Content> {
-        let mut fields = begin(value)?;
+        let tells_gone = matches!(key, RowKey::Group(..)) && value.first() == Some(&WITH_GONE);
+        let mut fields = if tells_gone { Fields(&value[1..]) } else { begin(value)? };
         match key {
             RowKey::LoadBalancer(_) => {
                 let (born, session) = (read_stamp(&mut fields)?, read_stamp(&mut fields)?);
@@ -359,8 +372,10 @@ impl Content {
             }
             RowKey::Group(..) => {
                 let (born, session) = (read_stamp(&mut fields)?, read_stamp(&mut fields)?);
-                let bytes = unpack(fields, MEMBERS_BYTES, "the members of a group")?;
-                Ok(Content::Group(Group { born, session, members: read_members(&bytes)? }))
+                let bytes = unpack(fields, GROUP_BYTES, "the members of a group")?;
+                let mut fields = Fields(&bytes);
+                let gone = if tells_gone { read_gone(&mut fields)? } else { Vec::new() };
+                Ok(Content::Group(Group { born, session, members: read_members(fields)?, gone }))
             }
             RowKey::Word(number) => {
                 let Fields(bytes) = fields;
@@ -380,10 +395,14 @@ impl Content {
                 out.extend_from_slice(&held_until.map_or(0, |date| date.0.max(1)).to_be_bytes());
                 out.extend_from_slice(&[health.0, flags.0]);
             }
-            Content::Group(Group { born, session, members }) => {
+            Content::Group(Group { born, session, members, gone }) => {
+                let mut bytes = Vec::with_capacity(32 * members.len());
+                if !gone.is_empty() {
+                    out = vec![WITH_GONE];
+                    put_gone(&mut bytes, gone);
+                }
                 put_stamp(&mut out, born);
                 put_stamp(&mut out, session);
-                let mut bytes = Vec::with_capacity(32 * members.len());
                 for Member { id, membership: Membership { endpoint, by_lb, label, state, quiesced } } in members {
                     put_endpoint(&mut bytes, endpoint);
                     bytes.extend_from_slice(&id.to_be_bytes());
@@ -398,8 +417,24 @@ impl Content {
     }
 }
 
-fn read_members(bytes: &[u8]) -> Result<Vec<Member>> {
-    let mut fields = Fields(bytes);
+fn put_gone(out: &mut Vec<u8>, gone: &[Gone]) {
+    let count = gone.len().min(GONE);
+    out.extend_from_slice(&(count as u16).to_be_bytes()); // at most `GONE`
+    for Gone { session, endpoint } in &gone[gone.len() - count..] {
+        put_stamp(out, session);
+        put_endpoint(out, endpoint);
+    }
+}
+
+fn read_gone(fields: &mut Fields<'_>) -> Result<Vec<Gone>> {
+    let count = fields.u16("how many members are gone")?;
+    if usize::from(count) > GONE {
+        return Err(Fault("how many members are gone"));
+    }
+    (0..count).map(|_| Ok(Gone { session: read_stamp(fields)?, endpoint: fields.endpoint()? })).collect()
+}
+
+fn read_members(mut fields: Fields<'_>) -> Result<Vec<Member>> {
     let (mut members, mut seen) = (Vec::new(), std::collections::BTreeSet::new());
     while !fields.0.is_empty() {
         let endpoint = fields.endpoint()?;
@@ -437,31 +472,6 @@ impl NodeRow {
     }
 }
 
-/// The value of a bucket of verdicts.
-pub(super) fn write_bucket<'a>(bucket: impl Iterator<Item = (&'a Endpoint, &'a Verdicts)>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (endpoint, verdicts) in bucket {
-        put_endpoint(&mut bytes, endpoint);
-        bytes.extend_from_slice(&write_verdicts(verdicts));
-    }
-    let mut out = vec![VERSION];
-    put_packed(&mut out, &bytes);
-    out
-}
-
-/// Bytes of the verdicts of one bucket: ten times those of a bucket of the most memberships.
-const BUCKET_BYTES: usize = 10 * VERDICT_BYTES * (limits::MEMBERSHIPS as usize / BUCKETS as usize);
-
-pub(super) fn read_bucket(value: &[u8]) -> Result<Vec<(Endpoint, Verdicts)>> {
-    let bytes = unpack(begin(value)?, BUCKET_BYTES, "a list of verdicts")?;
-    let mut fields = Fields(&bytes);
-    let mut list = Vec::with_capacity(bytes.len() / VERDICT_BYTES);
-    while !fields.0.is_empty() {
-        list.push((fields.endpoint()?, read_verdicts(fields.take(journal::VERDICT_BYTES, "verdicts")?)?));
-    }
-    Ok(list)
-}
-
 /// Reads any bytes as a key and as every kind of value, for fuzzers. What can be read is the same after it is written.
 pub(crate) fn read_any(bytes: &[u8]) {
     if let Ok(key) = Key::read(bytes) {
@@ -480,8 +490,8 @@ pub(crate) fn read_any(bytes: &[u8]) {
     if let Ok(node) = NodeRow::read(bytes) {
         assert_eq!(NodeRow::read(&node.write()), Ok(node));
     }
-    if let Ok(list) = read_bucket(bytes) {
-        let again = write_bucket(list.iter().map(|(endpoint, verdicts)| (endpoint, verdicts)));
-        assert_eq!(read_bucket(&again), Ok(list));
+    if let Ok(list) = buckets::read(bytes) {
+        let again = buckets::write(list.iter().map(|(endpoint, verdicts)| (endpoint, verdicts)));
+        assert_eq!(buckets::read(&again), Ok(list));
     }
 }

@@ -48,7 +48,7 @@ impl Replica {
                     id += u64::from(ahead);
                     Member { id, membership: Membership { endpoint, by_lb, label, state, quiesced } }
                 });
-                let group = Group { born: Stamp::default(), session: Stamp::default(), members: members.collect() };
+                let group = Group { born: Stamp::default(), session: Stamp::default(), members: members.collect(), gone: Vec::new() };
                 (RowKey::Group(lb_uid.clone(), name.clone()), Content::Group(group))
             }
         };
@@ -89,7 +89,10 @@ impl Replica {
                             let membership = Membership { endpoint, by_lb, label, state: 0, quiesced: false };
                             Member { id, membership }
                         });
-                        self.change_group(named.data, by_lb, |group| group.members.extend(members));
+                        self.change_group(named.data, by_lb, |group| {
+                            group.members.extend(members);
+                            merge::forget_gone(group);
+                        });
                     }
                 }
                 Message::DeregistrationRequest(request) => {
@@ -100,8 +103,13 @@ impl Replica {
                         } else if named.count() == 0 {
                             self.end_group(&group_key(named.data));
                         } else {
-                            let leaving = named.entries().map(|member| member.endpoint);
-                            self.change_group(named.data, by_lb, |group| merge::remove(&mut group.members, leaving));
+                            let leaving = || named.entries().map(|member| member.endpoint);
+                            self.change_group(named.data, by_lb, |group| {
+                                merge::remove(&mut group.members, leaving());
+                                if by_lb {
+                                    merge::note_gone(group, leaving());
+                                }
+                            });
                         }
                     }
                 }
@@ -203,16 +211,16 @@ impl Replica {
         let Some(Lb { born, session, .. }) = self.my_lb(data.lb_uid) else { return };
         let (born, session) = (born.clone(), session.clone());
         if self.rows.get(&key).is_none_or(|row| row.mine.is_none()) {
-            let group = Group { born, session: session.clone(), members: Vec::new() };
+            let group = Group { born, session: session.clone(), members: Vec::new(), gone: Vec::new() };
             self.row(&key).mine = Some(Arc::new(Content::Group(group)));
         }
         if let Some(content) = &mut self.row(&key).mine
             && let Content::Group(group) = Arc::make_mut(content)
         {
-            change(group);
             if by_lb {
                 group.session = session;
             }
+            change(group);
         }
         self.touch(&key);
     }

@@ -5,7 +5,7 @@ use std::{mem, sync::Arc};
 use super::{
     super::{
         merge,
-        rows::{Content, Group, Lb, RowKey, Stamp, WordRow},
+        rows::{Content, Lb, RowKey, Stamp, WordRow},
     },
     Act, Moment, Ordered, Replica, Version, group, is_here, lb,
 };
@@ -311,13 +311,14 @@ impl Replica {
             Act::Members(change, from) => {
                 // The coordinator may have changed other members meanwhile.
                 let mut members = group(&before).map(|group| group.members.clone()).unwrap_or_default();
-                let session = group(&before).map(|group| group.session.clone());
-                if let Some(Group { members: now, session: last, .. }) = row.my_group() {
+                if let Some(now) = row.my_group() {
                     let from = group(&from).map_or(&[][..], |group| &group.members);
-                    merge::change(&mut members, &change, from, now);
-                    *now = members;
-                    if let Some(session) = session {
-                        *last = Stamp::max(session, last.clone());
+                    merge::change(&mut members, &change, from, &now.members);
+                    now.members = members;
+                    if let Some(before) = group(&before) {
+                        now.session = Stamp::max(before.session.clone(), now.session.clone());
+                        now.gone = merge::both_gone(&before.gone, &now.gone);
+                        merge::forget_gone(now);
                     }
                 }
             }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, mem, ops::Bound, sync::Arc};
 
 use super::{
     super::{
-        VALUE_BYTES,
+        VALUE_BYTES, buckets,
         rows::{self, Content, Key, NodeRow, Parts, RowKey, Stamp},
     },
     Moment, Replica, SENT, Version, group, lb, parts,
@@ -85,7 +85,7 @@ impl Replica {
                 }
             }
             Key::Verdicts(node, number) if node != self.settings.node => {
-                let list = rows::read_bucket(value).unwrap_or_default();
+                let list = buckets::read(value).unwrap_or_default();
                 self.checks.put(&node, number, list);
             }
             Key::Verdicts(..) => {}

@@ -49,6 +49,7 @@ fn after_any_faults_all_nodes_show_the_same_and_nothing_promised_is_lost() {
         let counts = play(seed, false);
         all.promises += counts.promises;
         all.conflicts += counts.conflicts;
+        all.held += counts.held;
         all.keys += counts.keys;
         all.shares += counts.shares;
         all.strict += counts.strict;

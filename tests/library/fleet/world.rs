@@ -1,6 +1,7 @@
 //! Three nodes, a store, load balancers and members, and faults between them; what clients were promised is kept.
 
 mod faults;
+mod promises;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,7 @@ use super::{
     etcd::Etcd,
     node::{LEASE, Node},
 };
+use promises::{Promise, Sessions};
 use crate::wire;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -52,18 +54,6 @@ type Group = (&'static str, &'static str);
 /// its own transactions.
 const UNSEEN: u64 = LEASE + 500;
 
-#[derive(Clone, Copy, Default, Debug)]
-struct Promise {
-    /// It is there, or not; `None`: nobody knows.
-    is_there: Option<bool>,
-    /// The store had it.
-    is_safe: bool,
-    /// Which node promised, and when.
-    node: usize,
-    at: u64,
-    by_lb: bool,
-}
-
 /// A request on its way.
 struct Asked {
     membership: Option<Membership>,
@@ -91,6 +81,8 @@ pub(super) struct World {
     /// Some change of these was done by a node without the store, or perhaps, or by nodes that had not heard of each other:
     /// a registration stays if the node that removed the member had not seen it.
     unsure: BTreeSet<Membership>,
+    /// The sessions of load balancers, and what they spoke of.
+    sessions: Sessions,
     /// When somebody last asked a node to change a group.
     touched: BTreeMap<(Group, usize), u64>,
     /// Groups that others changed while a node was dead whose state on disk was ahead of the store, or shortly before: what
@@ -102,6 +94,8 @@ pub(super) struct World {
     ahead: [Option<u64>; NAMES.len()],
     /// Load balancers are never forgotten, and the store is not lost.
     is_strict: bool,
+    /// The clocks of all nodes are the same, and never jump.
+    is_on_time: bool,
     hold_time: u64,
     value_bytes: usize,
     heal_at: u64,
@@ -119,7 +113,9 @@ impl World {
         let has_disk = rng.bool();
         // Small values: every group is in parts.
         let value_bytes = if rng.u8(..4) == 0 { 48 } else { VALUE_BYTES };
-        let node = |name| Node::new(name, rng.i64(0..300), hold_time, value_bytes, has_disk);
+        let is_on_time = rng.bool();
+        let mut skew = || if is_on_time { 0 } else { rng.i64(0..300) };
+        let node = |name| Node::new(name, skew(), hold_time, value_bytes, has_disk);
         let nodes: Vec<Node> = NAMES.into_iter().map(node).collect();
         let mut clients: Vec<Client> = LBS.iter().map(|lb| client(Some(lb))).collect();
         clients.push(client(None));
@@ -132,11 +128,13 @@ impl World {
             clients,
             promises: BTreeMap::new(),
             unsure: BTreeSet::new(),
+            sessions: Sessions::default(),
             touched: BTreeMap::new(),
             unions: BTreeSet::new(),
             died_ahead: BTreeSet::new(),
             ahead: [None; NAMES.len()],
             is_strict: hold_time > 100_000,
+            is_on_time,
             hold_time,
             value_bytes,
             heal_at: plan.length,
@@ -270,6 +268,9 @@ impl World {
             if self.died_ahead.iter().any(|dead| *dead != node) {
                 self.unions.insert((lb, group));
             }
+            if self.clients[client].lb.is_some() {
+                self.sessions.spoke((lb, group), self.now);
+            }
         }
         let registers = !text.contains("deregister");
         let asked = |client: &Client| client.asked.as_ref().and_then(|asked| asked.membership);
@@ -278,6 +279,9 @@ impl World {
         }
         if let Some(membership) = membership {
             self.promises.entry(membership).or_default().is_there = None;
+            if lb.is_none() {
+                self.sessions.members_spoke(membership);
+            }
         }
         self.note(|| format!("{} to {}: {text}", lb.unwrap_or("member"), NAMES[node]));
         self.clients[client].asked = Some(Asked { membership, registers });
@@ -291,9 +295,11 @@ impl World {
         let lb = self.clients[client].lb;
         let mut todo = Vec::new();
         if let Some(lb) = lb {
+            self.sessions.begin(lb, self.now);
             // What no node has promised for sure, the load balancer says again.
             for (&(of, group, member), promise) in &self.promises {
-                if of == lb && promise.by_lb && (!promise.is_safe || promise.is_there.is_none()) {
+                let is_in_doubt = !promise.is_safe && promise.is_there == Some(true) || promise.is_there.is_none();
+                if of == lb && promise.by_lb && is_in_doubt {
                     todo.push(format!("lb register {lb}/{group} {member}"));
                 }
             }
@@ -328,7 +334,8 @@ impl World {
                 }
                 let done = reply.code == 0x00;
                 let is_there = done.then_some(registers);
-                let promise = Promise { is_there, is_safe: reply.is_safe, node: at, at: self.now, by_lb };
+                let (is_safe, session) = (reply.is_safe, self.sessions.last(membership.0));
+                let promise = Promise { is_there, is_safe, node: at, at: self.now, by_lb, session };
                 self.promises.insert(membership, promise);
             }
         }
@@ -383,40 +390,12 @@ impl World {
         None
     }
 
-    fn check_promises(&mut self) -> Result<(), String> {
-        let Shown { lbs, members, .. } = self.shown(0);
-        for lb in LBS {
-            let here = self.clients.iter().find(|client| client.lb == Some(lb)).and_then(|client| client.at);
-            if let Some((node, _)) = here
-                && lbs.get(lb.as_bytes()).is_none_or(|(.., place)| place.as_deref() != Some(NAMES[node]))
-            {
-                return Err(format!("{lb} is connected to {}, and the nodes show {lbs:?}", NAMES[node]));
-            }
-        }
-        if !self.is_strict {
-            return Ok(());
-        }
-        for (membership, promise) in &self.promises {
-            let (lb, group, member) = membership;
-            let may_stay = self.unsure.contains(membership) || self.unions.contains(&(*lb, *group));
-            if promise.is_there == Some(false) && may_stay {
-                continue;
-            }
-            let shown = members.iter().any(|(of, name, endpoint, _)| {
-                **of == *lb.as_bytes() && **name == *group.as_bytes() && *wire::endpoint_name(endpoint) == **member
-            });
-            if promise.is_there.is_some_and(|is_there| is_there != shown) {
-                return Err(format!("{lb}/{group} {member}: {promise:?}, shown: {shown}\n{members:#?}"));
-            }
-        }
-        Ok(())
-    }
-
     /// What the schedule had, to see that schedules are worth something.
     pub(super) fn counts(&self) -> Counts {
         Counts {
             promises: self.promises.values().filter(|promise| promise.is_there.is_some()).count(),
             conflicts: self.nodes.iter().map(|node| node.conflicts).sum(),
+            held: self.promises.iter().filter(|(of, promise)| self.unsure.contains(of) && self.holds(of, promise)).count(),
             keys: self.etcd.keys().len(),
             shares: self.nodes.iter().map(Node::share).sum(),
             strict: usize::from(self.is_strict),
@@ -436,6 +415,8 @@ impl World {
 pub(super) struct Counts {
     pub(super) promises: usize,
     pub(super) conflicts: usize,
+    /// Removals that hold though nodes had not heard of each other.
+    pub(super) held: usize,
     pub(super) keys: usize,
     pub(super) shares: usize,
     pub(super) strict: usize,

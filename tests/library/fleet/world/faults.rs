@@ -56,7 +56,7 @@ impl World {
                 self.etcd.reset();
                 self.is_strict = false;
             }
-            13 if self.rng.u8(..4) == 0 => {
+            13 if self.rng.u8(..4) == 0 && !self.is_on_time => {
                 // A clock jumps, ahead or back.
                 self.last_skew += 200;
                 let jump = if self.rng.bool() { self.last_skew } else { -self.last_skew };
