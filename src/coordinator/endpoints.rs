@@ -232,7 +232,7 @@ impl Endpoints {
     }
 
     /// Applies the roster to one endpoint; `None` if no endpoint has this id.
-    pub(super) fn reassess(&mut self, now: Time, id: EndpointId) -> Option<VerdictDelta> {
+    pub(super) fn reassess(&mut self, now: Time, id: EndpointId) -> Option<Judged> {
         let endpoint = self.records.get(id)?.endpoint;
         let (is, was) = (self.is_watchable(&endpoint), self.watches.is_wanted(id));
         if !(is && was) {
@@ -247,16 +247,19 @@ impl Endpoints {
             true => self.verdicts.reassess(id, &member),
             false => self.verdicts.reset(id, &member, self.starts_unsure(self.records[id].world)),
         };
+        let mut moved = false;
         if is && self.shares.is_some() {
             self.share(id);
-            delta = delta | self.join(now, id).map_or(VerdictDelta::default(), |judged| judged.delta);
+            if let Some(joined) = self.join(now, id) {
+                (delta, moved) = (delta | joined.delta, joined.moved);
+            }
         }
         let after = self.verdicts.settled(id);
         if self.history.is_on() && !delta.words.is_empty() {
             let what = self.settled(&endpoint, before, after);
             self.remember(now, id, what);
         }
-        Some(delta)
+        Some(Judged { endpoint: id, delta, moved })
     }
 
     /// What happened to an endpoint that was, and is, quiesced by file or word, or has a fixed weight.

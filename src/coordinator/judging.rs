@@ -282,8 +282,8 @@ impl Coordinator {
 
     fn review_endpoint(&mut self, now: Time, endpoint: &Endpoint) {
         let Some(id) = self.tables.endpoints.find(endpoint) else { return };
-        if let Some(change) = self.tables.endpoints.reassess(now, id) {
-            self.spread(now, id, change);
+        if let Some(judged) = self.tables.endpoints.reassess(now, id) {
+            self.pass_on(now, &judged);
         }
     }
 
@@ -356,10 +356,10 @@ impl Coordinator {
         let ends = (self.tables.endpoints.ids(), self.tables.groups.end());
         while let Some(id) = next(&mut self.sweep.endpoints, ends.0, &mut left) {
             let id = EndpointId::at(id);
-            if let Some(change) = self.tables.endpoints.reassess(now, id) {
+            if let Some(judged) = self.tables.endpoints.reassess(now, id) {
                 self.unmatched.has_endpoint(&self.tables.endpoints.endpoint(id), &self.settings.roster);
                 left = left.saturating_sub(self.tables.groups_of(id) / MARKS);
-                self.spread(now, id, change);
+                self.pass_on(now, &judged);
             }
         }
         while let Some(group) = next(&mut self.sweep.policies, ends.1, &mut left) {

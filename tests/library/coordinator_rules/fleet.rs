@@ -71,3 +71,24 @@ fn what_answers_to_nobody_says_nothing_about_a_node() {
     assert_eq!(rig.blind(), (false, false), "one server has died");
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0D/50 y 00/0C/0 z 00/0C/0]");
 }
+
+#[test]
+fn a_farm_that_only_a_node_saw_that_is_gone_is_in_doubt() {
+    let mut rig = Rig::with(with(roster(&[])));
+    rig.join_fleet("a");
+    rig.obey(&nodes(&["a", "b"]));
+    let lb = rig.lb("LB1", "");
+    rig.ok(lb, "lb register LB1/G x y z + LB1/H w");
+    rig.take_orders();
+    let up = ["w", "x", "y", "z"].map(|name| (name, weight(50)));
+    rig.judge(&up);
+    rig.obey(&found("b", &up));
+    rig.judge(&[("x", DOWN), ("y", DOWN), ("z", DOWN)]);
+    rig.after(WINDOW);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0D/50 y 00/0D/50 z 00/0D/50]", "the other node sees them");
+    rig.obey(&nodes(&["a"]));
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/05/50 y 00/05/50 z 00/05/50]", "nobody is drained");
+    assert_eq!((rig.blind(), rig.doubts()), ((false, false), vec!["LB1/G Began 3/3".to_owned()]));
+    rig.after(PANIC_TIME);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0C/0 y 00/0C/0 z 00/0C/0]", "they are down");
+}
