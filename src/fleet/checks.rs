@@ -89,17 +89,12 @@ impl Checks {
         self.remote.iter().flat_map(|(node, buckets)| buckets.keys().map(|number| (node.clone(), *number)))
     }
 
-    /// The next news of another node.
-    pub(super) fn next_news(&mut self) -> Option<(Box<str>, News)> {
-        let mut entry = self.news.first_entry()?;
-        let node = entry.key().clone();
-        let later = match entry.get().keys().nth(NEWS).copied() {
-            Some(end) => entry.get_mut().split_off(&end),
-            None => BTreeMap::new(),
-        };
-        let news = entry.insert(later);
-        if entry.get().is_empty() {
-            entry.remove();
+    /// The next news of one of those nodes.
+    pub(super) fn next_news(&mut self, of: impl Fn(&str) -> bool) -> Option<(Box<str>, News)> {
+        let node = self.news.keys().find(|node| of(node))?.clone();
+        let mut news = self.news.remove(&node)?;
+        if let Some(end) = news.keys().nth(NEWS).copied() {
+            self.news.insert(node.clone(), news.split_off(&end));
         }
         Some((node, news.into_iter().collect()))
     }

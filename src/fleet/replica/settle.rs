@@ -26,12 +26,16 @@ fn word(version: &Version) -> Option<&WordRow> {
 impl Replica {
     /// The next order, with its number. The answer to it is [`Replica::done`].
     pub fn next_order(&mut self, at: Moment) -> Option<(u64, Order)> {
+        // What a node finds that sees comes before the news that it sees, and what a blind one finds, after the news that it
+        // is blind: what a node found while it was blind never counts.
+        let (nodes, nodes_changed) = (&self.nodes, self.nodes_changed);
+        let comes_first = |name: &str| !nodes_changed || nodes.get(name).is_none_or(|node| !node.blind);
+        if let Some((node, list)) = self.checks.next_news(comes_first) {
+            return Some((self.number(), Order::Verdicts { node, list }));
+        }
         if mem::take(&mut self.nodes_changed) {
             let order = Order::Nodes(self.live());
             return Some((self.number(), order));
-        }
-        if let Some((node, list)) = self.checks.next_news() {
-            return Some((self.number(), Order::Verdicts { node, list }));
         }
         while let Some(key) = self.pending.pop_first() {
             if let Some(order) = self.settle(&key, at) {

@@ -43,6 +43,11 @@ impl Etcd {
         self.leases.get_mut(&lease).map(|end| *end = now + ttl).is_some()
     }
 
+    /// The lease that a key ends with.
+    pub(super) fn lease_of(&self, key: &str) -> Option<u64> {
+        self.keys.get(key.as_bytes())?.lease
+    }
+
     pub(super) fn expire(&mut self, now: u64) {
         let ended: Vec<u64> = self.leases.iter().filter(|(_, end)| **end <= now).map(|(lease, _)| *lease).collect();
         for lease in ended {

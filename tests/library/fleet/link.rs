@@ -12,8 +12,8 @@ use super::{
 
 /// A request on its way to the store.
 enum Up {
-    /// Opens a session: the revision that is known, of this life of the store.
-    Open(Option<(i64, u64)>),
+    /// Opens a session: the revision that is known, of this life of the store, and the lease of the last session.
+    Open(Option<(i64, u64)>, Option<u64>),
     KeepAlive,
     Transact(Batch, u64),
 }
@@ -28,6 +28,8 @@ enum Down {
         all: bool,
         events: Vec<Event>,
     },
+    /// The node's key belongs to a lease of another life of the node.
+    NameTaken,
     Alive(bool),
     Done(Option<i64>),
     Events(Vec<Event>),
@@ -41,6 +43,8 @@ pub(super) struct Link {
     /// A connection is open or being opened.
     is_open: bool,
     lease: Option<u64>,
+    /// The lease of the last session of this life.
+    last_lease: Option<u64>,
     /// The lease as the store's side of the connection knows it.
     served: Option<u64>,
     up: VecDeque<(u64, u64, Up)>,
@@ -63,13 +67,25 @@ impl Link {
     }
 
     /// The store's side of the connection, and the way to it.
-    pub(super) fn serve(&mut self, now: u64, [up_cut, down_cut]: [bool; 2], etcd: &mut Etcd, rng: &mut Rng) {
+    pub(super) fn serve(
+        &mut self,
+        node: &str,
+        now: u64,
+        [up_cut, down_cut]: [bool; 2],
+        etcd: &mut Etcd,
+        rng: &mut Rng,
+    ) {
         while !up_cut && let Some((_, number, up)) = self.up.pop_front_if(|(at, ..)| *at <= now) {
             let is_present = number == self.number;
             let delay = now + rng.u64(1..30);
             let down = match up {
-                Up::Open(known) => {
-                    let lease = etcd.grant(now, LEASE);
+                // As the daemon does: its name is another life's until the lease of that life has ended.
+                Up::Open(_, last) if etcd.lease_of(&format!("node/{node}")).is_some_and(|of| Some(of) != last) => {
+                    Down::NameTaken
+                }
+                Up::Open(known, last) => {
+                    let lives = last.filter(|lease| etcd.keep_alive(*lease, now, LEASE));
+                    let lease = lives.unwrap_or_else(|| etcd.grant(now, LEASE));
                     let known = known.filter(|(_, life)| *life == etcd.life).map(|(revision, _)| revision);
                     let events = known.map_or_else(|| etcd.list(), |revision| etcd.since(revision));
                     if is_present {
@@ -105,7 +121,7 @@ impl Link {
             self.heard_at = now;
             match down {
                 Down::Opened { lease, revision, life, all, events } => {
-                    self.lease = Some(lease);
+                    (self.lease, self.last_lease) = (Some(lease), Some(lease));
                     if all {
                         replica.begin_listing(life);
                     }
@@ -115,6 +131,10 @@ impl Link {
                     }
                     self.known = Some((revision, life));
                     replica.set_connected(true);
+                }
+                Down::NameTaken => {
+                    self.is_open = false;
+                    return;
                 }
                 Down::Alive(true) => {}
                 Down::Alive(false) => return self.lose(replica, rng),
@@ -140,7 +160,7 @@ impl Link {
             let known = self.known.filter(|_| rng.bool());
             (self.is_open, self.number) = (true, self.number + 1);
             (self.heard_at, self.asked_at, self.cursor) = (now, now, None);
-            self.up.push_back((now + rng.u64(1..30), self.number, Up::Open(known)));
+            self.up.push_back((now + rng.u64(1..30), self.number, Up::Open(known, self.last_lease)));
         } else if now > self.heard_at + LEASE {
             self.lose(replica, rng);
         } else if now > self.asked_at + LEASE / 4 {

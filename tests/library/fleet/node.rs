@@ -352,7 +352,7 @@ impl Node {
     /// The store's side of the connection, and the way to it.
     pub(super) fn step_link(&mut self, now: u64, etcd: &mut Etcd, rng: &mut Rng) {
         if let Some(life) = &mut self.life {
-            life.link.serve(now, [self.up_cut, self.down_cut], etcd, rng);
+            life.link.serve(self.name, now, [self.up_cut, self.down_cut], etcd, rng);
         }
     }
 
