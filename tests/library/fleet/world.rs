@@ -380,6 +380,11 @@ impl World {
                 return Some(format!("{}: {:?}", node.name, node.status()));
             }
         }
+        // Whom a connection belongs to, its node knows by the first request.
+        let is_silent = |client: &&Client| client.at.is_some() && !client.todo.is_empty();
+        if let Some(Client { lb: Some(lb), todo, .. }) = self.clients.iter().find(is_silent) {
+            return Some(format!("{lb} has yet to say {todo:?}"));
+        }
         let first = self.shown(0);
         for (at, name) in NAMES.iter().enumerate().skip(1) {
             let other = self.shown(at);
