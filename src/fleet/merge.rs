@@ -2,9 +2,10 @@
 //!
 //! Of a load balancer, the later session counts, and a connection that this node has is a fact. Of a group, what either
 //! side added stays, and what either removed is gone: a load balancer that moved to a node that was behind finds what it
-//! told the node before. But what a load balancer has deregistered in a later session is gone, though the other side has it
-//! from an earlier session, which the side that removed it did not know of. If both sides changed the state of a member, the side counts in whose session the load balancer
-//! spoke last, else the store's.
+//! told the node before. A node that tried to write a member, and got no answer, has removed the member if the store has it
+//! and the node has not. And what a load balancer has deregistered in a later session is gone, though the other side has it
+//! from an earlier session, which the side that removed it did not know of. If both sides changed the state of a member, the
+//! side counts in whose session the load balancer spoke last, else the store's.
 
 use std::{
     cmp::Ordering,
@@ -80,8 +81,14 @@ pub(super) struct Merged {
 }
 
 /// The group that becomes of three versions. `born` is the present life of the load balancer: a version in the store of
-/// another life is void.
-pub(super) fn merge_group(born: &Stamp, base: Option<&Group>, mine: Option<&Group>, theirs: Option<&Group>) -> Merged {
+/// another life is void. `written` are registrations that this node has written since `base`, or has tried to.
+pub(super) fn merge_group(
+    born: &Stamp,
+    base: Option<&Group>,
+    mine: Option<&Group>,
+    theirs: Option<&Group>,
+    written: &BTreeSet<(Endpoint, u64)>,
+) -> Merged {
     let theirs = theirs.filter(|theirs| theirs.born == *born);
     let base = base.filter(|base| base.born == *mine.map_or(born, |mine| &mine.born));
     let settled = |group: Option<&Group>| Merged {
@@ -89,7 +96,9 @@ pub(super) fn merge_group(born: &Stamp, base: Option<&Group>, mine: Option<&Grou
         dropped: 0,
         overruled: 0,
     };
-    if mine == base {
+    let is_written = |member: &Member| written.contains(&(member.membership.endpoint, member.id));
+    let they_have_written = theirs.iter().flat_map(|theirs| &theirs.members).any(is_written);
+    if mine == base && !they_have_written {
         return settled(theirs);
     }
     if theirs == base {
@@ -124,7 +133,7 @@ pub(super) fn merge_group(born: &Stamp, base: Option<&Group>, mine: Option<&Grou
                 overruled += usize::from(is_lost(mine) || is_lost(theirs));
                 members.push(merged);
             }
-            None if is_removed(theirs) => {}
+            None if is_removed(theirs) || is_written(theirs) => {}
             None if is_gone(theirs, &gone_in_mine) => overruled += 1,
             None => members.push(theirs.clone()),
         }
@@ -142,7 +151,8 @@ pub(super) fn merge_group(born: &Stamp, base: Option<&Group>, mine: Option<&Grou
     members.truncate(limits::MEMBERS_PER_GROUP as usize);
     // A group that one side ended lives on if the other side has put somebody into it, or has begun it.
     let one_sided = mine.is_none() || theirs.is_none();
-    if one_sided && members.is_empty() && (base.is_some() || mine.or(theirs).is_none()) {
+    let was_there = base.is_some() || they_have_written;
+    if one_sided && members.is_empty() && (was_there || mine.or(theirs).is_none()) {
         return Merged { group: None, dropped, overruled };
     }
     let session = session(mine).max(session(theirs));
@@ -353,9 +363,27 @@ mod tests {
             ("a1", "", "a1", ""),
         ] {
             let (base, mine, theirs) = (version(base), version(mine), version(theirs));
-            let found = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref());
+            let found = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref(), &BTreeSet::new());
             let found = (show(found.group.as_ref()), found.dropped, found.overruled);
             assert_eq!(found, (merged.into(), 0, 0), "{base:?} {mine:?} {theirs:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_perhaps_written_and_removed_since_is_gone() {
+        for (base, mine, theirs, merged) in [
+            ("a1", "a1", "a1 b2 c3", "a1 c3"),
+            ("a1", "a1 d4", "a1 b2 c3", "a1 c3 d4"),
+            ("a1", "a1 b5", "a1 b2", "a1 b5"),
+            ("-", "-", "b2", "-"),
+            ("-", "-", "b2 c3", "c3"),
+            ("a1", "a1 b2", "a1", "a1 b2"), // perhaps the store never had it
+        ] {
+            let versions = [base, mine, theirs].map(version);
+            let [base, mine, theirs] = versions.each_ref().map(Option::as_ref);
+            let written = group("b2").members.into_iter().map(|member| (member.membership.endpoint, member.id));
+            let found = merge_group(&stamp(1), base, mine, theirs, &written.collect());
+            assert_eq!(show(found.group.as_ref()), merged, "{base:?} {mine:?} {theirs:?}");
         }
     }
 
@@ -365,7 +393,7 @@ mod tests {
             [("a1 b2", "a1q b2", "a1 b2q", 0), ("a1 b2", "a1q b2", "a1q", 0), ("-", "a1q b2q", "a1 b2q", 1)]
         {
             let (base, mine, theirs) = (version(base), version(mine), version(theirs));
-            let found = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref());
+            let found = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref(), &BTreeSet::new());
             assert_eq!(found.overruled, overruled, "{base:?} {mine:?} {theirs:?} {found:?}");
         }
     }
@@ -386,7 +414,7 @@ mod tests {
         let x = later.members.pop().expect("two members");
         note_gone(&mut later, [x.membership.endpoint].into_iter());
         for (mine, theirs) in [(&earlier, &later), (&later, &earlier)] {
-            let found = merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs));
+            let found = merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs), &BTreeSet::new());
             assert_eq!((show(found.group.as_ref()), found.overruled), ("a1".into(), 1));
             assert_eq!(found.group.expect("a stays").gone, later.gone, "others may have it, too");
         }
@@ -395,14 +423,14 @@ mod tests {
         let by_member = Group { session: stamp(2), ..group("a1 x2") };
         let of_disk = Group { session: Stamp::default(), ..earlier.clone() };
         for other in [&latest, &by_member, &of_disk] {
-            let found = merge_group(&stamp(1), Some(&base), Some(other), Some(&later));
+            let found = merge_group(&stamp(1), Some(&base), Some(other), Some(&later), &BTreeSet::new());
             assert!(show(found.group.as_ref()).contains("x2"), "{other:?}");
         }
         // Nor if a member has registered itself, too.
         let (one, other) = (group_by_lb("a1 x2", 2), group("a1 x4"));
         for (mine, theirs) in [(&one, &other), (&other, &one)] {
-            let both = merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs)).group;
-            let found = merge_group(&stamp(1), Some(&base), Some(&later), both.as_ref());
+            let both = merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs), &BTreeSet::new()).group;
+            let found = merge_group(&stamp(1), Some(&base), Some(&later), both.as_ref(), &BTreeSet::new());
             assert!(show(found.group.as_ref()).contains('x'), "{both:?}");
         }
         // What is registered again is not gone.
@@ -430,12 +458,12 @@ mod tests {
         let old = group("a1");
         let born = stamp(5);
         let mine = Group { born: born.clone(), ..group("a2") };
-        let found = merge_group(&born, Some(&old), Some(&mine), Some(&old));
+        let found = merge_group(&born, Some(&old), Some(&mine), Some(&old), &BTreeSet::new());
         assert_eq!(found.group, Some(mine));
-        assert_eq!(merge_group(&born, Some(&old), None, Some(&old)).group, None);
+        assert_eq!(merge_group(&born, Some(&old), None, Some(&old), &BTreeSet::new()).group, None);
         // Of a life that others have ended, what this node alone heard stays.
         let mine = group("a1 b2");
-        let found = merge_group(&born, Some(&old), Some(&mine), None).group.expect("somebody is in it");
+        let found = merge_group(&born, Some(&old), Some(&mine), None, &BTreeSet::new()).group.expect("somebody is in it");
         assert_eq!((show(Some(&found)), found.born), ("b2".into(), born));
     }
 
@@ -474,7 +502,7 @@ mod tests {
             |base: &Lb, mine: Option<&Lb>, theirs: Option<&Lb>, here| merge_lb(Some(base), mine, theirs, |_| here);
         let (base, later) = (lb(2, None, 1), lb(3, None, 2));
         let held = lb(2, Some(9), 1);
-        assert_eq!(merge(&base, Some(&base), Some(&later), false).as_ref(), Some(&later));
+        assert_eq!(merge(&base, Some(&base), Some(&later), false).as_ref(), Some(&later), &BTreeSet::new());
         assert_eq!(merge(&base, Some(&base), Some(&later), true).as_ref(), Some(&later), "taken over");
         assert_eq!(merge(&base, Some(&base), Some(&held), true).as_ref(), Some(&base), "it is connected");
         assert_eq!(merge(&base, Some(&base), None, true).as_ref(), Some(&base), "it is connected");

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     journal::{Date, Epoch, Known},
+    sasp::Endpoint,
     time::Time,
 };
 
@@ -114,6 +115,8 @@ struct Row {
     ordered: Option<Ordered>,
     /// What was written and not seen in the store since, newest last.
     sent: Vec<Version>,
+    /// Of that, what the store may have had before the version that it has now, which others wrote; until that is merged.
+    overwritten: Vec<Version>,
     /// The first change that the store has not, and the first one of those in the batch in flight.
     since: Option<u64>,
     sent_since: Option<u64>,
@@ -129,6 +132,13 @@ impl Row {
     /// The row may be written as it is.
     fn is_free(&self) -> bool {
         !self.pending && self.ordered.is_none() && !self.in_flight
+    }
+
+    /// Registrations that this node has written into the group, or has tried to, since `base`: what it lacks of them, it has
+    /// removed.
+    fn written(&self) -> BTreeSet<(Endpoint, u64)> {
+        let tried = self.overwritten.iter().chain(&self.sent).filter_map(group);
+        tried.flat_map(|group| &group.members).map(|member| (member.membership.endpoint, member.id)).collect()
     }
 
     /// Nothing is to be done about the row.

@@ -144,7 +144,12 @@ impl Replica {
             (_, None) => return self.end_all_groups(uid),
             (None, Some(_)) => {
                 for key in self.groups_of(uid) {
-                    self.row(&key).base = None; // what this node forgot, it did not remove
+                    let row = self.row(&key);
+                    row.base = None; // what this node forgot, it did not remove
+                    row.overwritten.clear();
+                    if !row.in_flight {
+                        row.sent.clear();
+                    }
                     self.merge_later(&key);
                 }
             }
@@ -172,6 +177,7 @@ impl Replica {
         for key in self.groups_of(uid) {
             let row = self.row(&key);
             (row.mine, row.base, row.pending) = (None, row.etcd.clone(), false);
+            row.overwritten.clear();
             self.look(&key);
         }
     }
@@ -188,7 +194,8 @@ impl Replica {
             return None;
         };
         let (base, mine, etcd) = (group(&row.base), group(&row.mine), group(&row.etcd));
-        let merge::Merged { group: want, dropped, overruled } = merge::merge_group(&born, base, mine, etcd);
+        let merge::Merged { group: want, dropped, overruled } =
+            merge::merge_group(&born, base, mine, etcd, &row.written());
         let (change, from) = (merge::difference(mine, want.as_ref()), row.mine.clone());
         let of_group = || format!("group \"{}\" of load balancer \"{}\"", Escaped(name), Escaped(uid));
         if dropped > 0 {
@@ -284,6 +291,7 @@ impl Replica {
     fn take_in(&mut self, key: &RowKey, want: Version) {
         let row = self.row(key);
         (row.mine, row.base, row.pending) = (want, row.etcd.clone(), false);
+        row.overwritten.clear();
         self.look(key);
     }
 
@@ -308,6 +316,9 @@ impl Replica {
             return self.look(&key);
         }
         row.base = ordered.etcd;
+        if !row.pending {
+            row.overwritten.clear();
+        }
         let before = mem::replace(&mut row.mine, ordered.want);
         match ordered.act {
             Act::Whole => {}

@@ -136,13 +136,16 @@ impl Replica {
         if let Some(at) = row.sent.iter().position(|sent| *sent == row.etcd) {
             // This node wrote it: there is nothing to merge.
             row.base = row.etcd.clone();
+            row.overwritten.clear();
             if !row.in_flight {
                 row.sent.drain(..=at);
             }
         } else {
-            if !row.in_flight {
-                row.sent.clear();
-            }
+            let still = usize::from(row.in_flight);
+            let tried = row.sent.len().saturating_sub(still);
+            row.overwritten.extend(row.sent.drain(..tried));
+            let excess = row.overwritten.len().saturating_sub(SENT);
+            row.overwritten.drain(..excess);
             self.merge_later(key);
         }
         self.look(key);
@@ -199,7 +202,7 @@ impl Replica {
             // Nobody has removed what a new store, or an old backup, does not have.
             for (key, row) in &mut self.rows {
                 (row.base, row.etcd, row.revision, row.parts) = (None, None, 0, None);
-                row.sent.clear();
+                (row.sent, row.overwritten) = (Vec::new(), Vec::new());
                 self.dirty.insert(key.clone());
             }
         }
@@ -400,6 +403,7 @@ impl Replica {
             let written = row.sent.pop().flatten();
             row.sent.clear();
             row.base = written.clone();
+            row.overwritten.clear();
             if revision > row.revision {
                 (row.etcd, row.revision, row.parts) = (written, revision, parts);
             }

@@ -161,6 +161,33 @@ fn what_another_store_has_is_not_removed() {
 }
 
 #[test]
+fn what_was_written_without_an_answer_and_removed_then_stays_removed() {
+    let (mut etcd, _) = begin(VALUE_BYTES);
+    let [mut one, mut other] = ["a", "b"].map(|name| replica(name, 5, VALUE_BYTES));
+    let lease = etcd.grant(0, u64::MAX / 2);
+    for node in [&mut one, &mut other] {
+        list(node, &etcd);
+        settle(node, &mut etcd, lease);
+    }
+    let known = etcd.revision;
+    told(&mut one, "lb register LB1/G c");
+    let batch = one.next_batch(false).expect("the group");
+    etcd.transact(&batch, lease).expect("nothing is in its way");
+    one.lost(&batch);
+    one.set_connected(false);
+    for event in etcd.since(known) {
+        other.put(&event.key, &event.value.expect("nothing is deleted"), event.revision, Moment::default());
+    }
+    told(&mut other, "member register LB1/G d");
+    settle(&mut other, &mut etcd, lease);
+    assert_eq!(groups(&mut etcd), ["G a b c d", "H a"]);
+    told(&mut one, "lb deregister LB1/G c");
+    list(&mut one, &etcd);
+    settle(&mut one, &mut etcd, lease);
+    assert_eq!(groups(&mut etcd), ["G a b d", "H a"]);
+}
+
+#[test]
 fn parts_that_nobody_needs_are_deleted() {
     let parts = |etcd: &Etcd| etcd.keys().iter().filter(|key| key.starts_with("part/")).count();
     let (mut etcd, known) = begin(20);
