@@ -220,8 +220,11 @@ fn uid(number: u32) -> String {
 enum Presence {
     There,
     Gone,
-    /// The last request had no answer.
-    Unknown,
+    /// The last request was a registration, and had no answer; or nothing was asked yet.
+    Joining,
+    /// The last request was a deregistration, and had no answer. It may be done at any time, also after a GWM has said that
+    /// the member is registered: only when another deregistration has an answer, the member may join again.
+    Leaving,
 }
 
 /// One load balancer.
@@ -248,7 +251,7 @@ impl<'a> Balancer<'a> {
             uid: uid(number).into_bytes().into(),
             client: None,
             at: number as usize % plan.gwms.len(),
-            known: (0..plan.members.len()).map(|member| (member, Presence::Unknown)).collect(),
+            known: (0..plan.members.len()).map(|member| (member, Presence::Joining)).collect(),
             random: fastrand::Rng::with_seed(plan.seed ^ (u64::from(number) << 20)),
             counted: Counted { unanswered: 0, failovers: 0, moves: 0, came_back: 0, away, found },
             away: None,
@@ -282,7 +285,7 @@ impl<'a> Balancer<'a> {
                 self.leave();
             } else if self.plan.members.len() > 2 {
                 let member = self.random.usize(2..self.plan.members.len());
-                let joins = self.known.get(&member) != Some(&Presence::There);
+                let joins = matches!(self.known.get(&member), Some(Presence::Gone | Presence::Joining));
                 self.change(&[member], joins);
             }
             self.come()?;
@@ -367,7 +370,7 @@ impl<'a> Balancer<'a> {
     /// Registers members, or deregisters them; whether they are there, or gone.
     fn change(&mut self, members: &[usize], joins: bool) -> bool {
         let mut note = |presence| self.known.extend(members.iter().map(|member| (*member, presence)));
-        note(Presence::Unknown);
+        note(if joins { Presence::Joining } else { Presence::Leaving });
         let Some(client) = &mut self.client else { return false };
         let group = GroupData { lb_uid: &self.uid, name: GROUP };
         let list = members.iter().map(|member| MemberData { endpoint: self.plan.members[*member], label: b"" });

@@ -122,8 +122,12 @@ impl Balancer {
         }
     }
 
-    /// Registers one member, or deregisters one.
+    /// Registers one member, or deregisters one. What had no answer is done again before: nobody knows when it is done, and a
+    /// member that a GWM shows may leave by a deregistration that another GWM still has.
     pub(super) fn change(&mut self, port: u16) {
+        if self.own.get(&port) == Some(&Presence::Unknown) {
+            return;
+        }
         match self.wanted.iter().position(|wanted| *wanted == port) {
             Some(at) => drop(self.wanted.remove(at)),
             None => self.wanted.push(port),
