@@ -369,17 +369,16 @@ impl<'a> Balancer<'a> {
 
     /// Registers members, or deregisters them; whether they are there, or gone.
     fn change(&mut self, members: &[usize], joins: bool) -> bool {
+        let Some(client) = &mut self.client else { return false };
         let mut note = |presence| self.known.extend(members.iter().map(|member| (*member, presence)));
         note(if joins { Presence::Joining } else { Presence::Leaving });
-        let Some(client) = &mut self.client else { return false };
         let group = GroupData { lb_uid: &self.uid, name: GROUP };
         let list = members.iter().map(|member| MemberData { endpoint: self.plan.members[*member], label: b"" });
-        let (done, presence, before) = if joins {
-            let done = client.register(SenderFlags::LOAD_BALANCER, [(group, list)]);
-            (done, Presence::There, [ReturnCode::ALREADY_REGISTERED; 2])
+        let (done, presence) = if joins {
+            (client.register(SenderFlags::LOAD_BALANCER, [(group, list)]), Presence::There)
         } else {
             let done = client.deregister(SenderFlags::LOAD_BALANCER, Reason::PURPOSEFUL, [(group, list)]);
-            (done, Presence::Gone, [ReturnCode::NOT_REGISTERED, ReturnCode::UNKNOWN_GROUP])
+            (done, Presence::Gone)
         };
         match done.map_err(|error| error.refusal()) {
             Ok(()) => {
@@ -390,8 +389,16 @@ impl<'a> Balancer<'a> {
                 }
                 true
             }
+            // By the registration that had no answer, or by an older one, of which this GWM does not know yet that it has
+            // ended: that promises nothing.
+            Err(Some(ReturnCode::ALREADY_REGISTERED)) if joins => {
+                for member in members {
+                    self.change(&[*member], false);
+                }
+                false
+            }
             // A request before this one was done, though it had no answer.
-            Err(Some(code)) if before.contains(&code) && (joins || members.len() == 1) => {
+            Err(Some(ReturnCode::NOT_REGISTERED | ReturnCode::UNKNOWN_GROUP)) if !joins && members.len() == 1 => {
                 note(presence);
                 true
             }
