@@ -3,16 +3,20 @@
 //! Of a load balancer, the later session counts, and a connection that this node has is a fact. Of a group, what either
 //! side added stays, and what either removed is gone: a load balancer that moved to a node that was behind finds what it
 //! told the node before. A node that tried to write a member, and got no answer, has removed the member if the store has it
-//! and the node has not. And what a load balancer has deregistered in a later session is gone, though the other side has it
-//! from an earlier session, which the side that removed it did not know of. If both sides changed the state of a member, the
-//! side counts in whose session the load balancer spoke last, else the store's.
+//! and the node has not. And what a load balancer has deregistered in a later session is gone (`gone`), though the other
+//! side has it from an earlier session, which the side that removed it did not know of. If both sides changed the state of a
+//! member, the side counts in whose session the load balancer spoke last, else the store's.
 
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
 };
 
-use super::rows::{GONE, Gone, Group, Lb, Member, Stamp};
+use super::{
+    clock::last_session,
+    gone::{both_gone, forget_gone, later_gone},
+    rows::{Group, Lb, Member, Stamp},
+};
 use crate::{
     coordinator::{GroupChange, Membership},
     limits,
@@ -155,51 +159,17 @@ pub(super) fn merge_group(
     if one_sided && members.is_empty() && (was_there || mine.or(theirs).is_none()) {
         return Merged { group: None, dropped, overruled };
     }
-    let session = session(mine).max(session(theirs));
+    let session = match (mine, theirs) {
+        (Some(mine), Some(theirs)) => {
+            last_session(base.map(|base| &base.session), &mine.session, &theirs.session)
+        }
+        (one, other) => one.or(other).map(|group| group.session.clone()).unwrap_or_default(),
+    };
     let gone = |group: Option<&Group>| group.map(|group| group.gone.clone()).unwrap_or_default();
     let gone = both_gone(&gone(mine), &gone(theirs));
     let mut group = Group { born: born.clone(), session, members, gone };
     forget_gone(&mut group);
     Merged { group: Some(group), dropped, overruled }
-}
-
-/// What the load balancer has deregistered on the first side after its last word on the other side. Of a row of the state on
-/// disk nobody knows the session: nothing is later then.
-fn later_gone(one: Option<&Group>, other: Option<&Group>) -> BTreeSet<Endpoint> {
-    let (Some(one), Some(other)) = (one, other) else { return BTreeSet::new() };
-    let last = Some(&other.session).filter(|session| **session != Stamp::default());
-    let later = one.gone.iter().filter(|gone| last.is_some_and(|last| gone.session > *last));
-    later.map(|gone| gone.endpoint).collect()
-}
-
-/// The load balancer has deregistered members of the group, in the session that the group has.
-pub(super) fn note_gone(group: &mut Group, leaving: impl Iterator<Item = Endpoint>) {
-    let now = leaving.map(|endpoint| Gone { session: group.session.clone(), endpoint });
-    group.gone = both_gone(&group.gone, &now.collect::<Vec<_>>());
-}
-
-/// What is gone by two lists: of each member the later one counts, and of all the last ones.
-pub(super) fn both_gone(one: &[Gone], other: &[Gone]) -> Vec<Gone> {
-    let mut last: BTreeMap<Endpoint, &Gone> = BTreeMap::new();
-    for gone in one.iter().chain(other) {
-        let known = last.entry(gone.endpoint).or_insert(gone);
-        if gone > *known {
-            *known = gone;
-        }
-    }
-    let mut gone: Vec<Gone> = last.into_values().cloned().collect();
-    gone.sort_unstable();
-    gone.drain(..gone.len().saturating_sub(GONE));
-    gone
-}
-
-/// What the load balancer has registered again is not gone.
-pub(super) fn forget_gone(group: &mut Group) {
-    if !group.gone.is_empty() {
-        let by_lb = group.members.iter().filter(|member| member.membership.by_lb);
-        let there: BTreeSet<Endpoint> = by_lb.map(|member| member.membership.endpoint).collect();
-        group.gone.retain(|gone| !there.contains(&gone.endpoint));
-    }
 }
 
 /// A member that both sides have.
@@ -305,10 +275,7 @@ pub(super) fn set_states(members: &mut [Member], states: impl Iterator<Item = (E
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::rows::{Content, RowKey},
-        *,
-    };
+    use super::{super::gone::note_gone, *};
     use crate::{
         journal::Date,
         sasp::{Health, LbFlags},
@@ -316,6 +283,11 @@ mod tests {
 
     fn stamp(date: u64) -> Stamp {
         Stamp { date: Date(date), node: "a".into() }
+    }
+
+    /// A session whose date is right.
+    fn session(date: u64) -> Stamp {
+        Stamp { node: "a:1:0".into(), ..stamp(date) }
     }
 
     /// Members by letter and id: `a1 b2`; a `q` at the end quiesces.
@@ -327,7 +299,7 @@ mod tests {
             Member { id: word[1..].parse().expect("a number"), membership }
         };
         let members = text.split_whitespace().map(member).collect();
-        Group { born: stamp(1), session: stamp(2), members, gone: Vec::new() }
+        Group { born: stamp(1), session: session(2), members, gone: Vec::new() }
     }
 
     fn show(group: Option<&Group>) -> String {
@@ -399,10 +371,10 @@ mod tests {
     }
 
     /// As [`group`], of members that the load balancer registered; last in this session.
-    fn group_by_lb(text: &str, session: u64) -> Group {
+    fn group_by_lb(text: &str, date: u64) -> Group {
         let mut group = group(text);
         group.members.iter_mut().for_each(|member| member.membership.by_lb = true);
-        group.session = stamp(session);
+        group.session = session(date);
         group
     }
 
@@ -412,17 +384,19 @@ mod tests {
         let earlier = group_by_lb("a1 x2", 2);
         let mut later = group_by_lb("a1 x3", 3);
         let x = later.members.pop().expect("two members");
-        note_gone(&mut later, [x.membership.endpoint].into_iter());
+        note_gone(&mut later, &session(3), [x.membership.endpoint].into_iter());
         for (mine, theirs) in [(&earlier, &later), (&later, &earlier)] {
             let found = merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs), &BTreeSet::new());
             assert_eq!((show(found.group.as_ref()), found.overruled), ("a1".into(), 1));
             assert_eq!(found.group.expect("a stays").gone, later.gone, "others may have it, too");
         }
-        // Not if the load balancer spoke there later, if a member registered itself, or if nobody knows the session.
+        // Not if the load balancer spoke there later, if a member registered itself, or if nobody knows the order of sessions.
         let latest = group_by_lb("a1 x2", 4);
-        let by_member = Group { session: stamp(2), ..group("a1 x2") };
+        let by_member = Group { session: session(2), ..group("a1 x2") };
         let of_disk = Group { session: Stamp::default(), ..earlier.clone() };
-        for other in [&latest, &by_member, &of_disk] {
+        let near = Group { session: Stamp { node: "b:1:9".into(), ..stamp(2) }, ..earlier.clone() };
+        let of_another_era = Group { session: Stamp { node: "b:2:0".into(), ..stamp(2) }, ..earlier.clone() };
+        for other in [&latest, &by_member, &of_disk, &near, &of_another_era] {
             let found = merge_group(&stamp(1), Some(&base), Some(other), Some(&later), &BTreeSet::new());
             assert!(show(found.group.as_ref()).contains("x2"), "{other:?}");
         }
@@ -437,20 +411,6 @@ mod tests {
         later.members.push(x);
         forget_gone(&mut later);
         assert_eq!(later.gone, []);
-    }
-
-    #[test]
-    fn only_so_many_are_known_to_be_gone_and_they_are_read_as_they_were_written() {
-        let mut group = group_by_lb("a1", 2);
-        for (session, ports) in [(2, 0..200), (3, 100..400)] {
-            group.session = stamp(session);
-            note_gone(&mut group, ports.map(|port| Endpoint::new([10, 0, 0, 1].into(), 6, port)));
-        }
-        assert_eq!(group.gone.len(), GONE);
-        assert!(group.gone.iter().all(|gone| gone.session == stamp(3)), "the last ones");
-        let content = Content::Group(group);
-        let key = RowKey::Group([1].into(), [1].into());
-        assert_eq!(Content::read(&key, &content.write(), crate::journal::Epoch::default()), Ok(content));
     }
 
     #[test]

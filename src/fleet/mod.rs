@@ -17,13 +17,19 @@
 //! | --- | --- |
 //! | `rows` | keys and values ↔ bytes |
 //! | `buckets` | what the nodes' checks found ↔ bytes |
+//! | `node_row` | nodes that are alive ↔ bytes |
+//! | `clock` | the date that all nodes agree on |
+//! | `gone` | members that a load balancer has deregistered |
 //! | `merge` | three versions of a row → one |
 //! | `checks` | what the nodes' checks found |
 //! | `replica` | the state machine |
 
 mod buckets;
 mod checks;
+mod clock;
+mod gone;
 mod merge;
+mod node_row;
 mod replica;
 mod rows;
 

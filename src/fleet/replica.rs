@@ -20,7 +20,9 @@ pub use store::{Batch, Op};
 
 use super::{
     checks::Checks,
-    rows::{Content, Group, Key, Lb, NodeRow, Parts, RowKey, Stamp},
+    clock::Clock,
+    node_row::NodeRow,
+    rows::{Content, Group, Key, Lb, Parts, RowKey, Stamp},
 };
 use crate::{
     journal::{Date, Epoch, Known},
@@ -46,11 +48,15 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Ids of registrations begin here, in this life of the node: 32 bits are a hash of it.
-    fn first_id(&self) -> u64 {
+    /// A hash of this life of the node.
+    fn life(&self) -> u32 {
         let life = self.node.bytes().chain(self.incarnation.to_be_bytes());
-        let hash = life.fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        u64::from(hash) << 32
+        life.fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    }
+
+    /// Ids of registrations begin here, in this life of the node.
+    fn first_id(&self) -> u64 {
+        u64::from(self.life()) << 32
     }
 }
 
@@ -194,6 +200,10 @@ pub struct Replica {
     /// The newest revision that was seen.
     revision: i64,
     last_stamp: Date,
+    /// The fleet's date.
+    clock: Clock,
+    /// Since when load balancers are connected to this node.
+    bound: BTreeMap<Box<[u8]>, Time>,
     /// How many registrations there were.
     registrations: u32,
     conflicts: Vec<Conflict>,
@@ -203,6 +213,8 @@ impl Replica {
     /// A replica without rows, of a node that is alone.
     pub fn new(settings: Settings) -> Replica {
         Replica {
+            clock: Clock::new(settings.life()),
+            bound: BTreeMap::new(),
             settings,
             rows: BTreeMap::new(),
             pending: BTreeSet::new(),
@@ -281,7 +293,8 @@ impl Replica {
     /// A stamp of now, later than all that this node has stamped, and than `after`.
     fn stamp(&mut self, at: Moment, after: Option<&Stamp>) -> Stamp {
         let least = after.map_or(0, |stamp| stamp.date.0).max(self.last_stamp.0).saturating_add(1);
-        self.last_stamp = Date(at.date().0.max(least));
+        let date = self.clock.date(at.now, at.date());
+        self.last_stamp = Date(date.0.max(least));
         Stamp { date: self.last_stamp, node: self.settings.node.clone() }
     }
 

@@ -7,14 +7,17 @@
 //! | `word/NUMBER` | a word of the operator |
 //! | `part/NAME/SERIAL/INDEX` | a part of a group that is too large for one value: [`Parts`] |
 //! | `store` | tells the store from another one: whoever came first wrote it |
-//! | `node/NAME` | a node that is alive: [`NodeRow`]; ends with the node's lease |
+//! | `node/NAME` | a node that is alive: `NodeRow`; ends with the node's lease |
 //! | `verdict/NAME/BUCKET` | what a node's checks found; ends with the node's lease |
 //!
 //! UIDs and names of groups are in hexadecimal. Each value begins with its version.
 
 use std::fmt::Write as _;
 
-use super::buckets::{self, BUCKETS};
+use super::{
+    buckets::{self, BUCKETS},
+    node_row::NodeRow,
+};
 use crate::{
     coordinator::{Membership, Pattern, Saying, Word},
     journal::{Date, Epoch, Fault, Fields, put_endpoint, put_short, read_word, write_word},
@@ -84,7 +87,7 @@ pub(super) struct Member {
 /// load balancer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Gone {
-    /// The session in which the load balancer deregistered the member.
+    /// The session in which the load balancer deregistered the member, as in [`Group`].
     pub(super) session: Stamp,
     pub(super) endpoint: Endpoint,
 }
@@ -94,7 +97,7 @@ pub(super) struct Gone {
 pub(super) struct Group {
     /// The life of the load balancer that the group belongs to.
     pub(super) born: Stamp,
-    /// The session in which the load balancer changed the group last.
+    /// The session in which the load balancer changed the group last; its node has a mark (`clock`).
     pub(super) session: Stamp,
     /// In the order of their registration.
     pub(super) members: Vec<Member>,
@@ -154,15 +157,6 @@ pub(super) enum RowKey {
     /// UID and name.
     Group(Box<[u8]>, Box<[u8]>),
     Word(u64),
-}
-
-/// A node that is alive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NodeRow {
-    pub(super) incarnation: u64,
-    pub(super) blind: bool,
-    pub(super) address: Box<str>,
-    pub(super) version: Box<str>,
 }
 
 /// A key of the store.
@@ -306,11 +300,11 @@ pub(super) fn store_number(value: &[u8]) -> u64 {
     hash >> 4 | 1
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
     put_short(out, &text.as_bytes()[..text.floor_char_boundary(u8::MAX.into())]);
 }
 
-fn read_text(fields: &mut Fields<'_>, what: &'static str) -> Result<Box<str>> {
+pub(super) fn read_text(fields: &mut Fields<'_>, what: &'static str) -> Result<Box<str>> {
     std::str::from_utf8(fields.short(what)?).map(Into::into).map_err(|_| Fault(what))
 }
 
@@ -449,27 +443,6 @@ fn read_members(mut fields: Fields<'_>) -> Result<Vec<Member>> {
         members.push(Member { id, membership });
     }
     Ok(members)
-}
-
-impl NodeRow {
-    pub(super) fn read(value: &[u8]) -> Result<NodeRow> {
-        let mut fields = begin(value)?;
-        let incarnation = fields.u64("the life of a node")?;
-        let blind = fields.flag("whether a node is blind")?;
-        let address = read_text(&mut fields, "the address of a node")?;
-        let version = read_text(&mut fields, "the version of a node")?;
-        // A newer version may know more.
-        Ok(NodeRow { incarnation, blind, address, version })
-    }
-
-    pub(super) fn write(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        out.extend_from_slice(&self.incarnation.to_be_bytes());
-        out.push(self.blind.into());
-        put_text(&mut out, &self.address);
-        put_text(&mut out, &self.version);
-        out
-    }
 }
 
 /// Reads any bytes as a key and as every kind of value, for fuzzers. What can be read is the same after it is written.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{
     super::{
-        merge,
+        clock::is_later,
+        gone, merge,
         rows::{Content, Group, Lb, Member, RowKey, Stamp, WordRow},
     },
     Moment, Replica, Row, lb,
@@ -62,16 +63,18 @@ impl Replica {
         }
     }
 
-    /// The coordinator has changed something by itself, not by an order.
+    /// The coordinator has changed something by itself, not by an order; `at` is when it did that.
     pub fn local(&mut self, entry: &Entry, at: Moment) {
         self.given += 1;
         match entry {
             Entry::Bound(uid) => self.bound(uid, at),
             Entry::Unbound { lb_uid, held_until } => {
+                self.bound.remove(lb_uid);
                 let until = Date(at.epoch.date(*held_until).0.max(1));
                 self.change_lb(lb_uid, at, |lb| lb.held_until = Some(until));
             }
             Entry::Forgotten(uid) => {
+                self.bound.remove(uid);
                 let key = RowKey::LoadBalancer(uid.clone());
                 self.row(&key).mine = None;
                 self.touch(&key);
@@ -89,9 +92,9 @@ impl Replica {
                             let membership = Membership { endpoint, by_lb, label, state: 0, quiesced: false };
                             Member { id, membership }
                         });
-                        self.change_group(named.data, by_lb, |group| {
+                        self.change_group(named.data, by_lb, at, |group, _| {
                             group.members.extend(members);
-                            merge::forget_gone(group);
+                            gone::forget_gone(group);
                         });
                     }
                 }
@@ -104,10 +107,10 @@ impl Replica {
                             self.end_group(&group_key(named.data));
                         } else {
                             let leaving = || named.entries().map(|member| member.endpoint);
-                            self.change_group(named.data, by_lb, |group| {
+                            self.change_group(named.data, by_lb, at, |group, session| {
                                 merge::remove(&mut group.members, leaving());
                                 if by_lb {
-                                    merge::note_gone(group, leaving());
+                                    gone::note_gone(group, session, leaving());
                                 }
                             });
                         }
@@ -120,7 +123,9 @@ impl Replica {
                             let quiesced = instance.flags.contains(MemberFlags::QUIESCE);
                             (instance.member.endpoint, instance.state, quiesced)
                         });
-                        self.change_group(named.data, by_lb, |group| merge::set_states(&mut group.members, states));
+                        self.change_group(named.data, by_lb, at, |group, _| {
+                            merge::set_states(&mut group.members, states);
+                        });
                     }
                 }
                 Message::SetLbStateRequest(SetLbStateRequest { lb_uid, health, flags }) => {
@@ -173,6 +178,7 @@ impl Replica {
         let known = self.rows.get(&key).into_iter().flat_map(|row| [&row.mine, &row.etcd]);
         let newest = known.filter_map(lb).map(|lb| &lb.session).max().cloned();
         let session = self.stamp(at, newest.as_ref());
+        self.bound.insert(uid.into(), at.now);
         let incarnation = self.settings.incarnation;
         self.change_lb(uid, at, |lb| {
             lb.session = session;
@@ -205,11 +211,20 @@ impl Replica {
         self.settings.first_id().wrapping_add(before.into())
     }
 
-    /// Changes a group, which may be new.
-    fn change_group(&mut self, data: GroupData<'_>, by_lb: bool, change: impl FnOnce(&mut Group)) {
+    /// Changes a group, which may be new; `change` gets the load balancer's session, too.
+    fn change_group(
+        &mut self,
+        data: GroupData<'_>,
+        by_lb: bool,
+        at: Moment,
+        change: impl FnOnce(&mut Group, &Stamp),
+    ) {
         let key = group_key(data);
         let Some(Lb { born, session, .. }) = self.my_lb(data.lb_uid) else { return };
         let (born, session) = (born.clone(), session.clone());
+        let began = self.bound.get(data.lb_uid).copied().filter(|_| by_lb);
+        let marked = began.and_then(|began| self.clock.mark(&session, began, at.now, at.date()));
+        let session = marked.unwrap_or(session);
         if self.rows.get(&key).is_none_or(|row| row.mine.is_none()) {
             let group = Group { born, session: session.clone(), members: Vec::new(), gone: Vec::new() };
             self.row(&key).mine = Some(Arc::new(Content::Group(group)));
@@ -217,10 +232,10 @@ impl Replica {
         if let Some(content) = &mut self.row(&key).mine
             && let Content::Group(group) = Arc::make_mut(content)
         {
-            if by_lb {
-                group.session = session;
+            if by_lb && !is_later(&group.session, &session) {
+                group.session = session.clone();
             }
-            change(group);
+            change(group, &session);
         }
         self.touch(&key);
     }

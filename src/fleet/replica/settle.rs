@@ -4,8 +4,9 @@ use std::{mem, sync::Arc};
 
 use super::{
     super::{
-        merge,
-        rows::{Content, Lb, RowKey, Stamp, WordRow},
+        clock::last_session,
+        gone, merge,
+        rows::{Content, Lb, RowKey, WordRow},
     },
     Act, Moment, Ordered, Replica, Version, group, is_here, lb,
 };
@@ -174,6 +175,7 @@ impl Replica {
 
     /// The coordinator has forgotten a load balancer, with its groups.
     fn end_all_groups(&mut self, uid: &[u8]) {
+        self.bound.remove(uid);
         for key in self.groups_of(uid) {
             let row = self.row(&key);
             (row.mine, row.base, row.pending) = (None, row.etcd.clone(), false);
@@ -327,13 +329,14 @@ impl Replica {
                 // The coordinator may have changed other members meanwhile.
                 let mut members = group(&before).map(|group| group.members.clone()).unwrap_or_default();
                 if let Some(now) = row.my_group() {
-                    let from = group(&from).map_or(&[][..], |group| &group.members);
-                    merge::change(&mut members, &change, from, &now.members);
+                    let from = group(&from);
+                    merge::change(&mut members, &change, from.map_or(&[][..], |from| &from.members), &now.members);
                     now.members = members;
                     if let Some(before) = group(&before) {
-                        now.session = Stamp::max(before.session.clone(), now.session.clone());
-                        now.gone = merge::both_gone(&before.gone, &now.gone);
-                        merge::forget_gone(now);
+                        now.session =
+                            last_session(from.map(|from| &from.session), &before.session, &now.session);
+                        now.gone = gone::both_gone(&before.gone, &now.gone);
+                        gone::forget_gone(now);
                     }
                 }
             }

@@ -38,6 +38,11 @@ pub struct Status {
     pub orders: usize,
     /// The newest revision of the store that was seen.
     pub revision: i64,
+    /// The number of the era of this node's date: nodes with the same number know in which order sessions began, if they
+    /// began further apart than both dates may be wrong.
+    pub era: u64,
+    /// How wrong this node's date may be, in milliseconds.
+    pub date_error: u64,
     /// How many changes the coordinator has made.
     pub given: u64,
     /// How many of them are in the store.
@@ -69,6 +74,8 @@ impl Replica {
             unknown: self.rows.values().filter(|row| row.is_unknown).count(),
             orders: self.open_orders.len(),
             revision: self.revision,
+            era: self.clock.number(),
+            date_error: self.clock.error(),
             given: self.given,
             kept: self.kept(),
         }

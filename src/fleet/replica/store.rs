@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, mem, ops::Bound, sync::Arc};
 use super::{
     super::{
         VALUE_BYTES, buckets,
-        rows::{self, Content, Key, NodeRow, Parts, RowKey, Stamp},
+        clock::last_session,
+        node_row::NodeRow,
+        rows::{self, Content, Key, Parts, RowKey, Stamp},
     },
     Moment, Replica, SENT, Version, group, lb, parts,
 };
@@ -78,10 +80,12 @@ impl Replica {
             },
             Key::Node(name) => {
                 let is_known = self.nodes.contains_key(&name) || self.nodes.len() < NODES;
-                if let (Ok(row), true) = (NodeRow::read(value), is_known)
-                    && self.nodes.insert(name.clone(), row.clone()) != Some(row)
-                {
-                    self.node_turned(&name);
+                if let (Ok(row), true) = (NodeRow::read(value), is_known) {
+                    self.hear(&name, &row, revision, at);
+                    let before = self.nodes.insert(name.clone(), row.clone());
+                    if before.is_none_or(|before| !before.is_like(&row)) {
+                        self.node_turned(&name);
+                    }
                 }
             }
             Key::Verdicts(node, number) if node != self.settings.node => {
@@ -151,12 +155,22 @@ impl Replica {
         self.look(key);
     }
 
+    /// A node's row tells of the fleet's date, or asks for it.
+    fn hear(&mut self, name: &str, row: &NodeRow, revision: i64, at: Moment) {
+        let Some(told) = &row.told else { return };
+        if *name != *self.settings.node {
+            self.node_dirty |= self.clock.hear(told, at.now, at.date()) || told.asks;
+        } else if row.incarnation == self.settings.incarnation {
+            self.clock.is_told(told, revision);
+        }
+    }
+
     /// A node has come, gone, or changed: load balancers that it had may be without a connection.
     fn node_turned(&mut self, name: &str) {
         self.nodes_changed = true;
         if *name == *self.settings.node {
             let mine = self.my_node_row();
-            self.node_dirty |= self.nodes.get(name) != Some(&mine);
+            self.node_dirty |= self.nodes.get(name).is_none_or(|row| !row.is_like(&mine));
         }
         self.look_for_dead_owners();
     }
@@ -258,7 +272,7 @@ impl Replica {
         if mine.born == Stamp::default() {
             mine.born = theirs.born;
         }
-        mine.session = mine.session.clone().max(theirs.session);
+        mine.session = last_session(None, &mine.session, &theirs.session);
     }
 
     /// The node's lease is held, and the listing and the watch are up to date; or one of this has been lost for as long as
@@ -270,6 +284,7 @@ impl Replica {
             let unsettled = self.rows.iter().filter(|(_, row)| !row.is_settled());
             self.reconciling = unsettled.map(|(key, _)| key.clone()).collect();
             self.node_dirty = true;
+            self.clock.ask_anew();
             self.checks.lost();
             self.look_for_dead_owners();
         }
@@ -281,17 +296,19 @@ impl Replica {
             blind: self.blind,
             address: self.settings.address.clone(),
             version: self.settings.version.clone(),
+            told: None,
         }
     }
 
     /// The next transaction; the answer to it is [`Replica::committed`] or [`Replica::refused`]. What the node's checks
     /// found comes only if `verdicts` is set (once in a window), and then first.
-    pub fn next_batch(&mut self, verdicts: bool) -> Option<Batch> {
+    pub fn next_batch(&mut self, verdicts: bool, at: Moment) -> Option<Batch> {
         if !self.connected || self.in_flight {
             return None;
         }
+        self.node_dirty |= self.clock.wants(at.now);
         // What this node owns counts only while the store has the node.
-        let mut ops = if verdicts || self.node_dirty { self.leased_ops() } else { Vec::new() };
+        let mut ops = if verdicts || self.node_dirty { self.leased_ops(at) } else { Vec::new() };
         if ops.is_empty() && self.identity.is_none() {
             let value = Some(rows::write_store(&self.settings.node, self.settings.incarnation));
             ops.push(Op { key: Key::Store.write(), expected: Some(0), value, leased: false, check_only: false });
@@ -309,11 +326,13 @@ impl Replica {
         self.in_flight.then_some(Batch { ops })
     }
 
-    fn leased_ops(&mut self) -> Vec<Op> {
+    fn leased_ops(&mut self, at: Moment) -> Vec<Op> {
         let mut ops = Vec::new();
         let op = |key: Key, value| Op { key: key.write(), expected: None, value, leased: true, check_only: false };
         if mem::take(&mut self.node_dirty) {
-            ops.push(op(Key::Node(self.settings.node.clone()), Some(self.my_node_row().write())));
+            let told = Some(self.clock.tell(at.now, at.date(), self.revision));
+            let row = NodeRow { told, ..self.my_node_row() };
+            ops.push(op(Key::Node(self.settings.node.clone()), Some(row.write())));
         }
         let mut bytes = 0;
         while ops.len() < OPS

@@ -137,7 +137,7 @@ impl Keeping {
         #[cfg(feature = "fleet")]
         if let Some(fleet) = self.fleet.as_mut().filter(|fleet| !fleet.obeying) {
             self.given.fleet += 1;
-            fleet.happened.push(Happened::Changed(entry()));
+            fleet.happened.push(Happened::Changed(entry(), now));
         }
         if let Some(disk) = &mut self.disk {
             let entry = entry();

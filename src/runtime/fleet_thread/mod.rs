@@ -33,6 +33,7 @@ use crate::{
     limits,
     metrics::Histogram,
     sasp::Endpoint,
+    time::Time,
 };
 
 pub(super) use thread::{Parts, start};
@@ -42,8 +43,8 @@ pub(super) type Judged = (Endpoint, Option<[Verdict; Policy::ALL.len()]>);
 
 /// What happened in the coordinator, in order.
 pub(super) enum Happened {
-    /// It has changed something by itself.
-    Changed(Entry),
+    /// It has changed something by itself, at this time.
+    Changed(Entry, Time),
     /// It has done the order with this number, or the order did not fit.
     Done(u64, bool),
 }
@@ -133,7 +134,7 @@ impl Fleet {
 
     /// Takes all that happened.
     pub(super) fn give(&self, happened: &mut Vec<Happened>) {
-        let size = |happened: &Happened| if let Happened::Changed(entry) = happened { entry.size() } else { 0 };
+        let size = |happened: &Happened| if let Happened::Changed(entry, _) = happened { entry.size() } else { 0 };
         self.waiting.fetch_add(happened.iter().map(size).sum(), Ordering::Relaxed);
         self.inbox().happened.append(happened);
         self.news.notify_one();

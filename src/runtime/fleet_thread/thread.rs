@@ -249,9 +249,9 @@ impl FleetThread {
         let mut size = 0;
         for happened in happened {
             match happened {
-                Happened::Changed(entry) => {
+                Happened::Changed(entry, now) => {
                     size += entry.size();
-                    self.replica.local(&entry, at);
+                    self.replica.local(&entry, Moment { now, ..at });
                 }
                 Happened::Done(number, fits) => self.replica.done(number, fits),
             }
@@ -341,7 +341,8 @@ impl FleetThread {
             return;
         }
         let verdicts = now >= self.verdicts_at;
-        let Some(batch) = self.replica.next_batch(verdicts) else { return };
+        let at = self.moment();
+        let Some(batch) = self.replica.next_batch(verdicts, at) else { return };
         if verdicts {
             self.verdicts_at = now + VERDICT_WINDOW;
         }

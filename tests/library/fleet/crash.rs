@@ -12,7 +12,7 @@ use gwm::{
 use super::etcd::Etcd;
 use crate::wire;
 
-fn replica(node: &str, incarnation: u64, value_bytes: usize) -> Replica {
+pub(super) fn replica(node: &str, incarnation: u64, value_bytes: usize) -> Replica {
     Replica::new(Settings {
         node: node.into(),
         incarnation,
@@ -23,7 +23,7 @@ fn replica(node: &str, incarnation: u64, value_bytes: usize) -> Replica {
     })
 }
 
-fn list(replica: &mut Replica, etcd: &Etcd) {
+pub(super) fn list(replica: &mut Replica, etcd: &Etcd) {
     replica.begin_listing(1);
     for event in etcd.list() {
         replica.put(&event.key, &event.value.expect("it is there"), event.revision, Moment::default());
@@ -33,7 +33,7 @@ fn list(replica: &mut Replica, etcd: &Etcd) {
 }
 
 /// Does all that there is to do; gives the orders.
-fn settle(replica: &mut Replica, etcd: &mut Etcd, lease: u64) -> Vec<Order> {
+pub(super) fn settle(replica: &mut Replica, etcd: &mut Etcd, lease: u64) -> Vec<Order> {
     let mut orders = Vec::new();
     loop {
         let before = etcd.revision;
@@ -41,7 +41,7 @@ fn settle(replica: &mut Replica, etcd: &mut Etcd, lease: u64) -> Vec<Order> {
             replica.done(number, true);
             orders.push(order);
         }
-        let batch: Option<Batch> = replica.next_batch(true);
+        let batch: Option<Batch> = replica.next_batch(true, Moment::default());
         if let Some(batch) = &batch {
             match etcd.transact(batch, lease) {
                 Some(revision) => replica.committed(batch, revision),
@@ -66,7 +66,7 @@ fn told(replica: &mut Replica, text: &str) {
 }
 
 /// What a node finds that comes now.
-fn groups(etcd: &mut Etcd) -> Vec<String> {
+pub(super) fn groups(etcd: &mut Etcd) -> Vec<String> {
     let mut reader = replica("reader", 1, VALUE_BYTES);
     list(&mut reader, etcd);
     let lease = etcd.grant(0, u64::MAX / 2);
@@ -171,7 +171,7 @@ fn what_was_written_without_an_answer_and_removed_then_stays_removed() {
     }
     let known = etcd.revision;
     told(&mut one, "lb register LB1/G c");
-    let batch = one.next_batch(false).expect("the group");
+    let batch = one.next_batch(false, Moment::default()).expect("the group");
     etcd.transact(&batch, lease).expect("nothing is in its way");
     one.lost(&batch);
     one.set_connected(false);
@@ -199,7 +199,7 @@ fn parts_that_nobody_needs_are_deleted() {
     let lease = etcd.grant(0, u64::MAX / 2);
     settle(&mut second, &mut etcd, lease);
     told(&mut second, "member register LB1/G c");
-    let batch = second.next_batch(false).expect("a part");
+    let batch = second.next_batch(false, Moment::default()).expect("a part");
     etcd.transact(&batch, lease).expect("nothing is in its way");
     assert_eq!(parts(&etcd), whole + 1);
     come_back(&mut etcd, Some(known), 20);

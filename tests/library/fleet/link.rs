@@ -170,13 +170,13 @@ impl Link {
     }
 
     /// Begins the replica's next transaction, if none is under way.
-    pub(super) fn write(&mut self, replica: &mut Replica, now: u64, rng: &mut Rng) {
+    pub(super) fn write(&mut self, replica: &mut Replica, now: u64, at: Moment, rng: &mut Rng) {
         let (Some(lease), None) = (self.lease, &self.in_flight) else { return };
         let is_window = now >= self.window_at;
         if is_window {
             self.window_at = now + 100;
         }
-        if let Some(batch) = replica.next_batch(is_window) {
+        if let Some(batch) = replica.next_batch(is_window, at) {
             self.up.push_back((now + rng.u64(1..30), self.number, Up::Transact(batch.clone(), lease)));
             self.in_flight = Some(batch);
         }

@@ -4,7 +4,9 @@
 //! `GWM_FLEET_SCHEDULES` sets how many schedules are run, `GWM_FLEET_FIRST` the seed of the first one; `GWM_FLEET_SEED` runs
 //! one and prints what happens.
 
+mod checks;
 mod crash;
+mod dates;
 mod disk;
 mod etcd;
 mod link;

@@ -39,7 +39,7 @@ const ORDERS: usize = 3;
 
 /// What the coordinator sends to the replica.
 enum Told {
-    Entry(Entry),
+    Entry(Entry, Time),
     Done(u64, bool),
     Judged(Endpoint, Option<Verdicts>),
     Blind(bool),
@@ -308,7 +308,8 @@ impl Node {
         }
         if !by_order {
             life.given += entries.len() as u64;
-            life.to_fleet.extend(entries.into_iter().map(Told::Entry));
+            let time = life.time(now);
+            life.to_fleet.extend(entries.into_iter().map(|entry| Told::Entry(entry, time)));
         }
         for connection in life.out.closes.drain(..) {
             let time = Time(now.saturating_sub(life.begin) * 1_000_000);
@@ -480,7 +481,7 @@ impl Life {
             && let Some(told) = self.to_fleet.pop_front()
         {
             match told {
-                Told::Entry(entry) => self.replica.local(&entry, at),
+                Told::Entry(entry, now) => self.replica.local(&entry, Moment { now, ..at }),
                 Told::Done(number, fits) => self.replica.done(number, fits),
                 Told::Judged(endpoint, verdicts) => self.replica.judged(endpoint, verdicts),
                 Told::Blind(blind) => self.replica.set_blind(blind),
@@ -492,7 +493,7 @@ impl Life {
         {
             self.to_coordinator.push_back(order);
         }
-        self.link.write(&mut self.replica, now, rng);
+        self.link.write(&mut self.replica, now, at, rng);
         self.known = self.replica.known().or(self.known);
     }
 

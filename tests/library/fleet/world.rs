@@ -58,6 +58,8 @@ const UNSEEN: u64 = LEASE + 500;
 struct Asked {
     membership: Option<Membership>,
     registers: bool,
+    /// The era of the node's date.
+    era: u64,
 }
 
 struct Client {
@@ -92,10 +94,14 @@ pub(super) struct World {
     died_ahead: BTreeSet<usize>,
     /// Since when each node is ahead of the store.
     ahead: [Option<u64>; NAMES.len()],
+    /// The era of each node's date.
+    eras: [u64; NAMES.len()],
     /// Load balancers are never forgotten, and the store is not lost.
     is_strict: bool,
     /// The clocks of all nodes are the same, and never jump.
     is_on_time: bool,
+    /// Clocks differ by up to two minutes, and jump by far.
+    is_far_off: bool,
     hold_time: u64,
     value_bytes: usize,
     heal_at: u64,
@@ -114,7 +120,12 @@ impl World {
         // Small values: every group is in parts.
         let value_bytes = if rng.u8(..4) == 0 { 48 } else { VALUE_BYTES };
         let is_on_time = rng.bool();
-        let mut skew = || if is_on_time { 0 } else { rng.i64(0..300) };
+        let is_far_off = !is_on_time && plan.seed % 4 == 0;
+        let mut skew = || match (is_on_time, is_far_off) {
+            (true, _) => 0,
+            (_, false) => rng.i64(0..300),
+            (_, true) => 400 * rng.i64(0..300) - 60_000,
+        };
         let node = |name| Node::new(name, skew(), hold_time, value_bytes, has_disk);
         let nodes: Vec<Node> = NAMES.into_iter().map(node).collect();
         let mut clients: Vec<Client> = LBS.iter().map(|lb| client(Some(lb))).collect();
@@ -133,8 +144,10 @@ impl World {
             unions: BTreeSet::new(),
             died_ahead: BTreeSet::new(),
             ahead: [None; NAMES.len()],
+            eras: [0; NAMES.len()],
             is_strict: hold_time > 100_000,
             is_on_time,
+            is_far_off,
             hold_time,
             value_bytes,
             heal_at: plan.length,
@@ -202,6 +215,7 @@ impl World {
             self.nodes[at].step(self.now, &mut self.rng);
         }
         self.note_reconciled();
+        self.note_dates();
         for at in 0..self.clients.len() {
             self.step_client(at);
         }
@@ -269,7 +283,7 @@ impl World {
                 self.unions.insert((lb, group));
             }
             if self.clients[client].lb.is_some() {
-                self.sessions.spoke((lb, group), self.now);
+                self.sessions.spoke((lb, group), node, self.date_of(node), self.now);
             }
         }
         let registers = !text.contains("deregister");
@@ -284,7 +298,8 @@ impl World {
             }
         }
         self.note(|| format!("{} to {}: {text}", lb.unwrap_or("member"), NAMES[node]));
-        self.clients[client].asked = Some(Asked { membership, registers });
+        let (era, _) = self.date_of(node);
+        self.clients[client].asked = Some(Asked { membership, registers, era });
         let bytes = wire::parse(&text).bytes(1);
         self.nodes[node].request(self.now, connection, &bytes);
     }
@@ -322,7 +337,7 @@ impl World {
             for reply in std::mem::take(&mut self.nodes[at].replies) {
                 let asker = self.clients.iter().position(|client| client.at == Some((at, reply.connection)));
                 let Some(client) = asker else { continue };
-                let Some(Asked { membership, registers }) = self.clients[client].asked.take() else { continue };
+                let Some(Asked { membership, registers, era }) = self.clients[client].asked.take() else { continue };
                 let lb = self.clients[client].lb;
                 self.note(|| format!("{name} answers {:02X}, safe {}", reply.code, reply.is_safe));
                 let Some(membership) = membership else { continue };
@@ -335,7 +350,7 @@ impl World {
                 let done = reply.code == 0x00;
                 let is_there = done.then_some(registers);
                 let (is_safe, session) = (reply.is_safe, self.sessions.last(membership.0));
-                let promise = Promise { is_there, is_safe, node: at, at: self.now, by_lb, session };
+                let promise = Promise { is_there, is_safe, node: at, at: self.now, by_lb, session, era };
                 self.promises.insert(membership, promise);
             }
         }

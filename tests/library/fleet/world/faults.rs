@@ -59,7 +59,8 @@ impl World {
             13 if self.rng.u8(..4) == 0 && !self.is_on_time => {
                 // A clock jumps, ahead or back.
                 self.last_skew += 200;
-                let jump = if self.rng.bool() { self.last_skew } else { -self.last_skew };
+                let far = if self.is_far_off { 100 } else { 1 };
+                let jump = far * if self.rng.bool() { self.last_skew } else { -self.last_skew };
                 self.nodes[at].skew += jump;
                 self.note(|| format!("the clock of {} jumps by {jump} ms", NAMES[at]));
             }
@@ -108,6 +109,23 @@ impl World {
         let word = Word { number: 0, saying, pattern, reason, by, from, at: Time::default(), expires: None };
         self.note(|| format!("{} hears: {word}", NAMES[at]));
         self.nodes[at].act(self.now, Act::Say(word));
+    }
+
+    /// Notes which nodes have come to know of another date. A later era than before is one of the node's own: its machine has
+    /// slept, as far as the node can tell.
+    pub(super) fn note_dates(&mut self) {
+        for at in 0..self.nodes.len() {
+            let (era, _) = self.date_of(at);
+            let before = std::mem::replace(&mut self.eras[at], era);
+            if era != before && before != 0 && era != 0 {
+                self.sessions.dated(at, era > before, self.now);
+            }
+        }
+    }
+
+    /// The era of a node's date, and how wrong the date may be; the era 0: the node is dead, or has not begun yet.
+    pub(super) fn date_of(&self, node: usize) -> (u64, u64) {
+        self.nodes[node].status().map_or((0, 0), |status| (status.era, status.date_error))
     }
 
     /// Notes which nodes are one with the store again. What others told such a node while it was not, the store has from now

@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Group, LBS, Membership, NAMES, Shown, World};
 use crate::wire;
 
-/// In so many milliseconds a node has told its replica of a session: sessions have the order of their stamps then.
+/// In so many milliseconds a node has told its replica of what a load balancer said.
 const TOLD: u64 = 300;
+
+/// Sessions have an order if they began so many milliseconds further apart than the nodes' dates may be wrong.
+const APART: u64 = 250;
 
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Promise {
@@ -20,15 +23,29 @@ pub(super) struct Promise {
     pub(super) by_lb: bool,
     /// The load balancer's session then.
     pub(super) session: u64,
+    /// The era of the node's date when it was asked.
+    pub(super) era: u64,
+}
+
+/// What a load balancer last said of a group in a session.
+#[derive(Clone, Copy)]
+struct Spoken {
+    at: u64,
+    node: usize,
+    /// When the session began.
+    began: u64,
+    /// The era of the node's date, and how wrong that may be.
+    date: (u64, u64),
 }
 
 /// The sessions of load balancers, by their number.
 #[derive(Default)]
 pub(super) struct Sessions {
-    last: BTreeMap<&'static str, u64>,
-    /// In which session a load balancer last spoke of a group, and when.
-    spoken: BTreeMap<Group, (u64, u64)>,
-    /// Groups of which a load balancer spoke shortly before its next session.
+    /// The last one, and when it began.
+    last: BTreeMap<&'static str, (u64, u64)>,
+    spoken: BTreeMap<Group, BTreeMap<u64, Spoken>>,
+    /// Groups of which a load balancer spoke shortly before its next session, or before its node came to know of another
+    /// date, or in a session in which the node lost the date.
     hasty: BTreeSet<Group>,
     /// Memberships of which a member spoke.
     by_members: BTreeSet<Membership>,
@@ -36,42 +53,60 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn begin(&mut self, lb: &'static str, now: u64) {
-        *self.last.entry(lb).or_default() += 1;
-        let late = self.spoken.iter().filter(|((of, _), (_, at))| *of == lb && at + TOLD > now);
+        let (number, began) = self.last.entry(lb).or_default();
+        (*number, *began) = (*number + 1, now);
+        let is_late = |spoken: &BTreeMap<u64, Spoken>| spoken.values().any(|spoken| spoken.at + TOLD > now);
+        let late = self.spoken.iter().filter(|((of, _), spoken)| *of == lb && is_late(spoken));
         self.hasty.extend(late.map(|(group, _)| *group));
     }
 
     pub(super) fn last(&self, lb: &str) -> u64 {
-        self.last.get(lb).copied().unwrap_or_default()
+        self.last.get(lb).map_or(0, |(number, _)| *number)
     }
 
-    pub(super) fn spoke(&mut self, group: Group, now: u64) {
-        let session = self.last(group.0);
-        self.spoken.insert(group, (session, now));
+    pub(super) fn spoke(&mut self, group: Group, node: usize, date: (u64, u64), now: u64) {
+        let (number, began) = self.last.get(group.0).copied().unwrap_or_default();
+        self.spoken.entry(group).or_default().insert(number, Spoken { at: now, node, began, date });
+    }
+
+    /// The node knows of another date now.
+    pub(super) fn dated(&mut self, node: usize, is_lost: bool, now: u64) {
+        for (group, spoken) in &self.spoken {
+            let mut there = spoken.values().filter(|spoken| spoken.node == node);
+            if there.any(|spoken| is_lost || spoken.at + TOLD > now) {
+                self.hasty.insert(*group);
+            }
+        }
     }
 
     pub(super) fn members_spoke(&mut self, membership: Membership) {
         self.by_members.insert(membership);
     }
 
-    /// The load balancer has not spoken of the group since this session, and nobody else of the membership.
-    fn is_last_word(&self, membership: &Membership, session: u64) -> bool {
+    /// The load balancer has not spoken of the group since this session, which is the last one for certain, and nobody else
+    /// has spoken of the membership.
+    fn is_last_word(&self, membership: &Membership, &Promise { session, era, .. }: &Promise) -> bool {
         let group = (membership.0, membership.1);
-        let last = self.spoken.get(&group).is_some_and(|(last, _)| *last == session);
-        last && !self.hasty.contains(&group) && !self.by_members.contains(membership)
+        let Some(spoken) = self.spoken.get(&group) else { return false };
+        let Some((number, last)) = spoken.last_key_value() else { return false };
+        let is_before = |earlier: &Spoken| {
+            let apart = APART + last.date.1 + earlier.date.1;
+            era != 0 && earlier.date.0 == era && last.began > earlier.began + apart
+        };
+        let is_certain = spoken.range(..session).all(|(_, earlier)| is_before(earlier));
+        *number == session && is_certain && !self.hasty.contains(&group) && !self.by_members.contains(membership)
     }
 }
 
 impl World {
     /// Whether the load balancer has removed the member for good, whatever other nodes have of its earlier sessions. The
-    /// state on disk does not know what was removed, and clocks tell the order of sessions.
+    /// state on disk does not know what was removed.
     pub(super) fn holds(&self, membership: &Membership, promise: &Promise) -> bool {
         let removed = promise.by_lb && promise.is_there == Some(false);
         removed
-            && self.is_on_time
             && self.is_strict
             && self.deaths_ahead == 0
-            && self.sessions.is_last_word(membership, promise.session)
+            && self.sessions.is_last_word(membership, promise)
     }
 
     pub(super) fn check_promises(&mut self) -> Result<(), String> {

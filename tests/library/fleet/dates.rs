@@ -1,0 +1,164 @@
+//! The date that nodes agree on: which session of a load balancer was the later one, whatever the machines' clocks say.
+
+use std::time::Duration;
+
+use gwm::{
+    fleet::{Moment, Replica, Settings, VALUE_BYTES},
+    journal::{Date, Entry, Epoch},
+    time::Time,
+};
+
+use super::{crash::groups, etcd::Etcd};
+use crate::wire;
+
+struct Node {
+    replica: Replica,
+    /// How much its machine's clock is ahead, in milliseconds.
+    ahead: u64,
+    lease: u64,
+    /// The last revision that it has seen, while it is connected.
+    seen: Option<i64>,
+}
+
+/// Two nodes, and one load balancer.
+struct World {
+    etcd: Etcd,
+    nodes: [Node; 2],
+    /// In seconds.
+    now: u64,
+}
+
+impl World {
+    fn new(ahead: [u64; 2]) -> World {
+        let mut etcd = Etcd::default();
+        let node = |(name, ahead): (&str, u64)| Node {
+            replica: Replica::new(Settings {
+                node: name.into(),
+                incarnation: 1,
+                address: "".into(),
+                version: "".into(),
+                hold_time: Duration::from_secs(600),
+                value_bytes: VALUE_BYTES,
+            }),
+            ahead,
+            lease: etcd.grant(0, u64::MAX / 2),
+            seen: None,
+        };
+        let nodes = [("a", ahead[0]), ("b", ahead[1])].map(node);
+        World { etcd, nodes, now: 1 }
+    }
+
+    fn at(&self, node: usize) -> Moment {
+        let epoch = Epoch(Date(1_800_000_000_000 + self.nodes[node].ahead));
+        Moment { now: Time(self.now * 1_000_000_000), epoch }
+    }
+
+    fn connect(&mut self, node: usize) {
+        let at = self.at(node);
+        let Node { replica, seen, .. } = &mut self.nodes[node];
+        replica.begin_listing(1);
+        for event in self.etcd.list() {
+            replica.put(&event.key, &event.value.expect("it is there"), event.revision, at);
+        }
+        replica.end_listing(self.etcd.revision, at);
+        replica.set_connected(true);
+        *seen = Some(self.etcd.revision);
+        self.settle();
+    }
+
+    fn cut(&mut self, node: usize) {
+        self.nodes[node].seen = None;
+        self.nodes[node].replica.set_connected(false);
+    }
+
+    /// Nodes that are connected do all that there is to do.
+    fn settle(&mut self) {
+        let mut is_idle = false;
+        while !is_idle {
+            is_idle = true;
+            for node in 0..self.nodes.len() {
+                let at = self.at(node);
+                let Node { replica, seen: Some(seen), lease, .. } = &mut self.nodes[node] else { continue };
+                for event in self.etcd.since(*seen) {
+                    match event.value {
+                        Some(value) => replica.put(&event.key, &value, event.revision, at),
+                        None => replica.delete(&event.key, event.revision),
+                    }
+                    (*seen, is_idle) = (event.revision, false);
+                }
+                while let Some((number, _)) = replica.next_order(at) {
+                    replica.done(number, true);
+                }
+                if let Some(batch) = replica.next_batch(true, at) {
+                    match self.etcd.transact(&batch, *lease) {
+                        Some(revision) => replica.committed(&batch, revision),
+                        None => replica.refused(&batch),
+                    }
+                    is_idle = false;
+                }
+            }
+        }
+    }
+
+    /// The load balancer comes to a node, ten seconds later, says this, and goes.
+    fn session(&mut self, node: usize, requests: &[&str]) {
+        self.now += 10;
+        let uid = || b"LB1"[..].into();
+        let asked = requests.iter().map(|text| Entry::Request(wire::parse(text).bytes(0).into()));
+        let gone = Entry::Unbound { lb_uid: uid(), held_until: Time(u64::MAX / 2) };
+        for entry in [Entry::Bound(uid())].into_iter().chain(asked).chain([gone]) {
+            let at = self.at(node);
+            self.nodes[node].replica.local(&entry, at);
+        }
+        self.settle();
+    }
+}
+
+/// The clock of either machine is a minute ahead, or none is.
+const AHEAD: [[u64; 2]; 3] = [[60_000, 0], [0, 60_000], [0, 0]];
+
+/// Nodes that have met, of which the first is cut off, or both are.
+fn met(ahead: [u64; 2], cut: &[usize]) -> World {
+    let mut world = World::new(ahead);
+    world.connect(0);
+    world.connect(1);
+    world.session(1, &["lb register LB1/G a x"]);
+    cut.iter().for_each(|node| world.cut(*node));
+    world
+}
+
+#[test]
+fn a_registration_of_a_later_session_stays() {
+    for ahead in AHEAD {
+        let mut world = met(ahead, &[0]);
+        world.session(0, &["lb deregister LB1/G x"]);
+        world.session(1, &["lb deregister LB1/G x", "lb register LB1/G x"]);
+        world.connect(0);
+        assert_eq!(groups(&mut world.etcd), ["G a x"], "{ahead:?}");
+    }
+}
+
+#[test]
+fn a_removal_of_a_later_session_holds() {
+    for ahead in AHEAD {
+        for back in [[0, 1], [1, 0]] {
+            let mut world = met(ahead, &[0, 1]);
+            world.session(0, &["lb register LB1/G y"]);
+            world.session(1, &["lb register LB1/G y", "lb deregister LB1/G y"]);
+            back.iter().for_each(|node| world.connect(*node));
+            assert_eq!(groups(&mut world.etcd), ["G a x"], "{ahead:?} {back:?}");
+        }
+    }
+}
+
+#[test]
+fn nodes_that_have_not_met_know_of_no_order_and_what_is_registered_stays() {
+    for ahead in AHEAD {
+        let mut world = World::new(ahead);
+        world.session(0, &["lb register LB1/G y"]);
+        world.session(1, &["lb register LB1/G a y", "lb deregister LB1/G y"]);
+        world.connect(1);
+        world.connect(0);
+        assert_eq!(groups(&mut world.etcd), ["G a y"], "{ahead:?}");
+    }
+}
