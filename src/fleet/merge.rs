@@ -160,9 +160,7 @@ pub(super) fn merge_group(
         return Merged { group: None, dropped, overruled };
     }
     let session = match (mine, theirs) {
-        (Some(mine), Some(theirs)) => {
-            last_session(base.map(|base| &base.session), &mine.session, &theirs.session)
-        }
+        (Some(mine), Some(theirs)) => last_session(base.map(|base| &base.session), &mine.session, &theirs.session),
         (one, other) => one.or(other).map(|group| group.session.clone()).unwrap_or_default(),
     };
     let gone = |group: Option<&Group>| group.map(|group| group.gone.clone()).unwrap_or_default();
@@ -423,7 +421,8 @@ mod tests {
         assert_eq!(merge_group(&born, Some(&old), None, Some(&old), &BTreeSet::new()).group, None);
         // Of a life that others have ended, what this node alone heard stays.
         let mine = group("a1 b2");
-        let found = merge_group(&born, Some(&old), Some(&mine), None, &BTreeSet::new()).group.expect("somebody is in it");
+        let found =
+            merge_group(&born, Some(&old), Some(&mine), None, &BTreeSet::new()).group.expect("somebody is in it");
         assert_eq!((show(Some(&found)), found.born), ("b2".into(), born));
     }
 

@@ -212,13 +212,7 @@ impl Replica {
     }
 
     /// Changes a group, which may be new; `change` gets the load balancer's session, too.
-    fn change_group(
-        &mut self,
-        data: GroupData<'_>,
-        by_lb: bool,
-        at: Moment,
-        change: impl FnOnce(&mut Group, &Stamp),
-    ) {
+    fn change_group(&mut self, data: GroupData<'_>, by_lb: bool, at: Moment, change: impl FnOnce(&mut Group, &Stamp)) {
         let key = group_key(data);
         let Some(Lb { born, session, .. }) = self.my_lb(data.lb_uid) else { return };
         let (born, session) = (born.clone(), session.clone());

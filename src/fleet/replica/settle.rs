@@ -333,8 +333,7 @@ impl Replica {
                     merge::change(&mut members, &change, from.map_or(&[][..], |from| &from.members), &now.members);
                     now.members = members;
                     if let Some(before) = group(&before) {
-                        now.session =
-                            last_session(from.map(|from| &from.session), &before.session, &now.session);
+                        now.session = last_session(from.map(|from| &from.session), &before.session, &now.session);
                         now.gone = gone::both_gone(&before.gone, &now.gone);
                         gone::forget_gone(now);
                     }
