@@ -38,12 +38,26 @@ pub enum Entry {
     Judged(Endpoint, Last),
     /// No group lists the endpoint any more.
     Gone(Endpoint),
-    /// Whether etcd, which the nodes of a fleet share, lacks some of what the state on disk has.
-    Ahead(bool),
+    /// How the state on disk stands to etcd, which the nodes of a fleet share.
+    Fleet {
+        /// Etcd lacks some of what the disk has.
+        ahead: bool,
+        /// What the disk has comes from this, or is newer.
+        known: Known,
+    },
     /// All that is known of a load balancer, in place of what was written of it before; `None` if nobody knows it.
     Whole(Box<[u8]>, Option<Box<Whole>>),
     /// All words that are in force, in place of those before.
     Words(Vec<Word>),
+}
+
+/// A state of etcd: all that is older was known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Tells the store from another one; 0: nothing was known.
+    pub store: u64,
+    /// The revision.
+    pub revision: u64,
 }
 
 /// All that is known of a load balancer.
@@ -128,7 +142,7 @@ impl Entry {
             | Entry::Unsaid(_)
             | Entry::Judged(..)
             | Entry::Gone(_)
-            | Entry::Ahead(_)
+            | Entry::Fleet { .. }
             | Entry::Words(_) => Vec::new(),
         }
     }
@@ -149,7 +163,7 @@ impl Entry {
             Entry::Said(word) => word_size(word),
             Entry::Whole(uid, whole) => uid.len() + whole.as_ref().map_or(0, |whole| whole.size()),
             Entry::Words(words) => words.iter().map(word_size).sum(),
-            Entry::Unsaid(_) | Entry::Judged(..) | Entry::Gone(_) | Entry::Ahead(_) => 0,
+            Entry::Unsaid(_) | Entry::Judged(..) | Entry::Gone(_) | Entry::Fleet { .. } => 0,
         };
         size_of::<Entry>() + more
     }

@@ -26,7 +26,7 @@ pub mod text;
 mod unchanged;
 
 pub use date::{Date, Epoch};
-pub use entry::{Entry, Whole};
+pub use entry::{Entry, Known, Whole};
 pub use redb::StorageBackend;
 pub use restore::{Restored, restore};
 pub use rows::{Fault, Member, Row};

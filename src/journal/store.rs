@@ -6,7 +6,7 @@ use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, StorageBa
 
 use super::{
     date::{Date, Epoch},
-    entry::Entry,
+    entry::{Entry, Known},
     rows::{Fault, Row, VERSION, VERSION_OLDEST},
     tables::{Source, Tables},
     unchanged::Unchanged,
@@ -259,7 +259,7 @@ impl Store {
         let mut numbers = self.numbers;
         numbers.starts += 1;
         if alone {
-            numbers.ahead = 1;
+            (numbers.ahead, numbers.known_store, numbers.known_revision) = (1, 0, 0);
         }
         self.apply_with(numbers, entries, epoch)?;
         Ok(self.numbers.starts)
@@ -280,6 +280,11 @@ impl Store {
     /// Whether the file may have what etcd, which the nodes of a fleet share, lacks.
     pub fn is_ahead(&self) -> bool {
         self.numbers.ahead != 0
+    }
+
+    /// What was known of etcd, at least, when the file was written last.
+    pub fn known(&self) -> Known {
+        Known { store: self.numbers.known_store, revision: self.numbers.known_revision }
     }
 
     /// Writes entries in one transaction with the number that follows [`Store::applied`]. `now` is the date of the write.

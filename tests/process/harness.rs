@@ -178,12 +178,17 @@ impl Daemon {
 
     /// As [`Daemon::start`], for a test that runs several daemons and has the permit for all of them.
     pub(crate) fn start_permitted(flags: &[&str], permit: &Permit) -> Daemon {
-        Daemon::start_with(flags, permit, &[])
+        Daemon::start_permitted_with(flags, permit, &[])
     }
 
-    /// As [`Daemon::start_permitted`], with these variables of the environment.
-    pub(crate) fn start_with(flags: &[&str], _permit: &Permit, variables: &[(&str, &Path)]) -> Daemon {
-        Daemon::spawn_gated(flags, 0, mpsc::channel().1, variables)
+    /// As [`Daemon::start_permitted`], with further variables in its environment.
+    pub(crate) fn start_permitted_with(flags: &[&str], _permit: &Permit, environment: &[(&str, &Path)]) -> Daemon {
+        let mut program = |arguments: &[&str]| {
+            let mut command = command(arguments);
+            command.envs(environment.iter().copied());
+            command
+        };
+        Daemon::spawn_gated(&mut program, flags, 0, mpsc::channel().1)
     }
 
     /// As [`Daemon::start`]; nobody reads the daemon's stderr before [`Daemon::read_log`].

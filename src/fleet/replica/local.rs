@@ -49,7 +49,12 @@ impl Replica {
                     id += u64::from(ahead);
                     Member { id, membership: Membership { endpoint, by_lb, label, state, quiesced } }
                 });
-                let group = Group { born: Stamp::default(), session: Stamp::default(), members: members.collect(), gone: Vec::new() };
+                let group = Group {
+                    born: Stamp::default(),
+                    session: Stamp::default(),
+                    members: members.collect(),
+                    gone: Vec::new(),
+                };
                 (RowKey::Group(lb_uid.clone(), name.clone()), Content::Group(group))
             }
         };
@@ -144,7 +149,7 @@ impl Replica {
                 self.touch(&key);
             }
             // Each node keeps its own.
-            Entry::Judged(..) | Entry::Gone(_) | Entry::Ahead(_) | Entry::Whole(..) | Entry::Words(_) => {}
+            Entry::Judged(..) | Entry::Gone(_) | Entry::Fleet { .. } | Entry::Whole(..) | Entry::Words(_) => {}
         }
     }
 

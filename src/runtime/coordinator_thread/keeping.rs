@@ -218,7 +218,11 @@ impl Keeping {
         }
         // After the changes, so that the mark goes only when etcd has them.
         let ahead = fleet.fleet.is_ahead();
-        if let Some(disk) = self.disk.as_mut().filter(|disk| disk.ahead.0 != ahead) {
+        let Some(disk) = self.disk.as_mut() else { return };
+        let known = fleet.fleet.known().unwrap_or(disk.known);
+        let turns = disk.ahead.0 != ahead;
+        // What is known of etcd is no reason for a transaction.
+        if turns || known != disk.known && !disk.entries.is_empty() {
             self.given.journal += 1;
             if turns {
                 disk.ahead = (ahead, self.given.journal);

@@ -213,21 +213,11 @@ impl Node {
         });
         let epoch = Epoch::new(Time::default(), self.date(now));
         let at = Moment { now: Time::default(), epoch };
-        if let Some((store, ahead)) = &mut self.disk {
-            store.begin(&[], Epoch::default(), false).expect("memory is a disk");
-            journal::restore(store, &mut coordinator, at.now, epoch).expect("it was written by an entry");
-            store
-                .each_row(epoch, |row| {
-                    replica.restore(&row, *ahead, at);
-                    Ok(())
-                })
-                .expect("it was read before");
-        }
         coordinator.join_fleet(self.name, 2, epoch.date(Time::default()).0);
         if let Some(disk) = &mut self.disk {
             let (ahead, known) = (disk.ahead.is_some(), disk.known);
             if let Some(store) = disk.read() {
-                store.start(false).expect("memory is a disk");
+                store.begin(&[], Epoch::default(), false).expect("memory is a disk");
                 journal::restore(store, &mut coordinator, at.now, epoch).expect("it was written by an entry");
                 let restored = store.each_row(epoch, |row| {
                     replica.restore(&row, ahead, at);

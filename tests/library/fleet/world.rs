@@ -16,8 +16,8 @@ use super::{
     etcd::Etcd,
     node::{LEASE, Node},
 };
-use promises::{Promise, Sessions};
 use crate::wire;
+use promises::{Promise, Sessions};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const LBS: [&str; 2] = ["LB1", "LB2"];
@@ -415,7 +415,11 @@ impl World {
         Counts {
             promises: self.promises.values().filter(|promise| promise.is_there.is_some()).count(),
             conflicts: self.nodes.iter().map(|node| node.conflicts).sum(),
-            held: self.promises.iter().filter(|(of, promise)| self.unsure.contains(of) && self.holds(of, promise)).count(),
+            held: self
+                .promises
+                .iter()
+                .filter(|(of, promise)| self.unsure.contains(of) && self.holds(of, promise))
+                .count(),
             keys: self.etcd.keys().len(),
             shares: self.nodes.iter().map(Node::share).sum(),
             strict: usize::from(self.is_strict),

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use gwm::{
     coordinator::Time,
-    journal::{Date, Entry, Epoch, Member, Past, Row, Store, StoreError, text},
+    journal::{Date, Entry, Epoch, Known, Member, Past, Row, Store, StoreError, text},
     judgement::{Last, Share, Verdict},
     sasp::{Endpoint, EntryFlags, Health, LbFlags},
 };
@@ -284,10 +284,10 @@ fn the_mark_that_etcd_lacks_something_is_kept() {
     store.apply(&[entry], Epoch::default(), Date::default()).expect("the disk works");
     drop(store);
     let mut store = open();
-    assert!(!store.is_ahead());
+    assert_eq!((store.is_ahead(), store.known()), (false, known));
     store.begin(&[], Epoch::default(), false).expect("the disk works");
-    assert!(!store.is_ahead());
-    // Without a fleet, nobody tells etcd.
+    assert_eq!((store.is_ahead(), store.known()), (false, known));
+    // Without a fleet, nobody tells etcd, and nobody hears of it.
     store.begin(&[], Epoch::default(), true).expect("the disk works");
     drop(store);
     let store = open();

@@ -295,7 +295,7 @@ impl Bed {
         ];
         let date = self.date(number);
         let variables = [("LD_PRELOAD", &*self.clock), ("TEST_CLOCK_FILE", &*date)];
-        let gwm = self.on(Gwm(number), || Daemon::start_with(&flags, &self.permit, &variables));
+        let gwm = self.on(Gwm(number), || Daemon::start_permitted_with(&flags, &self.permit, &variables));
         self.gwms[number] = Some(gwm);
     }
 
