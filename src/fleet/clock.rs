@@ -8,7 +8,10 @@
 //! none.
 
 use super::rows::Stamp;
-use crate::{journal::Date, time::Time};
+use crate::{
+    journal::{Date, FleetDate},
+    time::Time,
+};
 
 /// Two dates are never nearer than this for certain, in milliseconds: a coordinator's turn, and whole milliseconds.
 const SLACK: u64 = 20;
@@ -127,6 +130,12 @@ impl Clock {
         self.era(time, machine).date(time)
     }
 
+    /// What the next life of this node has to know of the fleet's date.
+    pub(super) fn fleet_date(&mut self, now: Time, machine: Date) -> FleetDate {
+        let Era { number: era, at, date, error, .. } = *self.era(now, machine);
+        FleetDate { era, at, date, error, awake: self.awake }
+    }
+
     /// A session that began at this time at this node, with what is to be known of its date, for [`is_later`]; `None`: the
     /// machine has slept since.
     pub(super) fn mark(&mut self, session: &Stamp, began: Time, now: Time, machine: Date) -> Option<Stamp> {
@@ -200,6 +209,14 @@ impl Clock {
         (self.question, self.answered) = (None, now);
         true
     }
+}
+
+/// A session that began at this time at a former life of the node, which knew this of the fleet's date; as [`Clock::mark`].
+pub(super) fn marked_before(node: &str, known: &FleetDate, began: Time) -> Option<Stamp> {
+    let FleetDate { era: number, at, date, error, awake } = *known;
+    let era = Era { number, at, date, error, lead: 0 };
+    let error = error.saturating_add(SLACK + milliseconds(at, began) / DRIFT);
+    (began >= awake).then(|| Stamp { date: era.date(began), node: marked(node, number, error) })
 }
 
 /// The name of a session's node, with the era of the session's date, and how wrong the date may be. Versions before this

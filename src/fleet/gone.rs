@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     clock::is_later,
-    rows::{GONE, Gone, Group, Stamp},
+    rows::{Gone, Group, Stamp},
 };
-use crate::sasp::Endpoint;
+use crate::{journal::GONE, sasp::Endpoint};
 
 /// What the load balancer has deregistered on the first side after its last word on the other side, for certain.
 pub(super) fn later_gone(one: Option<&Group>, other: Option<&Group>) -> BTreeSet<Endpoint> {

@@ -25,7 +25,7 @@ use super::{
     rows::{Content, Group, Key, Lb, Parts, RowKey, Stamp},
 };
 use crate::{
-    journal::{Date, Epoch, Known},
+    journal::{Ahead, Date, Epoch, FleetDate, Known},
     sasp::Endpoint,
     time::Time,
 };
@@ -190,7 +190,8 @@ pub struct Replica {
     is_another: bool,
     /// Tells the store from others, also if their ids are equal: what its own key says.
     identity: Option<u64>,
-    /// What the state on disk, which is ahead of the store, knew of the store.
+    /// What of the state on disk the store may lack, until the first listing; and what the state on disk knew of the store.
+    ahead: Ahead,
     restored: Option<Known>,
     /// Parts of values.
     parts: parts::Waiting,
@@ -236,6 +237,7 @@ impl Replica {
             store: None,
             is_another: false,
             identity: None,
+            ahead: Ahead::Nothing,
             restored: None,
             parts: parts::Waiting::default(),
             sending: None,
@@ -277,6 +279,11 @@ impl Replica {
         let waits = !self.is_settled() || self.listing.is_some() || self.in_flight || self.sending.is_some();
         let store = self.identity.filter(|_| !waits)?;
         Some(Known { store, revision: self.revision.unsigned_abs() })
+    }
+
+    /// What the next life of this node has to know of the fleet's date.
+    pub fn fleet_date(&mut self, at: Moment) -> FleetDate {
+        self.clock.fleet_date(at.now, at.date())
     }
 
     /// Conflicts since the last call.

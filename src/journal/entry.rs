@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::rows::Member;
+use super::{own::FleetDate, rows::Member};
 use crate::{
     coordinator::{Change, Coordinator, Held, LbState, Word},
     judgement::Last,
@@ -44,6 +44,19 @@ pub enum Entry {
         ahead: bool,
         /// What the disk has comes from this, or is newer.
         known: Known,
+        /// Etcd has so many of the changes that the node made by itself.
+        kept: u64,
+    },
+    /// What the node knows of the fleet's date.
+    Date(FleetDate),
+    /// A node of a fleet makes a change by itself; etcd lacks it for now.
+    Own {
+        /// The number of the change since the start.
+        number: u64,
+        /// If a load balancer said something of its groups: the begin of its session.
+        began: Option<Time>,
+        /// The change.
+        entry: Box<Entry>,
     },
     /// All that is known of a load balancer, in place of what was written of it before; `None` if nobody knows it.
     Whole(Box<[u8]>, Option<Box<Whole>>),
@@ -138,11 +151,13 @@ impl Entry {
                     _ => Vec::new(), // no other request changes anything
                 }
             }
+            Entry::Own { entry, .. } => entry.load_balancers(),
             Entry::Said(_)
             | Entry::Unsaid(_)
             | Entry::Judged(..)
             | Entry::Gone(_)
             | Entry::Fleet { .. }
+            | Entry::Date(_)
             | Entry::Words(_) => Vec::new(),
         }
     }
@@ -163,7 +178,8 @@ impl Entry {
             Entry::Said(word) => word_size(word),
             Entry::Whole(uid, whole) => uid.len() + whole.as_ref().map_or(0, |whole| whole.size()),
             Entry::Words(words) => words.iter().map(word_size).sum(),
-            Entry::Unsaid(_) | Entry::Judged(..) | Entry::Gone(_) | Entry::Fleet { .. } => 0,
+            Entry::Own { entry, .. } => entry.size(),
+            Entry::Unsaid(_) | Entry::Judged(..) | Entry::Gone(_) | Entry::Fleet { .. } | Entry::Date(_) => 0,
         };
         size_of::<Entry>() + more
     }

@@ -18,6 +18,7 @@
 mod date;
 pub mod directory;
 mod entry;
+mod own;
 mod restore;
 mod rows;
 mod store;
@@ -27,10 +28,11 @@ mod unchanged;
 
 pub use date::{Date, Epoch};
 pub use entry::{Entry, Known, Whole};
+pub use own::{Began, FleetDate, GONE, Own, Owns, RowKey, Sessions};
 pub use redb::StorageBackend;
 pub use restore::{Restored, restore};
 pub use rows::{Fault, Member, Row};
-pub use store::{Past, Store, StoreError};
+pub use store::{Ahead, Past, Store, StoreError};
 
 pub(crate) use rows::{
     Fields, VERDICT_BYTES, put_endpoint, put_short, read_any, read_verdicts, read_word, write_verdicts, write_word,

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::date::{Date, Epoch};
+use super::{
+    date::{Date, Epoch},
+    own,
+};
 use crate::{
     coordinator::{Pattern, Saying, Word},
     judgement::{Level, Policy, Share, Verdict},
@@ -435,6 +438,7 @@ pub(crate) fn read_word(number: u64, value: &[u8], epoch: Epoch) -> Result<Word>
 
 /// Reads any bytes as every kind of key and value, for fuzzers. What can be read is the same after it is written.
 pub(crate) fn read_any(bytes: &[u8]) {
+    own::read_any(bytes);
     if let Ok(value) = LbValue::read(bytes) {
         assert_eq!(value.write(), bytes);
     }

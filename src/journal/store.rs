@@ -7,6 +7,7 @@ use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, StorageBa
 use super::{
     date::{Date, Epoch},
     entry::{Entry, Known},
+    own::{self, Owns},
     rows::{Fault, Row, VERSION, VERSION_OLDEST},
     tables::{Source, Tables},
     unchanged::Unchanged,
@@ -93,14 +94,15 @@ pub(super) struct Numbers {
     /// The number of the last transaction.
     applied: u64,
     /// How often a daemon has started with this file.
-    starts: u64,
+    pub(super) starts: u64,
     /// When a daemon wrote last.
     alive_at: u64,
     /// The number of the newest load balancer or group; no number is used again.
     pub(super) newest: u64,
     /// The number of the operator's newest word.
     pub(super) last_word: u64,
-    /// 0 if etcd has all of this; only the rows of a fleet's node get there. A file that does not say is ahead.
+    /// 0: etcd has all of this; only the rows of a fleet's node get there. 1: etcd may lack anything, as it does if the file
+    /// does not say. 2: etcd may lack what the node has changed by itself (`own`).
     pub(super) ahead: u64,
     /// See [`Known`].
     pub(super) known_store: u64,
@@ -124,6 +126,17 @@ impl Numbers {
 
 /// No number of a file gets near this.
 pub(super) const NUMBER_MAX: u64 = 1 << 60;
+
+/// What of a file etcd, which the nodes of a fleet share, may lack.
+#[derive(Clone, Debug)]
+pub enum Ahead {
+    /// Nothing.
+    Nothing,
+    /// What the node has changed by itself.
+    Own(Owns),
+    /// Anything.
+    All,
+}
 
 /// What a file knows beside its rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -261,7 +274,13 @@ impl Store {
         if alone {
             (numbers.ahead, numbers.known_store, numbers.known_revision) = (1, 0, 0);
         }
-        self.apply_with(numbers, entries, epoch)?;
+        let mut entries = entries.into_iter();
+        self.write_with(numbers, |tables| {
+            if alone {
+                tables.forget_own()?;
+            }
+            entries.try_for_each(|entry| tables.apply(entry, epoch))
+        })?;
         Ok(self.numbers.starts)
     }
 
@@ -282,6 +301,15 @@ impl Store {
         self.numbers.ahead != 0
     }
 
+    /// What of the file etcd may lack.
+    pub fn ahead(&self) -> Result<Ahead> {
+        match self.numbers.ahead {
+            0 => Ok(Ahead::Nothing),
+            1 => Ok(Ahead::All),
+            _ => guarded(|| own::read(&self.database.begin_read()?).map(Ahead::Own)),
+        }
+    }
+
     /// What was known of etcd, at least, when the file was written last.
     pub fn known(&self) -> Known {
         Known { store: self.numbers.known_store, revision: self.numbers.known_revision }
@@ -291,16 +319,6 @@ impl Store {
     /// Without entries it only notes the date.
     pub fn apply<'e>(&mut self, entries: impl IntoIterator<Item = &'e Entry>, epoch: Epoch, now: Date) -> Result<()> {
         let numbers = Numbers { applied: self.numbers.applied + 1, alive_at: now.0, ..self.numbers };
-        self.apply_with(numbers, entries, epoch)
-    }
-
-    /// Writes entries, and these numbers if the transaction succeeds.
-    fn apply_with<'e>(
-        &mut self,
-        numbers: Numbers,
-        entries: impl IntoIterator<Item = &'e Entry>,
-        epoch: Epoch,
-    ) -> Result<()> {
         let mut entries = entries.into_iter();
         self.write_with(numbers, |tables| entries.try_for_each(|entry| tables.apply(entry, epoch)))
     }
@@ -349,6 +367,7 @@ impl Store {
             rows += 1;
             Ok(())
         })?;
+        self.ahead()?;
         Ok(rows)
     }
 }

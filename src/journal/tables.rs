@@ -9,6 +9,7 @@ use redb::{
 use super::{
     date::{Date, Epoch},
     entry::{Entry, Whole},
+    own::{Began, OwnTables},
     rows::{self, CHUNK_BYTES, LbValue, Member, Row},
     store::{Numbers, Result, StoreError},
 };
@@ -39,7 +40,7 @@ const VERDICTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("verdic
 
 /// Opens all tables in a transaction that writes or in one that reads; with further fields of the type.
 macro_rules! open {
-    ($type:ident, $transaction:ident $(, $more:ident)?) => {
+    ($type:ident, $transaction:ident $(, $more:ident)*) => {
         Ok($type {
             lbs: $transaction.open_table(LBS)?,
             groups: $transaction.open_table(GROUPS)?,
@@ -47,7 +48,7 @@ macro_rules! open {
             states: $transaction.open_table(STATES)?,
             words: $transaction.open_table(WORDS)?,
             verdicts: $transaction.open_table(VERDICTS)?,
-            $($more,)?
+            $($more,)*
         })
     };
 }
@@ -60,6 +61,7 @@ pub(super) struct Tables<'t> {
     states: Table<'t, Bytes, Bytes>,
     words: Table<'t, u64, Bytes>,
     verdicts: Table<'t, Bytes, Bytes>,
+    own: OwnTables<'t>,
     numbers: Numbers,
 }
 
@@ -69,7 +71,7 @@ fn misfit(what: &str) -> StoreError {
 }
 
 /// The first key after all keys with this prefix, which does not consist of 0xFF alone.
-fn after(mut prefix: Vec<u8>) -> Vec<u8> {
+pub(super) fn after(mut prefix: Vec<u8>) -> Vec<u8> {
     while let Some(last) = prefix.pop() {
         if let Some(next) = last.checked_add(1) {
             prefix.push(next);
@@ -81,7 +83,8 @@ fn after(mut prefix: Vec<u8>) -> Vec<u8> {
 
 impl<'t> Tables<'t> {
     pub(super) fn open(transaction: &'t WriteTransaction, numbers: Numbers) -> Result<Tables<'t>> {
-        open!(Tables, transaction, numbers)
+        let own = OwnTables::new(transaction);
+        open!(Tables, transaction, own, numbers)
     }
 
     pub(super) fn close(self) -> Numbers {
@@ -101,10 +104,22 @@ impl<'t> Tables<'t> {
             }
             Entry::Said(word) => self.say(word, epoch),
             Entry::Unsaid(number) => self.words.remove(number)?.map(drop).ok_or_else(|| misfit("a word")),
-            Entry::Fleet { ahead, known } => {
-                self.numbers.ahead = u64::from(*ahead);
+            Entry::Fleet { ahead, known, kept } => {
+                self.numbers.ahead = match ahead {
+                    false => 0,
+                    true if self.numbers.ahead == 1 => 1,
+                    true => 2,
+                };
                 (self.numbers.known_store, self.numbers.known_revision) = (known.store, known.revision);
-                Ok(())
+                self.own.are_kept((self.numbers.starts, *kept), !ahead)
+            }
+            Entry::Date(date) => self.own.date(self.numbers.starts, date),
+            Entry::Own { number, began, entry } => {
+                let life = self.numbers.starts;
+                let session = began.map(|at| Began { life, at });
+                let Tables { own, groups, words, .. } = self;
+                own.note((life, *number), session, entry, (groups, words))?;
+                self.apply(entry, epoch)
             }
             Entry::Judged(endpoint, Last { verdicts, ramp_until }) => {
                 self.judge(endpoint, verdicts, ramp_until.map(|until| epoch.date(until)))
@@ -132,6 +147,11 @@ impl<'t> Tables<'t> {
                 }
             }
         }
+    }
+
+    /// The node belongs to no fleet.
+    pub(super) fn forget_own(&mut self) -> Result<()> {
+        self.own.clear()
     }
 
     fn next_number(&mut self) -> u64 {

@@ -132,20 +132,14 @@ fn run(mut config: Config, Inbox { events, inbox }: Inbox, taking: &mut Option<T
     let own_state = config.state.as_ref().filter(|_| taking.is_none());
     let loaded = own_state.map(|state| {
         #[cfg(feature = "fleet")]
-        let mut each = replica.as_mut().map(|replica| fleet::restoring(replica, shared.clock));
+        let mut to_fleet = replica.as_mut().map(|replica| fleet::restoring(replica, shared.clock));
         #[cfg(feature = "fleet")]
-        let each = each.as_mut().map(|each| each as _);
+        let to_fleet = to_fleet.as_mut().map(|to_fleet| to_fleet as _);
         #[cfg(not(feature = "fleet"))]
-        let each = None;
-        journal_thread::load(state, shared.clock, &empty, each)
+        let to_fleet = None;
+        journal_thread::load(state, shared.clock, &empty, to_fleet)
     });
     let mut loaded = loaded.transpose()?;
-    #[cfg(feature = "fleet")]
-    if let (Some(replica), Some((kept, _))) = (&mut replica, &loaded)
-        && kept.store.is_ahead()
-    {
-        replica.knew(kept.store.known());
-    }
     #[cfg(feature = "fleet")]
     let member = match config.fleet.as_ref().zip(replica) {
         None => None,

@@ -4,29 +4,47 @@ use std::sync::Arc;
 
 use super::{
     super::{
-        clock::is_later,
+        clock::{self, is_later},
         gone, merge,
-        rows::{Content, Group, Lb, Member, RowKey, Stamp, WordRow},
+        rows::{Content, Gone, Group, Lb, Member, RowKey, Stamp, WordRow},
     },
     Moment, Replica, Row, lb,
 };
 use crate::{
     coordinator::Membership,
-    journal::{self, Date, Entry, Known},
+    journal::{self, Ahead, Began, Date, Entry, Known, Own},
     judgement::Verdicts,
     sasp::{Endpoint, GroupData, Health, LbFlags, MemberFlags, Message, SenderFlags, message::SetLbStateRequest},
 };
 
 impl Replica {
-    /// The state on disk, which is ahead of the store, has all that was known of the store then, or something newer. Of what
-    /// nobody has changed in the store since, its removals hold, too; of the rest, whatever is on one side stays.
-    pub fn knew(&mut self, known: Known) {
-        self.restored = Some(known);
+    /// What of the state on disk the store may lack, and what the state on disk knew of the store; before all of its rows.
+    ///
+    /// Of rows that this node has changed by itself, and nobody in the store since, its removals hold, too. If somebody has,
+    /// whatever is on one side stays, unless it is known that the load balancer deregistered it later. All other rows are
+    /// the store's. If it is another store, or an older one, whatever is on one side stays.
+    pub fn restored(&mut self, ahead: Ahead, known: Known) {
+        self.restored = (known.store != 0).then_some(known);
+        self.ahead = if self.restored.is_none() && matches!(ahead, Ahead::Own(_)) { Ahead::All } else { ahead };
     }
 
-    /// A row of the state on disk, as the coordinator got it, before everything else. `ahead`: the state on disk has
-    /// changes that the store has not.
-    pub fn restore(&mut self, row: &journal::Row, ahead: bool, at: Moment) {
+    /// Whether the state on disk has a change of the row that the store may lack, and what is known of that.
+    pub(super) fn own(&self, key: &RowKey) -> Option<Own> {
+        match &self.ahead {
+            Ahead::Nothing => None,
+            Ahead::Own(owns) => owns.rows.get(key).cloned(),
+            Ahead::All => Some(Own::default()),
+        }
+    }
+
+    /// A session at a former life of this node.
+    fn former_session(&self, began: &Began) -> Option<Stamp> {
+        let Ahead::Own(owns) = &self.ahead else { return None };
+        clock::marked_before(&self.settings.node, owns.dates.get(&began.life)?, began.at)
+    }
+
+    /// A row of the state on disk, as the coordinator got it.
+    pub fn restore(&mut self, row: &journal::Row, at: Moment) {
         let (key, content) = match row {
             journal::Row::Verdicts { .. } => return,
             journal::Row::Word(word) => {
@@ -41,6 +59,9 @@ impl Replica {
                 (RowKey::LoadBalancer(uid.clone()), Content::LoadBalancer(lb))
             }
             journal::Row::Group { lb_uid, name, members } => {
+                let key = RowKey::Group(lb_uid.clone(), name.clone());
+                let own = self.own(&key);
+                let ahead = own.is_some();
                 // The disk does not know the ids, and a member may have left and come back without the store.
                 let mut id = if ahead { self.next_ids(members.len() as u16) } else { 0 };
                 let members = members.iter().map(|member| {
@@ -49,15 +70,19 @@ impl Replica {
                     id += u64::from(ahead);
                     Member { id, membership: Membership { endpoint, by_lb, label, state, quiesced } }
                 });
-                let group = Group {
-                    born: Stamp::default(),
-                    session: Stamp::default(),
-                    members: members.collect(),
-                    gone: Vec::new(),
-                };
-                (RowKey::Group(lb_uid.clone(), name.clone()), Content::Group(group))
+                let members = members.collect();
+                let Own { session, gone, .. } = own.unwrap_or_default();
+                let session = session.and_then(|began| self.former_session(&began)).unwrap_or_default();
+                let gone = gone.into_iter().filter_map(|(endpoint, began)| {
+                    let session = self.former_session(&began)?;
+                    Some(Gone { session, endpoint })
+                });
+                let mut gone: Vec<Gone> = gone.collect();
+                gone.sort_unstable();
+                (key, Content::Group(Group { born: Stamp::default(), session, members, gone }))
             }
         };
+        let ahead = self.own(&key).is_some();
         let content = Some(Arc::new(content));
         let row = self.row(&key);
         row.mine = content.clone();
@@ -148,8 +173,14 @@ impl Replica {
                 self.row(&key).mine = None;
                 self.touch(&key);
             }
-            // Each node keeps its own.
-            Entry::Judged(..) | Entry::Gone(_) | Entry::Fleet { .. } | Entry::Whole(..) | Entry::Words(_) => {}
+            // Each node keeps its own; or only the state on disk gets it.
+            Entry::Judged(..)
+            | Entry::Gone(_)
+            | Entry::Fleet { .. }
+            | Entry::Date(_)
+            | Entry::Own { .. }
+            | Entry::Whole(..)
+            | Entry::Words(_) => {}
         }
     }
 

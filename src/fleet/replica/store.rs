@@ -1,17 +1,23 @@
 //! What comes from the store, and transactions for it.
 
-use std::{collections::BTreeSet, mem, ops::Bound, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    ops::Bound,
+    sync::Arc,
+};
 
 use super::{
     super::{
         VALUE_BYTES, buckets,
         clock::last_session,
+        gone,
         node_row::NodeRow,
         rows::{self, Content, Key, Parts, RowKey, Stamp},
     },
-    Moment, Replica, SENT, Version, group, lb, parts,
+    Moment, Replica, Row, SENT, Version, group, lb, parts,
 };
-use crate::journal::{Epoch, Fault};
+use crate::journal::{Ahead, Epoch, Fault};
 
 /// Most nodes that are known; more are not believed.
 const NODES: usize = 64;
@@ -205,6 +211,9 @@ impl Replica {
         let is_another = mem::take(&mut self.is_another)
             || revision < self.revision
             || self.identity.is_some() && self.identity != identity
+            || self
+                .restored
+                .is_some_and(|known| identity != Some(known.store) || revision.unsigned_abs() < known.revision)
             || is_empty;
         (self.revision, self.identity) = (revision, identity);
         if !self.in_flight
@@ -249,23 +258,27 @@ impl Replica {
                 self.descend(&row);
             }
         }
+        self.ahead = Ahead::Nothing;
         if !mem::replace(&mut self.has_listed, true) {
             // What an earlier life of this node has begun to write.
             self.rubbish.extend(self.parts.of(&self.settings.node));
         }
     }
 
-    /// Nobody has changed the row in the store since the state on disk had it: what the disk lacks of it, this node has
-    /// removed. Not so a load balancer: which session counts, both sides say, and not to forget it is the safe side. Members
-    /// keep their new ids: one may have left and come back without the store, and who removed it before that, too, does not
-    /// mean the registration that is there now.
+    /// Nobody has changed the row in the store since the state on disk had it: what this node lacks of it, this node has
+    /// removed, before its death or since. Not so a load balancer: which session counts, both sides say, and not to forget it
+    /// is the safe side.
     fn descend(&mut self, key: &RowKey) {
         let is_of_disk = match key {
             RowKey::LoadBalancer(_) => false,
             RowKey::Group(uid, _) => self.my_lb(uid).is_some(),
             RowKey::Word(_) => true,
         };
-        let Some(row) = self.rows.get_mut(key).filter(|row| is_of_disk && !row.is_unknown) else { return };
+        let is_own = self.own(key).is_some();
+        let changed = |row: &Row| is_own || row.mine != row.base;
+        let Some(row) = self.rows.get_mut(key).filter(|row| is_of_disk && !row.is_unknown && changed(row)) else {
+            return;
+        };
         row.base = row.etcd.clone();
         let Some(theirs) = group(&row.etcd).cloned() else { return };
         let Some(mine) = row.my_group() else { return };
@@ -273,6 +286,14 @@ impl Replica {
             mine.born = theirs.born;
         }
         mine.session = last_session(None, &mine.session, &theirs.session);
+        // Members of the disk that have not changed since are those of the store. Others keep their ids: a member may have
+        // left and come back without the store, and who removed it before that does not mean the registration now.
+        let ids: BTreeMap<_, _> = theirs.members.iter().map(|member| (member.membership.endpoint, member.id)).collect();
+        for member in mine.members.iter_mut().filter(|member| member.id == 0) {
+            member.id = ids.get(&member.membership.endpoint).copied().unwrap_or_default();
+        }
+        mine.gone = gone::both_gone(&mine.gone, &theirs.gone);
+        gone::forget_gone(mine);
     }
 
     /// The node's lease is held, and the listing and the watch are up to date; or one of this has been lost for as long as

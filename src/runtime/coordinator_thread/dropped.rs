@@ -42,7 +42,8 @@ impl Dropped {
     pub(super) fn takes(&mut self, entry: &Entry) -> bool {
         match entry {
             // Nothing else says this again. The coordinator gives few of them, and none while the disk is behind.
-            Entry::Judged(..) | Entry::Gone(_) | Entry::Fleet { .. } => false,
+            Entry::Judged(..) | Entry::Gone(_) | Entry::Fleet { .. } | Entry::Date(_) => false,
+            Entry::Own { entry, .. } => self.takes(entry),
             Entry::Said(_) | Entry::Unsaid(_) | Entry::Words(_) => {
                 self.words |= !self.begun;
                 self.words

@@ -24,7 +24,7 @@ use crate::{
 
 #[cfg(feature = "fleet")]
 use crate::{
-    journal::Known,
+    journal::{FleetDate, Known, Sessions},
     runtime::fleet_thread::{Fleet, Happened, Judged},
 };
 
@@ -58,6 +58,11 @@ struct ToDisk {
     /// What the disk says that was known of etcd.
     #[cfg(feature = "fleet")]
     known: Known,
+    /// What the disk says that was known of the fleet's date.
+    #[cfg(feature = "fleet")]
+    date: FleetDate,
+    #[cfg(feature = "fleet")]
+    sessions: Sessions,
 }
 
 /// What the coordinator gives to the fleet.
@@ -95,6 +100,10 @@ impl Keeping {
             ahead: (true, 0),
             #[cfg(feature = "fleet")]
             known: Known::default(),
+            #[cfg(feature = "fleet")]
+            date: FleetDate::default(),
+            #[cfg(feature = "fleet")]
+            sessions: Sessions::default(),
         });
         Keeping {
             disk,
@@ -135,11 +144,21 @@ impl Keeping {
     pub(super) fn note(&mut self, now: Time, change: &Change<'_>) {
         let entry = || Entry::new(now, change, self.hold_time);
         #[cfg(feature = "fleet")]
-        if let Some(fleet) = self.fleet.as_mut().filter(|fleet| !fleet.obeying) {
+        let own = self.fleet.as_mut().filter(|fleet| !fleet.obeying).map(|fleet| {
             self.given.fleet += 1;
             fleet.happened.push(Happened::Changed(entry(), now));
-        }
+            self.given.fleet
+        });
         if let Some(disk) = &mut self.disk {
+            #[cfg(feature = "fleet")]
+            let entry = match own {
+                Some(number) => disk.sessions.own(now, number, change, self.hold_time),
+                None => {
+                    disk.sessions.ordered(change);
+                    entry()
+                }
+            };
+            #[cfg(not(feature = "fleet"))]
             let entry = entry();
             // No reply waits for a change that is dropped: no request comes as far as this meanwhile.
             if disk.dropped.as_mut().is_none_or(|dropped| !dropped.takes(&entry)) {
@@ -198,12 +217,23 @@ impl Keeping {
         if dropped.is_waiting(disk.journal.kept()) {
             return;
         }
+        #[cfg(feature = "fleet")]
+        let before = disk.entries.len();
         let given = dropped.next_part(coordinator, &mut disk.entries);
         if given == 0 {
             tracing::info!("the disk has taken all of the state again");
             disk.dropped = None;
             disk.journal.give_up(false);
             return;
+        }
+        #[cfg(feature = "fleet")]
+        if self.fleet.is_some() {
+            // Among them is what etcd may lack.
+            for entry in &mut disk.entries[before..] {
+                let number = self.given.fleet;
+                let written = std::mem::replace(entry, Entry::Words(Vec::new()));
+                *entry = Entry::Own { number, began: None, entry: Box::new(written) };
+            }
         }
         self.given.journal += given;
         self.changed = self.given;
@@ -228,7 +258,13 @@ impl Keeping {
                 disk.ahead = (ahead, self.given.journal);
             }
             disk.known = known;
-            disk.entries.push(Entry::Fleet { ahead, known });
+            disk.entries.push(Entry::Fleet { ahead, known, kept: fleet.fleet.kept() });
+        }
+        let date = fleet.fleet.date();
+        if date != disk.date && !disk.entries.is_empty() {
+            self.given.journal += 1;
+            disk.date = date;
+            disk.entries.push(Entry::Date(date));
         }
     }
 

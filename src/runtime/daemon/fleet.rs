@@ -14,7 +14,7 @@ use crate::{
     config::{self, Config},
     coordinator::Coordinator,
     fleet::{Moment, Replica, Settings, VALUE_BYTES},
-    journal::{Date, Epoch, Row},
+    journal::{Date, Epoch, Store, StoreError},
     runtime::{
         Error,
         fleet_thread::{self, Fleet, Parts},
@@ -55,10 +55,16 @@ pub(super) fn joining(
     }
 }
 
-/// Gives rows of the state on disk to the replica.
-pub(super) fn restoring(replica: &mut Replica, clock: Clock) -> impl FnMut(&Row, bool) {
+/// Gives the state on disk to the replica.
+pub(super) fn restoring(replica: &mut Replica, clock: Clock) -> impl FnMut(&Store) -> Result<(), StoreError> {
     let at = Moment { now: clock.now(), epoch: epoch(clock) };
-    move |row: &Row, ahead| replica.restore(row, ahead, at)
+    move |store| {
+        replica.restored(store.ahead()?, store.known());
+        store.each_row(at.epoch, |row| {
+            replica.restore(&row, at);
+            Ok(())
+        })
+    }
 }
 
 /// A replica that knows nothing yet.

@@ -28,7 +28,7 @@ use super::mesh::Bell;
 use crate::{
     coordinator::Order,
     fleet::Status,
-    journal::{Entry, Known},
+    journal::{Entry, FleetDate, Known},
     judgement::{Policy, Verdict},
     limits,
     metrics::Histogram,
@@ -70,6 +70,8 @@ pub(super) struct Fleet {
     settled: AtomicBool,
     /// What was known of etcd when the coordinator had done all of it last; nothing in the beginning.
     known: Mutex<Known>,
+    /// What is known of the fleet's date.
+    date: Mutex<FleetDate>,
     /// The coordinator's bell.
     bell: Arc<Bell>,
     shown: Mutex<Arc<Shown>>,
@@ -117,6 +119,7 @@ impl Fleet {
             started: AtomicBool::new(false),
             settled: AtomicBool::new(false),
             known: Mutex::default(),
+            date: Mutex::default(),
             bell,
             shown: Mutex::default(),
             transactions: Histogram::default(),
@@ -186,6 +189,11 @@ impl Fleet {
     pub(super) fn known(&self) -> Option<Known> {
         let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
         (known != Known::default()).then_some(known)
+    }
+
+    /// What is known of the fleet's date.
+    pub(super) fn date(&self) -> FleetDate {
+        *self.date.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There are orders for the coordinator.

@@ -485,6 +485,8 @@ impl FleetThread {
         if let Some(known) = self.replica.known().filter(|_| !self.within_revision) {
             *self.fleet.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = known;
         }
+        let date = self.replica.fleet_date(self.moment());
+        *self.fleet.date.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = date;
         if kept != self.kept {
             self.kept = kept;
             self.fleet.kept.store(kept, Ordering::Release);

@@ -11,12 +11,12 @@ use super::{First, Kept, today};
 use crate::{
     config::State,
     coordinator::Coordinator,
-    journal::{self, Epoch, Restored, Row, Store, StoreError, directory},
+    journal::{self, Epoch, Restored, Store, StoreError, directory},
     runtime::{error::Error, machine::clock::Clock},
 };
 
-/// What a fleet wants to know of the state: each row, and whether etcd may lack something of it.
-type Each<'a> = Option<&'a mut dyn FnMut(&Row, bool)>;
+/// Gives the state to a fleet.
+type ToFleet<'a> = Option<&'a mut dyn FnMut(&Store) -> Result<(), StoreError>>;
 
 /// Opens the state and fills the coordinator that `empty` makes. With `--state-reset`, a file that can not be used is
 /// moved aside first.
@@ -24,7 +24,7 @@ pub(in crate::runtime) fn load(
     state: &State,
     clock: Clock,
     empty: impl Fn() -> Coordinator,
-    each: Each<'_>,
+    to_fleet: ToFleet<'_>,
 ) -> Result<(Kept, Coordinator), Error> {
     let path = directory::file(&state.directory);
     let failed = |error| Error::State { path: path.clone(), error };
@@ -36,7 +36,7 @@ pub(in crate::runtime) fn load(
     directory::prepare(&state.directory).map_err(disk)?;
     // The process before may have ended while the disk refused its writes.
     directory::look_at_disk(&path).map_err(disk)?;
-    let (start, alone) = (Instant::now(), each.is_none());
+    let (start, alone) = (Instant::now(), to_fleet.is_none());
     let (store, coordinator, restored) = match open(&path, clock, &empty) {
         Err(error @ (StoreError::Version(_) | StoreError::Damaged(_))) if state.reset => {
             let aside = move_aside(&path).map_err(disk)?;
@@ -52,13 +52,8 @@ pub(in crate::runtime) fn load(
     }
     .map_err(failed)?;
     let mut kept = tell((store, restored), &path, start, alone);
-    if let Some(each) = each {
-        let ahead = kept.store.is_ahead();
-        let told = kept.store.each_row(Epoch::new(clock.now(), today()), |row| {
-            each(&row, ahead);
-            Ok(())
-        });
-        told.map_err(failed)?;
+    if let Some(to_fleet) = to_fleet {
+        to_fleet(&kept.store).map_err(failed)?;
     }
     match kept.begin(clock) {
         // A full disk keeps nobody from serving what it has: the thread tries again, and says so.

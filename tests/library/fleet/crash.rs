@@ -5,7 +5,7 @@ use std::time::Duration;
 use gwm::{
     coordinator::{GroupChange, Order},
     fleet::{Batch, Moment, Replica, Settings, VALUE_BYTES},
-    journal::{Entry, Known, Member, Row},
+    journal::{Ahead, Date, Entry, Epoch, Known, Member, Row, Store},
     sasp::{Health, LbFlags},
 };
 
@@ -100,7 +100,11 @@ fn begin(value_bytes: usize) -> (Etcd, Known) {
     (etcd, known)
 }
 
-fn row(name: &str, members: &str) -> Row {
+pub(super) fn lb() -> Row {
+    Row::LoadBalancer { uid: b"LB1"[..].into(), health: Health(0x7F), flags: LbFlags::TRUST, held_until: None }
+}
+
+pub(super) fn row(name: &str, members: &str) -> Row {
     let member = |name: &str| Member {
         endpoint: wire::endpoint(name),
         by_lb: true,
@@ -115,12 +119,10 @@ fn row(name: &str, members: &str) -> Row {
 /// The node's next life. Without the store, `b` has left G, H has ended, and N has begun.
 fn come_back(etcd: &mut Etcd, known: Option<Known>, value_bytes: usize) {
     let mut second = replica("a", 3, value_bytes);
-    let lb =
-        Row::LoadBalancer { uid: b"LB1"[..].into(), health: Health(0x7F), flags: LbFlags::TRUST, held_until: None };
-    for row in [lb, row("G", "a"), row("N", "b")] {
-        second.restore(&row, true, Moment::default());
+    second.restored(Ahead::All, known.unwrap_or_default());
+    for row in [lb(), row("G", "a"), row("N", "b")] {
+        second.restore(&row, Moment::default());
     }
-    known.into_iter().for_each(|known| second.knew(known));
     list(&mut second, etcd);
     let lease = etcd.grant(0, u64::MAX / 2);
     settle(&mut second, etcd, lease);
@@ -134,6 +136,70 @@ fn what_it_removed_stays_removed_and_what_it_added_stays() {
         come_back(&mut etcd, Some(known), value_bytes);
         assert_eq!(groups(&mut etcd), ["G a", "N b"]);
     }
+}
+
+/// What `entries` make of the file of a node that etcd knew, and that is ahead of etcd since.
+pub(super) fn ahead(entries: &[Entry], known: Known) -> Ahead {
+    let mut store = Store::open_on(redb::backends::InMemoryBackend::new()).expect("memory is a disk");
+    store.begin(&[], Epoch::default(), false).expect("memory is a disk");
+    let group = Entry::Request(wire::parse("lb register LB1/G a x").bytes(0).into());
+    let all = [Entry::Bound(b"LB1"[..].into()), group, Entry::Fleet { ahead: false, known, kept: 0 }];
+    let ahead = [Entry::Fleet { ahead: true, known, kept: 0 }];
+    for entries in [&all, entries, &ahead] {
+        store.apply(entries, Epoch::default(), Date::default()).expect("memory is a disk");
+    }
+    store.ahead().expect("it was written")
+}
+
+#[test]
+fn what_the_node_has_not_changed_by_itself_is_as_others_have_made_it() {
+    let (mut etcd, known) = begin(VALUE_BYTES);
+    let mut other = replica("b", 1, VALUE_BYTES);
+    list(&mut other, &etcd);
+    let lease = etcd.grant(0, u64::MAX / 2);
+    settle(&mut other, &mut etcd, lease);
+    for text in ["lb deregister LB1/G b", "lb deregister LB1/H", "lb register LB1/I a", "member register LB1/N c"] {
+        told(&mut other, text);
+    }
+    settle(&mut other, &mut etcd, lease);
+    let request = Entry::Request(wire::parse("lb register LB1/N b").bytes(0).into());
+    let own = Entry::Own { number: 1, began: None, entry: Box::new(request) };
+    let mut second = replica("a", 3, VALUE_BYTES);
+    second.restored(ahead(&[own], known), known);
+    for row in [lb(), row("G", "a b"), row("H", "a"), row("N", "b")] {
+        second.restore(&row, Moment::default());
+    }
+    list(&mut second, &etcd);
+    settle(&mut second, &mut etcd, lease);
+    assert!(!second.is_ahead() && !second.is_reconciling());
+    assert_eq!(groups(&mut etcd), ["G a", "I a", "N c b"]);
+}
+
+#[test]
+fn what_was_removed_between_the_start_and_the_first_listing_is_gone() {
+    let (mut etcd, known) = begin(VALUE_BYTES);
+    let mut second = replica("a", 3, VALUE_BYTES);
+    second.restored(Ahead::Nothing, known);
+    for row in [lb(), row("G", "a b"), row("H", "a")] {
+        second.restore(&row, Moment::default());
+    }
+    for text in ["lb deregister LB1/G b", "lb register LB1/G c"] {
+        told(&mut second, text);
+    }
+    list(&mut second, &etcd);
+    let lease = etcd.grant(0, u64::MAX / 2);
+    settle(&mut second, &mut etcd, lease);
+    assert_eq!(groups(&mut etcd), ["G a c", "H a"]);
+    // Not if others have changed the group: b may have left and come back.
+    let mut third = replica("a", 4, VALUE_BYTES);
+    third.restored(Ahead::Nothing, known);
+    for row in [lb(), row("G", "a c"), row("H", "a")] {
+        third.restore(&row, Moment::default());
+    }
+    told(&mut third, "lb deregister LB1/G c");
+    list(&mut third, &etcd);
+    settle(&mut third, &mut etcd, lease);
+    assert_eq!(groups(&mut etcd), ["G a c", "H a"]);
 }
 
 #[test]

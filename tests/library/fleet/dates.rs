@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use gwm::{
     fleet::{Moment, Replica, Settings, VALUE_BYTES},
-    journal::{Date, Entry, Epoch},
+    journal::{Date, Entry, Epoch, Known},
     time::Time,
 };
 
-use super::{crash::groups, etcd::Etcd};
+use super::{
+    crash::{ahead, groups, lb, row},
+    etcd::Etcd,
+};
 use crate::wire;
 
 struct Node {
@@ -18,6 +21,9 @@ struct Node {
     lease: u64,
     /// The last revision that it has seen, while it is connected.
     seen: Option<i64>,
+    /// What is written to its disk since it is cut off, and when its load balancer came.
+    written: Vec<Entry>,
+    bound: Time,
 }
 
 /// Two nodes, and one load balancer.
@@ -43,6 +49,8 @@ impl World {
             ahead,
             lease: etcd.grant(0, u64::MAX / 2),
             seen: None,
+            written: Vec::new(),
+            bound: Time::default(),
         };
         let nodes = [("a", ahead[0]), ("b", ahead[1])].map(node);
         World { etcd, nodes, now: 1 }
@@ -108,9 +116,29 @@ impl World {
         let gone = Entry::Unbound { lb_uid: uid(), held_until: Time(u64::MAX / 2) };
         for entry in [Entry::Bound(uid())].into_iter().chain(asked).chain([gone]) {
             let at = self.at(node);
-            self.nodes[node].replica.local(&entry, at);
+            let Node { replica, written, bound, .. } = &mut self.nodes[node];
+            if matches!(entry, Entry::Bound(_)) {
+                *bound = at.now;
+            }
+            let number = written.len() as u64 + 1;
+            replica.local(&entry, at);
+            written.push(Entry::Date(replica.fleet_date(at)));
+            written.push(Entry::Own { number, began: Some(*bound), entry: Box::new(entry) });
         }
         self.settle();
+    }
+
+    /// A node that is cut off dies, and comes back a minute later.
+    fn crash(&mut self, node: usize, known: Known, members: &str) {
+        self.now += 60;
+        let at = self.at(node);
+        let Node { replica, written, .. } = &mut self.nodes[node];
+        let name = ["a", "b"][node];
+        *replica = super::crash::replica(name, 2, VALUE_BYTES);
+        replica.restored(ahead(written, known), known);
+        for row in [lb(), row("G", members)] {
+            replica.restore(&row, at);
+        }
     }
 }
 
@@ -148,6 +176,47 @@ fn a_removal_of_a_later_session_holds() {
             back.iter().for_each(|node| world.connect(*node));
             assert_eq!(groups(&mut world.etcd), ["G a x"], "{ahead:?} {back:?}");
         }
+    }
+}
+
+#[test]
+fn the_order_of_sessions_is_known_after_a_crash() {
+    for moved in AHEAD {
+        let begin = || {
+            let mut world = World::new(moved);
+            world.connect(0);
+            world.connect(1);
+            world.session(0, &["lb register LB1/G a x"]);
+            let known = world.nodes[0].replica.known().expect("all is settled");
+            world.cut(0);
+            world.nodes[0].written.clear();
+            (world, known)
+        };
+        // The load balancer was at the node that dies before it was at the other one,
+        let (mut world, known) = begin();
+        world.session(0, &["lb register LB1/G y"]);
+        world.session(1, &["lb register LB1/G y", "lb deregister LB1/G y"]);
+        world.crash(0, known, "a x y");
+        world.connect(0);
+        assert_eq!(groups(&mut world.etcd), ["G a x"], "{moved:?}");
+        // or after,
+        let (mut world, known) = begin();
+        world.session(1, &["lb register LB1/G y", "lb deregister LB1/G y"]);
+        world.session(0, &["lb register LB1/G y"]);
+        world.crash(0, known, "a x y");
+        world.connect(0);
+        assert_eq!(groups(&mut world.etcd), ["G a x y"], "{moved:?}");
+        // or at that node alone.
+        let (mut world, known) = begin();
+        world.session(0, &["lb deregister LB1/G x"]);
+        world.session(1, &[]);
+        let at = world.at(1);
+        let request = Entry::Request(wire::parse("member register LB1/G z").bytes(0).into());
+        world.nodes[1].replica.local(&request, at);
+        world.settle();
+        world.crash(0, known, "a");
+        world.connect(0);
+        assert_eq!(groups(&mut world.etcd), ["G a z"], "{moved:?}");
     }
 }
 

@@ -15,7 +15,7 @@ use gwm::{
         Outbox, Page, Settings,
     },
     fleet::{self, Moment, Replica},
-    journal::{self, Date, Entry, Epoch, Known},
+    journal::{self, Date, Entry, Epoch, FleetDate, Known, Sessions},
     judgement::{Judgement, Policy, Share, Verdict, Verdicts, WatchId},
     roster::{Member, Monitor, Roster, Times},
     sasp::{Endpoint, EntryFlags, Message},
@@ -52,7 +52,14 @@ struct Out {
     /// Reply codes.
     replies: Vec<u8>,
     closes: Vec<ConnectionId>,
+    /// For the replica, and for the disk.
     entries: Vec<Entry>,
+    kept: Vec<Entry>,
+    /// How many changes the node has made by itself.
+    given: u64,
+    sessions: Sessions,
+    /// What changes now was ordered by the replica.
+    obeying: bool,
     hold_time: Duration,
 }
 
@@ -77,7 +84,15 @@ impl Outbox for Out {
     }
 
     fn changed(&mut self, now: Time, change: &Change<'_>) {
-        self.entries.push(Entry::new(now, change, self.hold_time));
+        let entry = Entry::new(now, change, self.hold_time);
+        if self.obeying {
+            self.sessions.ordered(change);
+            self.kept.push(entry);
+        } else {
+            self.given += 1;
+            self.kept.push(self.sessions.own(now, self.given, change, self.hold_time));
+            self.entries.push(entry);
+        }
     }
 }
 
@@ -112,7 +127,6 @@ struct Life {
     to_fleet: VecDeque<Told>,
     to_coordinator: VecDeque<(u64, Order)>,
     checks: BTreeMap<Endpoint, Check>,
-    given: u64,
     waiting: VecDeque<Waiting>,
     was_blind: bool,
     link: Link,
@@ -121,6 +135,8 @@ struct Life {
     ahead_until: Option<u64>,
     /// What was known of the store when the coordinator had all of it last.
     known: Option<Known>,
+    /// What the replica knows of the fleet's date.
+    date: FleetDate,
 }
 
 pub(super) struct Node {
@@ -196,6 +212,11 @@ impl Node {
         self.disk.as_ref()?.ahead
     }
 
+    /// The state on disk does not know yet which changes the store has not.
+    pub(super) fn is_all_ahead(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| !disk.is_known)
+    }
+
     fn date(&self, now: u64) -> Date {
         Date((BEGIN + now).saturating_add_signed(self.skew))
     }
@@ -215,18 +236,20 @@ impl Node {
         let at = Moment { now: Time::default(), epoch };
         coordinator.join_fleet(self.name, 2, epoch.date(Time::default()).0);
         if let Some(disk) = &mut self.disk {
-            let (ahead, known) = (disk.ahead.is_some(), disk.known);
+            if disk.is_new() {
+                disk.ahead = Some(now);
+            }
+            let is_ahead = disk.ahead.is_some();
             if let Some(store) = disk.read() {
-                store.begin(&[], Epoch::default(), false).expect("memory is a disk");
+                assert_eq!(store.is_ahead(), is_ahead);
                 journal::restore(store, &mut coordinator, at.now, epoch).expect("it was written by an entry");
+                replica.restored(store.ahead().expect("it was written by an entry"), store.known());
                 let restored = store.each_row(epoch, |row| {
-                    replica.restore(&row, ahead, at);
+                    replica.restore(&row, at);
                     Ok(())
                 });
                 restored.expect("it was read before");
-            }
-            if ahead {
-                replica.knew(known);
+                store.begin(&[], Epoch::default(), false).expect("memory is a disk");
             }
         }
         let out = Out { hold_time: Duration::from_millis(self.hold_time), ..Out::default() };
@@ -238,13 +261,13 @@ impl Node {
             to_fleet: VecDeque::new(),
             to_coordinator: VecDeque::new(),
             checks: BTreeMap::new(),
-            given: 0,
             waiting: VecDeque::new(),
             was_blind: false,
             link: Link::default(),
             connections: 0,
             ahead_until: None,
             known: None,
+            date: FleetDate::default(),
         });
     }
 
@@ -270,7 +293,7 @@ impl Node {
         let time = life.time(now);
         life.coordinator.closed(time, connection, &mut life.out);
         life.waiting.retain(|waiting| waiting.connection != connection);
-        self.collect(now, false);
+        self.collect(now);
     }
 
     /// A client's request; the reply comes later.
@@ -280,27 +303,32 @@ impl Node {
         let time = life.time(now);
         life.coordinator.request(time, connection, 1, &message, &mut life.out);
         life.coordinator.delivered(connection, 1);
-        self.collect(now, false);
+        self.collect(now);
         let life = self.life.as_mut().expect("it is alive");
-        let changes = life.given;
+        let changes = life.out.given;
         let codes = life.out.replies.drain(..);
         life.waiting.extend(codes.map(|code| Waiting { changes, connection, code }));
     }
 
     /// Gives the coordinator's changes to the disk and to the replica.
-    fn collect(&mut self, now: u64, by_order: bool) {
+    fn collect(&mut self, now: u64) {
         let date = self.date(now);
         let Some(life) = self.life.as_mut() else { return };
-        let entries = std::mem::take(&mut life.out.entries);
-        if let Some(disk) = self.disk.as_mut().filter(|_| !entries.is_empty()) {
-            disk.write(&entries, Epoch::new(life.time(now), date), date);
-            disk.known = life.known.unwrap_or(disk.known);
+        let mut kept = std::mem::take(&mut life.out.kept);
+        if let Some(disk) = self.disk.as_mut().filter(|_| !kept.is_empty()) {
+            let known = life.known.unwrap_or(disk.known);
+            if known != disk.known {
+                disk.known = known;
+                kept.push(Entry::Fleet { ahead: disk.ahead.is_some(), known, kept: life.replica.kept() });
+            }
+            if life.date != disk.date {
+                disk.date = life.date;
+                kept.push(Entry::Date(life.date));
+            }
+            disk.write(&kept, Epoch::new(life.time(now), date), date);
         }
-        if !by_order {
-            life.given += entries.len() as u64;
-            let time = life.time(now);
-            life.to_fleet.extend(entries.into_iter().map(|entry| Told::Entry(entry, time)));
-        }
+        let time = life.time(now);
+        life.to_fleet.extend(life.out.entries.drain(..).map(|entry| Told::Entry(entry, time)));
         for connection in life.out.closes.drain(..) {
             let time = Time(now.saturating_sub(life.begin) * 1_000_000);
             let mut nothing = Out::default();
@@ -327,8 +355,11 @@ impl Node {
         if let Some(disk) = &mut self.disk {
             let was_ahead = disk.ahead;
             disk.ahead = life.is_ahead(was_ahead.is_some()).then(|| was_ahead.unwrap_or(now));
-            if was_ahead != disk.ahead {
+            if was_ahead.is_some() != disk.ahead.is_some() {
                 disk.known = life.known.unwrap_or(disk.known);
+                disk.is_known |= disk.ahead.is_none();
+                let (ahead, known, kept) = (disk.ahead.is_some(), disk.known, life.replica.kept());
+                disk.write(&[Entry::Fleet { ahead, known, kept }], at.epoch, at.epoch.date(at.now));
             }
         }
         // Replies.
@@ -359,16 +390,18 @@ impl Node {
             && let Some(life) = &mut self.life
             && let Some((number, order)) = life.to_coordinator.pop_front()
         {
+            life.out.obeying = true;
             let fits = life.coordinator.obey(time, &order, &mut life.out);
-            assert!(fits || life.out.entries.is_empty(), "an order that does not fit did something: {order:?}");
-            self.collect(now, true);
+            life.out.obeying = false;
+            assert!(fits || life.out.kept.is_empty(), "an order that does not fit did something: {order:?}");
+            self.collect(now);
             let life = self.life.as_mut().expect("it is alive");
             life.to_fleet.push_back(Told::Done(number, fits));
         }
         let life = self.life.as_mut().expect("it is alive");
         life.check(now, members_cut);
         life.coordinator.poll(time, &mut life.out);
-        self.collect(now, false);
+        self.collect(now);
         let life = self.life.as_mut().expect("it is alive");
         let Life { coordinator, to_fleet, was_blind, .. } = life;
         coordinator.take_own_verdicts(100, |endpoint, verdicts| to_fleet.push_back(Told::Judged(endpoint, verdicts)));
@@ -404,7 +437,7 @@ impl Node {
         let Some(life) = self.life.as_mut() else { return };
         let time = life.time(now);
         life.coordinator.answer(time, Ask::Act(act), &mut life.out);
-        self.collect(now, false);
+        self.collect(now);
     }
 
     /// The operator's words in force: number, and what the word says.
@@ -485,13 +518,14 @@ impl Life {
         }
         self.link.write(&mut self.replica, now, at, rng);
         self.known = self.replica.known().or(self.known);
+        self.date = self.replica.fleet_date(at);
     }
 
     /// Whether the state on disk has what the store has not; `was`: whether it had.
     fn is_ahead(&mut self, was: bool) -> bool {
         let away = !self.link.has_lease();
         // What waits for the replica may have been acknowledged without the store, too.
-        let until = *self.ahead_until.get_or_insert(self.given);
+        let until = *self.ahead_until.get_or_insert(self.out.given);
         if away {
             self.ahead_until = None;
         }

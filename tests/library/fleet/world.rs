@@ -87,11 +87,11 @@ pub(super) struct World {
     sessions: Sessions,
     /// When somebody last asked a node to change a group.
     touched: BTreeMap<(Group, usize), u64>,
-    /// Groups that others changed while a node was dead whose state on disk was ahead of the store, or shortly before: what
-    /// is on either side stays, also if it was removed.
+    /// Groups that a node had changed without the store and that others changed, too, while the node was dead, or shortly
+    /// before: what is on either side stays, also if it was removed.
     unions: BTreeSet<Group>,
-    /// The nodes that died so and have not been one with the store since.
-    died_ahead: BTreeSet<usize>,
+    /// The nodes that died so and have not been one with the store since, with the groups that they had changed.
+    died_ahead: BTreeMap<usize, BTreeSet<Group>>,
     /// Since when each node is ahead of the store.
     ahead: [Option<u64>; NAMES.len()],
     /// The era of each node's date.
@@ -142,7 +142,7 @@ impl World {
             sessions: Sessions::default(),
             touched: BTreeMap::new(),
             unions: BTreeSet::new(),
-            died_ahead: BTreeSet::new(),
+            died_ahead: BTreeMap::new(),
             ahead: [None; NAMES.len()],
             eras: [0; NAMES.len()],
             is_strict: hold_time > 100_000,
@@ -279,7 +279,7 @@ impl World {
             && let Some(group) = GROUPS.into_iter().find(|group| *group == name)
         {
             self.touched.insert(((lb, group), node), self.now);
-            if self.died_ahead.iter().any(|dead| *dead != node) {
+            if self.died_ahead.iter().any(|(dead, own)| *dead != node && own.contains(&(lb, group))) {
                 self.unions.insert((lb, group));
             }
             if self.clients[client].lb.is_some() {

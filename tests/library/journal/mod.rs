@@ -5,5 +5,6 @@ mod anew;
 mod crash;
 mod disk;
 mod history;
+mod own;
 mod rows;
 mod verdicts;

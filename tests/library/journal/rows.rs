@@ -280,7 +280,7 @@ fn the_mark_that_etcd_lacks_something_is_kept() {
     let mut store = open();
     assert!(store.is_ahead(), "a file that no fleet has seen");
     let known = Known { store: 5, revision: 7 };
-    let entry = Entry::Fleet { ahead: false, known };
+    let entry = Entry::Fleet { ahead: false, known, kept: 0 };
     store.apply(&[entry], Epoch::default(), Date::default()).expect("the disk works");
     drop(store);
     let mut store = open();

@@ -71,6 +71,40 @@ fn a_group_that_is_larger_than_a_request_of_etcd_is_in_parts() {
 }
 
 #[test]
+fn what_others_removed_while_a_node_was_dead_is_gone() {
+    let Some(mut store) = Store::start() else { return };
+    let state = Directory::new();
+    let path = state.path().join("state");
+    let flags = ["--state", path.to_str().expect("UTF-8")];
+    let (mut a, b) = (store.node("a", &flags), store.node("b", &[]));
+    let mut lb = a.connect();
+    assert_eq!(lb.set_lb("LB1", LbFlags::TRUST), OK);
+    assert_eq!(lb.register(LB, "LB1", "web", &[A, B]), OK);
+    until("b shows it", || members(&b).len() == 2);
+    store.kill();
+    for node in [&a, &b] {
+        until("etcd is away", || !read(node, "/api/v1/fleet")["fleet"]["trouble"].is_null());
+    }
+    // Whatever it is, the disk knows then that etcd is away.
+    assert_eq!(lb.register(LB, "LB1", "new", &[A]), OK);
+    a.signal(rustix::process::Signal::KILL);
+    a.wait();
+    drop((a, lb));
+    store.go_on();
+    until("etcd is back", || read(&b, "/api/v1/fleet")["fleet"]["trouble"].is_null());
+    let mut lb = b.connect();
+    assert_eq!(lb.set_lb("LB1", LbFlags::TRUST), OK);
+    assert_eq!(lb.deregister(LB, "LB1", "web", &[B]), OK);
+    let a = store.node("a", &flags);
+    for node in [&a, &b] {
+        until("all show the same", || {
+            let shown = members(node).into_iter().map(|(group, address, _)| format!("{group} {address}"));
+            shown.collect::<Vec<_>>() == ["new 10.0.0.1", "web 10.0.0.1"]
+        });
+    }
+}
+
+#[test]
 fn what_a_node_was_told_without_etcd_holds_after_a_crash() {
     let Some(mut store) = Store::start() else { return };
     let state = Directory::new();

@@ -1,12 +1,14 @@
 //! What goes wrong: cuts, deaths, pauses, clocks that jump, a store that is lost; and what may come of it.
 
+use std::collections::BTreeSet;
+
 use gwm::{
     coordinator::{Act, Pattern, Saying, Word},
     sasp::EntryFlags,
     time::Time,
 };
 
-use super::{LBS, NAMES, STEP, UNSEEN, World};
+use super::{Group, LBS, NAMES, STEP, UNSEEN, World};
 
 impl World {
     pub(super) fn fault(&mut self) {
@@ -43,6 +45,12 @@ impl World {
                 self.note(|| format!("{} and the members: cut {cut}", NAMES[at]));
             }
             7 if self.nodes[at].is_alive() => self.kill(at),
+            // A node that has been without the store for a while.
+            14 | 15
+                if self.nodes[at].is_alive() && self.nodes[at].ahead().is_some_and(|since| self.now > since + 500) =>
+            {
+                self.kill(at);
+            }
             8 | 9 if !self.nodes[at].is_alive() => self.start(at),
             10 => {
                 let until = self.now + self.rng.u64(..2000);
@@ -79,12 +87,15 @@ impl World {
         self.note(|| format!("{} is killed", NAMES[at]));
         let has_disk = self.nodes[at].has_disk();
         if let Some(since) = self.nodes[at].ahead() {
-            let late = self.touched.iter().filter(|((_, node), when)| {
+            let all = self.nodes[at].is_all_ahead();
+            let own = |((_, node), when): &(&(Group, usize), &u64)| all || *node == at && **when + UNSEEN >= since;
+            let own: BTreeSet<Group> = self.touched.iter().filter(own).map(|((group, _), _)| *group).collect();
+            let late = self.touched.iter().filter(|((group, node), when)| {
                 let unseen = since.saturating_sub(UNSEEN)..=since;
-                unseen.contains(*when) || *node != at && **when >= since
+                own.contains(group) && (unseen.contains(*when) || *node != at && **when >= since)
             });
             self.unions.extend(late.map(|((group, _), _)| *group));
-            self.died_ahead.insert(at);
+            self.died_ahead.entry(at).or_default().extend(own);
             self.deaths_ahead += 1;
         }
         self.nodes[at].kill();
@@ -141,6 +152,6 @@ impl World {
                 }
             }
         }
-        self.died_ahead.retain(|at| !self.nodes[*at].is_alive() || self.nodes[*at].ahead().is_some());
+        self.died_ahead.retain(|at, _| !self.nodes[*at].is_alive() || self.nodes[*at].ahead().is_some());
     }
 }

@@ -103,7 +103,7 @@ impl World {
     /// state on disk does not know what was removed.
     pub(super) fn holds(&self, membership: &Membership, promise: &Promise) -> bool {
         let removed = promise.by_lb && promise.is_there == Some(false);
-        removed && self.is_strict && self.deaths_ahead == 0 && self.sessions.is_last_word(membership, promise)
+        removed && self.is_strict && self.sessions.is_last_word(membership, promise)
     }
 
     pub(super) fn check_promises(&mut self) -> Result<(), String> {
