@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     clock::is_later,
-    rows::{Gone, Group, Stamp},
+    rows::{GONE, Gone, Group, Stamp},
 };
-use crate::{journal::GONE, sasp::Endpoint};
+use crate::sasp::Endpoint;
 
-/// What the load balancer has deregistered on the first side after its last word on the other side, for certain.
-pub(super) fn later_gone(one: Option<&Group>, other: Option<&Group>) -> BTreeSet<Endpoint> {
-    let (Some(one), Some(other)) = (one, other) else { return BTreeSet::new() };
-    let later = one.gone.iter().filter(|gone| is_later(&gone.session, &other.session));
-    later.map(|gone| gone.endpoint).collect()
+/// What the load balancer has deregistered on one side after its last word on the other side, for certain; `last` is the
+/// session in which it spoke there last.
+pub(super) fn later_gone(one: Option<&Group>, last: &Stamp) -> BTreeSet<Endpoint> {
+    let gone = one.iter().flat_map(|group| &group.gone);
+    gone.filter(|gone| is_later(&gone.session, last)).map(|gone| gone.endpoint).collect()
 }
 
 /// The load balancer has deregistered members of the group in this session.

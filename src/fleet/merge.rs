@@ -84,14 +84,24 @@ pub(super) struct Merged {
     pub(super) overruled: usize,
 }
 
+/// What this node alone knows of a group.
+#[derive(Debug, Default)]
+pub(super) struct Ours {
+    /// Registrations that it has written since what both sides began with, or has tried to.
+    pub(super) written: BTreeSet<(Endpoint, u64)>,
+    /// The load balancer's last session here in which it changed the group: what was registered here and is not in the store
+    /// is not of a later one.
+    pub(super) spoken: Stamp,
+}
+
 /// The group that becomes of three versions. `born` is the present life of the load balancer: a version in the store of
-/// another life is void. `written` are registrations that this node has written since `base`, or has tried to.
+/// another life is void.
 pub(super) fn merge_group(
     born: &Stamp,
     base: Option<&Group>,
     mine: Option<&Group>,
     theirs: Option<&Group>,
-    written: &BTreeSet<(Endpoint, u64)>,
+    ours: &Ours,
 ) -> Merged {
     let theirs = theirs.filter(|theirs| theirs.born == *born);
     let base = base.filter(|base| base.born == *mine.map_or(born, |mine| &mine.born));
@@ -100,7 +110,7 @@ pub(super) fn merge_group(
         dropped: 0,
         overruled: 0,
     };
-    let is_written = |member: &Member| written.contains(&(member.membership.endpoint, member.id));
+    let is_written = |member: &Member| ours.written.contains(&(member.membership.endpoint, member.id));
     let they_have_written = theirs.iter().flat_map(|theirs| &theirs.members).any(is_written);
     if mine == base && !they_have_written {
         return settled(theirs);
@@ -120,7 +130,7 @@ pub(super) fn merge_group(
     let is_removed =
         |member: &Member| in_base.get(&member.membership.endpoint).is_some_and(|base| base.id == member.id);
     // A side lacks a member that the load balancer registered on the other side before it deregistered the member here.
-    let (gone_in_mine, gone_in_theirs) = (later_gone(mine, theirs), later_gone(theirs, mine));
+    let (gone_in_mine, gone_in_theirs) = (later_gone(mine, &session(theirs)), later_gone(theirs, &ours.spoken));
     let is_gone = |member: &Member, gone: &BTreeSet<Endpoint>| {
         member.membership.by_lb && gone.contains(&member.membership.endpoint)
     };
@@ -333,7 +343,7 @@ mod tests {
             ("a1", "", "a1", ""),
         ] {
             let (base, mine, theirs) = (version(base), version(mine), version(theirs));
-            let found = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref(), &BTreeSet::new());
+            let found = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref(), &ours(mine.as_ref()));
             let found = (show(found.group.as_ref()), found.dropped, found.overruled);
             assert_eq!(found, (merged.into(), 0, 0), "{base:?} {mine:?} {theirs:?}");
         }
@@ -352,7 +362,7 @@ mod tests {
             let versions = [base, mine, theirs].map(version);
             let [base, mine, theirs] = versions.each_ref().map(Option::as_ref);
             let written = group("b2").members.into_iter().map(|member| (member.membership.endpoint, member.id));
-            let found = merge_group(&stamp(1), base, mine, theirs, &written.collect());
+            let found = merge_group(&stamp(1), base, mine, theirs, &Ours { written: written.collect(), ..ours(mine) });
             assert_eq!(show(found.group.as_ref()), merged, "{base:?} {mine:?} {theirs:?}");
         }
     }
@@ -363,12 +373,18 @@ mod tests {
             [("a1 b2", "a1q b2", "a1 b2q", 0), ("a1 b2", "a1q b2", "a1q", 0), ("-", "a1q b2q", "a1 b2q", 1)]
         {
             let (base, mine, theirs) = (version(base), version(mine), version(theirs));
-            let found = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref(), &BTreeSet::new());
+            let found = merge_group(&stamp(1), base.as_ref(), mine.as_ref(), theirs.as_ref(), &ours(mine.as_ref()));
             assert_eq!(found.overruled, overruled, "{base:?} {mine:?} {theirs:?} {found:?}");
         }
     }
 
     /// As [`group`], of members that the load balancer registered; last in this session.
+    /// The load balancer spoke here last.
+    fn ours(mine: Option<&Group>) -> Ours {
+        let spoken = mine.map(|mine| mine.session.clone()).unwrap_or_default();
+        Ours { spoken, ..Ours::default() }
+    }
+
     fn group_by_lb(text: &str, date: u64) -> Group {
         let mut group = group(text);
         group.members.iter_mut().for_each(|member| member.membership.by_lb = true);
@@ -384,7 +400,7 @@ mod tests {
         let x = later.members.pop().expect("two members");
         note_gone(&mut later, &session(3), [x.membership.endpoint].into_iter());
         for (mine, theirs) in [(&earlier, &later), (&later, &earlier)] {
-            let found = merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs), &BTreeSet::new());
+            let found = merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs), &ours(Some(mine)));
             assert_eq!((show(found.group.as_ref()), found.overruled), ("a1".into(), 1));
             assert_eq!(found.group.expect("a stays").gone, later.gone, "others may have it, too");
         }
@@ -395,14 +411,14 @@ mod tests {
         let near = Group { session: Stamp { node: "b:1:9".into(), ..stamp(2) }, ..earlier.clone() };
         let of_another_era = Group { session: Stamp { node: "b:2:0".into(), ..stamp(2) }, ..earlier.clone() };
         for other in [&latest, &by_member, &of_disk, &near, &of_another_era] {
-            let found = merge_group(&stamp(1), Some(&base), Some(other), Some(&later), &BTreeSet::new());
+            let found = merge_group(&stamp(1), Some(&base), Some(other), Some(&later), &ours(Some(other)));
             assert!(show(found.group.as_ref()).contains("x2"), "{other:?}");
         }
         // Nor if a member has registered itself, too.
         let (one, other) = (group_by_lb("a1 x2", 2), group("a1 x4"));
         for (mine, theirs) in [(&one, &other), (&other, &one)] {
-            let both = merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs), &BTreeSet::new()).group;
-            let found = merge_group(&stamp(1), Some(&base), Some(&later), both.as_ref(), &BTreeSet::new());
+            let both = merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs), &ours(Some(mine))).group;
+            let found = merge_group(&stamp(1), Some(&base), Some(&later), both.as_ref(), &ours(Some(&later)));
             assert!(show(found.group.as_ref()).contains('x'), "{both:?}");
         }
         // What is registered again is not gone.
@@ -416,13 +432,13 @@ mod tests {
         let old = group("a1");
         let born = stamp(5);
         let mine = Group { born: born.clone(), ..group("a2") };
-        let found = merge_group(&born, Some(&old), Some(&mine), Some(&old), &BTreeSet::new());
+        let found = merge_group(&born, Some(&old), Some(&mine), Some(&old), &ours(Some(&mine)));
         assert_eq!(found.group, Some(mine));
-        assert_eq!(merge_group(&born, Some(&old), None, Some(&old), &BTreeSet::new()).group, None);
+        assert_eq!(merge_group(&born, Some(&old), None, Some(&old), &ours(None)).group, None);
         // Of a life that others have ended, what this node alone heard stays.
         let mine = group("a1 b2");
         let found =
-            merge_group(&born, Some(&old), Some(&mine), None, &BTreeSet::new()).group.expect("somebody is in it");
+            merge_group(&born, Some(&old), Some(&mine), None, &ours(Some(&mine))).group.expect("somebody is in it");
         assert_eq!((show(Some(&found)), found.born), ("b2".into(), born));
     }
 

@@ -21,12 +21,12 @@ pub use store::{Batch, Op};
 use super::{
     checks::Checks,
     clock::Clock,
+    merge::Ours,
     node_row::NodeRow,
     rows::{Content, Group, Key, Lb, Parts, RowKey, Stamp},
 };
 use crate::{
     journal::{Ahead, Date, Epoch, FleetDate, Known},
-    sasp::Endpoint,
     time::Time,
 };
 
@@ -116,6 +116,8 @@ struct Row {
     /// The revision of the store's version, and its parts, if it is in parts.
     revision: i64,
     parts: Option<Parts>,
+    /// Of a group: the load balancer's last session at this node in which it changed the group.
+    spoken: Stamp,
     /// There is something to merge.
     pending: bool,
     ordered: Option<Ordered>,
@@ -140,11 +142,12 @@ impl Row {
         !self.pending && self.ordered.is_none() && !self.in_flight
     }
 
-    /// Registrations that this node has written into the group, or has tried to, since `base`: what it lacks of them, it has
-    /// removed.
-    fn written(&self) -> BTreeSet<(Endpoint, u64)> {
+    /// What this node alone knows of the group.
+    fn ours(&self) -> Ours {
         let tried = self.overwritten.iter().chain(&self.sent).filter_map(group);
-        tried.flat_map(|group| &group.members).map(|member| (member.membership.endpoint, member.id)).collect()
+        let written =
+            tried.flat_map(|group| &group.members).map(|member| (member.membership.endpoint, member.id)).collect();
+        Ours { written, spoken: self.spoken.clone() }
     }
 
     /// Nothing is to be done about the row.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     coordinator::{Membership, Pattern, Saying, Word},
-    journal::{Date, Epoch, Fault, Fields, GONE, put_endpoint, put_short, read_word, write_word},
+    journal::{Date, Epoch, Fault, Fields, put_endpoint, put_short, read_word, write_word},
     limits,
     sasp::{Endpoint, Health, LbFlags},
 };
@@ -35,6 +35,9 @@ const IN_PARTS: u8 = 2;
 
 /// The version of a group's value that tells which members are gone.
 const WITH_GONE: u8 = 3;
+
+/// The most members of a group that are known to be gone, the last ones: about 8 KiB in each value of such a group.
+pub(super) const GONE: usize = 256;
 
 /// The most parts of a value: with parts of [`VALUE_BYTES`](super::VALUE_BYTES), any group fits.
 pub(super) const PARTS: u16 = 64;

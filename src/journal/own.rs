@@ -1,19 +1,23 @@
 //! What a node of a fleet has changed by itself and etcd may lack, in the file: if the node dies before etcd has it, its next
-//! life tells etcd these rows, and takes all others from etcd.
+//! life tells etcd that, and takes all else from etcd.
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
-//! | `own` | a row: [`RowKey`] | the last change: [`Own`] |
+//! | `own rows` | a row: [`RowKey`] | the last change: [`Own`] |
+//! | `own members` | a group, and a member | the last change: [`Own`] |
 //! | `dates` | a life of the node | what it knew of the fleet's date: [`FleetDate`] |
 //!
 //! A life of the node is a start of a daemon with this file; lives are counted from 1.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, TableError, WriteTransaction};
+use redb::{
+    Key, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, TableError,
+    Value, WriteTransaction,
+};
 
 use super::{
     date::Date,
@@ -28,15 +32,16 @@ use crate::{
     time::Time,
 };
 
-/// The most members of a group that are known to be gone, the last ones: about 8 KiB in each value of such a group.
-pub const GONE: usize = 256;
-
 /// So many lives of the node are remembered.
 const LIVES: u64 = 16;
 
+/// So many members are remembered, of all groups; then whole groups are.
+const MEMBERS: u64 = 1_000_000;
+
 type Bytes = &'static [u8];
 
-const OWN: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("own");
+const ROWS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("own rows");
+const MEMBERS_OF: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("own members");
 const DATES: TableDefinition<'_, u64, Bytes> = TableDefinition::new("dates");
 
 /// The key of a row of the tables. A load balancer comes before its groups.
@@ -59,15 +64,27 @@ pub struct Began {
     pub at: Time,
 }
 
-/// The node's last change of a row.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Own {
+/// The node's last change of a row, or of a member of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Own {
     /// The life of the node, and the number of the change in it.
-    pub(super) change: (u64, u64),
+    change: (u64, u64),
+    /// The session in which the load balancer said something of its group, or of the member; `None`: it did not.
+    session: Option<Began>,
+    /// Of a group: more may have changed than the members that are noted. Of a member: it is there.
+    flag: bool,
+}
+
+/// The node's changes of a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnRow {
     /// Of a group: the session in which the load balancer changed it last.
     pub session: Option<Began>,
-    /// Of a group: what the load balancer has deregistered last, [`GONE`] at most, and in which sessions.
-    pub gone: Vec<(Endpoint, Began)>,
+    /// Of a group: other members than these may have changed, too.
+    pub is_whole: bool,
+    /// Members that have joined or whose states have changed (`true`), and members that have left; and the sessions in which
+    /// the load balancer said that, if it did.
+    pub members: BTreeMap<Endpoint, (bool, Option<Began>)>,
 }
 
 /// What a life of a node knew of the fleet's date, by which nodes know which of two sessions was the later one.
@@ -89,18 +106,18 @@ pub struct FleetDate {
 #[derive(Clone, Debug, Default)]
 pub struct Owns {
     /// The rows. A row that is not there any more was removed by the node.
-    pub rows: BTreeMap<RowKey, Own>,
+    pub rows: BTreeMap<RowKey, OwnRow>,
     /// What lives of the node knew of the fleet's date.
     pub dates: BTreeMap<u64, FleetDate>,
 }
 
 impl RowKey {
     /// The key of a group.
-    pub(super) fn group(data: GroupData<'_>) -> RowKey {
+    fn group(data: GroupData<'_>) -> RowKey {
         RowKey::Group(data.lb_uid.into(), data.name.into())
     }
 
-    pub(super) fn write(&self) -> Vec<u8> {
+    fn write(&self) -> Vec<u8> {
         match self {
             RowKey::LoadBalancer(uid) => [&[0], &**uid].concat(),
             RowKey::Group(lb_uid, name) => [vec![1], rows::group_key(GroupData { lb_uid, name })].concat(),
@@ -108,7 +125,7 @@ impl RowKey {
         }
     }
 
-    pub(super) fn read(key: &[u8]) -> std::result::Result<RowKey, Fault> {
+    fn read(key: &[u8]) -> std::result::Result<RowKey, Fault> {
         let mut fields = Fields(key);
         match fields.u8("the kind of a row")? {
             0 => Ok(RowKey::LoadBalancer(rows::read_uid(fields.0)?.into())),
@@ -123,55 +140,51 @@ impl RowKey {
     }
 }
 
+/// The key of a member of a group: the group's, and the member.
+fn member_key(data: GroupData<'_>, endpoint: &Endpoint) -> Vec<u8> {
+    let mut key = rows::group_prefix(data.lb_uid);
+    rows::put_short(&mut key, data.name);
+    rows::put_endpoint(&mut key, endpoint);
+    key
+}
+
+fn read_member_key(key: &[u8]) -> std::result::Result<(RowKey, Endpoint), Fault> {
+    let mut fields = Fields(key);
+    let lb_uid = rows::read_uid(fields.short("the LB UID of a group")?)?;
+    let name = fields.short("the name of a group")?;
+    let endpoint = fields.endpoint()?;
+    fields.end("the end of a member's key")?;
+    if name.is_empty() {
+        return Err(Fault("the name of a group"));
+    }
+    Ok((RowKey::group(GroupData { lb_uid, name }), endpoint))
+}
+
 impl Own {
-    pub(super) fn write(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        let mut put =
-            |numbers: [u64; 2]| numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
-        put([self.change.0, self.change.1]);
+    fn write(&self) -> [u8; 33] {
         let session = self.session.unwrap_or(Began { life: 0, at: Time(0) }); // there is no life 0
-        put([session.life, session.at.0]);
-        for (endpoint, began) in &self.gone {
-            rows::put_endpoint(&mut out, endpoint);
-            out.extend_from_slice(&began.life.to_be_bytes());
-            out.extend_from_slice(&began.at.0.to_be_bytes());
+        let mut out = [0; 33];
+        let numbers = [self.change.0, self.change.1, session.life, session.at.0];
+        for (bytes, number) in out.chunks_mut(8).zip(numbers) {
+            bytes.copy_from_slice(&number.to_be_bytes());
         }
+        out[32] = self.flag.into();
         out
     }
 
-    pub(super) fn read(value: &[u8]) -> std::result::Result<Own, Fault> {
+    fn read(value: &[u8]) -> std::result::Result<Own, Fault> {
         let mut fields = Fields(value);
         let change = (fields.u64("the life of a change")?, fields.u64("the number of a change")?);
-        let began = |fields: &mut Fields<'_>| -> std::result::Result<Began, Fault> {
-            let (life, at) = (fields.u64("the life of a session")?, Time(fields.u64("the begin of a session")?));
-            Ok(Began { life, at })
-        };
-        let session = Some(began(&mut fields)?).filter(|began| began.life != 0);
-        let mut gone = Vec::new();
-        while !fields.0.is_empty() {
-            if gone.len() == GONE {
-                return Err(Fault("how many members are gone"));
-            }
-            gone.push((fields.endpoint()?, began(&mut fields)?));
-        }
-        Ok(Own { change, session, gone })
-    }
-
-    /// The load balancer has registered these members in this session, or has deregistered them.
-    pub(super) fn hear(&mut self, session: Option<Began>, members: impl Iterator<Item = Endpoint>, leave: bool) {
-        let Some(session) = session else { return };
-        self.session = Some(session);
-        let members: BTreeSet<Endpoint> = members.collect();
-        self.gone.retain(|(endpoint, _)| !members.contains(endpoint));
-        if leave {
-            self.gone.extend(members.into_iter().map(|endpoint| (endpoint, session)));
-            self.gone.drain(..self.gone.len().saturating_sub(GONE));
-        }
+        let (life, at) = (fields.u64("the life of a session")?, Time(fields.u64("the begin of a session")?));
+        let flag = fields.flag("how a row has changed")?;
+        fields.end("the end of a change")?;
+        let session = (life != 0).then_some(Began { life, at });
+        Ok(Own { change, session, flag })
     }
 }
 
 impl FleetDate {
-    pub(super) fn write(&self) -> [u8; 40] {
+    fn write(&self) -> [u8; 40] {
         let mut out = [0; 40];
         let numbers = [self.era, self.at.0, self.date.0, self.error, self.awake.0];
         for (bytes, number) in out.chunks_exact_mut(8).zip(numbers) {
@@ -180,7 +193,7 @@ impl FleetDate {
         out
     }
 
-    pub(super) fn read(value: &[u8]) -> std::result::Result<FleetDate, Fault> {
+    fn read(value: &[u8]) -> std::result::Result<FleetDate, Fault> {
         let mut fields = Fields(value);
         let mut number = || fields.u64("a date of the fleet");
         let (era, at, date, error, awake) = (number()?, number()?, number()?, number()?, number()?);
@@ -192,66 +205,115 @@ impl FleetDate {
 /// The tables in a transaction that writes. Only nodes of a fleet need them: they are opened when they are needed.
 pub(super) struct OwnTables<'t> {
     transaction: &'t WriteTransaction,
-    own: Option<Table<'t, Bytes, Bytes>>,
+    open: Option<Open<'t>>,
+}
+
+struct Open<'t> {
+    rows: Table<'t, Bytes, Bytes>,
+    members: Table<'t, Bytes, Bytes>,
+}
+
+/// The node's change that is noted.
+#[derive(Clone, Copy)]
+pub(super) struct Noted {
+    /// The life of the node, and the number of the change.
+    pub(super) change: (u64, u64),
+    /// If a load balancer said something of its groups: its session.
+    pub(super) session: Option<Began>,
+}
+
+impl Open<'_> {
+    fn row(&mut self, key: &RowKey, noted: Noted, is_whole: bool) -> Result<()> {
+        let key = key.write();
+        let known = self.rows.get(&key[..])?.map(|value| Own::read(value.value())).transpose()?.unwrap_or_default();
+        let session = noted.session.or(known.session);
+        let own = Own { change: noted.change, session, flag: known.flag || is_whole };
+        self.rows.insert(&key[..], &own.write()[..])?;
+        Ok(())
+    }
+
+    /// Members have joined a group or changed in it, or have left it.
+    fn group(
+        &mut self,
+        data: GroupData<'_>,
+        noted: Noted,
+        members: impl Iterator<Item = Endpoint>,
+        are_there: bool,
+    ) -> Result<()> {
+        let fits = self.members.len()? < MEMBERS;
+        if fits {
+            let Noted { change, session } = noted;
+            let value = Own { change, session, flag: are_there }.write();
+            for endpoint in members {
+                self.members.insert(&member_key(data, &endpoint)[..], &value[..])?;
+            }
+        }
+        self.row(&RowKey::group(data), noted, !fits)
+    }
 }
 
 impl<'t> OwnTables<'t> {
     pub(super) fn new(transaction: &'t WriteTransaction) -> OwnTables<'t> {
-        OwnTables { transaction, own: None }
+        OwnTables { transaction, open: None }
     }
 
-    fn own(&mut self) -> Result<&mut Table<'t, Bytes, Bytes>> {
-        if self.own.is_none() {
-            self.own = Some(self.transaction.open_table(OWN)?);
+    fn open(&mut self) -> Result<&mut Open<'t>> {
+        if self.open.is_none() {
+            let (rows, members) = (self.transaction.open_table(ROWS)?, self.transaction.open_table(MEMBERS_OF)?);
+            self.open = Some(Open { rows, members });
         }
-        Ok(self.own.as_mut().expect("it was just opened"))
+        Ok(self.open.as_mut().expect("they were just opened"))
     }
 
-    /// The node makes a change by itself: notes the rows that change. `tables` have the groups and words before the change.
+    /// The node makes a change by itself: notes what changes. `tables` have the groups and words before the change.
     pub(super) fn note(
         &mut self,
-        change: (u64, u64),
-        session: Option<Began>,
+        noted: Noted,
         entry: &Entry,
         tables: (&impl ReadableTable<Bytes, u64>, &impl ReadableTable<u64, Bytes>),
     ) -> Result<()> {
-        let mut note = |key: RowKey| self.note_row(&key, change, |_| {});
+        let open = self.open()?;
         match entry {
-            Entry::Bound(uid) | Entry::Unbound { lb_uid: uid, .. } => note(RowKey::LoadBalancer(uid.clone())),
-            Entry::Forgotten(uid) | Entry::Whole(uid, _) => {
-                note(RowKey::LoadBalancer(uid.clone()))?;
-                groups_of(uid, tables.0)?.into_iter().try_for_each(&mut note)?;
-                let Entry::Whole(_, Some(whole)) = entry else { return Ok(()) };
-                whole.groups.iter().try_for_each(|(name, _)| note(RowKey::Group(uid.clone(), name.clone())))
+            Entry::Bound(uid) | Entry::Unbound { lb_uid: uid, .. } => {
+                open.row(&RowKey::LoadBalancer(uid.clone()), noted, true)
             }
-            Entry::Said(word) => note(RowKey::Word(word.number)),
-            Entry::Unsaid(number) => note(RowKey::Word(*number)),
+            Entry::Forgotten(uid) | Entry::Whole(uid, _) => {
+                open.row(&RowKey::LoadBalancer(uid.clone()), noted, true)?;
+                groups_of(uid, tables.0)?.iter().try_for_each(|key| open.row(key, noted, true))?;
+                let Entry::Whole(_, Some(whole)) = entry else { return Ok(()) };
+                let mut keys = whole.groups.iter().map(|(name, _)| RowKey::Group(uid.clone(), name.clone()));
+                keys.try_for_each(|key| open.row(&key, noted, true))
+            }
+            Entry::Said(word) => open.row(&RowKey::Word(word.number), noted, true),
+            Entry::Unsaid(number) => open.row(&RowKey::Word(*number), noted, true),
             Entry::Words(words) => {
                 for word in tables.1.iter()? {
-                    note(RowKey::Word(word?.0.value()))?;
+                    open.row(&RowKey::Word(word?.0.value()), noted, true)?;
                 }
-                words.iter().try_for_each(|word| note(RowKey::Word(word.number)))
+                words.iter().try_for_each(|word| open.row(&RowKey::Word(word.number), noted, true))
             }
             Entry::Request(bytes) => {
                 let (_, message) = Message::decode_trusted(bytes).expect("an entry is a well-formed request");
                 match message {
                     Message::RegistrationRequest(request) => request.groups.into_iter().try_for_each(|group| {
-                        let members = group.entries().map(|member| member.endpoint);
-                        self.note_row(&RowKey::group(group.data), change, |own| own.hear(session, members, false))
+                        open.group(group.data, noted, group.entries().map(|member| member.endpoint), true)
+                    }),
+                    Message::SetMemberStateRequest(request) => request.groups.into_iter().try_for_each(|group| {
+                        open.group(group.data, noted, group.entries().map(|entry| entry.member.endpoint), true)
                     }),
                     Message::DeregistrationRequest(request) => request.groups.into_iter().try_for_each(|group| {
                         if group.data.name.is_empty() {
-                            let mut ended = groups_of(group.data.lb_uid, tables.0)?.into_iter();
-                            return ended.try_for_each(|key| self.note_row(&key, change, |_| {}));
+                            let ended = groups_of(group.data.lb_uid, tables.0)?;
+                            return ended.iter().try_for_each(|key| open.row(key, noted, true));
                         }
-                        let members = group.entries().map(|member| member.endpoint);
-                        self.note_row(&RowKey::group(group.data), change, |own| own.hear(session, members, true))
+                        if group.count() == 0 {
+                            return open.row(&RowKey::group(group.data), noted, true);
+                        }
+                        open.group(group.data, noted, group.entries().map(|member| member.endpoint), false)
                     }),
-                    Message::SetMemberStateRequest(request) => request.groups.into_iter().try_for_each(|group| {
-                        let nobody = std::iter::empty();
-                        self.note_row(&RowKey::group(group.data), change, |own| own.hear(session, nobody, false))
-                    }),
-                    Message::SetLbStateRequest(request) => note(RowKey::LoadBalancer(request.lb_uid.into())),
+                    Message::SetLbStateRequest(request) => {
+                        open.row(&RowKey::LoadBalancer(request.lb_uid.into()), noted, true)
+                    }
                     _ => Ok(()), // no other request changes anything
                 }
             }
@@ -259,20 +321,14 @@ impl<'t> OwnTables<'t> {
         }
     }
 
-    fn note_row(&mut self, key: &RowKey, change: (u64, u64), act: impl FnOnce(&mut Own)) -> Result<()> {
-        let (key, own) = (key.write(), self.own()?);
-        let known = own.get(&key[..])?.map(|value| Own::read(value.value())).transpose()?;
-        let mut row = Own { change, ..known.unwrap_or_default() };
-        act(&mut row);
-        own.insert(&key[..], &row.write()[..])?;
-        Ok(())
-    }
-
     /// Etcd has the changes of this life up to this number, and, if so, all changes of the lives before.
     pub(super) fn are_kept(&mut self, (life, number): (u64, u64), and_before: bool) -> Result<()> {
         let is_kept = |own: &Own| if own.change.0 == life { own.change.1 <= number } else { and_before };
-        // What can not be read stays, and the next start says so.
-        self.own()?.retain(|_, value| !Own::read(value).is_ok_and(|own| is_kept(&own)))?;
+        let Open { rows, members } = self.open()?;
+        for table in [rows, members] {
+            // What can not be read stays, and the next start says so.
+            table.retain(|_, value| !Own::read(value).is_ok_and(|own| is_kept(&own)))?;
+        }
         Ok(())
     }
 
@@ -284,11 +340,11 @@ impl<'t> OwnTables<'t> {
         Ok(())
     }
 
-    /// The node belongs to no fleet.
+    /// Etcd has all changes, or has had its chance; or the node belongs to no fleet any more.
     pub(super) fn clear(&mut self) -> Result<()> {
-        self.own = None;
-        self.transaction.delete_table(OWN)?;
-        self.transaction.delete_table(DATES)?;
+        self.open = None;
+        self.transaction.delete_table(ROWS)?;
+        self.transaction.delete_table(MEMBERS_OF)?;
         Ok(())
     }
 }
@@ -301,28 +357,43 @@ fn groups_of(lb_uid: &[u8], groups: &impl ReadableTable<Bytes, u64>) -> Result<V
     found.map(|group| Ok(RowKey::group(rows::read_group_key(group?.0.value())?))).collect()
 }
 
-/// Reads the tables, which older files do not have.
+/// A table that older files do not have.
+fn table<K: Key, V: Value>(
+    transaction: &ReadTransaction,
+    definition: TableDefinition<'_, K, V>,
+) -> Result<Option<ReadOnlyTable<K, V>>> {
+    match transaction.open_table(definition) {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads the tables.
 pub(super) fn read(transaction: &ReadTransaction) -> Result<Owns> {
     let mut owns = Owns::default();
-    match transaction.open_table(OWN) {
-        Ok(table) => {
-            for row in table.iter()? {
-                let (key, value) = row?;
-                owns.rows.insert(RowKey::read(key.value())?, Own::read(value.value())?);
-            }
+    if let Some(rows) = table(transaction, ROWS)? {
+        for row in rows.iter()? {
+            let (key, value) = row?;
+            let Own { session, flag, .. } = Own::read(value.value())?;
+            let row = OwnRow { session, is_whole: flag, members: BTreeMap::new() };
+            owns.rows.insert(RowKey::read(key.value())?, row);
         }
-        Err(TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.into()),
     }
-    match transaction.open_table(DATES) {
-        Ok(table) => {
-            for row in table.iter()? {
-                let (life, value) = row?;
-                owns.dates.insert(life.value(), FleetDate::read(value.value())?);
-            }
+    if let Some(members) = table(transaction, MEMBERS_OF)? {
+        for member in members.iter()? {
+            let (key, value) = member?;
+            let ((group, endpoint), own) = (read_member_key(key.value())?, Own::read(value.value())?);
+            // A group changes whenever a member does.
+            let row = owns.rows.get_mut(&group).ok_or(Fault("the group of a member"))?;
+            row.members.insert(endpoint, (own.flag, own.session));
         }
-        Err(TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.into()),
+    }
+    if let Some(dates) = table(transaction, DATES)? {
+        for date in dates.iter()? {
+            let (life, value) = date?;
+            owns.dates.insert(life.value(), FleetDate::read(value.value())?);
+        }
     }
     Ok(owns)
 }
@@ -368,6 +439,9 @@ fn speaker<'a>(change: &Change<'a>) -> Option<&'a [u8]> {
 pub(super) fn read_any(bytes: &[u8]) {
     if let Ok(key) = RowKey::read(bytes) {
         assert_eq!(key.write(), bytes);
+    }
+    if let Ok((RowKey::Group(lb_uid, name), endpoint)) = read_member_key(bytes) {
+        assert_eq!(member_key(GroupData { lb_uid: &lb_uid, name: &name }, &endpoint), bytes);
     }
     if let Ok(own) = Own::read(bytes) {
         assert_eq!(Own::read(&own.write()), Ok(own));

@@ -134,8 +134,8 @@ pub enum Ahead {
     Nothing,
     /// What the node has changed by itself.
     Own(Owns),
-    /// Anything.
-    All,
+    /// Anything; of some of it, it is known how it changed.
+    All(Owns),
 }
 
 /// What a file knows beside its rows.
@@ -276,7 +276,7 @@ impl Store {
         }
         let mut entries = entries.into_iter();
         self.write_with(numbers, |tables| {
-            if alone {
+            if numbers.ahead < 2 {
                 tables.forget_own()?;
             }
             entries.try_for_each(|entry| tables.apply(entry, epoch))
@@ -305,8 +305,10 @@ impl Store {
     pub fn ahead(&self) -> Result<Ahead> {
         match self.numbers.ahead {
             0 => Ok(Ahead::Nothing),
-            1 => Ok(Ahead::All),
-            _ => guarded(|| own::read(&self.database.begin_read()?).map(Ahead::Own)),
+            ahead => guarded(|| {
+                let owns = own::read(&self.database.begin_read()?)?;
+                Ok(if ahead == 1 { Ahead::All(owns) } else { Ahead::Own(owns) })
+            }),
         }
     }
 

@@ -9,7 +9,7 @@ use redb::{
 use super::{
     date::{Date, Epoch},
     entry::{Entry, Whole},
-    own::{Began, OwnTables},
+    own::{Began, Noted, OwnTables},
     rows::{self, CHUNK_BYTES, LbValue, Member, Row},
     store::{Numbers, Result, StoreError},
 };
@@ -118,7 +118,7 @@ impl<'t> Tables<'t> {
                 let life = self.numbers.starts;
                 let session = began.map(|at| Began { life, at });
                 let Tables { own, groups, words, .. } = self;
-                own.note((life, *number), session, entry, (groups, words))?;
+                own.note(Noted { change: (life, *number), session }, entry, (groups, words))?;
                 self.apply(entry, epoch)
             }
             Entry::Judged(endpoint, Last { verdicts, ramp_until }) => {
@@ -149,7 +149,7 @@ impl<'t> Tables<'t> {
         }
     }
 
-    /// The node belongs to no fleet.
+    /// See [`OwnTables::clear`].
     pub(super) fn forget_own(&mut self) -> Result<()> {
         self.own.clear()
     }

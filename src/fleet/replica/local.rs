@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     coordinator::Membership,
-    journal::{self, Ahead, Began, Date, Entry, Known, Own},
+    journal::{self, Ahead, Began, Date, Entry, Known, OwnRow},
     judgement::Verdicts,
     sasp::{Endpoint, GroupData, Health, LbFlags, MemberFlags, Message, SenderFlags, message::SetLbStateRequest},
 };
@@ -25,21 +25,24 @@ impl Replica {
     /// the store's. If it is another store, or an older one, whatever is on one side stays.
     pub fn restored(&mut self, ahead: Ahead, known: Known) {
         self.restored = (known.store != 0).then_some(known);
-        self.ahead = if self.restored.is_none() && matches!(ahead, Ahead::Own(_)) { Ahead::All } else { ahead };
+        self.ahead = match ahead {
+            Ahead::Own(owns) if self.restored.is_none() => Ahead::All(owns),
+            ahead => ahead,
+        };
     }
 
     /// Whether the state on disk has a change of the row that the store may lack, and what is known of that.
-    pub(super) fn own(&self, key: &RowKey) -> Option<Own> {
+    pub(super) fn own(&self, key: &RowKey) -> Option<OwnRow> {
         match &self.ahead {
             Ahead::Nothing => None,
             Ahead::Own(owns) => owns.rows.get(key).cloned(),
-            Ahead::All => Some(Own::default()),
+            Ahead::All(owns) => Some(OwnRow { is_whole: true, ..owns.rows.get(key).cloned().unwrap_or_default() }),
         }
     }
 
     /// A session at a former life of this node.
     fn former_session(&self, began: &Began) -> Option<Stamp> {
-        let Ahead::Own(owns) = &self.ahead else { return None };
+        let (Ahead::Own(owns) | Ahead::All(owns)) = &self.ahead else { return None };
         clock::marked_before(&self.settings.node, owns.dates.get(&began.life)?, began.at)
     }
 
@@ -60,37 +63,62 @@ impl Replica {
             }
             journal::Row::Group { lb_uid, name, members } => {
                 let key = RowKey::Group(lb_uid.clone(), name.clone());
-                let own = self.own(&key);
-                let ahead = own.is_some();
-                // The disk does not know the ids, and a member may have left and come back without the store.
-                let mut id = if ahead { self.next_ids(members.len() as u16) } else { 0 };
-                let members = members.iter().map(|member| {
-                    let journal::Member { endpoint, by_lb, state, quiesced, .. } = *member;
-                    let label = member.label.clone();
-                    id += u64::from(ahead);
-                    Member { id, membership: Membership { endpoint, by_lb, label, state, quiesced } }
-                });
-                let members = members.collect();
-                let Own { session, gone, .. } = own.unwrap_or_default();
-                let session = session.and_then(|began| self.former_session(&began)).unwrap_or_default();
-                let gone = gone.into_iter().filter_map(|(endpoint, began)| {
-                    let session = self.former_session(&began)?;
-                    Some(Gone { session, endpoint })
-                });
-                let mut gone: Vec<Gone> = gone.collect();
-                gone.sort_unstable();
-                (key, Content::Group(Group { born: Stamp::default(), session, members, gone }))
+                return self.restore_group(key, members);
             }
         };
-        let ahead = self.own(&key).is_some();
+        let is_own = self.own(&key).is_some();
         let content = Some(Arc::new(content));
         let row = self.row(&key);
         row.mine = content.clone();
-        if ahead {
+        if is_own {
             self.dirty.insert(key);
         } else {
             row.base = content;
         }
+    }
+
+    fn restore_group(&mut self, key: RowKey, members: &[journal::Member]) {
+        let own = self.own(&key);
+        // The disk does not know the ids, and a member may have left and come back without the store: what the node has
+        // changed by itself gets new ones.
+        let mut next = self.next_ids(own.as_ref().map_or(0, |_| members.len() as u16));
+        let mut id = |endpoint: &Endpoint| match &own {
+            Some(own) if own.is_whole || own.members.contains_key(endpoint) => {
+                next += 1;
+                next
+            }
+            _ => 0,
+        };
+        let members: Vec<Member> = members
+            .iter()
+            .map(|member| {
+                let journal::Member { endpoint, by_lb, state, quiesced, .. } = *member;
+                let label = member.label.clone();
+                Member { id: id(&endpoint), membership: Membership { endpoint, by_lb, label, state, quiesced } }
+            })
+            .collect();
+        let (born, gone) = (Stamp::default(), Vec::new());
+        let mut group = Group { born, session: Stamp::default(), members, gone };
+        let Some(own) = own else {
+            let content = Some(Arc::new(Content::Group(group)));
+            let row = self.row(&key);
+            (row.mine, row.base) = (content.clone(), content);
+            return;
+        };
+        let base = (!own.is_whole).then(|| {
+            let members = group.members.iter().filter(|member| member.id == 0).cloned().collect();
+            Arc::new(Content::Group(Group { members, ..group.clone() }))
+        });
+        group.session = own.session.and_then(|began| self.former_session(&began)).unwrap_or_default();
+        let left = own.members.iter().filter_map(|(endpoint, (is_there, began))| {
+            let session = self.former_session(&began.filter(|_| !is_there)?)?;
+            Some(Gone { session, endpoint: *endpoint })
+        });
+        group.gone = gone::both_gone(&[], &left.collect::<Vec<_>>());
+        let row = self.row(&key);
+        row.spoken = group.session.clone();
+        (row.mine, row.base) = (Some(Arc::new(Content::Group(group))), base);
+        self.dirty.insert(key);
     }
 
     /// The coordinator has changed something by itself, not by an order; `at` is when it did that.
@@ -259,7 +287,11 @@ impl Replica {
             let group = Group { born, session: session.clone(), members: Vec::new(), gone: Vec::new() };
             self.row(&key).mine = Some(Arc::new(Content::Group(group)));
         }
-        if let Some(content) = &mut self.row(&key).mine
+        let row = self.row(&key);
+        if by_lb && !is_later(&row.spoken, &session) {
+            row.spoken = session.clone();
+        }
+        if let Some(content) = &mut row.mine
             && let Content::Group(group) = Arc::make_mut(content)
         {
             if by_lb && !is_later(&group.session, &session) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gwm::{
     coordinator::{GroupChange, Order},
     fleet::{Batch, Moment, Replica, Settings, VALUE_BYTES},
-    journal::{Ahead, Date, Entry, Epoch, Known, Member, Row, Store},
+    journal::{Ahead, Date, Entry, Epoch, Known, Member, Owns, Row, Store},
     sasp::{Health, LbFlags},
 };
 
@@ -119,7 +119,7 @@ pub(super) fn row(name: &str, members: &str) -> Row {
 /// The node's next life. Without the store, `b` has left G, H has ended, and N has begun.
 fn come_back(etcd: &mut Etcd, known: Option<Known>, value_bytes: usize) {
     let mut second = replica("a", 3, value_bytes);
-    second.restored(Ahead::All, known.unwrap_or_default());
+    second.restored(Ahead::All(Owns::default()), known.unwrap_or_default());
     for row in [lb(), row("G", "a"), row("N", "b")] {
         second.restore(&row, Moment::default());
     }

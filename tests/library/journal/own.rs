@@ -60,9 +60,9 @@ fn keys(store: &Store) -> Vec<RowKey> {
 #[test]
 fn only_what_etcd_may_lack_is_there() {
     let (disk, mut store) = new();
-    assert!(matches!(store.ahead(), Ok(Ahead::All)), "no etcd has seen it");
+    assert!(matches!(store.ahead(), Ok(Ahead::All(_))), "no etcd has seen it");
     apply(&mut store, &[own(1, bound()), own(2, request("lb register LB1/G a b")), fleet(true, 2)]);
-    assert!(matches!(store.ahead(), Ok(Ahead::All)), "etcd has not got all of it yet");
+    assert!(matches!(store.ahead(), Ok(Ahead::All(_))), "etcd has not got all of it yet");
     apply(&mut store, &[fleet(false, 2)]);
     assert!(matches!(store.ahead(), Ok(Ahead::Nothing)));
     // Changes that were ordered are etcd's.
@@ -110,26 +110,44 @@ fn a_load_balancer_that_goes_takes_its_groups_with_it() {
 #[test]
 fn of_a_group_it_is_known_when_the_load_balancer_spoke_and_whom_it_deregistered() {
     let (disk, mut store) = new();
-    let endpoint = wire::endpoint;
     let began = |life, seconds: u64| Began { life, at: Time(seconds * 1_000_000_000) };
     apply(&mut store, &[own(1, bound()), said(2, 5, "lb register LB1/G a b c"), fleet(false, 0)]);
     apply(&mut store, &[said(3, 5, "lb deregister LB1/G a b"), own(4, request("member register LB1/G d"))]);
     apply(&mut store, &[fleet(true, 0)]);
-    let shown = |store: &Store| owns(store).rows.remove(&group("G")).map(|own| (own.session, own.gone));
-    let gone = |life, seconds, names: &[&str]| -> Vec<_> {
-        names.iter().map(|name| (endpoint(name), began(life, seconds))).collect()
+    let shown = |store: &Store| {
+        let row = owns(store).rows.remove(&group("G")).expect("it was changed");
+        assert!(!row.is_whole);
+        let members = row.members.into_iter().map(|(endpoint, (is_there, began))| {
+            let began = began.map_or("-".into(), |began| format!("{}:{}", began.life, began.at.0 / 1_000_000_000));
+            format!("{}{}@{began}", if is_there { '+' } else { '-' }, wire::endpoint_name(&endpoint))
+        });
+        (row.session, members.collect::<Vec<_>>().join(" "))
     };
-    assert_eq!(shown(&store), Some((Some(began(1, 5)), gone(1, 5, &["a", "b"]))));
+    assert_eq!(shown(&store), (Some(began(1, 5)), "-a@1:5 -b@1:5 +c@1:5 +d@-".into()));
     drop(store);
     let mut store = Store::open_on(disk).expect("the disk works");
     store.begin(&[], Epoch::default(), false).expect("the disk works");
     apply(&mut store, &[said(1, 9, "lb register LB1/G a"), said(2, 9, "lb deregister LB1/G c")]);
-    let all = [gone(1, 5, &["b"]), gone(2, 9, &["c"])].concat();
-    assert_eq!(shown(&store), Some((Some(began(2, 9)), all)));
+    apply(&mut store, &[own(3, request("member set LB1/G d=07q"))]);
+    assert_eq!(shown(&store), (Some(began(2, 9)), "+a@2:9 -b@1:5 -c@2:9 +d@-".into()));
+    // Of the group etcd lacks some members, and others not.
+    apply(&mut store, &[fleet(true, 2)]);
+    assert_eq!(shown(&store), (Some(began(2, 9)), "-b@1:5 +d@-".into()));
 }
 
 #[test]
-fn dates_of_the_last_lives_are_kept_and_alone_nothing_is() {
+fn a_node_that_etcd_has_all_of_begins_anew() {
+    let (disk, mut store) = new();
+    apply(&mut store, &[own(1, bound()), fleet(false, 1), own(2, request("lb register LB1/G a"))]);
+    drop(store);
+    let mut store = Store::open_on(disk).expect("the disk works");
+    store.begin(&[], Epoch::default(), false).expect("the disk works");
+    apply(&mut store, &[fleet(true, 0)]);
+    assert_eq!(keys(&store), [], "nobody was told that it was done");
+}
+
+#[test]
+fn dates_of_the_last_lives_are_kept() {
     let (_, mut store) = new();
     apply(&mut store, &[own(1, bound()), fleet(false, 1), fleet(true, 1)]);
     let date = |life| FleetDate { era: life, at: Time(2), date: Date(3), error: 4, awake: Time(5) };
@@ -139,9 +157,13 @@ fn dates_of_the_last_lives_are_kept_and_alone_nothing_is() {
     }
     let dates: Vec<_> = owns(&store).dates.into_iter().collect();
     assert_eq!(dates, (24..40).map(|life| (life, date(life))).collect::<Vec<_>>());
-    apply(&mut store, &[own(2, request("lb register LB1/G a"))]);
+}
+
+#[test]
+fn a_node_without_a_fleet_knows_of_no_change() {
+    let (_, mut store) = new();
+    apply(&mut store, &[own(1, bound()), fleet(false, 1), own(2, request("lb register LB1/G a")), fleet(true, 1)]);
+    assert_eq!(keys(&store), [group("G")]);
     store.begin(&[], Epoch::default(), true).expect("the disk works");
-    assert!(matches!(store.ahead(), Ok(Ahead::All)));
-    apply(&mut store, &[fleet(false, 0), fleet(true, 0)]);
-    assert!(owns(&store).rows.is_empty() && owns(&store).dates.is_empty());
+    assert!(matches!(store.ahead(), Ok(Ahead::All(owns)) if owns.rows.is_empty()));
 }
