@@ -279,13 +279,13 @@ impl Replica {
         let Some(row) = self.rows.get_mut(key).filter(|row| is_of_disk && !row.is_unknown && changed(row)) else {
             return;
         };
-        row.base = row.etcd.clone();
+        let base = mem::replace(&mut row.base, row.etcd.clone());
         let Some(theirs) = group(&row.etcd).cloned() else { return };
         let Some(mine) = row.my_group() else { return };
         if mine.born == Stamp::default() {
             mine.born = theirs.born;
         }
-        mine.session = last_session(None, &mine.session, &theirs.session);
+        mine.session = last_session(group(&base).map(|base| &base.session), &mine.session, &theirs.session);
         // Members of the disk that have not changed since are those of the store. Others keep their ids: a member may have
         // left and come back without the store, and who removed it before that does not mean the registration now.
         let ids: BTreeMap<_, _> = theirs.members.iter().map(|member| (member.membership.endpoint, member.id)).collect();

@@ -212,9 +212,9 @@ impl Node {
         self.disk.as_ref()?.ahead
     }
 
-    /// The state on disk does not know yet which changes the store has not.
-    pub(super) fn is_all_ahead(&self) -> bool {
-        self.disk.as_ref().is_some_and(|disk| !disk.is_known)
+    /// The state on disk does not know yet what the store has.
+    pub(super) fn is_new(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| !disk.is_known || disk.known.store == 0)
     }
 
     fn date(&self, now: u64) -> Date {

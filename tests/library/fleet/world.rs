@@ -92,6 +92,8 @@ pub(super) struct World {
     unions: BTreeSet<Group>,
     /// The nodes that died so and have not been one with the store since, with the groups that they had changed.
     died_ahead: BTreeMap<usize, BTreeSet<Group>>,
+    /// So died a node whose state on disk knew nothing of the store yet: whatever is on either side stays.
+    new_ones_died: bool,
     /// Since when each node is ahead of the store.
     ahead: [Option<u64>; NAMES.len()],
     /// The era of each node's date.
@@ -143,6 +145,7 @@ impl World {
             touched: BTreeMap::new(),
             unions: BTreeSet::new(),
             died_ahead: BTreeMap::new(),
+            new_ones_died: false,
             ahead: [None; NAMES.len()],
             eras: [0; NAMES.len()],
             is_strict: hold_time > 100_000,

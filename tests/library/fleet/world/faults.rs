@@ -87,7 +87,8 @@ impl World {
         self.note(|| format!("{} is killed", NAMES[at]));
         let has_disk = self.nodes[at].has_disk();
         if let Some(since) = self.nodes[at].ahead() {
-            let all = self.nodes[at].is_all_ahead();
+            let all = self.nodes[at].is_new();
+            self.new_ones_died |= all;
             let own = |((_, node), when): &(&(Group, usize), &u64)| all || *node == at && **when + UNSEEN >= since;
             let own: BTreeSet<Group> = self.touched.iter().filter(own).map(|((group, _), _)| *group).collect();
             let late = self.touched.iter().filter(|((group, node), when)| {

@@ -99,11 +99,10 @@ impl Sessions {
 }
 
 impl World {
-    /// Whether the load balancer has removed the member for good, whatever other nodes have of its earlier sessions. The
-    /// state on disk does not know what was removed.
+    /// Whether the load balancer has removed the member for good, whatever other nodes have of its earlier sessions.
     pub(super) fn holds(&self, membership: &Membership, promise: &Promise) -> bool {
         let removed = promise.by_lb && promise.is_there == Some(false);
-        removed && self.is_strict && self.sessions.is_last_word(membership, promise)
+        removed && self.is_strict && !self.new_ones_died && self.sessions.is_last_word(membership, promise)
     }
 
     pub(super) fn check_promises(&mut self) -> Result<(), String> {
