@@ -28,7 +28,7 @@ mod unchanged;
 
 pub use date::{Date, Epoch};
 pub use entry::{Entry, Known, Whole};
-pub use own::{Began, FleetDate, OwnRow, Owns, RowKey, Sessions};
+pub use own::{Began, Did, FleetDate, OwnRow, Owns, RowKey, Sessions};
 pub use redb::StorageBackend;
 pub use restore::{Restored, restore};
 pub use rows::{Fault, Member, Row};

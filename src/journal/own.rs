@@ -64,6 +64,18 @@ pub struct Began {
     pub at: Time,
 }
 
+/// What a node has done to a member of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Did {
+    /// The member has joined.
+    #[default]
+    Joined,
+    /// The member's state has changed.
+    Changed,
+    /// The member has left.
+    Left,
+}
+
 /// The node's last change of a row, or of a member of a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Own {
@@ -71,8 +83,10 @@ struct Own {
     change: (u64, u64),
     /// The session in which the load balancer said something of its group, or of the member; `None`: it did not.
     session: Option<Began>,
-    /// Of a group: more may have changed than the members that are noted. Of a member: it is there.
-    flag: bool,
+    /// Of a group: more may have changed than the members that are noted.
+    is_whole: bool,
+    /// Of a member.
+    did: Did,
 }
 
 /// The node's changes of a row.
@@ -82,9 +96,8 @@ pub struct OwnRow {
     pub session: Option<Began>,
     /// Of a group: other members than these may have changed, too.
     pub is_whole: bool,
-    /// Members that have joined or whose states have changed (`true`), and members that have left; and the sessions in which
-    /// the load balancer said that, if it did.
-    pub members: BTreeMap<Endpoint, (bool, Option<Began>)>,
+    /// What was done to members, and the sessions in which the load balancer said that, if it did.
+    pub members: BTreeMap<Endpoint, (Did, Option<Began>)>,
 }
 
 /// What a life of a node knew of the fleet's date, by which nodes know which of two sessions was the later one.
@@ -161,14 +174,14 @@ fn read_member_key(key: &[u8]) -> std::result::Result<(RowKey, Endpoint), Fault>
 }
 
 impl Own {
-    fn write(&self) -> [u8; 33] {
+    fn write(&self) -> [u8; 34] {
         let session = self.session.unwrap_or(Began { life: 0, at: Time(0) }); // there is no life 0
-        let mut out = [0; 33];
+        let mut out = [0; 34];
         let numbers = [self.change.0, self.change.1, session.life, session.at.0];
         for (bytes, number) in out.chunks_mut(8).zip(numbers) {
             bytes.copy_from_slice(&number.to_be_bytes());
         }
-        out[32] = self.flag.into();
+        (out[32], out[33]) = (self.is_whole.into(), self.did as u8);
         out
     }
 
@@ -176,10 +189,16 @@ impl Own {
         let mut fields = Fields(value);
         let change = (fields.u64("the life of a change")?, fields.u64("the number of a change")?);
         let (life, at) = (fields.u64("the life of a session")?, Time(fields.u64("the begin of a session")?));
-        let flag = fields.flag("how a row has changed")?;
+        let is_whole = fields.flag("how much of a row has changed")?;
+        let did = match fields.u8("what was done to a member")? {
+            0 => Did::Joined,
+            1 => Did::Changed,
+            2 => Did::Left,
+            _ => return Err(Fault("what was done to a member")),
+        };
         fields.end("the end of a change")?;
         let session = (life != 0).then_some(Began { life, at });
-        Ok(Own { change, session, flag })
+        Ok(Own { change, session, is_whole, did })
     }
 }
 
@@ -227,25 +246,31 @@ impl Open<'_> {
         let key = key.write();
         let known = self.rows.get(&key[..])?.map(|value| Own::read(value.value())).transpose()?.unwrap_or_default();
         let session = noted.session.or(known.session);
-        let own = Own { change: noted.change, session, flag: known.flag || is_whole };
+        let own = Own { change: noted.change, session, is_whole: known.is_whole || is_whole, did: Did::default() };
         self.rows.insert(&key[..], &own.write()[..])?;
         Ok(())
     }
 
-    /// Members have joined a group or changed in it, or have left it.
+    /// This was done to members of a group.
     fn group(
         &mut self,
         data: GroupData<'_>,
         noted: Noted,
         members: impl Iterator<Item = Endpoint>,
-        are_there: bool,
+        did: Did,
     ) -> Result<()> {
         let fits = self.members.len()? < MEMBERS;
         if fits {
-            let Noted { change, session } = noted;
-            let value = Own { change, session, flag: are_there }.write();
+            let own = Own { change: noted.change, session: noted.session, is_whole: false, did };
             for endpoint in members {
-                self.members.insert(&member_key(data, &endpoint)[..], &value[..])?;
+                let key = member_key(data, &endpoint);
+                let mut own = own;
+                if did == Did::Changed
+                    && let Some(known) = self.members.get(&key[..])?
+                {
+                    own.did = Own::read(known.value())?.did; // it may have joined just before
+                }
+                self.members.insert(&key[..], &own.write()[..])?;
             }
         }
         self.row(&RowKey::group(data), noted, !fits)
@@ -296,10 +321,10 @@ impl<'t> OwnTables<'t> {
                 let (_, message) = Message::decode_trusted(bytes).expect("an entry is a well-formed request");
                 match message {
                     Message::RegistrationRequest(request) => request.groups.into_iter().try_for_each(|group| {
-                        open.group(group.data, noted, group.entries().map(|member| member.endpoint), true)
+                        open.group(group.data, noted, group.entries().map(|member| member.endpoint), Did::Joined)
                     }),
                     Message::SetMemberStateRequest(request) => request.groups.into_iter().try_for_each(|group| {
-                        open.group(group.data, noted, group.entries().map(|entry| entry.member.endpoint), true)
+                        open.group(group.data, noted, group.entries().map(|entry| entry.member.endpoint), Did::Changed)
                     }),
                     Message::DeregistrationRequest(request) => request.groups.into_iter().try_for_each(|group| {
                         if group.data.name.is_empty() {
@@ -309,7 +334,7 @@ impl<'t> OwnTables<'t> {
                         if group.count() == 0 {
                             return open.row(&RowKey::group(group.data), noted, true);
                         }
-                        open.group(group.data, noted, group.entries().map(|member| member.endpoint), false)
+                        open.group(group.data, noted, group.entries().map(|member| member.endpoint), Did::Left)
                     }),
                     Message::SetLbStateRequest(request) => {
                         open.row(&RowKey::LoadBalancer(request.lb_uid.into()), noted, true)
@@ -375,8 +400,8 @@ pub(super) fn read(transaction: &ReadTransaction) -> Result<Owns> {
     if let Some(rows) = table(transaction, ROWS)? {
         for row in rows.iter()? {
             let (key, value) = row?;
-            let Own { session, flag, .. } = Own::read(value.value())?;
-            let row = OwnRow { session, is_whole: flag, members: BTreeMap::new() };
+            let Own { session, is_whole, .. } = Own::read(value.value())?;
+            let row = OwnRow { session, is_whole, members: BTreeMap::new() };
             owns.rows.insert(RowKey::read(key.value())?, row);
         }
     }
@@ -384,9 +409,7 @@ pub(super) fn read(transaction: &ReadTransaction) -> Result<Owns> {
         for member in members.iter()? {
             let (key, value) = member?;
             let ((group, endpoint), own) = (read_member_key(key.value())?, Own::read(value.value())?);
-            // A group changes whenever a member does.
-            let row = owns.rows.get_mut(&group).ok_or(Fault("the group of a member"))?;
-            row.members.insert(endpoint, (own.flag, own.session));
+            owns.rows.entry(group).or_default().members.insert(endpoint, (own.did, own.session));
         }
     }
     if let Some(dates) = table(transaction, DATES)? {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     coordinator::Membership,
-    journal::{self, Ahead, Began, Date, Entry, Known, OwnRow},
+    journal::{self, Ahead, Began, Date, Did, Entry, Known, OwnRow},
     judgement::Verdicts,
     sasp::{Endpoint, GroupData, Health, LbFlags, MemberFlags, Message, SenderFlags, message::SetLbStateRequest},
 };
@@ -79,11 +79,11 @@ impl Replica {
 
     fn restore_group(&mut self, key: RowKey, members: &[journal::Member]) {
         let own = self.own(&key);
-        // The disk does not know the ids, and a member may have left and come back without the store: what the node has
-        // changed by itself gets new ones.
+        let did = |own: &OwnRow, endpoint: &Endpoint| own.members.get(endpoint).map(|(did, _)| *did);
+        // The disk does not know the ids. A member may have left and come back without the store: it gets a new one.
         let mut next = self.next_ids(own.as_ref().map_or(0, |_| members.len() as u16));
         let mut id = |endpoint: &Endpoint| match &own {
-            Some(own) if own.is_whole || own.members.contains_key(endpoint) => {
+            Some(own) if own.is_whole || did(own, endpoint) == Some(Did::Joined) => {
                 next += 1;
                 next
             }
@@ -106,12 +106,18 @@ impl Replica {
             return;
         };
         let base = (!own.is_whole).then(|| {
-            let members = group.members.iter().filter(|member| member.id == 0).cloned().collect();
+            let before = |member: &Member| {
+                let mut before = member.clone();
+                // Which state it had, nobody knows any more.
+                before.membership.quiesced ^= did(&own, &member.membership.endpoint) == Some(Did::Changed);
+                before
+            };
+            let members = group.members.iter().filter(|member| member.id == 0).map(before).collect();
             Arc::new(Content::Group(Group { members, ..group.clone() }))
         });
         group.session = own.session.and_then(|began| self.former_session(&began)).unwrap_or_default();
-        let left = own.members.iter().filter_map(|(endpoint, (is_there, began))| {
-            let session = self.former_session(&began.filter(|_| !is_there)?)?;
+        let left = own.members.iter().filter_map(|(endpoint, (did, began))| {
+            let session = self.former_session(&began.filter(|_| *did == Did::Left)?)?;
             Some(Gone { session, endpoint: *endpoint })
         });
         group.gone = gone::both_gone(&[], &left.collect::<Vec<_>>());

@@ -1,7 +1,7 @@
 //! What a node of a fleet has changed by itself and etcd may lack, in the file.
 
 use gwm::{
-    journal::{Ahead, Began, Date, Entry, Epoch, FleetDate, Known, Owns, Row, RowKey, Store, Whole},
+    journal::{Ahead, Began, Date, Did, Entry, Epoch, FleetDate, Known, Owns, Row, RowKey, Store, Whole},
     time::Time,
 };
 
@@ -117,9 +117,14 @@ fn of_a_group_it_is_known_when_the_load_balancer_spoke_and_whom_it_deregistered(
     let shown = |store: &Store| {
         let row = owns(store).rows.remove(&group("G")).expect("it was changed");
         assert!(!row.is_whole);
-        let members = row.members.into_iter().map(|(endpoint, (is_there, began))| {
+        let members = row.members.into_iter().map(|(endpoint, (did, began))| {
             let began = began.map_or("-".into(), |began| format!("{}:{}", began.life, began.at.0 / 1_000_000_000));
-            format!("{}{}@{began}", if is_there { '+' } else { '-' }, wire::endpoint_name(&endpoint))
+            let sign = match did {
+                Did::Joined => '+',
+                Did::Changed => '=',
+                Did::Left => '-',
+            };
+            format!("{sign}{}@{began}", wire::endpoint_name(&endpoint))
         });
         (row.session, members.collect::<Vec<_>>().join(" "))
     };
@@ -128,11 +133,15 @@ fn of_a_group_it_is_known_when_the_load_balancer_spoke_and_whom_it_deregistered(
     let mut store = Store::open_on(disk).expect("the disk works");
     store.begin(&[], Epoch::default(), false).expect("the disk works");
     apply(&mut store, &[said(1, 9, "lb register LB1/G a"), said(2, 9, "lb deregister LB1/G c")]);
-    apply(&mut store, &[own(3, request("member set LB1/G d=07q"))]);
-    assert_eq!(shown(&store), (Some(began(2, 9)), "+a@2:9 -b@1:5 -c@2:9 +d@-".into()));
+    apply(&mut store, &[own(3, request("member set LB1/G a=07 d=07q"))]);
+    assert_eq!(shown(&store), (Some(began(2, 9)), "+a@- -b@1:5 -c@2:9 +d@-".into()));
     // Of the group etcd lacks some members, and others not.
     apply(&mut store, &[fleet(true, 2)]);
-    assert_eq!(shown(&store), (Some(began(2, 9)), "-b@1:5 +d@-".into()));
+    assert_eq!(shown(&store), (Some(began(2, 9)), "+a@- -b@1:5 +d@-".into()));
+    apply(&mut store, &[fleet(true, 3)]);
+    assert_eq!(shown(&store), (None, "-b@1:5".into()), "of the life before");
+    apply(&mut store, &[own(4, request("member set LB1/G a=00"))]);
+    assert_eq!(shown(&store), (None, "=a@- -b@1:5".into()));
 }
 
 #[test]
