@@ -12,6 +12,9 @@
 //! of its group. States that members were given are rows of their own, because they change often and most members have
 //! none.
 //!
+//! A node of a fleet also notes which rows and members it has changed by itself, until etcd has the changes (`own`): if it
+//! dies before that, its next life tells etcd these, and nothing that others may have removed meanwhile.
+//!
 //! The engine is `redb`: checksums, torn and reordered writes, and locks of the file are its part. It takes any
 //! [`StorageBackend`]; the tests give it a disk that loses power.
 

@@ -124,8 +124,8 @@ impl World {
             replica.local(&entry, at);
             written.push(Entry::Date(replica.fleet_date(at)));
             written.push(Entry::Own { number, began: Some(*bound), entry: Box::new(entry) });
+            self.settle();
         }
-        self.settle();
     }
 
     /// A node that is cut off dies, and comes back a minute later.
@@ -179,6 +179,27 @@ fn a_removal_of_a_later_session_holds() {
     }
 }
 
+/// A node hears of what others do, and can tell nothing itself.
+#[test]
+fn what_a_node_could_not_write_goes_with_a_removal_of_a_later_session() {
+    for ahead in AHEAD {
+        let mut world = met(ahead, &[]);
+        world.nodes[0].replica.set_connected(false);
+        world.session(0, &["lb register LB1/G y"]);
+        // The node hears of the registration before it hears of the removal.
+        world.session(1, &["lb register LB1/G y", "lb deregister LB1/G y"]);
+        world.connect(0);
+        assert_eq!(groups(&mut world.etcd), ["G a x"], "{ahead:?}");
+        // What the load balancer said later at the node that could not write stays.
+        world.nodes[0].replica.set_connected(false);
+        world.session(1, &["lb register LB1/G y"]);
+        world.session(1, &["lb deregister LB1/G y"]);
+        world.session(0, &["lb register LB1/G y"]);
+        world.connect(0);
+        assert_eq!(groups(&mut world.etcd), ["G a x y"], "{ahead:?}");
+    }
+}
+
 #[test]
 fn the_order_of_sessions_is_known_after_a_crash() {
     for moved in AHEAD {
@@ -206,17 +227,19 @@ fn the_order_of_sessions_is_known_after_a_crash() {
         world.crash(0, known, "a x y");
         world.connect(0);
         assert_eq!(groups(&mut world.etcd), ["G a x y"], "{moved:?}");
-        // or at that node alone.
+        // or at that node alone. What it did not change by itself, others may have removed.
         let (mut world, known) = begin();
         world.session(0, &["lb deregister LB1/G x"]);
         world.session(1, &[]);
         let at = world.at(1);
-        let request = Entry::Request(wire::parse("member register LB1/G z").bytes(0).into());
-        world.nodes[1].replica.local(&request, at);
+        for text in ["member register LB1/G z", "member deregister LB1/G a"] {
+            let request = Entry::Request(wire::parse(text).bytes(0).into());
+            world.nodes[1].replica.local(&request, at);
+        }
         world.settle();
         world.crash(0, known, "a");
         world.connect(0);
-        assert_eq!(groups(&mut world.etcd), ["G a z"], "{moved:?}");
+        assert_eq!(groups(&mut world.etcd), ["G z"], "{moved:?}");
     }
 }
 
