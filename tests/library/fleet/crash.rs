@@ -75,7 +75,11 @@ pub(super) fn groups(etcd: &mut Etcd) -> Vec<String> {
         .into_iter()
         .filter_map(|order| match order {
             Order::Group { name, change: GroupChange::Begun(members), .. } => {
-                let members: Vec<String> = members.iter().map(|member| wire::endpoint_name(&member.endpoint)).collect();
+                let members = members.iter().map(|member| {
+                    let quiesced = if member.quiesced { "q" } else { "" };
+                    wire::endpoint_name(&member.endpoint) + quiesced
+                });
+                let members: Vec<String> = members.collect();
                 Some(format!("{} {}", name.escape_ascii(), members.join(" ")))
             }
             _ => None,
@@ -176,30 +180,66 @@ fn what_the_node_has_not_changed_by_itself_is_as_others_have_made_it() {
 }
 
 #[test]
+fn a_state_that_the_node_has_set_is_no_registration() {
+    for (text, found) in [("lb deregister LB1/G a", "G b"), ("lb register LB1/G c", "G aq b c")] {
+        let (mut etcd, known) = begin(VALUE_BYTES);
+        let mut other = replica("b", 1, VALUE_BYTES);
+        list(&mut other, &etcd);
+        let lease = etcd.grant(0, u64::MAX / 2);
+        settle(&mut other, &mut etcd, lease);
+        told(&mut other, text);
+        settle(&mut other, &mut etcd, lease);
+        let request = Entry::Request(wire::parse("member set LB1/G a=00q").bytes(0).into());
+        let own = Entry::Own { number: 1, began: None, entry: Box::new(request) };
+        let mut second = replica("a", 3, VALUE_BYTES);
+        second.restored(ahead(&[own], known), known);
+        let mut quiesced = row("G", "a b");
+        if let Row::Group { members, .. } = &mut quiesced {
+            members[0].quiesced = true;
+        }
+        for row in [lb(), quiesced, row("H", "a")] {
+            second.restore(&row, Moment::default());
+        }
+        list(&mut second, &etcd);
+        settle(&mut second, &mut etcd, lease);
+        assert_eq!(groups(&mut etcd), [found, "H a"]);
+    }
+}
+
+#[test]
 fn what_was_removed_between_the_start_and_the_first_listing_is_gone() {
     let (mut etcd, known) = begin(VALUE_BYTES);
+    let mut other = replica("b", 1, VALUE_BYTES);
+    list(&mut other, &etcd);
+    let lease = etcd.grant(0, u64::MAX / 2);
+    settle(&mut other, &mut etcd, lease);
+    other.set_connected(false);
+    told(&mut other, "member deregister LB1/H a");
     let mut second = replica("a", 3, VALUE_BYTES);
     second.restored(Ahead::Nothing, known);
     for row in [lb(), row("G", "a b"), row("H", "a")] {
         second.restore(&row, Moment::default());
     }
-    for text in ["lb deregister LB1/G b", "lb register LB1/G c"] {
+    for text in ["lb deregister LB1/G b", "lb register LB1/G c", "member register LB1/H d"] {
         told(&mut second, text);
     }
     list(&mut second, &etcd);
-    let lease = etcd.grant(0, u64::MAX / 2);
     settle(&mut second, &mut etcd, lease);
-    assert_eq!(groups(&mut etcd), ["G a c", "H a"]);
-    // Not if others have changed the group: b may have left and come back.
+    assert_eq!(groups(&mut etcd), ["G a c", "H a d"]);
+    // What another node has removed meanwhile is the same registration.
+    list(&mut other, &etcd);
+    settle(&mut other, &mut etcd, lease);
+    assert_eq!(groups(&mut etcd), ["G a c", "H d"]);
+    // Not if others have changed the group: c may have left and come back.
     let mut third = replica("a", 4, VALUE_BYTES);
     third.restored(Ahead::Nothing, known);
-    for row in [lb(), row("G", "a c"), row("H", "a")] {
+    for row in [lb(), row("G", "a c")] {
         third.restore(&row, Moment::default());
     }
     told(&mut third, "lb deregister LB1/G c");
     list(&mut third, &etcd);
     settle(&mut third, &mut etcd, lease);
-    assert_eq!(groups(&mut etcd), ["G a c", "H a"]);
+    assert_eq!(groups(&mut etcd), ["G a c", "H d"]);
 }
 
 #[test]

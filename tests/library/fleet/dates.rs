@@ -243,6 +243,30 @@ fn the_order_of_sessions_is_known_after_a_crash() {
     }
 }
 
+/// Members alone have spoken to the node that dies: whose last word the group has, it does not make unknown.
+#[test]
+fn a_crash_after_a_members_word_makes_no_session_unknown() {
+    for moved in AHEAD {
+        let mut world = World::new(moved);
+        world.connect(0);
+        world.connect(1);
+        world.session(0, &["lb register LB1/G a x"]);
+        let known = world.nodes[0].replica.known().expect("all is settled");
+        world.cut(0);
+        world.cut(1);
+        world.session(1, &["lb deregister LB1/G x"]);
+        let at = world.at(0);
+        let date = Entry::Date(world.nodes[0].replica.fleet_date(at));
+        let request = Entry::Request(wire::parse("member register LB1/G z").bytes(0).into());
+        world.nodes[0].written = vec![date, Entry::Own { number: 1, began: None, entry: Box::new(request) }];
+        world.crash(0, known, "a x z");
+        world.connect(0);
+        assert_eq!(groups(&mut world.etcd), ["G a x z"], "{moved:?}");
+        world.connect(1);
+        assert_eq!(groups(&mut world.etcd), ["G a z"], "{moved:?}");
+    }
+}
+
 #[test]
 fn nodes_that_have_not_met_know_of_no_order_and_what_is_registered_stays() {
     for ahead in AHEAD {
