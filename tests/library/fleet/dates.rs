@@ -251,19 +251,20 @@ fn a_crash_after_a_members_word_makes_no_session_unknown() {
         world.connect(0);
         world.connect(1);
         world.session(0, &["lb register LB1/G a x"]);
+        world.cut(1);
+        world.session(0, &["lb register LB1/G y"]);
         let known = world.nodes[0].replica.known().expect("all is settled");
         world.cut(0);
-        world.cut(1);
-        world.session(1, &["lb deregister LB1/G x"]);
+        world.session(1, &["lb register LB1/G y", "lb deregister LB1/G y"]);
         let at = world.at(0);
         let date = Entry::Date(world.nodes[0].replica.fleet_date(at));
         let request = Entry::Request(wire::parse("member register LB1/G z").bytes(0).into());
         world.nodes[0].written = vec![date, Entry::Own { number: 1, began: None, entry: Box::new(request) }];
-        world.crash(0, known, "a x z");
+        world.crash(0, known, "a x y z");
         world.connect(0);
-        assert_eq!(groups(&mut world.etcd), ["G a x z"], "{moved:?}");
+        assert_eq!(groups(&mut world.etcd), ["G a x y z"], "{moved:?}");
         world.connect(1);
-        assert_eq!(groups(&mut world.etcd), ["G a z"], "{moved:?}");
+        assert_eq!(groups(&mut world.etcd), ["G a x z"], "{moved:?}");
     }
 }
 
