@@ -122,7 +122,7 @@ impl World {
         // Small values: every group is in parts.
         let value_bytes = if rng.u8(..4) == 0 { 48 } else { VALUE_BYTES };
         let is_on_time = rng.bool();
-        let is_far_off = !is_on_time && plan.seed % 4 == 0;
+        let is_far_off = !is_on_time && plan.seed.is_multiple_of(4);
         let mut skew = || match (is_on_time, is_far_off) {
             (true, _) => 0,
             (_, false) => rng.i64(0..300),
