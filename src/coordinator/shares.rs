@@ -7,7 +7,8 @@
 //! Of the nodes that check an endpoint,
 //!
 //! - one that is blind, or was lately, counts only if the endpoint is up for it;
-//! - one that has no verdict yet does not count;
+//! - one that has no verdict yet does not count; but while this node is one and sees, nothing goes down here: what others
+//!   lose may be a network of theirs, and a node that has just started, or has just taken over a check, knows no better;
 //! - the endpoint is up if it is up for any that counts: for the one with the highest score;
 //! - it is down if it is down for all that count.
 //!
@@ -141,10 +142,12 @@ impl Shares {
     pub(super) fn together(&self, id: EndpointId, endpoint: &Endpoint, blind: bool) -> Together {
         let remote = self.remote.get(endpoint);
         let (mut best, mut is_blind): (Option<(u8, &Verdicts)>, bool) = (None, false);
+        let mut is_waiting = false;
         for node in self.checkers(endpoint) {
             let is_me = node.name == self.me;
             let blind = if is_me { blind } else { node.blind };
             let found = if is_me { self.own.get(&id) } else { remote.and_then(|of| of.get(&node.name)) };
+            is_waiting |= is_me && !blind && found.is_none();
             let found = found.map(|verdicts| (rank(verdicts), verdicts)).filter(|(rank, _)| *rank > 0 || !blind);
             match found {
                 Some(found) if best.is_none_or(|best| found.0 > best.0) => best = Some(found),
@@ -153,6 +156,7 @@ impl Shares {
             }
         }
         match best {
+            Some((0, _)) if is_waiting => Together::Nothing,
             Some((_, verdicts)) => Together::Found(*verdicts),
             None if is_blind => Together::Blind,
             None => Together::Nothing,
@@ -269,6 +273,10 @@ mod tests {
         let down = verdicts(EntryFlags::CONFIDENT, 0);
         for (own, other, blind, other_blind, says) in [
             (None, None, false, false, "nothing"),
+            (None, Some(down), false, false, "nothing"),
+            (None, Some(down), true, false, "down"),
+            (None, Some(down), false, true, "blind"),
+            (None, Some(up), false, false, "up"),
             (Some(down), None, false, false, "down"),
             (Some(down), Some(up), false, false, "up"),
             (Some(up), Some(down), false, false, "up"),

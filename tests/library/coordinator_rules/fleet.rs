@@ -92,3 +92,42 @@ fn a_farm_that_only_a_node_saw_that_is_gone_is_in_doubt() {
     rig.after(PANIC_TIME);
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0C/0 y 00/0C/0 z 00/0C/0]", "they are down");
 }
+
+#[test]
+fn a_node_that_has_just_started_drains_no_farm_before_its_own_checks_agree() {
+    let mut rig = Rig::with(with(roster(&[])));
+    rig.join_fleet("a");
+    rig.obey(&nodes(&["a", "b"]));
+    let lb = rig.lb("LB1", "");
+    rig.ok(lb, "lb register LB1/G x y z");
+    rig.take_orders();
+    // The other node has just been cut off, and does not know it yet.
+    rig.obey(&found("b", &[("x", DOWN), ("y", DOWN), ("z", DOWN)]));
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/05/100 y 00/05/100 z 00/05/100]", "nothing is known");
+    rig.judge(&[("x", weight(50)), ("y", DOWN)]);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0D/50 y 00/0C/0 z 00/05/100]", "y is down for both");
+}
+
+#[test]
+fn what_a_node_has_just_come_to_check_stays_as_it_was_until_it_has_checked() {
+    let mut rig = Rig::with(with(roster(&[])));
+    rig.join_fleet("a");
+    rig.obey(&nodes(&["a", "b", "c"]));
+    let lb = rig.lb("LB1", "");
+    rig.ok(lb, "lb register LB1/G q w z");
+    let names = ["q", "w", "z"];
+    assert_eq!(rig.take_orders(), [""; 0], "others check them");
+    rig.obey(&found("b", &names.map(|name| (name, DOWN))));
+    rig.obey(&found("c", &names.map(|name| (name, weight(50)))));
+    let all_up = "00 LB1/G[q 00/0D/50 w 00/0D/50 z 00/0D/50]";
+    assert_eq!(rig.ask(lb, "get LB1/G"), all_up, "one of two sees them");
+    rig.obey(&nodes(&["a", "b"]));
+    assert_eq!(rig.take_orders().len(), 3);
+    assert_eq!(rig.ask(lb, "get LB1/G"), all_up, "this node has yet to look");
+    rig.judge(&names.map(|name| (name, weight(40))));
+    rig.after(WINDOW);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[q 00/0D/40 w 00/0D/40 z 00/0D/40]");
+    assert_eq!(rig.doubts(), [""; 0]);
+    rig.judge(&[("q", DOWN)]);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[q 00/0C/0 w 00/0D/40 z 00/0D/40]", "q is down for both");
+}
