@@ -303,6 +303,8 @@ impl Node {
         let time = life.time(now);
         life.coordinator.request(time, connection, 1, &message, &mut life.out);
         life.coordinator.delivered(connection, 1);
+        // The rest of the turn of the daemon's coordinator: nothing is asked of it before.
+        life.coordinator.poll(time, &mut life.out);
         self.collect(now);
         let life = self.life.as_mut().expect("it is alive");
         let changes = life.out.given;
