@@ -94,7 +94,8 @@ impl Replica {
             .map(|member| {
                 let journal::Member { endpoint, by_lb, state, quiesced, .. } = *member;
                 let label = member.label.clone();
-                Member { id: id(&endpoint), membership: Membership { endpoint, by_lb, label, state, quiesced } }
+                let membership = Membership { endpoint, by_lb, label, state, quiesced };
+                Member { id: id(&endpoint), membership, twin: None }
             })
             .collect();
         let (born, gone) = (Stamp::default(), Vec::new());
@@ -154,7 +155,7 @@ impl Replica {
                             id += 1;
                             let (endpoint, label) = (member.endpoint, member.label.into());
                             let membership = Membership { endpoint, by_lb, label, state: 0, quiesced: false };
-                            Member { id, membership }
+                            Member { id, membership, twin: None }
                         });
                         self.change_group(named.data, by_lb, at, |group, _| {
                             group.members.extend(members);
