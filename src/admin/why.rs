@@ -265,20 +265,17 @@ fn availability(factors: &Factors, policy: Policy, calendar: &Calendar) -> Optio
 
 fn health(factors: &Factors, stand: Stand) -> Factor {
     let Factors { made, good, .. } = *factors;
-    let source = match made {
-        1.. if stand == Stand::Unknown => {
-            format!("{good} of {made} checks passed, which does not count without a verdict")
-        }
-        0 => "no check was made while it was up".into(),
+    let (when, remark) = match stand {
+        Stand::Unknown => ("", "; the health does not count without a verdict"),
         // The checks count until the verdict, also of a member that never was up.
-        _ if stand == Stand::Down => {
-            format!(
-                "{good} of the last {made} checks before the member was down passed; the health counts again when the member is up"
-            )
-        }
-        HISTORY => format!("{good} of the last {HISTORY} checks while it was up passed"),
+        Stand::Down => (" before the member was down", "; the health counts again when the member is up"),
+        Stand::Up | Stand::Drained => (" while it was up", ""),
+    };
+    let source = match made {
+        0 => "no check was made while it was up".into(),
+        HISTORY => format!("{good} of the last {HISTORY} checks{when} passed{remark}"),
         _ => format!(
-            "{good} of {made} checks while it was up passed; {} more, which are not made yet, count as passed",
+            "{good} of {made} checks{when} passed; {} more, which are not made yet, count as passed{remark}",
             HISTORY - made
         ),
     };

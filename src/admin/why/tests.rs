@@ -86,9 +86,13 @@ fn checks_that_were_not_made_are_not_counted_as_made() {
     assert_eq!(source(3, 2), few);
     assert_eq!(source(32, 31), "31 of the last 32 checks while it was up passed");
     assert_eq!(health(&factors(3, 2), Stand::Up).value, 0.9688);
+    let Factor { value, source, .. } = health(&factors(3, 0), Stand::Down);
+    let down = "0 of 3 checks before the member was down passed; 29 more, which are not made yet, count as passed; the \
+                health counts again when the member is up";
+    assert_eq!((value, source.as_str()), (0.9063, down));
     let down =
-        "0 of the last 3 checks before the member was down passed; the health counts again when the member is up";
-    assert_eq!(health(&factors(3, 0), Stand::Down).source, down);
+        "29 of the last 32 checks before the member was down passed; the health counts again when the member is up";
+    assert_eq!(health(&factors(32, 29), Stand::Down).source, down);
 }
 
 #[test]
@@ -113,7 +117,7 @@ fn without_a_verdict_it_is_said_how_many_checks_failed() {
     factors.checks = vec![check(2), check(1)];
     let two = "weight = 100 = 100 (capacity); no verdict yet: 2 checks failed in a row, and 3 make it down";
     assert_eq!(told(&factors), two);
-    let source = "0 of 2 checks passed, which does not count without a verdict";
+    let source = "0 of 2 checks passed; 30 more, which are not made yet, count as passed; the health does not count without a verdict";
     assert_eq!(health(&Factors { made: 2, good: 0, ..factors }, Stand::Unknown).source, source);
 }
 
