@@ -211,12 +211,10 @@ fn merge_member(base: Option<&Member>, mine: &Member, theirs: &Member, last: Ord
         _ => theirs,
     };
     (merged.membership.state, merged.membership.quiesced) = of(chosen);
-    if is_new {
-        merged.id = mine.id; // a third node may have removed theirs, but knows nothing of this one
-    }
-    if merged.id == mine.id {
-        merged.twin = mine.twin.clone().or_else(|| theirs.twin.clone().filter(|_| mine.id == theirs.id));
-    }
+    // A registration that both began with may be one that a third node has removed; it knows nothing of the new one.
+    let (newer, other) = if is_new { (mine, theirs) } else { (theirs, mine) };
+    merged.id = newer.id;
+    merged.twin = newer.twin.clone().or_else(|| other.twin.clone().filter(|_| mine.id == theirs.id));
     merged
 }
 
@@ -480,6 +478,19 @@ mod tests {
         // The load balancer's last word is that of the side that writes.
         let both = merge(&base, &group_by_lb("a1 x2", 5), &later);
         assert_eq!(show(Some(&merge(&later, &removed, &both))), "a1 x2");
+    }
+
+    /// A third node may have removed the old registration.
+    #[test]
+    fn the_newer_registration_counts_whose_session_is_later() {
+        for dates in [(3, 4), (4, 3)] {
+            let base = group_by_lb("a1", 2);
+            let (mine, theirs) = (group_by_lb("a1 b1", dates.0), group_by_lb("a2", dates.1));
+            let merge =
+                |mine, theirs| merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs), &ours(Some(mine))).group;
+            assert_eq!(show(merge(&mine, &theirs).as_ref()), "a2 b1");
+            assert_eq!(show(merge(&theirs, &mine).as_ref()), "a2 b1");
+        }
     }
 
     #[test]
