@@ -244,13 +244,33 @@ pub(super) fn is_later(session: &Stamp, other: &Stamp) -> bool {
     era == other_era && after > error.saturating_add(other_error)
 }
 
+/// A session of which nothing is known.
+pub(super) fn unknown() -> Stamp {
+    Stamp { date: Date(0), node: "?".into() }
+}
+
+/// Whether a session is at this node.
+pub(super) fn is_of(session: &Stamp, node: &str) -> bool {
+    plain(&session.node) == node
+}
+
+/// Whether it is the same session, for certain.
+pub(super) fn is_same(session: &Stamp, other: &Stamp) -> bool {
+    let era = |session| mark(session).map(|(era, _)| era);
+    session.date == other.date
+        && is_of(session, plain(&other.node))
+        && era(session).is_some()
+        && era(session) == era(other)
+}
+
 /// The last session of two sides, of which both were `base`. If nobody knows which of them is later, then it is later or
 /// earlier than no other session.
 pub(super) fn last_session(base: Option<&Stamp>, one: &Stamp, other: &Stamp) -> Stamp {
-    if base == Some(one) || one == other {
+    let nobody_spoke = Stamp::default();
+    if base == Some(one) || one == other || *one == nobody_spoke {
         return other.clone();
     }
-    if base == Some(other) {
+    if base == Some(other) || *other == nobody_spoke {
         return one.clone();
     }
     let Stamp { date, node } = one.max(other);
@@ -332,6 +352,7 @@ mod tests {
         assert_eq!(last_session(Some(&base), &one, &other), stamp(90, "b:1:10"));
         assert_eq!(last_session(Some(&one), &one, &base), base, "it has spoken there since");
         assert_eq!(last_session(None, &one, &stamp(90, "b:2:7")), stamp(90, "b"));
-        assert_eq!(last_session(None, &one, &Stamp::default()), stamp(70, "a"));
+        assert_eq!(last_session(None, &one, &unknown()), stamp(70, "a"));
+        assert_eq!(last_session(None, &one, &Stamp::default()), one, "nobody has spoken there");
     }
 }

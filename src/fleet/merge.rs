@@ -13,9 +13,9 @@ use std::{
 };
 
 use super::{
-    clock::{is_later, last_session},
+    clock::{is_of, is_same, last_session},
     gone::{both_gone, forget_gone, later_gone},
-    rows::{Group, Lb, Member, Stamp, TWINS, Twin},
+    rows::{Group, Lb, Member, Stamp},
 };
 use crate::{
     coordinator::{GroupChange, Membership},
@@ -89,6 +89,8 @@ pub(super) struct Merged {
 pub(super) struct Ours {
     /// Registrations that it has written since what both sides began with, or has tried to.
     pub(super) written: BTreeSet<(Endpoint, u64)>,
+    /// The node's name.
+    pub(super) node: Box<str>,
     /// The load balancer's last session here in which it changed the group: what was registered here and is not in the store
     /// is not of a later one.
     pub(super) spoken: Stamp,
@@ -130,28 +132,21 @@ pub(super) fn merge_group(
     let is_removed =
         |member: &Member| in_base.get(&member.membership.endpoint).is_some_and(|base| base.id == member.id);
     // A side lacks a member that the load balancer registered on the other side before it deregistered the member here.
-    let (gone_in_mine, gone_in_theirs) = (later_gone(mine, &session(theirs)), later_gone(theirs, &ours.spoken));
-    // A side has removed the other registration of a member that the load balancer had registered twice.
-    let is_removed_twice = |member: &Member| {
-        let Some(Twin { id, session }) = member.twin.as_deref() else { return false };
-        let endpoint = member.membership.endpoint;
-        in_base.get(&endpoint).is_some_and(|base| base.id == *id) && later_gone(mine, session).contains(&endpoint)
-    };
+    let mut gone_in_mine = later_gone(mine, &session(theirs));
+    // Nor can the store have heard of it later in a session that is this node's.
+    let of_mine = mine.iter().flat_map(|mine| &mine.gone);
+    let here = of_mine.filter(|gone| is_same(&gone.session, &session(theirs)) && is_of(&gone.session, &ours.node));
+    gone_in_mine.extend(here.map(|gone| gone.endpoint));
+    let gone_in_theirs = later_gone(theirs, &ours.spoken);
     let is_gone = |member: &Member, gone: &BTreeSet<Endpoint>| {
         member.membership.by_lb && gone.contains(&member.membership.endpoint)
     };
     let (mut members, mut overruled) = (Vec::new(), 0);
-    let their_group = theirs;
     for theirs in theirs.iter().flat_map(|theirs| &theirs.members) {
         match in_mine.get(&theirs.membership.endpoint) {
             Some(mine) => {
                 let base = in_base.get(&theirs.membership.endpoint);
-                let mut merged = merge_member(base, mine, theirs, last);
-                let is_new = base.is_none_or(|base| base.id != mine.id) && mine.id != theirs.id;
-                let by_lb = mine.membership.by_lb && theirs.membership.by_lb;
-                if is_new && by_lb && is_later(&session(their_group), &ours.spoken) {
-                    merged.twin = Some(Box::new(Twin { id: theirs.id, session: ours.spoken.clone() }));
-                }
+                let merged = merge_member(base, mine, theirs, last);
                 let is_lost = |side: &Member| {
                     let changed = base.is_none_or(|base| base.membership != side.membership);
                     changed && merged.membership != side.membership
@@ -159,7 +154,7 @@ pub(super) fn merge_group(
                 overruled += usize::from(is_lost(mine) || is_lost(theirs));
                 members.push(merged);
             }
-            None if is_removed(theirs) || is_written(theirs) || is_removed_twice(theirs) => {}
+            None if is_removed(theirs) || is_written(theirs) => {}
             None if is_gone(theirs, &gone_in_mine) => overruled += 1,
             None => members.push(theirs.clone()),
         }
@@ -187,7 +182,6 @@ pub(super) fn merge_group(
     };
     let gone = |group: Option<&Group>| group.map(|group| group.gone.clone()).unwrap_or_default();
     let gone = both_gone(&gone(mine), &gone(theirs));
-    members.iter_mut().filter(|member| member.twin.is_some()).skip(TWINS).for_each(|member| member.twin = None);
     let mut group = Group { born: born.clone(), session, members, gone };
     forget_gone(&mut group);
     Merged { group: Some(group), dropped, overruled }
@@ -212,9 +206,7 @@ fn merge_member(base: Option<&Member>, mine: &Member, theirs: &Member, last: Ord
     };
     (merged.membership.state, merged.membership.quiesced) = of(chosen);
     // A registration that both began with may be one that a third node has removed; it knows nothing of the new one.
-    let (newer, other) = if is_new { (mine, theirs) } else { (theirs, mine) };
-    merged.id = newer.id;
-    merged.twin = newer.twin.clone().or_else(|| other.twin.clone().filter(|_| mine.id == theirs.id));
+    merged.id = if is_new { mine.id } else { theirs.id };
     merged
 }
 
@@ -257,23 +249,19 @@ fn memberships(members: &[Member]) -> Vec<Membership> {
 pub(super) fn change(members: &mut Vec<Member>, change: &GroupChange, from: &[Member], to: &[Member]) {
     let GroupChange::Members { removed, added, states } = change else { return };
     remove(members, removed.iter().copied());
-    fn index(list: &[Member]) -> BTreeMap<Endpoint, &Member> {
-        list.iter().map(|member| (member.membership.endpoint, member)).collect()
-    }
-    let (before, after) = (index(from), index(to));
-    for member in members.iter_mut() {
-        let endpoint = &member.membership.endpoint;
+    let ids = |list: &[Member]| -> BTreeMap<Endpoint, u64> {
+        list.iter().map(|member| (member.membership.endpoint, member.id)).collect()
+    };
+    let (before, after) = (ids(from), ids(to));
+    for Member { id, membership } in members.iter_mut() {
         // Only if nobody has registered the member again meanwhile.
-        if before.get(endpoint).is_some_and(|before| before.id == member.id)
-            && let Some(after) = after.get(endpoint)
-        {
-            (member.id, member.twin) = (after.id, after.twin.clone());
+        if before.get(&membership.endpoint) == Some(id) {
+            *id = after.get(&membership.endpoint).copied().unwrap_or(*id);
         }
     }
-    members.extend(added.iter().map(|membership| {
-        let after = after.get(&membership.endpoint);
-        let (id, twin) = after.map_or((0, None), |after| (after.id, after.twin.clone()));
-        Member { id, membership: membership.clone(), twin }
+    members.extend(added.iter().map(|membership| Member {
+        id: after.get(&membership.endpoint).copied().unwrap_or_default(),
+        membership: membership.clone(),
     }));
     set_states(members, states.iter().copied());
 }
@@ -302,14 +290,11 @@ pub(super) fn set_states(members: &mut [Member], states: impl Iterator<Item = (E
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{
-            gone::note_gone,
-            rows::{Content, RowKey},
-        },
+        super::{clock::unknown, gone::note_gone},
         *,
     };
     use crate::{
-        journal::{Date, Epoch},
+        journal::Date,
         sasp::{Health, LbFlags},
     };
 
@@ -328,7 +313,7 @@ mod tests {
             let (word, quiesced) = word.strip_suffix('q').map_or((word, false), |word| (word, true));
             let endpoint = Endpoint::new([10, 0, 0, word.as_bytes()[0]].into(), 6, 80);
             let membership = Membership { endpoint, by_lb: false, label: Box::default(), state: 0, quiesced };
-            Member { id: word[1..].parse().expect("a number"), membership, twin: None }
+            Member { id: word[1..].parse().expect("a number"), membership }
         };
         let members = text.split_whitespace().map(member).collect();
         Group { born: stamp(1), session: session(2), members, gone: Vec::new() }
@@ -336,7 +321,7 @@ mod tests {
 
     fn show(group: Option<&Group>) -> String {
         let Some(group) = group else { return "-".into() };
-        let member = |Member { id, membership, .. }: &Member| {
+        let member = |Member { id, membership }: &Member| {
             let letter = char::from(membership.endpoint.address[15]);
             format!("{letter}{id}{}", if membership.quiesced { "q" } else { "" })
         };
@@ -431,7 +416,7 @@ mod tests {
         // Not if the load balancer spoke there later, if a member registered itself, or if nobody knows the order of sessions.
         let latest = group_by_lb("a1 x2", 4);
         let by_member = Group { session: session(2), ..group("a1 x2") };
-        let of_disk = Group { session: Stamp::default(), ..earlier.clone() };
+        let of_disk = Group { session: unknown(), ..earlier.clone() };
         let near = Group { session: Stamp { node: "b:1:9".into(), ..stamp(2) }, ..earlier.clone() };
         let of_another_era = Group { session: Stamp { node: "b:2:0".into(), ..stamp(2) }, ..earlier.clone() };
         for other in [&latest, &by_member, &of_disk, &near, &of_another_era] {
@@ -451,33 +436,21 @@ mod tests {
         assert_eq!(later.gone, []);
     }
 
-    /// A node writes a member of an earlier session, which another node has registered, too, and has just removed.
+    /// What was written of an earlier session beside a later one, which has just removed it.
     #[test]
-    fn who_removes_one_of_two_registrations_in_a_later_session_means_both() {
+    fn what_the_load_balancer_removed_in_its_last_session_is_gone_for_the_node_of_that_session() {
         let base = group_by_lb("a1", 2);
-        let (earlier, later) = (group_by_lb("a1 x2", 2), group_by_lb("a1 x3", 4));
-        let merge = |base: &Group, mine: &Group, theirs: &Group| {
-            let found = merge_group(&stamp(1), Some(base), Some(mine), Some(theirs), &ours(Some(mine)));
-            found.group.expect("a stays")
+        let theirs = group_by_lb("a1 x2", 4);
+        let mut mine = group_by_lb("a1", 4);
+        note_gone(&mut mine, &session(4), [theirs.members[1].membership.endpoint].into_iter());
+        let merge = |node: &str, mine, theirs| {
+            let ours = Ours { node: node.into(), ..ours(Some(mine)) };
+            show(merge_group(&stamp(1), Some(&base), Some(mine), Some(theirs), &ours).group.as_ref())
         };
-        let both = merge(&base, &earlier, &later);
-        assert_eq!(show(Some(&both)), "a1 x2");
-        let key = RowKey::Group([1].into(), [1].into());
-        let content = Content::Group(both.clone());
-        assert_eq!(Content::read(&key, &content.write(), Epoch::default()), Ok(content));
-        let mut removed = group_by_lb("a1", 4);
-        let x = later.members[1].membership.endpoint;
-        note_gone(&mut removed, &session(4), [x].into_iter());
-        assert_eq!(show(Some(&merge(&later, &removed, &both))), "a1");
-        // Not if it was removed before that session, or if it was another registration that was removed.
-        let mut before = group_by_lb("a1", 4);
-        note_gone(&mut before, &session(2), [x].into_iter());
-        assert_eq!(show(Some(&merge(&later, &before, &both))), "a1 x2");
-        let another = group_by_lb("a1 x4", 4);
-        assert_eq!(show(Some(&merge(&another, &removed, &both))), "a1 x2");
-        // The load balancer's last word is that of the side that writes.
-        let both = merge(&base, &group_by_lb("a1 x2", 5), &later);
-        assert_eq!(show(Some(&merge(&later, &removed, &both))), "a1 x2");
+        assert_eq!(merge("a", &mine, &theirs), "a1");
+        assert_eq!(merge("b", &mine, &theirs), "a1 x2", "the other node may have registered it again");
+        // Here it was registered again.
+        assert_eq!(merge("a", &theirs, &mine), "a1 x2");
     }
 
     /// A third node may have removed the old registration.

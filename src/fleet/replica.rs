@@ -143,11 +143,11 @@ impl Row {
     }
 
     /// What this node alone knows of the group.
-    fn ours(&self) -> Ours {
+    fn ours(&self, node: &str) -> Ours {
         let tried = self.overwritten.iter().chain(&self.sent).filter_map(group);
         let written =
             tried.flat_map(|group| &group.members).map(|member| (member.membership.endpoint, member.id)).collect();
-        Ours { written, spoken: self.spoken.clone() }
+        Ours { written, node: node.into(), spoken: self.spoken.clone() }
     }
 
     /// Nothing is to be done about the row.

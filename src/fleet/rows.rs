@@ -47,11 +47,8 @@ const _: () = assert!(GROUP_BYTES + GROUP_BYTES / 64 < super::VALUE_BYTES * (PAR
 /// Bytes of the longest list of members: the limits of a group, with the longest labels.
 const MEMBERS_BYTES: usize = limits::MEMBERS_PER_GROUP as usize * (19 + 8 + 2 + 1 + limits::LABEL_BYTES);
 
-/// The most members of a group that have a twin.
-pub(super) const TWINS: usize = 256;
-
 /// Bytes of the longest group, with the longest stamps.
-const GROUP_BYTES: usize = MEMBERS_BYTES + 2 + (GONE + TWINS) * (19 + 8 + 1 + u8::MAX as usize);
+const GROUP_BYTES: usize = MEMBERS_BYTES + 2 + GONE * (19 + 8 + 1 + u8::MAX as usize);
 
 pub(super) type Result<T> = std::result::Result<T, Fault>;
 
@@ -86,17 +83,6 @@ pub(super) struct Member {
     /// removed it, is not taken for the one that was removed.
     pub(super) id: u64,
     pub(super) membership: Membership,
-    pub(super) twin: Option<Box<Twin>>,
-}
-
-/// The load balancer registered a member at two nodes, of which neither knew of the other. The registration that is there is
-/// of the earlier session; this is the other one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Twin {
-    /// The other registration. Who removed it later than in `session` means both.
-    pub(super) id: u64,
-    /// The session in which the load balancer said the registration that is there, as in [`Group`].
-    pub(super) session: Stamp,
 }
 
 /// A member that the load balancer has deregistered. A node that was cut off may have it from an earlier session of the
@@ -404,18 +390,11 @@ impl Content {
                 }
                 put_stamp(&mut out, born);
                 put_stamp(&mut out, session);
-                for Member { id, membership, twin } in members {
-                    let Membership { endpoint, by_lb, label, state, quiesced } = membership;
+                for Member { id, membership: Membership { endpoint, by_lb, label, state, quiesced } } in members {
                     put_endpoint(&mut bytes, endpoint);
                     bytes.extend_from_slice(&id.to_be_bytes());
-                    let bits = [*by_lb, *quiesced, twin.is_some()];
-                    let bits = bits.iter().rev().fold(0, |bits, bit| bits << 1 | u8::from(*bit));
-                    bytes.extend_from_slice(&[bits, *state]);
+                    bytes.extend_from_slice(&[u8::from(*by_lb) | u8::from(*quiesced) << 1, *state]);
                     put_short(&mut bytes, label);
-                    if let Some(Twin { id, session }) = twin.as_deref() {
-                        bytes.extend_from_slice(&id.to_be_bytes());
-                        put_stamp(&mut bytes, session);
-                    }
                 }
                 put_packed(&mut out, &bytes);
             }
@@ -443,25 +422,18 @@ fn read_gone(fields: &mut Fields<'_>) -> Result<Vec<Gone>> {
 }
 
 fn read_members(mut fields: Fields<'_>) -> Result<Vec<Member>> {
-    let (mut members, mut seen, mut twins) = (Vec::new(), std::collections::BTreeSet::new(), 0);
+    let (mut members, mut seen) = (Vec::new(), std::collections::BTreeSet::new());
     while !fields.0.is_empty() {
         let endpoint = fields.endpoint()?;
         let id = fields.u64("the id of a registration")?;
         let bits = fields.u8("who registered a member")?;
         let state = fields.u8("the state of a member")?;
         let label = fields.short("the label of a member")?.into();
-        let twin = if bits & 4 != 0 {
-            twins += 1;
-            let id = fields.u64("the id of another registration")?;
-            Some(Box::new(Twin { id, session: read_stamp(&mut fields)? }))
-        } else {
-            None
-        };
-        if bits > 7 || twins > TWINS || members.len() == limits::MEMBERS_PER_GROUP as usize || !seen.insert(endpoint) {
+        if bits > 3 || members.len() == limits::MEMBERS_PER_GROUP as usize || !seen.insert(endpoint) {
             return Err(Fault("the members of a group"));
         }
         let membership = Membership { endpoint, by_lb: bits & 1 != 0, label, state, quiesced: bits & 2 != 0 };
-        members.push(Member { id, membership, twin });
+        members.push(Member { id, membership });
     }
     Ok(members)
 }

@@ -94,8 +94,7 @@ impl Replica {
             .map(|member| {
                 let journal::Member { endpoint, by_lb, state, quiesced, .. } = *member;
                 let label = member.label.clone();
-                let membership = Membership { endpoint, by_lb, label, state, quiesced };
-                Member { id: id(&endpoint), membership, twin: None }
+                Member { id: id(&endpoint), membership: Membership { endpoint, by_lb, label, state, quiesced } }
             })
             .collect();
         let (born, gone) = (Stamp::default(), Vec::new());
@@ -116,7 +115,8 @@ impl Replica {
             let members = group.members.iter().filter(|member| member.id == 0).map(before).collect();
             Arc::new(Content::Group(Group { members, ..group.clone() }))
         });
-        group.session = own.session.and_then(|began| self.former_session(&began)).unwrap_or_default();
+        let spoken = own.session.map(|began| self.former_session(&began).unwrap_or_else(clock::unknown));
+        group.session = spoken.unwrap_or_else(|| if own.is_whole { clock::unknown() } else { Stamp::default() });
         let left = own.members.iter().filter_map(|(endpoint, (did, began))| {
             let session = self.former_session(&began.filter(|_| *did == Did::Left)?)?;
             Some(Gone { session, endpoint: *endpoint })
@@ -155,7 +155,7 @@ impl Replica {
                             id += 1;
                             let (endpoint, label) = (member.endpoint, member.label.into());
                             let membership = Membership { endpoint, by_lb, label, state: 0, quiesced: false };
-                            Member { id, membership, twin: None }
+                            Member { id, membership }
                         });
                         self.change_group(named.data, by_lb, at, |group, _| {
                             group.members.extend(members);
@@ -291,7 +291,8 @@ impl Replica {
         let marked = began.and_then(|began| self.clock.mark(&session, began, at.now, at.date()));
         let session = marked.unwrap_or(session);
         if self.rows.get(&key).is_none_or(|row| row.mine.is_none()) {
-            let group = Group { born, session: session.clone(), members: Vec::new(), gone: Vec::new() };
+            let spoken = if by_lb { session.clone() } else { Stamp::default() };
+            let group = Group { born, session: spoken, members: Vec::new(), gone: Vec::new() };
             self.row(&key).mine = Some(Arc::new(Content::Group(group)));
         }
         let row = self.row(&key);

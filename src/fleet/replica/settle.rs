@@ -197,7 +197,7 @@ impl Replica {
         };
         let (base, mine, etcd) = (group(&row.base), group(&row.mine), group(&row.etcd));
         let merge::Merged { group: want, dropped, overruled } =
-            merge::merge_group(&born, base, mine, etcd, &row.ours());
+            merge::merge_group(&born, base, mine, etcd, &row.ours(&self.settings.node));
         let (change, from) = (merge::difference(mine, want.as_ref()), row.mine.clone());
         let of_group = || format!("group \"{}\" of load balancer \"{}\"", Escaped(name), Escaped(uid));
         if dropped > 0 {
