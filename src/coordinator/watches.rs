@@ -76,6 +76,11 @@ impl Watch {
     fn is_here(&self) -> bool {
         self.bits & HERE != 0
     }
+
+    /// It is up, by all that is known of it.
+    fn is_up(&self) -> bool {
+        self.bits & (BEEN_UP | DOWN) == BEEN_UP
+    }
 }
 
 impl Watches {
@@ -127,10 +132,11 @@ impl Watches {
         }
     }
 
-    /// Notes what this node's checks found about an endpoint.
+    /// Notes what this node's checks found about an endpoint. What the fleet knew to be up until now has answered, whatever
+    /// this node finds, and whether or not others are left that say so.
     pub(super) fn found(&mut self, id: EndpointId, contact: bool, answers: bool) {
         let watch = &mut self.list[id];
-        let kept = watch.bits & !(CONTACT | ANSWERS);
+        let kept = watch.bits & !(CONTACT | ANSWERS) | if watch.is_up() { HAS_ANSWERED } else { 0 };
         watch.bits = kept | if contact { CONTACT } else { 0 } | if answers { ANSWERS | HAS_ANSWERED } else { 0 };
     }
 
@@ -180,9 +186,8 @@ impl Watches {
         if here {
             self.here += 1;
             watch.generation = watch.generation.wrapping_add(1);
-            let is_up = watch.bits & (BEEN_UP | DOWN) == BEEN_UP;
             watch.bits |= HERE
-                | match (is_up, blind) {
+                | match (watch.is_up(), blind) {
                     (true, false) => ANSWERS | HAS_ANSWERED,
                     (true, true) => HAS_ANSWERED,
                     (false, _) => 0,

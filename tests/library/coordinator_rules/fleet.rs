@@ -73,6 +73,29 @@ fn what_answers_to_nobody_says_nothing_about_a_node() {
 }
 
 #[test]
+fn what_others_saw_has_answered_though_they_are_gone_before_this_node_has_looked() {
+    let mut rig = Rig::with(with(roster(&[])));
+    rig.join_fleet("a");
+    rig.obey(&nodes(&["a", "b", "c"]));
+    let lb = rig.lb("LB1", "");
+    rig.ok(lb, "lb register LB1/G q x y");
+    assert_eq!(rig.take_orders().len(), 2, "others check q");
+    for other in ["b", "c"] {
+        rig.obey(&found(other, &["q", "x", "y"].map(|name| (name, weight(50)))));
+    }
+    // This node is cut off from all.
+    rig.obey(&nodes(&["a"]));
+    assert_eq!(rig.take_orders().len(), 1);
+    rig.judge(&[("x", DOWN), ("y", DOWN)]);
+    rig.judge(&[("q", DOWN)]);
+    assert_eq!(rig.blind(), (false, true));
+    for _ in 0..3 {
+        rig.after(FALL_WINDOW + PANIC_TIME);
+        assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[q 00/05/50 x 00/05/50 y 00/05/50]", "nobody is drained");
+    }
+}
+
+#[test]
 fn a_farm_that_only_a_node_saw_that_is_gone_is_in_doubt() {
     let mut rig = Rig::with(with(roster(&[])));
     rig.join_fleet("a");
