@@ -60,6 +60,8 @@ struct Asked {
     registers: bool,
     /// The era of the node's date.
     era: u64,
+    /// The node was not one with the store.
+    apart: bool,
 }
 
 struct Client {
@@ -302,7 +304,8 @@ impl World {
         }
         self.note(|| format!("{} to {}: {text}", lb.unwrap_or("member"), NAMES[node]));
         let (era, _) = self.date_of(node);
-        self.clients[client].asked = Some(Asked { membership, registers, era });
+        let apart = self.nodes[node].ahead().is_some();
+        self.clients[client].asked = Some(Asked { membership, registers, era, apart });
         let bytes = wire::parse(&text).bytes(1);
         self.nodes[node].request(self.now, connection, &bytes);
     }
@@ -340,14 +343,15 @@ impl World {
             for reply in std::mem::take(&mut self.nodes[at].replies) {
                 let asker = self.clients.iter().position(|client| client.at == Some((at, reply.connection)));
                 let Some(client) = asker else { continue };
-                let Some(Asked { membership, registers, era }) = self.clients[client].asked.take() else { continue };
+                let Some(asked) = self.clients[client].asked.take() else { continue };
+                let Asked { membership, registers, era, apart } = asked;
                 let lb = self.clients[client].lb;
                 self.note(|| format!("{name} answers {:02X}, safe {}", reply.code, reply.is_safe));
                 let Some(membership) = membership else { continue };
                 let by_lb = lb.is_some();
                 let before = self.promises.get(&membership).copied().unwrap_or_default();
                 let just_before = before.node != at && before.at + LEASE + 1000 > self.now;
-                if !reply.is_safe || just_before {
+                if !reply.is_safe || apart || just_before {
                     self.unsure.insert(membership);
                 }
                 let done = reply.code == 0x00;
