@@ -133,7 +133,7 @@ pub(super) fn merge_group(
         |member: &Member| in_base.get(&member.membership.endpoint).is_some_and(|base| base.id == member.id);
     // A side lacks a member that the load balancer registered on the other side before it deregistered the member here.
     let mut gone_in_mine = later_gone(mine, &session(theirs));
-    // Nor can the store have heard of it later in a session that is this node's.
+    // In a session at this node, the load balancer spoke to no other node: what the store has of that session is older.
     let of_mine = mine.iter().flat_map(|mine| &mine.gone);
     let here = of_mine.filter(|gone| is_same(&gone.session, &session(theirs)) && is_of(&gone.session, &ours.node));
     gone_in_mine.extend(here.map(|gone| gone.endpoint));
@@ -205,7 +205,7 @@ fn merge_member(base: Option<&Member>, mine: &Member, theirs: &Member, last: Ord
         _ => theirs,
     };
     (merged.membership.state, merged.membership.quiesced) = of(chosen);
-    // A registration that both began with may be one that a third node has removed; it knows nothing of the new one.
+    // A third node may have removed the registration that both began with, but knows nothing of the new one.
     merged.id = if is_new { mine.id } else { theirs.id };
     merged
 }

@@ -268,7 +268,7 @@ impl Open<'_> {
                 if did == Did::Changed
                     && let Some(known) = self.members.get(&key[..])?
                 {
-                    own.did = Own::read(known.value())?.did; // it may have joined just before
+                    own.did = Own::read(known.value())?.did; // the member may have joined just before
                 }
                 self.members.insert(&key[..], &own.write()[..])?;
             }
@@ -365,7 +365,7 @@ impl<'t> OwnTables<'t> {
         Ok(())
     }
 
-    /// Etcd has all changes, or has had its chance; or the node belongs to no fleet any more.
+    /// Nothing of a former life is the node's own any more: etcd has had all of it, or may lack anything of the file.
     pub(super) fn clear(&mut self) -> Result<()> {
         self.open = None;
         self.transaction.delete_table(ROWS)?;

@@ -108,7 +108,7 @@ impl Replica {
         let base = (!own.is_whole).then(|| {
             let before = |member: &Member| {
                 let mut before = member.clone();
-                // Which state it had, nobody knows any more.
+                // Which state the member had before, nobody knows any more: another one.
                 before.membership.quiesced ^= did(&own, &member.membership.endpoint) == Some(Did::Changed);
                 before
             };
