@@ -48,12 +48,14 @@ const CONTACT: u16 = 8;
 const BEEN_UP: u16 = 16;
 /// The endpoint answers.
 const ANSWERS: u16 = 32;
-/// The endpoint has answered while it was watched.
+/// The endpoint has answered while it was watched, this node or another one.
 const HAS_ANSWERED: u16 = 64;
 /// This node checks the endpoint; set if `WANTED` is. Without a fleet both are the same.
 const HERE: u16 = 128;
 /// The endpoint has no contact, by all that is known of it.
 const DOWN: u16 = 256;
+/// The endpoint has answered this node while it was watched.
+const ANSWERED_HERE: u16 = 512;
 
 /// All watches.
 pub(super) struct Watches {
@@ -128,6 +130,7 @@ impl Watches {
         Evidence {
             answers: watch.bits & ANSWERS != 0,
             has_answered: watch.bits & HAS_ANSWERED != 0,
+            answered_here: watch.bits & ANSWERED_HERE != 0,
             contact: watch.bits & CONTACT != 0,
         }
     }
@@ -137,7 +140,8 @@ impl Watches {
     pub(super) fn found(&mut self, id: EndpointId, contact: bool, answers: bool) {
         let watch = &mut self.list[id];
         let kept = watch.bits & !(CONTACT | ANSWERS) | if watch.is_up() { HAS_ANSWERED } else { 0 };
-        watch.bits = kept | if contact { CONTACT } else { 0 } | if answers { ANSWERS | HAS_ANSWERED } else { 0 };
+        watch.bits =
+            kept | if contact { CONTACT } else { 0 } | if answers { ANSWERS | HAS_ANSWERED | ANSWERED_HERE } else { 0 };
     }
 
     /// Notes how a watched endpoint stands, by all that is known of it.
@@ -173,25 +177,20 @@ impl Watches {
         }
     }
 
-    /// This node begins or ends to check a watched endpoint. What the fleet knows to be up has answered; and, unless this
-    /// node is `blind`, answers until this node has a result of its own: a node that is cut off from all at once knows by
-    /// that that it is the node that is cut off.
+    /// This node begins or ends to check a watched endpoint. If it is `blind`, what the fleet knows to be up has answered:
+    /// the node stays blind until something answers it. Otherwise what others know says nothing about this node before it
+    /// has looked itself.
     pub(super) fn set_here(&mut self, id: EndpointId, here: bool, blind: bool) {
         let watch = &mut self.list[id];
         if watch.is_here() == here {
             return;
         }
-        watch.bits = watch.bits & !(HERE | ANSWERS | HAS_ANSWERED) | CONTACT;
+        watch.bits = watch.bits & !(HERE | ANSWERS | HAS_ANSWERED | ANSWERED_HERE) | CONTACT;
         self.here -= u32::from(!here);
         if here {
             self.here += 1;
             watch.generation = watch.generation.wrapping_add(1);
-            watch.bits |= HERE
-                | match (watch.is_up(), blind) {
-                    (true, false) => ANSWERS | HAS_ANSWERED,
-                    (true, true) => HAS_ANSWERED,
-                    (false, _) => 0,
-                };
+            watch.bits |= HERE | if blind && watch.is_up() { HAS_ANSWERED } else { 0 };
         }
         self.queue(id);
     }
@@ -202,7 +201,7 @@ impl Watches {
         self.wanted -= 1;
         self.here -= u32::from(watch.is_here());
         self.lost -= u32::from(watch.is_lost());
-        watch.bits &= !(WANTED | HERE | CONTACT | DOWN | BEEN_UP | ANSWERS | HAS_ANSWERED);
+        watch.bits &= !(WANTED | HERE | CONTACT | DOWN | BEEN_UP | ANSWERS | HAS_ANSWERED | ANSWERED_HERE);
         self.queue(id);
     }
 

@@ -7,9 +7,9 @@
 //! in it answers, and
 //!
 //! - endpoints at two addresses or more had answered before (one server that dies, with all its ports, is a dead
-//!   server), or
-//! - nothing in it has answered yet, and checks found endpoints at two addresses or more without contact: a GWM that
-//!   starts without a network drains nobody.
+//!   server); in a fleet, other nodes count if this one has looked, too; or
+//! - nothing in it has answered this GWM yet, and its checks found endpoints at two addresses or more without contact: a
+//!   GWM that starts without a network drains nobody.
 //!
 //! An endpoint that is no longer watched is forgotten, with the fact that its address had answered.
 //!
@@ -68,15 +68,18 @@ pub(super) enum Turn {
 pub(super) struct Evidence {
     /// The endpoint answers.
     pub(super) answers: bool,
-    /// It has answered while it was watched.
+    /// It has answered while it was watched, this node or another one.
     pub(super) has_answered: bool,
+    /// It has answered this node.
+    pub(super) answered_here: bool,
     /// It has contact, or is not judged yet.
     pub(super) contact: bool,
 }
 
 impl Evidence {
     /// Of an endpoint that is not watched.
-    pub(super) const NONE: Evidence = Evidence { answers: false, has_answered: false, contact: true };
+    pub(super) const NONE: Evidence =
+        Evidence { answers: false, has_answered: false, answered_here: false, contact: true };
 }
 
 /// The number of endpoints at each address.
@@ -105,6 +108,8 @@ impl Tally {
 struct State {
     /// How many endpoints answer.
     answering: u32,
+    /// How many endpoints have answered this node.
+    answered_here: u32,
     /// The endpoints that have answered.
     answered: Tally,
     /// The endpoints without contact.
@@ -126,6 +131,7 @@ impl Worlds {
         let tally = || Tally(HashMap::with_hasher(hasher.clone()));
         let state = |_| State {
             answering: 0,
+            answered_here: 0,
             answered: tally(),
             lost: tally(),
             fall_window: Duration::ZERO,
@@ -148,6 +154,7 @@ impl Worlds {
     pub(super) fn note(&mut self, world: World, address: [u8; 16], before: Evidence, after: Evidence) {
         let state = &mut self.states[world as usize];
         state.answering = state.answering + u32::from(after.answers) - u32::from(before.answers);
+        state.answered_here = state.answered_here + u32::from(after.answered_here) - u32::from(before.answered_here);
         for (tally, was, is) in [
             (&mut state.answered, before.has_answered, after.has_answered),
             (&mut state.lost, !before.contact, !after.contact),
@@ -175,8 +182,7 @@ impl Worlds {
     /// Applies the rule to a world; how its sight has changed.
     pub(super) fn decide(&mut self, now: Time, world: World) -> Option<Turn> {
         let state = &mut self.states[world as usize];
-        let had_answers = state.answered.addresses();
-        let reason = had_answers > 1 || had_answers == 0 && state.lost.addresses() > 1;
+        let reason = state.answered.addresses() > 1 || state.answered_here == 0 && state.lost.addresses() > 1;
         let blind = state.answering == 0 && reason;
         let (sight, turn) = match state.sight {
             Sight::Blind if blind => return None,

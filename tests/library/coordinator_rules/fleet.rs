@@ -96,6 +96,32 @@ fn what_others_saw_has_answered_though_they_are_gone_before_this_node_has_looked
 }
 
 #[test]
+fn a_node_that_starts_cut_off_is_blind_whatever_a_node_saw_that_is_gone() {
+    let mut rig = Rig::with(with(roster(&[])));
+    rig.join_fleet("a");
+    rig.obey(&nodes(&["a", "b", "c"]));
+    let lb = rig.lb("LB1", "");
+    rig.ok(lb, "lb register LB1/G x y + LB1/H q");
+    assert_eq!(rig.take_orders().len(), 2, "others check q");
+    rig.obey(&found("c", &[("q", weight(50))]));
+    rig.obey(&nodes(&["a"]));
+    assert_eq!(rig.take_orders().len(), 1);
+    rig.judge(&[("x", DOWN), ("y", DOWN)]);
+    rig.after(WINDOW);
+    assert_eq!(rig.blind(), (false, true), "it has not looked at q yet");
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/05/100 y 00/05/100]", "nobody is drained");
+    rig.judge(&[("q", DOWN)]);
+    rig.after(FALL_WINDOW + PANIC_TIME);
+    assert_eq!(rig.blind(), (false, true), "nothing has answered this node");
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/05/100 y 00/05/100]", "nobody is drained");
+    rig.judge(&[("q", weight(50))]);
+    assert_eq!(rig.blind(), (false, false));
+    rig.after(FALL_WINDOW);
+    rig.after(WINDOW);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0C/0 y 00/0C/0]", "it sees, so they are down");
+}
+
+#[test]
 fn a_farm_that_only_a_node_saw_that_is_gone_is_in_doubt() {
     let mut rig = Rig::with(with(roster(&[])));
     rig.join_fleet("a");
