@@ -248,6 +248,47 @@ fn what_was_dropped_is_written_anew_when_the_disk_takes_something_again() {
     assert_eq!(reply_ids(&down.receive().expect("the reply")), [5]);
 }
 
+#[cfg(feature = "fleet")]
+#[test]
+fn what_a_node_of_a_fleet_writes_anew_is_its_own_until_etcd_has_it() {
+    use crate::{
+        journal::{Entry, Known},
+        runtime::fleet_thread::Fleet,
+    };
+    let (mut thread, mut up, _down) = coordinator_thread(4);
+    let journal = Arc::new(crate::runtime::journal_thread::Journal::new(Arc::default()));
+    let fleet = Arc::new(Fleet::new(Arc::default())); // etcd is away
+    let keeping = Keeping::new(Some(journal.clone()), true, Duration::from_secs(60));
+    thread.ports.keeping = Some(keeping.with_fleet(fleet.clone(), true, Known::default()));
+    let is_full = |thread: &CoordinatorThread| thread.ports.keeping.as_ref().is_some_and(Keeping::is_full);
+    let take = || {
+        let (entries, _) = journal.next(Duration::ZERO);
+        journal.note_kept(&entries);
+        entries
+    };
+    up.push((SLOT, Up::Opened(std::net::IpAddr::from([127, 0, 0, 1]).into())));
+    request(&mut up, 1);
+    up.flush();
+    thread.turn();
+    journal.give(&mut vec![Entry::Request(vec![0; 2 * crate::limits::JOURNAL_BYTES].into())]);
+    up.push((SLOT, Up::Closed));
+    up.flush();
+    thread.turn();
+    assert!(is_full(&thread));
+    assert!(
+        !take()
+            .iter()
+            .any(|entry| matches!(entry, Entry::Own { entry, .. } if matches!(**entry, Entry::Unbound { .. })))
+    );
+    thread.turn();
+    let entries = take();
+    let [Entry::Own { number, began: None, entry }, ..] = &entries[..] else { panic!("{entries:?}") };
+    let Entry::Whole(uid, Some(_)) = &**entry else { panic!("{entries:?}") };
+    assert_eq!((&**uid, *number), (&b"LB1"[..], 3), "etcd lacks it until it has the last of the three changes");
+    thread.turn();
+    assert!(!is_full(&thread));
+}
+
 #[test]
 fn a_close_is_never_lost() {
     let (mut thread, _up, mut down) = coordinator_thread(1);
