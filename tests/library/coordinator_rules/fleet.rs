@@ -20,6 +20,16 @@ fn found(node: &str, verdicts: &[(&str, Verdict)]) -> Order {
     Order::Verdicts { node: node.into(), list }
 }
 
+/// Node `a` of a fleet of these nodes, and a load balancer that has asked for this.
+fn node_of(fleet: &[&str], registration: &str) -> (Rig, usize) {
+    let mut rig = Rig::with(with(roster(&[])));
+    rig.join_fleet("a");
+    rig.obey(&nodes(fleet));
+    let lb = rig.lb("LB1", "");
+    rig.ok(lb, registration);
+    (rig, lb)
+}
+
 #[test]
 fn groups_stand_in_the_order_of_their_names() {
     let mut rig = Rig::new();
@@ -34,11 +44,7 @@ fn groups_stand_in_the_order_of_their_names() {
 
 /// Two nodes check all members; this one sees `x`, then nothing any more, and at last the fleet is gone, too.
 fn cut_off(others: &[(&str, Verdict)]) -> (Rig, usize) {
-    let mut rig = Rig::with(with(roster(&[])));
-    rig.join_fleet("a");
-    rig.obey(&nodes(&["a", "b"]));
-    let lb = rig.lb("LB1", "");
-    rig.ok(lb, "lb register LB1/G x y z");
+    let (mut rig, lb) = node_of(&["a", "b"], "lb register LB1/G x y z");
     rig.take_orders();
     rig.obey(&found("b", others));
     rig.judge(&[("x", weight(50))]);
@@ -74,11 +80,7 @@ fn what_answers_to_nobody_says_nothing_about_a_node() {
 
 #[test]
 fn what_others_saw_has_answered_though_they_are_gone_before_this_node_has_looked() {
-    let mut rig = Rig::with(with(roster(&[])));
-    rig.join_fleet("a");
-    rig.obey(&nodes(&["a", "b", "c"]));
-    let lb = rig.lb("LB1", "");
-    rig.ok(lb, "lb register LB1/G q x y");
+    let (mut rig, lb) = node_of(&["a", "b", "c"], "lb register LB1/G q x y");
     assert_eq!(rig.take_orders().len(), 2, "others check q");
     for other in ["b", "c"] {
         rig.obey(&found(other, &["q", "x", "y"].map(|name| (name, weight(50)))));
@@ -97,11 +99,7 @@ fn what_others_saw_has_answered_though_they_are_gone_before_this_node_has_looked
 
 #[test]
 fn a_node_that_starts_cut_off_is_blind_whatever_a_node_saw_that_is_gone() {
-    let mut rig = Rig::with(with(roster(&[])));
-    rig.join_fleet("a");
-    rig.obey(&nodes(&["a", "b", "c"]));
-    let lb = rig.lb("LB1", "");
-    rig.ok(lb, "lb register LB1/G x y + LB1/H q");
+    let (mut rig, lb) = node_of(&["a", "b", "c"], "lb register LB1/G x y + LB1/H q");
     assert_eq!(rig.take_orders().len(), 2, "others check q");
     rig.obey(&found("c", &[("q", weight(50))]));
     rig.obey(&nodes(&["a"]));
@@ -123,11 +121,7 @@ fn a_node_that_starts_cut_off_is_blind_whatever_a_node_saw_that_is_gone() {
 
 #[test]
 fn a_farm_that_only_a_node_saw_that_is_gone_is_in_doubt() {
-    let mut rig = Rig::with(with(roster(&[])));
-    rig.join_fleet("a");
-    rig.obey(&nodes(&["a", "b"]));
-    let lb = rig.lb("LB1", "");
-    rig.ok(lb, "lb register LB1/G x y z + LB1/H w");
+    let (mut rig, lb) = node_of(&["a", "b"], "lb register LB1/G x y z + LB1/H w");
     rig.take_orders();
     let up = ["w", "x", "y", "z"].map(|name| (name, weight(50)));
     rig.judge(&up);
@@ -144,11 +138,7 @@ fn a_farm_that_only_a_node_saw_that_is_gone_is_in_doubt() {
 
 #[test]
 fn a_node_that_has_just_started_drains_no_farm_before_its_own_checks_agree() {
-    let mut rig = Rig::with(with(roster(&[])));
-    rig.join_fleet("a");
-    rig.obey(&nodes(&["a", "b"]));
-    let lb = rig.lb("LB1", "");
-    rig.ok(lb, "lb register LB1/G x y z");
+    let (mut rig, lb) = node_of(&["a", "b"], "lb register LB1/G x y z");
     rig.take_orders();
     // The other node has just been cut off, and does not know it yet.
     rig.obey(&found("b", &[("x", DOWN), ("y", DOWN), ("z", DOWN)]));
@@ -159,11 +149,7 @@ fn a_node_that_has_just_started_drains_no_farm_before_its_own_checks_agree() {
 
 #[test]
 fn what_a_node_has_just_come_to_check_stays_as_it_was_until_it_has_checked() {
-    let mut rig = Rig::with(with(roster(&[])));
-    rig.join_fleet("a");
-    rig.obey(&nodes(&["a", "b", "c"]));
-    let lb = rig.lb("LB1", "");
-    rig.ok(lb, "lb register LB1/G q w z");
+    let (mut rig, lb) = node_of(&["a", "b", "c"], "lb register LB1/G q w z");
     let names = ["q", "w", "z"];
     assert_eq!(rig.take_orders(), [""; 0], "others check them");
     rig.obey(&found("b", &names.map(|name| (name, DOWN))));

@@ -120,6 +120,23 @@ pub(super) fn row(name: &str, members: &str) -> Row {
     Row::Group { lb_uid: b"LB1"[..].into(), name: name.as_bytes().into(), members }
 }
 
+/// Another node, which knows all of the store, and its lease.
+fn another(etcd: &mut Etcd) -> (Replica, u64) {
+    let mut other = replica("b", 1, VALUE_BYTES);
+    list(&mut other, etcd);
+    let lease = etcd.grant(0, u64::MAX / 2);
+    settle(&mut other, etcd, lease);
+    (other, lease)
+}
+
+/// A later life of the node, by what its file says.
+fn life(incarnation: u64, ahead: Ahead, known: Known, rows: &[Row]) -> Replica {
+    let mut life = replica("a", incarnation, VALUE_BYTES);
+    life.restored(ahead, known);
+    rows.iter().for_each(|row| life.restore(row, Moment::default()));
+    life
+}
+
 /// The node's next life. Without the store, `b` has left G, H has ended, and N has begun.
 fn come_back(etcd: &mut Etcd, known: Option<Known>, value_bytes: usize) {
     let mut second = replica("a", 3, value_bytes);
@@ -158,21 +175,14 @@ pub(super) fn ahead(entries: &[Entry], known: Known) -> Ahead {
 #[test]
 fn what_the_node_has_not_changed_by_itself_is_as_others_have_made_it() {
     let (mut etcd, known) = begin(VALUE_BYTES);
-    let mut other = replica("b", 1, VALUE_BYTES);
-    list(&mut other, &etcd);
-    let lease = etcd.grant(0, u64::MAX / 2);
-    settle(&mut other, &mut etcd, lease);
+    let (mut other, lease) = another(&mut etcd);
     for text in ["lb deregister LB1/G b", "lb deregister LB1/H", "lb register LB1/I a", "member register LB1/N c"] {
         told(&mut other, text);
     }
     settle(&mut other, &mut etcd, lease);
     let request = Entry::Request(wire::parse("lb register LB1/N b").bytes(0).into());
     let own = Entry::Own { number: 1, began: None, entry: Box::new(request) };
-    let mut second = replica("a", 3, VALUE_BYTES);
-    second.restored(ahead(&[own], known), known);
-    for row in [lb(), row("G", "a b"), row("H", "a"), row("N", "b")] {
-        second.restore(&row, Moment::default());
-    }
+    let mut second = life(3, ahead(&[own], known), known, &[lb(), row("G", "a b"), row("H", "a"), row("N", "b")]);
     list(&mut second, &etcd);
     settle(&mut second, &mut etcd, lease);
     assert!(!second.is_ahead() && !second.is_reconciling());
@@ -183,23 +193,16 @@ fn what_the_node_has_not_changed_by_itself_is_as_others_have_made_it() {
 fn a_state_that_the_node_has_set_is_no_registration() {
     for (text, found) in [("lb deregister LB1/G a", "G b"), ("lb register LB1/G c", "G aq b c")] {
         let (mut etcd, known) = begin(VALUE_BYTES);
-        let mut other = replica("b", 1, VALUE_BYTES);
-        list(&mut other, &etcd);
-        let lease = etcd.grant(0, u64::MAX / 2);
-        settle(&mut other, &mut etcd, lease);
+        let (mut other, lease) = another(&mut etcd);
         told(&mut other, text);
         settle(&mut other, &mut etcd, lease);
         let request = Entry::Request(wire::parse("member set LB1/G a=00q").bytes(0).into());
         let own = Entry::Own { number: 1, began: None, entry: Box::new(request) };
-        let mut second = replica("a", 3, VALUE_BYTES);
-        second.restored(ahead(&[own], known), known);
         let mut quiesced = row("G", "a b");
         if let Row::Group { members, .. } = &mut quiesced {
             members[0].quiesced = true;
         }
-        for row in [lb(), quiesced, row("H", "a")] {
-            second.restore(&row, Moment::default());
-        }
+        let mut second = life(3, ahead(&[own], known), known, &[lb(), quiesced, row("H", "a")]);
         list(&mut second, &etcd);
         settle(&mut second, &mut etcd, lease);
         assert_eq!(groups(&mut etcd), [found, "H a"]);
@@ -209,17 +212,10 @@ fn a_state_that_the_node_has_set_is_no_registration() {
 #[test]
 fn what_was_removed_between_the_start_and_the_first_listing_is_gone() {
     let (mut etcd, known) = begin(VALUE_BYTES);
-    let mut other = replica("b", 1, VALUE_BYTES);
-    list(&mut other, &etcd);
-    let lease = etcd.grant(0, u64::MAX / 2);
-    settle(&mut other, &mut etcd, lease);
+    let (mut other, lease) = another(&mut etcd);
     other.set_connected(false);
     told(&mut other, "member deregister LB1/H a");
-    let mut second = replica("a", 3, VALUE_BYTES);
-    second.restored(Ahead::Nothing, known);
-    for row in [lb(), row("G", "a b"), row("H", "a")] {
-        second.restore(&row, Moment::default());
-    }
+    let mut second = life(3, Ahead::Nothing, known, &[lb(), row("G", "a b"), row("H", "a")]);
     for text in ["lb deregister LB1/G b", "lb register LB1/G c", "member register LB1/H d"] {
         told(&mut second, text);
     }
@@ -231,11 +227,7 @@ fn what_was_removed_between_the_start_and_the_first_listing_is_gone() {
     settle(&mut other, &mut etcd, lease);
     assert_eq!(groups(&mut etcd), ["G a c", "H d"]);
     // Not if others have changed the group: c may have left and come back.
-    let mut third = replica("a", 4, VALUE_BYTES);
-    third.restored(Ahead::Nothing, known);
-    for row in [lb(), row("G", "a c")] {
-        third.restore(&row, Moment::default());
-    }
+    let mut third = life(4, Ahead::Nothing, known, &[lb(), row("G", "a c")]);
     told(&mut third, "lb deregister LB1/G c");
     list(&mut third, &etcd);
     settle(&mut third, &mut etcd, lease);
@@ -245,10 +237,7 @@ fn what_was_removed_between_the_start_and_the_first_listing_is_gone() {
 #[test]
 fn of_what_others_changed_meanwhile_nothing_is_removed() {
     let (mut etcd, known) = begin(VALUE_BYTES);
-    let mut other = replica("b", 1, VALUE_BYTES);
-    list(&mut other, &etcd);
-    let lease = etcd.grant(0, u64::MAX / 2);
-    settle(&mut other, &mut etcd, lease);
+    let (mut other, lease) = another(&mut etcd);
     told(&mut other, "member register LB1/G c");
     settle(&mut other, &mut etcd, lease);
     come_back(&mut etcd, Some(known), VALUE_BYTES);

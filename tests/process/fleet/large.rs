@@ -1,5 +1,7 @@
 //! What is hard for a node: a group that is larger than etcd's requests, and a crash while etcd is away.
 
+use std::collections::BTreeSet;
+
 use gwm::{
     client::Client,
     sasp::{Endpoint, GroupData, Health, LbFlags, MemberData, SenderFlags},
@@ -11,7 +13,7 @@ use super::{
 };
 use crate::{
     admin::read,
-    harness::{Daemon, LB, MEMBER, PATIENCE, until},
+    harness::{Daemon, LB, MEMBER, PATIENCE, Peer, until},
 };
 
 /// Members of the large group, with labels that can not be compressed: 1.4 MB.
@@ -70,70 +72,81 @@ fn a_group_that_is_larger_than_a_request_of_etcd_is_in_parts() {
     until("no part is left", || parts(&store) == 0);
 }
 
-#[test]
-fn what_others_removed_while_a_node_was_dead_is_gone() {
-    let Some(mut store) = Store::start() else { return };
-    let state = Directory::new();
-    let path = state.path().join("state");
-    let flags = ["--state", path.to_str().expect("UTF-8")];
-    let (mut a, b) = (store.node("a", &flags), store.node("b", &[]));
-    let mut lb = a.connect();
-    assert_eq!(lb.set_lb("LB1", LbFlags::TRUST), OK);
-    assert_eq!(lb.register(LB, "LB1", "web", &[A, B]), OK);
-    until("b shows it", || members(&b).len() == 2);
-    store.kill();
-    for node in [&a, &b] {
-        until("etcd is away", || !read(node, "/api/v1/fleet")["fleet"]["trouble"].is_null());
+/// Etcd, which is dead, and two nodes that know it.
+struct WithoutEtcd {
+    store: Store,
+    state: Directory,
+    /// Has a state on disk.
+    a: Daemon,
+    b: Daemon,
+    /// A load balancer's session at `a`.
+    lb: Peer,
+}
+
+impl WithoutEtcd {
+    /// Before, the load balancer has registered these groups, and both nodes have them.
+    fn begin(groups: &[(&str, &[&str])]) -> Option<WithoutEtcd> {
+        let mut store = Store::start()?;
+        let state = Directory::new();
+        let (a, b) = (store.node("a", &WithoutEtcd::flags(&state)), store.node("b", &[]));
+        let mut lb = a.connect();
+        assert_eq!(lb.set_lb("LB1", LbFlags::TRUST), OK);
+        for (group, members) in groups {
+            assert_eq!(lb.register(LB, "LB1", group, members), OK);
+        }
+        let count: usize = groups.iter().map(|(_, members)| members.len()).sum();
+        until("b shows it", || members(&b).len() == count);
+        store.kill();
+        for node in [&a, &b] {
+            until("etcd is away", || !read(node, "/api/v1/fleet")["fleet"]["trouble"].is_null());
+        }
+        Some(WithoutEtcd { store, state, a, b, lb })
     }
-    // Whatever it is, the disk knows then that etcd is away.
-    assert_eq!(lb.register(LB, "LB1", "new", &[A]), OK);
-    a.signal(rustix::process::Signal::KILL);
-    a.wait();
-    drop((a, lb));
-    store.go_on();
-    until("etcd is back", || read(&b, "/api/v1/fleet")["fleet"]["trouble"].is_null());
-    let mut lb = b.connect();
-    assert_eq!(lb.set_lb("LB1", LbFlags::TRUST), OK);
-    assert_eq!(lb.deregister(LB, "LB1", "web", &[B]), OK);
-    let a = store.node("a", &flags);
-    for node in [&a, &b] {
+
+    fn flags(state: &Directory) -> [&str; 2] {
+        ["--state", state.path().to_str().expect("UTF-8")]
+    }
+
+    /// The node with a state dies, and etcd comes back.
+    fn kill(mut self) -> (Store, Directory, Daemon) {
+        self.a.signal(rustix::process::Signal::KILL);
+        self.a.wait();
+        self.store.go_on();
+        (self.store, self.state, self.b)
+    }
+}
+
+fn show_the_same(nodes: [&Daemon; 2], expected: &[&str]) {
+    for node in nodes {
         until("all show the same", || {
             let shown = members(node).into_iter().map(|(group, address, _)| format!("{group} {address}"));
-            shown.collect::<Vec<_>>() == ["new 10.0.0.1", "web 10.0.0.1"]
+            shown.collect::<BTreeSet<_>>().iter().eq(expected)
         });
     }
 }
 
 #[test]
-fn what_a_node_was_told_without_etcd_holds_after_a_crash() {
-    let Some(mut store) = Store::start() else { return };
-    let state = Directory::new();
-    let path = state.path().join("state");
-    let flags = ["--state", path.to_str().expect("UTF-8")];
-    let (mut a, b) = (store.node("a", &flags), store.node("b", &[]));
-    let mut lb = a.connect();
+fn what_others_removed_while_a_node_was_dead_is_gone() {
+    let Some(mut fleet) = WithoutEtcd::begin(&[("web", &[A, B])]) else { return };
+    // Whatever it is, the disk knows then that etcd is away.
+    assert_eq!(fleet.lb.register(LB, "LB1", "new", &[A]), OK);
+    let (store, state, b) = fleet.kill();
+    until("etcd is back", || read(&b, "/api/v1/fleet")["fleet"]["trouble"].is_null());
+    let mut lb = b.connect();
     assert_eq!(lb.set_lb("LB1", LbFlags::TRUST), OK);
-    assert_eq!(lb.register(LB, "LB1", "web", &[A, B]), OK);
-    assert_eq!(lb.register(LB, "LB1", "old", &[A]), OK);
-    until("b shows it", || members(&b).len() == 3);
-    store.kill();
-    for node in [&a, &b] {
-        until("etcd is away", || !read(node, "/api/v1/fleet")["fleet"]["trouble"].is_null());
-    }
     assert_eq!(lb.deregister(LB, "LB1", "web", &[B]), OK);
-    assert_eq!(lb.deregister(LB, "LB1", "old", &[]), OK);
-    assert_eq!(lb.register(LB, "LB1", "new", &[B]), OK);
-    a.signal(rustix::process::Signal::KILL);
-    a.wait();
-    drop(a);
-    store.go_on();
-    let a = store.node("a", &flags);
-    for node in [&a, &b] {
-        until("all of it holds", || {
-            let mut shown: Vec<String> =
-                members(node).into_iter().map(|(group, address, _)| format!("{group} {address}")).collect();
-            shown.sort();
-            shown == ["new 10.0.0.2", "web 10.0.0.1"]
-        });
-    }
+    let a = store.node("a", &WithoutEtcd::flags(&state));
+    show_the_same([&a, &b], &["new 10.0.0.1", "web 10.0.0.1"]);
+}
+
+#[test]
+fn what_a_node_was_told_without_etcd_holds_after_a_crash() {
+    let groups: [(&str, &[&str]); 2] = [("web", &[A, B]), ("old", &[A])];
+    let Some(mut fleet) = WithoutEtcd::begin(&groups) else { return };
+    assert_eq!(fleet.lb.deregister(LB, "LB1", "web", &[B]), OK);
+    assert_eq!(fleet.lb.deregister(LB, "LB1", "old", &[]), OK);
+    assert_eq!(fleet.lb.register(LB, "LB1", "new", &[B]), OK);
+    let (store, state, b) = fleet.kill();
+    let a = store.node("a", &WithoutEtcd::flags(&state));
+    show_the_same([&a, &b], &["new 10.0.0.2", "web 10.0.0.1"]);
 }
