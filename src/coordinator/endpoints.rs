@@ -344,12 +344,11 @@ impl Endpoints {
         let before = self.watches.evidence(id);
         self.watches.found(id, contact, judgement.answers);
         self.worlds.note(world, self.address(id), before, self.watches.evidence(id));
-        let judged = if let Some(shares) = &mut self.shares {
-            shares.set_own(id, &judgement.verdicts);
+        let judged = if self.shares.is_some() {
             if before.contact && !contact {
                 self.worlds.lose(world, &self.roster.find(&endpoint).times);
             }
-            self.join(now, id)
+            self.take_own(now, id, &judgement.verdicts)
         } else {
             let mut judged = self.take_verdicts(now, id, &judgement.verdicts);
             if contact && self.worlds.sight(world) != Sight::Blind {

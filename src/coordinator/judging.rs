@@ -180,6 +180,9 @@ impl Coordinator {
                 self.spread(now, id, delta);
             }
         }
+        while let Some(judged) = self.tables.endpoints.next_in_time(now) {
+            judged.iter().for_each(|judged| self.pass_on(now, judged));
+        }
         while let Some(group) = self.tables.doubts.expire(now) {
             self.turn_doubt(now, group, DoubtTurn::TimeOver, None, out);
         }

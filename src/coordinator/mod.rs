@@ -361,6 +361,7 @@ impl Coordinator {
             self.alarms.next_time(),
             tables.endpoints.next_deadline(),
             tables.endpoints.remembered.next_end(),
+            tables.endpoints.shares.as_ref().and_then(|shares| shares.next_end()),
             tables.endpoints.words.next_end(),
             tables.doubts.next_end(),
             tables.listings.next_deadline(),

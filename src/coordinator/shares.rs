@@ -14,6 +14,9 @@
 //!
 //! If none counts, the last verdicts stay; and if that is so because nodes are blind, the endpoint is shown as in a blind
 //! world.
+//!
+//! If nobody has ever found an endpoint up and a node's first check of it fails, the node keeps that to itself for a fall
+//! window. By then the node knows if it is blind: what answered before the network failed has had the time to fall.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -24,6 +27,7 @@ use super::ids::EndpointId;
 use crate::{
     judgement::Verdicts,
     sasp::{Endpoint, EntryFlags},
+    time::Time,
 };
 
 /// A node of the fleet that is alive.
@@ -89,6 +93,10 @@ pub(super) struct Shares {
     remote: HashMap<Endpoint, BTreeMap<Box<str>, Verdicts>, FixedState>,
     /// What this node's own checks found.
     own: HashMap<EndpointId, Verdicts, FixedState>,
+    /// What they found and what does not count yet, and until when.
+    early: HashMap<EndpointId, (Time, Verdicts), FixedState>,
+    /// The ends of that, and of some that is not there any more.
+    ends: BTreeSet<(Time, EndpointId)>,
     /// Endpoints of which other nodes have yet to hear: new verdicts, and those that this node does not check any more.
     changed: VecDeque<EndpointId>,
     queued: BTreeSet<EndpointId>,
@@ -103,7 +111,9 @@ impl Shares {
             redundancy: redundancy.max(1).into(),
             live: Vec::new(),
             remote: HashMap::with_hasher(hasher.clone()),
-            own: HashMap::with_hasher(hasher),
+            own: HashMap::with_hasher(hasher.clone()),
+            early: HashMap::with_hasher(hasher),
+            ends: BTreeSet::new(),
             changed: VecDeque::new(),
             queued: BTreeSet::new(),
             gone: VecDeque::new(),
@@ -165,18 +175,43 @@ impl Shares {
 
     /// This node's own check has found this.
     pub(super) fn set_own(&mut self, id: EndpointId, verdicts: &Verdicts) {
+        self.early.remove(&id);
         if self.own.insert(id, *verdicts) != Some(*verdicts) && self.queued.insert(id) {
             self.changed.push_back(id);
         }
     }
 
-    /// Whether this node's own check has found anything.
+    /// This node's own check has found this, which does not count before that time.
+    pub(super) fn set_early(&mut self, id: EndpointId, until: Time, verdicts: &Verdicts) {
+        let (until, _) = *self.early.entry(id).and_modify(|early| early.1 = *verdicts).or_insert((until, *verdicts));
+        self.ends.insert((until, id));
+    }
+
+    /// The next endpoint of which this node's own check has found something that counts now.
+    pub(super) fn next_in_time(&mut self, now: Time) -> Option<EndpointId> {
+        while let Some(&(until, id)) = self.ends.first().filter(|(until, _)| *until <= now) {
+            self.ends.remove(&(until, id));
+            if let Some((_, verdicts)) = self.early.get(&id).copied().filter(|early| early.0 == until) {
+                self.set_own(id, &verdicts);
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// When to call [`Shares::next_in_time`].
+    pub(super) fn next_end(&self) -> Option<Time> {
+        self.ends.first().map(|(until, _)| *until)
+    }
+
+    /// Whether this node's own check has found anything that counts.
     pub(super) fn has_own(&self, id: EndpointId) -> bool {
         self.own.contains_key(&id)
     }
 
     /// This node does not check the endpoint any more.
     pub(super) fn end_own(&mut self, id: EndpointId, endpoint: Endpoint) {
+        self.early.remove(&id);
         if self.own.remove(&id).is_some() {
             self.gone.push_back(endpoint);
         }

@@ -182,7 +182,11 @@ impl Worlds {
     /// Applies the rule to a world; how its sight has changed.
     pub(super) fn decide(&mut self, now: Time, world: World) -> Option<Turn> {
         let state = &mut self.states[world as usize];
-        let reason = state.answered.addresses() > 1 || state.answered_here == 0 && state.lost.addresses() > 1;
+        let (answered, lost) = (state.answered.addresses(), state.lost.addresses());
+        let reason = match state.sight {
+            Sight::Blind => answered > 0 || lost > 0,
+            _ => answered > 1 || state.answered_here == 0 && lost > 1,
+        };
         let blind = state.answering == 0 && reason;
         let (sight, turn) = match state.sight {
             Sight::Blind if blind => return None,

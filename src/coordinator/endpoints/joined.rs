@@ -8,7 +8,7 @@ use super::{
         verdicts::VerdictDelta,
         worlds::{Sight, World},
     },
-    Endpoints, Judged, Record, is_up,
+    Endpoints, Judged, Record, has_contact, is_up,
 };
 use crate::{judgement::Verdicts, sasp::Endpoint, time::Time};
 
@@ -36,6 +36,31 @@ impl Endpoints {
         if let Some(shares) = self.shares.as_mut().filter(|_| !here) {
             shares.end_own(id, endpoint);
         }
+    }
+
+    /// This node's own check has found this.
+    pub(super) fn take_own(&mut self, now: Time, id: EndpointId, verdicts: &Verdicts) -> Option<Judged> {
+        let is_early = !has_contact(verdicts)
+            && !self.watches.has_been_up(id)
+            && self.verdicts.judged(id).is_none_or(|shown| has_contact(&shown));
+        let times = &self.roster.find(&self.endpoint(id)).times;
+        let shares = self.shares.as_mut()?;
+        if is_early && !shares.has_own(id) {
+            shares.set_early(id, now + times.fall_window(), verdicts);
+            return None;
+        }
+        shares.set_own(id, verdicts);
+        self.join(now, id)
+    }
+
+    /// A result of this node's own checks counts now: what is known of that endpoint; `None`: there is no such result.
+    pub(in super::super) fn next_in_time(&mut self, now: Time) -> Option<Option<Judged>> {
+        let id = self.shares.as_mut()?.next_in_time(now)?;
+        let judged = self.join(now, id);
+        if self.history.is_on() && judged.as_ref().is_some_and(|judged| !judged.delta.words.is_empty()) {
+            self.remember(now, id, What::Verdicts);
+        }
+        Some(judged)
     }
 
     /// Applies what all nodes of the fleet know of a watched endpoint together; `None` without a fleet.

@@ -296,6 +296,24 @@ fn a_gwm_that_hears_nothing_is_blind_until_something_answers() {
 }
 
 #[test]
+fn a_gwm_stays_blind_though_members_leave_until_there_is_none() {
+    let (mut rig, lb) = told(with(roster(&[])), "a b c");
+    rig.judge(&[("a", weight(10)), ("b", weight(20)), ("c", weight(30))]);
+    rig.judge(&[("a", DOWN), ("b", DOWN), ("c", DOWN)]);
+    rig.ok(lb, "lb deregister LB1/G b c");
+    rig.after(100 * PANIC_TIME);
+    assert_eq!(rig.blind(), (false, true), "nothing has answered");
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/10]");
+    rig.ok(lb, "lb register LB1/G d");
+    rig.take_orders();
+    rig.judge(&[("d", DOWN)]);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[a 00/05/10 d 00/05/100]");
+    rig.ok(lb, "lb deregister LB1/G a d");
+    rig.after(WINDOW);
+    assert_eq!(rig.blind(), (false, false), "nobody is left who could");
+}
+
+#[test]
 fn a_member_that_was_down_before_stays_down_for_a_blind_gwm() {
     let (mut rig, lb) = told(with(roster(&[])), "a b c");
     rig.judge(&[("a", weight(10)), ("b", weight(20)), ("c", weight(30))]);

@@ -75,6 +75,7 @@ fn a_node_to_which_nothing_answers_of_what_answers_to_others_is_blind() {
 fn what_answers_to_nobody_says_nothing_about_a_node() {
     let (mut rig, lb) = cut_off(&[("x", weight(50)), ("y", DOWN), ("z", DOWN)]);
     assert_eq!(rig.blind(), (false, false), "one server has died");
+    rig.after(FALL_WINDOW);
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0D/50 y 00/0C/0 z 00/0C/0]");
 }
 
@@ -120,6 +121,49 @@ fn a_node_that_starts_cut_off_is_blind_whatever_a_node_saw_that_is_gone() {
 }
 
 #[test]
+fn what_nobody_has_found_up_is_down_after_a_fall_window_unless_the_node_is_blind_then() {
+    for is_cut_off in [true, false] {
+        let (mut rig, lb) = node_of(&["a"], "lb register LB1/G x y + LB1/H q");
+        rig.take_orders();
+        rig.judge(&[("x", weight(50)), ("y", weight(50))]);
+        rig.after(WINDOW);
+        rig.ok(lb, "lb register LB1/I v w");
+        rig.take_orders();
+        rig.judge(&[("v", DOWN), ("w", DOWN), ("q", DOWN)]);
+        assert_eq!(rig.ask(lb, "get LB1/I"), "00 LB1/I[v 00/05/100 w 00/05/100]", "the node may be cut off");
+        rig.judge(&[("q", weight(50))]);
+        assert_eq!(rig.ask(lb, "get LB1/H"), "00 LB1/H[q 00/0D/50]", "what is up is up at once");
+        rig.after(FALL_WINDOW - WINDOW);
+        if is_cut_off {
+            rig.judge(&[("x", DOWN), ("y", DOWN), ("q", DOWN)]);
+        }
+        rig.after(WINDOW);
+        assert_eq!(rig.blind(), (false, is_cut_off));
+        let shown = if is_cut_off { "v 00/05/100 w 00/05/100" } else { "v 00/0C/0 w 00/0C/0" };
+        assert_eq!(rig.ask(lb, "get LB1/I"), format!("00 LB1/I[{shown}]"));
+    }
+}
+
+#[test]
+fn what_has_never_been_up_and_comes_up_early_is_not_down_later() {
+    let (mut rig, lb) = node_of(&["a"], "lb register LB1/G x y");
+    rig.take_orders();
+    rig.judge(&[("x", weight(50)), ("y", DOWN)]);
+    rig.judge(&[("y", weight(40))]);
+    rig.after(FALL_WINDOW);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0D/50 y 00/0D/40]");
+    // It leaves, and comes back as another watch.
+    rig.ok(lb, "lb deregister LB1/G y");
+    rig.ok(lb, "lb register LB1/G y");
+    rig.take_orders();
+    rig.judge(&[("y", DOWN)]);
+    rig.ok(lb, "lb deregister LB1/G y");
+    rig.ok(lb, "lb register LB1/G y");
+    rig.after(FALL_WINDOW);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0D/50 y 00/05/100]", "the new watch has found nothing");
+}
+
+#[test]
 fn a_farm_that_only_a_node_saw_that_is_gone_is_in_doubt() {
     let (mut rig, lb) = node_of(&["a", "b"], "lb register LB1/G x y z + LB1/H w");
     rig.take_orders();
@@ -144,6 +188,8 @@ fn a_node_that_has_just_started_drains_no_farm_before_its_own_checks_agree() {
     rig.obey(&found("b", &[("x", DOWN), ("y", DOWN), ("z", DOWN)]));
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/05/100 y 00/05/100 z 00/05/100]", "nothing is known");
     rig.judge(&[("x", weight(50)), ("y", DOWN)]);
+    assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0D/50 y 00/05/100 z 00/05/100]", "it may be cut off, too");
+    rig.after(FALL_WINDOW);
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[x 00/0D/50 y 00/0C/0 z 00/05/100]", "y is down for both");
 }
 

@@ -106,10 +106,13 @@ impl Model {
                 let which = there.iter().filter(|(_, watched)| which(watched));
                 which.map(|(endpoint, _)| endpoint.canonical().address).collect::<BTreeSet<_>>().len()
             };
-            let answered = addresses(|watched| watched.has_answered);
-            let blind = there.iter().all(|(_, watched)| !watched.answers)
-                && (answered >= 2 || answered == 0 && addresses(|watched| !watched.contact) >= 2);
+            let (answered, lost) = (addresses(|watched| watched.has_answered), addresses(|watched| !watched.contact));
             let state = &self.worlds[number];
+            let reason = match state.is_blind() {
+                true => answered + lost > 0,
+                false => answered >= 2 || answered == 0 && lost >= 2,
+            };
+            let blind = reason && there.iter().all(|(_, watched)| !watched.answers);
             let (sight, event) = match state.sight {
                 Sight::Blind if blind => continue,
                 _ if blind => (Sight::Blind, "blind"),
