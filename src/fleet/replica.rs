@@ -343,8 +343,9 @@ impl Replica {
         let Some(row) = self.rows.get_mut(key) else { return };
         if row.is_settled() {
             let waited = row.since.take();
-            // The watch may be behind: what it tells of the row's past must find the row.
-            let is_past = row.sent.is_empty() && row.revision <= self.revision;
+            // The watch may be behind: what it tells of the row's past must find the row. A content that was sent may
+            // come to the store yet; a deletion of a row that is not there does nothing.
+            let is_past = row.sent.iter().all(Option::is_none) && row.revision <= self.revision;
             let gone = row.mine.is_none() && row.etcd.is_none() && !row.is_unknown && is_past;
             self.dirty.remove(key);
             self.reconciling.remove(key);

@@ -219,7 +219,7 @@ impl Replica {
         if !self.in_flight
             && let Some(key) = self.abandon_sending()
         {
-            self.release(&key);
+            self.release(&key, true);
         }
         if is_another {
             // Nobody has removed what a new store, or an old backup, does not have.
@@ -258,6 +258,10 @@ impl Replica {
                 self.descend(&row);
             }
         }
+        // Of these, no event of the watch comes any more.
+        let over = self.rows.iter().filter(|(_, row)| row.mine.is_none() && row.etcd.is_none());
+        let over: Vec<RowKey> = over.map(|(key, _)| key.clone()).collect();
+        over.iter().for_each(|key| self.look(key));
         self.ahead = Ahead::Nothing;
         if !mem::replace(&mut self.has_listed, true) {
             // What an earlier life of this node has begun to write.
@@ -467,11 +471,11 @@ impl Replica {
     fn failed(&mut self, batch: &Batch, certain: bool) {
         self.in_flight = false;
         if let Some(key) = self.not_sent(batch, certain) {
-            self.release(&key);
+            self.release(&key, certain);
         }
         for op in &batch.ops {
             match Key::read(&op.key) {
-                Ok(Key::Row(key)) => self.release(&key),
+                Ok(Key::Row(key)) => self.release(&key, certain),
                 Ok(Key::Node(_)) => self.node_dirty = true,
                 Ok(Key::Verdicts(_, number)) => self.checks.again(number),
                 Ok(Key::Part(..) | Key::Store) | Err(_) => {}
@@ -479,10 +483,12 @@ impl Replica {
         }
     }
 
-    /// The row was to be written, and has to be again.
-    fn release(&mut self, key: &RowKey) {
+    /// The row was to be written, and has to be again. `certain`: the store never had what was to be written.
+    fn release(&mut self, key: &RowKey, certain: bool) {
         let row = self.row(key);
-        row.in_flight = false;
+        if mem::take(&mut row.in_flight) && certain {
+            row.sent.pop();
+        }
         if let Some(number) = row.sent_since.take()
             && let Some(later) = row.since.replace(number)
         {

@@ -60,7 +60,7 @@ pub(super) fn settle(replica: &mut Replica, etcd: &mut Etcd, lease: u64) -> Vec<
     }
 }
 
-fn told(replica: &mut Replica, text: &str) {
+pub(super) fn told(replica: &mut Replica, text: &str) {
     let request = Entry::Request(wire::parse(text).bytes(0).into());
     replica.local(&request, Moment::default());
 }

@@ -11,6 +11,7 @@ mod disk;
 mod etcd;
 mod link;
 mod node;
+mod rows;
 mod world;
 
 use std::{env, panic};

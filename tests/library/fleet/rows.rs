@@ -1,0 +1,165 @@
+//! Which rows a replica has.
+
+use gwm::{
+    fleet::{Batch, Moment, Replica, VALUE_BYTES},
+    journal::Entry,
+    time::Time,
+};
+
+use super::{
+    crash::{list, replica, settle, told},
+    etcd::Etcd,
+};
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// Nodes that know all of a store, and what each of them has to hear of yet.
+struct Fleet {
+    etcd: Etcd,
+    lease: u64,
+    nodes: Vec<(Replica, i64)>,
+}
+
+impl Fleet {
+    fn new(value_bytes: usize) -> Fleet {
+        let mut etcd = Etcd::default();
+        let lease = etcd.grant(0, u64::MAX / 2);
+        let nodes = NAMES.map(|name| replica(name, 1, value_bytes));
+        let mut fleet = Fleet { etcd, lease, nodes: nodes.into_iter().map(|node| (node, 0)).collect() };
+        for (node, known) in &mut fleet.nodes {
+            list(node, &fleet.etcd);
+            *known = fleet.etcd.revision;
+        }
+        fleet.rest();
+        fleet
+    }
+
+    /// A node that is connected hears what the store has, and its coordinator obeys.
+    fn hear(&mut self, index: usize) {
+        let (node, known) = &mut self.nodes[index];
+        if !node.status().connected {
+            return;
+        }
+        for event in self.etcd.since(*known) {
+            match event.value {
+                Some(value) => node.put(&event.key, &value, event.revision, Moment::default()),
+                None => node.delete(&event.key, event.revision),
+            }
+        }
+        *known = self.etcd.revision;
+        obey(node);
+    }
+
+    /// All nodes write at once. A node hears of the others before or after the answer to what it has written.
+    fn write(&mut self, answer_first: bool) -> usize {
+        let batches: Vec<Option<Batch>> =
+            self.nodes.iter_mut().map(|(node, _)| node.next_batch(true, Moment::default())).collect();
+        let answers: Vec<Option<i64>> = batches
+            .iter()
+            .map(|batch| batch.as_ref().and_then(|batch| self.etcd.transact(batch, self.lease)))
+            .collect();
+        for (index, (batch, answer)) in batches.iter().zip(answers).enumerate() {
+            if !answer_first {
+                self.hear(index);
+            }
+            match (batch, answer) {
+                (Some(batch), Some(revision)) => self.nodes[index].0.committed(batch, revision),
+                (Some(batch), None) => self.nodes[index].0.refused(batch),
+                (None, _) => {}
+            }
+            self.hear(index);
+        }
+        batches.iter().flatten().count()
+    }
+
+    /// Until there is nothing to do.
+    fn rest(&mut self) {
+        let mut answer_first = false;
+        while self.write(answer_first) > 0 {
+            answer_first = !answer_first;
+        }
+    }
+
+    /// The store's rows, and those that each node has.
+    fn rows(&self) -> (usize, Vec<usize>) {
+        let is_row = |key: &&String| ["lb/", "group/", "word/"].iter().any(|begin| key.starts_with(begin));
+        let stored = self.etcd.keys().iter().filter(is_row).count();
+        (stored, self.nodes.iter().map(|(node, _)| node.status().rows).collect())
+    }
+}
+
+fn obey(node: &mut Replica) {
+    while let Some((number, _)) = node.next_order(Moment::default()) {
+        node.done(number, true);
+    }
+}
+
+fn uid(index: usize) -> Box<[u8]> {
+    format!("LB{index}").into_bytes().into()
+}
+
+/// Load balancers that register at one node, and whose hold time ends at all nodes at once.
+#[test]
+fn a_row_that_nobody_has_is_forgotten() {
+    for (value_bytes, answer_first) in [(VALUE_BYTES, false), (VALUE_BYTES, true), (20, false), (20, true)] {
+        let mut fleet = Fleet::new(value_bytes);
+        told_of(&mut fleet.nodes[0].0, 300);
+        fleet.rest();
+        assert_eq!(fleet.rows(), (600, vec![600; 3]));
+        for (node, _) in &mut fleet.nodes {
+            (0..300).for_each(|index| node.local(&Entry::Forgotten(uid(index)), Moment::default()));
+        }
+        while fleet.write(answer_first) > 0 {}
+        assert_eq!(fleet.rows(), (0, vec![0; 3]), "{value_bytes} {answer_first}");
+    }
+}
+
+fn told_of(node: &mut Replica, count: usize) {
+    for index in 0..count {
+        node.local(&Entry::Bound(uid(index)), Moment::default());
+        told(node, &format!("lb register LB{index}/G a b"));
+        let unbound = Entry::Unbound { lb_uid: uid(index), held_until: Time::default() };
+        node.local(&unbound, Moment::default());
+    }
+}
+
+/// A node that deletes rows loses the connection to the store, and lists all keys then.
+#[test]
+fn a_row_whose_deletion_had_no_answer_is_forgotten() {
+    for is_done in [false, true] {
+        let mut etcd = Etcd::default();
+        let lease = etcd.grant(0, u64::MAX / 2);
+        let mut node = replica("a", 1, VALUE_BYTES);
+        list(&mut node, &etcd);
+        told_of(&mut node, 11);
+        settle(&mut node, &mut etcd, lease);
+        assert_eq!(node.status().rows, 22);
+        (0..10).for_each(|index| node.local(&Entry::Forgotten(uid(index)), Moment::default()));
+        let batch = node.next_batch(false, Moment::default()).expect("deletions");
+        if is_done {
+            etcd.transact(&batch, lease).expect("nothing is in its way");
+        }
+        node.lost(&batch);
+        list(&mut node, &etcd);
+        settle(&mut node, &mut etcd, lease);
+        assert_eq!(node.status().rows, 2, "{is_done}");
+    }
+}
+
+/// The watch ends between the answer and the events of a deletion: a listing follows.
+#[test]
+fn a_row_whose_deletion_only_a_listing_tells_is_forgotten() {
+    let mut etcd = Etcd::default();
+    let lease = etcd.grant(0, u64::MAX / 2);
+    let mut node = replica("a", 1, VALUE_BYTES);
+    list(&mut node, &etcd);
+    told_of(&mut node, 11);
+    settle(&mut node, &mut etcd, lease);
+    (0..10).for_each(|index| node.local(&Entry::Forgotten(uid(index)), Moment::default()));
+    let batch = node.next_batch(false, Moment::default()).expect("deletions");
+    let revision = etcd.transact(&batch, lease).expect("nothing is in its way");
+    node.committed(&batch, revision);
+    list(&mut node, &etcd);
+    settle(&mut node, &mut etcd, lease);
+    assert_eq!(node.status().rows, 2);
+}
