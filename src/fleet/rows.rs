@@ -22,7 +22,7 @@ use crate::{
     coordinator::{Membership, Pattern, Saying, Word},
     journal::{Date, Epoch, Fault, Fields, put_endpoint, put_short, read_word, write_word},
     limits,
-    sasp::{Endpoint, Health, LbFlags},
+    sasp::{Endpoint, Escaped, Health, LbFlags},
 };
 
 pub(super) use crate::journal::RowKey;
@@ -135,6 +135,14 @@ impl WordRow {
     /// The same word with another number.
     pub(super) fn renumbered(&self, word: Word) -> WordRow {
         WordRow { word, bytes: self.bytes.clone() }
+    }
+
+    /// What the word says of what, by whom, from where and why, for the log.
+    pub(super) fn told(&self) -> String {
+        let Word { by, from, reason, .. } = &self.word;
+        let by = if by.is_empty() { String::new() } else { format!("by \"{}\", ", Escaped(by.as_bytes())) };
+        let (from, reason) = (Escaped(from.as_bytes()), Escaped(reason.as_bytes()));
+        format!("{} ({by}from {from}, reason \"{reason}\")", self.word)
     }
 
     /// Whether this and another word are about the same: one of them is enough.

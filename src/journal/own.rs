@@ -11,6 +11,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     time::Duration,
 };
 
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     coordinator::Change,
-    sasp::{self, Endpoint, GroupData, Groups, Message, SenderFlags},
+    sasp::{self, Endpoint, Escaped, GroupData, Groups, Message, SenderFlags},
     time::Time,
 };
 
@@ -122,6 +123,17 @@ pub struct Owns {
     pub rows: BTreeMap<RowKey, OwnRow>,
     /// What lives of the node knew of the fleet's date.
     pub dates: BTreeMap<u64, FleetDate>,
+}
+
+/// For people.
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RowKey::LoadBalancer(uid) => write!(f, "load balancer \"{}\"", Escaped(uid)),
+            RowKey::Group(uid, name) => write!(f, "group \"{}\" of load balancer \"{}\"", Escaped(name), Escaped(uid)),
+            RowKey::Word(number) => write!(f, "word {number}"),
+        }
+    }
 }
 
 impl RowKey {

@@ -14,7 +14,6 @@ use crate::{
     coordinator::{GroupChange, LbState, Node, Order, Place},
     journal::Date,
     limits,
-    sasp::Escaped,
 };
 
 fn word(version: &Version) -> Option<&WordRow> {
@@ -90,10 +89,7 @@ impl Replica {
         let (mine, revived) = (mine.cloned(), etcd.is_none() && base.is_some());
         if is_overruled {
             self.conflict(|| {
-                format!(
-                    "load balancer \"{}\": two nodes heard different health or flags of it; those of the later session stay",
-                    Escaped(uid)
-                )
+                format!("{key}: two nodes heard different health or flags of it; those of the later session stay")
             });
         }
         if let Some(want) = &mut want {
@@ -199,18 +195,16 @@ impl Replica {
         let merge::Merged { group: want, dropped, overruled } =
             merge::merge_group(&born, base, mine, etcd, &row.ours(&self.settings.node));
         let (change, from) = (merge::difference(mine, want.as_ref()), row.mine.clone());
-        let of_group = || format!("group \"{}\" of load balancer \"{}\"", Escaped(name), Escaped(uid));
         if dropped > 0 {
             self.conflict(|| {
                 format!(
-                    "{}: nodes registered {dropped} members more than a group can have; these are not registered any more",
-                    of_group()
+                    "{key}: nodes registered {dropped} members more than a group can have; these are not registered any more"
                 )
             });
         }
         if overruled > 0 {
             self.conflict(|| {
-                format!("{}: two nodes changed {overruled} members at once; of each, one change stays", of_group())
+                format!("{key}: two nodes changed {overruled} members at once; of each, one change stays")
             });
         }
         let want = want.map(|group| Arc::new(Content::Group(group)));
@@ -226,20 +220,27 @@ impl Replica {
 
     fn settle_word(&mut self, key: &RowKey, number: u64) -> Option<(u64, Order)> {
         let words = self.rows.iter().filter(|(key, row)| matches!(key, RowKey::Word(_)) && row.mine.is_some()).count();
-        let is_superseded = self.is_superseded(number);
-        if is_superseded && self.rows.get(key)?.etcd.is_some() {
-            self.conflict(|| format!("word {number} of the operator has ended: a later one is about the same"));
+        let newer = self.newer(number);
+        let row = self.rows.get(key)?;
+        // A word that the store had and has no more has ended where the newer one was said, by who said that.
+        let is_lost = row.etcd.is_some() || row.mine.is_some() && row.base.is_none();
+        if let (Some(newer), Some(old)) = (newer, word(&row.mine).or(word(&row.etcd)).filter(|_| is_lost)) {
+            let text = format!("{key} has ended: {}; word {newer} is later, and about the same", old.told());
+            self.conflict(|| text);
         }
         let row = self.rows.get(key)?;
         let (mine, etcd) = (&row.mine, &row.etcd);
-        if mine.is_none() && etcd.is_some() && words >= limits::OPERATOR_WORDS {
+        if let (None, Some(theirs)) = (mine, word(etcd))
+            && words >= limits::OPERATOR_WORDS
+        {
+            let text = format!("{key} is one too many for this node: {}", theirs.told());
             self.row(key).is_unknown = true;
             self.row(key).pending = false;
             self.look(key);
-            self.conflict(|| format!("word {number} of the operator is one too many for this node"));
+            self.conflict(|| text);
             return None;
         }
-        let want = if is_superseded {
+        let want = if newer.is_some() {
             None
         } else if mine == &row.base || mine == etcd {
             etcd.clone()
@@ -255,8 +256,9 @@ impl Replica {
             let renumbered = crate::coordinator::Word { number: next, ..mine.word.clone() };
             let said = vec![theirs.word.clone(), renumbered.clone()];
             let act = Act::Renumbered(next, Arc::new(Content::Word(mine.renumbered(renumbered))));
+            let text = format!("{key} is now word {next}, for another node had the number: {}", mine.told());
             let want = etcd.clone();
-            self.conflict(|| format!("word {number} of the operator is now word {next}: another node had the number"));
+            self.conflict(|| text);
             return Some(self.order(key, want, act, Order::Words { unsaid: vec![number], said }));
         } else {
             etcd.clone()
@@ -271,13 +273,11 @@ impl Replica {
         Some(self.order(key, want, Act::Whole, Order::Words { unsaid, said }))
     }
 
-    /// Whether this node has a newer word about the same.
-    fn is_superseded(&self, number: u64) -> bool {
-        let Some(old) = self.rows.get(&RowKey::Word(number)).and_then(|row| word(&row.mine).or(word(&row.etcd))) else {
-            return false;
-        };
-        let newer = self.rows.range(RowKey::Word(number + 1)..);
-        newer.filter_map(|(_, row)| word(&row.mine)).any(|new| new.is_about(old))
+    /// The number of a newer word about the same, if this node has one.
+    fn newer(&self, number: u64) -> Option<u64> {
+        let old = self.rows.get(&RowKey::Word(number)).and_then(|row| word(&row.mine).or(word(&row.etcd)))?;
+        let newer = self.rows.range(RowKey::Word(number + 1)..).filter_map(|(_, row)| word(&row.mine));
+        newer.filter(|new| new.is_about(old)).map(|new| new.word.number).next()
     }
 
     /// A word has come: older ones about the same end.

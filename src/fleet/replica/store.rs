@@ -79,7 +79,7 @@ impl Replica {
                     let row = self.row(&key);
                     if revision > row.revision {
                         (row.revision, row.is_unknown, row.pending, row.parts) = (revision, true, false, None);
-                        self.conflict(|| format!("{key:?} is left as it is in the store: {fault} is not understood"));
+                        self.conflict(|| format!("{key} is left as it is in the store: {fault} is not understood"));
                         self.look(&key);
                     }
                 }

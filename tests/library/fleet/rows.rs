@@ -1,6 +1,7 @@
-//! Which rows a replica has.
+//! Which rows a replica has, and what it says of a change that does not stay.
 
 use gwm::{
+    coordinator::{Pattern, Saying, Word},
     fleet::{Batch, Moment, Replica, VALUE_BYTES},
     journal::Entry,
     time::Time,
@@ -162,4 +163,81 @@ fn a_row_whose_deletion_only_a_listing_tells_is_forgotten() {
     list(&mut node, &etcd);
     settle(&mut node, &mut etcd, lease);
     assert_eq!(node.status().rows, 2);
+}
+
+fn conflicts(node: &mut Replica) -> Vec<String> {
+    node.take_conflicts().into_iter().map(|conflict| conflict.0).collect()
+}
+
+/// A quiesce of an address.
+fn said(number: u64, by: &str) -> Entry {
+    let pattern = Pattern { address: Some([10, 0, 0, 1].into()), ..Pattern::default() };
+    let (by, from, reason) = (by.into(), "here".into(), "repair\n".into());
+    let at = Time::default();
+    Entry::Said(Box::new(Word { number, saying: Saying::Quiesce, pattern, reason, by, from, at, expires: None }))
+}
+
+const ENDED: &str = r#"word 17 has ended: quiesce members with address 10.0.0.1 (by "ann", from here, reason "repair\n"); word 18 is later, and about the same"#;
+
+/// Without the store, two nodes hear different health of a load balancer, and words about the same. The node of the earlier
+/// word hears of the later one before or after it has written its own.
+#[test]
+fn each_change_that_does_not_stay_is_told() {
+    for writes_first in [false, true] {
+        let mut fleet = Fleet::new(VALUE_BYTES);
+        fleet.nodes[0].0.local(&Entry::Bound(uid(0)), Moment::default());
+        fleet.rest();
+        for (index, health, word) in [(0, 20, said(17, "ann")), (1, 55, said(18, "bob"))] {
+            let (node, _) = &mut fleet.nodes[index];
+            node.set_connected(false);
+            node.local(&Entry::Bound(uid(0)), Moment::default());
+            told(node, &format!("lb state LB0 {health}"));
+            node.local(&word, Moment::default());
+        }
+        if writes_first {
+            fleet.nodes[0].0.set_connected(true);
+            fleet.rest();
+        }
+        fleet.nodes[1].0.set_connected(true);
+        fleet.rest();
+        fleet.nodes[0].0.set_connected(true);
+        fleet.hear(0);
+        fleet.rest();
+        let mut told: Vec<String> = fleet.nodes.iter_mut().flat_map(|(node, _)| conflicts(node)).collect();
+        told.sort();
+        let of_lb =
+            "load balancer \"LB0\": two nodes heard different health or flags of it; those of the later session stay";
+        assert_eq!(told, [of_lb, ENDED], "{writes_first}");
+        assert_eq!(fleet.rows(), (2, vec![2; 3]));
+    }
+}
+
+/// Whoever says the later word knows the earlier one.
+#[test]
+fn a_word_that_another_one_replaces_is_no_conflict() {
+    let mut fleet = Fleet::new(VALUE_BYTES);
+    fleet.nodes[0].0.local(&said(17, "ann"), Moment::default());
+    fleet.rest();
+    for index in [0, 1] {
+        fleet.nodes[index].0.set_connected(index == 1);
+    }
+    let (node, _) = &mut fleet.nodes[1];
+    node.local(&Entry::Unsaid(17), Moment::default());
+    node.local(&said(18, "bob"), Moment::default());
+    fleet.rest();
+    fleet.nodes[0].0.set_connected(true);
+    fleet.rest();
+    assert_eq!(fleet.nodes.iter_mut().flat_map(|(node, _)| conflicts(node)).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(fleet.rows(), (1, vec![1; 3]));
+}
+
+#[test]
+fn rows_are_told_of_with_names_as_text() {
+    let mut node = replica("a", 1, VALUE_BYTES);
+    for key in ["lb/4c42ff", "group/4c4258/776562", "word/0000000000000017"] {
+        node.put(key.as_bytes(), b"?", 1, Moment::default());
+    }
+    let names = [r#"load balancer "LB\xFF""#, r#"group "web" of load balancer "LBX""#, "word 17"];
+    let text = |name| format!("{name} is left as it is in the store: the version of a value is not understood");
+    assert_eq!(conflicts(&mut node), names.map(text));
 }
