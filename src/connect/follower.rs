@@ -175,9 +175,10 @@ impl Shared {
 
 /// Sessions with one GWM after the other, until the stop.
 fn follow(shared: &Shared, identity: &Identity) {
-    let mut told = None;
+    // Of each GWM, the last reason that is in the log.
+    let mut told = vec![None; identity.gwms.len()];
     let mut failed_in_turn = 0;
-    for target in identity.gwms.iter().cycle() {
+    for (at, target) in identity.gwms.iter().enumerate().cycle() {
         let Some(groups) = shared.first_groups() else { return };
         let mut began = None;
         let error = match session(shared, identity, target, groups, &mut began) {
@@ -185,7 +186,8 @@ fn follow(shared: &Shared, identity: &Identity) {
             Err(error) => error,
         };
         if began.is_some() {
-            (told, failed_in_turn) = (None, 0);
+            told.fill(None);
+            failed_in_turn = 0;
         }
         failed_in_turn += 1;
         let all_failed = failed_in_turn >= identity.gwms.len();
@@ -203,10 +205,10 @@ fn follow(shared: &Shared, identity: &Identity) {
             text +=
                 &format!(": the GWM ended, or another connector runs with --uid {uid} (give each a UID of its own)");
         }
-        if told.as_ref() != Some(&text) {
+        if told[at].as_ref() != Some(&text) {
             let retry_seconds = (wait.as_secs_f64() * 10.0).round() / 10.0;
             tracing::warn!(retry_seconds, "{text}");
-            told = Some(text);
+            told[at] = Some(text);
         }
         if all_failed {
             failed_in_turn = 0;

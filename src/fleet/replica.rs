@@ -193,6 +193,10 @@ pub struct Replica {
     is_another: bool,
     /// Tells the store from others, also if their ids are equal: what its own key says.
     identity: Option<u64>,
+    /// The store has lost something that this node knew, so it gets another key that tells it from others: the key's revision.
+    rename: Option<i64>,
+    /// How many such keys this node has written.
+    names: u32,
     /// What of the state on disk the store may lack, until the first listing; and what the state on disk knew of the store.
     ahead: Ahead,
     restored: Option<Known>,
@@ -240,6 +244,8 @@ impl Replica {
             store: None,
             is_another: false,
             identity: None,
+            rename: None,
+            names: 0,
             ahead: Ahead::Nothing,
             restored: None,
             parts: parts::Waiting::default(),
@@ -275,6 +281,11 @@ impl Replica {
     /// Whether nothing is to be merged, and the coordinator has done all orders.
     pub fn is_settled(&self) -> bool {
         self.pending.is_empty() && self.open_orders.is_empty()
+    }
+
+    /// What the store's own key says: a store with another one has another past.
+    pub fn identity(&self) -> Option<u64> {
+        self.identity
     }
 
     /// What is known of the store, if the coordinator has all of it.

@@ -266,7 +266,7 @@ impl Key {
                 let index = <[u8; 2]>::try_from(&*index).map(u16::from_be_bytes).map_err(|_| fault)?;
                 if index < PARTS { Ok(Key::Part(name.into(), serial, index)) } else { Err(fault) }
             }
-            ["store"] => Ok(Key::Store),
+            [STORE_KEY] => Ok(Key::Store),
             _ => Err(fault),
         }
     }
@@ -279,22 +279,26 @@ impl Key {
             Key::Node(name) => format!("node/{name}"),
             Key::Verdicts(name, bucket) => format!("verdict/{name}/{bucket:04x}"),
             Key::Part(name, serial, index) => format!("part/{name}/{serial:016x}/{index:04x}"),
-            Key::Store => "store".into(),
+            Key::Store => STORE_KEY.into(),
         };
         text.into_bytes()
     }
 }
 
-/// The value of the key that tells a store from others.
-pub(super) fn write_store(node: &str, incarnation: u64) -> Vec<u8> {
+/// The key that tells a store from others, without the fleet's prefix.
+pub(crate) const STORE_KEY: &str = "store";
+
+/// The value of the key that tells a store from others: the node that wrote it, and how often it has written one before.
+pub(super) fn write_store(node: &str, incarnation: u64, before: u32) -> Vec<u8> {
     let mut out = vec![VERSION];
     put_text(&mut out, node);
     out.extend_from_slice(&incarnation.to_be_bytes());
+    out.extend_from_slice(&before.to_be_bytes());
     out
 }
 
-/// A number for that value, whatever it is: not 0, and below 2^60.
-pub(super) fn store_number(value: &[u8]) -> u64 {
+/// A number for the value of the key that tells a store from others, whatever it is: not 0, and below 2^60.
+pub(crate) fn store_number(value: &[u8]) -> u64 {
     let hash = value
         .iter()
         .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01B3));

@@ -100,7 +100,7 @@ impl Replica {
             }
             Key::Verdicts(..) => {}
             Key::Part(node, serial, index) => self.parts.put(node, serial, index, value),
-            Key::Store => self.identity = Some(rows::store_number(value)),
+            Key::Store => (self.identity, self.rename) = (Some(rows::store_number(value)), None),
         }
     }
 
@@ -131,7 +131,7 @@ impl Replica {
             Ok(Key::Verdicts(node, number)) if node != self.settings.node => self.checks.put(&node, number, Vec::new()),
             Ok(Key::Verdicts(_, number)) => self.checks.lost_one(number),
             Ok(Key::Part(node, serial, index)) => self.parts.delete(&node, serial, index),
-            Ok(Key::Store) => self.identity = None,
+            Ok(Key::Store) => (self.identity, self.rename) = (None, None),
             Ok(Key::Row(_)) | Err(_) => {}
         }
     }
@@ -206,16 +206,19 @@ impl Replica {
         listing.sort_by_key(|(key, ..)| !matches!(key, Key::Part(..))); // before those that name them
         self.parts.clear();
         let is_empty = !listing.iter().any(|(key, ..)| matches!(key, Key::Row(_)));
-        let identity =
-            listing.iter().find(|(key, ..)| *key == Key::Store).map(|(_, value, _)| rows::store_number(value));
-        let is_another = mem::take(&mut self.is_another)
+        let named = listing.iter().find(|(key, ..)| *key == Key::Store);
+        let named = named.map(|(_, value, revision)| (rows::store_number(value), *revision));
+        let identity = named.map(|(identity, _)| identity);
+        // It goes on in another way than this node, or the state on disk, knows.
+        let has_lost = mem::take(&mut self.is_another)
             || revision < self.revision
             || self.identity.is_some() && self.identity != identity
             || self
                 .restored
-                .is_some_and(|known| identity != Some(known.store) || revision.unsigned_abs() < known.revision)
-            || is_empty;
+                .is_some_and(|known| identity == Some(known.store) && revision.unsigned_abs() < known.revision);
+        let is_another = has_lost || is_empty || self.restored.is_some_and(|known| identity != Some(known.store));
         (self.revision, self.identity) = (revision, identity);
+        let rename = named.filter(|_| has_lost).map(|(_, revision)| revision);
         if !self.in_flight
             && let Some(key) = self.abandon_sending()
         {
@@ -262,6 +265,7 @@ impl Replica {
         let over = self.rows.iter().filter(|(_, row)| row.mine.is_none() && row.etcd.is_none());
         let over: Vec<RowKey> = over.map(|(key, _)| key.clone()).collect();
         over.iter().for_each(|key| self.look(key));
+        self.rename = rename;
         self.ahead = Ahead::Nothing;
         if !mem::replace(&mut self.has_listed, true) {
             // What an earlier life of this node has begun to write.
@@ -332,11 +336,12 @@ impl Replica {
             return None;
         }
         self.node_dirty |= self.clock.wants(at.now);
+        // First of all: a node that comes back must not take the store for the one that it knew, once this one is written to.
+        let expected = self.rename.or(self.identity.is_none().then_some(0));
+        let mut ops: Vec<Op> = expected.map(|expected| self.name_the_store(expected)).into_iter().collect();
         // What this node owns counts only while the store has the node.
-        let mut ops = if verdicts || self.node_dirty { self.leased_ops(at) } else { Vec::new() };
-        if ops.is_empty() && self.identity.is_none() {
-            let value = Some(rows::write_store(&self.settings.node, self.settings.incarnation));
-            ops.push(Op { key: Key::Store.write(), expected: Some(0), value, leased: false, check_only: false });
+        if ops.is_empty() && (verdicts || self.node_dirty) {
+            ops = self.leased_ops(at);
         }
         if ops.is_empty() {
             ops = self.sending_ops().unwrap_or_default();
@@ -349,6 +354,12 @@ impl Replica {
         }
         self.in_flight = !ops.is_empty();
         self.in_flight.then_some(Batch { ops })
+    }
+
+    fn name_the_store(&mut self, expected: i64) -> Op {
+        let value = rows::write_store(&self.settings.node, self.settings.incarnation, self.names);
+        self.names += 1;
+        Op { key: Key::Store.write(), expected: Some(expected), value: Some(value), leased: false, check_only: false }
     }
 
     fn leased_ops(&mut self, at: Moment) -> Vec<Op> {
@@ -432,7 +443,7 @@ impl Replica {
             let key = match Key::read(&op.key) {
                 Ok(Key::Row(key)) => key,
                 Ok(Key::Store) => {
-                    self.identity = op.value.as_deref().map(rows::store_number);
+                    (self.identity, self.rename) = (op.value.as_deref().map(rows::store_number), None);
                     continue;
                 }
                 Ok(Key::Part(_, serial, index)) if op.value.is_some() => {

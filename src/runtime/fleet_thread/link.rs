@@ -14,7 +14,10 @@ use tokio::{
 };
 
 use super::etcd::{Client, EtcdError, Event, KeyValue, Operation, Security};
-use crate::config::EtcdEndpoint;
+use crate::{
+    config::EtcdEndpoint,
+    fleet::{STORE_KEY, store_number},
+};
 
 /// News that wait for the fleet's thread.
 const NEWS: usize = 8;
@@ -37,8 +40,9 @@ pub(super) struct Plan {
     pub(super) lease_time: Duration,
     /// The lease of the last link.
     pub(super) lease: Option<i64>,
-    /// The store that was read, and the revision up to which all its changes are known.
+    /// The store that was read, what its own key says, and the revision up to which all its changes are known.
     pub(super) store: u64,
+    pub(super) identity: Option<u64>,
     pub(super) revision: Option<i64>,
 }
 
@@ -154,9 +158,17 @@ async fn attend(plan: Plan, to: &Sender<News>) -> Result<Infallible, Failure> {
             tell(to, News::Renewed(asked)).await?;
         }
     };
-    // What is known counts for the same store only, and not for an older state of that store.
+    // What is known counts for the same store only, and not for an older state of that store. Stores that are made anew, or
+    // from a backup, may have one id.
     let resumes = |revision: &i64| plan.store == head.cluster_id && *revision <= head.revision;
-    let known = plan.revision.filter(resumes);
+    let known = match plan.revision.filter(resumes) {
+        Some(revision) => {
+            let (named, _) = client.get([&plan.prefix[..], STORE_KEY.as_bytes()].concat().into()).await?;
+            let identity = named.map(|key| store_number(&key.value));
+            Some(revision).filter(|_| identity.is_some() && identity == plan.identity)
+        }
+        None => None,
+    };
     future::or(hold, follow(&plan, known, head.cluster_id, &client, to)).await
 }
 

@@ -1,6 +1,7 @@
 //! The thread: the replica, what goes to and comes from it, and when etcd is tried again.
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{Arc, atomic::Ordering},
     thread::{self, JoinHandle},
@@ -44,6 +45,15 @@ const VERDICT_WINDOW: Duration = Duration::from_millis(100);
 
 /// The pause after a transaction that etcd refused, if etcd tells no change: what was changed is on its way.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
+
+/// A link that has followed etcd's changes for so long is steady: the next trouble is a new one.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// Transactions that are refused after so long are a new trouble.
+const NEW_TROUBLE: Duration = Duration::from_secs(60);
+
+/// Reasons of one trouble that have a line in the log each.
+const REASONS: usize = 32;
 
 /// Lines about conflicts in one turn.
 const CONFLICT_LINES: usize = 20;
@@ -90,6 +100,8 @@ struct FleetThread {
     client: Option<Arc<Client>>,
     /// All keys are known, and their changes are followed.
     following: bool,
+    /// Since when.
+    followed_since: Instant,
     /// A listing is under way, and tells keys.
     listing: bool,
     /// Further changes of the newest revision are to come.
@@ -108,6 +120,11 @@ struct FleetThread {
     pause: Duration,
     start: Instant,
     trouble: Option<String>,
+    /// The reasons for it that are in the log.
+    reasons: BTreeSet<String>,
+    /// Etcd takes no transaction: the pause before the next one; and when it took none last.
+    refusing: Option<Duration>,
+    refused_at: Option<Instant>,
     /// The end of a stop.
     stop_at: Option<Instant>,
     kept: u64,
@@ -135,6 +152,7 @@ impl FleetThread {
             lease_time: settings.lease,
             lease: None,
             store: 0,
+            identity: None,
             revision: None,
         };
         let now = Instant::now();
@@ -148,6 +166,7 @@ impl FleetThread {
             link: None,
             client: None,
             following: false,
+            followed_since: now,
             listing: false,
             within_revision: false,
             under_way: None,
@@ -159,6 +178,9 @@ impl FleetThread {
             pause: PAUSES.0,
             start: now,
             trouble: None,
+            reasons: BTreeSet::new(),
+            refusing: None,
+            refused_at: None,
             stop_at: None,
             kept: 0,
             ahead_until: None,
@@ -236,7 +258,8 @@ impl FleetThread {
         let endpoints = &self.settings.endpoints;
         let endpoint = endpoints.get(self.next_endpoint % endpoints.len()).expect("at least one etcd");
         self.next_endpoint += 1;
-        self.link = Some(Link::open(Plan { endpoint: endpoint.clone(), ..self.plan.clone() }));
+        let identity = self.replica.identity();
+        self.link = Some(Link::open(Plan { endpoint: endpoint.clone(), identity, ..self.plan.clone() }));
     }
 
     /// Takes what the coordinator gives.
@@ -289,15 +312,13 @@ impl FleetThread {
                 self.plan.revision = Some(revision);
             }
             News::Following => {
-                self.following = true;
-                self.pause = PAUSES.0;
-                (self.connected, self.renewed) = (true, Instant::now());
+                let now = Instant::now();
+                (self.following, self.followed_since) = (true, now);
+                (self.connected, self.renewed) = (true, now);
                 self.replica.set_connected(true);
-                if self.trouble.take().is_some() || !self.fleet.is_started() {
-                    let etcd = self.link.as_ref().map(|link| link.endpoint.to_string()).unwrap_or_default();
-                    tracing::info!(etcd, fleet = self.settings.name, node = self.settings.node, "one with the fleet");
+                if self.refusing.is_none() {
+                    self.end_trouble();
                 }
-                self.fleet.away.store(false, Ordering::Release);
                 self.show();
                 self.begin();
             }
@@ -305,7 +326,9 @@ impl FleetThread {
                 events.into_iter().for_each(|event| self.change(event));
                 self.within_revision = upto.is_none();
                 self.plan.revision = upto.or(self.plan.revision);
-                self.write_at = Instant::now();
+                if self.refusing.is_none() {
+                    self.write_at = Instant::now();
+                }
             }
             News::Renewed(asked) => self.renewed = asked,
             News::Committed(outcome) => self.settle(outcome)?,
@@ -357,9 +380,51 @@ impl FleetThread {
         self.under_way = Some(UnderWay { batch, since: now });
     }
 
+    /// The node is one with the fleet.
+    fn end_trouble(&mut self) {
+        if self.trouble.take().is_some() || !self.fleet.is_started() {
+            let etcd = self.etcd();
+            tracing::info!(etcd, fleet = self.settings.name, node = self.settings.node, "one with the fleet");
+        }
+        self.refusing = None;
+        self.fleet.away.store(false, Ordering::Release);
+    }
+
+    fn etcd(&self) -> String {
+        self.link.as_ref().map(|link| link.endpoint.to_string()).unwrap_or_default()
+    }
+
+    /// Whether this reason has no line in the log yet.
+    fn is_news(&mut self, reason: &str) -> bool {
+        self.reasons.len() < REASONS && self.reasons.insert(reason.to_owned())
+    }
+
+    /// Etcd is there, and has not done the transaction.
+    fn is_refused(&mut self, batch: &Batch, error: &EtcdError) {
+        self.replica.refused(batch);
+        let (now, pause) = (Instant::now(), self.refusing.unwrap_or(PAUSES.0));
+        if self.refused_at.replace(now).is_none_or(|before| now - before >= NEW_TROUBLE) {
+            self.reasons.clear();
+        }
+        self.write_at = now + pause;
+        self.refusing = Some((pause * 2).min(PAUSES.1));
+        let text = format!("etcd {} takes no changes: {error}", self.etcd());
+        if self.is_news(&text) {
+            tracing::warn!("{text}; what changes here goes there later");
+        }
+        self.trouble = Some(text);
+        self.fleet.away.store(true, Ordering::Release);
+        self.show();
+        self.fleet.bell.ring();
+    }
+
     /// The transaction that was under way has ended.
     fn settle(&mut self, outcome: Result<Option<i64>, EtcdError>) -> Result<(), Error> {
         let Some(UnderWay { batch, since }) = self.under_way.take() else { return Ok(()) };
+        if outcome.is_ok() && self.refusing.is_some() {
+            self.end_trouble();
+            self.show();
+        }
         match outcome {
             Ok(Some(revision)) => {
                 self.fleet.transactions.add(since.elapsed());
@@ -369,6 +434,7 @@ impl FleetThread {
                 self.replica.refused(&batch);
                 self.write_at = Instant::now() + REFUSED_PAUSE;
             }
+            Err(error @ (EtcdError::NotPermitted(_) | EtcdError::Full(_))) => self.is_refused(&batch, &error),
             Err(error) => {
                 // Whether it was done shows when the changes are followed again.
                 self.replica.lost(&batch);
@@ -381,9 +447,12 @@ impl FleetThread {
     /// The link has ended, or is of no use any more.
     fn lose(&mut self, failure: Failure) -> Result<(), Error> {
         let now = Instant::now();
-        let etcd = self.link.take().map(|link| link.endpoint.to_string()).unwrap_or_default();
-        self.client = None;
-        self.following = false;
+        let etcd = self.etcd();
+        (self.link, self.client) = (None, None);
+        if std::mem::take(&mut self.following) && self.refusing.is_none() && self.followed_since.elapsed() >= STEADY {
+            self.pause = PAUSES.0;
+            self.reasons.clear();
+        }
         if let Some(UnderWay { batch, .. }) = self.under_way.take() {
             self.replica.lost(&batch);
         }
@@ -398,7 +467,7 @@ impl FleetThread {
         if matches!(failure, Failure::NameTaken) && is_late && !self.fleet.is_started() {
             return Err(Error::FleetName { node: self.settings.node.clone() });
         }
-        if self.trouble.as_ref() != Some(&text) {
+        if self.is_news(&text) {
             match &failure {
                 Failure::NameTaken if !self.fleet.is_started() => {
                     tracing::info!("{text}: waiting for the end of its lease");

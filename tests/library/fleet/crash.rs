@@ -256,6 +256,40 @@ fn what_another_store_has_is_not_removed() {
 }
 
 #[test]
+fn a_store_that_has_lost_something_tells_so_before_it_has_as_many_changes_as_before() {
+    let named = |etcd: &Etcd| etcd.list().into_iter().find(|event| event.key == b"store").map(|event| event.revision);
+    let (mut etcd, _) = begin(VALUE_BYTES);
+    let (mut node, lease) = another(&mut etcd);
+    let mut frozen = replica("c", 1, VALUE_BYTES);
+    let backup = etcd.clone();
+    told(&mut node, "member register LB1/G c");
+    settle(&mut node, &mut etcd, lease);
+    list(&mut frozen, &etcd);
+    let other_lease = etcd.grant(0, u64::MAX / 2);
+    settle(&mut frozen, &mut etcd, other_lease);
+    assert_eq!(node.identity(), frozen.identity());
+    // The backup, and then a new store: nothing is written before the key that tells it from others.
+    for mut etcd in [backup, Etcd::default()] {
+        let before = (node.identity(), named(&etcd), etcd.revision);
+        list(&mut node, &etcd);
+        let batch = node.next_batch(true, Moment::default()).expect("the store's key");
+        assert!(batch.ops.len() == 1 && batch.ops[0].key == b"store", "{batch:?}");
+        let revision = etcd.transact(&batch, lease).expect("nothing is in its way");
+        node.committed(&batch, revision);
+        let lease = etcd.grant(0, u64::MAX / 2);
+        settle(&mut node, &mut etcd, lease);
+        assert!(named(&etcd) > before.1 && etcd.revision > before.2);
+        assert!(node.identity().is_some() && node.identity() != before.0 && node.identity() != frozen.identity());
+        assert_eq!(groups(&mut etcd), ["G a b c", "H a"], "all that it knew is there");
+        // Once is enough.
+        list(&mut node, &etcd);
+        let identity = node.identity();
+        settle(&mut node, &mut etcd, lease);
+        assert_eq!(node.identity(), identity);
+    }
+}
+
+#[test]
 fn what_was_written_without_an_answer_and_removed_then_stays_removed() {
     let (mut etcd, _) = begin(VALUE_BYTES);
     let [mut one, mut other] = ["a", "b"].map(|name| replica(name, 5, VALUE_BYTES));

@@ -54,6 +54,8 @@ pub(super) enum EtcdError {
     Refused(String),
     /// Name or password is wrong, or the user may not do it. To try again does not help.
     NotPermitted(String),
+    /// Etcd has no room for it: its quota is used up, or the request is too large.
+    Full(String),
     /// Etcd does not know any more who this is: its tokens end, and all of them when users or roles change.
     TokenEnded,
     /// The revision is compacted away: everything is to be read again.
@@ -65,7 +67,7 @@ impl fmt::Display for EtcdError {
         match self {
             EtcdError::Connect(error) => write!(f, "{error}"),
             EtcdError::Late => write!(f, "no answer in time"),
-            EtcdError::Refused(text) | EtcdError::NotPermitted(text) => f.write_str(text),
+            EtcdError::Refused(text) | EtcdError::NotPermitted(text) | EtcdError::Full(text) => f.write_str(text),
             EtcdError::TokenEnded => write!(f, "the token has ended"),
             EtcdError::Compacted => write!(f, "the changes since the last one are compacted away"),
         }
@@ -80,6 +82,7 @@ impl From<Status> for EtcdError {
         }
         match status.code() {
             Code::PermissionDenied | Code::Unauthenticated => EtcdError::NotPermitted(text),
+            Code::ResourceExhausted => EtcdError::Full(text),
             Code::OutOfRange => EtcdError::Compacted,
             Code::DeadlineExceeded => EtcdError::Late,
             code => EtcdError::Refused(format!("{code:?}: {text}")),
