@@ -2,6 +2,7 @@
 
 mod balancers;
 mod bed;
+mod faults;
 mod large;
 mod load;
 mod schedules;

@@ -70,6 +70,13 @@ impl Store {
         until("etcd takes connections", || TcpStream::connect(self.address).is_ok());
     }
 
+    /// Kills etcd, and starts it with an empty disk and the same flags.
+    pub(super) fn wipe(&mut self) {
+        self.kill();
+        self.directory = Directory::new();
+        self.go_on();
+    }
+
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
