@@ -224,6 +224,11 @@ impl Replica {
         {
             self.release(&key, true);
         }
+        if has_lost {
+            self.conflict(|| {
+                "etcd is another store than before, or an older state of it: what either side has stays".into()
+            });
+        }
         if is_another {
             // Nobody has removed what a new store, or an old backup, does not have.
             for (key, row) in &mut self.rows {

@@ -408,9 +408,10 @@ impl FleetThread {
         }
         self.write_at = now + pause;
         self.refusing = Some((pause * 2).min(PAUSES.1));
-        let text = format!("etcd {} takes no changes: {error}", self.etcd());
+        let etcd = self.etcd();
+        let text = format!("etcd {etcd} takes no changes: {error}");
         if self.is_news(&text) {
-            tracing::warn!("{text}; what changes here goes there later");
+            tracing::warn!("etcd {etcd} takes no changes: {error}; what changes here goes there later");
         }
         self.trouble = Some(text);
         self.fleet.away.store(true, Ordering::Release);
