@@ -104,6 +104,17 @@ impl fmt::Display for Stand {
     }
 }
 
+/// Who found how an endpoint stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundBy {
+    /// This node's own checks, if anybody.
+    Own,
+    /// The checks of another node of the fleet.
+    Fleet,
+    /// An earlier process: no check has judged the endpoint since then.
+    Earlier,
+}
+
 /// A change of a member's standing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StandingChange {

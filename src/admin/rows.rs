@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Calendar, why::CheckJson};
 use crate::{
     coordinator::{EndpointRow, EndpointState, FixedBy, GroupRow, LbRow, MemberRow, Past, Saying, What, Word},
-    judgement::{Policy, Share, Stand, Verdict},
+    judgement::{FoundBy, Policy, Share, Stand, Verdict},
     sasp::{Endpoint, EntryFlags, Escaped, LbFlags, component},
 };
 
@@ -231,8 +231,17 @@ fn quiesced_by(member: bool, file: bool, operator: bool) -> Vec<&'static str> {
     all.into_iter().filter(|(_, says)| *says).map(|(name, _)| name).collect()
 }
 
+/// Who found how an endpoint stands.
+pub(super) fn found_by(who: FoundBy) -> &'static str {
+    match who {
+        FoundBy::Own => "its checks found so",
+        FoundBy::Fleet => "another node of the fleet found so",
+        FoundBy::Earlier => "as before the restart, and no check has a verdict yet",
+    }
+}
+
 /// Why an entry is as it is, in one sentence.
-fn reason(state: &EndpointState, quiesced_by: &[&str], doubted: bool) -> String {
+pub(super) fn reason(state: &EndpointState, quiesced_by: &[&str], doubted: bool) -> String {
     let who = |name: &&str| match *name {
         "member" => "SASP (the member or its load balancer)",
         "file" => "the members file",
@@ -255,10 +264,13 @@ fn reason(state: &EndpointState, quiesced_by: &[&str], doubted: bool) -> String 
         _ => "",
     };
     let turn = state.turn.as_ref().map(|(_, turn)| &*turn.reason);
-    let found = match (state.watched, turn) {
-        (false, _) => "nothing watches it: its capacity is its weight, and it is not confident".into(),
-        (true, None) => "its checks have no verdict yet: its capacity is its weight, and it is not confident".into(),
-        (true, Some(why)) => format!("{}: {why}", stand(state.stand)),
+    let found = match (state.watched, turn, state.stand) {
+        (false, ..) => "nothing watches it: its capacity is its weight, and it is not confident".into(),
+        (true, Some(why), is) => format!("{}: {why}", stand(is)),
+        (true, None, Stand::Unknown) => {
+            "its checks have no verdict yet: its capacity is its weight, and it is not confident".into()
+        }
+        (true, None, is) => format!("{}: {}", stand(is), found_by(state.found_by)),
     };
     format!("{found}{doubt}")
 }

@@ -7,10 +7,13 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::{Calendar, rows::Place};
+use super::{
+    Calendar,
+    rows::{Place, found_by},
+};
 use crate::{
     coordinator::{EndpointRow, FixedBy, Full, MemberRow, Quiesce, Saying},
-    judgement::{Policy, Share, Stand},
+    judgement::{FoundBy, Policy, Share, Stand},
     monitor::{
         health::HISTORY,
         table::{CheckRow, Factors, Stated},
@@ -151,7 +154,7 @@ impl Why {
         };
         match (product, share) {
             (None, _) => {
-                let is_known = is_kept || remark == SILENT;
+                let is_known = is_kept || factors.is_none() || row.state.found_by != FoundBy::Own;
                 let weight = if is_known { shown.map_or(own, |entry| entry.weight) } else { 0 };
                 format!("weight = {weight}: {remark}{doubt}")
             }
@@ -180,6 +183,9 @@ impl Why {
         is_kept: bool,
     ) -> (Option<String>, Cow<'static, str>) {
         let capacity = row.capacity;
+        if row.state.found_by != FoundBy::Own && !is_kept {
+            return (None, found_by(row.state.found_by).into());
+        }
         let Some(factors) = factors else {
             return match (row.state.fixed_by, row.state.watched) {
                 (Some(_), _) => (Some(format!("{capacity} (fixed)")), "nothing is checked".into()),

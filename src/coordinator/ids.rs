@@ -134,17 +134,17 @@ impl<I, T> Default for Column<I, T> {
     }
 }
 
-impl<I: Id, T: Clone> Column<I, T> {
+impl<I: Id, T: Default> Column<I, T> {
     pub(super) fn new() -> Column<I, T> {
         Column { values: Vec::new(), names: PhantomData }
     }
 
-    /// Sets the value of an entry; entries before it that have none get the same.
+    /// Sets the value of an entry; entries before it that have none get the default.
     pub(super) fn set(&mut self, id: I, value: T) {
-        match self.values.get_mut(id.place()) {
-            Some(known) => *known = value,
-            None => self.values.resize(id.place() + 1, value),
+        if id.place() >= self.values.len() {
+            self.values.resize_with(id.place() + 1, T::default);
         }
+        self.values[id.place()] = value;
     }
 
     pub(super) fn get(&self, id: I) -> Option<&T> {
@@ -174,5 +174,22 @@ impl<I: Id, T> IndexMut<I> for Column<I, T> {
     #[inline]
     fn index_mut(&mut self, id: I) -> &mut T {
         &mut self.values[id.place()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_the_value_of_one_entry() {
+        let mut column = Column::new();
+        column.set(EndpointId(2), Some("down"));
+        assert_eq!(
+            [0, 1, 2, 3].map(|id| column.get(EndpointId(id)).copied()),
+            [Some(None), Some(None), Some(Some("down")), None]
+        );
+        column.set(EndpointId(0), Some("up"));
+        assert_eq!([0, 1, 2].map(|id| column[EndpointId(id)]), [Some("up"), None, Some("down")]);
     }
 }

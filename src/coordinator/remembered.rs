@@ -76,6 +76,11 @@ impl Remembered {
         }
     }
 
+    /// Whether the endpoint's verdicts are those of an earlier process.
+    pub(super) fn is_restored(&self, id: EndpointId) -> bool {
+        self.bits.get(id).is_some_and(|bits| bits & RESTORED != 0)
+    }
+
     fn queue(&mut self, id: EndpointId) {
         let bits = self.bits(id);
         let queued = *bits & QUEUED != 0;

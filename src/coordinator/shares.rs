@@ -204,6 +204,11 @@ impl Shares {
         self.ends.first().map(|(until, _)| *until)
     }
 
+    /// What this node's own check has found that counts.
+    pub(super) fn own(&self, id: EndpointId) -> Option<&Verdicts> {
+        self.own.get(&id)
+    }
+
     /// Whether this node's own check has found anything that counts.
     pub(super) fn has_own(&self, id: EndpointId) -> bool {
         self.own.contains_key(&id)

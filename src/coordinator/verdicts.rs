@@ -16,7 +16,7 @@ pub(super) struct Shown {
 }
 
 /// One policy's verdict on an endpoint in four bytes. The encoder reads nothing else of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Word {
     bits: u8,
     /// A weight or a level. Without contact, the last one that the endpoint had with contact.

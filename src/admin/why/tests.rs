@@ -1,6 +1,6 @@
 use std::time::SystemTime;
 
-use super::*;
+use super::{super::rows::reason, *};
 use crate::{
     coordinator::{By, EndpointState},
     judgement::{StandingChange, Verdict},
@@ -22,6 +22,7 @@ fn row(stand: Stand, weight: u16) -> EndpointRow {
             endpoint: Endpoint::new([10, 0, 0, 1].into(), 6, 80),
             watched: true,
             stand,
+            found_by: FoundBy::Own,
             turn: Some((Time(0), change)),
             changed_at: None,
             quiesced_by_file: false,
@@ -151,6 +152,21 @@ fn what_is_not_watched_has_its_capacity() {
     row.state = EndpointState { watched: true, fixed_by: None, ..row.state };
     let silent = "weight = 100: its shard does not say now what the checks found";
     assert_eq!(text(&row, None, Vec::new(), None), silent);
+}
+
+#[test]
+fn what_others_found_is_no_product_of_what_this_node_knows() {
+    let up = row(Stand::Up, 40);
+    let state = |found_by| EndpointState { found_by, turn: None, ..up.state.clone() };
+    let fleet = EndpointRow { state: state(FoundBy::Fleet), ..up.clone() };
+    let by_fleet = "another node of the fleet found so";
+    assert_eq!(text(&fleet, None, Vec::new(), None), format!("weight = 40: {by_fleet}"));
+    assert_eq!(reason(&fleet.state, &[], false), format!("up: {by_fleet}"));
+    let earlier = EndpointRow { state: state(FoundBy::Earlier), ..up.clone() };
+    let as_before = "as before the restart, and no check has a verdict yet";
+    assert_eq!(text(&earlier, None, Vec::new(), Some(&factors(0, 0))), format!("weight = 40: {as_before}"));
+    assert_eq!(reason(&earlier.state, &[], false), format!("up: {as_before}"));
+    assert_eq!(reason(&up.state, &[], false), "up: because");
 }
 
 #[test]

@@ -4,13 +4,17 @@ use super::{
     super::{
         history::What,
         ids::EndpointId,
-        shares::Together,
+        shares::{Shares, Together},
         verdicts::VerdictDelta,
         worlds::{Sight, World},
     },
     Endpoints, Judged, Record, has_contact, is_up,
 };
-use crate::{judgement::Verdicts, sasp::Endpoint, time::Time};
+use crate::{
+    judgement::{FoundBy, Verdicts},
+    sasp::Endpoint,
+    time::Time,
+};
 
 impl Endpoints {
     /// Whether this node checks an endpoint that is watched. Each node checks its witnesses.
@@ -105,6 +109,16 @@ impl Endpoints {
             self.remember(now, id, What::Verdicts);
         }
         Some(judged)
+    }
+
+    /// Who found that these verdicts count, which do.
+    pub(in super::super) fn found_by(&self, id: EndpointId, verdicts: &Verdicts) -> FoundBy {
+        let own = |shares: &Shares| shares.own(id).is_some_and(|own| has_contact(own) == has_contact(verdicts));
+        match &self.shares {
+            _ if self.remembered.is_restored(id) => FoundBy::Earlier,
+            Some(shares) if !own(shares) => FoundBy::Fleet,
+            _ => FoundBy::Own,
+        }
     }
 
     /// Whether this node is blind in a world, or was until lately.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     access::Certificate,
-    judgement::{Policy, Scale, Stand, StandingChange, Verdict},
+    judgement::{FoundBy, Policy, Scale, Share, Stand, StandingChange, Verdict, Verdicts},
     sasp::{Endpoint, EntryFlags, Health, LbFlags, WeightEntry},
     time::Time,
 };
@@ -103,7 +103,9 @@ pub struct EndpointState {
     pub watched: bool,
     /// How it stands, as far as is known.
     pub stand: Stand,
-    /// When and why its standing changed last.
+    /// Who found that.
+    pub found_by: FoundBy,
+    /// When and why its standing changed last, if this node's own checks found how it stands.
     pub turn: Option<(Time, StandingChange)>,
     /// When anything about it changed last.
     pub changed_at: Option<Time>,
@@ -273,14 +275,19 @@ impl Coordinator {
         let endpoint = endpoints.endpoint(id);
         let (file, word) = (endpoints.roster().find(&endpoint), endpoints.operator_says(&endpoint));
         let watched = endpoints.watches().is_wanted(id);
-        let judged = watched && endpoints.verdicts().is_judged(id);
-        let turn = endpoints.last_turn(id).filter(|_| judged);
+        let judged = endpoints.verdicts().judged(id).filter(|_| watched);
+        let found_by = judged.map_or(FoundBy::Own, |verdicts| endpoints.found_by(id, &verdicts));
+        let turn = endpoints.last_turn(id).filter(|_| judged.is_some() && found_by == FoundBy::Own);
         let mut history = endpoints.history.of(id).filter(|past| past.what.concerns(group));
         let changed_at = history.next().map(|past| past.at).max(turn.map(|(at, _)| *at));
         EndpointState {
             endpoint,
             watched,
-            stand: turn.map_or(Stand::Unknown, |(_, turn)| turn.to),
+            stand: match turn {
+                Some((_, turn)) => turn.to,
+                None => judged.map_or(Stand::Unknown, |verdicts| stand(&verdicts, file.capacity)),
+            },
+            found_by,
             turn: turn.cloned(),
             changed_at,
             quiesced_by_file: file.quiesced,
@@ -332,5 +339,16 @@ impl Coordinator {
             words: endpoints.words.matching(group, &endpoint),
             quiesces,
         }
+    }
+}
+
+/// How an endpoint of this capacity stands by its verdicts.
+fn stand(verdicts: &Verdicts, capacity: u16) -> Stand {
+    let has = |flags: EntryFlags| verdicts.iter().any(|verdict| verdict.flags.contains(flags));
+    match verdicts[Policy::Auto as usize].share {
+        _ if !has(EntryFlags::CONTACT) => Stand::Down,
+        _ if !has(EntryFlags::CONTACT | EntryFlags::CONFIDENT) => Stand::Unknown,
+        Share::Weight(0) if capacity > 0 => Stand::Drained,
+        _ => Stand::Up,
     }
 }

@@ -1,8 +1,8 @@
 //! A node of a fleet: the order of groups, and what it shows when it is cut off.
 
 use gwm::{
-    coordinator::{Node, Order},
-    judgement::Verdict,
+    coordinator::{Answer, Ask, Filter, Node, Order},
+    judgement::{FoundBy, Stand, StandingChange, Verdict},
 };
 
 use super::{
@@ -18,6 +18,24 @@ fn nodes(names: &[&str]) -> Order {
 fn found(node: &str, verdicts: &[(&str, Verdict)]) -> Order {
     let list = verdicts.iter().map(|(name, verdict)| (wire::endpoint(name), Some([*verdict; 4]))).collect();
     Order::Verdicts { node: node.into(), list }
+}
+
+fn change(from: Stand, to: Stand) -> StandingChange {
+    StandingChange { from, to, kind: "test", reason: "because".into() }
+}
+
+/// How an endpoint stands, who found so, and why.
+fn stand(rig: &mut Rig, name: &str) -> (Stand, FoundBy, Option<String>) {
+    let endpoint = wire::endpoint(name);
+    let filter = Filter {
+        address: Some(endpoint.ip()),
+        port: Some(endpoint.port),
+        protocol: Some(endpoint.protocol),
+        ..Filter::default()
+    };
+    let Answer::Endpoint(found) = rig.admin(Ask::Endpoint(filter)) else { panic!("no {name}") };
+    let state = found.0.state;
+    (state.stand, state.found_by, state.turn.map(|(_, turn)| turn.reason.into()))
 }
 
 /// Node `a` of a fleet of these nodes, and a load balancer that has asked for this.
@@ -211,4 +229,21 @@ fn what_a_node_has_just_come_to_check_stays_as_it_was_until_it_has_checked() {
     assert_eq!(rig.doubts(), [""; 0]);
     rig.judge(&[("q", DOWN)]);
     assert_eq!(rig.ask(lb, "get LB1/G"), "00 LB1/G[q 00/0C/0 w 00/0D/40 z 00/0D/40]", "q is down for both");
+}
+
+#[test]
+fn nobody_shows_the_reason_of_another_endpoint_or_of_a_check_that_does_not_count() {
+    let (mut rig, _) = node_of(&["a", "b", "c"], "lb register LB1/G q w x");
+    assert_eq!(rig.take_orders().len(), 1, "others check q and w");
+    rig.judge_turned("x", DOWN, change(Stand::Unknown, Stand::Down));
+    rig.after(FALL_WINDOW);
+    rig.after(WINDOW);
+    rig.obey(&found("b", &[("q", weight(50))]));
+    assert_eq!(stand(&mut rig, "q"), (Stand::Up, FoundBy::Fleet, None));
+    assert_eq!(stand(&mut rig, "w"), (Stand::Unknown, FoundBy::Own, None));
+    assert_eq!(stand(&mut rig, "x"), (Stand::Down, FoundBy::Own, Some("because".into())));
+    for other in ["b", "c"] {
+        rig.obey(&found(other, &[("x", weight(50))]));
+    }
+    assert_eq!(stand(&mut rig, "x"), (Stand::Up, FoundBy::Fleet, None), "this node alone is cut off from it");
 }

@@ -13,7 +13,7 @@ use gwm::{
     coordinator::{
         Answer, Ask, CloseReason, ConnectionId, Coordinator, Kind, Order, Refusal, Settings, Time, Totals, World,
     },
-    judgement::{Judgement, Policy, Verdict, WatchId},
+    judgement::{Judgement, Policy, StandingChange, Verdict, WatchId},
     network::OwnAddresses,
     roster::{Member, Roster},
     sasp::{EntryFlags, Message},
@@ -261,6 +261,12 @@ impl Rig {
     /// A shard's verdict on an endpoint that answers, also if it is not up.
     pub(crate) fn judge_answering(&mut self, name: &str, verdict: Verdict) {
         let judgement = Judgement { answers: true, ..judgement(self.watches[name], [verdict; 4]) };
+        self.coordinator.judge(Time(self.now), &[judgement]);
+    }
+
+    /// A shard's verdict on an endpoint whose standing changes so.
+    pub(crate) fn judge_turned(&mut self, name: &str, verdict: Verdict, turn: StandingChange) {
+        let judgement = Judgement { turn: Some(turn.into()), ..judgement(self.watches[name], [verdict; 4]) };
         self.coordinator.judge(Time(self.now), &[judgement]);
     }
 

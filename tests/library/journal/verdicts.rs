@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use gwm::{
-    coordinator::{ConnectionId, Coordinator, Held, Settings, Time},
+    coordinator::{Answer, Ask, ConnectionId, Coordinator, Filter, Held, Settings, Time},
     journal::{self, Date, Entry, Epoch, Store},
-    judgement::{Earlier, Judgement, Last, Policy, Share, Verdict, WatchId},
+    judgement::{Earlier, FoundBy, Judgement, Last, Policy, Share, Stand, Verdict, WatchId},
     roster::{Member, Monitor, Roster, Times},
     sasp::{Endpoint, EntryFlags, GroupData, Health, LbFlags, MemberData, Message, Writer},
 };
@@ -114,6 +114,29 @@ fn verdicts_of_an_earlier_process_count_until_the_fall_window_is_over() {
     assert!(coordinator.restore_verdicts(Time(0), &endpoint(1), &last(UP, 40), window));
     coordinator.poll(Time(0), &mut out);
     assert_eq!(weights(&mut coordinator, Time(0)), [(SHOWN_UNKNOWN, 40), (SHOWN_UNKNOWN, 100)]);
+}
+
+/// How an endpoint stands, and who found so.
+fn stand(coordinator: &mut Coordinator, number: u8) -> (Stand, FoundBy) {
+    let filter =
+        Filter { address: Some(endpoint(number).ip()), port: Some(80), protocol: Some(6), ..Filter::default() };
+    match coordinator.answer(Time(0), Ask::Endpoint(filter), &mut Recorder::default()) {
+        Answer::Endpoint(found) => (found.0.state.stand, found.0.state.found_by),
+        other => panic!("no endpoint: {other:?}"),
+    }
+}
+
+#[test]
+fn who_asks_hears_that_a_verdict_is_an_earlier_process_one() {
+    let mut coordinator = coordinator();
+    assert!(coordinator.restore_verdicts(Time(0), &endpoint(1), &last(UP, 40), Duration::ZERO));
+    assert_eq!(stand(&mut coordinator, 1), (Stand::Up, FoundBy::Earlier));
+    assert_eq!(stand(&mut coordinator, 2), (Stand::Unknown, FoundBy::Own));
+    let watches = orders(&mut coordinator);
+    let (_, watch, _) = *watches.iter().find(|(found, ..)| *found == endpoint(1)).expect("it is watched");
+    let verdicts = verdicts(EntryFlags::CONFIDENT, 0);
+    coordinator.judge(Time(1), &[Judgement { watch, verdicts, answers: true, ramp_until: None, turn: None }]);
+    assert_eq!(stand(&mut coordinator, 1), (Stand::Down, FoundBy::Own));
 }
 
 #[test]
