@@ -1,6 +1,8 @@
 //! All limits on what a peer can make the server hold. Relations between them are checked at compile time. Limits that
 //! can be configured stand here with their highest value (see [`crate::config`] for the flags).
 
+use std::time::Duration;
+
 /// Longest LB UID in bytes (RFC 4678 section 4.4: 1 to 64).
 pub const LB_UID_BYTES: usize = 64;
 
@@ -99,6 +101,19 @@ pub const ADMIN_STREAM_PIECES: usize = 64;
 
 /// Questions of the admin side that wait for the coordinator, and for each shard.
 pub const ADMIN_CALLS: usize = 64;
+
+/// How long a reply, and the answer to an act of the operator, wait for the disk and etcd.
+pub const KEEPING_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the admin side waits for the answer of another thread.
+pub const ADMIN_WAIT: Duration = Duration::from_secs(10);
+
+/// How long `gwm quiesce` and its like wait for the admin side, unless a flag says more.
+pub const ACT_WAIT: Duration = Duration::from_secs(12);
+
+// Who waits hears what became of it.
+const _: () =
+    assert!(KEEPING_WAIT.as_millis() < ADMIN_WAIT.as_millis() && ADMIN_WAIT.as_millis() < ACT_WAIT.as_millis());
 
 /// Bytes of the longest body of a write.
 pub const ADMIN_BODY_BYTES: usize = 16 << 10;

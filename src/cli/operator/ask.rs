@@ -30,6 +30,12 @@ const SILENCE: Duration = Duration::from_secs(40);
 const START: &str =
     "start the daemon with --admin-listen ADDR, and give the same ADDR here with --admin (or GWM_ADMIN)";
 
+/// What to do if the daemon gives no answer.
+const SILENT: &str = "is it the daemon's --admin-listen, and does the daemon run well? Its log has more";
+
+/// The same for a change.
+const NOT_KNOWN: &str = "whether it is done is not known: the daemon's log tells";
+
 /// What [`Daemon::follow`] tells once the stream has told all that happened before it began.
 pub(super) const LIVE: &str = "live";
 
@@ -39,6 +45,8 @@ pub(super) struct Daemon {
     pub(super) address: AdminAddress,
     pub(super) token: Option<String>,
     pub(super) timeout: Duration,
+    /// For the answer to a change.
+    pub(super) act_timeout: Duration,
 }
 
 /// Parameters of a query.
@@ -103,7 +111,7 @@ impl Daemon {
             Ok(Ok(Ok(body))) => body,
             Ok(Ok(Err(refused))) => return refused,
             Ok(Err(error)) => return self.broken(&*error),
-            Err(_) => return self.failed(&format_args!("nothing came within {:?}", self.timeout)),
+            Err(_) => return self.silent(self.timeout, SILENT),
         };
         let mut is_live = false;
         let mut text = Vec::new();
@@ -138,6 +146,11 @@ impl Daemon {
         format!("no answer from {}: {error}; {START}", self.address)
     }
 
+    /// The daemon takes the connection, and says nothing.
+    fn silent(&self, timeout: Duration, advice: &str) -> String {
+        format!("no answer from {}: nothing came within {timeout:?}; {advice}", self.address)
+    }
+
     /// As [`Daemon::failed`], with what the error lets suppose.
     fn broken(&self, error: &(dyn Error + 'static)) -> String {
         let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
@@ -170,6 +183,10 @@ impl Daemon {
 
     fn ask(&self, method: Method, path: &str, body: Body) -> Result<Result<Value, String>, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Failed(self.failed(error));
+        let (timeout, advice) = match method {
+            Method::POST => (self.act_timeout, NOT_KNOWN),
+            _ => (self.timeout, SILENT),
+        };
         let request = self.request(method, path, None).body(body);
         let request = request.map_err(|error| Failure::Usage(format!("--token-file: {error}")))?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
@@ -177,11 +194,11 @@ impl Daemon {
             let response = self.send(request).await?;
             Ok::<_, Box<dyn Error>>((response.status(), body_of(response).await?))
         };
-        let answer = runtime.block_on(async { tokio::time::timeout(self.timeout, exchange).await });
+        let answer = runtime.block_on(async { tokio::time::timeout(timeout, exchange).await });
         let (status, bytes) = match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(Failure::Failed(self.broken(&*error))),
-            Err(_) => return Err(failed(&format_args!("nothing came within {:?}", self.timeout))),
+            Err(_) => return Err(Failure::Failed(self.silent(timeout, advice))),
         };
         if !status.is_success() {
             return Ok(Err(message(status, &bytes)));
@@ -215,4 +232,29 @@ async fn over(
     // It moves the bytes while others wait. Its error is that of the request, too.
     tokio::spawn(connection);
     Ok(sender.send_request(request).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn who_hears_nothing_is_not_told_to_start_the_daemon() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = AdminAddress::Tcp(listener.local_addr().expect("it has one"));
+        let timeout = Duration::from_millis(10);
+        let daemon = Daemon { address, token: None, timeout, act_timeout: timeout };
+        let told = |answer| match answer {
+            Err(Failure::Failed(text)) => text,
+            _ => panic!("an answer"),
+        };
+        let address = &daemon.address;
+        let silent = |advice| format!("no answer from {address}: nothing came within 10ms; {advice}");
+        assert_eq!(told(daemon.get("words", &[])), silent(SILENT));
+        assert_eq!(told(daemon.post("members/quiesce", &Value::Null)), silent(NOT_KNOWN));
+        drop(listener);
+        assert!(told(daemon.get("words", &[])).ends_with(START));
+    }
 }

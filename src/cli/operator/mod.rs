@@ -24,8 +24,12 @@ use super::target::{Failure, HOUR};
 use crate::{
     client::spec,
     config::{AdminAddress, duration},
+    limits,
     sasp::component::{TCP, UDP},
 };
+
+/// Time limit for an answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the daemon's admin side is.
 #[derive(clap::Args)]
@@ -37,10 +41,10 @@ pub(super) struct Flags {
     /// The file of the daemon's --admin-token-file, for an address that asks for a token
     #[arg(long, env = "GWM_TOKEN_FILE", value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
-    /// Time limit for an answer: 10ms to 1h
-    #[arg(long, env = "GWM_TIMEOUT", value_name = "DURATION", default_value = "5s",
+    /// Time limit for an answer: 10ms to 1h [default: 5s, and 12s for a change]
+    #[arg(long, env = "GWM_TIMEOUT", value_name = "DURATION",
           value_parser = duration(Duration::from_millis(10)..=HOUR), global = true)]
-    timeout: Duration,
+    timeout: Option<Duration>,
 }
 
 impl Flags {
@@ -58,7 +62,9 @@ impl Flags {
                 Some(text.trim().to_owned())
             }
         };
-        Ok(Daemon { address: self.admin, token, timeout: self.timeout })
+        let timeout = self.timeout.unwrap_or(TIMEOUT);
+        let act_timeout = self.timeout.unwrap_or(limits::ACT_WAIT);
+        Ok(Daemon { address: self.admin, token, timeout, act_timeout })
     }
 }
 

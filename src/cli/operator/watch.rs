@@ -332,7 +332,12 @@ mod tests {
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).expect("a free path");
         let mut fake = Fake { listener, asked: Vec::new(), stream: None };
-        let daemon = Daemon { address: AdminAddress::Socket(path.clone()), token: None, timeout: DEADLINE };
+        let daemon = Daemon {
+            address: AdminAddress::Socket(path.clone()),
+            token: None,
+            timeout: DEADLINE,
+            act_timeout: DEADLINE,
+        };
         let (show, shown) = mpsc::channel();
         thread::spawn(move || {
             let which = Default::default();

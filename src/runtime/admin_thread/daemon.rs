@@ -14,6 +14,7 @@ use crate::{
     config::Admin,
     coordinator::{Answer, Ask, ConnectionId, Cursor, Settings},
     judgement::WatchId,
+    limits,
     metrics::Reading,
     monitor::table::Factors,
     runtime::{
@@ -26,9 +27,6 @@ use crate::{
     time::Time,
     web::{Gate, Problem},
 };
-
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a thread may take to show that it is alive.
 const ALIVE: Duration = Duration::from_secs(3);
@@ -78,7 +76,7 @@ impl Daemon {
         let started = parts.calendar.zero.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Daemon {
             clock: parts.shared.clock,
-            patience: PATIENCE,
+            patience: limits::ADMIN_WAIT,
             id: started.as_nanos() as u64 ^ u64::from(std::process::id()) << 40,
             streams: Streams::default(),
             parts,
@@ -134,7 +132,7 @@ impl Daemon {
                 time::sleep(RETRY).await;
             }
         };
-        time::timeout(PATIENCE, asked).await.ok().flatten()
+        time::timeout(limits::ADMIN_WAIT, asked).await.ok().flatten()
     }
 
     /// The factors of the weight of a watched endpoint.
@@ -161,7 +159,7 @@ impl Daemon {
             if let Some(bell) = self.parts.bells.get(usize::from(shard)) {
                 bell.ring();
             }
-            let answer = time::timeout(PATIENCE, answer).await.ok().and_then(Result::ok).unwrap_or_default();
+            let answer = time::timeout(limits::ADMIN_WAIT, answer).await.ok().and_then(Result::ok).unwrap_or_default();
             for ((at, _), bytes) in here.iter().zip(answer) {
                 waiting[*at] = bytes;
             }

@@ -28,9 +28,6 @@ use crate::{
     runtime::fleet_thread::{Fleet, Happened, Judged},
 };
 
-/// How long a reply waits for the disk and etcd.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// How many changes are on the disk and in etcd, or have to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
@@ -368,7 +365,7 @@ impl WaitingAnswers {
         while let Some((_, _, give)) = self.0.pop_front_if(|(_, changes, _)| changes.is_within(kept)) {
             give(true);
         }
-        while let Some((_, _, give)) = self.0.pop_front_if(|(since, _, _)| *since + PATIENCE <= now) {
+        while let Some((_, _, give)) = self.0.pop_front_if(|(since, _, _)| *since + limits::KEEPING_WAIT <= now) {
             give(false);
         }
     }
@@ -432,7 +429,7 @@ impl WaitingReplies {
 
     /// Drops the replies that have waited too long; their connections must be closed.
     pub(super) fn drop_old(&mut self, now: Time, mut close: impl FnMut(Slot, CloseReason)) {
-        while let Some(old) = self.0.pop_front_if(|waiting| waiting.since + PATIENCE <= now) {
+        while let Some(old) = self.0.pop_front_if(|waiting| waiting.since + limits::KEEPING_WAIT <= now) {
             close(old.slot, CloseReason::NotKept);
         }
     }
