@@ -144,7 +144,16 @@ pub fn read_first_line(line: &str) -> Result<Past, String> {
             Err(format!("version {version}: this gwm reads versions {VERSION_OLDEST} to {VERSION}"))
         }
         Ok(_) => Err("the first line of an export is missing".into()),
-        Err(error) => Err(format!("not an export: {error}")),
+        Err(error) => Err(format!("not an export: {}", fault(&error))),
+    }
+}
+
+/// What is wrong with a line, and where: the caller knows the number of the line.
+fn fault(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line ") {
+        Some((what, _)) => format!("{what} at column {}", error.column()),
+        None => text,
     }
 }
 
@@ -227,7 +236,7 @@ fn words(what: &str, text: String) -> Result<Box<str>, String> {
 pub fn read_line(line: &str) -> Result<Row, String> {
     let uid = |text: &str| name("the UID of a load balancer", text, limits::LB_UID_BYTES);
     let group_name = |text: &str| name("the name of a group", text, limits::GROUP_NAME_BYTES);
-    match serde_json::from_str(line).map_err(|error| error.to_string())? {
+    match serde_json::from_str(line).map_err(|error| fault(&error))? {
         Line::GwmState { .. } => Err("a first line in the middle".into()),
         Line::Word {
             number,
@@ -321,5 +330,16 @@ pub(crate) fn read_any_line(text: &str) {
     }
     if let Ok(row) = read_line(text) {
         assert_eq!(read_line(&line(&row)).as_ref(), Ok(&row));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_a_line_names_no_other_line() {
+        let fault = read_line(r#"{"kind":"word","nu"#).expect_err("the line is cut");
+        assert!(!fault.contains(" line ") && fault.ends_with(" at column 18"), "{fault}");
     }
 }

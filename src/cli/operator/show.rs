@@ -124,12 +124,16 @@ pub(super) fn fleet(fleet: &Value, width: usize) -> Vec<String> {
         true => format!("{}, revision {}, lease {}", field("etcd"), field("revision"), field("lease")),
         false => format!("out of reach: {}", field("trouble")),
     };
+    let checks = match fleet["redundancy"].as_u64() {
+        Some(1) => "1 node checks".to_owned(),
+        _ => format!("{} nodes check", field("redundancy")),
+    };
     let mut lines = vec![
         format!("fleet           {}, this node is {}", field("name"), field("node")),
         format!("etcd            {etcd}"),
         format!("rows            {}, not yet written {}", field("rows"), field("rows_ahead")),
         format!("waiting         {} changes for etcd, {} from etcd", field("changes_waiting"), field("orders_waiting")),
-        format!("checks          {} nodes check each member", field("redundancy")),
+        format!("checks          {checks} each member"),
     ];
     if fleet["rows_unknown"].as_u64().is_some_and(|rows| rows > 0) {
         lines.push(format!("                {} rows of etcd are not understood", field("rows_unknown")));
@@ -364,6 +368,13 @@ mod tests {
             "load_balancer": {"uid": "LB1", "uid_hex": "4c4231"}, "weight": weight, "contact": true, "confident": true,
             "quiesced": false, "reason": "All checks pass.",
         })
+    }
+
+    #[test]
+    fn one_node_checks_and_two_nodes_check() {
+        let line = |redundancy: u8| fleet(&json!({"redundancy": redundancy, "nodes": []}), 80)[4].clone();
+        assert_eq!(line(1), "checks          1 node checks each member");
+        assert_eq!(line(2), "checks          2 nodes check each member");
     }
 
     #[test]
