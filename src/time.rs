@@ -13,6 +13,16 @@ impl Time {
     }
 }
 
+/// A point in time that may be before the zero of the process: nanoseconds after that zero, or before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Since(pub i64);
+
+impl From<Time> for Since {
+    fn from(time: Time) -> Since {
+        Since(time.0.try_into().unwrap_or(i64::MAX))
+    }
+}
+
 impl std::ops::Add<Duration> for Time {
     type Output = Time;
 

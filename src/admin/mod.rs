@@ -26,11 +26,11 @@ pub mod request;
 pub mod rows;
 pub mod why;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use request::{Call, Checks, Write};
 
-use crate::{time::Time, web::Problem};
+use crate::{time::Since, web::Problem};
 
 /// The OpenAPI document.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -119,14 +119,18 @@ pub fn not_found() -> Problem {
 pub struct Calendar {
     /// The time of day at time zero.
     pub zero: SystemTime,
-    /// The operator's words are on disk, and in force after a restart.
+    /// The operator's words are on disk or in a fleet, and in force after a restart.
     pub words_survive: bool,
 }
 
 impl Calendar {
     /// A time as RFC 3339.
-    pub fn text(&self, time: Time) -> String {
-        humantime::format_rfc3339_millis(self.zero + Duration::from_nanos(time.0)).to_string()
+    pub fn text(&self, time: impl Into<Since>) -> String {
+        let Since(nanoseconds) = time.into();
+        let apart = Duration::from_nanos(nanoseconds.unsigned_abs());
+        let date = if nanoseconds < 0 { self.zero.checked_sub(apart) } else { self.zero.checked_add(apart) };
+        // The text has years up to 9999, and none before 1970.
+        humantime::format_rfc3339_millis(date.unwrap_or(UNIX_EPOCH).max(UNIX_EPOCH)).to_string()
     }
 }
 
@@ -135,6 +139,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::time::Time;
 
     #[test]
     fn the_document_has_every_path_and_no_other() {
@@ -151,5 +156,7 @@ mod tests {
         let calendar =
             Calendar { zero: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000), words_survive: false };
         assert_eq!(calendar.text(Time(1_500_000_000)), "2023-11-14T22:13:21.500Z");
+        assert_eq!(calendar.text(Since(-1_500_000_000)), "2023-11-14T22:13:18.500Z");
+        assert_eq!(calendar.text(Since(i64::MIN)), "1970-01-01T00:00:00.000Z");
     }
 }

@@ -96,7 +96,7 @@ impl Write {
                 reason: self.reason.as_str().into(),
                 by: self.by.as_deref().unwrap_or_default().into(),
                 from: from.into(),
-                at: now,
+                at: now.into(),
                 expires: self.expires_in.map(|time| now + time),
             }),
             Order::Release(pattern) => Act::Release {

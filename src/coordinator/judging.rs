@@ -479,7 +479,7 @@ mod tests {
 
     fn act(coordinator: &mut Coordinator, saying: Saying, pattern: Pattern, out: &mut Ignored) -> Acted {
         let (reason, by, from) = ("r".into(), "b".into(), "f".into());
-        let word = Word { number: 0, saying, pattern, reason, by, from, at: Time::default(), expires: None };
+        let word = Word { number: 0, saying, pattern, reason, by, from, at: Time::default().into(), expires: None };
         coordinator.act(Time::default(), Act::Say(word), out).expect("the word is taken")
     }
 

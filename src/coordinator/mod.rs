@@ -101,7 +101,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub use crate::time::Time;
+pub use crate::time::{Since, Time};
 use crate::{
     access::{Access, Peer},
     sasp::{GroupData, Health, LbFlags, Message, Reason, ReturnCode},

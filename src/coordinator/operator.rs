@@ -74,7 +74,7 @@ impl Coordinator {
                     return Err(ActRefused::Word(WordRefused::Weight(self.settings.weight_max)));
                 }
                 let plan = words.plan(word.saying, &word.pattern).map_err(ActRefused::Word)?;
-                let word = Word { number: words.next_number(now), at: now, ..word };
+                let word = Word { number: words.next_number(now), at: now.into(), ..word };
                 self.end(now, &plan.unsaid, &word.author(), out);
                 if plan.said {
                     self.apply(now, Change::Say(&word), Found::default(), out);

@@ -10,7 +10,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use crate::{
     limits,
     sasp::{Endpoint, Escaped, component},
-    time::Time,
+    time::{Since, Time},
 };
 
 /// What a word is about. What is `None` matches all.
@@ -54,8 +54,8 @@ pub struct Word {
     pub by: Box<str>,
     /// From where.
     pub from: Box<str>,
-    /// Since when.
-    pub at: Time,
+    /// Since when: perhaps an earlier process took the word.
+    pub at: Since,
     /// The end of the word, if it ends by itself.
     pub expires: Option<Time>,
 }
@@ -394,7 +394,7 @@ mod tests {
         if plan.said {
             let number = words.next_number(Time::default());
             let (reason, by, from) = ("r".into(), "b".into(), "f".into());
-            words.say(Word { number, saying, pattern, reason, by, from, at: Time::default(), expires: None });
+            words.say(Word { number, saying, pattern, reason, by, from, at: Since::default(), expires: None });
         }
         Ok(plan)
     }

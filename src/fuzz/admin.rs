@@ -39,7 +39,7 @@ pub fn admin_body(data: &[u8]) {
             let act = write.act(Time(1), "there");
             assert_eq!(act.is_none(), write.order == Order::Reload);
             if let Some(Act::Say(word)) = act {
-                assert!(word.expires.is_none_or(|end| end > word.at), "a word that has ended");
+                assert!(word.expires.is_none_or(|end| word.at < end.into()), "a word that has ended");
             }
         }
         Ok(other) => panic!("a body asks: {other:?}"),

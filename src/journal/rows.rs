@@ -390,7 +390,7 @@ pub(crate) fn write_word(word: &Word, epoch: Epoch) -> Vec<u8> {
         out.extend_from_slice(&(text.len() as u16).to_be_bytes());
         out.extend_from_slice(text.as_bytes());
     }
-    out.extend_from_slice(&epoch.date(word.at).0.to_be_bytes());
+    out.extend_from_slice(&epoch.date_since(word.at).0.to_be_bytes());
     let expires = word.expires.map_or(0, |at| epoch.date(at).0.max(1));
     out.extend_from_slice(&expires.to_be_bytes());
     out
@@ -429,7 +429,7 @@ pub(crate) fn read_word(number: u64, value: &[u8], epoch: Epoch) -> Result<Word>
     let reason = fields.text("the reason of a word")?;
     let by = fields.text("the author of a word")?;
     let from = fields.text("the origin of a word")?;
-    let at = epoch.time(Date(fields.u64("the time of a word")?));
+    let at = epoch.since(Date(fields.u64("the time of a word")?));
     let expires = Some(fields.u64("the end of a word")?).filter(|date| *date > 0);
     let expires: Option<Time> = expires.map(|date| epoch.time(Date(date)));
     fields.end("the end of a word")?;

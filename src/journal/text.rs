@@ -180,7 +180,7 @@ pub fn line(row: &Row) -> String {
                 reason: word.reason.to_string(),
                 by: word.by.to_string(),
                 from: word.from.to_string(),
-                at_ms: EPOCH.date(word.at).0,
+                at_ms: EPOCH.date_since(word.at).0,
                 expires_at_ms: word.expires.map(|at| EPOCH.date(at).0),
             }
         }
@@ -276,7 +276,7 @@ pub fn read_line(line: &str) -> Result<Row, String> {
                 reason: words("the reason", reason)?,
                 by: words("the author", by)?,
                 from: words("the origin", from)?,
-                at: EPOCH.time(Date(at_ms)),
+                at: EPOCH.since(Date(at_ms)),
                 expires: expires_at_ms.map(|date| EPOCH.time(Date(date.max(1)))),
             }))
         }

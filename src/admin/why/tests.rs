@@ -125,7 +125,7 @@ fn without_a_verdict_it_is_said_how_many_checks_failed() {
 #[test]
 fn a_quiesce_is_a_factor_with_its_authors() {
     let row = row(Stand::Up, 97);
-    let anna = Quiesce { by: By::Operator("operator (anna): fan".into()), since: Some(Time(5_000_000_000)) };
+    let anna = Quiesce { by: By::Operator("operator (anna): fan".into()), since: Some(Time(5_000_000_000).into()) };
     let both = vec![anna, Quiesce { by: By::Sasp, since: None }];
     let factors = factors(32, 31);
     let formula = "100 (capacity) x 1 (availability) x 0.9688 (health) x 1 (ramp)";

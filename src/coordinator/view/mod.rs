@@ -7,7 +7,7 @@ mod rows;
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
-    Coordinator, Time,
+    Coordinator, Since, Time,
     feed::Event,
     history::{By, Past},
     ids::{Id, LbId},
@@ -155,7 +155,7 @@ pub struct Quiesce {
     /// By whose word.
     pub by: By,
     /// Since when, if that is still known.
-    pub since: Option<Time>,
+    pub since: Option<Since>,
 }
 
 /// The answer to an [`Ask`].

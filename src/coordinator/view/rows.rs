@@ -329,7 +329,7 @@ impl Coordinator {
         let since = |by: By| {
             let mut changes = endpoints.history.of(id).filter(|past| past.what.concerns(group));
             let found = changes.find(|past| matches!(&past.what, What::Quiesced(who) if who.by == by));
-            Quiesce { since: found.map(|past| past.at), by }
+            Quiesce { since: found.map(|past| past.at.into()), by }
         };
         quiesces.extend(endpoints.roster().find(&endpoint).quiesced.then(|| since(By::File)));
         quiesces.extend(membership.filter(|(_, slot)| slot.is_quiesced()).map(|_| since(By::Sasp)));

@@ -2,8 +2,8 @@
 
 use gwm::{
     coordinator::{
-        Act, Answer, Ask, By, EndpointRow, Filter, Full, MemberRow, Pattern, Quiesce, Saying, StateFilter, Time, What,
-        Word,
+        Act, Answer, Ask, By, EndpointRow, Filter, Full, MemberRow, Pattern, Quiesce, Saying, Since, StateFilter, Time,
+        What, Word,
     },
     roster::Member,
 };
@@ -17,7 +17,7 @@ use crate::wire::endpoint;
 /// A word of this operator. Its reason is the first letter of the name.
 fn word(by: &str, saying: Saying, pattern: Pattern) -> Word {
     let (reason, by, from) = (by[..1].into(), by.into(), "there".into());
-    Word { number: 0, saying, pattern, reason, by, from, at: Time::default(), expires: None }
+    Word { number: 0, saying, pattern, reason, by, from, at: Since::default(), expires: None }
 }
 
 fn say(rig: &mut Rig, word: Word) {
@@ -162,9 +162,9 @@ fn every_quiesce_in_force_has_an_author_and_a_time() {
     let third = Some(Time(rig.now()));
     let by = |name: &str| By::Operator(format!("operator ({name}): {}", &name[..1]).into());
     let expected = [
-        Quiesce { by: by("ann"), since: first },
-        Quiesce { by: by("bob"), since: second },
-        Quiesce { by: By::Sasp, since: third },
+        Quiesce { by: by("ann"), since: first.map(Since::from) },
+        Quiesce { by: by("bob"), since: second.map(Since::from) },
+        Quiesce { by: By::Sasp, since: third.map(Since::from) },
     ];
     let (row, full) = member(&mut rig, "a", "H");
     assert_eq!((full.quiesces, row.state.changed_at), (expected.to_vec(), third));

@@ -2,8 +2,8 @@
 
 use gwm::{
     coordinator::{
-        Act, ActRefused, Acted, Answer, Ask, Cursor, Event, EventRow, Filter, Page, Pattern, Saying, StateFilter, Time,
-        What, Word, WordRefused,
+        Act, ActRefused, Acted, Answer, Ask, Cursor, Event, EventRow, Filter, Page, Pattern, Saying, Since,
+        StateFilter, Time, What, Word, WordRefused,
     },
     judgement::Share,
     sasp::EntryFlags,
@@ -17,7 +17,7 @@ use crate::wire::endpoint;
 
 fn word(saying: Saying, pattern: Pattern) -> Act {
     let (reason, by, from) = ("r".into(), "b".into(), "f".into());
-    Act::Say(Word { number: 0, saying, pattern, reason, by, from, at: Time::default(), expires: None })
+    Act::Say(Word { number: 0, saying, pattern, reason, by, from, at: Since::default(), expires: None })
 }
 
 fn release(pattern: Pattern) -> Act {

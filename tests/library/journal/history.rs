@@ -51,7 +51,16 @@ pub(super) fn word(rng: &mut Rng, number: u64) -> Word {
     };
     let millis = |rng: &mut Rng| Time(rng.u64(1..1 << 40) * 1_000_000);
     let (at, end) = (millis(rng), millis(rng));
-    Word { number, saying, pattern, reason: text(rng), by: text(rng), from: text(rng), at, expires: some(rng, end) }
+    Word {
+        number,
+        saying,
+        pattern,
+        reason: text(rng),
+        by: text(rng),
+        from: text(rng),
+        at: at.into(),
+        expires: some(rng, end),
+    }
 }
 
 impl History {

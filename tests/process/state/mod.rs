@@ -293,6 +293,10 @@ fn the_operators_words_survive() {
     };
     assert_eq!(words["words"][0]["reason"], "new disk", "{words}");
     assert!(near(&words["words"][0]["expires_at"], expires_at), "{words} {expires_at}");
+    let version = ask(&daemon, "GET", "/api/v1/version", "");
+    assert_eq!(version["writes_survive_restart"], true);
+    let (at, started_at) = (words["words"][0]["at"].as_str(), version["started_at"].as_str());
+    assert!(at < started_at && near(&words["words"][0]["at"], &done["word"]["at"]), "{words} {version}");
     assert_eq!((&words["words"][1]["by"], &words["words"][1]["weight"]), (&"bob".into(), &7.into()), "{words}");
     assert_eq!(daemon.connect().get_weights("LB1", &[""]), "LB1/web [10.0.0.1:80 00/07/0, 10.0.0.2:80 00/0D/7]");
     let third = ask(&daemon, "POST", "/api/v1/members/quiesce", r#"{"group":"db","reason":"r"}"#);

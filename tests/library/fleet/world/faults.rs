@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use gwm::{
     coordinator::{Act, Pattern, Saying, Word},
     sasp::EntryFlags,
-    time::Time,
+    time::Since,
 };
 
 use super::{Group, LBS, NAMES, STEP, UNSEEN, World};
@@ -118,7 +118,7 @@ impl World {
         let pattern = Pattern { address, ..Pattern::default() };
         let saying = if self.rng.bool() { Saying::Quiesce } else { Saying::Resume };
         let (reason, by, from) = ("r".into(), NAMES[at].into(), "f".into());
-        let word = Word { number: 0, saying, pattern, reason, by, from, at: Time::default(), expires: None };
+        let word = Word { number: 0, saying, pattern, reason, by, from, at: Since::default(), expires: None };
         self.note(|| format!("{} hears: {word}", NAMES[at]));
         self.nodes[at].act(self.now, Act::Say(word));
     }
