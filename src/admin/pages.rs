@@ -46,6 +46,14 @@ pub struct Setting {
     pub at: Option<String>,
 }
 
+/// The optional parts, and whether this build has them.
+const FEATURES: [(&str, bool); 4] = [
+    ("admin", cfg!(feature = "admin")),
+    ("dns", cfg!(feature = "dns")),
+    ("fleet", cfg!(feature = "fleet")),
+    ("xds", cfg!(feature = "xds")),
+];
+
 /// Which daemon this is.
 #[derive(Clone, Debug, Serialize)]
 pub struct Version {
@@ -74,8 +82,8 @@ impl Version {
             started_at: calendar.text(Time::default()),
             uptime_seconds: Duration::from_nanos(now.0).as_secs_f64(),
             shards,
-            features: vec!["admin"],
-            writes_survive_restart: false,
+            features: FEATURES.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect(),
+            writes_survive_restart: calendar.words_survive,
         }
     }
 }

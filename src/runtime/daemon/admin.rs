@@ -52,7 +52,7 @@ fn name(address: &AdminAddress) -> Listener {
 /// The time of day at time zero, and what outlives the process.
 pub(super) fn calendar(shared: &Shared, config: &Config) -> Calendar {
     let zero = SystemTime::now() - Duration::from_nanos(shared.clock.now().0);
-    Calendar { zero, words_survive: config.state.is_some() }
+    Calendar { zero, words_survive: config.state.is_some() || config.fleet.is_some() }
 }
 
 /// The flags with their values; what a flag leaves to the daemon is shown as the daemon chose.

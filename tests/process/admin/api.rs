@@ -339,6 +339,9 @@ fn the_configuration_and_the_limits_are_shown() {
         (&version["version"], &version["writes_survive_restart"]),
         (&json!(env!("CARGO_PKG_VERSION")), &json!(false))
     );
+    let features = version["features"].as_array().unwrap();
+    let has = |name: &str| features.contains(&json!(name));
+    assert_eq!([has("fleet"), has("xds")], [cfg!(feature = "fleet"), cfg!(feature = "xds")], "{version}");
     // The file's word, told apart.
     let member = read(&daemon, "/api/v1/members")["members"][0].clone();
     assert_eq!((&member["quiesced_by"], &member["weight"]), (&json!(["file"]), &json!(0)));

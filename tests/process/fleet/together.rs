@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use gwm::sasp::LbFlags;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     bed::Directory,
@@ -37,7 +37,9 @@ fn what_one_node_is_told_the_other_shows() {
     });
     // The operator's words are everybody's.
     let said = r#"{"group":"web","address":"10.0.0.2","reason":"new disk","by":"ann"}"#;
-    admin::write(&b, "/api/v1/members/quiesce", said);
+    let done = admin::write(&b, "/api/v1/members/quiesce", said);
+    assert_eq!((&done["done"], &done["survives_restart"]), (&json!("quiesced"), &json!(true)), "{done}");
+    assert_eq!(read(&b, "/api/v1/version")["writes_survive_restart"], true);
     until("a has the word", || members(&a).iter().filter(|member| member.2).count() == 2);
 
     // A takeover by the other node closes the older connection.
@@ -61,6 +63,9 @@ fn what_one_node_is_told_the_other_shows() {
     // Who comes later finds everything.
     let c = store.node("c", &[]);
     assert_eq!(members(&c), members(&a));
+    let (words, version) = (read(&c, "/api/v1/words"), read(&c, "/api/v1/version"));
+    let (at, started_at) = (words["words"][0]["at"].as_str(), version["started_at"].as_str());
+    assert!(at.is_some() && at < started_at, "the word is older than the node: {words} {version}");
 }
 
 /// Why a node that serves is not one with its fleet.
