@@ -173,7 +173,7 @@ fn conflicts(node: &mut Replica) -> Vec<String> {
 fn said(number: u64, by: &str) -> Entry {
     let pattern = Pattern { address: Some([10, 0, 0, 1].into()), ..Pattern::default() };
     let (by, from, reason) = (by.into(), "here".into(), "repair\n".into());
-    let at = Time::default();
+    let at = Time::default().into();
     Entry::Said(Box::new(Word { number, saying: Saying::Quiesce, pattern, reason, by, from, at, expires: None }))
 }
 
