@@ -146,7 +146,7 @@ pub(super) fn merge_group(
         match in_mine.get(&theirs.membership.endpoint) {
             Some(mine) => {
                 let base = in_base.get(&theirs.membership.endpoint);
-                let merged = merge_member(base, mine, theirs, last);
+                let merged = merge_member(base, mine, theirs, last, is_written(mine));
                 let is_lost = |side: &Member| {
                     let changed = base.is_none_or(|base| base.membership != side.membership);
                     changed && merged.membership != side.membership
@@ -187,9 +187,11 @@ pub(super) fn merge_group(
     Merged { group: Some(group), dropped, overruled }
 }
 
-/// A member that both sides have.
-fn merge_member(base: Option<&Member>, mine: &Member, theirs: &Member, last: Ordering) -> Member {
-    let is_new = base.is_none_or(|base| base.id != mine.id);
+/// A member that both sides have. `is_written`: this node has tried to write its side.
+fn merge_member(base: Option<&Member>, mine: &Member, theirs: &Member, last: Ordering, is_written: bool) -> Member {
+    let differs = |side: &Member| base.is_none_or(|base| base.id != side.id);
+    // If the store has had it, others may have removed it since, and theirs is a later registration.
+    let is_new = differs(mine) && !(is_written && differs(theirs));
     let base = base.filter(|base| base.id == mine.id || base.id == theirs.id);
     let mine_counts = last == Ordering::Greater && mine.membership.by_lb;
     let mut merged = if mine_counts { mine.clone() } else { theirs.clone() };
@@ -464,6 +466,23 @@ mod tests {
             assert_eq!(show(merge(&mine, &theirs).as_ref()), "a2 b1");
             assert_eq!(show(merge(&theirs, &mine).as_ref()), "a2 b1");
         }
+    }
+
+    /// Others may have removed what the store had, and the store may have had what this node has tried to write.
+    #[test]
+    fn of_two_new_registrations_the_one_that_the_store_has_counts_if_this_one_was_sent() {
+        let (base, mine, theirs) = (group("b1"), group("a2 b1"), group("a3 b1"));
+        let known = |of: &Group| of.members.iter().map(|member| (member.membership.endpoint, member.id)).collect();
+        for (sent, expected) in [(&base, "a2 b1"), (&mine, "a3 b1")] {
+            let ours = Ours { written: known(sent), ..ours(Some(&mine)) };
+            let found = merge_group(&stamp(1), Some(&base), Some(&mine), Some(&theirs), &ours).group;
+            assert_eq!(show(found.as_ref()), expected);
+        }
+        // The store has what both began with, so this one is newer.
+        let ours = Ours { written: known(&mine), ..ours(Some(&mine)) };
+        let (base, theirs) = (group("a1 b1"), group("a1 b1 c1"));
+        let found = merge_group(&stamp(1), Some(&base), Some(&mine), Some(&theirs), &ours).group;
+        assert_eq!(show(found.as_ref()), "a2 b1 c1");
     }
 
     #[test]
