@@ -35,7 +35,9 @@ mod rows;
 
 pub use replica::{Batch, Conflict, Moment, NodeStatus, Op, Replica, Settings, Status};
 pub use rows::is_node_name;
-pub(crate) use rows::{STORE_KEY, read_any, store_number};
+pub(crate) use rows::read_any;
+#[cfg(feature = "fleet")]
+pub(crate) use rows::{STORE_KEY, store_number};
 
 /// The most bytes of a key's value, and of the values of a transaction: etcd takes requests of 1.5 MiB, and a slow network
 /// takes less than that in the time that a request may take.
