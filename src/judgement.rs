@@ -113,6 +113,8 @@ pub enum FoundBy {
     Fleet,
     /// An earlier process: no check has judged the endpoint since then.
     Earlier,
+    /// This node's own first check, which failed and does not count yet.
+    Early,
 }
 
 /// A change of a member's standing.

@@ -237,6 +237,7 @@ pub(super) fn found_by(who: FoundBy) -> &'static str {
         FoundBy::Own => "its checks found so",
         FoundBy::Fleet => "another node of the fleet found so",
         FoundBy::Earlier => "as before the restart, and no check has a verdict yet",
+        FoundBy::Early => "its first check failed, which counts only after a fall window",
     }
 }
 
@@ -267,7 +268,7 @@ pub(super) fn reason(state: &EndpointState, quiesced_by: &[&str], doubted: bool)
     let found = match (state.watched, turn, state.stand) {
         (false, ..) => "nothing watches it: its capacity is its weight, and it is not confident".into(),
         (true, Some(why), is) => format!("{}: {why}", stand(is)),
-        (true, None, Stand::Unknown) => {
+        (true, None, Stand::Unknown) if state.found_by != FoundBy::Early => {
             "its checks have no verdict yet: its capacity is its weight, and it is not confident".into()
         }
         (true, None, is) => format!("{}: {}", stand(is), found_by(state.found_by)),

@@ -93,9 +93,9 @@ pub(super) struct Shares {
     remote: HashMap<Endpoint, BTreeMap<Box<str>, Verdicts>, FixedState>,
     /// What this node's own checks found.
     own: HashMap<EndpointId, Verdicts, FixedState>,
-    /// What they found and what does not count yet, and until when.
+    /// First results of these checks that do not count yet: from when they do, and the results.
     early: HashMap<EndpointId, (Time, Verdicts), FixedState>,
-    /// The ends of that, and of some that is not there any more.
+    /// The times of `early`, in order; also those of results that have left `early`.
     ends: BTreeSet<(Time, EndpointId)>,
     /// Endpoints of which other nodes have yet to hear: new verdicts, and those that this node does not check any more.
     changed: VecDeque<EndpointId>,
@@ -181,7 +181,7 @@ impl Shares {
         }
     }
 
-    /// This node's own check has found this, which does not count before that time.
+    /// This node's own check has found this, which does not count before `until`.
     pub(super) fn set_early(&mut self, id: EndpointId, until: Time, verdicts: &Verdicts) {
         let (until, _) = *self.early.entry(id).and_modify(|early| early.1 = *verdicts).or_insert((until, *verdicts));
         self.ends.insert((until, id));
@@ -209,9 +209,9 @@ impl Shares {
         self.own.get(&id)
     }
 
-    /// Whether this node's own check has found anything that counts.
-    pub(super) fn has_own(&self, id: EndpointId) -> bool {
-        self.own.contains_key(&id)
+    /// Whether this node's own check has found something that does not count yet.
+    pub(super) fn is_early(&self, id: EndpointId) -> bool {
+        self.early.contains_key(&id)
     }
 
     /// This node does not check the endpoint any more.

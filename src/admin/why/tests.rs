@@ -167,6 +167,11 @@ fn what_others_found_is_no_product_of_what_this_node_knows() {
     assert_eq!(text(&earlier, None, Vec::new(), Some(&factors(0, 0))), format!("weight = 40: {as_before}"));
     assert_eq!(reason(&earlier.state, &[], false), format!("up: {as_before}"));
     assert_eq!(reason(&up.state, &[], false), "up: because");
+    let early = EndpointState { stand: Stand::Unknown, ..state(FoundBy::Early) };
+    let first = "its first check failed, which counts only after a fall window";
+    assert_eq!(reason(&early, &[], false), format!("unknown: {first}"));
+    let early = EndpointRow { state: early, ..up };
+    assert_eq!(text(&early, None, Vec::new(), Some(&factors(0, 0))), format!("weight = 40: {first}"));
 }
 
 #[test]

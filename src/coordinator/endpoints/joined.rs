@@ -47,10 +47,10 @@ impl Endpoints {
         let is_early = !has_contact(verdicts)
             && !self.watches.has_been_up(id)
             && self.verdicts.judged(id).is_none_or(|shown| has_contact(&shown));
-        let times = &self.roster.find(&self.endpoint(id)).times;
+        let until = is_early.then(|| now + self.roster.find(&self.endpoint(id)).times.fall_window());
         let shares = self.shares.as_mut()?;
-        if is_early && !shares.has_own(id) {
-            shares.set_early(id, now + times.fall_window(), verdicts);
+        if let Some(until) = until.filter(|_| shares.own(id).is_none()) {
+            shares.set_early(id, until, verdicts);
             return None;
         }
         shares.set_own(id, verdicts);
@@ -74,7 +74,7 @@ impl Endpoints {
         match shares.together(id, &endpoint, self.worlds.sight(world) != Sight::Clear) {
             Together::Found(verdicts) => {
                 // Before this node has a result of its own, what others found says nothing about this node.
-                if is_up(&verdicts) && shares.has_own(id) {
+                if is_up(&verdicts) && shares.own(id).is_some() {
                     let before = self.watches.evidence(id);
                     self.watches.answered_elsewhere(id);
                     self.worlds.note(world, self.address(id), before, self.watches.evidence(id));
@@ -111,12 +111,13 @@ impl Endpoints {
         Some(judged)
     }
 
-    /// Who found that these verdicts count, which do.
-    pub(in super::super) fn found_by(&self, id: EndpointId, verdicts: &Verdicts) -> FoundBy {
-        let own = |shares: &Shares| shares.own(id).is_some_and(|own| has_contact(own) == has_contact(verdicts));
-        match &self.shares {
+    /// Who found how an endpoint stands; these verdicts count, if any do.
+    pub(in super::super) fn found_by(&self, id: EndpointId, verdicts: Option<&Verdicts>) -> FoundBy {
+        let agrees = |shares: &Shares, found| shares.own(id).is_some_and(|own| has_contact(own) == has_contact(found));
+        match (&self.shares, verdicts) {
             _ if self.remembered.is_restored(id) => FoundBy::Earlier,
-            Some(shares) if !own(shares) => FoundBy::Fleet,
+            (Some(shares), None) if shares.is_early(id) => FoundBy::Early,
+            (Some(shares), Some(found)) if !agrees(shares, found) => FoundBy::Fleet,
             _ => FoundBy::Own,
         }
     }

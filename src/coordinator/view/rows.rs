@@ -276,7 +276,7 @@ impl Coordinator {
         let (file, word) = (endpoints.roster().find(&endpoint), endpoints.operator_says(&endpoint));
         let watched = endpoints.watches().is_wanted(id);
         let judged = endpoints.verdicts().judged(id).filter(|_| watched);
-        let found_by = judged.map_or(FoundBy::Own, |verdicts| endpoints.found_by(id, &verdicts));
+        let found_by = endpoints.found_by(id, judged.as_ref());
         let turn = endpoints.last_turn(id).filter(|_| judged.is_some() && found_by == FoundBy::Own);
         let mut history = endpoints.history.of(id).filter(|past| past.what.concerns(group));
         let changed_at = history.next().map(|past| past.at).max(turn.map(|(at, _)| *at));

@@ -100,7 +100,7 @@ struct FleetThread {
     client: Option<Arc<Client>>,
     /// All keys are known, and their changes are followed.
     following: bool,
-    /// Since when.
+    /// Since when the changes are followed.
     followed_since: Instant,
     /// A listing is under way, and tells keys.
     listing: bool,
@@ -120,10 +120,11 @@ struct FleetThread {
     pause: Duration,
     start: Instant,
     trouble: Option<String>,
-    /// The reasons for it that are in the log.
+    /// The reasons for trouble that are in the log.
     reasons: BTreeSet<String>,
-    /// Etcd takes no transaction: the pause before the next one; and when it took none last.
+    /// Etcd takes no transaction: the pause before the next one.
     refusing: Option<Duration>,
+    /// When etcd refused a transaction last.
     refused_at: Option<Instant>,
     /// The end of a stop.
     stop_at: Option<Instant>,

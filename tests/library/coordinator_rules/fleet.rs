@@ -149,6 +149,7 @@ fn what_nobody_has_found_up_is_down_after_a_fall_window_unless_the_node_is_blind
         rig.take_orders();
         rig.judge(&[("v", DOWN), ("w", DOWN), ("q", DOWN)]);
         assert_eq!(rig.ask(lb, "get LB1/I"), "00 LB1/I[v 00/05/100 w 00/05/100]", "the node may be cut off");
+        assert_eq!(stand(&mut rig, "v"), (Stand::Unknown, FoundBy::Early, None));
         rig.judge(&[("q", weight(50))]);
         assert_eq!(rig.ask(lb, "get LB1/H"), "00 LB1/H[q 00/0D/50]", "what is up is up at once");
         rig.after(FALL_WINDOW - WINDOW);
